@@ -9,11 +9,8 @@ _OURS: Final = '"""LoRA and DoRA adapters for linear layers, and PEFT\'s file fo
 
 
 def _check_adapters() -> None:
-    """Stop where `import adapters` would give an unrelated package of that name.
-
-    Raises:
-        ImportError: naming the package found; as one line, without a traceback, for a command.
-    """
+    """Stop where `import adapters` would give an unrelated package of that name: ImportError that
+    names it, and for a command one line without a traceback."""
     spec = find_spec("adapters")
     found = Path(spec.origin) if spec is not None and spec.origin else None
     if found is not None and found.read_text(encoding="utf-8").startswith(_OURS):

@@ -43,13 +43,8 @@ def recommendation_of(
     runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None
 ) -> "tuple[Recommendation, int, Results]":
     """The recommendation from files of results, for the first of their groups and the encoders that
-    are compared with that one's, and the number of other groups.
-
-    Args:
-        prefer, where, margin, metric: as the options.
-
-    Raises:
-        InputError: for files that can't be read or have no results, and for limits that are none.
+    are compared with that one's, and the number of other groups; the other arguments are as the
+    options. InputError for files that can't be read or have no results, and limits that are none.
     """
     from bench.analysis.costs import parse_margin, parse_where
     from bench.analysis.groups import encoders_of, ordered_groups

@@ -106,10 +106,10 @@ class Registry(Mapping[str, T]):
         return loaded
 
     def known(self, name: str) -> T | None:
-        if name in self.own:
-            return self.own[name]
-        loaded = self._load(self._plugins[name]) if name in self._names else None
-        return None if isinstance(loaded, InputError) else loaded
+        try:
+            return self[name]
+        except (KeyError, InputError):
+            return None
 
     def usable(self) -> dict[str, T]:
         """All declarations that can be used; a line on stderr, once, names each other plugin."""

@@ -7,9 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -31,16 +30,9 @@ done
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How an action ended.
-
-    Attributes:
-        code: exit code of the last step that ran.
-        summary: the job's summary.
-        log: stdout and stderr of all steps.
-        outputs: of steps, by `ID.NAME`.
-    """
+class Ended(NamedTuple):
+    """The exit code of an action's last step, the job's summary, stdout and stderr of all steps,
+    and outputs by `ID.NAME`."""
 
     code: int
     summary: str
@@ -89,14 +81,10 @@ def _run(
     summary, output = runner / "summary.md", runner / "output"
     summary.write_text("")
     env = {
-        **os.environ,
-        "PATH": os.pathsep.join(map(str, (gh / "bin", python, os.environ["PATH"]))),
-        "GH": str(gh),
-        "GITHUB_STEP_SUMMARY": str(summary),
-        "GITHUB_OUTPUT": str(output),
-        "GITHUB_REPOSITORY": "owner/name",
-        "RUNNER_TEMP": str(runner),
-    }
+        **os.environ, "PATH": f"{gh / 'bin'}:{python}:{os.environ['PATH']}", "GH": str(gh),
+        "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(output),
+        "GITHUB_REPOSITORY": "owner/name", "RUNNER_TEMP": str(runner),
+    }  # fmt: skip
     code, log, outputs = 0, "", {}
     for step in steps:
         if "run" not in step or not holds(step.get("if", "true"), context):
@@ -108,10 +96,10 @@ def _run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],  # noqa: S607
             cwd=checkout,
             env=env | values,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         code, log = done.returncode, log + done.stdout
         if code != 0:

@@ -22,7 +22,6 @@ COMPONENTS: Final = {
     "sentence-transformers": "sentence-transformers and peft, the extra of that name",
     "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",
     "slurm": "a Slurm with munge (slurm-wlm, munge), for a cluster on this machine",
-    "slurmdbd": "slurmdbd with its MySQL plugin, and MariaDB, for that cluster's accounting",
     "transformers": "transformers and peft, the extra of that name",
 }
 

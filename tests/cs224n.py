@@ -28,9 +28,10 @@ def write_folder(folder: Path, parts: Sequence[str] = tuple(PREFIXES), count: in
 def relabel(path: Path, label: str, line: int | None = None) -> None:
     """Give an example of a file another label, the one on that line, from 1; or all of them."""
     header, *rows = path.read_text(encoding="utf-8").splitlines()
-    for place, row in enumerate(rows):
-        if line is None or place == line - 2:
-            rows[place] = "\t".join([*row.split("\t")[:-1], label])
+    rows = [
+        "\t".join([row.rpartition("\t")[0], label]) if line in (None, place) else row
+        for place, row in enumerate(rows, start=2)
+    ]
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
 
 

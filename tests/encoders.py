@@ -191,13 +191,8 @@ def _trained(model: str, special: tuple[str, ...]) -> Any:
 
 
 def job(folder: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
-    """A job of engine transformers on a task of five classes.
-
-    Args:
-        folder: the checkpoint's.
-        layers: the layer set, in modes that have one.
-        changes: to the cell's settings; `adapter_config`: JSON, of mode peft.
-    """
+    """A job of engine transformers on a task of five classes, with `changes` to the cell's
+    settings; `adapter_config`: JSON, of mode peft."""
     given = changes.pop("adapter_config", None)
     adapted, kind = has_layers(mode), folder.name.partition("-tiny")[0]
     architecture = ARCHITECTURES.get(kind)

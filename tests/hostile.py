@@ -19,18 +19,8 @@ LONGEST_LINE: Final = 1200
 
 def examples(count: int) -> settings:
     """The settings of a property that is tried so often."""
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=[
-            HealthCheck.function_scoped_fixture,
-            HealthCheck.too_slow,
-            HealthCheck.data_too_large,
-            HealthCheck.filter_too_much,
-        ],
-    )
+    usual = settings(derandomize=True, deadline=None, database=None)
+    return settings(usual, max_examples=count, suppress_health_check=[*HealthCheck])
 
 
 def check_line(line: str, named: Path | str) -> None:
@@ -120,11 +110,8 @@ def changed(draw: st.DrawFn, value: Any, with_values: st.SearchStrategy[Any] = J
 def _change(draw: st.DrawFn, value: Any, others: st.SearchStrategy[Any]) -> Any:
     if not isinstance(value, dict | list) or not value or draw(st.integers(0, 30)) == 0:
         return draw(others)
-    place = (
-        draw(st.sampled_from(sorted(value)))
-        if isinstance(value, dict)
-        else draw(st.integers(0, len(value) - 1))
-    )
+    places = sorted(value) if isinstance(value, dict) else range(len(value))
+    place = draw(st.sampled_from(places))
     deed = draw(st.sampled_from(("within", "within", "replace", "drop", "add")))
     if deed == "within":
         value[place] = _change(draw, value[place], others)

@@ -35,7 +35,6 @@ BAD_INPUTS = INPUTS | {"max-slowdown": "10"}
 
 
 def git(checkout, *arguments):
-    """The output of a command of Git."""
     command = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments)
     done = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
     return done.stdout.strip()
@@ -57,22 +56,20 @@ def checkout(tmp_path):
 
 def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, tmp_path):
     event = {"event.pull_request.number": 5}
-    hostile = {
+    inputs = {
+        **INPUTS,
         "grid": '$(touch pwned)"; touch pwned #',
         "options": "--data 'my `touch pwned` file'",
     }
-    ended = run_action(checkout, tmp_path, INPUTS | hostile, event)
+    ended = run_action(checkout, tmp_path, inputs, event)
     assert ended.code == 0, ended.log
     assert not list(checkout.rglob("pwned"))
     body, calls = tmp_path / "gh" / "body", tmp_path / "gh" / "calls"
     assert not body.exists(), "the job that runs the change's code comments nothing"
     comment = run_comment(tmp_path, ended.outputs["compare.id"], event)
     assert comment.code == 0, comment.log
-    marker, _, text = body.read_text().partition("\n")
-    assert (marker, text) == (
-        f"<!-- bench.compare {ended.outputs['compare.id']} -->",
-        ended.summary,
-    )
+    marker = f"<!-- bench.compare {ended.outputs['compare.id']} -->"
+    assert body.read_text() == f"{marker}\n{ended.summary}"
     assert "No regression" in ended.summary
     assert re.search("# checkout compared with [0-9a-f]{9}\n", ended.summary)
     assert "pr comment 5 --repo owner/name" in calls.read_text()
@@ -81,23 +78,40 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, 
     [slower] = [one for one in side["cells"] if one["plan"]["mode"] == "lora"]
     slower["row"]["peak_rss_mib"] = str(2 * float(slower["row"]["peak_rss_mib"]))
     (checkout / "side.json").write_text(json.dumps(side))
-    ended = run_action(checkout, tmp_path, INPUTS | hostile, event)
+    ended = run_action(checkout, tmp_path, inputs, event)
     assert ended.code == 1, ended.log
     assert run_comment(tmp_path, ended.outputs["compare.id"], event).code == 0
     assert re.search(r"regressions?:.* lora rank 8 on attn-only", body.read_text())
     assert "--method PATCH repos/owner/name/issues/comments/77" in calls.read_text()
 
 
-def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(checkout, tmp_path):
+def test_bad_input_fails_with_its_line_and_every_job_and_input_has_its_own_comment(
+    checkout, tmp_path
+):
     (tmp_path / "gh").mkdir()
     (tmp_path / "gh" / "refuses").touch()
-    event = {"event.pull_request.number": 5}
-    ended = run_action(checkout, tmp_path, BAD_INPUTS, event)
-    assert ended.code == 2
-    assert "error: --max-slowdown" in ended.log
-    assert "Nothing was compared" in ended.summary
+    ids = set()
+    for inputs, job in (({}, "a"), ({}, "b"), ({"max-work": "3%"}, "a")):
+        event = {"job": job, "event.pull_request.number": 5}
+        ended = run_action(checkout, tmp_path, BAD_INPUTS | inputs, event)
+        assert ended.code == 2
+        assert "error: --max-slowdown" in ended.log
+        assert "Nothing was compared" in ended.summary
+        assert f"** {job} **" in ended.summary
+        ids.add(ended.outputs["compare.id"])
+    assert len(ids) == 3
     ended = run_comment(tmp_path, ended.outputs["compare.id"], event)
-    assert (ended.code, "::notice::no comment" in ended.log) == (0, True)
+    assert (ended.code, "::notice::no comment" in ended.log) == (0, True), "without a token"
+
+
+def test_options_that_are_no_words_and_a_base_that_is_not_there_fail(checkout, tmp_path):
+    ended = run_action(checkout, tmp_path, INPUTS | {"options": "--data 'x"}, {})
+    assert ended.code != 0
+    assert "No closing quotation" in ended.log
+    assert "No regression" not in ended.summary
+    ended = run_action(checkout, tmp_path, INPUTS | {"base": "v9"}, {})
+    assert ended.code == 2
+    assert "::error::no commit v9 in this clone" in ended.log
 
 
 def test_an_artifact_is_text_of_a_stranger(tmp_path):
@@ -106,11 +120,10 @@ def test_an_artifact_is_text_of_a_stranger(tmp_path):
     folder.mkdir(parents=True)
     (folder / "comment.md").write_bytes(b"<!-- bench.compare x -->\n@all \xff" + b"x" * 100_000)
     assert run_comment(tmp_path, name, event).code == 0
-    marker, *lines = (tmp_path / "gh" / "body").read_text().splitlines()
+    marker, _, text = (tmp_path / "gh" / "body").read_text().partition("\n")
     assert marker == f"<!-- bench.compare {name} -->"
-    assert "<!--" not in "".join(lines)
-    assert "@all" not in "".join(lines)
-    assert len("".join(lines)) < 65_000
+    assert not re.search("<!--|@all", text)
+    assert len(text) < 65_000
     (folder / "comment.md").write_text("é@" * 50_000)
     assert run_comment(tmp_path, name, event).code == 0
     assert 59_000 < len((tmp_path / "gh" / "body").read_bytes()) < 65_000  # GitHub takes 65,536
@@ -136,23 +149,6 @@ def test_no_job_has_both_code_of_a_pull_request_and_a_token_that_may_write():
         assert writes <= ({"security-events"} if checkouts else {"pull-requests"})
 
 
-def test_options_that_are_no_words_fail(checkout, tmp_path):
-    ended = run_action(checkout, tmp_path, INPUTS | {"options": "--data 'x"}, {})
-    assert ended.code != 0
-    assert "No closing quotation" in ended.log
-    assert "No regression" not in ended.summary
-
-
-def test_every_job_and_every_other_input_has_its_own_comment(checkout, tmp_path):
-    more: list[tuple[dict[str, str], str]] = [({}, "a"), ({}, "b"), ({"max-work": "3%"}, "a")]
-    ids = []
-    for inputs, job in more:
-        ended = run_action(checkout, tmp_path, BAD_INPUTS | inputs, {"job": job})
-        assert f"** {job} **" in ended.summary
-        ids.append(ended.outputs["compare.id"])
-    assert len(set(ids)) == len(ids)
-
-
 def test_the_base_is_the_newest_commit_shared_with_the_target(checkout, tmp_path):
     def commit(*parents):
         words = [word for parent in parents for word in ("-p", parent)]
@@ -166,12 +162,6 @@ def test_the_base_is_the_newest_commit_shared_with_the_target(checkout, tmp_path
         git(checkout, "checkout", "--quiet", head)
         ended = run_action(checkout, tmp_path, BAD_INPUTS, {"base_ref": "main"})
         assert Path(ended.outputs["base.place"]).name == base[:9]
-
-
-def test_a_base_that_is_not_there_is_named(checkout, tmp_path):
-    ended = run_action(checkout, tmp_path, INPUTS | {"base": "v9"}, {})
-    assert ended.code == 2
-    assert "::error::no commit v9 in this clone" in ended.log
 
 
 def test_a_base_of_other_dependencies_has_its_own_environment(checkout, tmp_path):
@@ -207,16 +197,8 @@ def test_inputs_reach_scripts_by_the_environment_alone():
 def test_inputs_and_their_defaults_are_documented():
     text = (ROOT / "docs" / "comparing.md").read_text()
     lines = text.partition("| input | meaning |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
-    documented = {
-        name: meaning
-        for names, meaning in (line.strip("| ").split(" | ") for line in lines)
-        for name in re.findall("`(.*?)`", names)
-    }
     inputs = yaml.safe_load(ACTION.read_text())["inputs"]
-    assert documented.keys() == inputs.keys()
-    defaults = {
-        name: default[1]
-        for name, meaning in documented.items()
-        if (default := re.search(r"by default (\d+)", meaning))
-    }
-    assert defaults == {"rounds": inputs["rounds"]["default"]}
+    documented = [name for line in lines for name in re.findall("`(.*?)`", line.split(" | ")[0])]
+    assert set(documented) == inputs.keys()
+    [(name, default)] = re.findall(r"^\| `([\w-]+)` \|.*by default (\d+)", "\n".join(lines), re.M)
+    assert (name, default) == ("rounds", inputs["rounds"]["default"])

@@ -53,11 +53,9 @@ def test_each_file_has_the_versions_that_the_page_says(file):
     made_of = rows(MADE_OF.get(file, file))
     if file in MADE_OF:
         assert {row["cell_id"] for row in rows(file)} - {""} <= {row["cell_id"] for row in made_of}
-    found: dict[str, set[str]] = {}
-    for row in made_of:
-        grid = row["grid"] if row["grid"] in told else ""
-        found.setdefault(grid, set()).add(row["measurement_version"])
-    assert told == found
+    grids = [row["grid"] if row["grid"] in told else "" for row in made_of]
+    found = set(zip(grids, (row["measurement_version"] for row in made_of), strict=True))
+    assert found == {(grid, version) for grid, versions in told.items() for version in versions}
 
 
 def test_the_commits_of_the_file_without_versions_stand_in_its_section():

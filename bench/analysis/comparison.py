@@ -200,8 +200,7 @@ class _Cost:
         """The result of each setting; None where the cost does not apply."""
         estimates, limit = self.estimates, math.log1p(self.limit)
         drift = quantile(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
-        half = np.hypot(estimates.half_width(level), np.where(self.gates, 0.0, drift))
-        low, high = self.ranges or (estimates.value - half, estimates.value + half)
+        low, high = self.ranges or estimates.ends(level, np.where(self.gates, 0.0, drift))
         needed = needed_repeats(estimates, limit, level)
         results: list[Compared | None] = []
         for i, interval in enumerate(ratio_intervals(estimates.value, low, high)):

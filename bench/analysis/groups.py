@@ -185,14 +185,6 @@ class Group:
         return any(setting.learned for setting in others or ok)
 
     @cached_property
-    def judged(self) -> tuple[Setting, ...]:
-        """The settings that can win: those not flagged `not_learned`. Where scores can't be weighed
-        these are all settings, because their costs still mean something."""
-        if not self.learned:
-            return self.settings
-        return tuple(setting for setting in self.settings if setting.ok and setting.learned)
-
-    @cached_property
     def unlearned(self) -> tuple[Setting, ...]:
         return tuple(setting for setting in self.settings if setting.ok and not setting.learned)
 

@@ -104,8 +104,8 @@ def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> se
 
 def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[Interval | None]:
     """The intervals of ratios, with the drift between sessions, as a std of logarithms."""
-    half = np.hypot(estimates.half_width(level), quantile(level, math.inf) * drift)
-    return ratio_intervals(estimates.value, estimates.value - half, estimates.value + half)
+    ends = estimates.ends(level, quantile(level, math.inf) * drift)
+    return ratio_intervals(estimates.value, *ends)
 
 
 def _references(matches: Sequence[Match]) -> Ints:

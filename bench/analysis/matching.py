@@ -47,12 +47,9 @@ def counted_rows(rows: Iterable[Row]) -> list[Row]:
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
         key = (row.cell_id, row.repeat, machine_of(row))
-        last[key] = max(row, last.get(key, row), key=_age)  # of equal ages the later row
+        pair = row, last.get(key, row)  # of equal ages the later row counts
+        last[key] = max(pair, key=lambda one: (one.status not in RESUMED, one.started_at or ""))
     return list(last.values())
-
-
-def _age(row: Row) -> tuple[bool, str]:
-    return row.status not in RESUMED, row.started_at or ""
 
 
 def machine_of(row: Row) -> Machine:

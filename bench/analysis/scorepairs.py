@@ -48,10 +48,9 @@ class ScorePair:
         return min(self.seeds) < 2
 
     def interval(self, level: float) -> Interval:
-        below, above, freedom = self.errors
         if self.spread is not None:
-            below, freedom = self.spread.error()
-            above = below
+            return self.spread.interval(level)
+        below, above, freedom = self.errors
         t = float(intervals.quantile(level, freedom))
         return Interval(self.value, self.value - t * below, self.value + t * above)
 

@@ -87,7 +87,8 @@ def best_by_score(group: Group) -> Setting | None:
     scores can't be weighed."""
     if not group.learned:
         return None
-    scores = {s: score.value for s in group.judged if (score := s.estimate("dev_score"))}
+    learned = [setting for setting in group.settings if setting.ok and setting.learned]
+    scores = {s: score.value for s in learned if (score := s.estimate("dev_score"))}
     return max(scores, key=lambda setting: group.scoring.gain(scores[setting]), default=None)
 
 

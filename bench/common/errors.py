@@ -1,5 +1,6 @@
 """Errors whose message is the one line that a user sees; a traceback means a bug."""
 
+from bench.common.messages import one_line
 from minbert.errors import InputError as InputError
 
 
@@ -19,3 +20,8 @@ class DiskFullError(Exception):
 
 class StoppedError(Exception):
     """The user stopped the run while it waited for something."""
+
+
+def cause_of(error: BaseException) -> str:
+    """The text of any error in one line, or its type where it has none."""
+    return one_line(str(error)) or type(error).__name__

@@ -75,3 +75,9 @@ def last_error(stderr: str) -> str:
     if traceback:
         lines = [line for line in lines if not line.startswith(" ")][:1] or lines
     return one_line(lines[-1]) if lines else ""
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

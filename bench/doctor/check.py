@@ -119,12 +119,9 @@ def selected(names: Sequence[str]) -> list[Check]:
     known = [check.name for check in CHECKS]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"there is no check {unknown[0]!r}; name some of {', '.join(known)}")
-    wanted, left = set[str](), list(names or known)
-    while left:
-        name = left.pop()
-        if name not in wanted:
-            wanted.add(name)
-            left += BY_NAME[name].needs
+    wanted = set(names or known)
+    for check in reversed(CHECKS):  # each comes after those that it needs
+        wanted.update(check.needs if check.name in wanted else ())
     return [check for check in CHECKS if check.name in wanted]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from bench.common.messages import one_line
+from bench.common.errors import cause_of
 from bench.engines.layer_sets import find_blocks
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 
@@ -142,4 +142,4 @@ def reason(error: BaseException) -> str:
         return (
             "its weights are a pickle that holds more than tensors; save them as model.safetensors"
         )
-    return one_line(str(error)) or type(error).__name__
+    return cause_of(error)

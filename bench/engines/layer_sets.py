@@ -9,6 +9,7 @@ from torch import nn
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.common.messages import some_of
 
 _BLOCK: Final = re.compile(r".*\.\d+\.")
 _PROJECTION: Final = re.compile(
@@ -111,6 +112,4 @@ def find_blocks(encoder: nn.Module, prefix: str) -> Blocks:
 
 
 def listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    return some_of(list(names), _MOST_NAMED)

@@ -19,8 +19,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench.common.errors import InputError
-from bench.common.messages import one_line
+from bench.common.errors import InputError, cause_of
 from bench.examples.records import LONGEST, Fields, Records, fields_of
 from bench.plan.dataset import HUB
 from minbert.files import is_file, is_folder
@@ -246,8 +245,7 @@ def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # pyarrow and datasets raise their own, and those of others
-        cause = one_line(str(error)) or type(error).__name__
-        raise InputError(f"{name}: can't be read ({cause}){hint}") from error
+        raise InputError(f"{name}: can't be read ({cause_of(error)}){hint}") from error
 
 
 def _library(module: str, name: str) -> Any:

@@ -145,12 +145,8 @@ def plain_texts(path: Path) -> Records:
 
 def typed_texts(stream: BinaryIO, name: str) -> Records:
     """The same of a stream in UTF-8, which can be read only once."""
-
-    def lines() -> Iterator[str]:
-        text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        return _checked(text, name)
-
-    return _texts(name, lines)
+    text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    return _texts(name, lambda: _checked(text, name))
 
 
 def _texts(name: str, lines: Callable[[], Iterator[str]]) -> Records:

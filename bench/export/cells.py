@@ -95,12 +95,13 @@ def _check_weights(
 ) -> None:
     """Refuse weights that do not give the dev predictions that were kept with them."""
     off = np.inf if logits.shape != kept.shape else np.abs(logits - kept)
+    largest = np.abs(kept).max(initial=0)
     if amp == "off":
-        same = bool(np.max(off) <= _EXACT * max(1.0, float(np.abs(kept).max(initial=0))))
+        error, allowed = np.max(off), _EXACT * max(1.0, largest)
     else:
-        allowed = _HALF * kept.std() + _HALF_OF_LARGEST * np.abs(kept).max(initial=0)
-        same = bool(np.sqrt(np.mean(np.square(off))) <= allowed)
-    if not same:
+        error = np.sqrt(np.mean(np.square(off)))
+        allowed = _HALF * kept.std() + _HALF_OF_LARGEST * largest
+    if not error <= allowed:
         raise InputError(
             f"{folder / WEIGHTS}: does not give the predictions in {PREDICTIONS}; delete the file, "
             "and the cell is trained again"

@@ -2,7 +2,7 @@
 own."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ from bench.results.scores import numbers
 
 OnProgress = Callable[[int, str], None]
 """Called as each form begins, with the number of forms done and the form's name."""
-_WEIGHTS: Final = {ONNX: ("model.onnx", "model.onnx.data"), INT8: ("model-int8.onnx",)}
+_WEIGHTS: Final = {ONNX: "model.onnx", INT8: "model-int8.onnx"}
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
 _SUFFIXES: Final = (".safetensors", ".bin")
 
@@ -93,7 +93,7 @@ def _measured(
 ) -> Form:
     answer = run_fresh(
         folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
-        weights=_WEIGHTS[name][0] if name in _WEIGHTS else None, timed=True, threads=threads,
+        weights=_WEIGHTS.get(name), timed=True, threads=threads,
     )  # fmt: skip
     outcome, own = (
         outcome_of(each, trained.dev.labels, (0.0, 1.0)) for each in (answer.logits, expected)
@@ -122,9 +122,7 @@ def _score(metric: str, outcome: Outcome) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _size_mb(folder: Path, names: Sequence[str] | None) -> float:
-    """The size of a form's weights in MB: of the files with these names, or of all weights."""
+def _size_mb(folder: Path, name: str | None) -> float:
+    """The size of a form's weights in MB: of the file with this name, or of all weights."""
     files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
-    if names is not None:
-        files = [folder / name for name in names if (folder / name).is_file()]
-    return sum(path.stat().st_size for path in files) / 1e6
+    return sum(path.stat().st_size for path in ([folder / name] if name else files)) / 1e6

@@ -2,7 +2,6 @@
 imports no part of this project. Texts are read from a JSON file; logits are written as ANSWER.npy,
 the rest as ANSWER."""
 
-import importlib.util
 import json
 import sys
 import time
@@ -11,6 +10,8 @@ from functools import partial
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 BATCH = 32
@@ -27,8 +28,9 @@ def main() -> None:
 
     if request["threads"] is not None and "onnxruntime" in Path(request["snippet"]).read_text():
         _limit_onnxruntime(request["threads"])  # torch reads OMP_NUM_THREADS
-    snippet = _module(Path(request["snippet"]))
-    answers = _module(Path(request["answers"]))
+    snippet, answers = (
+        SimpleNamespace(**run_path(request[name])) for name in ("snippet", "answers")
+    )
     folder = Path(request["folder"])
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
     model = snippet.load(folder, **request["options"])
@@ -53,14 +55,6 @@ def main() -> None:
     }
     np.save(f"{sys.argv[2]}.npy", rows)
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
-
-
-def _module(path: Path) -> Any:
-    """A script as a module, without its folder among those that are imported from."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
 
 
 def _limit_onnxruntime(threads: int) -> None:

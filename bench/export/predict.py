@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from bench.common.command import FILE, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import atomic_file
 from bench.common.messages import echo, one_line, printable
 from bench.common.progress import note_to_stderr
@@ -84,8 +84,9 @@ def command(
     table = stdin if file == _STDIN else table_of_texts(Path(file))
     columns = choose_texts(table, text, text_pair, pairs=takes_pairs)
     rows = (texts_in(fields) for _, fields in table.read(columns))
-    chunk = [*islice(rows, _CHUNK)]
-    if not chunk:
+    chunks = iter(lambda: [*islice(rows, _CHUNK)], [])
+    first = next(chunks, None)
+    if first is None:
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
         note_to_stderr(note)
@@ -94,15 +95,13 @@ def command(
         predict = _load(folder, exported, base, weights)
         write = (_json_writer if as_json else _csv_writer)(stream, classes)
         done = 0
-        while chunk:
-            texts = [row for row in chunk if not isinstance(row, str)]
+        for chunk in chain([first], chunks):
             left_out.update(row for row in chunk if isinstance(row, str))
-            answers = _in_order(predict, texts)
+            answers = _in_order(predict, [row for row in chunk if not isinstance(row, str)])
             for number, row in enumerate(chunk, start=done + 1):
                 write(number, None if isinstance(row, str) else next(answers))
             done += len(chunk)
             show(done)
-            chunk = [*islice(rows, _CHUNK)]
         if left_out.total() == done:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
             raise InputError(f"{table.name}: none of {done:,} rows can be predicted ({reasons})")
@@ -147,14 +146,14 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     except ImportError as error:
         raise InputError(f"{folder}: needs {error.name}: {exported.install}") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{folder}: can't be loaded: {_cause(error)}") from error
+        raise InputError(f"{folder}: can't be loaded: {cause_of(error)}") from error
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
             rows = snippet.logits(model, texts)
             labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)
         except Exception as error:
-            raise InputError(f"{folder}: can't predict: {_cause(error)}") from error
+            raise InputError(f"{folder}: can't predict: {cause_of(error)}") from error
         return [*zip(labels, shares, strict=True)]
 
     return predict
@@ -171,10 +170,6 @@ def _check_configs(folder: Path) -> None:
             for name, value in values.items():
                 if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
                     raise InputError(f"{path}: {name[:60]!r} may name code to fetch; remove it")
-
-
-def _cause(error: BaseException) -> str:
-    return one_line(str(error)) or type(error).__name__
 
 
 def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
@@ -212,7 +207,6 @@ def _harmless(text: str) -> str:
 
 
 def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
-
     def write(number: int, answer: Answer | None) -> None:
         record: dict[str, Any] = {"row": number, "prediction": answer and answer[0]}
         if answer is not None and classes:

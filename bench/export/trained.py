@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from minbert.data.tokenizer import TextEncoder
     from minbert.model.classifier import Classifier
 
-_CARD: Final = "README.md"
 _LICENCE: Final = re.compile(r"^license:\s*[\"']?([\w.+-]{1,60})", re.MULTILINE)
 _LONGEST: Final = 2**20
-_PREFIX: Final = "models--"
+_SNAPSHOT: Final = re.compile(r".*/models--([^/]+)/snapshots/([^/]+)")
+"""Name and commit of a checkpoint in the cache of the hub's library, by its folder."""
 
 
 @dataclass(frozen=True)
@@ -95,38 +95,18 @@ def describe_base(model: Model) -> Base:
         raise ValueError("a model with random weights has no checkpoint")
     weights = weights_file(folder)
     sha256 = sha256_of(weights)
-    name, revision, licence = model.name, None, _licence_in(folder)
-    asset = next(
-        (a for a in ASSETS.values() if a.hub and a.files.get(weights.name) == sha256), None
-    )
-    if asset is not None and asset.hub:
-        (name, revision), licence = asset.hub, asset.licence.lower()
-    elif hub := _of_snapshot(folder):
-        name, revision = hub
-    return Base(
-        name=name,
-        on_hub=revision is not None,
-        revision=revision,
-        file=weights.name,
-        sha256=sha256,
-        licence=licence,
-        folder=folder,
-    )
+    name, revision, licence = model.name, None, _licence_in(folder / "README.md")
+    if snapshot := _SNAPSHOT.fullmatch(str(folder)):
+        name, revision = snapshot[1].replace("--", "/"), snapshot[2]
+    for asset in ASSETS.values():
+        if asset.hub and asset.files.get(weights.name) == sha256:
+            (name, revision), licence = asset.hub, asset.licence.lower()
+    return Base(name, revision is not None, revision, weights.name, sha256, licence, folder)
 
 
-def _of_snapshot(folder: Path) -> tuple[str, str] | None:
-    """Name and commit of a checkpoint in the cache of the hub's library, whose folders are
-    `models--USER--NAME/snapshots/COMMIT`."""
-    model = folder.parent.parent.name
-    if folder.parent.name != "snapshots" or not model.startswith(_PREFIX):
+def _licence_in(card: Path) -> str | None:
+    if not is_file(card) or card.stat().st_size > _LONGEST:
         return None
-    return model.removeprefix(_PREFIX).replace("--", "/"), folder.name
-
-
-def _licence_in(folder: Path) -> str | None:
-    path = folder / _CARD
-    if not is_file(path) or path.stat().st_size > _LONGEST:
-        return None
-    _, fence, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    _, fence, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
     match = _LICENCE.search(rest.partition("\n---")[0]) if fence else None
     return match and match[1]

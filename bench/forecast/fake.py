@@ -143,18 +143,14 @@ class _Steps:
         if len(works) < 3:
             return works[-1]
         _, two, three = works
-        each, times = three - two, batches.accumulated - 2
-        return Work(
-            two.flops + times * each.flops,
-            two.moved + times * each.moved,
-            two.kernels + times * each.kernels,
-        )
+        times = batches.accumulated - 2
+        return Work(*(now + times * (later - now) for now, later in zip(two, three, strict=True)))
 
     def _train(self, part: str, shape: Shape, count: int) -> Work:
         batch = self._batch(part, shape, self.trainer.losses[part])
         before = self.counter.work
         self.trainer.step(*[batch] * count)
-        return self.counter.work - before
+        return self.counter.work.minus(before)
 
     @torch.no_grad()
     def _evaluate(self, part: str, shape: Shape) -> Work:
@@ -164,7 +160,7 @@ class _Steps:
         with autocast(self.trainer.amp, self.trainer.device):
             logits = logits_of(self.model, batch)
         logits.float()
-        return self.counter.work - before
+        return self.counter.work.minus(before)
 
     def _batch(self, part: str, shape: Shape, loss: str) -> Batch:
         """A batch of a shape. Pairs whose texts are encoded separately have a label for two

@@ -16,7 +16,7 @@ from bench.common.command import COUNT, FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
-from bench.executors.choice import open_executor, with_executor
+from bench.executors.executor import open_executor, with_executor
 from bench.forecast.outlook import Outlook
 from bench.grid.dryrun import print_plan
 from bench.grid.inputs import override, read_inputs

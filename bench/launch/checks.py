@@ -1,12 +1,14 @@
 """Checks before a run's first cell, so that bad input costs no time.
 
-Functions named `check_…` raise an InputError of one line, which names the setting and what to do.
+Functions named `check_…` raise an InputError of one line, which names the setting and what to do;
+most lines are in checks.toml beside this file.
 `variants` are the settings of a grid's cells.
 """
 
 import math
 import os
 import shutil
+import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
@@ -49,35 +51,36 @@ SPACE_PER_CELL: Final = 2**17
 SPACE_PER_STEP: Final = 64  # bytes of a line of steps.csv
 SPACE_AT_LEAST: Final = 2**26
 
+_LINES: Final[Mapping[str, str]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text("utf-8")
+)
+
+
+def _refusal(name: str, /, **values: object) -> InputError:
+    """The error with a line of checks.toml."""
+    return InputError(_LINES[name].format(**values))
+
 
 def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
     """Refuse fp16 on the CPU, and types that a GPU can't compute in."""
     amps = {cell.amp for cell in cells}
     if any(cell.tf32 == ON for cell in cells) and not device.has_tf32:
         name = "the CPU" if device.gpu is None else device.gpu.name
-        raise InputError(
-            f"grid {grid.name}: tf32 needs a GPU of compute capability 8.0 or higher, and {name} "
-            "is none; leave it out"
-        )
+        raise _refusal("tf32", grid=grid.name, name=name)
     if device.gpu is None:
         if "fp16" in amps:
-            raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
+            raise _refusal("fp16", grid=grid.name)
         return
     if failing := min(amps & device.failures.keys(), default=None):
-        raise InputError(
-            f"grid {grid.name}: {device.gpu.name} can't compute in amp {failing} "
-            f"({device.failures[failing]}); leave those cells out with --select"
-        )
+        name, why = device.gpu.name, device.failures[failing]
+        raise _refusal("amp", grid=grid.name, name=name, amp=failing, why=why)
 
 
 def amp_notes(cells: Sequence[Cell], device: Device) -> list[str]:
     """A note if cells train in bf16 and the GPU only emulates it."""
     if device.gpu is None or device.has_bf16 or all(cell.amp != "bf16" for cell in cells):
         return []
-    return [
-        f"amp bf16: {device.gpu.name} has no bf16 units, so torch emulates them, and times say "
-        "nothing about a GPU that has them; amp on is fp16 here"
-    ]
+    return [_LINES["emulated_bf16"].format(name=device.gpu.name)]
 
 
 def check_held_out(share: float, data: Data) -> None:
@@ -85,42 +88,30 @@ def check_held_out(share: float, data: Data) -> None:
     for name, size in data.sizes.items():
         if share and not round(share * size.train):
             part = f" of {name}" if data.task.parts else ""
-            raise InputError(
-                f"held_out {share:g} of {size.train} training examples{part} is none; hold out "
-                "more, or nothing"
-            )
+            raise _refusal("held_out", share=share, train=size.train, part=part)
 
 
 def check_folds(settings: Settings, searches: bool) -> None:
     """Refuse a search for learning rates in a cross-validation: each fold would need its own, as
     the training data of one are the dev data of others."""
     if settings.folds is not None and searches:
-        raise InputError(
-            f"--lr auto: with {settings.folds} folds no rates are searched, as what one fold holds "
-            "out others train on; give rates in the grid file, or leave out --lr auto or --folds"
-        )
+        raise _refusal("folds", folds=settings.folds)
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
     """Refuse a regression loss for a task of classes, and a correlation that no batch can have."""
     losses = {settings.regression_loss for settings in variants} - {MSE}
     if losses and data.task.classes:
-        task = data.task.name
-        raise InputError(f"regression_loss {min(losses)}: task {task} has classes; leave it out")
+        raise _refusal("loss_of_classes", loss=min(losses), task=data.task.name)
     cells = [cell for cell in cells if cell.regression_loss not in (None, MSE)]
     if not cells:
         return
-    prefix = f"regression_loss {cells[0].regression_loss}: "
+    loss = cells[0].regression_loss
     if any(cell.batch_size == 1 for cell in cells):
-        raise InputError(
-            f"{prefix}a batch of 1 example has no correlation; take batches of at least 2, or {MSE}"
-        )
+        raise _refusal("batch_of_one", loss=loss)
     for piece in data.pieces().values():
         if not piece.task.classes and constant(piece.train.labels):
-            raise InputError(
-                f"{prefix}all training labels of {piece.task.name} are the same, which have no "
-                f"correlation; take other data, or {MSE}"
-            )
+            raise _refusal("equal_labels", loss=loss, task=piece.task.name)
 
 
 def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
@@ -131,9 +122,8 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
     usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
     for settings, name in product(variants, ("label_smoothing", "class_weights")):
         if (value := getattr(settings, name)) != getattr(usual, name):
-            raise InputError(
-                f"{name} {value}: it is for classes, and task {data.task.name} has {labels}; "
-                "leave it out"
+            raise _refusal(
+                "class_setting", name=name, value=value, task=data.task.name, labels=labels
             )
 
 
@@ -141,8 +131,7 @@ def early_stopping_notes(settings: Settings) -> list[str]:
     """A note on the share that early stopping holds out, if the user did not choose it."""
     if settings.share_held_out == settings.held_out:
         return []
-    share = settings.share_held_out
-    return [f"early_stopping holds out {share:.0%} of the training examples (held_out {share:g})"]
+    return [_LINES["early_stopping"].format(share=settings.share_held_out)]
 
 
 def label_notes(data: Data) -> list[str]:
@@ -172,27 +161,12 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
 def check_cells(cells: Sequence[Cell]) -> None:
     """Refuse settings that don't go together in a cell, and layers that engine minbert lacks."""
     for cell in cells:
-        if problem := _problem(cell):
-            raise InputError(problem)
-
-
-def _problem(cell: Cell) -> str:
-    if cell.is_compiled and cell.why_not_compiled:
-        return (
-            f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
-            f"take compile {AUTO}, which does so itself"
-        )
-    if cell.early_stopping is not None and cell.unfreeze == ITERATIVE:
-        return (
-            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
-            "train; leave either out"
-        )
-    if cell.task == MULTITASK and cell.gradient_accumulation_steps > 1:
-        return (
-            f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
-            "and batches of several can't share one; leave it out, or take a larger batch_size"
-        )
-    return ""
+        if cell.is_compiled and cell.why_not_compiled:
+            raise _refusal("compiled", why=cell.why_not_compiled)
+        if cell.early_stopping is not None and cell.unfreeze == ITERATIVE:
+            raise _refusal("unfreezing")
+        if cell.task == MULTITASK and cell.gradient_accumulation_steps > 1:
+            raise _refusal("accumulation")
 
 
 def compile_notes(cells: Sequence[Cell]) -> list[str]:
@@ -210,10 +184,9 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
     epochs = min((cell.epochs for cell in cells if cell.unfreeze == ITERATIVE), default=math.inf)
     if epochs > QUARTERS:
         return []
-    return [
-        f"unfreezing ends in epoch {QUARTERS + 1}, and training in epoch {epochs}: "
-        f"{layers_in(int(epochs) - 1, layers)} of {layers} layers train, and no embeddings"
-    ]
+    trained = layers_in(int(epochs) - 1, layers)
+    line = _LINES["unfreezing_ends"]
+    return [line.format(last=QUARTERS + 1, epochs=epochs, trained=trained, layers=layers)]
 
 
 def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
@@ -227,17 +200,11 @@ def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
 def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
     """Refuse a search for learning rates if they are given, or if no score can decide them."""
     if any(axes.learning_rate for axes in grid.cells):
-        raise InputError(
-            f"--lr auto: grid {grid.name} has learning_rate as an axis, and a search finds one "
-            "for all; leave either out"
-        )
+        raise _refusal("rates_as_axis", grid=grid.name)
     if grid.settings.init == "random":
-        raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
+        raise _refusal("random_weights")
     if not len(searched.train):
-        raise InputError(
-            "--lr auto: the search holds out a part of the training examples, and of "
-            f"{examples} none is left to train on; give it at least 2 (--max-train)"
-        )
+        raise _refusal("few_examples", examples=examples)
 
 
 def check_model(model: Model, init: str) -> None:
@@ -259,9 +226,9 @@ def check_engine(
     """Refuse what an engine does not have, and build once what engine transformers trains, as
     `bench.engines.check.check_models`."""
     for cell in cells:
-        problem = _why_not_minbert(cell) if cell.engine == MINBERT else _why_not_transformers(cell)
-        if problem:
-            raise InputError(f"engine {cell.engine}: {problem}")
+        is_minbert = cell.engine == MINBERT
+        if why := _why_not_minbert(cell) if is_minbert else _why_not_transformers(cell):
+            raise InputError(f"engine {cell.engine}: {_LINES[why].format(**vars(cell))}")
     all_transformers = all(cell.engine == TRANSFORMERS for cell in cells)
     for settings in variants:
         attention = settings.attn_implementation
@@ -269,44 +236,31 @@ def check_engine(
             all_transformers if settings.engine == AUTO else settings.engine == TRANSFORMERS
         )
         if settings.engine == MINBERT and attention != AUTO:
-            raise InputError(
-                f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
-                f"engine {TRANSFORMERS}, or leave it out"
-            )
+            raise _refusal("attention", attention=attention)
         if is_transformers and settings.kernels != FAST:
-            raise InputError(
-                f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
-                f"{TRANSFORMERS}"
-            )
+            raise _refusal("kernels", kernels=settings.kernels)
     check_models(cells, model, data, adapter_configs)
 
 
 def _why_not_minbert(cell: Cell) -> str:
-    """Why engine minbert can't run a cell; empty: it can."""
+    """The line that says why engine minbert can't run a cell; empty: it can."""
     if cell.mode in METHODS and METHODS[cell.mode].layer is None:
-        return f"mode {cell.mode} is one of PEFT's; take engine {TRANSFORMERS}"
-    if cell.init_lora_weights != DEFAULT:
-        weights = f"init_lora_weights {cell.init_lora_weights}"
-        return f"{weights} is one of PEFT's; take engine {TRANSFORMERS}"
-    return ""
+        return "mode_of_peft"
+    return "" if cell.init_lora_weights == DEFAULT else "weights_of_peft"
 
 
 def _why_not_transformers(cell: Cell) -> str:
-    """Why engine transformers can't run a cell, whatever the model; empty: it may."""
-    if cell.task == MULTITASK:
-        return f"a model of it has one head, and task {MULTITASK} has parts; take engine {MINBERT}"
-    if cell.plugin is not None:
-        return f"mode {cell.mode} of {cell.plugin} is of engine {MINBERT}; take that"
-    if cell.frozen_dtype not in (None, FP32):
-        return "it holds frozen weights in fp32; leave frozen_dtype out"
-    if cell.pooling == "pooler" and cell.head == "nonlinear":
-        return (
-            "pooling pooler is the architecture's own head; with head nonlinear take pooling cls "
-            "or mean"
-        )
-    if cell.attn_implementation == "flash_attention_2" and cell.amp == "off":
-        return "attn_implementation flash_attention_2 computes in half precision alone; set amp"
-    return ""
+    """The line that says why engine transformers can't run a cell, whatever the model; empty: it
+    may."""
+    half_attention = cell.attn_implementation == "flash_attention_2" and cell.amp == "off"
+    reasons = {
+        "parts": cell.task == MULTITASK,
+        "mode_of_plugin": cell.plugin is not None,
+        "frozen_dtype": cell.frozen_dtype not in (None, FP32),
+        "own_head": cell.pooling == "pooler" and cell.head == "nonlinear",
+        "half_attention": half_attention,
+    }
+    return next((name for name, applies in reasons.items() if applies), "")
 
 
 def check_reports(reports: Path, place: str = "figures") -> None:
@@ -345,8 +299,5 @@ def check_space(
     folder = next(path for path in runs.resolve().parents if path.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise InputError(
-            f"{folder}: {free // 2**20} MiB are free, and {len(to_run)} cells may need "
-            f"{math.ceil(needed / 2**20)} MiB; "
-            "free some space, or name another place with --runs"
-        )
+        free, needed = free // 2**20, math.ceil(needed / 2**20)
+        raise _refusal("space", folder=folder, free=free, cells=len(to_run), needed=needed)

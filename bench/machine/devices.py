@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, cause_of
 from bench.common.grouping import grouped
-from bench.common.messages import one_line, shown
+from bench.common.messages import shown
 from bench.machine.cores import nvml
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
@@ -77,7 +77,7 @@ def read_driver() -> Driver | None:
         absent = isinstance(error, ImportError) or getattr(error, "value", None) in _ABSENT
         if absent and not CONTROL.exists():
             return Driver(gpus=0) if any(path.exists() for path in OTHER_CONTROLS) else None
-        return Driver(version, problem=f"NVML: {one_line(str(error)) or type(error).__name__}")
+        return Driver(version, problem=f"NVML: {cause_of(error)}")
 
 
 def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -> Device:

@@ -79,13 +79,14 @@ WHERE: Final[Mapping[str, Applies]] = {
     ),
     "pretrained weights": lambda row: row.get("init") == "pretrained",
     "pretrained weights, a task with one class for each example": lambda row: (
-        _is_pretrained(row) and (row.get("dev_metric") is None or _is_of(row, SINGLE_LABEL))
+        row.get("init") == "pretrained"
+        and (row.get("dev_metric") is None or _is_of(row, SINGLE_LABEL))
     ),
     "pretrained weights, a task that is no regression": lambda row: (
-        _is_pretrained(row) and not _is_of(row, REGRESSION)
+        row.get("init") == "pretrained" and not _is_of(row, REGRESSION)
     ),
     "pretrained weights, a task of several parts": lambda row: (
-        _is_pretrained(row) and row.get("task") == MULTITASK
+        row.get("init") == "pretrained" and row.get("task") == MULTITASK
     ),
     "A GPU": lambda row: str(row.get("device", "")).startswith("cuda"),
 }
@@ -100,10 +101,6 @@ def _has(row: Mapping[str, Any], what: Literal["layers", "rank"]) -> bool:
     if method is None:
         return has_adapters(mode) and row.get(what) is not None
     return method.has_layers if what == "layers" else method.has_rank
-
-
-def _is_pretrained(row: Mapping[str, Any]) -> bool:
-    return row.get("init") == "pretrained"
 
 
 def _is_of(row: Mapping[str, Any], problem: str) -> bool:

@@ -20,7 +20,7 @@ from pydantic_core import core_schema
 from adapters.methods import PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
-from bench.common.messages import shown
+from bench.common.messages import printable, shown
 from bench.plan.cell import ABOUT, named
 from bench.plan.dataset import DataSpec
 
@@ -360,8 +360,7 @@ def parse(text: str, source: str, name: str) -> Grid:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())[:300]
-    return line if line.isprintable() else ascii(line)[1:-1]
+    return printable(" ".join(text.split())[:300])
 
 
 def _first_problem(error: ValidationError) -> str:

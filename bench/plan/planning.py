@@ -141,31 +141,24 @@ def _round(
     axes: Axes, grid: Grid, resolved: Resolved, seed: int, fold: int | None
 ) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
+    lengths = axes.max_length or [settings.max_length]
     rates: Sequence[float | None] = axes.learning_rate or [None]
     for mode, amp in product(axes.mode, axes.amp):
-        for layers, rank, config, unfreeze, batch_size, max_length, rate in product(
-            axes.layers if has_layers(mode) else [None],
-            axes.rank if has_rank(mode) else [None],
-            axes.adapter_config if mode == PEFT else [None],
-            axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
-            axes.batch_size or [settings.batch_size],
-            axes.max_length or [settings.max_length],
-            rates,
-        ):
+        configs = axes.adapter_config if mode == PEFT else []
+        has_unfreeze = ABOUT["unfreeze"].applies({"mode": mode})
+        values: dict[str, Sequence[Any]] = {
+            "layers": axes.layers if has_layers(mode) else [None],
+            "rank": axes.rank if has_rank(mode) else [None],
+            "adapter": [resolved.adapters[config] for config in configs] or [None],
+            "unfreeze": axes.unfreeze if has_unfreeze else [None],
+            "batch_size": axes.batch_size or [settings.batch_size],
+            "max_length": [resolved.auto_length if n == AUTO else n for n in lengths],
+        }
+        of_all = {"mode": mode, "seed": seed, "fold": fold}
+        of_all["amp"] = resolved.amp_on if amp == "on" else amp
+        for *others, rate in product(*values.values(), rates):
             yield _cell(
-                settings,
-                resolved,
-                rate,
-                mode=mode,
-                rank=rank,
-                layers=layers,
-                adapter=None if config is None else resolved.adapters[config],
-                amp=resolved.amp_on if amp == "on" else amp,
-                unfreeze=unfreeze,
-                batch_size=batch_size,
-                max_length=resolved.auto_length if max_length == AUTO else max_length,
-                seed=seed,
-                fold=fold,
+                settings, resolved, rate, **of_all, **dict(zip(values, others, strict=True))
             )
 
 

@@ -39,10 +39,7 @@ def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
     lifeline.attach()
     text, count, names = request
     for answer in references(Job.from_json(text), names, count):
-        if isinstance(answer, str):
-            yield {PHASE: answer}
-        else:
-            yield answer.model_dump(mode="json")
+        yield {PHASE: answer} if isinstance(answer, str) else answer.model_dump(mode="json")
 
 
 def references(job: Job, names: list[str], count: int) -> Iterator[Reference | str]:

@@ -21,8 +21,7 @@ MOST_CELLS: Final = 3000
 MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
-_OVERHEAD: Final = "overhead_s"
-"""Not a column of runs.csv: it is calculated from others."""
+_OVERHEAD: Final = "overhead_s"  # not a column of runs.csv: it is calculated from others
 _COLUMNS: Final = declared("cells")
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
@@ -96,21 +95,14 @@ def shown(row: Row, name: str) -> str:
         return str(value or "not run")
     if isinstance(value, float) and name in _SCORES:
         return by_metric(row.dev_metric, value)
+    if isinstance(value, float):
+        form = fixed if name in _QUALITY else "{:g}".format if name in _SETTINGS else num
+        return form(value)
     if value is not None:
-        return _formatted(name, value)
+        return f"{value:,}" if name.startswith("params_") else str(value)
     if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies_to(row)):
         return DASH
     return "not run" if row.status is None else "not measured"
-
-
-def _formatted(name: str, value: Value) -> str:
-    if isinstance(value, float):
-        if name in _QUALITY:
-            return fixed(value)
-        return f"{value:g}" if name in _SETTINGS else num(value)
-    if isinstance(value, int) and name.startswith("params_"):
-        return f"{value:,}"
-    return str(value)
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
@@ -122,9 +114,12 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     failed = [row for row in bad if not was_left_out(row)]
     name = names(rows)
     body = [
-        {"cell": name(row), "status": _status(row), "why": why(row)}
+        {
+            "cell": name(row), "why": why(row),
+            "status": " ".join(filter(None, (row.status, row.flags))),
+        }
         for row in [*over_budget[:1], *failed[:MOST_FAILURES]]
-    ]
+    ]  # fmt: skip
     if others := len(over_budget) - 1 if over_budget else 0:
         body[0]["cell"] += f", and {count(others, f'other {one_of(over_budget)}')} left out"
     statuses = Counter(str(row.status or "not run") for row in rows)
@@ -158,10 +153,6 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
 def _short_name(row: Row) -> str:
     fold = "" if row.fold is None else f", fold {row.fold}"
     return f"{short_name(row, 'rank', 'layers', 'unfreeze', 'amp')}, seed {row.seed}{fold}"
-
-
-def _status(row: Row) -> str:
-    return " ".join(str(row[key]) for key in ("status", "flags") if row[key])
 
 
 def why(row: Row) -> str:

@@ -36,8 +36,7 @@ _CLAIMED: Final = (("lora", "all-lin-only"), ("lora", "all-lin"))
 """The settings of the paper's claim: LoRA on all linear layers."""
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate", "options")
 _MOST_ROWS: Final = 200
-_MOST_CHANGES: Final = 40
-"""Comparisons in a figure."""
+_MOST_CHANGES: Final = 40  # comparisons in a figure
 
 
 def amp_section(group: Group) -> list[Section]:

@@ -24,8 +24,7 @@ _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
 _POINT: Final = tuple(name for name in AXES if name not in ("seed", "fold"))
 """The axes of a setting."""
-_RUNS: Final = "runs.csv"
-"""The file that commands read by default."""
+_RUNS: Final = "runs.csv"  # the file that commands read by default
 
 
 def commands(

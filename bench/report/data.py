@@ -3,7 +3,7 @@
 Importing this loads matplotlib.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,8 +16,7 @@ from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts
 
-_MOST_CLASSES: Final = 24
-"""Classes in a figure, the most frequent ones."""
+_MOST_CLASSES: Final = 24  # classes in a figure, the most frequent ones
 _LONGEST_NAME: Final = 30
 _ENCODING: Final = "the text was garbled before it was saved; repair it, for example with ftfy"
 _SIDES: Final = ("train", "dev")
@@ -120,21 +119,21 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     frequent = {name for name, _ in by_count[:_MOST_CLASSES]}
     drawn = [(name, counts) for name, counts in data.class_counts.items() if name in frequent]
     names = [shortened(plain(name), _LONGEST_NAME) for name, _ in drawn]
-    shares = [
-        [counts[side] / max(1, total) for _, counts in drawn]
-        for side, total in enumerate((data.train, data.dev))
-    ]
-    shares = shares if data.dev else shares[:1]
+    shares = _shares(data, [counts for _, counts in drawn])[: 2 if data.dev else 1]
     caption = phrase("captions", "class_shares", len(shares), len(drawn), len(by_count))
     alt = phrase("captions", "class_shares_alt", names, shares, _SIDES)
     return _bars(names, shares, stem, alt, caption)
 
 
+def _shares(data: DataFacts, counts: Iterable[tuple[int, int]]) -> list[list[float]]:
+    """The shares of train, and of dev, from the counts in both."""
+    sides = zip(*counts, strict=True)
+    totals = data.train, data.dev
+    return [[n / max(1, total) for n in side] for side, total in zip(sides, totals, strict=True)]
+
+
 def _finding_bars(data: DataFacts, findings: Sequence[tuple[str, Affected, str]]) -> Drawing:
-    shares = [
-        [one.train / max(1, data.train) for _, one, _ in findings],
-        [one.dev / max(1, data.dev) for _, one, _ in findings],
-    ]
+    shares = _shares(data, [(one.train, one.dev) for _, one, _ in findings])
     alt = phrase("captions", "findings_alt", data, findings)
     names = [name for name, _, _ in findings]
     return _bars(names, shares, "findings", alt, phrase("captions", "findings"))

@@ -38,8 +38,7 @@ from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
 
-_MOST_CELLS: Final = 20
-"""Cells of a setting whose figures are listed; of more, only ids are known."""
+_MOST_CELLS: Final = 20  # cells of a setting whose figures are listed; of more, only ids are known
 _MOST_STEPS: Final = 2**15 - 1
 _NAMES: Final = {
     "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",
@@ -139,13 +138,13 @@ def _axes(setting: Setting) -> dict[str, Value]:
 
 def _ordered(values: list[str]) -> list[str]:
     """Each value once: in the order of the settings, numbers by size, `none` at the end."""
-    return sorted(dict.fromkeys(values), key=lambda text: (text == "none", _size(text)))
 
+    def size(text: str) -> float:
+        with suppress(ValueError):
+            return float(text)
+        return 0.0
 
-def _size(text: str) -> float:
-    with suppress(ValueError):
-        return float(text)
-    return 0.0
+    return sorted(dict.fromkeys(values), key=lambda text: (text == "none", size(text)))
 
 
 def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object] | None:
@@ -195,15 +194,10 @@ def _pairs(known: Candidates) -> dict[str, object]:
     worse, than another and, unless settings are very many, the difference of scores, row minus
     column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
     column against the row."""
-    differences = known.comparison.difference, known.comparison.lower
-    sizes = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in differences]
-    unit = max(sizes) / _MOST_STEPS or 1.0
-    is_small = len(known.settings) <= MOST_SETTINGS
-    difference, lower = (_steps(x / unit) if is_small else "" for x in differences)
-    return {
-        "of": len(known.settings), "shown": _bits(known.shown), "worse": _bits(known.worse),
-        "unit": unit, "difference": difference, "lower": lower,
-    }  # fmt: skip
+    every = {"difference": known.comparison.difference, "lower": known.comparison.lower}
+    steps = _steps(every, is_small=len(known.settings) <= MOST_SETTINGS)
+    bits = {name: np.packbits(getattr(known, name)) for name in ("shown", "worse")}
+    return {"of": len(known.settings)} | {name: _base64(of) for name, of in bits.items()} | steps
 
 
 def _ratios(group: Group) -> dict[str, object]:
@@ -212,10 +206,7 @@ def _ratios(group: Group) -> dict[str, object]:
     steps of `unit`."""
     if len(group.settings) > MOST_SETTINGS:
         return {"unit": 1.0, "memory": "", "time": ""}
-    logs = {"memory": _logs(group, group.memory_column), "time": _logs(group, "train_s")}
-    largest = max(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in logs.values())
-    unit = largest / _MOST_STEPS or 1.0
-    return {"unit": unit, **{cost: _steps(values / unit) for cost, values in logs.items()}}
+    return _steps({"memory": _logs(group, group.memory_column), "time": _logs(group, "train_s")})
 
 
 def _logs(group: Group, column: str) -> NDArray[np.float64]:
@@ -231,12 +222,17 @@ def _logs(group: Group, column: str) -> NDArray[np.float64]:
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _steps(values: NDArray[np.float64]) -> str:
-    """A matrix as 16-bit integers by rows, in base64; the lowest integer for what is not finite."""
-    whole = np.where(np.isfinite(values), np.rint(values), -_MOST_STEPS - 1)
-    return b64encode(whole.astype("<i2").tobytes()).decode()
+def _steps(every: Mapping[str, NDArray[np.float64]], is_small: bool = True) -> dict[str, object]:
+    """Matrices as 16-bit integers in steps of `unit`, the lowest for what is not finite."""
+    largest = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in every.values()]
+    unit = max(largest) / _MOST_STEPS or 1.0
+    whole = {
+        name: np.where(np.isfinite(values), np.rint(values / unit), -_MOST_STEPS - 1)
+        for name, values in every.items()
+    }
+    texts = {n: _base64(x.astype("<i2")) if is_small else "" for n, x in whole.items()}
+    return {"unit": unit, **texts}
 
 
-def _bits(states: NDArray[np.bool_]) -> str:
-    """The bits of a matrix by rows, the highest of each byte first, in base64."""
-    return b64encode(np.packbits(states).tobytes()).decode()
+def _base64(values: NDArray[np.generic]) -> str:
+    return b64encode(values.tobytes()).decode()

@@ -4,7 +4,9 @@ Modes differ in colour, marker and line, and kinds of AMP in the marker's fill, 
 be read in black and white.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -39,23 +41,13 @@ from bench.report.text import fixed, num, range_of
 
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.usable().items()}
-_NEUTRAL: Final = (GREY, "o", ":")
 
 
-class _Styles(dict[str, Any]):
-    """One part of the styles by mode; a neutral one for a mode whose plugin is not installed."""
-
-    def __init__(self, part: int) -> None:
-        super().__init__({mode: style[part] for mode, style in _STYLES.items()})
-        self._neutral = _NEUTRAL[part]
-
-    def __missing__(self, mode: str) -> Any:
-        return self._neutral
-
-
-COLOURS: Final = _Styles(0)
-MARKERS: Final = _Styles(1)
-LINES: Final = _Styles(2)
+COLOURS, MARKERS, LINES = (
+    defaultdict[str, str](partial(str, neutral), {mode: of[i] for mode, of in _STYLES.items()})
+    for i, neutral in enumerate((GREY, "o", ":"))
+)
+"""By mode; neutral ones for a mode whose plugin is not installed."""
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
 PARTS: Final = {
@@ -65,8 +57,7 @@ PARTS: Final = {
 """A pass has the colour of what it makes."""
 _ENCODERS: Final = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", GREY)
 _DOTTED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
-_LABEL_HEIGHT: Final = 10.0
-"""Pixels."""
+_LABEL_HEIGHT: Final = 10.0  # pixels
 _LARGEST_RATIO: Final = 1e9
 """The end of an axis of ratios; with a baseline of nearly nothing there is no such axis."""
 

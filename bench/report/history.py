@@ -26,15 +26,13 @@ from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import num, range_of, score_gap, shortened, times, without_paths
 from bench.stats.changepoints import SHORTEST
 
-_MOST_DRAWN: Final = 12
-"""Settings in a figure, those with changes first."""
+_MOST_DRAWN: Final = 12  # settings in a figure, those with changes first
 _MOST_FINDINGS: Final = 8
 _MOST_OTHERS: Final = 12
 _LONGEST_LABEL: Final = 34
 _UNITS: Final = {"mib": " MiB", "gflop": " GFLOP"}
 """Of absolute values, by the end of their column's name."""
-_SMALL: Final = 0.1
-"""Ratios below it are shown to three digits."""
+_SMALL: Final = 0.1  # ratios below it are shown to three digits
 _NARROWEST: Final = 0.05
 """The least extent of an axis in shares of the values, so that noise doesn't look like a change."""
 

@@ -28,12 +28,10 @@ from bench.stats.intervals import Interval
 
 MOST: Final = 70
 """Settings in a picture."""
-_LONGEST: Final = 46
-"""Characters of a label."""
+_LONGEST: Final = 46  # characters of a label
 _WIDEST: Final = 4.0
 """The quotient of the ends of a range of ratios beyond which its axis is logarithmic."""
-_LARGEST: Final = 1e6
-"""The end of an axis of ratios, or of differences."""
+_LARGEST: Final = 1e6  # the end of an axis of ratios, or of differences
 _MARKS: Final = {
     Verdict.REGRESSION: (ORANGE, "X", ORANGE),
     Verdict.IMPROVEMENT: (GREEN, "^", GREEN),

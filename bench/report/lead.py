@@ -21,8 +21,7 @@ from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
 _UNKNOWN: Final = "a version not recorded"
-_MOST: Final = 6
-"""Versions, machines or settings that a sentence names."""
+_MOST: Final = 6  # versions, machines or settings that a sentence names
 
 
 def title(group: Group) -> str:

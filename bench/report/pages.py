@@ -96,7 +96,8 @@ def html(facts: Facts) -> str:
     """The self-contained HTML page."""
     page = html_environment().get_template("page.html.jinja")
     module = " ".join(facts.command.split()[2:3])  # of `python -m MODULE`
-    return page.render(facts=facts, generator=module, style=Markup(style()))  # noqa: S704
+    style = Markup(read("style.css"))  # noqa: S704
+    return page.render(facts=facts, generator=module, style=style)
 
 
 def markdown(name: str, facts: Facts) -> str:
@@ -158,8 +159,9 @@ def phrase(template: str, macro: str, *facts: object) -> str:
 
 
 @cache
-def style() -> str:
-    return files("bench.report").joinpath("style.css").read_text("utf-8")
+def read(name: str) -> str:
+    """The text of a file of this room."""
+    return files("bench.report").joinpath(name).read_text("utf-8")
 
 
 def escape_markdown(value: object) -> object:
@@ -193,7 +195,8 @@ def write_all(
             write_atomically(folder / name, content.encode())
         for path in sorted(figures_folder.glob("*.svg")):
             with suppress(FileNotFoundError):  # another process may be rendering, too
-                if path.name not in figures and path.is_file() and _is_ours(path):
+                is_old = path.name not in figures and path.is_file()
+                if is_old and MARK.encode() in path.read_bytes()[:2000]:
                     path.unlink()
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -202,8 +205,3 @@ def write_all(
             f"{folder}: the report can't be written there ({error.strerror or error}); "
             "name another folder with --reports"
         ) from error
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(2000)

@@ -28,16 +28,12 @@ from bench.results.scores import numbers, probabilities, score_of
 from bench.stats.intervals import Floats, Interval
 from minbert.data.tasks import TASKS
 
-_MOST_SETTINGS: Final = 20
-"""Settings in the table of all metrics."""
-_MOST_CLASSES: Final = 50
-"""Classes in the table."""
+_MOST_SETTINGS: Final = 20  # settings in the table of all metrics
+_MOST_CLASSES: Final = 50  # classes in the table
 _MOST_DRAWN: Final = 20
 """Classes in the figure of confusions; of more, the most frequent pairs are in a table."""
-_LONGEST: Final = 24
-"""Characters of a class's name in a figure."""
-_BINS: Final = 15
-"""Bins of equal width of an expected calibration error, as in Guo et al. (2017)."""
+_LONGEST: Final = 24  # characters of a class's name in a figure
+_BINS: Final = 15  # bins of equal width of an expected calibration error, as in Guo et al. (2017)
 Names = Callable[[int], str]
 
 

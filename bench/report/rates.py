@@ -37,7 +37,10 @@ def rates_section(
     heading, *lines = sentences(
         "rates", here=here, others=others, searches=len(kinds), used=len(kinds) - len(unused),
         elsewhere=int(here["elsewhere"].sum()), states=here["data"].nunique(), unused=unused,
-        edges=[kind for kind, tries in kinds.items() if _at_an_edge(tries)],
+        edges=[
+            kind for kind, tries in kinds.items()
+            if tries["rate"][tries["chosen"]].isin(tries["rate"].agg(["min", "max"])).any()
+        ],
     )  # fmt: skip
     drawings, scored = [], here.dropna(subset=["score"])
     if not scored.empty:
@@ -108,11 +111,6 @@ def _kind(row: Row) -> str:
     adapter = f" rank {row.rank} on {row.layers}" if row.rank is not None else ""
     unfreezing = ", unfreezing" if row.unfreeze not in (None, "all") else ""
     return f"{row.mode}{adapter}{unfreezing}"
-
-
-def _at_an_edge(part: pd.DataFrame) -> bool:
-    ends = (part["rate"].min(), part["rate"].max())
-    return bool(part[part["chosen"]]["rate"].isin(ends).any())
 
 
 def _table(tries: pd.DataFrame, without: str, caption: str) -> Table:

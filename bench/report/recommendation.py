@@ -26,10 +26,8 @@ from bench.stats.best import FEWEST_SEEDS, excluded_rate
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
-_MOST_NAMED: Final = 4
-"""More settings than these are counted and not named."""
-_MOST_SEEDS: Final = 30
-"""More seeds than these are not suggested."""
+_MOST_NAMED: Final = 4  # more settings than these are counted and not named
+_MOST_SEEDS: Final = 30  # more seeds than these are not suggested
 _USES: Final = {f"use_{form}": form for form in (MERGED, ONNX, INT8)}
 """The forms of exported models by their columns."""
 _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",

@@ -8,7 +8,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +32,8 @@ from bench.report.pages import (
     html_environment,
     markdown_environment,
     phrase,
+    read,
     sentences,
-    style,
     write_all,
 )
 from bench.report.predictions import predictions_section
@@ -50,16 +49,13 @@ from bench.results.rescoring import Results
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
-_MOST_OTHERS: Final = 20
-"""Groups after the first that are shown."""
+_MOST_OTHERS: Final = 20  # groups after the first that are shown
 _BRIEF: Final = ("encoders", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
-_LONGEST: Final = 149
-"""Lines of report.md."""
+_LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
 """Rows that its longest table may have, if it is not too long with as many."""
-_WITH_PATHS: Final = ("model", "task", "grid", "message")
-"""Columns that may hold a path."""
+_WITH_PATHS: Final = ("model", "task", "grid", "message")  # columns that may hold a path
 
 
 def render(
@@ -201,25 +197,20 @@ def _other(
     }  # fmt: skip
 
 
-@cache
-def _text(name: str) -> str:
-    return files("bench.report").joinpath(name).read_text("utf-8")
-
-
 def _vendored(name: str) -> str:
     """A vendored file without the comment that names its source map, which is not here."""
-    lines = _text(f"vendor/{name}").splitlines()
+    lines = read(f"vendor/{name}").splitlines()
     return "\n".join(line for line in lines if "sourceMappingURL" not in line)
 
 
 def _html(facts: dict[str, Any]) -> str:
-    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), style()]
+    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), read("style.css")]
     scripts = ["tabulator-6.5.3/tabulator.min.js"]
     if facts["explorer"]:
         scripts += ["d3-7.9.0/d3.min.js", "plot-0.6.17/plot.umd.min.js"]
     parts = {
         "style": Markup("\n".join(styles)),  # noqa: S704
-        "script": Markup("\n".join([*map(_vendored, scripts), _text("explore.js")])),  # noqa: S704
+        "script": Markup("\n".join([*map(_vendored, scripts), read("explore.js")])),  # noqa: S704
         "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
     return html_environment().get_template("index.html.jinja").render(**(facts | parts))
@@ -248,5 +239,5 @@ def _terms(page: str | None = None) -> dict[str, str]:
         words = (re.escape(word) for word in re.split(", | and ", term))
         return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
 
-    terms: dict[str, str] = tomllib.loads(_text("terms.toml"))
+    terms: dict[str, str] = tomllib.loads(read("terms.toml"))
     return {term: terms[term] for term in terms if page is None or is_used(term)}

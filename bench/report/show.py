@@ -13,8 +13,7 @@ from bench.report.tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
 
-_WIDTH: Final = 200
-"""Characters of a line if stdout is no terminal."""
+_WIDTH: Final = 200  # characters of a line if stdout is no terminal
 _MOST: Final = 500
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.resources import files
 from itertools import starmap
 from math import ceil
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -278,11 +278,9 @@ def conditions_table(group: Group) -> Table:
 
 def conditions_lines(group: Group) -> list[str]:
     """The same in a line for each kind, without what is none or was not recorded."""
-    lines: dict[str, list[str]] = {}
-    for kind, name, _, value in _conditions(group):
-        if value not in (DASH, _UNKNOWN, "none"):
-            lines.setdefault(kind, []).append(f"{name} {value}")
-    return [f"{kind}: {'; '.join(pairs)}." for kind, pairs in lines.items()]
+    known = [one for one in _conditions(group) if one[-1] not in (DASH, _UNKNOWN, "none")]
+    lines = grouped(known, itemgetter(0)).items()
+    return [f"{kind}: {'; '.join(f'{n} {value}' for _, n, _, value in of)}." for kind, of in lines]
 
 
 def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:

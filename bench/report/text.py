@@ -23,8 +23,7 @@ _LABELS: Final = {
     "train_s": "s for a training",
 }
 BASE: Final = "full fine-tuning in fp32"
-_LONGEST: Final = 500
-"""Characters of a row's text that are shown."""
+_LONGEST: Final = 500  # characters of a row's text that are shown
 
 
 def num(value: float | None) -> str:

@@ -27,8 +27,7 @@ from bench.report.tables import Table, table
 from bench.report.text import range_of, short_name, x_label
 from bench.results.facts import DataFacts
 
-_NAMED: Final = 0.02
-"""The share of a total from which the change of a part is named."""
+_NAMED: Final = 0.02  # the share of a total from which the change of a part is named
 _STATE: Final = ("gradients", "optimizer")
 _UNITED: Final[dict[Objective, tuple[tuple[str, ...], ...]]] = {
     "memory": ((LIBRARIES,), ("weights",), _STATE, ("activations",), (REST,)),

@@ -45,17 +45,18 @@ class KeptWeights:
     default."""
 
     def __init__(self, runs: Path, every: bool) -> None:
-        self._folder = cells_folder(runs)
-        self._every = every
-        kept = self._folder.glob(f"*/{WEIGHTS}")
-        self._bytes = sum(_size(path) for path in kept if not path.parent.name.startswith(AGAIN))
-        self._noted = False
+        self._folder, self._every = cells_folder(runs), every
+        self._bytes, self._noted = 0, False
+        for path in self._folder.glob(f"*/{WEIGHTS}"):
+            if not path.parent.name.startswith(AGAIN):
+                self.add(path.parent)
 
     def keeps(self, cell: Cell) -> bool:
         return self._every or (keeps_by_default(cell) and self._bytes < CAP)
 
     def add(self, folder: Path) -> None:
-        self._bytes += _size(folder / WEIGHTS)
+        with suppress(OSError):
+            self._bytes += (folder / WEIGHTS).stat().st_size
 
     def note(self, cell: Cell) -> str | None:
         """A line for the first cell that keeps no weights because of the cap."""
@@ -67,9 +68,3 @@ class KeptWeights:
             f"{self._bytes / 2**30:.1f} GiB; delete {WEIGHTS} files there, or keep all with "
             "--save-weights"
         )
-
-
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0

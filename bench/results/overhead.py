@@ -61,9 +61,8 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     cells = [(row, overhead) for row in ok if (overhead := overhead_s(row)) is not None]
     startup_s = sum(min(row.startup_s or 0.0, overhead) for row, overhead in cells)
     rest_s = sum(overhead for _, overhead in cells) - startup_s
-    train_s, eval_s = (
-        sum(getattr(row, name) or 0.0 for row, _ in cells) for name in ("train_s", "eval_s")
-    )
+    train_s = sum(row.train_s or 0.0 for row, _ in cells)
+    eval_s = sum(row.eval_s or 0.0 for row, _ in cells)
     times = Times(len(cells), train_s, eval_s, startup_s, rest_s, between_s)
     return times if cells and times.total_s > 0 else None
 

@@ -77,7 +77,7 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     rows = _rows(path, problems) if path.exists() else []
     known = set(map(_key, rows))
     places = sorted(folder.iterdir()) if folder.exists() else []
-    in_folders = (row for place in places if (row := kept_row(place)) is not None)
+    in_folders = filter(None, map(kept_row, places))
     restored = [row for row in in_folders if _key(row) not in known]
     restored.sort(key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
     if problems:

@@ -75,9 +75,11 @@ class Estimates:
     number: Ints  # of repeats behind the value: pairs, or those of the smaller side
     pooled: Floats  # degrees of freedom that one more repeat of all settings would add
 
-    def half_width(self, level: float) -> Floats:
-        """Half the intervals at a two-sided level."""
-        return quantile(level, self.freedom) * self.error
+    def ends(self, level: float, more: Floats | float = 0.0) -> tuple[Floats, Floats]:
+        """Both ends of the intervals at a two-sided level; `more` is half that of something else
+        that is added, independent of these errors."""
+        half = np.hypot(quantile(level, self.freedom) * self.error, more)
+        return self.value - half, self.value + half
 
     def part(self, which: "slice | NDArray[np.bool_]") -> "Estimates":
         return Estimates(*(values[which] for values in vars(self).values()))

@@ -99,10 +99,10 @@ class Spread:
     interaction: float = 0.0  # divided by N, the least variance of seeds' means
     pooled: float | None = None  # degrees of freedom of `of_seeds`, if pooled over settings
 
-    def half_width(self) -> float:
-        """Half the 95% interval; with one seed it covers examples only."""
+    def half_width(self, level: float = 0.05) -> float:
+        """Half the interval at a two-sided level; with one seed it covers examples only."""
         error, freedom = self.error()
-        return float(quantile(0.05, freedom)) * error
+        return float(quantile(level, freedom)) * error
 
     def error(self) -> tuple[float, float]:
         """The standard error of the mean, and its degrees of freedom. The variances of seeds and of
@@ -120,8 +120,8 @@ class Spread:
         variances = max(measured, least) / seeds, self.of_examples / self.examples
         return satterthwaite(variances, (of_seeds, max(self.examples - 1, 1)))
 
-    def interval(self) -> Interval:
-        half = self.half_width()
+    def interval(self, level: float = 0.05) -> Interval:
+        half = self.half_width(level)
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 

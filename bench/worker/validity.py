@@ -5,6 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from bench.common.messages import some_of
 from bench.engines.engine import Engine
 
 _NAMED: Final = 3
@@ -34,22 +35,17 @@ class Movement:
         moved = {n for n, p in named.items() if not torch.equal(self._before[n], _sum_of_bits(p))}
         frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
         if strayed := sorted(frozen & moved):
-            return f"frozen tensors moved: {_some(strayed)}"
+            return f"frozen tensors moved: {some_of(strayed, _NAMED)}"
         groups = self._engine.parameter_groups(self._model)
         head, adapter, base = (groups[name].keys() - frozen for name in ("head", "adapter", "base"))
         updates = self._engine.moving(self._model) - frozen
         for names, must_all in ((head, every), (updates, every), (adapter, False)):
             stuck = sorted(names - moved)
             if stuck and (must_all or len(stuck) == len(names)):
-                return f"nothing was learned in: {_some(stuck)}"
+                return f"nothing was learned in: {some_of(stuck, _NAMED)}"
         return "the encoder was to train and did not move" if base and not moved & base else None
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:
     bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
     return bits.sum(dtype=torch.int64)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -200,9 +200,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip files
-        if mapped and _is_packed(path):  # mapped, its bytes would be taken for numbers
-            raise InputError(f"{path}: is packed, which torch never does; save it again with it")
+        if mapped := zipfile.is_zipfile(path):  # files of torch before 1.6 are no zip files
+            with zipfile.ZipFile(
+                path
+            ) as archive:  # mapped, packed bytes would be taken for numbers
+                if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                    raise InputError(f"{path}: is packed, which torch never does; save it again")
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
@@ -217,11 +220,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     ):
         raise InputError(f"{path}: holds no table of named tensors, as a checkpoint does")
     return loaded
-
-
-def _is_packed(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _is_plain(value: object) -> bool:

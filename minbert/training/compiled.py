@@ -43,10 +43,6 @@ class NoCompilerError(InputError):
     """A compiler that can't be used here: it is missing, or torch or the GPU is too old for it."""
 
 
-def mode_of(device: torch.device) -> str:
-    return _MODES.get(device.type, "default")
-
-
 class CompiledModel:
     """Maps a batch to logits, as the model does: full batches by compiled code, and smaller ones,
     such as an epoch's last, by the model itself. A batch of another length fails: nothing is
@@ -71,7 +67,7 @@ class CompiledModel:
             model,
             fullgraph=True,
             dynamic=False,
-            mode=mode_of(self._device),
+            mode=_MODES.get(self._device.type, "default"),
             recompile_limit=len(self.lengths),
             isolate_recompiles=True,
         )

@@ -55,11 +55,10 @@ def names(model):
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 @pytest.mark.parametrize("layers", LAYER_SETS)
-@pytest.mark.parametrize("new_pooler", [False, True])
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+@pytest.mark.parametrize(("pooling", "new_pooler"), [("pooler", 0), ("pooler", 1), ("mean", 0)])
 def test_trap_14_layer_sets(mode, layers, new_pooler, pooling):
     model = adapted_model(pooling, mode=mode, layers=layers, new_pooler=new_pooler)
-    base: list[str] = []
+    base = []
     if not layers.endswith("-only"):
         base = _EMBEDDINGS + _NORMS
         if layers == "attn":
@@ -101,10 +100,12 @@ def test_trap_11_the_magnitude_is_not_decayed():
 @pytest.mark.parametrize(
     ("mode", "layers", "rank"),
     [
-        *((mode, layers, 4) for mode in ("lora", "dora") for layers in LAYER_SETS),
-        ("head", None, None), ("bitfit", None, None),
+        ("lora", "all-lin-only", 4),
+        ("dora", "attn", 4),
+        ("head", None, None),
+        ("bitfit", None, None),
     ],
-)  # fmt: skip
+)
 def test_trap_13_freezing(mode, layers, rank):
     model = adapted_model(mode=mode, layers=layers, rank=rank)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -127,16 +128,14 @@ def _inject(**changes):
         (_inject(rank=0), r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
         (_inject(rank=None), "needs a rank"),
         (_inject(mode="lora+"), "no mode is called 'lora\\+'"),
-        (_inject(layers="everything"), "no layer set is called 'everything'"),
         (_inject(layers=None), "no layer set is called None"),
-        (_inject(alpha=0.0), "alpha 0 of .* is not a positive number"),
         (_inject(alpha=float("nan")), "alpha nan of .* is not a positive number"),
         (_inject(mode="full"), "mode 'full' has no adapters; leave layers and rank empty"),
     ],
 )
 def test_bad_arguments_are_one_line_and_change_nothing(call, message):
     model = base_model()
-    before = {name: (type(module)) for name, module in model.named_modules()}
+    before = {name: type(module) for name, module in model.named_modules()}
     flags = [p.requires_grad for p in model.parameters()]
     with pytest.raises(InputError, match=message) as raised:
         call(model)

@@ -1,17 +1,17 @@
-"""The layers' mathematics, against its definition and against PEFT's layers."""
+"""The layers' mathematics, against its definition."""
 
-from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adapters import low_rank
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from adapters.lora import LoraLinear
 from adapters.product import AdaptedProduct
-from tests.adapters.small import disturb, need_peft
+from tests.adapters.small import disturb
 
 BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
 ALPHA = 16.0
@@ -20,10 +20,9 @@ ALPHA = 16.0
 @pytest.fixture(autouse=True, params=["merged", "branch"])
 def form(request, monkeypatch):
     """Both forms of the product, whatever the number of tokens; in half precision there is one."""
-    found: str = request.param
     for kind in (LoraLinear, DoraLinear):
-        monkeypatch.setattr(kind, "uses_side_branch", lambda self, tokens: found == "branch")
-    return found
+        monkeypatch.setattr(kind, "uses_side_branch", lambda *_: request.param == "branch")
+    return request.param
 
 
 def linear(width_in=12, width_out=20, dtype=torch.float32):
@@ -63,29 +62,6 @@ def defined(layer, x, *, constant_norm=True):
     return x @ (ratio[:, None] * updated).T + layer.bias
 
 
-def peft_layer(layer):
-    """PEFT's layer with the same weights as a layer of one part."""
-    need_peft()
-    from peft import LoraConfig, inject_adapter_in_model
-
-    base = nn.Linear(layer.in_features, layer.out_features)
-    base.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-    part = layer.parts[0]
-    config = LoraConfig(
-        r=part.rank,
-        lora_alpha=int(part.alpha),
-        target_modules=["0"],
-        use_dora=isinstance(layer, DoraLinear),
-    )
-    theirs = inject_adapter_in_model(config, nn.Sequential(base))[0]
-    with torch.no_grad():
-        theirs.lora_A["default"].weight.copy_(layer.lora_A[0])
-        theirs.lora_B["default"].weight.copy_(layer.lora_B[0])
-        if isinstance(layer, DoraLinear):
-            theirs.lora_magnitude_vector["default"].weight.copy_(layer.magnitude)
-    return theirs
-
-
 def gradients(loss, of):
     return list(torch.autograd.grad(loss, of))
 
@@ -93,23 +69,6 @@ def gradients(loss, of):
 def weighted(y):
     """A loss whose gradient is not the same everywhere."""
     return (y * torch.linspace(-1, 2, y.numel()).view_as(y).to(y)).sum()
-
-
-@BOTH
-def test_equals_peft_in_outputs_and_gradients(kind):
-    layer = moved(kind)
-    theirs = peft_layer(layer)
-    x, their_x = inputs().requires_grad_(), inputs().requires_grad_()
-    y, their_y = layer(x), theirs(their_x)
-    torch.testing.assert_close(y, their_y, rtol=1e-5, atol=1e-5)
-    ours = [x, layer.lora_A, layer.lora_B]
-    others = [their_x, theirs.lora_A["default"].weight, theirs.lora_B["default"].weight]
-    if isinstance(layer, DoraLinear):
-        ours.append(layer.magnitude)
-        others.append(theirs.lora_magnitude_vector["default"].weight)
-    found, expected = gradients(weighted(y), ours), gradients(weighted(their_y), others)
-    for ours_grad, their_grad in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours_grad.view_as(their_grad), their_grad, rtol=2e-5, atol=1e-4)
 
 
 @BOTH
@@ -130,12 +89,10 @@ def test_fused_parts_are_layers_of_their_own(kind):
         alone = nn.Linear(12, 12)
         alone.load_state_dict({"weight": base.weight[rows], "bias": base.bias[rows]})
         single = kind(alone, fused.parts[index : index + 1])
-        single.load_state_dict(
-            {
-                name: value[[index]] if name.startswith("lora_") else value[rows]
-                for name, value in fused.state_dict().items()
-            }
-        )
+        single.load_state_dict({
+            name: value[[index]] if name.startswith("lora_") else value[rows]
+            for name, value in fused.state_dict().items()
+        })  # fmt: skip
         outputs.append(single(inputs()))
     torch.testing.assert_close(fused(inputs()), torch.cat(outputs, dim=-1))
 
@@ -153,7 +110,7 @@ def test_trap_02_step_zero_equals_the_base(kind):
 def test_trap_04_the_norm_is_detached():
     layer = moved(DoraLinear, linear(dtype=torch.float64))
     x = inputs(dtype=torch.float64)
-    trained: list[Tensor] = [layer.lora_A, layer.lora_B, layer.magnitude]
+    trained = [layer.lora_A, layer.lora_B, layer.magnitude]
     ours = gradients(weighted(layer(x)), trained)
     detached = gradients(weighted(defined(layer, x)), trained)
     through = gradients(weighted(defined(layer, x, constant_norm=False)), trained)
@@ -177,8 +134,7 @@ def test_trap_05_gradcheck(kind, parts, monkeypatch):
 
     def function(x, *values):
         given = dict(zip(names, values, strict=True))
-        result: Tensor = torch.func.functional_call(layer, given, (x,))
-        return result
+        return torch.func.functional_call(layer, given, (x,))
 
     assert torch.autograd.gradcheck(function, (x, *values))
 
@@ -199,44 +155,35 @@ def test_a_small_change_of_magnitude_counts_in_half_precision():
         assert mean_change() == pytest.approx(1.002, abs=5e-4), "a branch would round it away"
 
 
-def counts(kind, tokens, rank, parts, wide):
-    """Whether a branch needs fewer multiply-adds, counted one by one, for i = 384."""
-    narrow = 384
-    thin = tokens * rank * (parts * narrow + wide)
-    merge, norm_of_v, scaling = rank * narrow * wide, narrow * wide, narrow * wide
-    if kind is LoraLinear:
-        return thin < merge
-    factored = rank * narrow * wide + narrow * wide  # W Aᵀ and |w|², of the norms
-    return thin + factored < merge + norm_of_v + scaling
-
-
-@BOTH
-@pytest.mark.parametrize(("parts", "wide"), [(1, 384), (1, 1536), (3, 1152)])
-@pytest.mark.parametrize("rank", [1, 8, 64])
-def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "parts", "wide", "rank", "most"),
+    [
+        (LoraLinear, 1, 384, 8, 191), (LoraLinear, 3, 1152, 64, 191),
+        (DoraLinear, 1, 384, 8, 23), (DoraLinear, 1, 1536, 8, 38), (DoraLinear, 1, 384, 64, 2),
+    ],
+)  # fmt: skip
+def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, most, monkeypatch):
+    """A branch up to a number of tokens, from multiply-adds counted by hand."""
     monkeypatch.undo()
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(nn.Linear(384, wide), names)
-    taken = [layer.uses_side_branch(tokens) for tokens in range(1, 1000, 7)]
-    assert taken == [counts(kind, tokens, rank, parts, wide) for tokens in range(1, 1000, 7)]
-    assert taken[-1] is False
+    assert [layer.uses_side_branch(tokens) for tokens in (1, most, most + 1)] == [True, True, False]
 
 
-@pytest.mark.parametrize("rank", [1, 2, 8, 64])
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(("rank", "parts"), [(1, 1), (8, 3), (64, 1)])
 def test_trap_06_factored_and_dense_norms_agree(rank, parts):
     layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
     dense = DoraLinear.row_norms(layer.updated_weight())
     torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("left", [0.5, 0.1, 1e-3, 1e-6, 0.0])
+@pytest.mark.parametrize("left", [0.5, 1e-3, 0.0])
 def test_trap_06_norms_of_nearly_cancelling_rows_agree(left):
     layer = moved(DoraLinear, linear(96, 36), rank=2)
     with torch.no_grad():
         update = layer.updated_weight() - layer.weight
         layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
-    exact = layer.double().updated_weight().norm(dim=1).float()
+    exact = layer.double().updated_weight().detach().norm(dim=1).float()
     layer.float()
     dense = DoraLinear.row_norms(layer.updated_weight())
     found = layer.factored_norms()
@@ -261,56 +208,33 @@ def test_a_row_of_zeros_has_the_norm_of_its_update():
 def test_trap_07_nothing_is_cached(kind):
     layer, x = moved(kind), inputs()
 
-    def agrees():
-        return torch.allclose(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
+    def check(before):
+        assert not torch.allclose(layer(x), before)
+        torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
 
-    seen = [layer(x).detach()]
-
-    def changed():
-        seen.append(layer(x).detach())
-        return not torch.allclose(seen[-1], seen[-2])
-
-    trained = [p for p in layer.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.1)
-    weighted(layer(x)).backward()
-    optimizer.step()
-    assert changed()
-    assert agrees()
+    before = layer(x)
     layer.load_state_dict({k: v * 1.5 for k, v in layer.state_dict().items()})
-    assert changed()
-    assert agrees()
+    check(before)
     layer.eval()
     for parameter in layer.parameters():
-        layer(x)
+        before = layer(x)
         parameter.data.add_(0.3)
-        assert changed()
-        assert agrees()
+        check(before)
 
 
 @BOTH
-def test_trap_08_the_weight_is_built_in_fp32(kind, monkeypatch, form):
-    layer, weights, ratios = moved(kind), [], []
-
-    def spy(*given):
-        assert not torch.is_autocast_enabled("cpu")
-        weights.append(given[4])
-        ratios.append(given[5])
-        return AdaptedProduct.apply(*given)
-
-    monkeypatch.setattr(low_rank, "AdaptedProduct", SimpleNamespace(apply=spy))
-    layer(inputs())
+def test_trap_08_the_weight_is_built_in_fp32(kind, monkeypatch):
+    product = mock.Mock(apply=mock.Mock(side_effect=AdaptedProduct.apply))
+    monkeypatch.setattr(low_rank, "AdaptedProduct", product)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        layer(inputs())
-    assert weights[0].dtype == weights[1].dtype == torch.float32
-    if form == "merged":
-        assert torch.equal(weights[0], weights[1])
-    if kind is DoraLinear:
-        assert ratios[1].dtype == torch.float32
+        moved(kind)(inputs())
+    weight, ratios = product.apply.call_args.args[4:6]
+    assert weight.dtype == torch.float32
+    assert kind is LoraLinear or ratios.dtype == torch.float32
 
 
 @BOTH
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("half_base", [False, True])
+@pytest.mark.parametrize(("parts", "half_base"), [(1, False), (3, True)])
 def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(kind, parts, half_base):
     base = linear(width_out=36)
     layer = moved(kind, base.bfloat16() if half_base else base, parts=parts)
@@ -340,33 +264,24 @@ def test_a_half_precision_base_works_without_autocast(kind):
 def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     layer = moved(DoraLinear)
     with torch.no_grad():
+        layer.weight[2] = 0
+        layer.lora_B[0, 2] = 0
+        layer.reset_magnitude()
         layer.magnitude[4] = 0
     y = layer(inputs())
-    assert torch.equal(y[..., 4], layer.bias[4].expand(2, 5))
-    (grad,) = gradients(weighted(y), [layer.magnitude])
-    assert torch.isfinite(grad).all()
-    assert (grad == 0).tolist() == [row == 4 for row in range(20)]
-
-
-def test_a_row_of_zeros_stays_finite():
-    base = linear()
-    with torch.no_grad():
-        base.weight[2] = 0
-    layer = DoraLinear(base, [Part(name="layer", rank=3, alpha=ALPHA)])
-    layer.reset_parameters(0)
-    y = layer(inputs())
-    assert torch.equal(y[..., 2], layer.bias[2].expand(2, 5))
-    for grad in gradients(weighted(y), [layer.lora_A, layer.lora_B, layer.magnitude]):
-        assert torch.isfinite(grad).all()
+    for row in (2, 4):
+        assert torch.equal(y[..., row], layer.bias[row].expand(2, 5))
+    for of in (layer.magnitude, layer.lora_A, layer.lora_B):
+        (grad,) = gradients(weighted(layer(inputs())), [of])
+        assert grad.isfinite().all()
+        if of is layer.magnitude:
+            assert (grad == 0).tolist() == [row in (2, 4) for row in range(20)]
 
 
 @BOTH
 def test_padding_stays_zero_through_training(kind):
-    parts = [
-        Part(name="q", rank=2, alpha=4.0),
-        Part(name="k", rank=0, alpha=0.0),
-        Part(name="v", rank=4, alpha=16.0),
-    ]
+    sizes = (("q", 2, 4.0), ("k", 0, 0.0), ("v", 4, 16.0))
+    parts = [Part(name=name, rank=rank, alpha=alpha) for name, rank, alpha in sizes]
     base = linear(12, 36)
     layer = kind(base, parts)
     layer.reset_parameters(0)
@@ -388,7 +303,7 @@ def test_padding_stays_zero_through_training(kind):
 @BOTH
 def test_backward_keeps_the_input_and_for_dora_the_output(kind):
     layer, tokens = moved(kind), 1000
-    kept: dict[int, int] = {}
+    kept = {}
 
     def note(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adapters.injection import inject, parameter_groups, training_of
 from adapters.names import adapted_layers, in_order, is_layers, trains_base, unmatched_ends
@@ -30,8 +30,9 @@ MODES = ("lora", "dora")
 # rsLoRA
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("layers", ["attn-only", "query+output.dense"])
+@pytest.mark.parametrize(
+    ("mode", "layers"), [("lora", "attn-only"), ("dora", "query+output.dense")]
+)
 def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers):
     model = adapted_model(mode=mode, layers=layers, use_rslora=True, lora_dropout=0.25)
     disturb(model)
@@ -68,11 +69,10 @@ def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, used
     save_adapter(model, tmp_path)
     theirs = from_peft(tmp_path, training=True)
     for module in theirs.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    for module in theirs.modules():
         if hasattr(module, "lora_dropout"):
             module.lora_dropout["default"].forward = Masks(0.5)
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
     monkeypatch.setattr("adapters.low_rank.dropout", Masks(0.5))
     ids, mask = batch()
     labels = torch.arange(len(ids)) % CLASSES
@@ -105,22 +105,18 @@ def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, used
     assert compared == len(gradients) > 20
 
 
-@pytest.mark.parametrize("amp", [None, torch.bfloat16])
 @pytest.mark.parametrize("mode", MODES)
-def test_evaluation_knows_no_dropout(mode, amp):
+def test_evaluation_knows_no_dropout(mode):
     plain, dropped = adapted_model(mode=mode), adapted_model(mode=mode, lora_dropout=0.5)
     for model in (plain, dropped):
         disturb(model)
     ids, mask = batch()
-    with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
-        expected = plain.eval()(ids, mask)
-        assert torch.equal(dropped.eval()(ids, mask), expected)
-        assert not torch.equal(dropped.train()(ids, mask), dropped(ids, mask))
+    assert torch.equal(dropped.eval()(ids, mask), plain.eval()(ids, mask))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(monkeypatch, mode):
-    seen: list[Tensor] = []
+    seen = []
 
     def dropped(x, p, training):
         y = kernel.dropout(x, p, training)
@@ -152,7 +148,6 @@ def test_parts_without_an_adapter_stay_the_same_under_dropout(mode):
 @pytest.mark.parametrize(
     ("layers", "names"),
     [
-        ("query+value", ["attention.self.query", "attention.self.value"]),
         ("self.key", ["attention.self.key"]),
         ("output.dense", ["attention.output.dense", "output.dense"]),
         ("dense", ["attention.output.dense", "intermediate.dense", "output.dense"]),
@@ -187,16 +182,8 @@ def test_layer_sets_come_before_names():
     ]  # fmt: skip
 
 
-# Biases
-
-
-def bitfit(*, new_pooler=False):
-    """A model of which biases and the head train."""
-    return adapted_model(mode="bitfit", layers=None, rank=None, new_pooler=new_pooler)
-
-
 def test_bitfit_trains_the_biases_of_the_encoder_and_the_head():
-    model = bitfit()
+    model = adapted_model(mode="bitfit", layers=None, rank=None)
     groups = parameter_groups(model)
     layer = [
         *(f"attention.{name}" for name in ("self.qkv", "output.dense", "output.LayerNorm")),
@@ -210,6 +197,5 @@ def test_bitfit_trains_the_biases_of_the_encoder_and_the_head():
     assert not groups["base"]
     assert training_of(model).mode == "bitfit"
     pooler = {f"bert.pooler.dense.{own}" for own in ("weight", "bias")}
-    whole = parameter_groups(bitfit(new_pooler=True))
-    assert whole["head"].keys() == groups["head"].keys() | pooler
-    assert whole["adapter"].keys() == groups["adapter"].keys() - pooler
+    model = adapted_model(mode="bitfit", layers=None, rank=None, new_pooler=True)
+    assert parameter_groups(model)["head"].keys() == groups["head"].keys() | pooler

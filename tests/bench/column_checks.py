@@ -3,7 +3,7 @@
 import ast
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -60,18 +60,15 @@ def tests_in(file: str) -> dict[str, ast.FunctionDef]:
 def words_of(test: ast.FunctionDef) -> set[str]:
     """What a test names as text, keyword or attribute; docstring and comments don't count."""
 
-    def words() -> Iterator[str]:
-        documented = ast.get_docstring(test, clean=False)
-        for node in ast.walk(test):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if node.value != documented:
-                    yield from re.findall(r"\w+", node.value)
-            elif isinstance(node, ast.keyword) and node.arg is not None:
-                yield node.arg
-            elif isinstance(node, ast.Attribute):
-                yield node.attr
-
-    return set(words())
+    documented, words = ast.get_docstring(test, clean=False), set[str]()
+    for node in ast.walk(test):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words |= {*re.findall(r"\w+", node.value)} if node.value != documented else set()
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            words.add(node.arg)
+        elif isinstance(node, ast.Attribute):
+            words.add(node.attr)
+    return words
 
 
 def held_by(file: str) -> list[str]:

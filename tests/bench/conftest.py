@@ -16,7 +16,7 @@ ARGS: Final = [
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(minilm, tmp_path_factory):
-    """A checkpoint folder of one narrow layer with random weights and the real vocabulary."""
+    """A checkpoint of one narrow layer with random weights and the real vocabulary."""
     return narrow(1, tmp_path_factory.mktemp("checkpoints") / "tiny", minilm)
 
 
@@ -27,22 +27,14 @@ def deep_checkpoint(minilm, tmp_path_factory):
 
 
 def narrow(layers, folder, vocabulary, spread=0.02):
-    """Save a checkpoint of so many narrow layers in a folder.
-
-    Args:
-        spread: of the weights; with a large one what the model says of texts differs.
-    """
+    """Save a checkpoint in a folder; with a large `spread` of weights texts have other outputs."""
     from minbert.model.checkpoint import save_checkpoint
     from minbert.model.classifier import BertClassifier, initialise
     from minbert.model.config import GEOMETRIES
 
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
     config = replace(
-        GEOMETRIES["bert-tiny"],
-        num_hidden_layers=layers,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=2,
-        initializer_range=spread,
+        GEOMETRIES["bert-tiny"], num_hidden_layers=layers, initializer_range=spread, **sizes
     )
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
     initialise(model, 0)

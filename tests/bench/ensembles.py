@@ -33,7 +33,6 @@ def labels_of(task: str, count: int) -> np.ndarray:
 
 
 def indices_of(count: int, first: int = 0) -> np.ndarray:
-    """Indices of the training examples that were held out, from a first one on."""
     return np.arange(first, first + 10 * count, 10, dtype=np.int64)
 
 
@@ -53,11 +52,7 @@ def logits_of(
 def predictions(
     task: str, seed: int, strength: float, *, whole: bool = False, dev: np.ndarray | None = None
 ) -> Arrays:
-    """A cell's predictions for one task.
-
-    Args:
-        dev: labels of dev; made up by default.
-    """
+    """A cell's predictions for one task; `dev`: labels of dev, made up by default."""
     rng = np.random.default_rng([seed, *task.encode(), int(whole)])
     dev, held = labels_of(task, DEV) if dev is None else dev, labels_of(task, HELD)
     return {

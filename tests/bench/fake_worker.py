@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.worker import lifeline
@@ -23,20 +24,14 @@ def result(text='{"status": "ok", "columns": {"train_s": 1.5}, "flags": ["thrott
     (folder / "result.json").write_text(text)
 
 
-def failed_result():
-    result('{"status": "invalid", "message": "the loss is not finite,\\nat step 7"}')
+failed_result = partial(
+    result, '{"status": "invalid", "message": "the loss is not finite,\\nat step 7"}'
+)
+result_that_was_kept = partial(result, '{"status": "ok", "save_s": 3.0}')
+torn_result = partial(result, '{"status": "ok", "colu')
 
 
-def result_that_was_kept():
-    result('{"status": "ok", "save_s": 3.0}')
-
-
-def torn_result():
-    result('{"status": "ok", "colu')
-
-
-def attach():
-    lifeline.attach()
+attach = lifeline.attach
 
 
 def note_pid():
@@ -90,24 +85,18 @@ def end_with_3():
     os._exit(3)
 
 
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def segfault():
-    os.kill(os.getpid(), signal.SIGSEGV)
+kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+segfault = partial(os.kill, os.getpid(), signal.SIGSEGV)
 
 
 def allocate():
     assert b"x" * (200 * 2**20)
 
 
-def ignore_term():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+ignore_term = partial(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
-def interrupt_parent():
-    os.kill(os.getppid(), signal.SIGINT)
+interrupt_parent = partial(os.kill, os.getppid(), signal.SIGINT)
 
 
 def interrupt_parent_when_asked_to_end():
@@ -122,12 +111,8 @@ def result_when_asked_to_end():
     signal.signal(signal.SIGTERM, leave)
 
 
-def moment():
-    time.sleep(0.2)
-
-
-def second():
-    time.sleep(1)
+moment = partial(time.sleep, 0.2)
+second = partial(time.sleep, 1)
 
 
 def hang():

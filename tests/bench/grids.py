@@ -44,7 +44,6 @@ class GridRuns:
         self.locks = folder.with_name(f"{folder.name}-locks")
 
     def argv(self, *extra: str, grid: str = "smoke", quick: Sequence[str] = QUICK) -> list[str]:
-        """The command line."""
         places = ("--runs", str(self.csv), "--reports", str(self.reports))
         command = (sys.executable, "-m", "bench.grid", "--grid", grid)
         return [*command, "--model", str(self.model), *quick, *places, *extra]
@@ -55,11 +54,7 @@ class GridRuns:
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(
-        self,
-        *extra: str,
-        forecast: bool | None = None,
-        references: bool = False,
-        **options: object,
+        self, *extra: str, forecast: bool | None = None, references: bool = False, **options: object
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, as `run_apart` does but in this process, which has imported it all.
 
@@ -104,18 +99,16 @@ class GridRuns:
             [argv[0], "-m", __name__, *argv[3:]],
             env=self.environment,
             cwd=ROOT,
+            text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
 
     def rows(self) -> list[Row]:
-        """What runs.csv holds."""
         return read_rows(self.csv)
 
     def statuses(self) -> list[str]:
-        """Statuses in the order of the rows."""
         return [str(row["status"]) for row in self.rows()]
 
 
@@ -168,16 +161,12 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
 
 def workers_of(folder: Path) -> list[int]:
     """Processes whose command line names a cell folder below `folder`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"bench.worker" in words and any(str(folder).encode() in word for word in words):
-                found.append(int(entry.name))
-    return found
+    lines = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
+    return [
+        pid
+        for pid, words in lines.items()
+        if "bench.worker" in words and any(str(folder) in word for word in words)
+    ]
 
 
 if __name__ == "__main__":

@@ -22,18 +22,14 @@ class CommandPlace:
         self._command = command
 
     def folder(self, of: Cell, row: Row) -> Path:
-        """The folder of a cell."""
         return cell_folder(self.csv, of.name, *row.row_key)
 
     def write(self) -> None:
-        """Write the rows to the CSV."""
         self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
 
     def run(self, *arguments: str) -> int:
-        """Run the command; its exit code."""
-        line = ["--runs", str(self.csv), *arguments]
-        code: int = self._command.main(line, standalone_mode=False)
-        return code
+        """The exit code of the command."""
+        return int(self._command.main(["--runs", str(self.csv), *arguments], standalone_mode=False))
 
     def refused(self, *arguments: str) -> str:
         """The command's message for bad input, which has to be one line."""

@@ -23,23 +23,15 @@ def environment(folder: Path, project: Path) -> Path:
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
     hidden = "import sys; sys.modules['onnx'] = None"  # whose export takes most of the time
     (packages / "others.pth").write_text("\n".join([*paths, hidden]) + "\n")
-    done = subprocess.run(
-        [*_PIP, "--target", str(packages), str(project)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    argv = [*_PIP, "--target", str(packages), str(project)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "bin" / "python"
 
 
 def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
-    """A distribution as pip leaves it, in a folder for PYTHONPATH.
-
-    Args:
-        points: the text of entry_points.txt.
-        modules: the text of each module, by its name.
-    """
+    """A distribution as pip leaves it, in a folder for PYTHONPATH, with the texts of
+    entry_points.txt and of its modules."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tests.bench.synthetic_rows import synthetic_rows
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["minbert-bench"]
+START = "from {} import {}; sys.exit({}())".format(*SCRIPT.split(":"), SCRIPT.split(":")[1])
 MODULES = ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch")
 """Modules beside the results, of names that a process would import."""
 
@@ -24,12 +24,11 @@ MODULES = ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch")
 @pytest.fixture(scope="module")
 def console(tmp_path_factory):
     """The console command as an installer writes it."""
-    entry = EntryPoint("minbert-bench", SCRIPT, "console_scripts")
-    path = tmp_path_factory.mktemp("bin") / entry.name
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom {entry.module} import {entry.attr}\n"
-        f"sys.exit({entry.attr}())\n"
-    )
+    return script(tmp_path_factory.mktemp("bin") / "minbert-bench", START)
+
+
+def script(path, code):
+    path.write_text(f"#!{sys.executable}\nimport re, sys\n{code}\n")
     path.chmod(0o755)
     return path
 
@@ -93,11 +92,11 @@ for name in COMMANDS:
 
 
 def test_nothing_beside_the_results_is_imported(console, place, tiny_checkpoint):
-    script = console.with_name("help")  # beside no results, as the console command
-    script.write_text(f"#!{sys.executable}\nimport re, sys\n{HELP_OF_ALL}")
-    script.chmod(0o755)
-    done = run(script)
+    done = run(script(console.with_name("help"), HELP_OF_ALL))
     assert done.returncode == 0, done.stderr
+    lean = f"sys.path.append({str(ROOT)!r})\nfrom tests.bench.grids import without_extras\n"
+    lean += f"with without_extras(forecast=True):\n    {START}"
+    console = script(console.with_name("lean"), lean)
     small = ("--max-train", "16", "--max-dev", "8", "--max-steps", "1", "--device", "cpu")
     grid = ("run", "--grid", "smoke", "--select", "mode=head amp=off", "--model", tiny_checkpoint)
     done = run(console, *grid, *small, "--runs", "own.csv")

@@ -83,13 +83,6 @@ def block(file, heading):
     return textwrap.dedent(code.partition("\n")[2].partition("```")[0])
 
 
-def copied(folder, *names):
-    """A copy of the project."""
-    for name in ("adapters", "bench", "minbert", *names):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
 def insert(path, before, text):
     """Insert text into a file at the only place of another text."""
     whole = path.read_text(encoding="utf-8")
@@ -97,19 +90,21 @@ def insert(path, before, text):
     path.write_text(whole.replace(before, f"{text}{before}"))
 
 
-@pytest.mark.parametrize(("is_exported", "takes_time"), [(False, False), (True, True)])
-def test_a_setting_is_declared_once(tmp_path, is_exported, takes_time):
-    home = copied(tmp_path / "copy", "tests")
+@pytest.mark.parametrize("more", [False, True], ids=["of scores", "exported and of time too"])
+def test_a_setting_is_declared_once(tmp_path, more):
+    for name in ("adapters", "bench", "minbert", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     table = block("bench/plan/settings.toml", "A setting")
-    table = table.replace('["score"]', '["time", "score"]') if takes_time else table
-    table += 'exported = "same"\n' if is_exported else ""
-    insert(home / "bench/plan/settings.toml", "[mode]\n", f"{table}\n")
+    if more:
+        table = table.replace('["score"]', '["time", "score"]') + 'exported = "same"\n'
+    insert(tmp_path / "bench/plan/settings.toml", "[mode]\n", f"{table}\n")
     field = textwrap.indent(block("bench/plan/cell.py", "A setting"), "    ")
-    insert(home / "bench/plan/cell.py", "\n    @property\n    def scale", field)
+    insert(tmp_path / "bench/plan/cell.py", "\n    @property\n    def scale", field)
     setting = textwrap.indent(block("bench/plan/gridfile.py", "A setting"), "    ")
-    insert(home / "bench/plan/gridfile.py", "    encoders: Annotated", setting)
+    insert(tmp_path / "bench/plan/gridfile.py", "    encoders: Annotated", setting)
     ended = subprocess.run(
-        [sys.executable, "-c", SETTING], cwd=home, env={**os.environ, "PYTHONPATH": str(home)},
+        [sys.executable, "-c", SETTING], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -123,13 +118,11 @@ def test_a_setting_is_declared_once(tmp_path, is_exported, takes_time):
     assert answers == {
         "column": [1, "settings", 2.0],
         "older rows": 1.0,
-        "docs": [
-            "| `max_gradient_norm` | number | norm to which gradients are clipped |  |  |",
-        ],
+        "docs": ["| `max_gradient_norm` | number | norm to which gradients are clipped |  |  |"],
         "refusal": "mine.toml: cells[0].settings.max_gradient_norm: input should be greater than "
         "0, not 0",
-        "forecast": [False, True] if takes_time else [True, False],
-        "script": [is_exported, None, None if is_exported else unknown],
+        "forecast": [not more, more],
+        "script": [more, None, None if more else unknown],
         "report": "full fp32, seed 0, clipped at 2",
     }
 

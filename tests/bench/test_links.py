@@ -1,6 +1,5 @@
 """Folders of results with links that lead out of them: nothing outside changes."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,15 @@ from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
 from bench.compare.__main__ import command as compare
 from bench.launch.checks import check_reports
-from bench.plan.columns import NAMES
 from bench.report.__main__ import main as report
 from bench.results.facts import DataFacts, update_facts
 from bench.results.rebuild import main as rebuild
-from bench.results.rowfile import encode, record
+from bench.results.store import Store
 from tests.bench.grid.test_bad_input import contents
 from tests.bench.synthetic_rows import synthetic_rows
 
 FACTS = DataFacts(task="t", problem="single_label", train=1, dev=1)
-WRITERS: dict[str, Callable[[], object]] = {
+WRITERS = {
     "report": lambda: report.main([], standalone_mode=False),
     "history": lambda: report.main(["--history"], standalone_mode=False),
     "compare": lambda: compare.main(
@@ -30,24 +28,25 @@ WRITERS: dict[str, Callable[[], object]] = {
 }
 
 
-def results(folder):
-    """Rows in a folder, which becomes that of commands."""
-    lines = [encode(row) for row in synthetic_rows(2)]
-    (folder / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))
-    (folder / "new.csv").write_bytes(record(NAMES) + b"".join(lines))
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with rows and a folder of reports, and one outside."""
+    folder = tmp_path / "results"
+    (folder / "reports").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("runs.csv", "new.csv"):
+        Store(folder / name).append(*synthetic_rows(2))
+        (folder / f"{name}.lock").unlink()
+    return folder
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, undrawn, writer):
-    folder, outside = tmp_path / "results", tmp_path / "outside"
-    (folder / "reports" / "figures").mkdir(parents=True)
-    outside.mkdir()
-    monkeypatch.chdir(folder)
-    results(folder)
+def test_files_are_written_in_place_of_links(folder, undrawn, writer):
+    outside = folder.parent / "outside"
     WRITERS[writer]()
-    written = [
-        path for path in contents(folder) if path.suffix in (".html", ".md", ".json", ".svg")
-    ]
+    suffixes = (".html", ".md", ".json", ".svg")
+    written = [path for path in contents(folder) if path.suffix in suffixes]
     written += [folder / "runs.data.json", folder / "reports/runs.csv", folder / "runs.csv.before"]
     for number, path in enumerate(dict.fromkeys(written)):
         if path.suffix != ".json":  # a file that is read first
@@ -61,12 +60,10 @@ def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, undrawn, wri
 
 
 @pytest.mark.parametrize("link", ["reports", "reports/figures"])
-def test_a_folder_that_is_elsewhere_is_refused(tmp_path, monkeypatch, link):
-    folder, outside = tmp_path / "results", tmp_path / "outside"
-    (folder / link).parent.mkdir(parents=True)
-    outside.mkdir()
-    monkeypatch.chdir(folder)
-    results(folder)
+def test_a_folder_that_is_elsewhere_is_refused(folder, link):
+    outside = folder.parent / "outside"
+    if link == "reports":
+        (folder / link).rmdir()
     (folder / link).symlink_to(outside)
     for write in (WRITERS["report"], lambda: check_reports(Path("reports"))):
         with pytest.raises(InputError, match=f"{Path(link).name} is a link to a folder elsewhere"):

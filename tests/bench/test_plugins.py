@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ WITHOUT_TORCH = """
 import sys
 import bench.grid.__main__
 from adapters.methods import METHODS
-from bench.executors.choice import EXECUTORS
+from bench.executors.executor import EXECUTORS
 from bench.export.formats import FORMATS
 from bench.plan.metrics import METRICS
 
@@ -50,12 +50,13 @@ print(*(list(each.usable())[-1] for each in (METHODS, METRICS, EXECUTORS, FORMAT
 CELL = "scale-attn-only-fp32-s0"
 
 
-@dataclass(frozen=True)
 class Installed:
     """A folder with the results of a grid, and the interpreter that sees the plugin."""
 
-    python: Path
-    folder: Path
+    def __init__(self, folder):
+        self.folder = folder
+        project = shutil.copytree(PROJECT, folder / "project")  # building writes there
+        self.python = environment(folder / "venv", project)
 
     def run(self, module, *arguments):
         done = run(
@@ -67,7 +68,7 @@ class Installed:
 
     def grid(self, *arguments):
         return self.run(
-            "bench.grid", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
+            "tests.bench.grids", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
             "--max-dev", 24, "--max-steps", 1, "--epochs", 1, "--device", "cpu",
             "--executor", "wrapped", "--wrapper", "nice -n 1", *arguments,
         )  # fmt: skip
@@ -78,8 +79,7 @@ def installed(minilm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugin")
     narrow(1, folder / "tiny", minilm, spread=0.2)
     (folder / "mine.toml").write_text(GRID)
-    project = shutil.copytree(PROJECT, folder / "project")  # building writes there
-    here = Installed(environment(folder / "venv", project), folder)
+    here = Installed(folder)
     here.grid("--metric", "kappa", "--save-weights")
     return here
 
@@ -124,9 +124,8 @@ def test_a_folder_is_exported_in_the_plugins_format(installed):
         "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json"
     ))  # fmt: skip
     assert answer["format"] == "numpy"
-    assert {form["name"] for form in answer["figures"]["forms"] if not form["missing"]} == {
-        "merged"
-    }
+    measured = [form["name"] for form in answer["figures"]["forms"] if not form["missing"]]
+    assert measured == ["merged"]
     assert "encoder.safetensors" in (installed.folder / "out" / "README.md").read_text()
     script = run(Path(sys.executable), installed.folder / "out" / "predict.py", "a fine film")
     assert script.stdout.startswith("a fine film -> "), script.stderr
@@ -136,18 +135,15 @@ def test_a_folder_is_exported_in_the_plugins_format(installed):
     assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
 
 
-def test_rows_stay_readable_without_the_plugin(installed, tmp_path):
+def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):
     runs = installed.folder / "runs.csv"
     assert "scale" not in methods.MODES, "this process has no plugin"
-    outcome = CliRunner().invoke(
-        report, ["--runs", str(runs), "--reports", str(tmp_path)], catch_exceptions=False
-    )
-    assert "2 rows" in outcome.output
+    arguments = ["--runs", str(runs), "--reports", str(tmp_path)]
+    assert "2 rows" in CliRunner().invoke(report, arguments, catch_exceptions=False).output
     page = (tmp_path / "index.html").read_text()
     assert "scale (plugin not installed) on attn-only, fp32" in page
     outcome = CliRunner().invoke(recommend, ["--runs", str(runs), "--json"], catch_exceptions=False)
-    labels = json.dumps(json.loads(outcome.stdout))
-    assert "scale (plugin not installed)" in labels
+    assert "scale (plugin not installed)" in outcome.stdout
     [row] = [row for row in read_rows(runs) if row.mode == "scale"]
     with pytest.raises(InputError, match=f"mode scale is of {NAME} 0.1.0, and no plugin with it"):
         engine_of(row.cell)
@@ -160,21 +156,21 @@ def plugin_row(**values):
 
 
 def test_a_mode_of_no_plugin_is_no_mode(tmp_path):
-    row = row_of(plugin_row(plugin="mine 1.0"))  # type: ignore[arg-type]
+    row = row_of(plugin_row(plugin="mine 1.0"))
     path = tmp_path / "runs.csv"
     path.write_bytes(record(values_of(row)) + encode(row))
     [read] = read_rows(path)
     assert (read.mode, read.plugin) == ("scale", "mine 1.0")
     for values in ({}, {"plugin": None}):
         with pytest.raises(ValueError, match="mode: 'scale' is not one of full, "):
-            row_of(plugin_row(**values))  # type: ignore[arg-type]
+            row_of(plugin_row(**values))
     path.write_bytes(path.read_bytes().replace(b"mine 1.0", b"mine;import os"))
     with pytest.raises(InputError, match=r"plugin: .* is no distribution with a version"):
         read_rows(path)
 
 
 def test_a_mode_without_its_plugin_is_neutral_and_comes_last():
-    rows = [row_of(plugin_row(plugin="mine 1.0")), *synthetic_rows(4, failures=False)]  # type: ignore[arg-type]
+    rows = [row_of(plugin_row(plugin="mine 1.0")), *synthetic_rows(4, failures=False)]
     labels = [setting.label for group in groups(rows) for setting in group.settings]
     assert any(label.startswith("scale (plugin not installed) on attn") for label in labels)
     assert methods.in_order(["scale", "lora", "full"]) == ["full", "lora", "scale"]
@@ -189,9 +185,7 @@ def test_a_plugin_is_part_of_a_cells_identity():
     assert replace(plain, plugin=None).cell_id == plain.cell_id
 
 
-BROKEN = """
-import missing_module
-"""
+BROKEN = "import missing_module\n"
 FINE = """
 from adapters.methods import Method
 
@@ -233,9 +227,8 @@ def registry():
 def test_a_broken_plugin_is_a_line_that_names_its_distribution(
     folder, capsys, points, name, reason
 ):
-    declare(
-        folder, "some-plugin", f"{POINTS}{points}\nfine = fine:METHOD", fine=FINE, broken=BROKEN
-    )
+    points = f"{POINTS}{points}\nfine = fine:METHOD"
+    declare(folder, "some-plugin", points, fine=FINE, broken=BROKEN)
     found = registry()
     assert found.usable().keys() == {*methods.METHODS, "fine"}
     assert found.usable()["lora"] is methods.METHODS["lora"]
@@ -259,11 +252,10 @@ def test_a_name_of_two_distributions_is_of_none(folder):
 def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path):
     declare(tmp_path / "path", "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
     for mode, code in (("lora", 0), ("broken", 2)):
-        (tmp_path / "mine.toml").write_text(
-            f'[[cells]]\nmode = ["{mode}"]\nrank = [1]\nlayers = ["attn"]\n'
-        )
+        grid = f'[[cells]]\nmode = ["{mode}"]\nrank = [1]\nlayers = ["attn"]\n'
+        (tmp_path / "mine.toml").write_text(grid)
         done = run(
-            Path(sys.executable), "-m", "bench.grid", "--grid", "mine.toml", "--dry-run",
+            Path(sys.executable), "-m", "tests.bench.grids", "--grid", "mine.toml", "--dry-run",
             "--init", "random", "--model", "bert-tiny", cwd=tmp_path,
             PYTHONPATH=os.pathsep.join([str(tmp_path / "path"), str(PROJECT.parents[2])]),
         )  # fmt: skip
@@ -278,15 +270,8 @@ def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path):
 METRIC = """
 from bench.plan.metrics import Metric
 
-
-def value(labels, predicted):
-    return 1.0
-
-
-def influence(labels, predicted):
-    return [1.0]
-
-
+value = lambda labels, predicted: 1.0
+influence = lambda labels, predicted: [1.0]
 METRIC = Metric(
     name="odd", label="odd", problems=("single_label",), value="fine:value",
     influence="fine:influence",
@@ -297,8 +282,7 @@ METRIC = Metric(
 def test_a_metric_that_fails_names_its_distribution(folder, monkeypatch):
     declare(folder, "odd-one", "[minbert_bench.metrics]\nodd = fine:METRIC", fine=METRIC)
     importlib.invalidate_caches()
-    own = metrics.METRICS.own.values()
-    known = Registry(metrics.Metric, "minbert_bench.metrics", own)
+    known = Registry(metrics.Metric, "minbert_bench.metrics", metrics.METRICS.own.values())
     for module in (metrics, scores):
         monkeypatch.setattr(module, "METRICS", known)
     outcome = Outcome(np.array([0, 1, 1]), np.array([0, 1, 0]), "")

@@ -21,7 +21,7 @@ PARTS = {
 
 
 def conditions() -> Conditions:
-    """Those of this machine's CPU, on one thread."""
+    """This machine's CPU, on one thread."""
     return replace(find_conditions("cpu").conditions, threads=1)
 
 

@@ -67,11 +67,8 @@ class Place(CommandPlace):
         self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
         columns: Row | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
-        """Add a cell with its trained model (None: none was kept); its folder.
-
-        Args:
-            changes: to the cell's settings.
-        """
+        """Add a cell with its trained model (None: none was kept), and `changes` to its settings;
+        its folder."""
         of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
         own = {"threads": 1, **(columns or {})}
         row = result_row(of, random.Random(0), **own)  # noqa: S311

@@ -4,15 +4,35 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.injection import inject, parameter_groups
 from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
 from bench.results.rowfile import encode, record
 from minbert.data.batches import collate, plan_training
 from minbert.data.tokenizer import Encoded
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import ParameterGroup, Trainer
 from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
 
 BATCH_SIZE = 64
+
+
+def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
+    """A trainer of a new model with its adapters, on the CPU."""
+    model = BertClassifier(config, classes, pooling="mean", dropout=0.1)
+    initialise(model, 0)
+    rank = None if layers is None else rank
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
+    groups = [
+        ParameterGroup(tuple(each.values()), 1e-3, 0.01)
+        for each in parameter_groups(model).values()
+    ]
+    return Trainer(
+        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(10**6, 0.0), amp=amp,
+        device=torch.device("cpu"),
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,9 @@ prints the table of docs/performance.md.
 import gc
 import math
 import os
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import click
@@ -26,15 +24,11 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.injection import inject, parameter_groups
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, KERNELS, REFERENCE, kernels
-from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES
-from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import ParameterGroup, Trainer
+from tests.benchmarks.conftest import trainer_of
 from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, count_in_process, label
-from tests.gpu.test_fake import build_guard
 from tests.minbert.kernels.test_fast_path import force_gpu
 
 TINY: Final = replace(
@@ -49,7 +43,6 @@ PAIRS: Final = 30
 QUANTILE: Final = 1.96
 TRIMMED: Final = 0.2
 """The share of the ratios at either end that the mean leaves out."""
-CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -83,17 +76,7 @@ def as_on_gpu():
 
 def host_time(mode, layers, amp, pairs):
     """Measure steps of one model in pairs, ours and plain torch's, within `as_on_gpu`."""
-    model = BertClassifier(TINY, CLASSES, pooling="mean", dropout=0.1)
-    initialise(model, 0)
-    rank = None if layers is None else RANK
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    groups = [
-        ParameterGroup(tuple(g.values()), 1e-3, 0.01) for g in parameter_groups(model).values()
-    ]
-    trainer = Trainer(
-        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(10**6, 0.0), amp=amp,
-        device=CPU,
-    )  # fmt: skip
+    trainer = trainer_of(TINY, mode, layers, amp, rank=RANK, classes=CLASSES)
     ids = torch.ones(1, 2, dtype=torch.int64)
     batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], 2)
 
@@ -130,24 +113,15 @@ def interval(logs):
     return math.exp(mean), math.exp(low), math.exp(high)
 
 
-def counts(length=21):
-    """Ours and plain torch's, of all settings."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = dict(os.environ)
-        if torch.version.cuda is None:
-            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        sides = [count_in_process(name, length, environment) for name in (FAST, REFERENCE)]
-    yield from zip(*sides, strict=True)
+def host_times(pairs):
+    """Measure all settings, by label."""
+    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
+    with as_on_gpu():
+        return {label(*row): host_time(*row, pairs) for row in rows}
 
 
 def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark):
-    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
-
-    def measure():
-        with as_on_gpu():
-            return {label(*row): host_time(*row, PAIRS) for row in rows}
-
-    times = benchmark.pedantic(measure, rounds=1, iterations=1)
+    times = benchmark.pedantic(host_times, args=(PAIRS,), rounds=1, iterations=1)
     benchmark.extra_info["ratios"] = {name: round(of.ratio, 3) for name, of in times.items()}
     assert not {name: str(of) for name, of in times.items() if of.low > 1}
 
@@ -172,10 +146,8 @@ def table(times, counted):
 @click.option("--pairs", type=click.IntRange(10), default=200, help="Pairs of steps of a setting.")
 def main(pairs):
     """Print the table."""
-    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
-    with as_on_gpu():
-        times = {label(*row): host_time(*row, pairs) for row in rows}
-    print(table(times, dict(zip(times, counts(), strict=True))))
+    times, sides = host_times(pairs), count_in_process((FAST, REFERENCE), length=21)
+    print(table(times, dict(zip(times, zip(*sides, strict=True), strict=True))))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,18 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """Prints the peak of this process alone: ru_maxrss starts at that of the process before exec."""
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_read_a_million_rows(tmp_path, benchmark, suffix):
+@pytest.fixture(scope="module")
+def columns():
     words = "a film about nothing that nobody will ever want to see twice "
-    texts = [f"{number} {words * (number % 4 + 1)}" for number in range(_ROWS)]
-    labels = [f"topic {number % 12}" for number in range(_ROWS)]
+    return {
+        "text": [f"{number} {words * (number % 4 + 1)}" for number in range(_ROWS)],
+        "label": [f"topic {number % 12}" for number in range(_ROWS)],
+    }
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_read_a_million_rows(tmp_path, benchmark, columns, suffix):
     path = tmp_path / f"train{suffix}"
-    columns = {"text": texts, "label": labels}
     if suffix == ".parquet":
         need_data()
         write_parquet(path, columns)

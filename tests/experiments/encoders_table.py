@@ -52,7 +52,7 @@ _ROUND: Final = 60
 
 PLANTED: Final = ("film", "story", "life", "comedy", "actor")
 FILLERS: Final = ("the", "of", "and", "to", "in")
-TRAINED, ASKED = 640, 320
+ASKED: Final = 320  # examples of which the accuracy is
 
 
 def planted(job: Job, count: int, seed: int) -> Split:
@@ -71,35 +71,26 @@ def planted(job: Job, count: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Setting:
-    """A method on a layer set, with rates at which it learns the task.
-
-    Attributes:
-        name: of the method.
-        config: of PEFT, for mode peft, in which `ATTENTION` stands for an architecture's layers.
-        most: steps after which it is given up.
-    """
+    """A method on a layer set, with rates at which it learns the task."""
 
     name: str
     mode: str
     layers: str | None = None
     rate: float = 5e-3
-    head_rate: float = 1e-2
-    most: int = 300
+    most: int = 300  # steps after which it is given up
     changes: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None  # of PEFT; `ATTENTION` is an architecture's layers
 
     @property
     def label(self) -> str:
-        """The method, and the layer set."""
         return " ".join(filter(None, [self.name, self.layers]))
 
     def job(self, checkpoint: Path) -> Job:
         """The job of a checkpoint."""
-        values: dict[str, Any] = {**self.changes, "learning_rate": self.rate}
-        if self.mode == "head":
-            values["learning_rate"] = None
+        rate = None if self.mode == "head" else self.rate
+        values: dict[str, Any] = {**self.changes, "learning_rate": rate}
         if self.mode != "full":
-            values["learning_rate_head"] = self.head_rate
+            values["learning_rate_head"] = 1e-2
         if self.config is not None:
             head = job(checkpoint, "head")
             [attention] = engine_of(head.cell).skeleton(head).blocks.attentions
@@ -110,6 +101,9 @@ class Setting:
 
 
 ATTENTION: Final = "query, key and value"
+LOHA: Final = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
+BOFT: Final = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
+RECIPES: Final = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
 SETTINGS: Final = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
@@ -119,41 +113,26 @@ SETTINGS: Final = (
     *(Setting("ia3", "ia3", layers, rate=3e-2, most=600) for layers in LAYER_SETS),
     *(Setting("vera", "vera", layers, rate=3e-2) for layers in LAYER_SETS),
     *(
-        Setting("lora with rsLoRA", "lora", layers, changes={"use_rslora": "on"})
+        Setting(f"lora with {name}", "lora", layers, changes={key: value})
+        for name, key, value in RECIPES
         for layers in LAYER_SETS[::2]
     ),
-    *(
-        Setting("lora with PiSSA", "lora", layers, changes={"init_lora_weights": "pissa"})
-        for layers in LAYER_SETS[::2]
-    ),
-    Setting(
-        "peft: LoHa",
-        "peft",
-        config={"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"},
-    ),
-    Setting(
-        "peft: BOFT",
-        "peft",
-        rate=1e-2,
-        config={"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION},
-    ),
+    Setting("peft: LoHa", "peft", config=LOHA),
+    Setting("peft: BOFT", "peft", rate=1e-2, config=BOFT),
 )
 
 
 def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
     """The model of a job, ready to train, and its batches without end."""
     cell, device = a_job.cell, torch.device("cpu")
-    split = planted(a_job, TRAINED, 0)
+    split = planted(a_job, 640, 0)
     torch.manual_seed(cell.seed)
     model = engine_of(cell).build(a_job)
+    schedule = schedule_of("linear", steps, cell.warmup, steps)
     trainer = Trainer(
-        model,
-        trained_groups(model, cell),
-        losses={"": CROSS_ENTROPY},
-        schedule=schedule_of("linear", steps, cell.warmup, steps),
-        amp=cell.amp,
-        device=device,
-    )
+        model, trained_groups(model, cell), losses={"": CROSS_ENTROPY}, schedule=schedule,
+        amp=cell.amp, device=device,
+    )  # fmt: skip
 
     def batches() -> Iterator[Batch]:
         for epoch in range(steps):
@@ -171,11 +150,8 @@ def losses_of(a_job: Job, steps: int) -> list[float]:
 
 
 def logits_of(model: Classifier, split: Split) -> NDArray[np.float32]:
-    """The logits of examples."""
-    device = torch.device("cpu")
-    return predict(
-        model, split.texts, batch_size=160, amp="off", pad_id=model.pad_id, device=device
-    )
+    usual: dict[str, Any] = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
+    return predict(model, split.texts, pad_id=model.pad_id, **usual)
 
 
 @dataclass(frozen=True)
@@ -225,13 +201,10 @@ def load(root: Path) -> None:
 
 def differences(root: Path) -> dict[tuple[str, str], float]:
     """The same in another process, by architecture and setting."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.experiments.encoders_table", "--load", root], check=True
-    )
-    return {
-        (path.parts[-3], path.parts[-2]): float(path.read_text())
-        for path in root.glob("*/*/difference.txt")
-    }
+    module = "tests.experiments.encoders_table"
+    subprocess.run([sys.executable, "-m", module, "--load", root], check=True)
+    files = root.glob("*/*/difference.txt")
+    return {(path.parts[-3], path.parts[-2]): float(path.read_text()) for path in files}
 
 
 def ours(theirs: Job) -> Job:
@@ -257,18 +230,16 @@ def _train_all(kind: str, root: Path) -> list[dict[str, Any]]:
         folder = root / "saved" / kind / setting.label
         save(learned, a_job, folder)
         groups = engine_of(a_job.cell).parameter_groups(learned.model)
-        row |= {
-            "accuracy": round(learned.accuracy, 4),
-            "steps": learned.steps,
-            **{group: sum(p.numel() for p in own.values()) for group, own in groups.items()},
-            "bytes": (folder / WEIGHTS).stat().st_size,
-        }
+        row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
+        row |= {group: sum(p.numel() for p in own.values()) for group, own in groups.items()}
+        row["bytes"] = (folder / WEIGHTS).stat().st_size
         sys.stderr.write(f"{kind} {setting.label}: {learned.accuracy:.3f}\n")
     return rows
 
 
 PARITY: Final = ("pooler", "mean", "cls", "pooler, new")
 """Poolings on which engines are compared; the last of a checkpoint without one."""
+_BOTH: Final = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
 
 
 def _compare(pooling: str, root: Path) -> list[dict[str, Any]]:
@@ -278,15 +249,13 @@ def _compare(pooling: str, root: Path) -> list[dict[str, Any]]:
     checkpoint = Checkpoints(root / pooling)("bert", **new)
     rows = []
     for setting in SETTINGS:
-        if (
-            setting.mode in ("full", "head", "bitfit", "lora", "dora")
-            and "PiSSA" not in setting.name
-        ):
-            theirs = setting.job(checkpoint)
-            theirs = replace(theirs, cell=replace(theirs.cell, pooling=pooling.split(",")[0]))
-            one, other = (np.array(losses_of(side, 50)) for side in (theirs, ours(theirs)))
-            largest = float(f"{np.abs(one - other).max():.2g}")
-            rows.append({"pooling": pooling, "setting": setting.label, "difference": largest})
+        if setting.mode not in _BOTH or "PiSSA" in setting.name:
+            continue
+        theirs = setting.job(checkpoint)
+        theirs = replace(theirs, cell=replace(theirs.cell, pooling=pooling.split(",")[0]))
+        one, other = (np.array(losses_of(side, 50)) for side in (theirs, ours(theirs)))
+        largest = float(f"{np.abs(one - other).max():.2g}")
+        rows.append({"pooling": pooling, "setting": setting.label, "difference": largest})
     return rows
 
 

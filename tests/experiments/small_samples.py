@@ -17,11 +17,9 @@ CLASSES = (("macro_f1", 0.1), ("mcc", 0.05), ("balanced_accuracy", 0.05), ("accu
 """Metrics, and the fraction of the rare one of two classes."""
 RECALLS = (0.9, 0.6)  # the fraction of the common and of the rare class that is predicted right
 TAILS = {"normal": np.inf, "heavy tails (t, 3 degrees of freedom)": 3.0}
-_MANY = 200_000
 
 
 def classes(rng: np.random.Generator, size: int, rare: float) -> Outcome:
-    """Classes, of which one is rare, and predictions."""
     labels = (rng.random(size) < rare).astype(np.int64)
     right = rng.random(size) < np.where(labels == 1, RECALLS[1], RECALLS[0])
     return Outcome(np.where(right, labels, 1 - labels), labels, "")
@@ -39,11 +37,8 @@ def line(
 ) -> list[float]:
     """The fraction of intervals that hold the true score, by number of examples."""
     make = classes if metric_of(metric).problems[0] == "single_label" else correlated
-    rng = np.random.default_rng(0)
-    if metric == "pearson":
-        true = 0.7
-    else:
-        true = float(numbers(metric, make(rng, _MANY, parameter)).mean())
+    many = make(np.random.default_rng(0), 200_000, parameter)
+    true = 0.7 if metric == "pearson" else float(numbers(metric, many).mean())
     shares = []
     for size in sizes:
         rng, hits, made = np.random.default_rng(size), 0, 0
@@ -61,12 +56,9 @@ def table() -> Iterator[str]:
     """The lines of the table in Markdown."""
     yield f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |"
     yield f"|---|---|{'---|' * len(SIZES)}"
-    cases = [(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES]
-    cases += [
-        (n, freedom, text) for n in ("pearson", "spearman") for text, freedom in TAILS.items()
-    ]
-    for name, parameter, text in cases:
-        yield row(name, parameter, text)
+    yield from (row(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES)
+    for name in ("pearson", "spearman"):
+        yield from (row(name, freedom, text) for text, freedom in TAILS.items())
 
 
 def row(name: str, parameter: float, text: str) -> str:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,7 @@ from tests.bench.synthetic_rows import cell as synthetic_cell
 from tests.bench.tiny_cells import job_of
 from tests.gpu.fake.gpu import GPU, stand_in
 from tests.gpu.fake.models import batch_of, trainer_of
+from tests.gpu.test_fake import build_guard
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEXTS, CLASSES, RANK = 64, 5, 8
@@ -147,15 +148,16 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(side: str, length: int, environment: dict[str, str]) -> list[Count]:
-    """Counts of all settings, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--side", side, "--length", str(length)],
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return [Count(*values) for values in json.loads(done.stdout)]
+def count_in_process(sides: Iterable[str], length: int) -> list[list[Count]]:
+    """Counts of all settings for each side, in a process where torch has a GPU from the first."""
+    words = ["--length", str(length), *(f"--side={side}" for side in sides)]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if torch.version.cuda is None:
+            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
+        argv = [sys.executable, str(Path(__file__).resolve()), *words]
+        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True)
+    return [[Count(*values) for values in counts] for counts in json.loads(done.stdout)]
 
 
 def label(mode: str, layers: str | None, amp: str) -> str:
@@ -174,25 +176,16 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
-@click.option("--side", hidden=True, help="Count one column in this process, as JSON.")
-def main(length: int, side: str | None) -> None:
-    """Print the table, or the counts of one of its columns."""
-    if side is not None:
+@click.option("--side", "sides", multiple=True, hidden=True, help="Count it here, as JSON.")
+def main(length: int, sides: tuple[str, ...]) -> None:
+    """Print the table, or the counts of some of its columns."""
+    if sides:
         # torch's choice for real tensors, but not for fake ones
         _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
-        print(json.dumps([astuple(count) for count in count_all(side, length)]))
+        print(json.dumps([[*map(astuple, count_all(side, length))] for side in sides]))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        environment = dict(os.environ)
-        if torch.version.cuda is None:
-            from tests.gpu.test_fake import build_guard
-
-            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
-        columns = {
-            name: count_in_process(side, length, environment) for name, side in sides.items()
-        }
-        print(table(columns))
+    columns = count_in_process((FAST, REFERENCE, THEIRS), length)
+    print(table(dict(zip(("ours", "plain torch", THEIRS), columns, strict=True))))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,12 +50,6 @@ def bert_model(config: BertConfig, *, pooler: bool = True, attention: str = "eag
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.1 + 1.0 * name.endswith("Norm.weight"))
     return model.eval()
-
-
-def save(model: Any, folder: Path) -> Path:
-    """Write one of its models as it does by itself."""
-    model.save_pretrained(folder)
-    return folder
 
 
 def encoder_tensors(model: BertClassifier, prefix: str = "") -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from minbert.assets.cache import Asset
+from tests.minbert.stand_in_hub import answering
 
 FILES = {"one.txt": b"first\n" * 20_000, "two.bin": bytes(range(256)) * 500}
 
@@ -47,18 +48,11 @@ def nested_sdist() -> bytes:
 def toy_asset(content: bytes, filename: str, folder: str, inside: tuple[str, ...] = ()) -> Asset:
     """An asset whose pins are those of an archive."""
     return Asset(
-        name="toy",
-        about="a toy",
-        licence="none",
-        project="toy",
-        archive=filename,
-        archive_size=len(content),
-        archive_sha256=sha256(content),
-        inside=inside,
-        folder=folder,
+        name="toy", about="a toy", licence="none", project="toy", archive=filename,
+        archive_size=len(content), archive_sha256=sha256(content), inside=inside, folder=folder,
         files={name: sha256(data) for name, data in FILES.items()},
         size=sum(map(len, FILES.values())),
-    )
+    )  # fmt: skip
 
 
 def sha256(content: bytes) -> str:
@@ -131,19 +125,6 @@ def serving(index: Index) -> Iterator[Index]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            """A client that was killed is no error here."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    index.url = f"http://127.0.0.1:{server.server_port}/simple"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with answering(Handler) as url:
+        index.url = f"{url}/simple"
         yield index
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

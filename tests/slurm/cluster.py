@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -33,7 +33,6 @@ _MEMORY_MIB: Final = 2000
 """The memory of each node."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
-_ACCOUNTING: Final = ("slurmdbd", "mariadbd")
 _MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 _MARK: Final = "TEST_CLUSTER"
 """Environment of everything that runs in a cluster: its folder. `…_NODE` is a slurmd's node."""
@@ -55,7 +54,8 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin={task}
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters={select}
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU={memory_mib}
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
 ReturnToService=1
@@ -66,9 +66,8 @@ UnkillableStepTimeout=60
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-JobAcctGatherType={gather}
-JobAcctGatherFrequency=1
-{extra}
+{memory}
+{nodes}
 PartitionName=main Default=YES Nodes=ALL GraceTime=1
 PartitionName={urgent} Nodes=ALL PriorityTier=2
 """
@@ -77,30 +76,21 @@ _NODE: Final = (
     "RealMemory={memory_mib}"
 )
 _CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_LIMIT: Final = """\
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill"""
 _CGROUP_CONF: Final = f"""\
 CgroupPlugin=cgroup/v1
 CgroupMountpoint={_CONTROL_GROUPS}
 ConstrainRAMSpace=yes
 """
-_SLURMDBD_CONF: Final = """\
-DbdHost=localhost
-DbdAddr=127.0.0.1
-DbdPort={port}
-SlurmUser={user}
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageLoc=slurm
-"""
 
 
-def missing(*, accounting: bool = False) -> str | None:
+def missing() -> str | None:
     """The daemons that this machine lacks for a cluster, in words."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    names = (*_DAEMONS, *(_ACCOUNTING if accounting else ()))
-    absent = [name for name in names if shutil.which(name, path=path) is None]
+    absent = [name for name in _DAEMONS if shutil.which(name, path=path) is None]
     return f"no {', '.join(absent)}" if absent else None
 
 
@@ -114,55 +104,31 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A cluster of two nodes, with a default partition `main` and the partition `urgent`.
+    """A cluster of two nodes, with a default partition `main` and the partition `urgent`. Methods
+    raise ClusterError if a daemon does not start, a command fails or a wait takes too long.
 
     Args:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
-        accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs, and jobs
-            share each node's memory: one that exceeds its share is killed.
-        control_groups: whether control groups limit the memory of jobs.
+        control_groups: whether these limit the memory of jobs; otherwise Slurm itself does.
         cpus: that each node offers, however many this machine has.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        accounting: bool = False,
-        control_groups: bool = False,
-        cpus: int = 2,
-    ) -> None:
+    def __init__(self, folder: Path, *, control_groups: bool = False, cpus: int = 2) -> None:
         self.folder = folder.resolve()
-        self.accounting = accounting
         self.control_groups = control_groups
         self.conf = self.folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = _free_ports(4)
-        extra = [
+        *ports, controller_port = _free_ports(3)
+        nodes = [
             _NODE.format(name=name, port=port, cpus=cpus, memory_mib=_MEMORY_MIB)
-            for name, port in zip(NODES, self._ports, strict=False)
+            for name, port in zip(NODES, ports, strict=True)
         ]
-        if accounting:
-            extra += [
-                "AccountingStorageType=accounting_storage/slurmdbd",
-                "AccountingStorageHost=127.0.0.1",
-                f"AccountingStoragePort={self._ports[3]}",
-                f"AccountingStoragePass={self.folder}/munge.socket",
-                "JobAcctGatherParams=OverMemoryKill",
-            ]
-        shares_memory = accounting or control_groups
-        if shares_memory:
-            extra.append(f"DefMemPerCPU={_MEMORY_MIB // cpus}")
         self._conf_text = _SLURM_CONF.format(
-            user=_user(),
-            folder=self.folder,
-            urgent=URGENT,
-            controller_port=self._ports[2],
+            user=_user(), folder=self.folder, urgent=URGENT, controller_port=controller_port,
             task="task/cgroup" if control_groups else "task/none",
-            select="CR_CPU_Memory" if shares_memory else "CR_CPU",
-            gather="jobacct_gather/linux" if accounting else "jobacct_gather/none",
-            extra="\n".join(extra),
-        )
+            memory="" if control_groups else _OWN_LIMIT, memory_mib=_MEMORY_MIB // cpus,
+            nodes="\n".join(nodes),
+        )  # fmt: skip
 
     @property
     def environment(self) -> dict[str, str]:
@@ -171,35 +137,31 @@ class Cluster:
         return os.environ | {"SLURM_CONF": str(self.conf), _MARK: str(self.folder), "PATH": path}
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self.stop)
-            self.start()
-            stack.pop_all()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start the daemons, and wait until both nodes are idle.
-
-        Raises:
-            ClusterError: this takes a minute or longer; with the end of each daemon's output.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "state").mkdir(exist_ok=True)
-        for node in NODES:
-            (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+    def _start(self) -> None:
+        """Start the daemons, and wait until both nodes are idle."""
+        for name in ("state", *(f"spool-{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
         self.conf.write_text(self._conf_text)
         conf = _CGROUP_CONF if self.control_groups else "CgroupPlugin=disabled\n"
         (self.folder / "cgroup.conf").write_text(conf)
-        key = self.folder / "munge.key"
-        if not key.exists():
-            key.touch(0o600)
-            key.write_bytes(secrets.token_bytes(128))
-        self._start_munge()
-        if self.accounting:
-            self._start_accounting()
+        path = self.folder / "munge"
+        key = path.with_suffix(".key")
+        key.touch(0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        files = {name: f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")}
+        argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
+        self._launch("munged", argv)
+        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
         self.start_controller()
         for node in NODES:
             self.start_node(node)
@@ -217,11 +179,7 @@ class Cluster:
                     Path(path).rmdir()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command that finds this cluster.
-
-        Raises:
-            ClusterError: it failed, unless `check` is false.
-        """
+        """Run a command that finds this cluster; it may fail if `check` is false."""
         result = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
         )
@@ -252,25 +210,22 @@ class Cluster:
         return dict(line.split("|", 1) for line in result.stdout.splitlines())
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-        """Wait until a condition holds.
-
-        Raises:
-            ClusterError: it doesn't within the time, with the ends of the daemons' output.
-        """
+        """Wait until a condition holds. The error has the ends of the daemons' output."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
                 raise ClusterError(f"not within {timeout_s:.0f} s: {what}\n{self.output()}")
             time.sleep(0.05)
 
-    def wait_until_empty(self, timeout_s: float = 60.0) -> None:
-        self.wait_for(lambda: not self.queue(), "the queue is empty", timeout_s)
+    def wait_until_empty(self) -> None:
+        self.wait_for(lambda: not self.queue(), "the queue is empty")
 
     def output(self, lines: int = 12) -> str:
-        return "\n".join(
-            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        texts = {
+            path.name: path.read_text(errors="replace").splitlines()[-lines:]
             for path in sorted(self.folder.glob("*.log"))
-        )
+        }
+        return "\n".join(f"== {name}\n" + "\n".join(text) for name, text in texts.items())
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd, which knows no jobs. Set down, it stays so until `resume`."""
@@ -317,54 +272,13 @@ class Cluster:
             daemon.wait(10)
         self._kill_daemon("slurmctld")
 
-    def _start_munge(self) -> None:
-        path = self.folder / "munge"
-        files = {name: f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")}
-        argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
-        self._launch("munged", argv)
-        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
-
-    def _start_accounting(self) -> None:
-        data, sock = self.folder / "database", self.folder / "database.socket"
-        data.mkdir(exist_ok=True)
-        options = {
-            "datadir": data,
-            "socket": sock,
-            "pid-file": f"{data}.pid",
-            "tmpdir": data,
-            "user": _user(),
-            "innodb-buffer-pool-size": "16M",
-            "innodb-log-file-size": "4M",
-            "innodb-flush-log-at-trx-commit": 0,
-            "init-file": self.folder / "database.sql",
-        }
-        # slurmdbd makes its database itself, but fails then: libmariadb 11.8 refuses every result
-        # on a connection whose first attempt failed.
-        (self.folder / "database.sql").write_text("CREATE DATABASE IF NOT EXISTS slurm;\n")
-        # Nothing but the database of a cluster that is thrown away: no users, no system tables.
-        flags = ("--no-defaults", "--skip-networking", "--skip-grant-tables", "--skip-log-bin")
-        argv = ["mariadbd", *flags, *(f"--{name}={value}" for name, value in options.items())]
-        self._launch("mariadbd", argv)
-        self.wait_for(lambda: _listens(sock), "mariadbd listens")
-        conf = self.folder / "slurmdbd.conf"
-        conf.touch(0o600)
-        conf.write_text(
-            _SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=self._ports[3])
-        )
-        self._launch("slurmdbd", ["slurmdbd", "-D"], {"MYSQL_UNIX_PORT": str(sock)})
-        self.wait_for(lambda: _listens(("127.0.0.1", self._ports[3])), "slurmdbd listens")
-
     def _launch(self, name: str, argv: Sequence[str], more: Mapping[str, str] = {}) -> None:
         """Start a daemon that the kernel kills if this process dies."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*_MORTAL, *argv],
-                env=self.environment | dict(more),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+                [*_MORTAL, *argv], env=self.environment | dict(more), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def _kill_daemon(self, name: str) -> None:
         daemon = self._daemons.pop(name)
@@ -433,29 +347,15 @@ def _descriptors(pid: int) -> set[str]:
 
 def _sockets(folder: Path) -> set[str]:
     """Sockets that are bound in a folder, as among a process's descriptors."""
-    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return {
-        f"socket:[{fields[6]}]"
-        for fields in lines
-        if len(fields) > 7 and fields[7].startswith(f"{folder}/")
-    }
-
-
-def _listens(address: Path | tuple[str, int]) -> bool:
-    """Whether a server accepts connections at a socket's path, or a host and port."""
-    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
-    with socket.socket(family) as client:
-        return client.connect_ex(str(address) if isinstance(address, Path) else address) == 0
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {f"socket:[{line.split()[6]}]" for line in lines if f" {folder}/" in line}
 
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, drawn so that test processes hardly choose the same."""
     ports: list[int] = []
-    draws = random.SystemRandom()
-    while len(ports) < count:
-        port = draws.choice(_PORTS)
+    for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as server, suppress(OSError):
             server.bind(("127.0.0.1", port))
-            if port not in ports:
-                ports.append(port)
-    return ports
+            ports.append(port)
+    return ports[:count]

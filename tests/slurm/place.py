@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.results.rebuild import rebuild
-from tests.experiments.faults.notes import records
+from tests.experiments.faults.checks import repeated_rows
+from tests.experiments.faults.notes import read, records
 from tests.slurm.cluster import Cluster
 from tests.slurm.stub_worker import CELLS, STARTS
 
@@ -63,12 +64,9 @@ class Place:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.slurm.stub_grid", str(self.folder), *options],
             env=self.cluster.environment | {POLL: POLL_S, CELLS: str(self._cells)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
-        )
+        )  # fmt: skip
 
     def end(self, command: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
         out, err = command.communicate(timeout=LONGEST_S)
@@ -78,8 +76,7 @@ class Place:
         return self.end(self.start(*options))
 
     def starts(self) -> list[Start]:
-        path = self._cells / STARTS
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = read(self._cells / STARTS).decode().splitlines()
         words = (line.split(" ") for line in lines)
         return [Start(int(seed), int(attempt), node) for seed, attempt, node in words]
 
@@ -103,7 +100,7 @@ class Place:
 
     def rows(self) -> list[dict[str, str]]:
         """The records of runs.csv, read without any code of the product's."""
-        return records(self.csv.read_bytes()) if self.csv.exists() else []
+        return records(read(self.csv))
 
     def statuses(self) -> dict[int, list[str]]:
         """Statuses of the attempts at each cell, by its seed, in the order of the attempts."""
@@ -115,14 +112,6 @@ class Place:
     def problems(self) -> list[str]:
         """Problems that no grid may have at any time: rows that are there twice, or that differ
         from those which `bench.rebuild` finds in the folders."""
-        rows = self.rows()
-        attempts = Counter((row["cell_id"], row["repeat"], row["attempt"]) for row in rows)
-        found = [f"{key} has {number} rows" for key, number in attempts.items() if number > 1]
-        ok = Counter((row["cell_id"], row["repeat"]) for row in rows if row["status"] == "ok")
-        found += [f"{key} has {number} ok rows" for key, number in ok.items() if number > 1]
-        return found + self._differences()
-
-    def _differences(self) -> list[str]:
         copy = self.folder / "rebuilt"
         copy.mkdir()
         (copy / "runs").symlink_to(self.folder / "runs")
@@ -134,7 +123,7 @@ class Place:
         before, after = (
             Counter(tuple(row.items()) for row in rows) for rows in (self.rows(), rebuilt)
         )
-        return [
+        return repeated_rows(read(self.csv)) + [
             f"bench.rebuild {verb} {dict(row)['cell_id']}, attempt {dict(row)['attempt']}"
             for verb, rows in (("lacks", before - after), ("adds", after - before))
             for row in rows

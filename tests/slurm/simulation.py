@@ -3,33 +3,28 @@
     with Simulation(nodes=400) as slurm:
         …  # python -m bench.grid --executor slurm
 
-In it `sbatch`, `squeue`, `scancel`, `scontrol` and `sinfo` are found on PATH. They pass what they
-are given to this process, where time goes on by each look at the queue, which nobody waits for.
+In it this process does what the commands of Slurm would do. Its time goes on by each look at the
+queue, which nobody waits for.
 """
 
-import json
 import os
 import random
 import re
 import shlex
-import sys
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from socketserver import StreamRequestHandler, UnixStreamServer
-from tempfile import TemporaryDirectory
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any, Final, Self
 from unittest import mock
 
-from bench.executors.slurm import node, probe
-from bench.executors.slurm.commands import COMMANDS, parse_indexes
+from bench.executors.slurm import commands, node, probe
+from bench.executors.slurm.commands import SlurmError, parse_indexes
 from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
@@ -42,32 +37,14 @@ LOOK_S: Final = 20.0
 _CELL_S: Final = (20.0, 60.0)
 _DOWN_S: Final = 600.0
 _FORGOTTEN_S: Final = 300.0
-_CLIENT: Final = """\
-#!{python} -SE
-import json, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    stdin = sys.stdin.read() if "--test-only" in sys.argv else ""
-    server.sendall(json.dumps([{name!r}, sys.argv[1:], stdin]).encode() + b"\\n")
-    code, out, err = json.loads(server.makefile().read())
-sys.stdout.write(out)
-sys.stderr.write(err)
-sys.exit(code)
-"""
 
 OK: Final = "ok"
-CRASHED: Final = "crashed"
-"""The worker crashes."""
-NODE_FAILS: Final = "node fails"
-"""The node fails while the cell runs, and Slurm starts the array task on another."""
-REQUEUED: Final = "requeued"
-"""An administrator requeues the array task while its cell runs."""
-CANCELLED: Final = "cancelled"
-"""The array task is cancelled while its cell runs."""
-KILLED: Final = "killed"
-"""The node kills the whole job for its memory: nobody can write a row."""
-NEVER_BEGAN: Final = "never began"
-"""The array task is cancelled while it waits."""
+CRASHED: Final = "crashed"  # the worker crashes
+NODE_FAILS: Final = "node fails"  # while the cell runs, and Slurm starts it on another
+REQUEUED: Final = "requeued"  # by an administrator while the cell runs
+CANCELLED: Final = "cancelled"  # while the cell runs
+KILLED: Final = "killed"  # the node kills the whole job for its memory: nobody can write a row
+NEVER_BEGAN: Final = "never began"  # the array task is cancelled while it waits
 _REASONS: Final = {REQUEUED: " DUE TO JOB REQUEUE", CANCELLED: ""}
 """The ends of the line that Slurm adds to the output of a job that it ends."""
 _STATES: Final = {CRASHED: "FAILED", CANCELLED: "CANCELLED", KILLED: "OUT_OF_MEMORY"}
@@ -77,16 +54,11 @@ class _DiedError(Exception):
     """The process of an array task ends without doing anything more."""
 
 
-class RefusedError(Exception):
-    """A command of Slurm fails with this message."""
-
-
 @dataclass
 class _Job:
     id: int
     name: str
     folder: Path
-    indexes: tuple[int, ...]
     most_running: int
     after: int | None
     pending: "deque[int]" = field(default_factory=deque)
@@ -112,7 +84,7 @@ class Simulation:
         max_array_size, max_job_count: as in slurm.conf, array tasks counted one by one.
 
     Attributes:
-        fates, max_job_count: as given; they may be changed.
+        fates: as given; they may be changed.
         calls: how often each command was called.
         seconds: for which commands waited for this simulation.
         submitted: the numbers of array tasks of each array.
@@ -121,74 +93,49 @@ class Simulation:
     """
 
     def __init__(
-        self,
-        *,
-        nodes: int = 400,
-        fates: Mapping[str, float] | None = None,
-        max_array_size: int = 1001,
+        self, nodes: int, fates: Mapping[str, float] = {}, *, max_array_size: int = 1001,
         max_job_count: int = 10_000,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.calls: Counter[str] = Counter()
         self.seconds = 0.0
         self.submitted: list[int] = []
         self.most_running = 0
         self.ends: Counter[str] = Counter()
-        self.fates = dict(fates or {})
-        self._max_array_size, self.max_job_count = max_array_size, max_job_count
+        self.fates = dict(fates)
+        self._max_array_size, self._max_job_count = max_array_size, max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
         self._down: list[tuple[float, str]] = []
         self._jobs: dict[int, _Job] = {}
         self._now = 0.0
         self._draws = random.Random(0)  # noqa: S311
         self._fate = OK
-        self._problems: list[str] = []
         self._stack = ExitStack()
         here = find_conditions("cpu")
         other = replace(here, conditions=replace(here.conditions, machine="another machine"))
         self._targets = here, other
 
     def __enter__(self) -> Self:
-        folder = self._stack.enter_context(TemporaryDirectory(prefix="simulated-"))
-        address = f"{folder}/socket"
-        for name in COMMANDS:
-            path = Path(folder, name)
-            path.write_text(_CLIENT.format(python=sys.executable, address=address, name=name))
-            path.chmod(0o700)
-        server = self._stack.enter_context(UnixStreamServer(address, self._handler()))
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        self._stack.callback(server.shutdown)
-        variables = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", POLL: "0.001"}
-        self._stack.enter_context(mock.patch.dict(os.environ, variables))
-        self._stack.enter_context(mock.patch.object(node, "run_cell", self._run_cell))
+        for patch in (
+            mock.patch.dict(os.environ, {POLL: "0.001"}),
+            mock.patch.object(commands, "_run", self._answer),
+            mock.patch.object(commands, "check_installed"),
+            mock.patch.object(node, "run_cell", self._run_cell),
+        ):
+            self._stack.enter_context(patch)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        assert not self._problems, self._problems[0]
 
-    def _handler(self) -> type[StreamRequestHandler]:
-        simulation = self
-
-        class Handler(StreamRequestHandler):
-            def handle(self) -> None:
-                name, arguments, stdin = json.loads(self.rfile.readline())
-                self.wfile.write(json.dumps(simulation._answer(name, arguments, stdin)).encode())
-
-        return Handler
-
-    def _answer(self, name: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
+    def _answer(self, name: str, *arguments: str, stdin: str = "", **_: object) -> str:
+        """As `bench.executors.slurm.commands._run`."""
         self.calls[name] += 1
         begun = time.perf_counter()
+        run: Callable[..., str] = getattr(self, f"_{name}")
+        options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
+        words = [word for word in arguments if not word.startswith("--")]
         try:
-            run: Callable[..., str] = getattr(self, f"_{name}")
-            options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
-            words = [word for word in arguments if not word.startswith("--")]
-            return 0, run(options, words, stdin), ""
-        except RefusedError as error:
-            return 1, "", f"{name}: error: {error}\n"
-        except Exception:  # noqa: BLE001
-            self._problems.append(traceback.format_exc())
-            return 1, "", f"{name}: error: {self._problems[-1]}\n"
+            return run(options, words, stdin)
         finally:
             self.seconds += time.perf_counter() - begun
 
@@ -200,19 +147,19 @@ class Simulation:
         array, _, most = options.get("array", "").partition("%")
         indexes = tuple(sorted(parse_indexes(array))) or (-1,)
         if in_script.get("partition", "main") != "main":
-            raise RefusedError("invalid partition specified")
+            raise SlurmError("invalid partition specified")
         if indexes[-1] >= self._max_array_size:
-            raise RefusedError("Batch job submission failed: Invalid job array specification")
+            raise SlurmError("Batch job submission failed: Invalid job array specification")
         if "test-only" in options:
             return ""
         queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
-        if queued + len(indexes) > self.max_job_count:
-            raise RefusedError("Slurm temporarily unable to accept job, sleeping and retrying")
+        if queued + len(indexes) > self._max_job_count:
+            raise SlurmError("Slurm temporarily unable to accept job, sleeping and retrying")
         after = options.get("dependency", "").partition(":")[2]
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]
         job = _Job(
-            len(self._jobs) + 1, in_script["job-name"], Path(folder), indexes,
+            len(self._jobs) + 1, in_script["job-name"], Path(folder),
             int(most or len(indexes)), int(after) if after else None, deque(indexes),
         )  # fmt: skip
         self._jobs[job.id] = job
@@ -252,14 +199,17 @@ class Simulation:
             if not job.is_over or self._now - at < _FORGOTTEN_S
         }  # fmt: skip
         if not known:
-            raise RefusedError("slurm_load_jobs error: Invalid job id specified")
+            raise SlurmError("slurm_load_jobs error: Invalid job id specified")
         return "".join(
             f"JobId={job.id} ArrayJobId={job.id} ArrayTaskId={index} JobState={state} "
             f"ExitCode={0 if state == 'COMPLETED' else 1}:0\n"
             for index, state in known.items()
         )
 
-    def _sinfo(self, _options: dict[str, str], _words: list[str], _stdin: str) -> str:
+    def _sacct(self, *_: object) -> str:
+        return ""
+
+    def _sinfo(self, *_: object) -> str:
         return "main*|1-00:00:00\n"
 
     # Time
@@ -329,9 +279,7 @@ class Simulation:
         signals: Any = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
         if fate in _REASONS:
-            line = (
-                f"*** JOB {job.id} ON {name} CANCELLED AT 2026-11-28T12:00:00{_REASONS[fate]} ***\n"
-            )
+            line = f"*** JOB {job.id} ON {name} CANCELLED AT 2026-11-28{_REASONS[fate]} ***\n"
             (submission.folder / "output" / f"{index}.txt").write_text(line)
         for number, planned in enumerate(submission.groups[index]):
             attempt = TaskAttempt(index, number, job.restarts[index])
@@ -379,10 +327,6 @@ def measured(run: Attempt) -> dict[str, Any]:
 
 def _ranges(indexes: Iterable[int]) -> str:
     """Indexes as Slurm lists them, such as `0-9,12`."""
-    ranges: list[list[int]] = []
-    for index in sorted(indexes):
-        if ranges and ranges[-1][1] == index - 1:
-            ranges[-1][1] = index
-        else:
-            ranges.append([index, index])
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
+    runs = groupby(enumerate(sorted(indexes)), lambda pair: pair[1] - pair[0])
+    ranges = ([index for _, index in run] for _, run in runs)
+    return ",".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in ranges)

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Final
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 
+TEXTS: Final = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""Options that can't be given and why, and what messages say of cells that Slurm ended."""
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PATIENCE_S: Final = 60
 """A command that takes longer has lost its controller: Slurm's own time-outs are 10 to 30 s."""
@@ -73,23 +76,27 @@ def check_installed() -> None:
         )
 
 
-def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
+def submit(script: Path, *options: str) -> int:
     """Submit a job script, with further options of sbatch; returns the id of the job. The options
-    in the script, given by their names, count whatever the environment has."""
-    answer = _run("sbatch", "--parsable", *options, str(script), without=_variables(names))
+    in the script count, and those that can't be given are left out, whatever the environment has.
+    """
+    without = _variables(script.read_text(encoding="utf-8"))
+    answer = _run("sbatch", "--parsable", *options, str(script), without=without)
     number = answer.strip().partition(";")[0]
     if not number.isdecimal():
         raise SlurmError(f"sbatch: printed no job id but {one_line(answer)!r}")
     return int(number)
 
 
-def check_script(text: str, *options: str, names: Iterable[str] = ()) -> None:
+def check_script(text: str, *options: str) -> None:
     """Ask Slurm whether it would accept a script, without submitting it."""
-    _run("sbatch", "--test-only", *options, stdin=text, without=_variables(names))
+    _run("sbatch", "--test-only", *options, stdin=text, without=_variables(text))
 
 
-def _variables(names: Iterable[str]) -> set[str]:
-    """The variables by which the environment would override options of a script."""
+def _variables(text: str) -> set[str]:
+    """The variables by which the environment would override options of a script, or set one that
+    can't be given."""
+    names = (*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"])
     return {_NAMES.get(name, f"SBATCH_{name.upper().replace('-', '_')}") for name in names}
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +18,7 @@ from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
-from bench.executors.slurm.commands import Ended, Queued, SlurmError
+from bench.executors.slurm.commands import Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
 from bench.executors.slurm.node_check import check_nodes, lines
 from bench.executors.slurm.options import Request, parse_request
@@ -80,17 +79,13 @@ class SlurmExecutor(Executor):
         self.flags = submitter.request.flags
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
-        self._largest = 0
+        self._largest = self._size = 0  # array tasks of the largest array, and of the next
         self._ready: list[list[Attempt]] = []
         self._signals = Signals()
         self._complained = False
         self._stuck: set[tuple[int, str]] = set()
         self._items: dict[Key, Planned] = {}
         self._known: dict[Path, Following] = {}
-
-    @cached_property
-    def _size(self) -> int:
-        return self._submitter.most
 
     @property
     def kinds(self) -> Mapping[str, Target]:
@@ -209,6 +204,8 @@ class SlurmExecutor(Executor):
     def _submit(self, dispatcher: Dispatcher) -> None:
         """Submit what is ready, as much as Slurm accepts: after an array that it refuses comes a
         smaller one, after one that it accepts a larger one."""
+        most = self._submitter.most
+        self._size = self._size or most
         with self._locked(_SUBMIT):
             self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
@@ -222,8 +219,7 @@ class SlurmExecutor(Executor):
                 try:
                     submission = self._submitter.submit(groups, after)
                 except SlurmError as error:
-                    least = min(self._largest, self._submitter.most // _LEAST or 1)
-                    least = least if self._followed else 1
+                    least = min(self._largest, most // _LEAST or 1) if self._followed else 1
                     if _LIMIT.search(str(error)) and len(groups) > least:
                         self._size = max(least, len(groups) // 2)
                         continue
@@ -235,7 +231,7 @@ class SlurmExecutor(Executor):
                 one = self._known[submission.folder] = Following(submission)
                 self._followed.append(one)
                 self._largest = max(self._largest, len(groups))
-                self._size = min(2 * max(self._size, len(groups)), self._submitter.most)
+                self._size = min(2 * max(self._size, len(groups)), most)
                 self._ready = self._ready[len(groups) :]
                 cells = _count(sum(map(len, groups)), "cell")
                 tasks = _count(len(groups), "array task")
@@ -290,12 +286,8 @@ class SlurmExecutor(Executor):
             one.submission.keep_job(own[0].job)
         indexes = frozenset[int]().union(*(entry.indexes for entry in own))
 
-        def ends() -> dict[int, Ended]:
-            job = one.submission.job
-            return {} if job is None else commands.ended(job)
-
         with self._locked("collect.lock"):
-            one.read(None if queued is None else indexes, ends)
+            one.read(None if queued is None else indexes)
             others: list[Row] = []
             last: list[tuple[Planned, Row]] = []
             for run, rows in one.take():
@@ -303,8 +295,7 @@ class SlurmExecutor(Executor):
                     folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
                     if not (folder / ROW).exists():  # its process ended before it could keep it
                         keep_row(folder, row)
-                item = self._items.get(key_of(run)) if dispatcher is not None else None
-                if item is not None:
+                if dispatcher is not None and (item := self._items.get(key_of(run))):
                     last.append((item, rows.pop()))
                 others += rows
             self._store.append(*(row for row in others if not self._store.has(row)))
@@ -350,24 +341,15 @@ def from_flags(flags: Mapping[str, Any]) -> Opening:
 
 
 def find_cluster(
-    store: Store,
-    request: Request,
-    device: str,
-    paths: Iterable[Path],
-    *,
-    dry_run: bool,
+    store: Store, request: Request, device: str, paths: Iterable[Path], *, dry_run: bool,
     checks_nodes: bool = False,
-) -> SlurmExecutor:
-    """An executor on the cluster, once it is known that a node can run cells.
+) -> SlurmExecutor:  # fmt: skip
+    """An executor on the cluster, once it is known that a node can run cells, which need some files
+    and folders.
 
     Rows that array tasks have left since the last command are in the CSV then. A dry run asks no
     node: if none is known, conditions are those of this machine's CPU. InputError if there is no
     Slurm, it would refuse the jobs, or a node can't run cells. StoppedError if the user stops it.
-
-    Args:
-        request: what each array task asks for.
-        device: as of `bench.machine.conditions.find_conditions`, on a node.
-        paths: the files and folders that cells need.
     """
     prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()

@@ -1,18 +1,18 @@
 """A submission that is followed until all its array tasks have ended and all rows are collected."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.common.messages import last_error
-from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON, TEXTS
+from bench.executors.slurm.commands import TEXTS, Ended, ended
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON
 from bench.executors.slurm.submission import Submission, TaskAttempt
 from bench.launch.attempt import Attempt
 from bench.plan.rows import Row
 
-_ENDS: Final = {state: (status, text) for state, (status, text) in TEXTS["ended"].items()}
+_ENDS: Final[dict[str, tuple[str, str]]] = TEXTS["ended"]
 """Status and message of a cell whose array task ended without a row, by Slurm's state."""
 _UNSEEN: Final = {
     CHANGES_FOLDER: "its node does not see the folder of the command",
@@ -47,32 +47,28 @@ class Following:
         runs = ((i, n, run) for i in self.open for n, run in enumerate(self.submission.groups[i]))
         return {key_of(run) for i, n, run in runs if (i, n) not in self._ok}
 
-    def read(
-        self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
-    ) -> None:
+    def read(self, queued: AbstractSet[int] | None) -> None:
         """Read the rows that were published since the last call, and close array tasks that ended:
-        those that are not queued (None: Slurm did not answer). `ends` asks Slurm how they ended.
-        OSError if rows can't be read or written."""
+        those that are not queued (None: Slurm did not answer). OSError if rows can't be read or
+        written."""
         self._read_rows()
-        ended = set() if queued is None else self.open - queued
-        without_rows = sorted(index for index in ended if not self._is_ok(index))
+        gone = set() if queued is None else self.open - queued
+        without_rows = sorted(index for index in gone if not self._is_ok(index))
         if without_rows:
-            known = ends()
+            job = self.submission.job
+            known = {} if job is None else ended(job)
             for index in without_rows:
                 self._close(index, known.get(index))
             self._read_rows()
-        self.open -= ended
-        self.open -= {index for index in self.open if self._is_ok(index)}
+        self.open -= gone | {index for index in self.open if self._is_ok(index)}
 
     def take(self) -> Iterator[tuple[Attempt, list[Row]]]:
         """The cells that have ended since the last call, each with the rows of all its attempts."""
         for (index, number), by_restart in list(self._new.items()):
             if index not in self.open or (index, number) in self._ok:
                 del self._new[index, number]
-                yield (
-                    self.submission.groups[index][number],
-                    [by_restart[restart] for restart in sorted(by_restart)],
-                )
+                run = self.submission.groups[index][number]
+                yield run, [row for _, row in sorted(by_restart.items())]
 
     def _read_rows(self) -> None:
         for path in self.submission.rows.iterdir():

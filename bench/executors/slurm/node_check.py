@@ -3,17 +3,16 @@ kind. Its rows are no results: they are in `runs/slurm/nodes/`, and what was com
 `nodes.json` beside it."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import median
 from time import sleep
 from typing import Final
 
 from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
+from bench.common.grouping import grouped
 from bench.executors.slurm import commands
 from bench.executors.slurm.following import Following
 from bench.executors.slurm.submission import submissions_folder
@@ -88,8 +87,8 @@ def check_nodes(
             commands.cancel(*(str(one.submission.job) for one in following.values()))
         raise
     compared = compare([_measured(name, rows[name]) for name in nodes if name in rows])
-    text = json.dumps([asdict(node) for node in compared], indent=1)
-    write_atomically(folder / "nodes.json", text.encode() + b"\n")
+    text = json.dumps([asdict(node) for node in compared], indent=1) + "\n"
+    write_atomically(folder / "nodes.json", text.encode())
     return compared
 
 
@@ -120,9 +119,7 @@ def _collect(following: dict[str, Following], rows: dict[str, Row | str]) -> Non
         return  # it is asked again
     running = {entry.name for entry in queued}
     for name, one in list(following.items()):
-        job = one.submission.job or 0
-        indexes = {0} if one.submission.name in running else set[int]()
-        one.read(indexes, partial(commands.ended, job))
+        one.read({0} if one.submission.name in running else set[int]())
         taken = [every[-1] for _, every in one.take()]
         if not one.open:
             rows[name] = taken[-1] if taken else one.not_run.get(0, ("", ""))[0]
@@ -134,17 +131,13 @@ def _measured(name: str, row: Row | str) -> Node:
         return Node(name, problem=f"it never began: {row}")
     if not row.is_ok:
         return Node(name, row.conditions_id, problem=f"{row.status}: {row.message or ''}")
-    return Node(
-        name, row.conditions_id, row.ms_per_1k_tokens, row.ms_per_1k_tokens_ci_low,
-        row.ms_per_1k_tokens_ci_high,
-    )  # fmt: skip
+    ends = row.ms_per_1k_tokens_ci_low, row.ms_per_1k_tokens_ci_high
+    return Node(name, row.conditions_id, row.ms_per_1k_tokens, *ends)
 
 
 def compare(nodes: Sequence[Node]) -> list[Node]:
     """The same nodes, with the deviation of each from the others of its kind."""
-    kinds: Mapping[str, list[Node]] = defaultdict(list)
-    for node in nodes:
-        kinds[node.conditions_id].append(node)
+    kinds = grouped(nodes, lambda node: node.conditions_id)
     return [replace(node, deviation=_deviation(node, kinds[node.conditions_id])) for node in nodes]
 
 

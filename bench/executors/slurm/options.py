@@ -4,18 +4,15 @@ import os
 import re
 import shlex
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.executors.slurm.commands import duration, seconds
+from bench.executors.slurm.commands import TEXTS, duration, seconds
 
 _ROOT: Final = Path(__file__).parents[3]
-TEXTS: Final = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
-"""Options that can't be given and why, and what messages say of cells that Slurm ended."""
 _NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
 """Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
@@ -122,11 +119,6 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
             "",
         )
     )
-
-
-def fixed_options(text: str) -> list[str]:
-    """Names of options that the environment can't change: a script's, and those refused."""
-    return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"]]
 
 
 def _value(value: str | None) -> str:

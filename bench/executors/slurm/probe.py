@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from bench.common.files import text_or_empty, write_atomically
 from bench.common.messages import last_error
 from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, script
 from bench.executors.slurm.submission import TARGET, publish, submissions_folder
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, torch_build
@@ -106,50 +106,49 @@ class Prober:
             )
         if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
             return
-        text = self._script(self._folder([]), self.request)
         try:
-            commands.check_script(text, "--array=0", names=fixed_options(text))
+            commands.check_script(self._script(self.request), "--array=0")
         except commands.SlurmError as error:
             raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
 
     def known(self) -> Target | None:
         """The conditions of the node that a probe job has reached before; None without one."""
-        answer = self._answer(self._folder(self._needed()))
+        answer = self._answer()
         return answer if isinstance(answer, Target) else None
 
     def ask(self, signals: Signals) -> Target:
         """The conditions of a node, by a probe job unless one is known. InputError if no job could
         run a cell there. StoppedError if the user stops it."""
-        paths = self._needed()
-        return self.known() or self._ask(self._folder(paths), paths, signals)
+        return self.known() or self._ask(signals)
 
+    @cached_property
     def _needed(self) -> list[str]:
         return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
 
-    def _folder(self, paths: list[str]) -> Path:
-        values = [self.request.place, self.device, paths, str(Path.cwd()), sys.executable]
+    @cached_property
+    def _folder(self) -> Path:
+        values = [self.request.place, self.device, self._needed, str(Path.cwd()), sys.executable]
         software = [code_version(), *torch_build(), recorded(os.environ, on_gpu=True)]
         return submissions_folder(self.runs) / f"probe-{digest([*values, *software], 8)}"
 
-    def _script(self, folder: Path, request: Request) -> str:
-        folder = folder.resolve()
-        name = f"bench-{folder.name}"
-        return script(request, name, folder / _OUTPUT, "probe", [str(folder)])
+    def _script(self, request: Request) -> str:
+        folder = self._folder.resolve()
+        return script(request, f"bench-{folder.name}", folder / _OUTPUT, "probe", [str(folder)])
 
-    def _ask(self, folder: Path, paths: list[str], signals: Signals) -> Target:
+    def _ask(self, signals: Signals) -> Target:
         values: Mapping[str, Any] = {
-            "paths": paths, "device": self.device, "code_version": code_version(),
+            "paths": self._needed, "device": self.device, "code_version": code_version(),
             "kinds": str(self.kinds_folder.resolve()),
         }  # fmt: skip
-        limit_s = min(self.request.limit_s or _LIMIT_S, _LIMIT_S)
-        text = self._script(folder, self.request.with_limit(limit_s))
+        limit_s, folder = min(self.request.limit_s or _LIMIT_S, _LIMIT_S), self._folder
+        text = self._script(self.request.with_limit(limit_s))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _REQUEST, json.dumps(values, indent=1).encode() + b"\n")
         write_atomically(folder / "script.sh", text.encode())
         for name in (_OUTPUT, _ANSWER):  # of a command that was killed
             (folder / name).unlink(missing_ok=True)
         try:
-            job = commands.submit(folder / "script.sh", names=fixed_options(text))
+            job = commands.submit(folder / "script.sh")
         except commands.SlurmError:
             _remove(folder)
             raise
@@ -157,31 +156,30 @@ class Prober:
             f"job {job} checks whether a node sees all that cells need; waiting for it to run"
         )
         try:
-            self._wait(folder, job, signals)
+            self._wait(job, signals)
         except StoppedError:
             commands.cancel(str(job))
             raise
-        answer = self._answer(folder) or self._why_none(folder, job)
+        answer = self._answer() or self._why_none(job)
         if isinstance(answer, Target):
             return answer
         _remove(folder)
         raise InputError(f"--slurm: a node can't run cells: {answer}")
 
-    def _wait(self, folder: Path, job: int, signals: Signals) -> None:
-        while not (folder / _ANSWER).exists():
+    def _wait(self, job: int, signals: Signals) -> None:
+        while not (self._folder / _ANSWER).exists():
             with signals.raising():
                 time.sleep(self.poll_s)
             try:
-                if all(one.job != job for one in commands.queued([f"bench-{folder.name}"])):
+                if all(one.job != job for one in commands.queued([f"bench-{self._folder.name}"])):
                     return
             except commands.SlurmError as error:
                 self.note(f"{error}; asking again")
 
-    @staticmethod
-    def _answer(folder: Path) -> Target | str:
+    def _answer(self) -> Target | str:
         """The answer of a probe: conditions, or a problem; empty without one."""
         try:
-            data = (folder / _ANSWER).read_bytes()
+            data = (self._folder / _ANSWER).read_bytes()
         except OSError:
             return ""
         try:
@@ -189,21 +187,19 @@ class Prober:
         except ValueError:
             return str(json.loads(data).get("problem", ""))
 
-    def _why_none(self, folder: Path, job: int) -> str:
-        end = commands.ended(job).get(-1)
-        if end is not None and end.exit_code == CHANGES_FOLDER:
+    def _why_none(self, job: int) -> str:
+        end = commands.ended(job).get(-1, commands.Ended(""))
+        if end.exit_code == CHANGES_FOLDER:
             return f"it does not see {Path.cwd()}; start the command in a folder that nodes share"
-        if end is not None and end.exit_code == NO_PYTHON:
+        if end.exit_code == NO_PYTHON:
             return (
                 f"it does not see {sys.executable}; install this project in an environment that "
                 "nodes share"
             )
-        if why := last_error(text_or_empty(folder / _OUTPUT)):
-            return why
-        state = "" if end is None else f" (job {job} ended {end.state})"
-        return (
-            f"it does not see {folder.resolve()}{state}; name a file in a folder that nodes share "
-            "with --runs"
+        state = f" (job {job} ended {end.state})" if end.state else ""
+        return last_error(text_or_empty(self._folder / _OUTPUT)) or (
+            f"it does not see {self._folder.resolve()}{state}; name a file in a folder that nodes "
+            "share with --runs"
         )
 
 

@@ -37,7 +37,7 @@ from pydantic import TypeAdapter
 
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
-from bench.executors.slurm.options import TEXTS
+from bench.executors.slurm.commands import TEXTS
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Target
@@ -54,7 +54,7 @@ _JOB: Final = "job.json"
 TARGET: Final = TypeAdapter(Target)  # a device and its conditions, as JSON and back
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
-_REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
+_REASONS: Final[dict[str, tuple[str, str]]] = TEXTS["reasons"]
 """Status and message by the reason in the line that Slurm adds to a job's output."""
 _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory limit", re.I | re.M)
 """The line of Slurm's own limit, where no control groups limit the memory of jobs."""
@@ -157,7 +157,9 @@ class Submission:
             return "oom", "its job exceeded the memory that it asked for (mem= of --slurm)"
         if len(parts) == 1:
             return "", ""
-        return _REASONS.get(parts[-2], ("interrupted", f"its job was ended{parts[-2].lower()}"))
+        other = "interrupted", f"its job was ended{parts[-2].lower()}"
+        status, message = _REASONS.get(parts[-2], other)
+        return status, message
 
     @cached_property
     def groups(self) -> list[list[Attempt]]:

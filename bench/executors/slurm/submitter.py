@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import SlurmError
-from bench.executors.slurm.options import Request, fixed_options, script
+from bench.executors.slurm.options import Request, script
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.launch.attempt import WORKER, Attempt
 
@@ -39,18 +39,17 @@ class Submitter:
         if the folder can't be written."""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(2)}"
         folder = (submissions_folder(self.runs) / name).resolve()
-        text = self.script(groups, folder)
         request: dict[str, Any] = {
             "runs": str(self.runs.parent.resolve() / self.runs.name), "device": self.device,
             "kinds": str(self.kinds_folder.resolve()), "user": os.getuid(),
         }  # fmt: skip
-        submission = Submission.create(folder, request, groups, text)
+        submission = Submission.create(folder, request, groups, self.script(groups, folder))
         most = self.request.max_running
         options = [f"--array=0-{len(groups) - 1}{'' if most is None else f'%{most}'}"]
         if most is not None and after is not None:
             options.append(f"--dependency=afterany:{after}")
         try:
-            job = commands.submit(submission.script, *options, names=fixed_options(text))
+            job = commands.submit(submission.script, *options)
         except SlurmError:
             shutil.rmtree(folder)
             raise

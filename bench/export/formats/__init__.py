@@ -6,10 +6,11 @@ a file that writes it; and a snippet, which loads it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from shutil import copyfile
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from adapters.methods import METHODS
@@ -77,14 +78,8 @@ class Format:
         return f"pip install {what}"
 
     def script(self) -> Any:
-        if self.snippet.parent == _SNIPPETS:
-            return import_module(f"bench.export.snippets.{self.snippet.stem}")
-        spec = spec_from_file_location(f"{self.name}_snippet", self.snippet)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{self.snippet}: is no script of Python")
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        """The snippet's functions, which are imported with its libraries."""
+        return SimpleNamespace(**run_path(str(self.snippet)))
 
     def copy_scripts(self, folder: Path) -> None:
         copyfile(self.snippet, folder / SNIPPET)

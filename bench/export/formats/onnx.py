@@ -11,8 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from bench.common.errors import InputError
-from bench.common.messages import one_line
+from bench.common.errors import InputError, cause_of
 from bench.export.formats.contents import final_model, write_config, write_tokenizer
 from bench.export.trained import Trained
 from minbert.kernels.reference import REFERENCE, kernels
@@ -36,10 +35,9 @@ def write(trained: Trained, folder: Path) -> None:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        cause = one_line(str(error)) or type(error).__name__
         raise InputError(
-            f"the model can't be written as ONNX ({cause}); other versions of torch, onnxscript "
-            "and onnxruntime may do it"
+            f"the model can't be written as ONNX ({cause_of(error)}); other versions of torch, "
+            "onnxscript and onnxruntime may do it"
         ) from error
     write_config(trained, model, folder)
     write_tokenizer(trained, folder)

@@ -62,24 +62,13 @@ def write(trained: Trained, folder: Path) -> None:
         width, parameters = encoder.config.hidden_size, signature(type(encoder)).parameters
         arguments = _NO_POOLER if "add_pooling_layer" in parameters else {}
     write_tokenizer(trained, transformer)
-    write_json(
-        transformer / _SETTINGS,
-        {
-            "max_seq_length": trained.job.cell.max_length,
-            "do_lower_case": False,
-            "model_args": arguments,
-        },
-    )
+    length = trained.job.cell.max_length
+    values = {"max_seq_length": length, "do_lower_case": False, "model_args": arguments}
+    write_json(transformer / _SETTINGS, values)
     by_mean = trained.job.cell.pooling == "mean"
+    pooling = {"pooling_mode_cls_token": not by_mean, "pooling_mode_mean_tokens": by_mean}
     (folder / _POOLING).mkdir()
-    write_json(
-        folder / _POOLING / CONFIG,
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": not by_mean,
-            "pooling_mode_mean_tokens": by_mean,
-        },
-    )
+    write_json(folder / _POOLING / CONFIG, {"word_embedding_dimension": width, **pooling})
     modules = _modules(len(layers))
     for (layer, activation), module in zip(layers, modules[2:], strict=True):
         _write_dense(layer, activation, folder / module["path"])
@@ -127,12 +116,7 @@ def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:
 
 def _write_dense(layer: nn.Linear, activation: str, folder: Path) -> None:
     folder.mkdir()
-    values = {
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
-        "bias": True,
-        "activation_function": activation,
-    }
-    write_json(folder / CONFIG, values)
+    sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
+    write_json(folder / CONFIG, {**sizes, "bias": True, "activation_function": activation})
     tensors = {f"linear.{name}": value for name, value in layer.state_dict().items()}
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})

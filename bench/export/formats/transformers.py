@@ -1,15 +1,12 @@
 """A checkpoint of transformers: the architecture's own model for sequence classification."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from bench.export.formats.contents import final_model, library_model, write_config, write_tokenizer
 from bench.export.trained import Trained
 from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier
-
-_SHARD: Final = "1TB"
-"""All weights are in one file."""
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -21,6 +18,6 @@ def write(trained: Trained, folder: Path) -> None:
     if isinstance(model, BertClassifier):
         save_checkpoint(model, folder, None)
     else:
-        library_model(model).save_pretrained(folder, max_shard_size=_SHARD)
+        library_model(model).save_pretrained(folder, max_shard_size="1TB")  # in one file
     write_config(trained, model, folder, **others)
     write_tokenizer(trained, folder)

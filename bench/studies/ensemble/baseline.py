@@ -139,8 +139,7 @@ def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
     """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev;
     InputError if it failed, StoppedError if the user stopped it."""
     name = f"ensemble-{job.cell.cell_id}"
+    purpose = f"by {BASELINE}"
     with Signals() as signals, lock_on(machine.device_name, signals)():
-        folder = train_again(
-            runs, job, name, target=machine, signals=signals, purpose=f"by {BASELINE}"
-        )
+        folder = train_again(runs, job, name, target=machine, signals=signals, purpose=purpose)
     return np.asarray(load_file(folder / PREDICTIONS)["logits"], dtype=np.float64)

@@ -41,20 +41,16 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
             notes.append(f"{kind} left out: {error}")
 
     add(TFIDF, lambda data: tfidf(data.task, data.train, data.dev)[0], examples)
-    if is_comparison(examples):
+    if examples.train.text_b is not None and len(examples.task.classes) <= 2:
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
     return replace(result, others=others, published=published(result.task)).with_notes(*notes)
 
 
-def is_comparison(data: TaskData) -> bool:
-    """Whether a cosine can be a prediction: for pairs of texts with a number or two classes."""
-    return data.train.text_b is not None and len(data.task.classes) <= 2
-
-
 def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
-    """Predictions [N, C] on dev by the cosine of both texts' embeddings, if `is_comparison`.
+    """Predictions [N, C] on dev by the cosine of both texts' embeddings, for pairs of
+    texts with a number or two classes.
 
     An embedding is the mean of a text's hidden states in the encoder of a checkpoint, as it was
     before training. The cosine is the predicted number; for two classes it is compared with the
@@ -64,13 +60,16 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
 
     encode, embed = Tokenizer.from_folder(checkpoint).encode, embedder(checkpoint, "mean", "cpu")
 
-    def embeddings(texts: tuple[str, ...]) -> Floats:
-        return embed(encode(texts, None, max_length))
+    def cosines(examples: Examples) -> Floats:
+        texts = examples.text_a, examples.text_b or ()
+        a, b = (embed(encode(each, None, max_length)) for each in texts)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))
 
-    dev = _cosines(data.dev, embeddings)
+    dev = cosines(data.dev)
     if not data.task.classes:
         return dev[:, None]
-    edge = threshold(_cosines(data.train, embeddings), data.train.labels)
+    edge = threshold(cosines(data.train), data.train.labels)
     return np.stack([edge - dev, dev - edge], axis=1)
 
 
@@ -85,9 +84,3 @@ def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
     middles = (ends[:-1] + ends[1:]) / 2
     distinct = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])
     return float(middles[np.where(distinct, correct, -1).argmax()])
-
-
-def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> Floats:
-    a, b = embed(examples.text_a), embed(examples.text_b or ())
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.plan.cell import CANDIDATE, MULTITASK
+from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.parts import from_text
 from bench.plan.rows import Row, current_rows
@@ -87,7 +87,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Pool]:
         (path, row)
         for path in runs
         for row in current_rows(read_rows(path)).values()
-        if row.has_score and row.learning_rate_source != CANDIDATE
+        if row.has_score and not row.is_candidate
     ]
     if any(row.folds is not None for _, row in rows):
         raise InputError(
@@ -121,8 +121,7 @@ def _tasks(files: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]
     if not tasks:
         of_task = f" of task {', '.join(asked)}" if asked else ""
         raise InputError(f"{files}: no cell{of_task} ended ok with a score; run a grid first")
-    in_order = dict.fromkeys([*PART_SCORES, *asked, *sorted(tasks)])
-    return [task for task in in_order if task in tasks]
+    return [task for task in dict.fromkeys([*PART_SCORES, *asked, *sorted(tasks)]) if task in tasks]
 
 
 def _pool(

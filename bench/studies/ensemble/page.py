@@ -1,26 +1,54 @@
 """Ensembles as sections of text and tables, for a terminal and, with figures, for pages. Importing
 this loads pandas and matplotlib."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.common.messages import echo, enumerated
 from bench.plan.columns import CORRELATED
-from bench.report.drawing import Drawing
+from bench.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    Drawing,
+    canvas,
+    log_ticks,
+    name_lines,
+    to_svg,
+)
 from bench.report.pages import Facts, Section, sentences
 from bench.report.show import print_tables
 from bench.report.tables import Table, table
-from bench.report.text import clean, count, dev_label
+from bench.report.text import clean, count, dev_label, shortened
 from bench.stats.intervals import Interval
-from bench.studies.ensemble import figures
-from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
 from bench.studies.ensemble.published import Published, caveat
 from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE, Entry, Overall, Result, TaskResult
 from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 40
 """Single cells in a figure."""
+BASELINE: Final = "baseline"
+PUBLISHED: Final = "published, on other examples"
+_SHAPES: Final = {
+    ENSEMBLE: ("o", BLUE, BLUE, 7.5),
+    BEST: ("s", INK, INK, 6.5),
+    BASELINE: ("^", ORANGE, ORANGE, 6.5),
+    CELL: ("o", GREY, PAPER, 5.0),
+    PUBLISHED: ("D", PURPLE, PAPER, 5.5),
+}
+"""Marker, colour, the colour that fills it, and size."""
+_LONGEST: Final = 44
+"""Characters of a label."""
+_DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
 _WORDS: Final = {"correlated": CORRELATED, "enumerated": enumerated}
 
 
@@ -81,20 +109,20 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
         *((clean(entry.label), BASELINE, entry) for entry in result.others),
         *((clean(entry.name), CELL, entry) for entry in alone[:_MOST_CELLS]),
     ]  # fmt: skip
-    marks = [Mark(name, kind, entry.dev, entry.parameters) for name, kind, entry in entries]
+    marks = [_Mark(name, kind, entry.dev, entry.parameters) for name, kind, entry in entries]
     marks += [
-        Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
+        _Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
         held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
     )  # fmt: skip
-    drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
+    drawings = [_draw_scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
-        drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
+        drawings.append(_draw_sizes(marks, label, f"{stem}-parameters", *words[2:4]))
     if len(dev) > 1:
         label = label.removeprefix("dev ")
-        drawings.append(figures.choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
+        drawings.append(_draw_choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
 
 
@@ -149,3 +177,109 @@ def _published_tables(result: Result) -> list[Table]:
     caption = caveat(papers[0].task)
     rows = [paper._asdict() for paper in papers]
     return [table("published", rows, f"{caption[:1].upper()}{caption[1:]}.")]
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A marker in a figure, of one of the kinds in `_SHAPES`; `parameters` are None where not
+    known."""
+
+    label: str
+    kind: str
+    score: Interval
+    parameters: int | None = None
+
+
+def _draw_scores(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
+    """One line for each mark with its score and interval; published scores separate at the end."""
+    measured = [mark for mark in marks if mark.kind != PUBLISHED]
+    papers = [mark for mark in marks if mark.kind == PUBLISHED]
+    lines = [*measured, *papers]
+    with canvas(1.1 + 0.24 * max(len(lines), 3)) as (figure, axes):
+        for y, mark in enumerate(lines):
+            _add(axes, mark, mark.score.value, y, xerr=_lengths(mark), elinewidth=1.3)
+            if mark.kind == BEST:
+                axes.axvline(mark.score.value, **_DASHED)
+        if papers:
+            axes.axhline(len(measured) - 0.5, color=GREY, linewidth=0.9)
+        name_lines(axes, [shortened(mark.label, _LONGEST) for mark in lines])
+        axes.set_xlabel(label)
+        _legend(figure)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
+    """Scores against parameters, for marks whose parameters are known."""
+    known = [(mark, mark.parameters) for mark in marks if mark.parameters]
+    counts = [parameters for _, parameters in known]
+    with canvas(3.6) as (figure, axes):
+        for mark, parameters in known:
+            _add(axes, mark, parameters, mark.score.value, yerr=_lengths(mark), elinewidth=1.0)
+            if mark.kind in (BASELINE, PUBLISHED):
+                axes.annotate(
+                    shortened(mark.label, _LONGEST), (parameters, mark.score.value), xytext=(6, 0),
+                    textcoords="offset points", va="center", fontsize=7.5, color=INK,
+                )  # fmt: skip
+        low, high = min(counts) / 1.5, max(counts) * 8
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = log_ticks(low, high)
+        axes.set_xticks(ticks, [f"{tick / 1e6:g}M" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("parameters of all members together")
+        axes.set_ylabel(label)
+        axes.margins(y=0.12)
+        _legend(figure)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _draw_choice(
+    held_out: Sequence[float | None],
+    dev: Sequence[float | None],
+    taken: int,
+    label: str,
+    stem: str,
+    alt: str,
+    caption: str,
+) -> Drawing:
+    """Scores at each step of the greedy choice, and the size of the ensemble that was taken."""
+    curves = (
+        ("held out, which chooses", held_out, BLUE, "o", "-"),
+        ("dev, which chooses nothing", dev, ORANGE, "^", "--"),
+    )
+    with canvas(3.2) as (figure, axes):
+        axes.axvline(taken, **_DASHED)
+        lines = []
+        for name, values, colour, marker, style in curves:
+            points = [math.nan if value is None else value for value in values]
+            lines += axes.plot(
+                range(1, len(held_out) + 1), points, color=colour, marker=marker, markersize=3.5,
+                linestyle=style, label=name,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("members, each counted by its weight")
+        axes.set_ylabel(label)
+        figure.legend(handles=lines, loc="outside lower center", ncols=2)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _add(axes: Axes, mark: _Mark, x: float, y: float, **bars: Any) -> None:
+    """Draw a mark with its interval; it is in the legend if it is the first of its kind."""
+    marker, colour, filling, size = _SHAPES[mark.kind]
+    labels = axes.get_legend_handles_labels()[1]
+    axes.errorbar(
+        [x], [y], **bars, linestyle="none", color=colour, marker=marker, markerfacecolor=filling,
+        markersize=size, markeredgewidth=1.2, zorder=3 if mark.kind == CELL else 4,
+        label="" if mark.kind in labels else mark.kind,
+    )  # fmt: skip
+
+
+def _lengths(mark: _Mark) -> list[list[float]] | None:
+    """The lengths of an interval's lower and upper half."""
+    ends = mark.score.ends()
+    return ends and [[abs(mark.score.value - end)] for end in ends]
+
+
+def _legend(figure: Figure) -> None:
+    columns = min(len(figure.axes[0].get_legend_handles_labels()[1]), 3)
+    figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4)

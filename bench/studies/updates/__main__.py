@@ -4,7 +4,10 @@ values of each linear layer's update, for cells that have kept their weights.
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
 
-from functools import partial
+import os
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +15,15 @@ import click
 
 from bench.common.command import FILE, options_in, run_command, with_runs
 from bench.common.errors import InputError
-from bench.results.origins import task_of
+from bench.common.grouping import grouped
+from bench.common.progress import progress_bar
+from bench.machine.conditions import Conditions
+from bench.machine.environment import BY_BUS, ORDER, VISIBLE
+from bench.results.origins import data_folder, examples_of, model_of, task_of
 from bench.studies.outputs import Study, with_outputs
-from bench.studies.updates.cells import find
-from bench.studies.updates.measure import measure_all
-from bench.studies.updates.modules import COLUMNS, rows_of
-from bench.studies.updates.truncation import parse_ranks, problems
+from bench.studies.updates.cells import KeptCell, find
+from bench.studies.updates.modules import COLUMNS, Update, rows_of
+from bench.studies.updates.truncation import Truncation, parse_ranks, problems
 
 _EPILOG: Final = """\b
 Examples:
@@ -49,7 +55,7 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
         notes += [
             f"not cut: {cell.label}, which has no dev score" for cell in whole if cell not in cut
         ]
-    every_update, truncations = measure_all(cells, cut, data, ranks or ())
+    every_update, truncations = _measure_all(cells, cut, data, ranks or ())
     updates = [update for update in every_update if update.modules]
     unmoved = [update.cell.label for update in every_update if not update.modules]
     if not updates:
@@ -77,6 +83,61 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
 
     facts = partial(page.facts, updates, truncations, notes)
     return Study(COLUMNS, rows, to_json, show, facts, errors)
+
+
+def _measure_all(
+    cells: Sequence[KeptCell], cut: Sequence[KeptCell], data: Path | None, ranks: Sequence[int]
+) -> tuple[list[Update], list[Truncation]]:
+    """The spectra of all cells, and the scores of the cells to cut, on tasks of a folder of data
+    unless they are embedded.
+
+    Raises:
+        InputError: if weights, checkpoints or examples are missing or have changed, or a GPU is
+            needed and can't be used.
+    """
+    folders = [data_folder(cell.row, cell.folder, data) for cell in cut]
+    if data is not None and not any(folders):
+        raise InputError("--data: no task of these cells is read from a folder; leave it out")
+    examples = [examples_of(cell.row, folder) for cell, folder in zip(cut, folders, strict=True)]
+    bases = {
+        digest: model_of(first.row, first.folder, "name other results with --runs")
+        for digest, (first, *_) in grouped(cells, lambda cell: cell.row.model_digest).items()
+    }
+    conditions = _conditions(cut)
+    # These load torch, for which bad input need not wait.
+    from bench.studies.updates.truncate import truncate
+    from bench.studies.updates.weights import Known, measure
+
+    known: Known = {}
+    updates, truncations = [], []
+    with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
+        done = count()
+        for cell in cells:
+            show(next(done), cell.label)
+            updates.append(measure(cell, bases[cell.row.model_digest], known))
+        for cell, own, folder, here in zip(cut, examples, folders, conditions, strict=True):
+            base = bases[cell.row.model_digest]
+            truncations.append(
+                truncate(cell, base, ranks, own, folder, here, lambda step: show(next(done), step))
+            )
+    return updates, truncations
+
+
+def _conditions(cut: Sequence[KeptCell]) -> list[Conditions]:
+    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU. If a
+    GPU was tried, this process sees only that one from now on."""
+    from bench.machine.conditions import find_conditions
+
+    machine_with = cache(find_conditions)
+    conditions = []
+    for cell in cut:
+        machine = machine_with("cpu" if cell.row.device == "cpu" else "auto")
+        if machine.gpu:
+            os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
+        if cell.row.amp == "fp16" and machine.conditions.device == "cpu":
+            raise InputError(f"--truncate: {cell.label} predicts in fp16, which needs a GPU")
+        conditions.append(machine.conditions)
+    return conditions
 
 
 if __name__ == "__main__":

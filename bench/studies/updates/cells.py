@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adapters.methods import BITFIT
 from bench.common.errors import InputError
-from bench.plan.cell import CANDIDATE, MULTITASK
+from bench.plan.cell import MULTITASK
 from bench.plan.rows import Row, current_rows
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
@@ -42,14 +42,13 @@ def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     left_out: dict[str, str] = {}
     for path in runs:
         for row in current_rows(read_rows(path)).values():
-            if row.status != "ok" or row.learning_rate_source == CANDIDATE:
+            if not row.is_ok or row.is_candidate:
                 continue
-            cell_id = row.cell_id
             cell = KeptCell(row, folder_of(path, row), row.name)
             if reason := _why_left_out(cell):
-                left_out[cell_id] = reason
+                left_out[row.cell_id] = reason
             else:
-                cells.setdefault(cell_id, cell)
+                cells.setdefault(row.cell_id, cell)
     if not cells and not left_out:
         raise InputError(f"{files}: no cell ended ok; run a grid first, with --save-weights")
     reasons = Counter(reason for cell_id, reason in left_out.items() if cell_id not in cells)
@@ -77,13 +76,9 @@ def _labelled(cells: Sequence[KeptCell]) -> list[KeptCell]:
     """Cells with unique labels: the name, to which task, model and id are added where needed."""
     columns = {"task": "task", "model_digest": "model"}
     shown = [name for key, name in columns.items() if len({cell.row[key] for cell in cells}) > 1]
-    labels = [
-        ", ".join([cell.row.name, *(plain(str(cell.row[name])) for name in shown)])
-        for cell in cells
-    ]
+    names = [(cell.row.name, *(plain(str(cell.row[name])) for name in shown)) for cell in cells]
+    labels = [*map(", ".join, names)]
     return [
-        replace(
-            cell, label=label if labels.count(label) == 1 else f"{label} {cell.row.cell_id[:6]}"
-        )
+        replace(cell, label=label + f" {cell.row.cell_id[:6]}" * (labels.count(label) > 1))
         for cell, label in zip(cells, labels, strict=True)
     ]

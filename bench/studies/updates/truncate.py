@@ -8,7 +8,7 @@ embeddings, pooler and head. With k = 0 the linear layers are as before training
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,16 +33,6 @@ _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
 _TOLERANCE: Final = 1e-6
 """The largest difference between the score of the kept model and its cell's, which has seven
 digits."""
-
-
-class _Layer(NamedTuple):
-    """A linear layer: the model's weight [o, i], its value before training, and the largest
-    directions of the update, U S [o, k] and Vᵀ [k, i]."""
-
-    weight: Tensor
-    before: Floats
-    left: Floats
-    right: Floats
 
 
 def truncate(
@@ -83,9 +73,8 @@ def truncate(
     scores = []
     for rank in ranks:
         on_rank(f"{cell.label}, updates of rank {rank}")
-        for layer in layers:
-            cut = layer.before + layer.left[:, :rank] @ layer.right[:rank]
-            layer.weight.copy_(torch.from_numpy(cut))
+        for weight, before, left, right in layers:
+            weight.copy_(torch.from_numpy(before + left[:, :rank] @ right[:rank]))
         values = _values(model, dev, cell)
         if values is None:
             scores.append(Truncated(rank, None))
@@ -120,16 +109,18 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell
         return None
 
 
-def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
+def _layers(
+    model: BertClassifier, base: Model, most: int
+) -> list[tuple[Tensor, Floats, Floats, Floats]]:
+    """The linear layers: the model's weight [o, i], its value before training, and the largest
+    directions of the update, U S [o, k] and Vᵀ [k, i]."""
     before = base_weights(base)
     layers = []
     for position, weight in linear_weights(model.bert).items():
         base_weight = before[position].astype(np.float64)
         update = weight.cpu().numpy().astype(np.float64) - base_weight
         left, values, right = np.linalg.svd(update, full_matrices=False)
-        layers.append(
-            _Layer(weight, base_weight, left[:, :most] * values[:most], right[:most].copy())
-        )
+        layers.append((weight, base_weight, left[:, :most] * values[:most], right[:most].copy()))
     return layers
 
 

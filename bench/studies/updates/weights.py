@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -40,14 +40,6 @@ Known = MutableMapping[tuple[str, Position], Spectrum]
 """Spectra of weights before training, by checkpoint's digest and position: cells share them."""
 
 
-class Pair(NamedTuple):
-    """A linear layer's weight before training and what training added to it, both [o, i]."""
-
-    position: Position
-    before: Floats
-    update: Floats
-
-
 def measure(cell: KeptCell, base: Model, known: Known) -> Update:
     """The spectra of a cell's updates, and of the weights of its base before training; `known` are
     spectra of earlier calls, to which new ones are added. InputError if the weights can't be read,
@@ -79,9 +71,9 @@ def _spectrum(matrix: Floats, position: Position, path: Path | None) -> Spectrum
         raise InputError(f"{path}: the {kind} of layer {layer} {error}") from error
 
 
-def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
-    """The linear layers of a cell's encoder, layer by layer, unchanged ones included; InputError as
-    `load_model`."""
+def pairs(cell: KeptCell, base: Model) -> Iterator[tuple[Position, Floats, Floats]]:
+    """The linear layers of a cell's encoder, layer by layer, unchanged ones included: the weight
+    before training, and what training added to it, [o, i]. InputError as `load_model`."""
     trained = load_model(cell, base)
     plain = linear_weights(trained.bert)
     adapted = {
@@ -96,7 +88,7 @@ def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
             update = adapter_update(*adapted[position])
         else:
             update = plain[position].numpy().astype(np.float64) - before
-        yield Pair(position, before, update)
+        yield position, before, update
 
 
 def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:

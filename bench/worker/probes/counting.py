@@ -4,10 +4,10 @@ A storage counts once, from the operator that makes it until its last tensor is 
 kernel allocates for itself while it runs is not counted.
 """
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -45,18 +45,15 @@ _CUDA_BLOCK: Final = 512
 """Bytes to a multiple of which torch's allocator on a GPU rounds up."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Floating-point operations of products, bytes moved, and operators run."""
 
     flops: int = 0
     moved: int = 0
     kernels: int = 0
 
-    def __sub__(self, other: "Work") -> "Work":
-        return Work(
-            self.flops - other.flops, self.moved - other.moved, self.kernels - other.kernels
-        )
+    def minus(self, other: "Work") -> "Work":
+        return Work(*map(operator.sub, self, other))
 
 
 class Counter(TorchDispatchMode):
@@ -121,9 +118,9 @@ def measure_work(take_step: Callable[[], object], device: torch.device) -> Colum
     columns: Columns = {}
     with if_memory_suffices(device), Counter() as counter:
         take_step()
-        gflop, moved_mib = counter.work.flops / 1e9, counter.work.moved / 2**20
-        columns = {"step_gflop": gflop, "step_operators": counter.work.kernels}
-        columns["step_moved_mib"] = moved_mib
+        flops, moved, operators = counter.work
+        columns = {"step_gflop": flops / 1e9, "step_operators": operators}
+        columns["step_moved_mib"] = moved / 2**20
     return columns
 
 

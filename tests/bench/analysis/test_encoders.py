@@ -63,30 +63,21 @@ def test_groups_that_differ_in_the_encoder_and_what_follows_from_it_are_joined()
     assert encoders.joined.time_column == "train_s", "tokens are not comparable"
     assert not any(setting.encoder for group in every for setting in group.settings)
 
+    assert encoders_of([]) is None
+    short, long = (rows_of(**LARGE, max_length=length) for length in (32, 128))
+    nearest = encoders_of(made(rows_of(), short, long)).groups["large"]
+    assert nearest.shared("max_length") == 128
+    of_one_name = encoders_of(made(rows_of(), rows_of(**LARGE | {"model": "minilm"})))
+    assert set(of_one_name.groups) == {"minilm@7c1d0f", "minilm@1a1a1a"}
 
-@pytest.mark.parametrize(
-    "other", [{"data_digest": "0" * 12}, {"epochs": 9}, {"held_out": 0.1}, {"init": "random"}]
-)
-def test_other_data_and_settings_are_not_joined(other):
+
+@pytest.mark.parametrize("other", [{"data_digest": "0" * 12}, {"epochs": 9}, {"init": "random"}])
+def test_other_data_settings_and_machines_are_not_joined(other):
     every = made(rows_of(), rows_of(**LARGE | other))
     assert encoders_of(every) is None
     assert decided_over(every) is every[0]
-
-
-def test_other_machines_are_not_joined():
-    other = [row | {"conditions_id": "there"} for row in rows_of(**LARGE)]
-    assert encoders_of(made(rows_of(), other)) is None
-
-
-def test_of_several_groups_of_an_encoder_the_nearest_counts():
-    short, long = (rows_of(**LARGE, max_length=length) for length in (32, 128))
-    encoders = encoders_of(made(rows_of(), short, long))
-    assert encoders.groups["large"].shared("max_length") == 128
-
-
-def test_encoders_of_one_name_are_distinguished_by_their_digests():
-    encoders = encoders_of(made(rows_of(), rows_of(**LARGE | {"model": "minilm"})))
-    assert set(encoders.groups) == {"minilm@7c1d0f", "minilm@1a1a1a"}
+    there = [row | {"conditions_id": "there"} for row in rows_of(**LARGE)]
+    assert encoders_of(made(rows_of(), there)) is None
 
 
 def test_the_recommendation_chooses_the_encoder_within_limits():

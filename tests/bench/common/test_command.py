@@ -34,10 +34,8 @@ def test_files_of_results_are_named_once_or_each(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, text in (("one.csv", "1"), ("other.csv", "2"), ("runs.csv", "4")):
         Path(name).write_text(text)
-    lines = {
-        "--runs one.csv other.csv --twice": 6, "--runs one.csv --runs other.csv": 3,
-        "--runs one.csv --twice other.csv": 6, "--twice": 8,
-    }  # fmt: skip
+    lines = {"--runs one.csv --runs other.csv": 3, "--runs one.csv --twice other.csv": 6,
+             "--twice": 8}  # fmt: skip
     for line, total in lines.items():
         assert adds.main(line.split(), standalone_mode=False) == total
     with pytest.raises(InputError, match="no such file of results; name one with --runs"):

@@ -24,7 +24,6 @@ Traceback (most recent call last):
         ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
         ("see https://host.example/a/b for more", "see https:/b for more"),
         ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
-        ("a/relative/path stays", "a/relative/path stays"),
         ("txt\u202e.exe", r"txt\u202e.exe"),
         ("x" * 300, "x" * 300),
         ("x" * 301, f"{'x' * 299}…"),
@@ -47,7 +46,6 @@ def test_any_text_becomes_a_short_line(text):
     ("stderr", "line"),
     [
         ("", ""),
-        ("\n \n", ""),
         ("a warning\nthe reason\n\n", "the reason"),
         (f"{TRACEBACK}ValueError: no\n", "ValueError: no"),
         (f"{TRACEBACK}RuntimeError: no:\nhint: try\n  this\n", "RuntimeError: no:"),
@@ -76,7 +74,5 @@ def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys
     assert as_called("python -m minbert.assets fetch") == "minbert-bench assets fetch"
     echo("python -m bench.doctor")
     assert capsys.readouterr().out == "minbert-bench doctor\n"
-    assert (
-        as_called("python -m bench.executors.slurm.node x")
-        == "python -m bench.executors.slurm.node x"
-    )
+    node = "python -m bench.executors.slurm.node x"
+    assert as_called(node) == node

@@ -12,6 +12,7 @@ import pytest
 
 from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
+from bench.common.grouping import grouped
 from bench.compare import alternating, location
 from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, cell_pairs, is_undecided, several_slots
@@ -41,17 +42,9 @@ def log(folder):
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def sides(folder, base, new, **behaviour):
+def sides(folder, base=((FULL, WILD),), new=((FULL, STEADY),), **behaviour):
     make_side(folder / "BASE", base)
     make_side(folder / "NEW", new, **behaviour)
-
-
-def repeats(measured):
-    """The repeats of each mode on NEW's side."""
-    by_mode: dict[str, list[int]] = {}
-    for row in read_rows(measured.new):
-        by_mode.setdefault(row.mode, []).append(row.repeat)
-    return by_mode
 
 
 def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path):
@@ -76,15 +69,15 @@ def test_what_is_decided_is_measured_no_further(tmp_path):
     new = [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")]
     sides(tmp_path, base, new)
     measured = alternation(tmp_path, rounds=5).measure()
-    done = repeats(measured)
-    assert done["full"] == [1, 2, 3, 4, 5]
-    assert done["lora"] in ([1, 2], [1, 2, 3, 4])
-    assert done["head"] == [1]
+    done = grouped(read_rows(measured.new), lambda row: row.mode)
+    assert [row.repeat for row in done["full"]] == [1, 2, 3, 4, 5]
+    assert [row.repeat for row in done["lora"]] in ([1, 2], [1, 2, 3, 4])
+    assert [row.repeat for row in done["head"]] == [1]
     assert measured.looks == 3
 
 
 def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path):
-    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
+    sides(tmp_path)
     first = alternation(tmp_path).measure()
     assert len(log(tmp_path)) == 4
     assert alternation(tmp_path).measure() == first
@@ -99,7 +92,7 @@ def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path):
 
 
 def test_code_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
-    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
+    sides(tmp_path)
     before = location.Location.grid
 
     def change(self, *arguments):
@@ -114,7 +107,7 @@ def test_code_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
 
 def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compare", "--run", "a", "b", "--grid", "some one"])
-    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)], slow=True)
+    sides(tmp_path, slow=True)
 
     def interrupt():
         while len(log(tmp_path)) < 2:
@@ -173,13 +166,11 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"places": ()}, "takes two places"),
         ({"places": (Path("BASE"),)}, "takes two places"),
         ({"terms": ("amp=off", "amp=bf16")}, "takes two places"),
         ({"places": (), "terms": ("amp=off", "")}, "both --base and --new"),
         ({"places": (), "terms": ("amp=off", "epochs=2")}, "--new: 'epochs=2' is not AXIS"),
         ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
-        ({"selection": "mode=none"}, "--select: mode can't be 'none'"),
         ({"options": ["--runs=other.csv"]}, "--runs=other.csv can't be passed on"),
         ({"options": ["--executor", "slurm"]}, "--run: cells that take turns need one node"),
         ({"selection": "mode=lora"}, "no cell in common"),
@@ -188,7 +179,7 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path):
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
-    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)])
+    sides(tmp_path)
     with pytest.raises(InputError, match=message) as error:
         alternation(tmp_path, **change).measure()
     assert "\n" not in str(error.value)
@@ -202,24 +193,16 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
     words = "--run a b --grid some --select mode=full --max-work 9% --rounds 4 -- --max-steps 3"
     with pytest.raises(SystemExit):
         command(words.split(), standalone_mode=False)
-    assert asked == [
-        Alternation(
-            places=(Path("a"), Path("b")),
-            grid="some",
-            selection="mode=full",
-            rounds=4,
-            folder=Path("runs/compare"),
-            options=["--max-steps", "3"],
-            limits=Limits(work=0.09),
-        )
-    ]
+    places, limits = (Path("a"), Path("b")), Limits(work=0.09)
+    values = {"grid": "some", "selection": "mode=full", "rounds": 4, "limits": limits}
+    more = {"folder": Path("runs/compare"), "options": ["--max-steps", "3"]}
+    assert asked == [Alternation(places=places, **values, **more)]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--run a b", "--run needs --grid"),
-        ("a.csv b.csv --rounds 3", "--rounds needs --run"),
         ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
     ],
 )
@@ -236,39 +219,29 @@ def test_options_that_do_not_go_together(words, message):
     ],
 )
 def test_a_grid_that_can_not_go_on_ends_it(tmp_path, behaviour, message):
-    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], **behaviour)
+    sides(tmp_path, **behaviour)
     with pytest.raises(InputError, match=message):
         alternation(tmp_path).measure()
 
 
-def plan(*cells):
-    return [{**each.columns(), "name": each.name} for each in cells]
+def pairs_of(base, new, *axes):
+    plans = ([{**each.columns(), "name": each.name} for each in cells] for cells in (base, new))
+    return cell_pairs(dict(zip(("BASE", "NEW"), plans, strict=True)), axes, axes)
 
 
-def test_axes_that_only_one_side_has_may_differ():
+def test_cells_are_paired_by_the_axes_that_both_sides_have():
     both = [cell("lora", rank, "attn-only", "off") for rank in (1, 8)]
-    [pair] = cell_pairs({"BASE": plan(FULL), "NEW": plan(*both)}, {"mode"}, {"mode"})
+    [pair] = pairs_of([FULL], both, "mode")
     assert pair.runs["BASE"] == {"mode=full": {FULL.cell_id}}
     assert set(pair.runs["NEW"]) == {"mode=lora rank=1", "mode=lora rank=8"}
     assert pair.ids == {FULL.cell_id, *(each.cell_id for each in both)}
-
-
-def test_cells_that_differ_in_no_axis_are_measured_together():
-    other = cell("full", None, None, "off", weight_decay=0.1)
-    [pair] = cell_pairs(dict.fromkeys(("BASE", "NEW"), plan(FULL, other)), ())
-    assert pair.runs["BASE"] == {"": {FULL.cell_id, other.cell_id}}
-
-
-def test_a_rate_of_the_head_selects_its_cells():
+    alike = [FULL, cell("full", None, None, "off", weight_decay=0.1)]
+    [pair] = pairs_of(alike, alike)
+    assert pair.runs["BASE"] == {"": {each.cell_id for each in alike}}, "they differ in no axis"
     rates = {"learning_rate": None, "learning_rate_base": None}
-    heads = [
-        cell("head", None, None, "off", learning_rate_head=rate, **rates) for rate in (1e-3, 1e-5)
-    ]
-    found = cell_pairs(dict.fromkeys(("BASE", "NEW"), plan(*heads)), ())
-    assert [list(pair.runs["NEW"]) for pair in found] == [
-        ["learning_rate=0.001"],
-        ["learning_rate=1e-05"],
-    ]
+    heads = [cell("head", None, None, "off", learning_rate_head=n, **rates) for n in (1e-3, 1e-5)]
+    texts = [[*pair.runs["NEW"]] for pair in pairs_of(heads, heads)]
+    assert texts == [["learning_rate=0.001"], ["learning_rate=1e-05"]]
 
 
 def two_slots(monkeypatch, device):
@@ -285,11 +258,10 @@ def test_each_setting_stays_on_a_slot_where_sides_take_turns(tmp_path, monkeypat
     seeds = [cell("full", None, None, "off", seed=seed) for seed in range(2)]
     cells = [LORA, *seeds]
     sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
-    more = ["--max-steps", "3"]
-    measured = alternation(tmp_path, rounds=2, options=[*options, *more]).measure()
+    measured = alternation(tmp_path, options=[*options, "--max-steps", "3"]).measure()
     runs = log(tmp_path)
     assert len(runs) == 2 * 2 * 3
-    places: dict[str, set[tuple[str, str]]] = {}
+    places = {}
     for _, name, _, device, cores in runs:
         places.setdefault(name.rpartition("-s")[0], set()).add((device, cores))
     assert all(len(own) == 1 for own in places.values()), "of all rounds, sides and seeds"
@@ -304,15 +276,12 @@ def test_each_setting_stays_on_a_slot_where_sides_take_turns(tmp_path, monkeypat
 def test_a_version_that_records_no_sharing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     two_slots(monkeypatch, "cpu")
-    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], older=True)
+    sides(tmp_path, older=True)
     with pytest.raises(InputError, match=r"NEW: its version of bench.grid does not record that 2"):
         alternation(tmp_path, options=["--jobs", "2"]).measure()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [[], ["--device", "cpu"], ["--device"], ["--jobs=1"], ["--jobs", "many"], ["--max-steps", "3"]],
-)
+@pytest.mark.parametrize("options", [["--device"], ["--jobs=1"], ["--jobs", "many"]])
 def test_options_for_one_device_are_bench_grids_own(options, monkeypatch):
     assert several_slots(options) == ((), options)
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
@@ -320,25 +289,26 @@ def test_options_for_one_device_are_bench_grids_own(options, monkeypatch):
     assert several_slots(["--device=all", "--seeds", "3"]) == expected, "one GPU may be all"
 
 
-UNDECIDED = Verdict.UNDECIDED
+TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 
 
 @pytest.mark.parametrize(
-    ("column", "verdict", "changes", "at_look", "otherwise"),
+    ("column", "verdict", "changes", "failing", "at_look", "otherwise"),
     [
-        ("ms_per_1k_tokens", UNDECIDED, {}, True, True),
-        ("ms_per_1k_tokens", UNDECIDED, {"may_be_worse": False}, False, True),
-        ("ms_per_1k_tokens", UNDECIDED, {"gates": False}, False, False),
-        ("ms_per_1k_tokens", Verdict.REGRESSION, {}, False, True),
-        ("ms_per_1k_tokens", UNDECIDED, {"failing": "ok, then crashed in 1 of 2"}, False, False),
-        ("step_gflop", Verdict.REGRESSION, {}, False, False),
-        ("dev_score", UNDECIDED, {}, False, False),
+        (TIME, UNDECIDED, {}, "", True, True),
+        (TIME, UNDECIDED, {"may_be_worse": False}, "", False, True),
+        (TIME, UNDECIDED, {"gates": False}, "", False, False),
+        (TIME, Verdict.REGRESSION, {}, "", False, True),
+        (TIME, UNDECIDED, {}, "ok, then crashed in 1 of 2", False, False),
+        ("step_gflop", Verdict.REGRESSION, {}, "", False, False),
+        ("dev_score", UNDECIDED, {}, "", False, False),
     ],
 )
-def test_more_rounds_are_for_what_they_can_decide(column, verdict, changes, at_look, otherwise):
+def test_more_rounds_are_for_what_they_can_decide(
+    column, verdict, changes, failing, at_look, otherwise
+):
     [measure] = [one for one in MEASURES if one.column == column]
-    how = {"gates": True, "may_be_worse": True, "failing": ""} | changes
-    failing, unused = how.pop("failing"), None
-    pair = Pair("", unused, unused, "", (Compared(measure, None, verdict, **how),), failing=failing)
+    one = Compared(measure, None, verdict, **{"gates": True, **changes})
+    pair = Pair("", None, None, "", (one,), failing=failing)
     assert is_undecided(pair, is_look=True) == at_look
     assert is_undecided(pair, is_look=False) == otherwise

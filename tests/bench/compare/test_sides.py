@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.analysis.comparison import Limits
 from bench.common.errors import InputError
 from bench.compare.sides import limits, matching, parse_terms, read_sides
 from bench.plan.columns import NAMES
@@ -12,7 +13,6 @@ from tests.bench.synthetic_rows import synthetic_rows
 from tests.hostile import check_line
 
 ROWS = synthetic_rows(68)
-FILE = Path("runs.csv")
 
 
 def write(path, rows=ROWS):
@@ -20,8 +20,8 @@ def write(path, rows=ROWS):
     return path
 
 
-def count(text):
-    return len(matching(ROWS, parse_terms(text, "--base"), "--base", FILE))
+def chosen(text):
+    return matching(ROWS, parse_terms(text, "--base"), "--base", Path("runs.csv"))
 
 
 @pytest.mark.parametrize(
@@ -30,24 +30,18 @@ def count(text):
         ("amp=off", "amp", {"off"}),
         ("amp=on", "amp", {"bf16"}),
         ("mode=lora,dora", "mode", {"lora", "dora"}),
-        ("mode=lora mode=dora", "mode", {"lora", "dora"}),
-        ("rank=8", "rank", {8}),
-        ("rank=", "rank", {None}),
         ("rank=,1", "rank", {None, 1}),
-        ("alpha=16", "alpha", {16.0}),
         ("learning_rate=1e-4", "learning_rate", {0.0001}),
-        ("'machine=Xeon 2.8 GHz, 2 cores, 16 GiB'", "machine", {ROWS[0].machine}),
         ('machine="Xeon 2.8 GHz, 2 cores, 16 GiB"', "machine", {ROWS[0].machine}),
     ],
 )
 def test_a_filter_on_any_column(text, column, values):
     expected = [row for row in ROWS if row[column] in values]
-    assert matching(ROWS, parse_terms(text, "--base"), "--base", FILE) == expected
-    assert expected
+    assert chosen(text) == expected != []
 
 
-def test_terms_narrow_each_other():
-    assert count("mode=lora rank=8 amp=off layers=attn") == 1
+def test_terms_narrow_each_other_and_those_of_one_column_add_up():
+    assert len(chosen("mode=lora rank=8 amp=off layers=attn mode=dora")) == 2
 
 
 @pytest.mark.parametrize(
@@ -55,21 +49,18 @@ def test_terms_narrow_each_other():
     [
         ("amp", "'amp' is not COLUMN=VALUE"),
         ("", "is empty"),
-        ("  ", "is empty"),
         ("ampp=off", "near it are amp"),
         ("zzzzzz=off", "is no column"),
         ("machine='Xeon", "close the quote"),
-        ("amp=fp16", "no row of runs.csv has amp=fp16; the values are bf16, off"),
-        ("rank=seven", "has rank=seven; the values are 1, 2, 4, 8, empty"),
+        ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
         ("mode=head rank=8", "and the terms before it; the values are empty"),
-        ("mode=lora,dorra", "has mode=dorra"),
         ("mode=lora mode=dorra", "has mode=dorra"),
         ("cell_id=x", "and 60 more"),
     ],
 )
 def test_a_filter_that_can_not_be_meant(text, expected):
     with pytest.raises(InputError) as caught:
-        count(text)
+        chosen(text)
     assert expected in str(caught.value)
     check_line(str(caught.value), "--base")
 
@@ -93,24 +84,17 @@ def test_two_files_and_two_filters(tmp_path):
 @pytest.mark.parametrize(
     ("names", "base", "new", "expected"),
     [
-        ([], None, None, "and --new; not 0"),
-        (["a.csv"], None, None, "give both --base and --new"),
         (["a.csv"], "amp=off", None, "give both --base and --new"),
         (["a.csv", "a.csv", "a.csv"], None, None, "and --new; not 3"),
         (["a.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
         (["a.csv", "."], None, None, "is a folder; name its runs.csv"),
         (["a.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
         (["a.csv"], "amp=off", "mode=full", "1 row matches both --base and --new"),
-        (["a.csv", "nan.csv"], None, None, "nan.csv, line 2: train_s: 'nan' is out of range"),
-        (["a.csv", "newer.csv"], None, None, "newer.csv, line 1: these are not the columns"),
     ],
 )
 def test_files_that_can_not_be_compared(tmp_path, names, base, new, expected):
     write(tmp_path / "a.csv")
     write(tmp_path / "empty.csv", [])
-    fields = encode(ROWS[0] | {"train_s": 123.25}).replace(b"123.25", b"nan")
-    (tmp_path / "nan.csv").write_bytes(record(NAMES) + fields)
-    (tmp_path / "newer.csv").write_bytes(record([*NAMES, "humidity"]))
     with pytest.raises(InputError) as caught:
         read_sides([tmp_path / name for name in names], base, new, None)
     assert expected in str(caught.value)
@@ -118,24 +102,21 @@ def test_files_that_can_not_be_compared(tmp_path, names, base, new, expected):
 
 
 def test_limits_have_units():
-    parsed = limits("5%", " 2.5 %", "0%", "0.5pt")
-    assert (parsed.slowdown, parsed.memory, parsed.work, parsed.score_drop) == (
-        0.05, 0.025, 0.0, "0.5pt",
-    )  # fmt: skip
+    assert limits("5%", " 2.5 %", "0%", "0.5pt") == Limits(0.05, 0.025, 0.0, "0.5pt")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["5", "0.05", "-5%", "nan%", "nan", "inf%", "1e9%", "%", "", "5pt", "5 percent", "5%%", "--5%"],
+    ["5", "-5%", "nan%", "nan", "inf%", "1e9%", "", "5pt", "5%%", "--5%"],
 )
 def test_a_share_that_is_no_limit(text):
     with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
         limits(text, "2%", "2%", "0.5pt")
     check_line(str(caught.value), "--max-slowdown")
-    assert ("has no unit" in str(caught.value)) == (text in ("5", "0.05", "nan"))
+    assert ("has no unit" in str(caught.value)) == (text in ("5", "nan"))
 
 
-@pytest.mark.parametrize("text", ["0.5", "-1pt", "0pt", "nanpt", "101pt", "1e9%", "5MB", ""])
+@pytest.mark.parametrize("text", ["0.5", "0pt", "nanpt", "101pt", "5MB"])
 def test_a_score_that_is_no_limit(text):
     with pytest.raises(InputError, match=r"--max-score-drop: .*0\.5pt or 1%"):
         limits("5%", "2%", "2%", text)

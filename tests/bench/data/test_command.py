@@ -7,6 +7,7 @@ import pytest
 from bench.common.command import BAD_INPUT
 from bench.data import __main__ as module
 from bench.data.__main__ import command
+from bench.examples.checks import STEPS
 from bench.examples.own import find_source
 from bench.plan.dataset import DataSpec
 from bench.results.facts import DataFacts
@@ -16,8 +17,7 @@ from tests.cs224n import relabel, write_folder
 
 
 def run(*arguments):
-    code: int = command.main([str(word) for word in arguments], standalone_mode=False)
-    return code
+    return command.main([*map(str, arguments)], standalone_mode=False)
 
 
 @pytest.fixture
@@ -25,9 +25,8 @@ def folder(tmp_path):
     """24 training sentences, and as dev examples 11 others and the first of them, relabelled."""
     folder = write_folder(tmp_path / "mine", ["sst"])
     train, dev = (folder / f"ids-sst-{side}.csv" for side in ("train", "dev"))
-    lines = dev.read_text().splitlines()
-    lines[1] = train.read_text().splitlines()[1]
-    dev.write_text("\n".join(lines) + "\n")
+    first, other = (path.read_text().splitlines()[1] for path in (dev, train))
+    dev.write_text(dev.read_text().replace(first, other))
     relabel(dev, "4", line=2)
     return folder
 
@@ -44,10 +43,7 @@ def test_text_and_json_show_classes_findings_and_lengths(folder, capsys):
     assert run("--task", "sst", folder, "--json") == 0
     facts = DataFacts.model_validate_json(capsys.readouterr().out)
     assert (facts.task, facts.source, facts.problem) == ("sst", "mine", "single_label")
-    assert (facts.train, facts.dev) == (24, 12)
-    assert facts.class_counts["negative"] == (5, 3)
-    assert sum(train for train, _ in facts.class_counts.values()) == 24
-    assert facts.checks is not None
+    assert (facts.train, facts.dev, facts.class_counts["negative"]) == (24, 12, (5, 3))
     assert facts.checks.leaks.train == 1
 
 
@@ -55,9 +51,8 @@ def test_pages_with_figures(folder, tmp_path):
     reports = tmp_path / "reports"
     assert run("--task", "sst", folder, "--reports", reports) == 0
     page, text = ((reports / f"data.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
-    assert sorted(path.stem for path in (reports / "data").iterdir()) == [
-        "classes", "findings", "lengths",
-    ]  # fmt: skip
+    drawn = {path.stem for path in (reports / "data").iterdir()}
+    assert drawn == {"classes", "findings", "lengths"}
     assert page.count("<svg") == 3
     assert "max_length 16" in page
     assert "24 training and 12 dev examples, 3 findings" in text
@@ -77,9 +72,8 @@ def test_progress_is_shown_for_many_examples(folder, monkeypatch, capsys):
     monkeypatch.setattr(module, "_SLOW", 36)
     assert run("--task", "sst", folder) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition("] ")[2] for line in lines if "] " in line] == [
-        "tokens", "duplicates", "near duplicates", "labels and characters", "lengths",
-    ]  # fmt: skip
+    steps = [line.partition("] ")[2] for line in lines if "] " in line]
+    assert steps == ["tokens", *STEPS]
 
 
 def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
@@ -108,12 +102,9 @@ def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, la
     data = read_file(tmp_path / "mine.jsonl")
     task = Task("mine", data.spec.classes, multi_label=data.spec.problem == "multi_label")
     module._write(TaskData(task, data.examples, data.examples), tmp_path / "written")
-    for side in ("train", "dev"):
-        written = (tmp_path / "written" / f"{side}.jsonl").read_text().splitlines()
-        assert len(written) == 40
-        for row in map(json.loads, written):
-            odd = int(row["a"].split()[1]) % 2
-            assert row["label"] == json.loads(label if odd else other)
+    written = (tmp_path / "written" / "dev.jsonl").read_text().splitlines()
+    expected = [json.loads(label if n % 2 else other) for n in range(40)]
+    assert [json.loads(line)["label"] for line in written] == expected
 
 
 @pytest.mark.parametrize(

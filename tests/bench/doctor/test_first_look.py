@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -25,15 +26,10 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def taken():
-    """Of each step that is profiled, its engine, kernels and number."""
-    return []
-
-
-@pytest.fixture
-def launched(monkeypatch, taken):
-    """Names of kernels that are launched besides those of attention."""
-    more = ["gemm"]
+def launched(monkeypatch):
+    """Names of kernels that are launched besides those of attention; and of each step that is
+    profiled, its engine, kernels and number."""
+    more, taken = ["gemm"], []
 
     def kernels_of(step, _device):
         step()
@@ -45,7 +41,7 @@ def launched(monkeypatch, taken):
         return [(attention, 0.5), *((name, 1.0) for name in more)]
 
     monkeypatch.setattr(first_look, "kernels_of", kernels_of)
-    return more
+    return more, taken
 
 
 @pytest.mark.parametrize(
@@ -56,9 +52,10 @@ def launched(monkeypatch, taken):
         (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
     ],
 )
-def test_steps_of_a_mode(launched, taken, more, text, monkeypatch):
-    launched += more
-    devices: list[str] = []
+def test_steps_of_a_mode(launched, more, text, monkeypatch):
+    names, taken = launched
+    names += more
+    devices = []
     monkeypatch.setattr(models, "set_up_device", lambda device, **_of: devices.append(device.type))
     finding = first_look.steps(HERE, "lora")
     paths = [("minbert", "fast"), ("minbert", "reference"), ("transformers", "reference")]
@@ -100,7 +97,7 @@ def test_gradients_that_overflow_by_the_name_of_the_part(monkeypatch, tmp_path):
 def test_graphs_are_recorded_in_both_orders(monkeypatch, tmp_path):
     for name in first_look.CACHES:
         monkeypatch.setenv(name, "")
-    orders: list[tuple[int, ...]] = []
+    orders = []
     reserved = iter((900.0, 300.0, 200.0, 100.0, 200.0, 300.0))
     peaks = lambda *_of, **_more: {"peak_cuda_reserved_mib": next(reserved)}  # noqa: E731
     monkeypatch.setattr(first_look, "cuda_peaks_mib", peaks)
@@ -111,9 +108,7 @@ def test_graphs_are_recorded_in_both_orders(monkeypatch, tmp_path):
     assert orders == [(8, 16, 32), (8, 16, 32), (32, 16, 8)]
     assert "200 MiB are reserved for ascending" in first_look.graphs(here).summary
 
-    def none(*_of):
-        raise NoCompilerError("compile: there is no compiler")
-
+    none = mock.Mock(side_effect=NoCompilerError("compile: there is no compiler"))
     monkeypatch.setattr(first_look.CompiledModel, "rehearse", none)
     with pytest.raises(SkipError, match="there is no compiler"):
         first_look.graphs(here)

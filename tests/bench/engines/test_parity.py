@@ -23,7 +23,6 @@ CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
     ("lora", "attn", {"use_rslora": "on"}, {}),
     ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
     ("dora", "attn-only", {"pooling": "mean"}, {}),
-    ("dora", "value+query", {}, {}),
     ("lora", "dense", {}, {}),
     ("dora", "all-lin-only", {}, NO_POOLER),
 ]

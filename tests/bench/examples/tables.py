@@ -33,7 +33,6 @@ def write_csv(path: Path, columns: Mapping[str, Sequence[Any]], delimiter: str =
 
 
 def write_json_lines(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """Columns as JSON lines."""
     rows = zip(*columns.values(), strict=True)
     lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -41,7 +40,6 @@ def write_json_lines(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
 
 
 def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """Columns as a Parquet file."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -50,7 +48,6 @@ def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
 
 
 def read_file(path: Path | str, **settings: Any) -> ReadData:
-    """The data at a path."""
     return read(DataSpec(path=str(path), **settings))
 
 

@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 
 from bench.common.errors import InputError
@@ -21,12 +19,6 @@ from tests.bench.examples.tables import (
     write_parquet,
 )
 
-Write = Callable[..., Path]
-
-
-def write_tsv(path, columns):
-    return write_csv(path, columns, "\t")
-
 
 def write_saved(path, columns):
     import datasets
@@ -36,9 +28,9 @@ def write_saved(path, columns):
     return path
 
 
-FORMATS: dict[str, Write] = {
+FORMATS = {
     "train.csv": write_csv,
-    "train.tsv": write_tsv,
+    "train.tsv": partial(write_csv, delimiter="\t"),
     "train.jsonl": write_json_lines,
     "train.json": write_json_lines,
     "train.parquet": write_parquet,
@@ -49,7 +41,7 @@ FORMATS: dict[str, Write] = {
 @pytest.fixture(params=FORMATS)
 def write(request, tmp_path):
     """Writes columns in each format."""
-    name: str = request.param
+    name = request.param
     if name in ("train.parquet", "saved"):
         need_data()
     return lambda columns: FORMATS[name](tmp_path / name, columns)
@@ -61,7 +53,6 @@ def test_words_are_classes_in_the_order_of_the_alphabet(write):
     assert data.spec.classes == ("film", "money", "sport")
     assert data.examples.text_a == tuple(TOPICS["text"])
     assert named_labels(data) == TOPICS["label"]
-    assert data.examples.labels.dtype == np.int64
     assert data.examples.text_b is data.validation is data.examples.groups is None
     assert data.notes[-3:] == (
         "text: column `text`",
@@ -74,7 +65,6 @@ def test_numbers_are_a_regression_or_classes_in_their_order(write):
     scores = [0.5, 1.0, 2.25, 1e-05, -3.5, 0.1]
     data = read_file(write({"text": TOPICS["text"], "score": scores}))
     assert (data.spec.problem, data.spec.classes) == ("regression", ())
-    assert data.examples.labels.dtype == np.float64
     assert data.examples.labels.tolist() == scores
     data = read_file(write({"text": TOPICS["text"], "label": [9, 10, 9, -1, 10, -1]}))
     assert data.spec.classes == ("-1", "9", "10")
@@ -82,10 +72,8 @@ def test_numbers_are_a_regression_or_classes_in_their_order(write):
 
 
 def test_words_that_programs_take_for_missing_are_labels_and_texts(write):
-    columns = {
-        "text": ["NA", "null", "None", "nan", "0012", "1e5"],
-        "label": ["NA", "None", "null", "nan", "NA", "None"],
-    }
+    texts, labels = ["NA", "null", "None", "nan", "0012"], ["NA", "None", "null", "nan", "NA"]
+    columns = {"text": texts, "label": labels}
     data = read_file(write(columns), text="text")
     assert data.examples.text_a == tuple(columns["text"])
     assert data.spec.classes == ("NA", "None", "nan", "null")
@@ -115,26 +103,20 @@ def test_pairs_and_groups_are_read(write):
     data = read_file(write(columns), group="author")
     assert data.examples.text_b == ("e", "f", "g", "h")
     groups = data.examples.groups
-    assert groups is not None
     assert groups[0] == groups[2] == "x"
     assert len(set(groups)) == 3
     assert ", " in groups[1]
-    assert data.spec.text == "Question1"
-    assert data.spec.text_pair == "question_2"
-    assert data.spec.label == "is_duplicate"
+    chosen = data.spec
+    assert (chosen.text, chosen.text_pair, chosen.label) == (*list(columns)[:2], "is_duplicate")
 
 
 def test_a_column_of_lists_is_a_multi_label_problem(tmp_path):
     need_data()
     columns = {"text": ["a", "b", "c"], "labels": [["x", "y"], [], ["z"]]}
-    for write in (write_json_lines, write_parquet, write_saved):
-        data = read_file(write(tmp_path / f"{write.__name__}{_SUFFIX[write]}", columns))
+    for name in ("train.jsonl", "train.parquet", "saved"):
+        data = read_file(FORMATS[name](tmp_path / name, columns))
         assert (data.spec.problem, data.spec.classes) == ("multi_label", ("x", "y", "z"))
-        assert data.examples.labels.dtype == np.int8
         assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-
-
-_SUFFIX = {write_json_lines: ".jsonl", write_parquet: ".parquet", write_saved: ""}
 
 
 @pytest.mark.parametrize(
@@ -143,8 +125,6 @@ _SUFFIX = {write_json_lines: ".jsonl", write_parquet: ".parquet", write_saved: "
         (["x | y", "z", "x|"], "labels are separated by `|`"),
         (["x;y", "z", "x"], "labels are separated by `;`"),
         (["x, y", "z", "x"], "labels are separated by `,`"),
-        (['["x", "y"]', '["z"]', '["x"]'], None),
-        (["['x', 'y']", "['z']", "['x']"], None),
         (['["x", "\\u0079"]', "['z']", '["x"]'], None),
     ],
 )
@@ -157,13 +137,11 @@ def test_several_labels_in_a_field_are_separated(tmp_path, labels, note):
 
 
 def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(tmp_path):
-    train = write_csv(
-        tmp_path / "train.csv", {"text": list("abcd"), "label": ["x, y|z", "z", "x, y", "z"]}
-    )
+    columns = {"text": list("abcd"), "label": ["x, y|z", "z", "x, y", "z"]}
+    train = write_csv(tmp_path / "train.csv", columns)
     dev = write_csv(tmp_path / "dev.csv", {"text": ["e"], "label": ["x, y"]})
     data = read_file(train, problem="multi_label", validation=str(dev))
     assert data.spec.classes == ("x, y", "z")
-    assert data.validation is not None
     assert data.validation.labels.tolist() == [[1, 0]]
 
 
@@ -172,7 +150,6 @@ def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(
     [
         (["1", "01", "2", "01"], "single_label", ("01", "1", "2")),
         (["1.0", "2.0", "1.0", "2.0"], "single_label", ("1.0", "2.0")),
-        (["true", "false", "true", "false"], None, ("false", "true")),
         (["yes", "3", "no", "3"], None, ("3", "no", "yes")),
     ],
 )
@@ -188,7 +165,6 @@ def test_classes_are_compared_by_their_text(tmp_path, labels, problem, classes):
     [
         ({"REVIEW": list("ab"), "Stars": ["bad", "good"]}, "REVIEW", "Stars"),
         ({"id": ["1", "2"], "comment": list("ab"), "why": ["x", "y"]}, "comment", "why"),
-        ({"wording": list("ab"), "label": ["x", "y"]}, "wording", "label"),
         ({"y": ["x", "z"] * 2, "x": ["long one", "long b", "long c", "long d"]}, "x", "y"),
         (
             {"text": list("ab"), "label": ["x", "y"], "note": ["n", "o"], "date": ["1", "2"]},
@@ -203,7 +179,9 @@ def test_columns_are_inferred(tmp_path, columns, text, label):
     assert ("columns not used: `note`, `date`" in data.notes) == ("note" in columns)
 
 
-def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path):
+def test_named_classes_keep_their_order_and_one_that_only_validation_has_is_refused_unless_given(
+    tmp_path,
+):
     need_data()
     import datasets
 
@@ -212,37 +190,23 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path):
     features = datasets.Features(
         text=datasets.Value("string"), label=datasets.ClassLabel(names=names)
     )
-    rows = {"text": list("abcd"), "label": [0, 1, 0, -1]}
-    made = datasets.Dataset.from_dict(rows, features)
-    made.save_to_disk(tmp_path / "saved")
-    made.to_parquet(tmp_path / "d.parquet")
+    train, dev = (
+        datasets.Dataset.from_dict({"text": list("abcd"), "label": labels}, features)
+        for labels in ([0, 1, 0, -1], [0, 2, 1, 1])
+    )
+    train.save_to_disk(tmp_path / "saved")
+    train.to_parquet(tmp_path / "d.parquet")
     for path in (tmp_path / "saved", tmp_path / "d.parquet"):
         data = read_file(path)
         assert data.spec.classes == tuple(names)
         assert named_labels(data) == ["zebra", "ant", "zebra"]
         assert "1 row without a label left out, first at record 4" in data.notes[-1]
-
-
-def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(tmp_path):
-    need_data()
-    import datasets
-
-    datasets.disable_progress_bars()
-    features = datasets.Features(
-        text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b", "c"])
-    )
-    labels = {"train": [0, 1, 0], "validation": [0, 2, 1]}
-    datasets.DatasetDict(
-        {
-            side: datasets.Dataset.from_dict({"text": list("xyz"), "label": values}, features)
-            for side, values in labels.items()
-        }
-    ).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match=r"the label `c`, which no training example has"):
-        read_file(tmp_path / "saved")
-    data = read_file(tmp_path / "saved", classes=("a", "b", "c"))
-    assert data.validation is not None
-    assert data.validation.labels.tolist() == [0, 2, 1]
+    both = tmp_path / "both"
+    datasets.DatasetDict({"train": train, "validation": dev}).save_to_disk(both)
+    with pytest.raises(InputError, match=r"the label `never`, which no training example has"):
+        read_file(both)
+    data = read_file(both, classes=names)
+    assert data.validation.labels.tolist() == [0, 2, 1, 1]
 
 
 def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path):
@@ -274,7 +238,6 @@ def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path):
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "again")
     data = read_file(tmp_path / "again")
     assert data.examples.text_a == ("train 1", "train 2")
-    assert data.validation is not None
     assert data.validation.text_a == ("validation 1", "validation 2")
     assert read_test(data.spec)[0].text_a == ("test 1", "test 2")
 
@@ -284,7 +247,6 @@ def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path):
     write_json_lines(tmp_path / "valid.jsonl", {"text": ["goal"], "label": ["sport"]})
     (tmp_path / "test.csv").write_bytes(b"\0")  # reading it would fail
     data = read_file(tmp_path)
-    assert data.validation is not None
     assert data.validation.text_a == ("goal",)
     assert data.validation.labels.tolist() == [2]
     with pytest.raises(InputError, match="NUL byte"):
@@ -299,7 +261,6 @@ def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(t
     test = write_csv(tmp_path / "test.tsv", {"a": ["t"], "b": ["x"]}, "\t")
     roles = {"text": "a", "label": "b", "group": "g"}
     data = read_file(train, validation=str(dev), test=str(test), **roles)
-    assert data.validation is not None
     assert data.validation.text_a == ("dev",)
     assert data.validation.labels.tolist() == [1]
     assert (data.examples.groups, data.validation.groups) == (("1", "1", "2", "2"), ("1",))
@@ -331,16 +292,13 @@ def test_csv_needs_no_heavy_library(tmp_path):
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("name", ["d.parquet", "saved", "hub"])
-def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch, name):
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     for module in ("pyarrow.parquet", "datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "d.parquet").touch()
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "state.json").touch()
-    path = "hub:user/set" if name == "hub" else tmp_path / name
-    with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
-        read_file(path)
+    for path in (tmp_path / "d.parquet", "hub:user/set"):
+        with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
+            read_file(path)
 
 
 def test_the_spec_that_comes_back_reads_the_same(tmp_path):
@@ -357,23 +315,17 @@ def test_the_spec_that_comes_back_reads_the_same(tmp_path):
 
 
 def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(tmp_path):
-    labels = ["x|y", "y|z", "x", "y", "[]"] * 4
-    path = write_csv(
-        tmp_path / "train.csv",
-        {"text": [f"text {number}" for number in range(20)], "label": labels},
-    )
+    columns = {"text": [f"text {number}" for number in range(20)]}
+    labels = {"label": ["x|y", "y|z", "x", "y", "[]"] * 4}
+    path = write_csv(tmp_path / "train.csv", columns | labels)
     with pytest.raises(InputError, match="several labels of a text, or one") as caught:
         read_file(path)
     assert "--problem multi_label or --problem single_label" in str(caught.value)
     data = read_file(path, problem="multi_label")
     assert data.spec.classes == ("x", "y", "z")
-    assert data.examples.labels[:5].tolist() == [
-        [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0],
-    ]  # fmt: skip
+    rows = ["".join(map(str, row)) for row in data.examples.labels[:5]]
+    assert rows == ["110", "011", "100", "010", "000"]
     assert len(read_file(path, problem="single_label").spec.classes) == 5
     topics = ["weather, and climate", "sports", "politics", "science"] * 5
-    path = write_csv(
-        tmp_path / "topics.csv",
-        {"text": [f"text {number}" for number in range(20)], "label": topics},
-    )
+    path = write_csv(tmp_path / "topics.csv", columns | {"label": topics})
     assert read_file(path).spec.problem == "single_label"

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,6 @@ _GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
 
 
 def refusal(path, **settings):
-    """The line that refuses a file."""
     with pytest.raises(InputError) as caught:
         read_file(path, **settings)
     check_line(str(caught.value), path)
@@ -35,8 +35,6 @@ def refusal(path, **settings):
 
 @pytest.fixture
 def file(tmp_path):
-    """Writes a file of some content."""
-
     def write(content, name="train.csv"):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -46,27 +44,22 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
-@pytest.mark.parametrize("name", ["d.csv", "d.tsv"])
-def test_a_wrong_delimiter_is_recognised(tmp_path, delimiter, name):
+@pytest.mark.parametrize(("name", "usual"), [("d.csv", ","), ("d.tsv", "\t")])
+def test_a_wrong_delimiter_is_recognised(tmp_path, delimiter, name, usual):
     columns = {"text": ["a, b; c", "x|y\tz", "plain"], "label": ["u", "v", "u"]}
     data = read_file(write_csv(tmp_path / name, columns, delimiter))
     assert data.examples.text_a == tuple(columns["text"])
-    is_usual = (delimiter == ",") if name == "d.csv" else (delimiter == "\t")
-    assert any("fields are separated by" in note for note in data.notes) != is_usual
+    assert any("fields are separated by" in note for note in data.notes) == (delimiter != usual)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        _GOOD.encode("utf-8-sig"),
-        _GOOD.encode("utf-16"),
-        codecs.BOM_UTF16_BE + _GOOD.encode("utf-16-be"),
-        _GOOD.replace("\n", "\r\n").encode(),
-        _GOOD.replace("\n", "\r").encode(),
-        ("\n\n" + _GOOD).encode(),
-        _GOOD.rstrip().encode(),
+        _GOOD.encode("utf-8-sig"), codecs.BOM_UTF16_BE + _GOOD.encode("utf-16-be"),
+        _GOOD.encode("utf-16"), _GOOD.replace("\n", "\r\n").encode(),
+        _GOOD.replace("\n", "\r").encode(), f"\n\n{_GOOD.rstrip()}".encode(),
     ],
-)
+)  # fmt: skip
 def test_encodings_and_line_ends_of_every_kind(file, content):
     data = read_file(file(content))
     assert data.examples.text_a == ("fine", "bad", "so so")
@@ -84,15 +77,9 @@ def test_encodings_and_line_ends_of_every_kind(file, content):
         (codecs.BOM_UTF16_LE + b"a", "is not UTF-16 as its byte order mark says"),
         (b"text,label\na,x\nb\0,y\n", "line 3: has a NUL byte"),
         (b"text,label\na,x\nb,x\n", "column `label`: all labels are the same, so there is nothing"),
-        (
-            b"text,label\n,x\na,\n",
-            "1 row with an empty text left out, first at line 2, 1 row",
-        ),
+        (b"text,label\n,x\na,\n", "1 row with an empty text left out, first at line 2, 1 row"),
         (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
-        (
-            b'text,label\na,x\n"b,y\nc,x\n',
-            "line 3: unexpected end of data; a field that begins",
-        ),
+        (b'text,label\na,x\n"b,y\nc,x\n', "line 3: unexpected end of data; a field that begins"),
         (b"a b,c,d\n1,2,3\n", "which column holds the text? --text COLUMN says it; there are"),
         (b"text,u,v\na,1,2\n", "which column holds the label? --label COLUMN says it; there are"),
         (b"great film,good\nawful film,bad\nfine film,good\n", "first line looks like an example"),
@@ -121,10 +108,8 @@ def test_wrong_settings_are_one_line(file, settings, reason):
     with pytest.raises(InputError, match="is for data sets on the hub"):
         read_file(file(_GOOD), config="x")
     for label in ("inf", "nan", "1e999", "1_000", "\u0663", "0x1"):
-        path = file(f"text,label\na,1\nb,{label}\n")
-        line = refusal(path, problem="regression")
-        assert "line 3: column `label` has `" in line
-        assert "no finite number" in line
+        line = refusal(file(f"text,label\na,1\nb,{label}\n"), problem="regression")
+        assert re.search("line 3: column `label` has `.*no finite number", line)
 
 
 def test_ragged_rows_are_left_out_and_lines_counted(file):
@@ -141,13 +126,9 @@ def test_ragged_rows_are_left_out_and_lines_counted(file):
 def test_broken_json_is_left_out_or_refused(file):
     good = [json.dumps({"text": text, "label": text}) for text in "abcdef"]
     broken = [
-        '{"text": "x"',
-        "[1]",
-        nested(100_000),
-        '{"text": "\\ud800", "label": "a"}',
-        '{"text": "\\u0000", "label": "a"}',
-        "9" * 5000,
-    ]
+        '{"text": "x"', "[1]", nested(100_000), '{"text": "\\ud800", "label": "a"}',
+        '{"text": "\\u0000", "label": "a"}', "9" * 5000,
+    ]  # fmt: skip
     for line in broken:
         data = read_file(file("\n".join([*good, line]), "d.jsonl"))
         assert data.examples.text_a == tuple("abcdef")
@@ -174,14 +155,9 @@ def test_a_text_column_of_lists_is_refused(tmp_path):
 
 def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path):
     train = write_csv(tmp_path / "train.csv", TOPICS)
-    dev = write_csv(
-        tmp_path / "dev.csv", {"text": list("abc"), "label": ["sport", "sports", "sports"]}
-    )
-    with pytest.raises(InputError) as caught:
+    dev = write_csv(tmp_path / "dev.csv", {"text": ["a", "b"], "label": ["sport", "sports"]})
+    with pytest.raises(InputError, match="line 3: column `label` has the label `sports`, which no"):
         read_file(train, validation=str(dev))
-    reason = str(caught.value)
-    check_line(reason, dev)
-    assert "line 3: column `label` has the label `sports`, which no training" in reason
     write_csv(dev, {"text": ["a"], "labels": ["x"]})
     with pytest.raises(InputError, match="--label `label` is no column; nearest of 2: `labels`"):
         read_file(train, validation=str(dev))
@@ -189,10 +165,8 @@ def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path):
 
 def test_many_classes_are_classes_only_with_two_examples_each(tmp_path):
     count = 2000
-    columns = {
-        "text": [f"text {number}" for number in range(2 * count)],
-        "label": [f"c{number % count}" for number in range(2 * count)],
-    }
+    numbers = range(2 * count)
+    columns = {"text": [f"text {n}" for n in numbers], "label": [f"c{n % count}" for n in numbers]}
     data = read_file(write_csv(tmp_path / "many.csv", columns))
     assert len(data.spec.classes) == count
     half = {name: values[: count + 100] for name, values in columns.items()}
@@ -224,11 +198,8 @@ def test_a_file_without_permission_is_refused(file, monkeypatch):
     path = file(_GOOD)
     path.chmod(0)
     if os.access(path, os.R_OK):  # root reads everything
-
-        def refuse(*_, **__):
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(Path, "open", refuse)
+        denied = PermissionError(13, "Permission denied")
+        monkeypatch.setattr(Path, "open", mock.Mock(side_effect=denied))
     assert "can't be read (Permission denied)" in refusal(path)
 
 

@@ -1,8 +1,6 @@
 """Data sets from the Hugging Face hub, by `datasets`, against a stand-in for it on this machine."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -43,8 +41,6 @@ configs:
 ---
 """
 
-Read = Callable[..., list[dict[str, Any]]]
-
 
 @pytest.fixture
 def read(tmp_path):
@@ -60,16 +56,13 @@ def hub(tmp_path):
     need_data()
 
     def file(*texts):
-        columns = {"sentence": texts, "label": ["a", "b"] * (len(texts) // 2)}
+        columns = {"sentence": texts, "label": ["a", "b"]}
         return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
 
     one = {"train.parquet": file("t1", "t2"), "validation.parquet": file("v1", "v2")}
     old = {"train.parquet": file("old 1", "old 2")}
     both = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
-    sets = {
-        "datasets/user/one": {"main": one, "v1": old},
-        "datasets/user/both": {"main": both},
-    }
+    sets = {"datasets/user/one": {"main": one, "v1": old}, "datasets/user/both": {"main": both}}
     with serve(Hub(sets)) as served:
         yield served
 
@@ -99,9 +92,7 @@ def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub, read):
     assert again["texts"] == ["t1", "t2"]
     newest_commit = commit_of(hub.models["datasets/user/both"]["main"])
     assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
-    unreached = "hub:user/two: can't be read (Couldn't reach 'user/two' on the Hub"
-    assert unreached in unknown["error"]
-    assert unknown["error"].isprintable()
+    assert "hub:user/two: can't be read (Couldn't reach 'user/two' on" in unknown["error"]
 
 
 def test_each_thing_wrong_is_one_line_that_says_so(hub, read):

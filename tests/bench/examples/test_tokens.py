@@ -21,15 +21,13 @@ from bench.examples.tokens import (
 from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.plan.gridfile import Axes, Grid, Settings
-from bench.plan.job import FILE, Job
 from bench.plan.planning import Resolved, expand, plan
 from bench.results.store import Store, read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
 from minbert.data.tasks import for_search, load_data, load_task
 from minbert.data.tokenizer import Tokenizer
-from minbert.errors import InputError
-from minbert.files import sha256_of
+from tests.bench.tiny_cells import job_of
 from tests.cs224n import write_folder
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
@@ -61,22 +59,13 @@ class Place:
     def read(self):
         return tokens.read(self.cell, self.tokenizer, self.folder)
 
-    def job(self, folder):
-        """The folder of a cell that is ready to run."""
-        tokenizer = str(self.tokenizer)
-        job = Job(
-            cell=self.cell, conditions_id="0" * 8, attempt=1, device="cpu", threads=1,
-            checkpoint=tokenizer, geometry=None, tokenizer=tokenizer, data=str(self.folder),
-            keep=False, code_version="0",
-        )  # fmt: skip
-        folder.mkdir()
-        (folder / FILE).write_text(job.to_json(), encoding="utf-8")
-        return folder
+    @property
+    def job(self):
+        return replace(job_of(self.cell, self.tokenizer), data=str(self.folder))
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch, minilm):
-    """A cache of this test's own; what was fetched is still found."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -89,7 +78,6 @@ def place(cache, tmp_path, tiny_checkpoint):
 
 def check_same(pieces, data, tokenizer, max_length=8):
     """Fail unless the examples are those that tokenising the data gives."""
-    assert pieces is not None
     assert list(pieces) == [""]
     encode = Tokenizer.from_folder(tokenizer).encode
     for side, examples in zip(pieces[""], (data.train, data.dev), strict=True):
@@ -136,10 +124,9 @@ def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkey
     assert tokens.read(place.cell, other, place.folder) is None
     assert place.read() is not None
 
-    def changed(path):
-        return "changed" if path.name == "tokenizers.py" else sha256_of(path)
-
-    for name, value in (("sha256_of", changed), ("FORMAT", tokens.FORMAT + 1)):
+    code = tmp_path / "tokenizers.py"
+    code.touch()
+    for name, value in (("_CODE", (code, *tokens._CODE[1:])), ("FORMAT", tokens.FORMAT + 1)):
         with monkeypatch.context() as changing:
             changing.setattr(tokens, name, value)
             assert place.read() is None
@@ -170,23 +157,19 @@ def test_changed_data_is_not_hidden_by_what_is_kept(place):
     from bench.worker.setup import examples
 
     place.share()
-    job = Job.read(place.job(place.folder.parent / "cell"))
-    assert len(examples(job)[""][0]) == 48
+    assert len(examples(place.job)[""][0]) == 48
     file = place.folder / "ids-sst-train.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
     with pytest.raises(ValueError, match="have changed since the cell was planned"):
-        examples(job)
-    assert issubclass(InputError, ValueError)
+        examples(place.job)
 
 
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monkeypatch):
+def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, monkeypatch):
     """It makes those that are not there, or spoilt."""
     from bench.worker.setup import examples
 
-    job = Job.read(place.job(tmp_path / "cell"))
-
     def check_worker():
-        sides = examples(job)[""]
+        sides = examples(place.job)[""]
         both = (TokenisedExamples(side.texts[0], side.labels) for side in sides)
         check_same({"": tuple(both)}, place.data, place.tokenizer)
 
@@ -194,7 +177,7 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monke
         without.delitem(sys.modules, "minbert.data.tokenizer")
         without.setitem(sys.modules, "tokenizers", None)
         with pytest.raises(ImportError):
-            examples(job)
+            examples(place.job)
     check_worker()
     [file] = place.cache.iterdir()
     with monkeypatch.context() as without:
@@ -216,18 +199,11 @@ def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
 
 def test_the_oldest_files_make_room(place, monkeypatch):
     monkeypatch.setattr(tokens, "MOST_FILES", 3)
-    lengths = range(9, 15)
-    for age, length in enumerate(lengths):
-        cell = replace(place.cell, max_length=length)
+    cells = [replace(place.cell, max_length=length) for length in range(9, 15)]
+    for age, cell in enumerate(cells):
         tokens.make(place.data, cell, place.tokenizer, place.folder)
-        for file in place.cache.iterdir():
-            if file.stat().st_mtime > 1e9:
-                os.utime(file, (age, age))
-    kept = [
-        tokens.read(replace(place.cell, max_length=length), place.tokenizer, place.folder)
-        is not None
-        for length in lengths
-    ]
+        os.utime(max(place.cache.iterdir(), key=os.path.getmtime), (age, age))
+    kept = [tokens.read(cell, place.tokenizer, place.folder) is not None for cell in cells]
     assert kept == [False] * 3 + [True] * 3
 
 
@@ -235,13 +211,13 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     stub, csv = setup("fake"), tmp_path / "runs.csv"
-    kept = str(place.cache)
-    code = f"import os, sys; print(len(os.listdir({kept!r}))); sys.exit(3)"
+    code = f"import os, sys; print(len(os.listdir({str(place.cache)!r}))); sys.exit(3)"
     models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
     inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
+    executor = LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code))
     Session(
         inputs=inputs,
-        executor=LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code)),
+        executor=executor,
         store=Store(csv),
         reports=tmp_path / "reports",
         keep=False,
@@ -269,10 +245,8 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
 def test_lengths_are_those_of_uncut_texts(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", 100)
     tokenizer = Tokenizer.from_folder(minilm)
-    for examples in (
-        load_task("nyt", max_train=250).train,
-        load_task("sts", write_folder(tmp_path)).train,
-    ):
+    for data in (load_task("nyt", max_train=250), load_task("sts", write_folder(tmp_path))):
+        examples = data.train
         whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
         assert whole.cut.sum() == 0
         assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
@@ -281,10 +255,8 @@ def test_lengths_are_those_of_uncut_texts(minilm, tmp_path, monkeypatch):
 def test_a_task_with_parts_counts_each_text_by_itself(minilm, tmp_path):
     data = load_data("multitask", write_folder(tmp_path))
     tokenizer = Tokenizer.from_folder(minilm)
-    texts = [
-        t for part in data.parts.values() for side in part.train.split_pairs() for t in side.text_a
-    ]
-    longest = tokenizer.encode(texts, None, 512).lengths
+    sides = [side for part in data.parts.values() for side in part.train.split_pairs()]
+    lengths = tokenizer.encode([t for side in sides for t in side.text_a], None, 512).lengths
     length, note = find_length(data, tokenizer, 512)
-    assert length == auto_max_length(longest, 512)
-    assert note == f"max_length auto: {length}, cuts {share_cut(longest, length):.1%} of tokens"
+    assert length == auto_max_length(lengths, 512)
+    assert note == f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"

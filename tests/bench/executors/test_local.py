@@ -7,21 +7,20 @@ import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from unittest import mock
 
 import pytest
 
 from bench.common.errors import DiskFullError
+from bench.executors import local
 from bench.executors.local import LocalExecutor
 from bench.launch.locks import CELL_LOCKS
 from bench.launch.signals import Signals
-from bench.machine import gpu_trial
-from bench.machine.gpu_trial import Answer, GpuInfo
 from bench.plan.cell import TRANSFORMERS
 from bench.plan.planning import plan
 from bench.results.store import Store, cells_folder, read_rows
 from tests.experiments.faults.parent import stub_report
-from tests.experiments.faults.setups import ROOT, Setup, setup, slots_of
+from tests.experiments.faults.setups import ROOT, setup, slots_of
 
 WORKER = """
 import json, os, sys, time
@@ -52,17 +51,15 @@ class Place:
         self.csv = folder / "runs.csv"
         made = setup("fake")
         seeds = made.grid.settings.model_copy(update={"seeds": 6})
-        self.setup: Setup = replace(made, grid=made.grid.model_copy(update={"settings": seeds}))
+        self.setup = replace(made, grid=made.grid.model_copy(update={"settings": seeds}))
 
-    @property
-    def cells(self):
-        return self.setup.cells
+        self.cells = self.setup.cells
 
     def slots(self, number, *, gpus=False):
         return slots_of(self.setup.conditions, number, gpus=gpus)
 
     def plan(self, slots, cells=None):
-        return plan(cells or self.cells, self.rows(), slots[0].conditions.columns())
+        return plan(cells or self.cells, read_rows(self.csv), slots[0].conditions.columns())
 
     def run(self, slots, code, cells=None):
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
@@ -103,27 +100,9 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
 
 
 def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place):
-    slots, calls = place.slots(2), []
-
-    class Dispatcher:
-        @property
-        def display(self):
-            return self
-
-        def tokenise(self, items):
-            pass
-
-        waiting = tokenise
-
-        def begin(self, item):
-            calls.append(item.key)
-            time.sleep(0.01)
-            return False
-
-        def prepare(self, item):
-            calls.append(item.key)
-
-    dispatcher: Any = Dispatcher()
+    slots, calls, dispatcher = place.slots(2), [], mock.Mock()
+    dispatcher.begin = lambda item: calls.append(item.key) or time.sleep(0.01)
+    dispatcher.prepare = lambda item: calls.append(item.key)
     with Signals() as signals:
         executor = LocalExecutor(place.csv, slots)
         assert not executor.run(place.plan(slots), dispatcher, signals)
@@ -141,47 +120,37 @@ def test_examples_are_tokenised_before_any_cell_runs(place, monkeypatch):
     assert launched == [(0, 0), (1, 0)]
 
 
-def test_each_gpu_has_its_worker_and_its_number_in_the_row(place):
-    assert place.run(place.slots(2, gpus=True), MEETS) == 0
-    where = place.where()
-    assert {(row.device, where[row.cell_id]["gpu"]) for row in place.rows()} == {
-        ("cuda:0", "GPU-0"),
-        ("cuda:1", "GPU-1"),
-    }
-    assert len({row.conditions_id for row in place.rows()}) == 1
-
-
-def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place):
+def test_each_gpu_has_its_worker_and_cells_that_are_compared_in_turn_stay_on_one(place):
     pairs = [[cell, replace(cell, engine=TRANSFORMERS)] for cell in place.cells]
     slots = place.slots(3, gpus=True)
     assert place.run(slots, MEETS, [cell for pair in pairs for cell in pair]) == 0
     where = place.where()
     gpus = [tuple(where[cell.cell_id]["gpu"] for cell in pair) for pair in pairs]
     assert all(one == other for one, other in gpus)
-    assert len(set(gpus)) > 1
+    rows = place.rows()
+    names = {(row.device, where[row.cell_id]["gpu"]) for row in rows}
+    assert 1 < len(names) == len(names & {(f"cuda:{i}", f"GPU-{i}") for i in range(3)})
+    jobs = cells_folder(place.csv).glob("*/cell.json")
+    assert {json.loads(path.read_text())["device"] for path in jobs} == {"cuda:0"}
+    assert len({row.conditions_id for row in rows}) == 1
 
 
-def broken(*gpus):
-    """Checks of GPUs of which some are broken."""
-
-    def check(value, _index):
-        failures = {"off": "CUDA error: unknown"} if value in gpus else {}
-        return Answer((GpuInfo("A100", "", (8, 0), str(value)),), failures=failures)
-
-    return check
-
-
-def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(place, monkeypatch, capsys):
+@pytest.mark.parametrize("why", ["CUDA error: unknown", None])
+def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(place, monkeypatch, capsys, why):
     monkeypatch.setenv("BROKEN", "GPU-1")
-    monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-1"))
+    monkeypatch.setattr(local, "why_unusable", {"GPU-1": why}.get)
     assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
     rows = place.rows()
     assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
-    assert [row.device for row in rows if row.status == "crashed"] == ["cuda:1"]
-    assert [row.status for row in rows].count("ok") == 5
-    [note] = [line for line in capsys.readouterr().err.splitlines() if "go on" in line][:1]
-    assert note.startswith("the device failed (cuda:1), and tried again: CUDA error: unknown;")
-    assert note.endswith("; the other devices go on")
+    crashed = [row.device for row in rows if row.status == "crashed"]
+    assert set(crashed) == {"cuda:1"}
+    errors = capsys.readouterr().err
+    if why:
+        assert len(crashed) == 1
+        assert f"the device failed (cuda:1), and tried again: {why};" in errors
+        assert "; the other devices go on" in errors
+    else:  # only that process failed
+        assert errors.count("the device failed; another process can use the GPU") == len(crashed)
 
 
 def test_cells_that_another_grid_has_come_last(place):
@@ -189,26 +158,16 @@ def test_cells_that_another_grid_has_come_last(place):
     first = place.plan(slots)[0]
     name = str((first.cell.cell_id, first.conditions_id, first.repeat))
     code = (
-        "import sys; from pathlib import Path; from bench.launch.locks import Locks\n"
+        "import sys, time; from pathlib import Path; from bench.launch.locks import Locks\n"
         "from bench.launch.signals import Signals\n"
         "with Locks(Path(sys.argv[1]), Signals()) as locks, locks.holding(sys.argv[2]):\n"
-        "    print(flush=True); sys.stdin.readline()"
+        "    print(flush=True); time.sleep(60)"
     )
-    lock = cells_folder(place.csv) / CELL_LOCKS
-    lock.parent.mkdir()
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(lock), name],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert other.stdin is not None
-    assert other.stdout is not None
-    with other:
+    argv = [sys.executable, "-c", code, str(cells_folder(place.csv) / CELL_LOCKS), name]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT) as other:
         other.stdout.readline()
-        script = f"""
-if {place.cells[-1].cell_id!r} in folder.name:
-    os.kill({other.pid}, 15)
-"""
-        assert place.run(slots, script) == 0
+        last = place.cells[-1].cell_id
+        assert place.run(slots, f"if {last!r} in folder.name: os.kill({other.pid}, 15)") == 0
     rows = place.rows()
     assert rows[-1].cell_id == first.cell.cell_id
     assert len(rows) == 6
@@ -216,15 +175,12 @@ if {place.cells[-1].cell_id!r} in folder.name:
 
 def test_a_stop_ends_the_cells_of_all_slots(place):
     """By a signal that the second worker sends, once both hang."""
-    code = (
-        MEETS
-        + f"""
+    code = f"""{MEETS}
 (folder / "hangs").touch()
 if len(list(folder.parent.glob("*/hangs"))) == 2:
     os.kill({os.getpid()}, 2)
 time.sleep(60)
 """
-    )
     slots = place.slots(2)
     assert place.run(slots, code) == 130
     assert [row.status for row in place.rows()] == ["interrupted"] * 2

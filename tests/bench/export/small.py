@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from runpy import run_path
+from string import ascii_lowercase
 from typing import Any, Final
 from unittest import mock
 
@@ -27,6 +28,7 @@ from minbert.model.config import BertConfig
 from tests import encoders
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import cell, planned_row
+from tests.bench.tiny_cells import job_of
 from tests.components import need
 
 CLASSES: Final = ("wrong", "right", "maybe")
@@ -38,8 +40,10 @@ CONFIG: Final = BertConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
     vocab_size=80, max_position_embeddings=24, initializer_range=0.2,
 )  # fmt: skip
-_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
-_WORDS: Final = ("good", "bad", "film", ",", "!", "?", "the", "not", "##ly", "##ing")
+_WORDS: Final = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", ",", "!", "?", "the",
+    "not", "##ly", "##ing",
+)  # fmt: skip
 _TEXTS: Final = (
     "The film", "good", "", "not a bad film, but boring!", "Café? naïve", "x" * 30,
     "badly acted and badly cut and far too long for what it has to say", "the the the not",
@@ -50,8 +54,7 @@ _TEXTS: Final = (
 
 def base_folder(folder: Path, *, pooler: bool = True, seed: int = 0) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
-    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    words = [*specials, *_WORDS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+    words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
@@ -92,26 +95,19 @@ def trained(
     on_hub: bool = True,
 ) -> Trained:
     """A cell on the base in a folder, every parameter that trains moved at random."""
-    adapted = mode in ("lora", "dora")
-    layers = layers if adapted else None
+    rank, layers = (4, layers) if mode in ("lora", "dora") else (None, None)
     of = cell(
-        mode, 4 if adapted else None, layers, "off", model=HUB, pooling=pooling, head=head,
-        task="small", max_length=MAX_LENGTH,
+        mode, rank, layers, "off", model=HUB, pooling=pooling, head=head, task="small",
+        max_length=MAX_LENGTH,
     )  # fmt: skip
     task = _task(kind)
-    config = BertConfig.from_folder(folder)
-    model = BertClassifier(config, task.num_outputs, pooling=pooling, dropout=0.1, head=head)
+    model = BertClassifier(
+        BertConfig.from_folder(folder), task.num_outputs, pooling=pooling, dropout=0.1, head=head
+    )
     new_pooler = load_encoder(model.bert, folder)
     initialise(model, 0)
-    inject(
-        model, mode=mode, layers=layers, rank=of.rank, alpha=16.0, new_pooler=new_pooler, seed=0
-    )  # fmt: skip
-    disturb(model)
-    job = Job(
-        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(folder),
-        geometry=None, tokenizer=str(folder), data=None, keep=True, code_version="0",
-    )  # fmt: skip
-    return _trained(job, folder, task, model, kind, pairs, on_hub)
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=new_pooler, seed=0)
+    return _trained(job_of(of, folder), folder, task, model, kind, pairs, on_hub)
 
 
 def trained_by_library(
@@ -124,23 +120,20 @@ def trained_by_library(
     on_hub: bool = True,
     **changes: Any,
 ) -> Trained:
-    """The same of engine transformers, on a checkpoint of `tests.encoders`.
-
-    Args:
-        changes: as of `tests.encoders.job`.
-    """
+    """The same of engine transformers, on a checkpoint of `tests.encoders`, with changes as of
+    `tests.encoders.job`."""
     task = _task(kind)
     job = encoders.job(folder, mode, layers, task="small", max_length=MAX_LENGTH, **changes)
     with mock.patch("bench.engines.transformers.task_of", return_value=task):
         model = engine_of(job.cell).build(job)
-    with torch.no_grad():
-        disturb(model)
     return _trained(job, folder, task, model, kind, pairs, on_hub)
 
 
+@torch.no_grad()
 def _trained(
     job: Job, folder: Path, task: Task, model: Classifier, kind: str, pairs: bool, on_hub: bool
 ) -> Trained:
+    disturb(model)
     return Trained(
         row=planned_row(job.cell), job=job, base=base_of(folder, on_hub), task=task,
         model=model.eval(), tokenizer=tokenizer_of(job.cell.engine, folder),
@@ -155,7 +148,6 @@ def _task(kind: str) -> Task:
 
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
-    """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
     return cell.exact_logits(cell.dev)
 
 

@@ -12,12 +12,7 @@ from bench.export.formats import default_format, refusal
 from bench.export.training import why_not_scripted
 from bench.worker.saving import save_weights
 from bench.worker.trained import load_trained
-from tests.bench.export.small import (
-    answer_here,
-    expected_logits,
-    exported,
-    trained_by_library,
-)
+from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
 from tests.encoders import Checkpoints, need_transformers
 from tests.experiments.export.encoders import largest_difference
 
@@ -44,7 +39,6 @@ def checkpoint(tmp_path_factory):
         ("mpnet", "lora", "sentence-transformers", {"pooling": "mean", "kind": "regression"}),
         ("albert", "head", "sentence-transformers",
          {"pooling": "cls", "head": "nonlinear", "pairs": True}),
-        ("deberta-v2", "full", "transformers", {}),
         ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
     ],
 )  # fmt: skip
@@ -61,8 +55,9 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(checkpoint, tmp_path
     assert np.array_equal(expected_logits(replace(own, model=model)), expected_logits(own))
 
 
-@pytest.mark.parametrize("start", ["pissa", "olora"])
-@pytest.mark.parametrize(("mode", "use_rslora"), [("lora", "on"), ("dora", "off")])
+@pytest.mark.parametrize(
+    ("start", "mode", "use_rslora"), [("pissa", "lora", "on"), ("olora", "dora", "off")]
+)
 def test_adapters_that_start_from_the_base_are_for_the_whole_base(
     checkpoint, tmp_path, start, mode, use_rslora
 ):
@@ -79,7 +74,6 @@ def test_adapters_that_start_from_the_base_are_for_the_whole_base(
 @pytest.mark.parametrize(
     ("kind", "modules"),
     [
-        ("roberta", ["classifier"]),
         ("deberta-v2", ["classifier", "pooler"]),
         ("distilbert", ["classifier", "pre_classifier"]),
         ("modernbert", ["classifier", "head"]),
@@ -103,23 +97,19 @@ def test_new_modules_are_saved_with_the_adapter(checkpoint, tmp_path, kind, modu
         assert theirs[wrapped].equal(ours[name]), name
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert"])
-def test_special_tokens_are_those_of_the_checkpoint(checkpoint, tmp_path, kind):
+def test_files_have_the_checkpoints_special_tokens_and_no_paths_of_this_machine(
+    checkpoint, tmp_path
+):
     from transformers import AutoTokenizer
 
-    own = trained_by_library(checkpoint(kind), "head", None)
-    written = AutoTokenizer.from_pretrained(exported(own, "transformers", tmp_path / "out"))
-    original = AutoTokenizer.from_pretrained(checkpoint(kind))
-    assert written.special_tokens_map == original.special_tokens_map
-
-
-def test_no_file_has_paths_of_this_machine(checkpoint, tmp_path):
     base = checkpoint("roberta")
-    cases = {"peft": {}, "transformers": {}, "sentence-transformers": {"pooling": "cls"}}
+    cases = {"peft": {}, "sentence-transformers": {"pooling": "cls"}, "transformers": {}}
     for name, options in cases.items():
         folder = exported(trained_by_library(base, **options), name, tmp_path / name)
         for path in folder.rglob("*.json"):
             assert str(base.parent) not in path.read_text(encoding="utf-8"), path
+    written, original = map(AutoTokenizer.from_pretrained, (folder, base))
+    assert written.special_tokens_map == original.special_tokens_map
 
 
 def test_what_a_format_has_no_place_for_is_refused(checkpoint, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.engines import minbert
+from bench.engines.engine import engine_of
 from bench.forecast import fake
 from bench.forecast.costs import Variant
 from bench.forecast.fake import count, fill, run
@@ -35,7 +36,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Tiny checkpoints of other architectures."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))
 
@@ -115,32 +115,33 @@ def counted_fake(settings, shapes, which):
 def counted_for_real(settings, shapes, which):
     """As `counted_fake`, on tensors with values."""
     settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
-    model = minbert.skeleton(settings)
+    engine = engine_of(settings.cell)
+    model = (engine.skeleton if engine is minbert else engine.build)(settings)
+    values = [torch.ones_like(b, device=CPU) if b.is_meta else b.clone() for b in model.buffers()]
     gc.collect()
-    with Unasked() as counter, kernels(settings.cell.kernels):
+    with Unasked() as counter, kernels(settings.cell.kernels or "fast"):
         fill(model, CPU)
         with torch.no_grad():
             for parameter in model.parameters():  # memory may hold what is no number
-                parameter.fill_(0.5)
-            for buffer in model.buffers():
-                buffer.fill_(1)
+                parameter.fill_(0.01)
+            for buffer, value in zip(model.buffers(), values, strict=True):
+                buffer.copy_(value)
         return run(model, settings, shapes, counter)
 
 
 def by_name(counted):
-    """All counts in one dictionary."""
     loads = {"step": counted.step, "evaluation": counted.evaluation}
     work = {f"{n}_{k}": v for n, load in loads.items() for k, v in load._asdict().items()}
     return {**{k: v for k, v in vars(counted).items() if k not in loads}, **work}
 
 
-def check_alike(fake, real):
-    """Fail unless counts of fake tensors are those of real ones."""
+def check_alike(fake, real, rel=1e-12, mib=2048 / MIB, kernels=0.0):
+    """Fail unless counts of fake tensors are those of real ones; fake norms hold means and
+    deviations in half precision."""
     expected = by_name(real)
     for name, value in by_name(fake).items():
-        # fake norms hold means and deviations in half precision
-        close = 2048 / MIB if name.endswith("_mib") else 0.0
-        assert value == pytest.approx(expected[name], rel=1e-12, abs=close), name
+        close = mib if name.endswith("_mib") else kernels if name.endswith("kernels") else 0.0
+        assert value == pytest.approx(expected[name], rel=rel, abs=close), name
 
 
 DROPPED = [variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")]
@@ -160,9 +161,9 @@ SETTINGS = [
 @pytest.mark.parametrize(
     ("which", "task", "used"),
     [
-        *((which, "movies", "fast") for which in (*VARIANTS, *SETTINGS)),
+        *((which, "movies", "fast") for which in (*VARIANTS[1:5], *VARIANTS[7:], *SETTINGS)),
         *((VARIANTS[number], "sts", "fast") for number in (0, 5)),
-        *((VARIANTS[number], "movies", "reference") for number in (1, 4, 7, 9)),
+        *((VARIANTS[number], "movies", "reference") for number in (1, 7)),
     ],
 )
 def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
@@ -176,19 +177,13 @@ def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
         check_alike(one, other)
 
 
-@pytest.mark.parametrize("which", DROPPED)
-def test_dropout_of_adapters_takes_memory(which):
-    plain = count_one(ONE, which._replace(lora_dropout=0.0))
-    assert count_one(ONE, which).train_peak_mib > plain.train_peak_mib
-
-
 @pytest.mark.parametrize(
     ("which", "regression_loss", "head", "encoders"),
     [
-        (VARIANTS[0], "mse", "conv", 1), (VARIANTS[0], "pearson", "linear", 1),
+        (VARIANTS[0], "pearson", "conv", 1),
         (VARIANTS[5], "mse", "linear", 2),
     ],
-)  # fmt: skip
+)
 def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
     settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
     parts, real = counted_fake(settings, THREE, which), counted_for_real(settings, THREE, which)
@@ -198,72 +193,30 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_lo
         check_alike(one, other)
 
 
-def job_of(which, **settings):
-    """The job of a cell of a variant, with random weights."""
-    settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
-    planned = cell(
-        which.mode,
-        which.rank,
-        which.layers,
-        which.amp,
-        model="bert-tiny",
-        init="random",
-        **settings,
-    )
-    return replace(workload(), cell=planned)
-
-
-def trainer_of(model, job):
-    return Trainer(
-        model, trained_groups(model, job.cell), losses={"": "cross-entropy"},
-        schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
-    )  # fmt: skip
-
-
-IDS = torch.ones(2, 6, dtype=torch.int64)
-BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
-
-
-def check_owners(counted, model, trainer):
-    """Fail unless a cell's weights and optimizer hold what was counted."""
-    owned = owned_mib(model, trainer.optimizer)
-    for name in ("weights_mib", "optimizer_mib"):
-        assert getattr(counted, name) == pytest.approx(owned[name], rel=1e-6), name
-
-
-@pytest.mark.parametrize("which", [*VARIANTS, *STAGED])
+@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5], VARIANTS[9], *STAGED])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
-    job = job_of(which)
-    model = minbert.build(job)
-    trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
+    axes = which.mode, which.rank, which.layers, which.amp
+    settings = {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
+    of = cell(*axes, model="bert-tiny", init="random", **settings)
+    model = minbert.build(replace(workload(), cell=of))
+    trainer = Trainer(
+        model, trained_groups(model, of), losses={"": "cross-entropy"},
+        schedule=linear_schedule(1, 0.0), amp=of.amp, device=CPU,
+    )  # fmt: skip
+    ids = torch.ones(2, 6, dtype=torch.int64)
+    gradual = unfreezing(model, of)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
     stages = count(workload(init="random"), shapes, which)[""]
     assert len(stages) == (5 if which in STAGED else 1)
     for epoch, counted in enumerate(stages):
         if gradual is not None:
             gradual.begin(epoch)
-        trainer.step(BATCH)
-        check_owners(counted, model, trainer)
+        trainer.step(Batch(ids, None, torch.zeros_like(ids), torch.tensor([0, 1]), 12))
+        owned = owned_mib(model, trainer.optimizer)
+        for name in ("weights_mib", "optimizer_mib"):
+            assert getattr(counted, name) == pytest.approx(owned[name], rel=1e-6), name
     if which in STAGED:
         assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
-
-
-@pytest.mark.parametrize("encoders", [1, 2])
-def test_owners_are_what_a_cell_of_several_parts_holds(encoders):
-    which = variant("lora", 2, "all-lin")
-    rates = "quora=1 sst=1 sts=1"
-    job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
-    model = minbert.build(job)
-    trainer = trainer_of(model, job)
-    trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    settings = of_parts(init="random", encoders=encoders)
-    counted = count(settings, THREE, which)
-    for part in trainer.losses:
-        pairs = part != "sst"
-        ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
-        labels = torch.zeros(2, dtype=torch.float32 if part == "sts" else torch.int64)
-        trainer.step(Batch(ids, None, None, labels, ids.numel(), part))
-    check_owners(counted["sst"][0], model, trainer)
 
 
 def count_one(shapes, which):
@@ -276,6 +229,9 @@ def test_peaks_hold_their_parts_and_grow_with_the_batch():
     owned = 2 * small.weights_mib + small.optimizer_mib  # every weight has a gradient
     assert small.train_peak_mib > owned
     assert small.evaluate_peak_mib >= owned
+    dropped = DROPPED[0]
+    plain = count_one(ONE, dropped._replace(lora_dropout=0.0))
+    assert count_one(ONE, dropped).train_peak_mib > plain.train_peak_mib
     large = count_one({"": replace(SHAPES, train_largest=(50, 16))}, variant("full"))
     assert large.train_peak_mib > small.train_peak_mib
     assert large.step.gflop == small.step.gflop
@@ -294,38 +250,21 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     assert parts["sst"][0].step.gflop == whole["sst"][0].step.gflop
 
 
-HALF = {"amp": "bf16", "frozen_dtype": "fp32"}
-
-
 @pytest.mark.parametrize(
     ("kind", "mode", "layers", "changes"),
     [
-        ("roberta", "full", None, {}), ("roberta", "lora", "all-lin-only", HALF),
-        ("deberta-v2", "head", None, {"dropout": 0.1}), ("deberta-v2", "dora", "attn-only", {}),
-        ("modernbert", "full", None, {}), ("modernbert", "lora", "all-lin-only", HALF),
+        ("roberta", "full", None, {}),
+        ("deberta-v2", "head", None, {"dropout": 0.1}),
+        ("deberta-v2", "dora", "attn-only", {}),
+        ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
     ],
-)  # fmt: skip
+)
 def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
     kind, mode, layers, changes, encoders
 ):
     """But for masks: without values it is not known that nothing is masked."""
-    from bench.engines import transformers
-
     job = theirs(encoders(kind), mode, layers, **changes)
-    [one] = counted_fake(job, ONE, Variant.of(job.cell))[""]
-    model = transformers.build(job)
-    values = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    gc.collect()
-    with Unasked() as counter:
-        fill(model, CPU)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.fill_(0.01)
-            for name, buffer in model.named_buffers():
-                buffer.copy_(values[name])
-        [other] = run(model, job, ONE, counter)[""]
-    expected = by_name(other)
-    for name, value in by_name(one).items():
-        close = 40 if name.endswith("kernels") else 0.05
-        assert value == pytest.approx(expected[name], rel=0.02, abs=close), name
+    which = Variant.of(job.cell)
+    [one], [other] = (count(job, ONE, which)[""] for count in (counted_fake, counted_for_real))
+    check_alike(one, other, rel=0.02, mib=0.05, kernels=40)
     assert one.step.gflop == pytest.approx(other.step.gflop, rel=1e-9)

@@ -3,10 +3,16 @@
 import pytest
 
 from bench.analysis.groups import Group
-from bench.forecast import features
+from bench.forecast import forecast as forecasting
 from bench.forecast.costs import Variant, totals_of
-from bench.forecast.features import memory_features, replayed_steps, time_features
-from bench.forecast.forecast import Forecast, rows_like, rows_of_model
+from bench.forecast.forecast import (
+    Forecast,
+    memory_features,
+    replayed_steps,
+    rows_like,
+    rows_of_model,
+    time_features,
+)
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
@@ -52,23 +58,19 @@ def forecast(known=()):
 
 
 def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
-    assert features.REPLAYED_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
-    assert features.MOST_REPLAYED_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
-    assert features.REPLAYED_SHARE == replay.REPLAY_SHARE
+    assert forecasting.REPLAYED_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
+    assert forecasting.MOST_REPLAYED_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
+    assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
 
 
 def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
-    fewest, most = features.REPLAYED_STEPS, features.MOST_REPLAYED_STEPS
+    fewest, most = forecasting.REPLAYED_STEPS, forecasting.MOST_REPLAYED_STEPS
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
     assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
-    between = 200 * features.REPLAYED_SHARE
-    assert [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)] == [
-        fewest,
-        between,
-        most,
-    ]
+    between = [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
+    assert between == [fewest, 200 * forecasting.REPLAYED_SHARE, most]
 
 
 def test_time_is_that_of_all_stages_and_of_timing_the_last():
@@ -77,23 +79,20 @@ def test_time_is_that_of_all_stages_and_of_timing_the_last():
     values = time_features(variant, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
     assert values[2] == pytest.approx(
-        batches * (3.0 + 6.0 * features.REPLAYED_STEPS / SHAPES.steps)
+        batches * (3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps)
     )
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
-    prior = forecast()
-    assert prior.basis is None
+    """On a GPU that of its tensors."""
+    column = Group((planned_row(CELLS[0]) | {"device": "cuda:0"},), ()).memory_column
+    assert column == "peak_cuda_allocated_mib"
+    prior, on_gpu = forecast(), Forecast(TOTALS, "cuda:0", 2, column)
     for variant, counted in COUNTS.items():
         prediction = prior.predict(variant)
         assert prediction.wall_s > 0
         assert 1 < (prediction.peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
-
-
-def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
-    learned = Forecast(TOTALS, "cuda:0", 2, "peak_cuda_allocated_mib")
-    for variant, counted in COUNTS.items():
-        assert learned.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
+        assert on_gpu.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
 
 def test_a_training_that_stopped_early_teaches_memory_and_no_time():
@@ -122,7 +121,7 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     learned.hint(others)
     assert learned.basis == "from the speed of other runs here"
     times = [learned.predict(variant).wall_s for variant in COUNTS]
-    steps = 1 + features.REPLAYED_STEPS / SHAPES.steps
+    steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
     training = steps * 0.12 * SHAPES.real_tokens / 1000
     assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
     learned.learn(rows()[:1])
@@ -164,9 +163,3 @@ def test_only_rows_that_may_be_compared_count():
     both = [like, like | {"batch_size": 64}]
     assert rows_like([*larger, *others, *mine], both) == [*larger, *mine]
     assert rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
-
-
-def test_the_headline_of_memory_is_predicted():
-    assert Group(tuple(synthetic_rows(2)), ()).memory_column == "peak_rss_mib"
-    on_gpu = planned_row(CELLS[0]) | {"device": "cuda:0"}
-    assert Group((on_gpu,), ()).memory_column == "peak_cuda_allocated_mib"

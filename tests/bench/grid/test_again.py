@@ -35,16 +35,12 @@ def movies():
 def again(folder, job, data=None, *, stops=0):
     with Signals() as signals, workers_here() if not stops else nullcontext():
         signals.stops = stops
-        return train_again(
-            folder / "runs.csv", job, NAME, target=find_conditions("cpu"), signals=signals,
-            data=data,
-        )  # fmt: skip
+        here = find_conditions("cpu")
+        return train_again(folder / "runs.csv", job, NAME, target=here, signals=signals, data=data)
 
 
 def outcome(folder):
-    outcomes = read_folder(folder, "accuracy")
-    assert outcomes is not None
-    return outcomes[""]
+    return read_folder(folder, "accuracy")[""]
 
 
 def test_the_same_training_runs_once_and_keeps_its_weights(job, movies, tmp_path):

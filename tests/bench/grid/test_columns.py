@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,6 +76,16 @@ FORETOLD = Prediction(peak_mib=321.5, wall_s=45.25, flops_per_token=1.5e6)
 WALL_S = 3600.5
 
 
+@cache
+def examples(data):
+    return load_task("sst", data, max_train=60, max_dev=25)
+
+
+@cache
+def digest_of(checkpoint):
+    return find_model(str(checkpoint), "pretrained", "mean").digest
+
+
 @dataclass(frozen=True)
 class Ran:
     """A row, the folder of its cell, and when it was made."""
@@ -112,7 +123,7 @@ def ran(tmp_path_factory, minilm):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
         patch.setattr(grid_cells, "forecast_plan", lambda *_, **__: forecast)
-        patch.setattr(conditions, "usable_threads", lambda: 1)
+        patch.setattr(conditions, "_threads", lambda *_: 1)
         clock = iter([1000.0, 1000.0 + WALL_S])
         patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
         begun = datetime.now(UTC).replace(microsecond=0)
@@ -137,14 +148,12 @@ def test_a_row_says_how_it_was_planned(ran):
 
 
 def test_settings_are_those_of_the_grid_file(ran):
-    examples = load_task("sst", ran.data, max_train=60, max_dev=25)
-    model = find_model(str(ran.checkpoint), "pretrained", "mean")
     expected = {
         "mode": "lora", "rank": 2, "layers": "all-lin", "unfreeze": "iterative", "amp": "bf16",
-        "seed": 1, "model": ran.checkpoint.name, "model_digest": model.digest,
+        "seed": 1, "model": ran.checkpoint.name, "model_digest": digest_of(ran.checkpoint),
         "init": "pretrained", "pooling": "mean", "head": "nonlinear", "task": "sst",
-        "data_digest": examples.digest[:16], "max_train": 60, "max_dev": 25, "held_out": 0.2,
-        "max_length": 9, "batching": "shuffled", "batch_size": 8,
+        "data_digest": examples(ran.data).digest[:16], "max_train": 60, "max_dev": 25,
+        "held_out": 0.2, "max_length": 9, "batching": "shuffled", "batch_size": 8,
         "epochs": 5, "max_steps": 28, "optimizer": "adamax", "schedule": "halving",
         "learning_rate": 2e-3, "learning_rate_base": 1e-4, "learning_rate_head": 5e-3,
         "weight_decay": 0.05, "warmup": 0.25, "alpha": 1.0, "scale": 0.5, "dropout": 0.2,
@@ -177,19 +186,15 @@ def test_conditions_are_those_of_this_machine(ran):
     assert row["code_version"] == code_version()
 
 
-def shapes_of(checkpoint):
-    """Numbers in each tensor of an encoder without its pooler, by name."""
+def sizes_of(checkpoint):
+    """Parameters in all, without a pooler, and those that train: all but weights and biases under
+    adapters."""
     tensors = load_file(checkpoint / "model.safetensors")
-    return {
+    shapes = {
         name: tensor.size
         for name, tensor in tensors.items()
         if name.startswith("bert.") and "pooler" not in name
     }
-
-
-def sizes_of(checkpoint):
-    """Parameters in all, and those that train: all but weights and biases under adapters."""
-    shapes = shapes_of(checkpoint)
     linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
     under = sum(size for name, size in shapes.items() if linear.search(name))
     adapters = 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
@@ -206,7 +211,7 @@ def test_sizes_are_counted(ran):
 
 
 def test_tokens_are_the_real_ones_of_each_epochs_examples(ran):
-    texts = load_task("sst", ran.data, max_train=60).train.text_a
+    texts = examples(ran.data).train.text_a
     lengths = Tokenizer.from_folder(ran.checkpoint).encode(texts, None, 9).lengths
     lengths[ran.predictions()["held_indices"]] = 0
     tokens = [step["tokens"] for step in ran.lines("steps.csv")]
@@ -218,12 +223,9 @@ def test_tokens_are_the_real_ones_of_each_epochs_examples(ran):
 def test_memory_is_that_of_parameters_gradients_and_state(ran):
     """Of fp32 numbers, two of state for each that trains."""
     total, trainable = sizes_of(ran.checkpoint)
-    expected = {
-        "weights_mib": total,
-        "gradients_mib": trainable,
-        "optimizer_mib": 2 * trainable,
-    }
-    for name, numbers in expected.items():
+    for name, numbers in (
+        ("weights_mib", total), ("gradients_mib", trainable), ("optimizer_mib", 2 * trainable),
+    ):  # fmt: skip
         assert ran.row[name] == pytest.approx(4 * numbers / MIB, abs=2e-3), name
 
 
@@ -251,14 +253,12 @@ def test_scores_are_those_of_the_predictions(ran):
     row, kept = ran.row, ran.predictions()
     first, *_, last = (epoch["dev_score"] for epoch in ran.lines("epochs.csv"))
     assert first != last
-    examples = load_task("sst", ran.data, max_train=60, max_dev=25)
-    np.testing.assert_array_equal(kept["labels"], examples.dev.labels)
+    np.testing.assert_array_equal(kept["labels"], examples(ran.data).dev.labels)
     assert row["dev_metric"] == "accuracy"
     right = (kept["logits"].argmax(axis=1) == kept["labels"]).mean()
     assert row["dev_score"] == row["dev_accuracy"] == pytest.approx(right)
-    trained, kept_for_dev = (
-        Counter(split.labels.tolist()) for split in (examples.train, examples.dev)
-    )
+    splits = (examples(ran.data).train, examples(ran.data).dev)
+    trained, kept_for_dev = (Counter(split.labels.tolist()) for split in splits)
     ((most, _),) = trained.most_common(1)
     assert most == 3 != kept_for_dev.most_common(1)[0][0]
     assert row["majority_score"] == pytest.approx((kept["labels"] == most).mean())

@@ -78,7 +78,7 @@ def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
     assert (answer["decided"], answer["obstacles"]) == (False, ["collapse"])
     assert answer["withdrawn"]["collapsed_seeds"] == [4]
     again = recommend_command("--runs", place.csv)
-    assert again.returncode == 1
+    assert again.return_value == 1
     line = f"full, fp32 is withdrawn: of its 5 trainings, seed 4 scored {first.dev_score:.3f}."
     assert line in again.stdout
     assert line in (place.reports / "report.md").read_text(encoding="utf-8")

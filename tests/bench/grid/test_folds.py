@@ -1,12 +1,10 @@
 """A cross-validation from the command line to the report, and the scores and costs of its rows."""
 
 import math
-import os
 import random
-import signal
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,15 +15,10 @@ from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand, plan
-from bench.plan.pruning import dominating
-from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
-from bench.results.predictions import (
-    outcome_of,
-    values_from,
-)
+from bench.results.predictions import outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers as outcome_numbers
 from bench.results.scores import score_of
@@ -34,10 +27,9 @@ from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
 from minbert.data.tasks import Sizes, load_data
 from tests.bench.conftest import narrow
-from tests.bench.grid.test_grid_ends import wait_for
-from tests.bench.grids import GridRuns, workers_of
+from tests.bench.grids import GridRuns
 from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import as_results, cell, new_row, result_row
+from tests.bench.synthetic_rows import HERE, as_results, cell, result_row
 from tests.cs224n import write_folder
 
 GRID = """
@@ -53,34 +45,26 @@ mode = ["full", "head"]
 TIME = "ms_per_1k_tokens"
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A cross-validation of two settings that was killed and went on."""
-
-    place: GridRuns
-    data: Path
-    before: list[Row]
-    rows: list[Row]
-    out: str
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, minilm):
+    """A cross-validation of two settings, of which fold 0 ran first."""
     checkpoint = narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
-    place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint)
+    place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint, workers_here=True)
     data = write_folder(place.folder / "data", ("sst",), count=40)
     (place.folder / "mine.toml").write_text(GRID)
-    options = {"grid": str(place.folder / "mine.toml"), "quick": ("--device", "cpu")}
-    started = place.start("--data", str(data), **options)
-    wait_for(lambda: place.csv.exists() and len(place.csv.read_text().splitlines()) > 3)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.communicate()
-    wait_for(lambda: not workers_of(place.folder))
-    before = place.rows()
-    place.workers_here = True
-    done = place.run("--data", str(data), **options)
-    assert done.returncode == 0, done.stderr
-    return Ran(place, data, before, place.rows(), done.stdout)
+
+    def run(*flags):
+        done = place.run(
+            "--data", str(data), *flags, grid=str(place.folder / "mine.toml"),
+            quick=("--device", "cpu"),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "2 cells: 2 ok" in run("--select", "fold=0")
+    assert "6 cells: 6 ok" in run()
+    assert "4 cells: 0 to run, 4 not" in run("--dry-run", "--select", "fold=1,2")
+    return SimpleNamespace(place=place, data=data, rows=place.rows())
 
 
 def predictions(ran, row):
@@ -96,23 +80,12 @@ def by_mode(ran, mode):
 def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran):
     assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
     assert {row["folds"] for row in ran.rows} == {3}
+    assert {row.attempt for row in ran.rows} == {1}
     assert len({row.cell_id for row in ran.rows}) == 6
     assert len({row.data_digest for row in ran.rows}) == 1
     assert {row.name for row in ran.rows} == {
         f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)
     }
-    assert "6 cells: 6 ok" in ran.out
-
-
-def test_after_a_kill_only_folds_without_a_row_run(ran):
-    assert 3 <= len(ran.before) < 6
-    assert ran.rows[: len(ran.before)] == ran.before
-    assert {row.attempt for row in ran.rows} == {1}
-    again = ran.place.run(
-        "--data", str(ran.data), "--dry-run", "--select", "fold=1,2",
-        grid=str(ran.place.folder / "mine.toml"), quick=("--device", "cpu"),
-    )  # fmt: skip
-    assert "4 cells: 0 to run, 4 not" in again.stdout, again.stderr
 
 
 def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran):
@@ -138,28 +111,14 @@ def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran):
             [one["logits"].argmax(axis=1) == one["labels"] for one in kept]
         )
         estimate = setting.estimate("dev_score")
-        assert estimate is not None
         assert estimate.value == pytest.approx(right[setting.mode].mean(), abs=1e-12)
         assert estimate.ends() == pytest.approx(wilson(int(right[setting.mode].sum()), 60))
         assert list(setting.values) == [0]
     full, head = group.settings
     gap, spread = compare(group, "score", full, head), score_spread(full, head)
-    assert spread is not None
     assert (spread.examples, spread.seeds) == (60, 1)
-    assert gap is not None
     difference = right["full"].astype(float) - right["head"]
     assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
-
-
-def test_the_report_shows_folds(ran):
-    text = (ran.place.reports / "report.md").read_text()
-    assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
-    assert "Trained on all of the examples outside the fold that is scored, 1 epoch" in text
-    assert "A score is that of the predictions on all 3 folds together." in text
-    assert "--task sst --folds 3 --epochs 1" in text
-    assert "seed=0 fold=0" in text
-    page = (ran.place.reports / "index.html").read_text()
-    assert "the fold that is dev, from 0" in page
 
 
 def test_cells_of_folds_are_no_members_of_an_ensemble(ran):
@@ -167,23 +126,11 @@ def test_cells_of_folds_are_no_members_of_an_ensemble(ran):
         find([ran.place.csv])
 
 
-@pytest.mark.parametrize(
-    ("flags", "line"),
-    [
-        (("--folds", "3", "--lr", "auto"), "--lr auto: with 3 folds no rates are searched"),
-        (("--folds", "100000"), "--folds: input should be less than or equal to 1000"),
-        (("--folds", "3", "--task", "multitask"), "--folds: task multitask has parts"),
-        (("--folds", "700"), "--folds 700: give a number from 2 to 60, the number of texts"),
-    ],
-)
-def test_what_folds_do_not_go_with_is_a_line(grid, flags, line):
-    data = write_folder(grid.folder / "data", count=40)
-    task = () if "--task" in flags else ("--task", "sst")
-    done = grid.run(*task, "--data", str(data), *flags)
-    assert done.returncode == 2
-    assert line in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not grid.csv.exists()
+def test_the_report_shows_folds(ran):
+    text = (ran.place.reports / "report.md").read_text()
+    assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
+    assert "A score is that of the predictions on all 3 folds together." in text
+    assert "--task sst --folds 3 --epochs 1" in text
 
 
 def test_a_length_for_folds_is_that_of_all_examples(grid, monkeypatch):
@@ -214,35 +161,22 @@ def test_folds_multiply_cells_within_a_seed():
     assert not {one.cell_id for one in plain} & {one.cell_id for one in folded}
     chosen = select(folded, parse_selection("fold=0,2 seed=1"))
     assert {(one.seed, one.fold) for one in chosen} == {(1, 0), (1, 2)}
-    with pytest.raises(InputError, match="fold can't be 'last'"):
-        parse_selection("fold=last")
     with pytest.raises(InputError, match="cells with its seeds, folds; 100,000 are the most"):
         gridfile.parse(
             '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]', "x.toml", "x"
         )
 
 
-def test_memory_of_one_fold_says_nothing_of_another():
-    small, large = (cell("lora", rank, "attn", "off", folds=5, fold=1) for rank in (1, 8))
-    failed = new_row(**small.columns(), status="oom", attempt=1)
-    assert dominating(large, failed.conditions_id, [failed]) is failed
-    assert dominating(replace(large, fold=2), failed.conditions_id, [failed]) is None
-
-
 def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
     cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
     rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
-    here = {name: rows[0][name] for name in (
-        "conditions_id", "device", "torch_version", "measurement_version", "code_version",
-    )} | {"conditions_id": "here"}  # fmt: skip
-    planned = plan(cells, rows, here)
+    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
     assert [item.action for item in planned] == ["run", "done", "done"]
     both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
     [group] = [group for group in both if group.first.conditions_id == "here"]
-    setting = group.settings[0]
+    [setting] = group.settings
     assert [row.fold for row in setting.elsewhere] == [1, 2]
-    assert list(setting.runs) == [0]
-    assert [len(setting.ok), group.seeds] == [1, 1]
+    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
 def fold_row(fold, mode="full", seed=0, folds=3, **more):
@@ -278,25 +212,17 @@ def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has():
     assert setting.estimate("dev_score") is None
     assert setting.folds_done == "2 of 3 folds"
     assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
-    whole = [fold_row(fold, "head") for fold in range(3)]
-    text = str(report(as_results([*rows, *whole], predictions_of=predicted)))
-    assert "2 of 3 folds" in text
     assert "No setting has a dev score of all 3 folds yet." in str(
         report(as_results(rows, predictions_of=predicted))
     )
 
 
 def test_without_predictions_the_score_is_the_mean_of_the_folds():
-    setting = setting_of([0.5, 0.6, 0.7], no_values)
-    ends = {"dev_ci_low": 0.4, "dev_ci_high": 0.8}
-    rows = [fold_row(n, dev_score=s, **ends) for n, s in enumerate([0.5, 0.6, 0.7])]
-    score = one(rows).settings[0].estimate("dev_score")
+    setting = setting_of([0.5, 0.6, 0.7], no_values, dev_ci_low=0.4, dev_ci_high=0.8)
+    score = setting.estimate("dev_score")
     assert setting.scores == {0: pytest.approx(0.6)}
-    assert score is not None
     assert score.value == pytest.approx(0.6)
-    low = 0.6 - math.hypot(0.1, 0.2, 0.3) / 3
-    assert score.low == pytest.approx(low)
-    assert "are not known, the mean of the folds' scores." in str(report(as_results(rows))["lead"])
+    assert score.low == pytest.approx(0.6 - math.hypot(0.1, 0.2, 0.3) / 3)
 
 
 def test_several_seeds_of_folds_vary_by_seed_and_example():
@@ -309,7 +235,6 @@ def test_several_seeds_of_folds_vary_by_seed_and_example():
     assert group.seeds == 2
     assert group.settings[0].scores == {0: pytest.approx(0.5), 1: pytest.approx(0.6)}
     spread = score_spread(group.settings[0], group.settings[0])
-    assert spread is not None
     assert (spread.seeds, spread.examples) == (2, 60)
     lacking = one(rows[:-1], numbers).settings[0]
     assert list(lacking.scores) == [0]
@@ -341,18 +266,15 @@ def test_costs_are_paired_by_fold():
 
 def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
     each = {"flags": "not_learned", "majority_score": 0.4}
-    assert setting_of([0.6, 0.6, 0.6], **each).learned
-    assert not setting_of([0.5, 0.4, 0.5], **each).learned
-    assert not setting_of([0.6, 0.6, 0.1], **each).learned
-    assert not setting_of([0.6, 0.6], **each).learned, "most of what there is is flagged"
-    assert setting_of([0.6, 0.6], majority_score=0.4).learned
+    for scores, more, learned in (
+        ([0.6, 0.6, 0.6], each, True), ([0.5, 0.4, 0.5], each, False),
+        ([0.6, 0.6, 0.1], each, False), ([0.6, 0.6], each, False),
+        ([0.6, 0.6], {"majority_score": 0.4}, True),
+    ):  # fmt: skip
+        assert setting_of(scores, **more).learned is learned, scores
     rows = [fold_row(n, "head", dev_score=0.6, **each) for n in range(3)]
     rows += [fold_row(n, dev_score=0.2, **each) for n in range(3)]
-    group = one(rows, numbers)
-    best = best_by_score(group)
-    assert best is not None
-    assert best.mode == "head"
-    assert "Flagged" not in str(report(as_results(rows, predictions_of=predicted)))
+    assert best_by_score(one(rows, numbers)).mode == "head"
 
 
 @pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
@@ -391,12 +313,6 @@ def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions():
     assert group.settings[0].learned
     [without] = one(by_auroc).settings
     assert (without.estimate("dev_score"), without.folds_done) == (None, "2 of 3 folds")
-    [elsewhere] = groups(
-        [fold_row(0) | {"status": "oom", "dev_score": None, "dev_metric": None}, *(
-            row | {"conditions_id": "other", "machine": "other"} for row in by_auroc
-        )], (), values_from(outcomes_of_folds),
-    )[0].settings  # fmt: skip
-    assert elsewhere.estimate("dev_score") is not None
 
 
 def test_rows_whose_folds_contradict_each_other_have_no_score():

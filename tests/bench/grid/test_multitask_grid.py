@@ -1,7 +1,6 @@
 """Task multitask by the grid command, end to end, on a tiny encoder and a tiny folder."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -38,7 +37,6 @@ rank = [2]
 layers = ["all-lin-only"]
 amp = ["on"]
 """
-ITERATIVE = LORA.replace("all-lin-only", "all-lin") + 'unfreeze = ["iterative"]\n'
 CPU = ("--device", "cpu")
 
 
@@ -82,16 +80,6 @@ def ran(tmp_path_factory, checkpoint):
     return made
 
 
-def test_a_worker_says_how_long_keeping_its_weights_took(ran):
-    for row in ran.rows():
-        folder = folder_of(ran, row)
-        with (folder / "phases.csv").open() as file:
-            phases = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(file)}
-        saved = json.loads((folder / "result.json").read_text())["save_s"]
-        assert saved == pytest.approx(phases["save"], abs=1e-4)
-        assert saved > 0
-
-
 def test_cells_end_ok_with_all_figures(ran):
     rows = ran.rows()
     assert [row["status"] for row in rows] == ["ok", "ok"], [row["message"] for row in rows]
@@ -100,21 +88,16 @@ def test_cells_end_ok_with_all_figures(ran):
         assert row["task_rates"] == "quora=5 sst=4 sts=3"
         assert row["task_decays"] == "quora=1e-05 sst=0.009 sts=0.01"
         for name in (
-            *("step_ms_median", "ms_per_1k_tokens", "steps_timed", "startup_s", "train_s"),
-            *("eval_s", "peak_rss_mib", "activations_mib", "weights_mib", "optimizer_mib"),
-            *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
-            *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
-            *("train_score", "majority_score", "step_gflop", "step_operators", "step_moved_mib"),
-        ):
+            "ms_per_1k_tokens", "activations_mib", "gradients_mib", "tokens_total", "dev_loss",
+            "train_loss", "train_score", "majority_score", "step_gflop", "step_moved_mib",
+        ):  # fmt: skip
             assert row[name] is not None, name
         assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]
         assert row["dev_accuracy"] is None
     full, lora = sorted(rows, key=lambda row: row["mode"])
     assert lora["params_trainable"] < full["params_trainable"] == full["params_total"]
     assert full["optimizer_mib"] == pytest.approx(2 * full["weights_mib"], rel=0.01)
-    assert (ran.reports / "index.html").exists()
-    report = (ran.reports / "report.md").read_text()
-    assert "Overall is the mean of the accuracy on sst" in report
+    assert "Overall is the mean of the accuracy on sst" in (ran.reports / "report.md").read_text()
 
 
 def test_what_is_kept_gives_the_scores_again(ran):
@@ -144,8 +127,6 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid):
     settings = SETTINGS + 'regression_loss = "pearson"\n'
     done = command(grid, FULL, parts=("sts",), settings=settings)
     assert done.returncode == 0, done.stderr
-    assert "note: multitask without sst, as ids-sst-train.csv and ids-sst-dev.csv" in done.stderr
-    assert "note: multitask without quora" in done.stderr
     (row,) = grid.rows()
     assert row["status"] == "ok"
     assert (row["encoders"], row["task_rates"]) == (1, "sts=3")
@@ -153,25 +134,6 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid):
     assert 0 < row["dev_loss"] == pytest.approx(1 - row["dev_similarity"], abs=1e-5)
     assert row["dev_sentiment"] is row["dev_paraphrase"] is None
     assert row["dev_score"] == pytest.approx((1 + row["dev_similarity"]) / 2, abs=1e-6)
-
-
-def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path, deep_checkpoint):
-    """Of four layers the top two have trained in three epochs, in both encoders."""
-    grid = GridRuns(tmp_path, deep_checkpoint, workers_here=True)
-    settings = SETTINGS.replace("epochs = 2", "epochs = 3")
-    (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings)
-    kept = load_file(folder_of(grid, row) / "weights.safetensors")
-    for tower in ("bert", "bert_pairs"):
-        begin = f"{tower}.encoder.layer."
-        of_tower = {n.removeprefix(begin): of for n, of in kept.items() if n.startswith(begin)}
-        updates = {name: of for name, of in of_tower.items() if "lora_B" in name}
-        assert {name[0] for name in updates} == set("0123")
-        for name, update in updates.items():
-            assert update.any() == (name[0] in "23"), f"{tower}, layer {name}"
-    assert row["unfreeze"] == "iterative"
-    assert row["optimizer_mib"] > 0
-    with (folder_of(grid, row) / "epochs.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3
 
 
 @pytest.mark.parametrize(
@@ -212,22 +174,10 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     assert not kept["classifier.quora.out.bias"].any()
 
 
-def test_the_same_cell_gives_the_same_losses(ran, grid):
-    (again,) = run(grid, FULL)
-    (first,) = [row for row in ran.rows() if row["mode"] == "full"]
-    losses = []
-    for place, row in ((ran, first), (grid, again)):
-        with (folder_of(place, row) / "steps.csv").open() as file:
-            losses.append([line["loss"] for line in csv.DictReader(file)])
-    assert losses[0] == losses[1]
-
-
 def test_a_search_for_rates_is_refused_in_a_line(grid):
     done = command(grid, FULL, "--lr", "auto")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --lr auto: no rates are searched for task multitask")
-    assert done.stderr.count("\n") == 1
-    assert not grid.csv.exists()
 
 
 def test_each_part_has_its_loss_and_its_outputs():
@@ -243,16 +193,14 @@ def test_each_part_has_its_loss_and_its_outputs():
 
 
 def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid):
-    data = write_folder(grid.folder / "data", ("sst", "sts"))
-    relabel(data / "sts-dev.csv", "3.8")
-    path = grid.folder / "mine.toml"
-    path.write_text(SETTINGS + FULL)
-    done = grid.run("--data", str(data), grid=str(path), quick=CPU)
+    relabel(write_folder(grid.folder / "data", ("sst", "sts")) / "sts-dev.csv", "3.8")
+    (grid.folder / "mine.toml").write_text(SETTINGS + FULL)
+    data = ("--data", str(grid.folder / "data"))
+    done = grid.run(*data, grid=str(grid.folder / "mine.toml"), quick=CPU)
     assert done.returncode == 0, done.stderr
     assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in done.stderr
     assert "note: sts: all dev labels are 3.8" in done.stderr
     (row,) = grid.rows()
-    assert row["status"] == "ok"
     assert "not_learned" in str(row["flags"]).split()
     assert row["dev_score"] is row["dev_similarity"] is row["dev_paraphrase"] is None
     assert row["dev_sentiment"] is not None

@@ -3,19 +3,17 @@
 import csv
 import json
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.common.command import run_command
-from bench.executors import local
+from bench.common.command import BAD_INPUT
 from bench.plan.job import Job
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
-from minbert.data.tasks import TASKS, load_data
+from minbert.data.tasks import load_data
 from tests.bench.grids import workers_here
 from tests.cs224n import write_folder
 
@@ -66,18 +64,8 @@ def place(grid, monkeypatch):
 
 def run_report(place, *flags):
     arguments = ["--runs", str(place.csv), "--reports", str(place.reports), *flags]
-    with workers_here(), pytest.raises(SystemExit) as end:
-        run_command(report_with(arguments))
-    return int(end.value.code or 0)
-
-
-def report_with(arguments):
-    class Command:
-        @staticmethod
-        def main(**options):
-            return report.main(arguments, **options)
-
-    return Command
+    with workers_here():
+        return report.main(arguments, standalone_mode=False)
 
 
 def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, capsys):
@@ -87,7 +75,6 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     assert "note: no validation file: 20 of 200 examples, chosen by digest, are" in done.stderr
     [row] = place.rows()
     assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
-    assert row.dev_score is not None
     assert row.dev_score > 0.9
     [(digest, facts)] = read_facts(place.csv).items()
     assert digest == row.data_digest
@@ -105,12 +92,9 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     without = json.loads(known)
     without["spec"]["test"] = None
     prepared.write_text(json.dumps(without), encoding="utf-8")
-    assert run_report(place, "--final") == 2
-    error = capsys.readouterr().err
-    assert "--test" in error
-    assert error.count("\n") == 1
-    assert run_report(place, "--test", str(test_file)) == 2
-    assert "--test: is for --final" in capsys.readouterr().err
+    for flags, line in ((("--final",), "--test"), (("--test", str(test_file)), "is for --final")):
+        with pytest.raises(BAD_INPUT, match=line):
+            run_report(place, *flags)
     assert read_facts(place.csv)[digest].final is None
     prepared.write_text(known, encoding="utf-8")
 
@@ -121,9 +105,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     assert said.startswith("On test: full, fp32, trained again with seed 0, scores ")
     assert "on 40 examples of test.csv" in said
     final = read_facts(place.csv)[digest].final
-    assert final is not None
     assert (final.examples, final.cell_id, final.metric) == (40, row.cell_id, "accuracy")
-    assert final.scores["accuracy"] is not None
     assert final.scores["accuracy"][0] > 0.9
     assert final.scores.keys() >= {"macro_f1", "mcc", "auroc"}
     [result] = place.csv.with_suffix("").glob("final-*/result.json")
@@ -148,23 +130,19 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--text", "nothing"), "body"),
-        (("--validation", "other.csv"), "kites"),
-        (("--task", "movies"), "--task movies"),
-        (("--classes", "NA,None"), "`weather, and climate`, which the given"),
+        ("--data train.csv --label topic --validation other.csv", "kites"),
+        ("--data train.csv --label topic --task movies", "--task movies"),
+        ("--data course --task sst --drop-leaks", "--drop-leaks does not apply to --data"),
+        ("--label topic", "--label describes data: give it with --data"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place):
-    other = place.folder / "other.csv"
-    other.write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")
-    flags = tuple(str(other) if flag == "other.csv" else flag for flag in flags)
-    given = dict(zip(flags[::2], flags[1::2], strict=True))
-    given.setdefault("--label", "topic")
-    words = [word for pair in given.items() for word in pair]
-    done = place.run("--data", str(place.folder / "train.csv"), *words, quick=())
-    assert done.returncode == 2
+def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    Path("other.csv").write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")
+    write_folder(Path("course"), ["sst"])
+    done = place.run(*flags.split(), quick=())
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not place.csv.exists()
     assert not (place.folder / "cache" / "data").exists()
@@ -185,59 +163,18 @@ def test_several_labels_train_and_are_scored(place):
     assert done.returncode == 0, done.stderr
     [row] = place.rows()
     assert row.dev_metric == "micro_f1"
-    assert row.dev_score is not None
     assert row.dev_score > 0.9
     assert row.majority_score is not None
-    text = (place.reports / "index.html").read_text(encoding="utf-8")
-    assert "macro F1" in text
+    assert "macro F1" in (place.reports / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(grid, monkeypatch):
-    monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
-    course = write_folder(grid.folder / "course", ["sst"], count=40)
-    for side in ("train", "dev"):
-        lines = (course / f"ids-sst-{side}.csv").read_text(encoding="utf-8").splitlines()
-        with (grid.folder / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
-            rows = [line.split("\t") for line in lines[1:]]
-            words = [(row[2], TASKS["sst"].classes[int(float(row[3]))]) for row in rows]
-            csv.writer(file).writerows([("sentence", "label"), *words])
-    flags = ("--select", "mode=lora amp=off", "--epochs", "1", "--device", "cpu")
-    own = (
-        "--data", str(grid.folder / "train.csv"), "--validation", str(grid.folder / "dev.csv"),
-        "--classes", ",".join(TASKS["sst"].classes), "--task", "mine",
-    )  # fmt: skip
-    for data in (("--data", str(course)), own):
-        done = grid.run(*data, *flags, quick=())
-        assert done.returncode == 0, done.stderr
-    losses: dict[str, dict[str, list[str]]] = {}
-    for row in grid.rows():
-        with (folder_of(grid.csv, row) / "steps.csv").open(encoding="utf-8") as file:
-            steps = [line["loss"] for line in csv.DictReader(file)]
-        losses.setdefault(row.task, {})[f"{row.mode} {row.data_digest} {row.dev_loss}"] = steps
-    assert losses["sst"] == losses["mine"]
-    assert [len(steps) for steps in losses["sst"].values()] == [3]
-
-
-def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(place, monkeypatch):
-    cache = place.folder / "cache" / "data"
-    began = local.run_cell
-
-    def run_cell(*arguments, **named):
-        row = began(*arguments, **named)
-        shutil.rmtree(cache)
-        return row
-
-    flags = ("--data", str(place.folder / "train.csv"), "--label", "topic", "--max-steps", "1")
-    select = ("--select", "mode=head")
-    with monkeypatch.context() as patched:
-        patched.setattr(local, "run_cell", run_cell)
-        done = place.run(*flags, *select, quick=("--device", "cpu"))
+def test_examples_that_are_gone_from_the_cache_stop_the_grid(place, monkeypatch):
+    monkeypatch.setattr("bench.grid.cells.is_prepared", lambda _: False)
+    flags = ("--data", str(place.folder / "train.csv"), "--label", "topic")
+    done = place.run(*flags, "--select", "mode=head", quick=("--device", "cpu"))
     assert done.returncode == 1
     assert "are no longer in the cache; the same command reads them again" in done.stderr
-    assert place.statuses() == ["ok"]
-    done = place.run(*flags, *select, quick=("--device", "cpu"))
-    assert done.returncode == 0, done.stderr
-    assert place.statuses() == ["ok", "ok"]
+    assert place.statuses() == []
 
 
 def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(place):
@@ -267,13 +204,3 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
             topics = [next(w for w in text.split() if w in WORDS) for text in train.text_a[:4]]
             assert classes == [TOPICS[WORDS.index(word)] for word in topics]
     assert place.statuses() == ["ok"]
-
-
-def test_flags_that_do_not_go_with_what_is_given_are_refused(grid):
-    done = grid.run("--label", "topic", quick=())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --label describes data: give it with --data\n"
-    data = write_folder(grid.folder / "data", ["sst"])
-    done = grid.run("--task", "sst", "--data", str(data), "--drop-leaks", quick=())
-    assert done.returncode == 2
-    assert "--drop-leaks does not apply to --data" in done.stderr

@@ -43,13 +43,21 @@ class Place:
         self.notes.folder.mkdir(exist_ok=True)
         self.setup = setup("fake")
 
-    def plan(self, **options):
-        return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
+    def plan(self, cells=None, **options):
+        here = self.setup.conditions.columns()
+        return plan(cells or self.setup.cells, self.rows(), here, **options)
 
     def version(self, name):
         """From now on the code is of another version."""
         conditions = replace(self.setup.conditions, code_version=name)
         self.setup = replace(self.setup, conditions=conditions)
+
+    def crashing(self):
+        """From now on workers crash."""
+        self.setup = replace(self.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+
+    def write(self, *rows):
+        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
 
     def run(self, *rounds, fresh=False, as_json=False, device=None, forecaster=None, **options):
         target = self.setup.target(str(self.csv.parent), device or Device())
@@ -124,9 +132,7 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
     assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
     assert {row["attempt"] for row in rows} == {1}
     assert place.launches() == 9
-    folders = {path for path in cells_folder(place.csv).iterdir() if path.is_dir()}
-    assert folders == {place.folder(row) for row in rows}
-    assert len(folders) == 9
+    assert len({place.folder(row) for row in rows}) == 9
     assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
     assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
     place.csv.unlink()
@@ -139,7 +145,7 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
         for row in place.rows()
     ]
-    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    place.write(*rows)
     shutil.rmtree(cells_folder(place.csv))
     capsys.readouterr()
     for launches, as_json in ((4, False), (4, True)):
@@ -185,26 +191,22 @@ def test_small_weights_are_kept_up_to_a_cap(place, monkeypatch, capsys):
     assert [Job.read(place.folder(row)).keep for row in place.rows()[3:]] == [1, 1, 0]
 
 
-@pytest.mark.parametrize(("kept_before", "taken_over"), [(True, True), (False, False)])
+@pytest.mark.parametrize("kept_before", [True, False])
 def test_a_result_with_weights_is_taken_over_where_none_need_be_kept(
-    place, kept_before, taken_over
+    place, monkeypatch, kept_before
 ):
     """And not the other way round."""
     pretrained(place)
     assert place.run(place.plan()[:1]) == 0
     row, launches = place.rows()[-1], place.launches()
-    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, place.rows()[:3])))
+    place.write(*place.rows()[:3])
     folder = place.folder(row)
     (folder / "row.json").unlink()
-    job = Job.read(folder)
-    (folder / "cell.json").write_text(replace(job, keep=kept_before).to_json())
-    if kept_before:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kept, "CAP", 0)
-            assert place.run(place.plan()[:1]) == 0
-    else:
-        assert place.run(place.plan()[:1]) == 0
-    assert (place.launches() == launches) is taken_over
+    job = replace(Job.read(folder), keep=kept_before)
+    (folder / "cell.json").write_text(job.to_json())
+    monkeypatch.setattr(kept, "CAP", 0 if kept_before else kept.CAP)
+    assert place.run(place.plan()[:1]) == 0
+    assert (place.launches() == launches) is kept_before
 
 
 def interrupt(place, row):
@@ -214,34 +216,20 @@ def interrupt(place, row):
     return folder.with_name(f"{folder.name.removesuffix('1')}3")
 
 
-def gpu(capability=(8, 0)):
-    return Device("cuda:1", GpuInfo("a GPU", "1", capability, "GPU-1"))
-
-
-def on_gpu(place):
-    """Let the cells of a place be for a GPU, of which its worker needs none."""
+@pytest.mark.parametrize(("capability", "flags"), [((7, 5), "emulated_bf16"), ((8, 0), None)])
+def test_a_worker_sees_one_gpu_and_bf16_that_it_emulates_is_a_flag(place, capability, flags):
+    """By a worker that needs none."""
     conditions = replace(place.setup.conditions, device="cuda:1")
-    grid = place.setup.grid
-    axes = [axes.model_copy(update={"amp": ["off", "bf16"]}) for axes in grid.cells]
-    grid = grid.model_copy(update={"cells": axes})
+    axes = [axes.model_copy(update={"amp": ["off", "bf16"]}) for axes in place.setup.grid.cells]
+    grid = place.setup.grid.model_copy(update={"cells": axes})
     place.setup = replace(place.setup, conditions=conditions, grid=grid)
-
-
-@pytest.mark.parametrize(("has_bf16", "flags"), [(False, "emulated_bf16"), (True, None)])
-def test_bf16_that_the_gpu_emulates_is_a_flag(place, has_bf16, flags):
-    on_gpu(place)
-    place.run(place.plan(), device=gpu((8, 0) if has_bf16 else (7, 5)))
+    gpu = Device("cuda:1", GpuInfo("a GPU", "1", capability, "GPU-1"))
+    place.run(place.plan()[:2], device=gpu)
     rows = [row for row in place.rows() if row["device"] == "cuda:1"]
     assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
-
-
-def test_a_worker_runs_on_the_only_gpu_that_it_sees(place):
-    on_gpu(place)
-    place.run(place.plan()[:1], device=gpu())
-    row = place.rows()[-1]
-    assert row["device"] == "cuda:1"
-    assert json.loads((place.folder(row) / "cell.json").read_text())["device"] == "cuda:0"
-    command = (place.folder(row) / "command.txt").read_text()
+    folder = place.folder(rows[0])
+    assert json.loads((folder / "cell.json").read_text())["device"] == "cuda:0"
+    command = (folder / "command.txt").read_text()
     assert command.startswith(f"env CUDA_VISIBLE_DEVICES={place.csv.parent} ")
     on_cpu = (place.folder(place.rows()[0]) / "command.txt").read_text()
     assert on_cpu.startswith("env CUDA_VISIBLE_DEVICES= ")
@@ -255,11 +243,8 @@ def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
     rows, launches = place.rows(), place.launches()
     capsys.readouterr()
     assert place.run(old) == 0
-    assert place.rows() == rows
-    assert place.launches() == launches == 6
-    out, err = capsys.readouterr()
-    assert "3 cells: 3 ok" in out
-    assert err.count("  ok  ") == 3
+    assert (place.rows(), place.launches()) == (rows, launches)
+    assert capsys.readouterr().err.count("  ok  ") == 3
 
 
 def test_what_another_grid_interrupted_does_not_stop_this_one(place):
@@ -314,7 +299,7 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
     assert list(latest(rows).values()) == rows, "none replaces another"
     assert {item.action for item in place.plan(fresh=True)} == {"done"}
-    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
+    place.write(*rows[:3])
     assert place.run(place.plan(fresh=True), fresh=True) == 0
     assert (place.rows(), place.launches()) == (rows, 6)
 
@@ -336,15 +321,13 @@ def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
 
 def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
     place.version("newer")
-    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    place.crashing()
     assert place.run(place.plan(fresh=True), fresh=True) == 1
     out, err = capsys.readouterr()
     assert "3 cells: 3 crashed" in out
     assert "to run again what ended crashed" in err
     assert "older results" not in err
     assert [item.action for item in place.plan(fresh=True)] == ["kept"] * 3
-    assert [item.action for item in place.plan(fresh=True, rerun="crashed")] == ["run"] * 3
-    assert [item.action for item in place.plan()] == ["done"] * 3
     assert [row["status"] for row in latest(place.rows()).values()] == ["ok"] * 3
 
 
@@ -362,7 +345,7 @@ def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
 
 
 def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
-    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    place.crashing()
     assert place.run(place.plan(rerun="ok")) == 1
     assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
     out, err = capsys.readouterr()
@@ -390,8 +373,7 @@ def out_of_memory(place):
 
 def bigger(place, **settings):
     """A cell like the first one, only bigger, planned."""
-    cell = replace(place.setup.cells[0], **settings)
-    [planned] = plan([cell], place.rows(), place.setup.conditions.columns())
+    [planned] = place.plan([replace(place.setup.cells[0], **settings)])
     return planned
 
 
@@ -408,29 +390,12 @@ def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(pla
     assert "--rerun skipped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"seed": 7},
-        {"batch_size": 32},
-        {"batch_size": 128, "amp": "bf16"},
-        {"batch_size": 128, "dropout": 0.0},
-        {"batch_size": 128, "max_steps": 1},
-        {"batch_size": 128, "epochs": 1},
-    ],
-)
-def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
-    Store(place.csv).append(out_of_memory(place))
-    assert place.run([bigger(place, **settings)]) == 0
-
-
 def test_a_skipped_cell_runs_when_asked_for_in_a_fresh_run_or_when_the_smaller_one_has_run(place):
     store, failed = Store(place.csv), out_of_memory(place)
     store.append(failed)
     item = bigger(place, batch_size=128)
     assert place.run([item]) == 1
-    again = plan([item.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
-    assert place.run(again) == 0
+    assert place.run(place.plan([item.cell], rerun="skipped")) == 0
     code = place.setup.conditions.code_version
     place.version("newer")
     assert place.run([bigger(place, batch_size=512)], fresh=True) == 0, "by an older version"
@@ -457,7 +422,6 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
 
 def foretold(seconds_by_amp):
     """Makes a forecast that tells a cell's time by its AMP."""
-
     forecast = SimpleNamespace(
         learn=lambda row: None,
         predict=lambda cell: Prediction(100.0, seconds_by_amp[cell.amp], 1.0),
@@ -492,22 +456,29 @@ def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run
 
 def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys):
     launches = place.launches()
-    guess = foretold({"off": 1e9})([], None)
-    guess.time_s = lambda _: None  # a guess before anything has run here is no prediction
-    forecaster = lambda planned, signals: guess  # noqa: E731
+    forecaster = foretold({"off": 1e9})
+    forecaster([], None).time_s = lambda _: None  # before anything has run here it is a guess
     assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
-    assert place.launches() == launches + 1
     assert place.run([bigger(place, seed=8)], budget=Budget(0.0)) == 1
-    assert place.rows()[-1]["message"] == (
-        "left out: its time is not predicted, and the budget of 0 min is used up"
-    )
+    why = "left out: its time is not predicted, and the budget of 0 min is used up"
+    assert place.rows()[-1]["message"] == why
     assert place.launches() == launches + 1
     assert "longer than all of it" not in capsys.readouterr().err
 
 
-def test_a_cell_that_is_left_out_waits_for_no_other_grid(place, monkeypatch):
-    monkeypatch.setattr(Locks, "using", lambda *_: pytest.fail("it waits"))
+def test_a_cell_holds_its_device_and_one_that_is_left_out_waits_for_no_other_grid(
+    place, monkeypatch
+):
+    used, using = [], Locks.using
+    monkeypatch.setattr(
+        Locks,
+        "using",
+        lambda locks, device, wait: used.append(device) or using(locks, device, wait),
+    )
     assert place.run([bigger(place, seed=7)], budget=Budget(0.0)) == 1
+    assert used == []
+    assert place.run([bigger(place, seed=7)]) == 0
+    assert used == [str(place.csv.parent)]
 
 
 def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):

@@ -12,13 +12,12 @@ from bench.results.facts import Reference
 from bench.results.store import cells_folder
 from tests.encoders import Checkpoints, need_transformers, save_tokenizer
 
-HEAD = '[[cells]]\nmode = ["head"]\n'
+HEAD = ("--select", "mode=head amp=off")
 
 
 def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_checkpoint):
     grid.model = f"{grid.model},{deep_checkpoint}"
-    arguments = ("--select", "mode=head amp=off")
-    done = grid.run(*arguments, "--json")
+    done = grid.run(*HEAD, "--json")
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["cells"] == {"ok": 2}
@@ -31,7 +30,7 @@ def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_
     }  # fmt: skip
     assert "tiny head-fp32-s0" in done.stderr
     assert "## Encoders: " in (grid.reports / "report.md").read_text()
-    again = grid.run(*arguments, "--dry-run", "--json", forecast=False)
+    again = grid.run(*HEAD, "--dry-run", "--json", forecast=False)
     assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
 
 
@@ -52,10 +51,8 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, roberta = checkpoints("bert"), checkpoints("roberta")
-    file = tmp_path / "two.toml"
-    file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
     grid.model = f"{bert},{roberta}"
-    done = grid.run("--select", "mode=head amp=off", grid=str(file), references=True)
+    done = grid.run(*HEAD, "--max-length", "auto", references=True)
     assert done.returncode == 0, done.stderr
     note = "note: engine transformers of all models, so that costs are comparable: "
     assert note in done.stderr
@@ -79,24 +76,21 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_
     ],
 )
 def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
-    grid, tmp_path, changes, tokenizer, why
+    grid, tmp_path, monkeypatch, changes, tokenizer, why
 ):
     need_transformers()
-    folder = Checkpoints(tmp_path)("bert", **changes)
+    monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
+    folder = grid.model = Checkpoints(tmp_path)("bert", **changes)
     save_tokenizer(tokenizer, folder)
-    file = tmp_path / "auto.toml"
-    file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
-    grid.model = folder
-    arguments = ("--select", "mode=head amp=off")
-    refused = grid.run(*arguments, "--engine", "minbert", grid=str(file))
+    refused = grid.run(*HEAD, "--engine", "minbert")
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert why in refused.stderr
     assert "take --engine transformers" in refused.stderr
-    plan = (*arguments, "--dry-run", "--json")
-    named = grid.run(*plan, "--engine", "transformers", grid=str(file), forecast=False)
+    plan = (*HEAD, "--max-length", "auto", "--dry-run", "--json")
+    named = grid.run(*plan, "--engine", "transformers", forecast=False)
     assert named.returncode == 0, named.stderr
     assert "note: engine transformers" not in named.stderr
-    auto = grid.run(*plan, grid=str(file), forecast=False)
+    auto = grid.run(*plan, forecast=False)
     assert auto.returncode == 0, auto.stderr
     assert f"note: engine transformers: {folder}" in auto.stderr
     assert why in auto.stderr
@@ -114,15 +108,14 @@ def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(gr
 
 def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(grid, tmp_path, monkeypatch):
     need_transformers()
+    monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     grid.model = Checkpoints(tmp_path)("bert")
-    file = tmp_path / "auto.toml"
-    file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
     engines = []
     monkeypatch.setattr(
         "bench.grid.inputs.tokenizer_of",
         lambda engine, folder: engines.append(engine) or tokenizer_of(engine, folder),
     )
     for engine in ("transformers", "minbert"):
-        planned = grid.run("--engine", engine, "--dry-run", grid=str(file), forecast=False)
-        assert planned.returncode == 0
+        plan = (*HEAD, "--max-length", "auto", "--engine", engine, "--dry-run")
+        assert grid.run(*plan, forecast=False).returncode == 0
     assert engines == ["transformers", "minbert"]

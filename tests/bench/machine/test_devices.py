@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,9 +20,7 @@ from bench.common.errors import InputError
 from bench.machine import conditions, gpu_check, gpu_trial
 from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, resolve_device, why_no_compiling
-from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
-from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
@@ -33,8 +31,6 @@ from tests.experiments.faults.gpu import (
     ALL,
     BROKEN,
     BUSY,
-    FAILED,
-    FAULTS,
     FIRST,
     INSTANCE,
     NO_IMAGE,
@@ -46,76 +42,45 @@ from tests.experiments.faults.gpu import (
     WORKS,
     GpuFault,
     cuda,
-    grid_on_broken_device,
 )
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_gpu_fault_is_one_line_or_does_no_harm(fault):
-    outcome = fault.outcome()
-    assert fault.gives in outcome
-    assert "\n" not in outcome
-    if outcome.startswith("exit code 2"):
-        assert outcome.endswith(("--device cpu runs on the CPU", "with --select"))
-    else:
-        assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
 
 
 def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid():
     check = cuda(*ALL)
-    device = GpuFault("", "", check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
+    device = GpuFault(check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
-    assert (device.name, device.gpu and device.gpu.uuid) == ("cuda:1", FIRST.uuid)
+    assert (device.name, device.gpu.uuid) == ("cuda:1", FIRST.uuid)
 
 
-@pytest.mark.parametrize(
-    ("visible", "name"), [(None, "0"), ("MIG-1c83a9d0", "MIG-1c83a9d0"), ("0,1", "0")]
-)
-def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(visible, name):
+def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave():
     """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
-
-    def check(value, index):
-        return cuda(INSTANCE)(None, index) if value == visible else Answer(problem="none")
-
-    device = GpuFault("", "", check=check, visible=visible).resolve()
-    assert device.gpu is not None
-    assert device.gpu.uuid == name
+    fault = GpuFault(check=lambda _value, index: cuda(INSTANCE)(None, index), visible="MIG-1c,1")
+    assert fault.resolve().gpu.uuid == "MIG-1c"
 
 
 class Divided(FakeNvml):
     """GPUs of which the second is divided into instances; one place of three is empty."""
 
     NVMLError = KeyError
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
-        return index
-
-    def nvmlDeviceGetMaxMigDeviceCount(self, gpu):  # noqa: N802
-        return 3 * gpu
-
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu, place):  # noqa: N802
-        return {(1, 0): "MIG-other", (1, 2): "MIG-wanted"}[gpu, place]
-
-    def nvmlDeviceGetUUID(self, instance):  # noqa: N802
-        return instance
+    nvmlDeviceGetHandleByIndex = nvmlDeviceGetUUID = staticmethod(lambda handle: handle)  # noqa: N815
+    nvmlDeviceGetMaxMigDeviceCount = staticmethod(lambda gpu: 3 * gpu)  # noqa: N815
+    nvmlDeviceGetMigDeviceHandleByIndex = staticmethod(  # noqa: N815
+        lambda gpu, place: {(1, 0): "MIG-other", (1, 2): "MIG-wanted"}[gpu, place]
+    )
 
 
 @pytest.mark.parametrize(("size_mib", "name"), [(40_000, "MIG-wanted"), (20_000, "0")])
 def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(size_mib, name):
     def check(value, index):
         mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
-        answer = cuda(INSTANCE)(None, index)
-        return replace(answer, gpus=(replace(answer.gpus[0], memory_mib=mib),))
+        return cuda(replace(INSTANCE, memory_mib=mib))(None, index)
 
-    device = GpuFault("", "", nvml=Divided(*ALL), check=check).resolve()
-    assert device.gpu is not None
-    assert device.gpu.uuid == name
+    assert GpuFault(nvml=Divided(*ALL), check=check).resolve().gpu.uuid == name
 
 
 def several(requested, *gpus, **fault):
     """The devices that a name stands for on a machine with some GPUs."""
-    machine = GpuFault("", "", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault)
-    return machine.resolve_all()
+    return GpuFault("", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault).resolve_all()
 
 
 def names(devices):
@@ -126,12 +91,12 @@ def test_all_gpus_and_a_list_are_checked_and_used():
     gpus = FIRST, SECOND, replace(FIRST, uuid="GPU-3")
     devices = several("all", *gpus)
     assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
-    assert [device.gpu and device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
+    assert [device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
     assert names(several("cuda:2,cuda:0", *gpus)) == ["cuda:2", "cuda:0"]
     assert names(several("all", *gpus, visible="2,1")) == ["cuda:0", "cuda:1"]
     assert names(several("all", FIRST)) == ["cuda:0"]
     check = cuda(*gpus)
-    GpuFault("", "", FakeNvml(*gpus), check, device="cuda:2,cuda:0").resolve_all()
+    GpuFault(check=check, device="cuda:2,cuda:0").resolve_all()
     assert sorted(index for _, index in check.asked) == [0, 2]
 
 
@@ -158,16 +123,13 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
 @pytest.mark.parametrize(
     ("requested", "gpus", "fault", "why"),
     [
-        *((name, ALL, {}, f"{name!r} is not auto, cpu, cuda or cuda:i")
-          for name in ("tpu", "cuda:x", "cpu:1", "cuda:-1", "")),
+        ("tpu", ALL, {}, "'tpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+        ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
         ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
          "--device cpu --jobs N runs N cells at once on the CPU"),
         ("all", ALL, {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
         ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
         ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
-        ("cuda:0,cpu", ALL, {},
-         "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
-        ("all", (), {}, "mend that, or --device cpu --jobs N runs"),
     ],
 )  # fmt: skip
 def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
@@ -175,10 +137,10 @@ def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
         several(requested, *gpus, **fault)
 
 
-@pytest.mark.parametrize("name", ["all", "cuda:0,cuda:1"])
-def test_where_one_device_is_taken_several_are_refused(name):
-    with pytest.raises(InputError, match="here it takes one device"):
-        resolve_device(name, "13.0", cuda(*ALL))
+def test_where_one_device_is_taken_several_are_refused():
+    for name in ("all", "cuda:0,cuda:1"):
+        with pytest.raises(InputError, match="here it takes one device"):
+            resolve_device(name, "13.0", cuda(*ALL))
 
 
 @pytest.mark.parametrize(
@@ -186,39 +148,22 @@ def test_where_one_device_is_taken_several_are_refused(name):
 )
 def test_without_nvml_the_driver_is_unknown(call, version):
     """Its version is known though its GPUs are not."""
-    device = GpuFault("", "", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
-    assert device.gpu is not None
+    device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
     assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
 
 
 def test_on_the_cpu_neither_nvml_nor_torch_is_asked():
-    def never(*_):
-        raise AssertionError
-
-    broken = FakeNvml(errors={"nvmlInit": 999})
-    assert GpuFault("", "", broken, never, device="cpu").resolve().name == "cpu"
-    assert GpuFault("", "", check=never, visible="-1").resolve().name == "cpu"
+    never, broken = mock.Mock(side_effect=AssertionError), FakeNvml(errors={"nvmlInit": 999})
+    assert GpuFault("", broken, never, device="cpu").resolve().name == "cpu"
+    assert GpuFault(check=never, visible="-1").resolve().name == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [
-        (WORKS, None),
-        (BROKEN, BUSY),
-        (Answer(problem="none"), "none"),
-        (Answer(), "torch sees none"),
-    ],
-)
-def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch, answer, why):
-    asked: list[tuple[str | None, int]] = []
-
-    def check(value, index):
-        asked.append((value, index))
-        return answer
-
-    monkeypatch.setattr(gpu_trial, "check_gpu", check)
-    assert [why_unusable(FIRST.uuid) for _ in range(2)] == [why, why]
-    assert asked == [(FIRST.uuid, 0)] * 2
+def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
+    answers = [WORKS, BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
+    monkeypatch.setattr(gpu_trial, "check_gpu", check := mock.Mock(side_effect=answers))
+    whys = [why_unusable(FIRST.uuid) for _ in answers]
+    assert whys == [None, BUSY, "none", "torch sees none", "no answer"]
+    check.assert_called_with(FIRST.uuid, 0)
 
 
 # The process that tries a GPU
@@ -226,7 +171,6 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch, answer, why):
 
 def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
     ones = torch.ones
-
     assert gpu_check.failures_on("cpu") == {}
 
     def fake(*size, dtype, device):
@@ -242,13 +186,12 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
 
 
 def test_the_process_says_what_torch_sees(monkeypatch, capsys):
-    class Properties:
-        name, major, minor, uuid = "Tesla T4", 7, 5, "75000000-0000"
-        total_memory = 15 * 2**30
-
+    properties = SimpleNamespace(
+        name="Tesla T4", major=7, minor=5, uuid="75000000-0000", total_memory=15 * 2**30
+    )
     for name, result in {
         "get_arch_list": ["sm_75", "sm_90a", "compute_120"], "init": None, "device_count": 1,
-        "get_device_properties": Properties,
+        "get_device_properties": properties,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *_, result=result: result)
     monkeypatch.setattr(gpu_check, "failures_on", lambda device: {"bf16": f"not on {device}"})
@@ -261,43 +204,24 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-    monkeypatch.setattr(torch.cuda, "init", raising(RuntimeError(f"{OLD}\nand more")))
+    monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{OLD}\nmore")))
     assert gpu_check.check(0)["problem"] == OLD
 
 
 # The device fails while a cell runs
 
 
-def raising(error):
-    def call(*_, **__):
-        raise error
-
-    return call
-
-
-class CodedError(RuntimeError):
-    """As torch.AcceleratorError."""
-
-    def __init__(self, code):
-        super().__init__("CUDA error: something")
-        self.error_code = code
-
-
 @pytest.mark.parametrize(
     ("error", "of_device"),
     [
-        (CodedError(719), True), (CodedError(214), True), (CodedError(46), True),
-        (RuntimeError(NO_IMAGE), True), (RuntimeError(BUSY), True), (RuntimeError(OLD), True),
-        (RuntimeError("CUDA error: unspecified launch failure"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (RuntimeError("Could not run 'aten::sort' with arguments from the 'CUDA' backend"), False),
+        (BUSY, True), (OLD, True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
+        ("Could not run 'aten::sort' with arguments from the 'CUDA' backend", False),
     ],
 )  # fmt: skip
 def test_errors_of_the_device_differ_from_those_of_a_cell(error, of_device):
-    assert is_of_device(error) == of_device
-    assert not is_out_of_memory(error)
+    assert is_of_device(RuntimeError(error)) == of_device
+    assert not is_out_of_memory(RuntimeError(error))
 
 
 def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
@@ -315,17 +239,6 @@ def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
         assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
 
 
-class Running:
-    """A cell's run that fails in the middle."""
-
-    def __init__(self, error):
-        self.run = raising(error)
-        self.columns: Columns = {"startup_s": 2.5}
-
-    def memory(self):
-        return {"peak_rss_mib": 1.0}
-
-
 @pytest.fixture
 def ends(tmp_path, monkeypatch):
     """Runs a worker whose cell begins, or begins to run, with an error; its result."""
@@ -334,11 +247,12 @@ def ends(tmp_path, monkeypatch):
 
     def ends(error, *, begins=True, device="cuda:0"):
         monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
-        begun = (lambda *_: Running(error)) if begins else raising(error)
+        run = mock.Mock(columns={"startup_s": 2.5}, **{"run.side_effect": error})
+        run.memory.return_value = {"peak_rss_mib": 1.0}
+        begun = mock.Mock(return_value=run, side_effect=None if begins else error)
         monkeypatch.setattr(running, "CellRun", begun)
         assert worker.main(tmp_path) == 1
-        result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
-        return result
+        return json.loads((tmp_path / "result.json").read_text())
 
     return ends
 
@@ -347,7 +261,7 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, ends):
     with pytest.raises(RuntimeError, match="a bug"):  # of the cell
         ends(RuntimeError("a bug"))
     assert not (tmp_path / "result.json").exists()
-    result = ends(CodedError(719))
+    result = ends(RuntimeError(BUSY))
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert result["columns"] == {"startup_s": 2.5}
     result = ends(torch.OutOfMemoryError("CUDA out of memory."))
@@ -356,40 +270,12 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, ends):
     result = ends(AssertionError("anything"), begins=False)  # as the GPU is taken
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert (result["message"], result["columns"]) == ("the device failed: anything", {})
-    result = ends(torch.OutOfMemoryError("CUDA out of memory."), begins=False)
-    assert (result["status"], result["device_failed"]) == ("oom", False)
     with pytest.raises(AssertionError, match="anything"):
         ends(AssertionError("anything"), begins=False, device="cpu")
 
 
-def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(tmp_path):
-    ended = grid_on_broken_device(tmp_path, BROKEN)
-    message = f"the device failed: {BUSY}"
-    assert ended.rows == (("crashed", message),)
-    assert ended.code == 1
-    (line,) = (line for line in ended.lines if line.startswith("stopped: "))
-    assert line.startswith(
-        f"stopped: {message} (cuda:1), and tried again: {BUSY}; look at it with nvidia-smi and "
-        "dmesg; "
-    )
-    assert not [line for line in ended.lines if "Traceback" in line]
-    (command,) = tmp_path.glob("runs/*/command.txt")
-    assert f"{VISIBLE}={FIRST.uuid} " in command.read_text()
-    (job,) = tmp_path.glob("runs/*/cell.json")
-    assert json.loads(job.read_text())["device"] == "cuda:0"
-
-
 A100 = FakeGpu("GPU-8932f937")
 NEW = "2.13.1+cu130"
-
-
-def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path):
-    ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
-    message = "the device failed: CUDA error: an illegal memory access"
-    assert ended.rows == (("crashed", message),) * 3
-    assert ended.code == 1
-    assert not [line for line in ended.lines if line.startswith("stopped: ")]
-    assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3
 
 
 @pytest.fixture
@@ -411,7 +297,7 @@ def device(capability=(8, 0)):
 def test_on_a_gpu_with_a_compiler_it_pays(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
-    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert find_conditions("auto", FakeCuda((A100,))).no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 
@@ -420,7 +306,6 @@ def test_what_is_missing_is_named(complete, monkeypatch):
     assert why_no_compiling(device(), NEW) == ""
     assert why_no_compiling(device(), "3.0.0a0") == ""
     assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
-    assert why_no_compiling(device((6, 1)), NEW) == "NVIDIA A100 is too old for triton"
     assert why_no_compiling(device((7, 0)), NEW) == ""
     assert why_no_compiling(device((6, 2)), NEW) == "NVIDIA A100 is too old for triton"
     for compiler in ("clang", "/opt/cc"):
@@ -432,7 +317,5 @@ def test_what_is_missing_is_named(complete, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: name == "gcc")
     (complete / "Python.h").unlink()
     assert why_no_compiling(device(), NEW) == "Python.h is missing"
-    monkeypatch.setattr(shutil, "which", lambda _name: None)
-    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
     monkeypatch.setitem(sys.modules, "triton", None)
     assert why_no_compiling(device(), NEW) == "triton is missing"

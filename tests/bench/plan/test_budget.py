@@ -57,9 +57,8 @@ def test_at_the_end_cells_that_would_never_fit_are_reported():
 
 
 def test_minutes_have_few_digits():
-    seconds = (0, 15, 59.9, 60, 204, 738, 5400, 86_400)
-    texts = ["0", "0.25", "1", "1", "3.4", "12.3", "90", "1,440"]
-    assert [minutes(s) for s in seconds] == texts
+    texts = [minutes(s) for s in (0, 15, 59.9, 204, 5400, 86_400)]
+    assert texts == ["0", "0.25", "1", "3.4", "90", "1,440"]
 
 
 def left_out(mode="full", predicted="12"):
@@ -68,21 +67,18 @@ def left_out(mode="full", predicted="12"):
     return failed_row(cell(mode, rank, layers, "off"), "skipped", message)
 
 
-def test_rows_of_cells_that_were_left_out_are_recognised():
-    assert was_left_out(left_out())
-    assert not was_left_out(left_out() | {"status": "crashed"})
-    assert not was_left_out(left_out() | {"message": "the same, only smaller, ran out of memory"})
-    assert not was_left_out(left_out() | {"message": None})
-
-
 def test_a_reason_is_recorded_once_and_covers_no_result():
     why = str(left_out(predicted="7")["message"])
+    assert was_left_out(left_out())
     assert needs_no_row(left_out(predicted="12"), why), "only the numbers differ"
     for status in ("ok", "crashed", "oom"):
-        assert needs_no_row(left_out() | {"status": status}, why)
+        row = left_out() | {"status": status}
+        assert not was_left_out(row)
+        assert needs_no_row(row, why)
     assert not needs_no_row(None, why)
     assert not needs_no_row(left_out() | {"status": "interrupted"}, why)
     bigger = left_out() | {"message": "the same, only smaller, ran out of memory"}
+    assert not was_left_out(bigger)
     assert not needs_no_row(bigger, why)
     assert needs_no_row(bigger, str(bigger["message"]))
     assert not needs_no_row(left_out(), str(bigger["message"]))

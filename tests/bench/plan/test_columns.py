@@ -16,9 +16,8 @@ def test_names_are_unique_and_explained():
     assert {*NAMES} == {item.name for item in fields(Row)} | {"scale"}
 
 
-@pytest.mark.parametrize(
-    ("name", "row", "applies"),
-    [
+def test_a_column_knows_where_it_applies():
+    for name, row, applies in (
         ("rank", {"mode": "lora"}, True),
         ("rank", {"mode": "full"}, False),
         ("learning_rate", {"mode": "head"}, False),
@@ -34,10 +33,8 @@ def test_names_are_unique_and_explained():
         ("encoders", {"task": "sst"}, False),
         ("dev_similarity", {"task": "multitask", "init": "random"}, False),
         ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
-    ],
-)
-def test_a_column_knows_where_it_applies(name, row, applies):
-    assert BY_NAME[name].applies(row) is applies
+    ):
+        assert BY_NAME[name].applies(row) is applies, (name, row)
 
 
 def test_a_row_takes_columns_only():
@@ -53,18 +50,11 @@ def test_a_column_is_held_by_a_test_that_looks_at_it(column):
     assert problem_of(column.name, CHECKS.get(column.name, "")) is None
 
 
-@pytest.mark.parametrize(
-    ("check", "message"),
-    [
-        ("", "name the test that holds it"),
-        ("tests/bench/plan/test_columns.py", "name the test that holds it"),
-        ("tests/bench/test_none.py::test_names_are_unique_and_explained", "there is no test"),
-        ("tests/bench/plan/test_columns.py::test_names", "there is no test"),
-        (
-            "tests/bench/plan/test_columns.py::test_names_are_unique_and_explained",
-            "does not look at it",
-        ),
-    ],
-)
-def test_a_check_that_holds_nothing_is_a_problem(check, message):
-    assert message in str(problem_of("rank", check))
+def test_a_check_that_holds_nothing_is_a_problem():
+    here = "tests/bench/plan/test_columns.py"
+    for check, message in (
+        (here, "name the test that holds it"),
+        (f"{here}::test_names", "there is no test"),
+        (f"{here}::test_names_are_unique_and_explained", "does not look at it"),
+    ):
+        assert message in problem_of("rank", check)

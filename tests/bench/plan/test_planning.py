@@ -12,9 +12,9 @@ from bench.plan.cell import CANDIDATE
 from bench.plan.learning_rates import kind_of
 from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
+from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
-from bench.results.store import cell_folder
 from tests.bench import synthetic_rows
 from tests.bench.synthetic_rows import new_row
 
@@ -44,39 +44,23 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze():
     assert {c.name for c in cells} == {
         "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
     }  # fmt: skip
-    assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
 
 
-def test_factors_on_rates_change_no_cell_that_has_no_such_rates():
-    plain = {cell.name: cell.cell_id for cell in cells_of("smoke")}
-    for setting, without in (
-        ({"lora_plus_ratio": 4.0}, {"full", "head"}), ({"layer_decay": 0.9}, {"head"}),
+def test_options_change_no_cell_to_which_they_do_not_apply():
+    text = """[settings]\n{}\n[[cells]]\nmode = ["full", "head"]
+    [[cells]]\nmode = ["vera", "lora"]\nrank = [4]\nlayers = ["attn"]\n"""
+    plain = {cell.mode: cell.cell_id for cell in cells_in(text.format(""))}
+    others = {"full", "head", "vera"}
+    for setting, same in (
+        ("alpha = 32", others), ("scale = 3", others), ("lora_plus_ratio = 4", others),
+        ("use_rslora = true", others), ("layer_decay = 0.9", {"head"}),
     ):  # fmt: skip
-        cells = cells_of("smoke", **setting)
-        same = {cell.mode for cell in cells if cell.cell_id == plain[cell.name]}
-        assert same == without
-        changed = {cell.mode for cell in cells if cell.cell_id != plain[cell.name]}
-        assert not changed & same
-
-
-def test_options_of_lora_change_no_cell_of_vera():
-    text = '[settings]\n{}\n[[cells]]\nmode = ["vera", "lora"]\nrank = [4]\nlayers = ["attn"]\n'
-    plain = cells_in(text.format(""))
-    for setting in ("alpha = 32", "scale = 3", "lora_plus_ratio = 4", "use_rslora = true"):
         changed = cells_in(text.format(setting))
-        same = [one.cell_id == other.cell_id for one, other in zip(plain, changed, strict=True)]
-        modes = [cell.mode for cell in plain]
-        assert dict(zip(modes, same, strict=True)) == {"vera": True, "lora": False}, setting
-        assert {cell.scale for cell in changed if cell.mode == "vera"} == {None}
-    vera = text.format("").replace(', "lora"', "") + "settings = {lora_plus_ratio = 4}\n"
+        assert {c.mode for c in changed if c.cell_id == plain[c.mode]} == same, setting
+        assert [c.scale for c in changed if c.mode == "vera"] == [None]
+    vera = "[[cells]]\nmode = ['vera']\nrank = [4]\nlayers = ['attn']\n"
     with pytest.raises(InputError, match="lora_plus_ratio doesn't apply to mode vera"):
-        cells_in(vera)
-
-
-def test_early_stopping_holds_out_a_share_unless_there_is_one():
-    assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
-    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}
-    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3, held_out=0.3)} == {0.3}
+        cells_in(f"{vera}settings = {{lora_plus_ratio = 4}}\n")
 
 
 def test_a_scale_for_all_ranks_is_as_the_csv_holds_it():
@@ -90,6 +74,7 @@ def test_cells_have_the_settings_of_their_table():
     text = """
     [settings]
     task = "multitask"
+    early_stopping = 3
     [[cells]]
     mode = ["full", "lora"]
     rank = [1]
@@ -106,40 +91,22 @@ def test_cells_have_the_settings_of_their_table():
     assert {(c.head, c.encoders, c.task_order) for c in plain} == {("linear", 1, "proportional")}
     assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
     assert own.task_decays == to_text(dict.fromkeys(parts.parts, 0.5))
+    assert {c.held_out for c in cells} == {0.1}
     assert len({c.cell_id for c in cells}) == 3
 
 
 def test_lengths_are_an_axis_and_auto_is_resolved():
-    axes = "mode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\nmax_length = [32, 'auto']"
-    grid = gridfile.parse(f"[[cells]]\n{axes}", "grid.toml", "grid")
+    text = "{}\n[[cells]]\nmode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\n{}"
+    grid = gridfile.parse(text.format("", "max_length = [32, 'auto']"), "grid.toml", "grid")
     assert grid.has_auto_length
     resolved = replace(RESOLVED, auto_length=72)
-    found = expand(grid, resolved)
-    assert {(cell.rank, cell.max_length) for cell in found} == {
-        (1, 32), (1, 72), (2, 32), (2, 72),
-    }  # fmt: skip
-    assert len(select(found, parse_selection("max_length=72"))) == 2
-    text = "[settings]\nmax_length = {}\n[[cells]]\nmode = ['full']"
-    (whole,) = expand(gridfile.parse(text.format("'auto'"), "", ""), resolved)
-    (same,) = cells_in(text.format(72))
-    assert whole == same
-    assert not gridfile.load("full").has_auto_length
-    text = "[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']\nmax_length = [16]"
-    assert not gridfile.parse(text, "", "").has_auto_length
-    assert [cell.max_length for cell in cells_in(text)] == [16]
-
-
-def test_selection_by_batch_size_and_rate():
-    cells = cells_of("paper")
-    assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
-    assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
-    both = "mode=full,dora batch_size=384 learning_rate=5e-6"
-    assert len(select(cells, parse_selection(both))) == 1 + 12
-    assert select(cells, parse_selection("unfreeze=iterative")) == []
-    heads = cells_in('[[cells]]\nmode = ["head"]\nlearning_rate = [1e-4, 1e-3]\n')
-    assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
-    with pytest.raises(InputError, match="learning_rate can't be '2'; it takes numbers"):
-        parse_selection("learning_rate=2")
+    lengths = [(cell.rank, cell.max_length) for cell in expand(grid, resolved)]
+    assert sorted(lengths) == [(1, 32), (1, 72), (2, 32), (2, 72)]
+    settings = "[settings]\nmax_length = {}"
+    whole = gridfile.parse(text.format(settings.format("'auto'"), ""), "", "")
+    assert expand(whole, resolved) == cells_in(text.format(settings.format("72"), ""))
+    own = gridfile.parse(text.format(settings.format("'auto'"), "max_length = [16]"), "", "")
+    assert not own.has_auto_length
 
 
 def test_rates_and_scale_follow_mode_layer_set_and_rank():
@@ -197,22 +164,23 @@ def test_selection_keeps_cells_whose_axes_match():
         (mode, rank, "bf16") for mode in ("lora", "dora") for rank in (1, 8)
     }
     assert len(chosen) == 16
-    assert len(select(cells, parse_selection("amp=bf16"))) == 34
-    assert select(cells, {}) == cells
+    assert len(select(cells, parse_selection("amp=bf16 model=minilm engine=minbert"))) == 34
     assert {c.mode for c in select(cells, parse_selection("rank=1"))} == {"lora", "dora"}
-    options = cells_of(OPTIONS)
-    for text, names in (
-        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
-        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
-        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
-    ):
-        assert {cell.name for cell in select(options, parse_selection(text))} == names
+    (own,) = select(cells_of(OPTIONS), parse_selection("layers=query+value,all-lin mode=lora"))
+    assert own.name == "lora-r4-query+value-fp32-s0"
+    paper = cells_of("paper")
+    assert len(select(paper, parse_selection("learning_rate=1e-4,0.00001"))) == 200
+    both = "mode=full,dora batch_size=384 learning_rate=5e-6"
+    assert len(select(paper, parse_selection(both))) == 1 + 12
+    assert select(paper, parse_selection("unfreeze=iterative")) == []
+    heads = cells_in('[[cells]]\nmode = ["head"]\nlearning_rate = [1e-4, 1e-3]\n')
+    assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
-     ("layers=all/lin", "all-lin-only")],
+     ("layers=all/lin", "all-lin-only"), ("learning_rate=2", "it takes numbers")],
 )  # fmt: skip
 def test_bad_selection_is_one_line(text, named):
     with pytest.raises(InputError, match="--select") as caught:
@@ -246,8 +214,7 @@ def rows_of(items):
         ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
         (FLAGGED, {"rerun": "crashed"}, "done run run run"),
         (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
-        *(([(0, "ok", {}), (0, later, {"attempt": 2})], {"rerun": later}, "done run run run")
-          for later in ("interrupted", "crashed", "oom", "skipped")),
+        ([(0, "ok", {}), (0, "oom", {"attempt": 2})], {"rerun": "oom"}, "done run run run"),
         ([(0, "ok", {}), (0, "crashed", {"attempt": 2})], {"rerun": "ok"}, "run run run run"),
         (VERSIONS, {}, "done done done done"),
         (VERSIONS, {"fresh": True}, "done kept run run"),
@@ -287,20 +254,17 @@ def test_each_repeat_is_done_fails_and_is_tried_again_by_itself():
 def test_tf32_is_of_cells_without_amp_and_older_ids_stay():
     exact, fast = cells_of("smoke"), cells_of("smoke", tf32=True)
     assert {(cell.amp == "off", cell.tf32) for cell in fast} == {(True, "on"), (False, "off")}
-    by_name = {cell.name: cell.cell_id for cell in exact}
+    by_name = {cell.name: cell for cell in exact}
     for cell in fast:
         assert ("-tf32-" in cell.name) == (cell.amp == "off")
-        same = by_name[cell.name.replace("-tf32-", "-fp32-")] == cell.cell_id
+        same = by_name[cell.name.replace("-tf32-", "-fp32-")].cell_id == cell.cell_id
         assert same == (cell.amp != "off")
-    older = {**vars(row_of(exact[0], "ok", **synthetic_rows.HERE)), "tf32": None}
-    assert columns.row_of(older).cell_id == exact[0].cell_id
+    plain = by_name["full-fp32-s0"]
+    older = {**vars(row_of(plain, "ok", **synthetic_rows.HERE)), "tf32": None}
+    assert columns.row_of(older).cell_id == plain.cell_id
     assert columns.row_of(older)["tf32"] == "off"
-
-
-def test_a_setting_in_tf32_is_another_of_the_same_group():
-    cells = [cell for cell in cells_of("smoke") if cell.amp == "off"][:1]
-    both = [*cells, replace(cells[0], tf32="on")]
-    [group] = groups([row_of(cell, "ok", **synthetic_rows.HERE) for cell in both])
+    both = [row_of(replace(plain, tf32=on), "ok", **synthetic_rows.HERE) for on in ("off", "on")]
+    [group] = groups(both)
     labels = sorted(setting.label for setting in group.settings)
     assert labels[1] == f"{labels[0]}, TF32"
 
@@ -385,19 +349,29 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
         "bitfit-fp32-s0", "full-fp32-s0",
     }  # fmt: skip
     assert len({kind_of(cell) for cell in cells}) == len(cells) == len(names)
-    folders = [cell_folder(Path("runs.csv"), cell.name, cell.cell_id, "c", 1, 1) for cell in cells]
-    assert len({folder.name.partition("-s0")[0] for folder in folders}) == len(cells)
-    (pissa,) = {
-        replace(cell, init_lora_weights="pissa", adapter="loha 1a2b").name
-        for cell in cells
-        if cell.name == "lora-r4-all-lin-only-fp32-s0"
-    }
-    assert pissa == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
-
-
-def test_biases_train_at_the_rate_of_adapters_and_have_no_options():
-    (cell,) = (cell for cell in cells_of(OPTIONS) if cell.mode == "bitfit")
-    rates = cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head
+    (lora,) = (cell for cell in cells if cell.name == "lora-r4-all-lin-only-fp32-s0")
+    pissa = replace(lora, init_lora_weights="pissa", adapter="loha 1a2b")
+    assert pissa.name == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
+    (bitfit,) = (cell for cell in cells if cell.mode == "bitfit")
+    rates = bitfit.learning_rate, bitfit.learning_rate_base, bitfit.learning_rate_head
     assert rates == (1e-3, None, 1e-3)
-    assert (cell.rank, cell.layers, cell.alpha, cell.use_rslora) == (None, None, None, "off")
-    assert (cell.gradient_accumulation_steps, cell.gradient_checkpointing) == (4, "on")
+    assert (bitfit.rank, bitfit.layers, bitfit.alpha, bitfit.use_rslora) == (None,) * 3 + ("off",)
+    options = bitfit.gradient_accumulation_steps, bitfit.gradient_checkpointing
+    assert options == (4, "on")
+
+
+def test_what_ran_out_of_memory_skips_the_same_only_bigger():
+    small = synthetic_rows.cell("lora", 1, "attn", "off", folds=5, fold=1)
+    failed = row_of(small, "oom")
+
+    def smaller(**changes):
+        return dominating(replace(small, **changes), "here", [failed])
+
+    for bigger in ({"rank": 8}, {"batch_size": 128}, {"max_length": 256, "seed": 7}):
+        assert smaller(**bigger) is failed, bigger
+    assert smaller(seed=7) is smaller(batch_size=16) is None
+    for other in (
+        {"fold": 2}, {"amp": "bf16"}, {"dropout": 0.0}, {"max_steps": 1}, {"epochs": 1},
+        {"model_digest": "x"},
+    ):  # fmt: skip
+        assert smaller(rank=8, **other) is None, other

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from bench.common.child import ChildError
+from bench.common.command import BAD_INPUT
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 from bench.plan.cell import CANDIDATE
@@ -32,25 +34,25 @@ class Finder:
     """Finds reference points for a runs.csv, and remembers the phases."""
 
     def __init__(self, runs, data):
-        self.runs = runs
-        self.data = data
-        self.phases: list[str] = []
+        self.runs, self.data, self.phases = runs, data, []
 
     def find(self, *jobs, timeout_s=None, stopped=False):
         with Signals() as signals:
             signals.stops = int(stopped)
-            digest = self.data.digest[:16]
-            facts = read_facts(self.runs).get(digest) or facts_of(self.data)
             notes = find_references(
-                self.runs, digest, facts, jobs, gpu="", timeout_s=timeout_s, signals=signals,
-                on_progress=lambda message: self.phases.append(str(message.get("phase"))),
+                self.runs, self.data.digest[:16], self.facts or facts_of(self.data), jobs, gpu="",
+                timeout_s=timeout_s, signals=signals,
+                on_progress=lambda message: self.phases.append(message[client.PHASE]),
             )  # fmt: skip
             return list(notes)
 
     @property
+    def facts(self):
+        return read_facts(self.runs).get(self.data.digest[:16])
+
+    @property
     def found(self):
-        facts = read_facts(self.runs).get(self.data.digest[:16])
-        return [] if facts is None else list(facts.references)
+        return list(self.facts.references) if self.facts else []
 
 
 @pytest.fixture
@@ -58,8 +60,12 @@ def movies(tmp_path):
     return Finder(tmp_path / "runs.csv", load_data("movies", max_train=200, max_dev=50))
 
 
-def test_all_are_found_once(movies, tiny_checkpoint):
-    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+@pytest.fixture
+def job(movies, tiny_checkpoint):
+    return job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+
+
+def test_all_are_found_once(movies, job):
     [note] = movies.find(job, replace(job, cell=replace(job.cell, seed=1)))
     assert note.startswith("reference points: accuracy of majority 0.")
     assert [reference.name for reference in movies.found] == list(REFERENCES)
@@ -69,70 +75,56 @@ def test_all_are_found_once(movies, tiny_checkpoint):
         assert low < value < high
         assert reference.about.endswith("trained on 200 training examples")
         of_encoder = reference.model_digest, reference.pooling, reference.max_length
-        cell = job.cell
-        expected = ("tiny", cell.pooling, cell.max_length)
+        expected = ("tiny", job.cell.pooling, job.cell.max_length)
         assert of_encoder == (expected if reference.name == "frozen" else (None,) * 3)
-    facts = read_facts(movies.runs)[movies.data.digest[:16]]
+    facts = movies.facts
     assert (facts.problem, facts.train, facts.dev) == ("single_label", 200, 50)
     assert sum(dev for _, dev in facts.class_counts.values()) == 50
     assert movies.find(job) == []
-
-    shorter = replace(job, cell=replace(job.cell, max_length=8))
-    assert client.lacking(facts, shorter.cell) == ["frozen"]
-    capped = replace(job, cell=replace(job.cell, max_steps=2, batch_size=16))
-    assert client.lacking(facts, capped.cell) == ["tf-idf", "frozen"]
-    assert facts.trained_on(capped.cell) == 32
-    for cell in (replace(job.cell, init="random"), replace(job.cell, max_steps=500)):
-        assert client.lacking(facts, cell) == []
-
-
-def test_a_failure_is_a_note_and_what_was_found_before_is_kept(movies, tiny_checkpoint, tmp_path):
-    job = job_of(tmp_path / "gone", movies.data, max_train=200, max_dev=50)
-    job = replace(job, tokenizer=str(tiny_checkpoint))
-    found, failed = movies.find(job)
-    assert found.startswith("reference points: accuracy of majority")
-    assert failed.startswith("reference points frozen left out: crashed (")
-    assert "gone" in failed
-    assert [reference.name for reference in movies.found] == ["majority", "tf-idf"]
-    facts = read_facts(movies.runs)[movies.data.digest[:16]]
-    assert client.lacking(facts, job.cell) == ["frozen"], "the next run finds it"
+    for changes, lacking in (
+        ({"max_length": 8}, ["frozen"]),
+        ({"max_steps": 2, "batch_size": 16}, ["tf-idf", "frozen"]),
+        ({"init": "random"}, []),
+        ({"max_steps": 500}, []),
+    ):
+        assert client.lacking(facts, replace(job.cell, **changes)) == lacking
 
 
 @pytest.mark.parametrize(
     ("kills", "why"),
     [((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory")],
 )
-def test_a_process_that_was_killed_says_so(movies, tiny_checkpoint, monkeypatch, kills, why):
+def test_what_was_found_before_a_process_failed_is_kept(movies, job, monkeypatch, kills, why):
     def ask(*_, **__):
+        found = Reference(
+            name="majority", about="", train=200, scores={"accuracy": (0.3, 0.2, 0.4)}
+        )
+        yield found.model_dump(mode="json")
         raise ChildError("signal 9")
 
     monkeypatch.setattr(client, "ask", ask)
-    counts = iter(kills)
-    monkeypatch.setattr(client, "oom_kills", lambda: next(counts))
-    [note] = movies.find(job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50))
-    assert re.search(f"left out: {why}", note)
+    monkeypatch.setattr(client, "oom_kills", mock.Mock(side_effect=kills))
+    found, failed = movies.find(job)
+    assert found == "reference points: accuracy of majority 0.300"
+    assert re.search(f"reference points tf-idf, frozen left out: {why}", failed)
+    assert client.lacking(movies.facts, job.cell) == ["tf-idf", "frozen"], "the next run finds them"
 
 
-def test_the_users_limit_of_time_applies(movies, tiny_checkpoint):
-    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
-    [note] = movies.find(job, timeout_s=0.01)
+def test_what_takes_too_long_is_left_out_and_beyond_our_own_limit_for_good(
+    movies, job, monkeypatch
+):
     names = ", ".join(REFERENCES)
+    [note] = movies.find(job, timeout_s=0.01)
     assert note.startswith(f"reference points {names} left out: timeout (took longer than 0.01 s")
     assert movies.found == []
-
-
-def test_what_takes_too_long_is_left_out_for_good(movies, tiny_checkpoint, monkeypatch):
-    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
     monkeypatch.setattr(client, "LONGEST_S", 0.01)
     [note] = movies.find(job, timeout_s=100.0)
-    assert note.startswith("reference points majority, tf-idf, frozen left out: timeout")
+    assert note.startswith(f"reference points {names} left out: timeout")
     assert [reference.scores for reference in movies.found] == [{}] * 3
     about = "left out: the reference points took longer than 0.01 s"
     assert {reference.about for reference in movies.found} == {about}
     assert movies.find(job) == []
-    shorter = replace(job, cell=replace(job.cell, max_length=8))
-    facts = read_facts(movies.runs)[movies.data.digest[:16]]
-    assert client.lacking(facts, shorter.cell) == ["frozen"]
+    assert client.lacking(movies.facts, replace(job.cell, max_length=8)) == ["frozen"]
 
 
 def points(job):
@@ -179,18 +171,18 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     assert found[0].scores["accuracy"][0] == pytest.approx(expected.mean())
     assert found[0].scores["auroc"][0] == 0.5
     assert found[2].max_length == job.cell.max_length
+    with pytest.raises(BAD_INPUT, match="gone"):  # the next run may have it
+        points(replace(job, checkpoint=str(tmp_path / "gone")))
 
 
-def test_a_stop_by_the_user_stops_the_run(movies, tiny_checkpoint):
-    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+def test_a_stop_by_the_user_stops_the_run(movies, job):
     with pytest.raises(StoppedError):
         movies.find(job, stopped=True)
 
 
-def test_tries_of_a_search_have_none(movies, tiny_checkpoint):
-    job = job_of(tiny_checkpoint, movies.data, learning_rate_source=CANDIDATE)
-    assert movies.find(job) == []
-    assert not movies.runs.with_name("runs.data.json").exists()
+def test_tries_of_a_search_have_none(movies, job):
+    assert movies.find(replace(job, cell=replace(job.cell, learning_rate_source=CANDIDATE))) == []
+    assert movies.facts is None
 
 
 def test_references_of_several_files_are_shown_together(movies, tmp_path):

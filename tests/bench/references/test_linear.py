@@ -61,20 +61,16 @@ def test_words_tell_a_class_and_whether_texts_say_the_same(examples):
     assert method.startswith("logistic regression with C ")
 
 
-def test_words_tell_a_number():
+def test_words_tell_numbers_and_several_labels():
     train, dev = (pairs(count, seed) for count, seed in ((300, 0), (100, 1)))
-    train = replace(train, labels=train.labels * 5.0)
-    predictions, method = tfidf(NUMBERS, train, dev)
+    predictions, method = tfidf(NUMBERS, replace(train, labels=train.labels * 5.0), dev)
     assert scores("regression", predictions, dev.labels * 5.0)["pearson"][0] > 0.8
     assert method.startswith("ridge regression with alpha ")
 
-
-def test_words_tell_several_labels():
     def several(count, seed):
         words = texts(count, seed)
-        labels = [holds(words, word) for word in ("good", "slow")]
-        never = np.zeros(count, dtype=np.int64)
-        return Examples(words, None, np.stack([*labels, never], axis=1).astype(np.int8))
+        labels = [holds(words, word) for word in ("good", "slow", "never")]
+        return Examples(words, None, np.stack(labels, axis=1).astype(np.int8))
 
     task = LabelsTask("mine", ("good", "slow", "never"))
     predictions, _ = tfidf(task, several(300, 0), dev := several(100, 1))
@@ -105,16 +101,12 @@ def test_dev_labels_change_nothing_and_the_same_is_found_again():
     assert before[1] == after[1]
 
 
-@pytest.mark.parametrize(("examples", "why"), [
-    (Examples(("the film", "the play"), None, np.array([1, 1])), "labels are all the same"),
-    (Examples(("film", "play"), None, np.array([0, 1])), "no word is in two"),
-])  # fmt: skip
-def test_nothing_to_learn_from_is_a_line(examples, why):
-    with pytest.raises(ValueError, match=why):
-        tfidf(CLASSES, examples, examples)
-
-
-def test_embeddings_that_are_not_finite_are_a_line():
+def test_nothing_to_learn_from_is_a_line():
+    for labels, why in (([1, 1], "labels are all the same"), ([0, 1], "no word is in two")):
+        words = ("the film", "the play") if labels == [1, 1] else ("film", "play")
+        examples = Examples(words, None, np.array(labels))
+        with pytest.raises(ValueError, match=why):
+            tfidf(CLASSES, examples, examples)
     with pytest.raises(ValueError, match="not finite"):
         frozen(CLASSES, single(4, 0), np.full((4, 2), np.nan), np.zeros((4, 2)))
 

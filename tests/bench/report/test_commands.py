@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -10,15 +9,12 @@ from bench.analysis.groups import groups
 from bench.grid.__main__ import command
 from bench.grid.inputs import override
 from bench.plan import gridfile
-from bench.plan.columns import NAMES, format_value, parse_value, row_of
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
 from bench.results.facts import DataFacts
-from bench.results.store import read_rows
 from tests.bench.synthetic_rows import new_row
 
-PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task")
 AXES = ("mode", "rank", "layers", "amp", "batch_size", "seed")
 MINE = """
@@ -66,38 +62,26 @@ def planned(line, amp_on="bf16"):
 
 
 def rows_of(picked, grid="mine"):
-    """Rows of cells that ended ok, as read from a file."""
-    rows = [
+    """Rows of cells that ended ok."""
+    return [
         new_row(**cell.columns(), conditions_id="c", grid=grid, status="ok", attempt=1)
         for cell in picked
     ]
-    return [
-        row_of({name: parse_value(name, format_value(row[name])) for name in NAMES}) for row in rows
-    ]
 
 
-@pytest.mark.parametrize("amp_on", ["bf16", "fp16"])
-def test_a_group_of_a_users_grid_has_its_grid_and_one_cell(amp_on):
-    every = cells(gridfile.load("mine.toml"), amp_on)
+def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
+    every = cells(gridfile.load("mine.toml"), amp_on="fp16")
     found = groups(rows_of(every))
     assert len(found) == 2, "one for each batch size"
     for group in found:
         whole, one, report = commands(group, ["a b.csv"])
         assert "--select" not in whole
         ids = {row["cell_id"] for row in group.rows}
-        assert ids <= {cell.columns()["cell_id"] for cell in planned(whole, amp_on)}
-        (cell,) = planned(one, amp_on)
+        assert ids <= {cell.columns()["cell_id"] for cell in planned(whole, "fp16")}
+        (cell,) = planned(one, "fp16")
         assert {n: cell.columns()[n] for n in AXES} == {n: group.first[n] for n in AXES}
         assert one.endswith("--rerun ok")
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
-
-
-def test_each_group_of_the_committed_rows_has_a_command_for_one_of_its_cells():
-    for group in groups(read_rows(PAPER)):
-        *_, one, _ = commands(group, ["paper.csv"])
-        (cell,) = planned(one)
-        row = {name: group.first[name] for name in (*AXES, "learning_rate")}
-        assert {name: cell.columns()[name] for name in row} == row
 
 
 def test_rates_of_a_search_are_not_selected_by():
@@ -108,17 +92,10 @@ def test_rates_of_a_search_are_not_selected_by():
     assert whole.endswith("--lr auto")
     assert "learning_rate" not in one
     assert len(planned(one)) == 1
-
-
-def test_rows_of_two_grids_are_repeated_by_both():
-    every = cells(gridfile.load("full"))
-    rows = rows_of(select(every, parse_selection("mode=full,head")), "full")
-    (other,) = select(every, parse_selection("mode=lora rank=1 layers=attn-only amp=off"))
-    (group,) = groups([*rows, *rows_of([other], "other")])
-    full, mine, one, _ = commands(group, [])
-    assert "--grid full " in full
-    assert "--grid other.toml " in mine
-    assert len(planned(one)) == 1
+    (group,) = groups([*rows_of(every[1:]), *rows_of(every[:1], "other")])
+    first, second, *_ = commands(group, [])
+    assert "--grid mine.toml " in first
+    assert "--grid other.toml " in second
 
 
 def test_repeats_are_run_again_as_often():

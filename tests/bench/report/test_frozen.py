@@ -47,7 +47,11 @@ def test_each_is_compared_with_the_usual_type():
 
 
 def test_lines_and_dots_are_of_the_usual_way_and_say_so(tmp_path):
-    frame = tables.frame(groups(rows())[0])
+    grouped = groups(rows())
+    name, first = cells.names(grouped[0].rows), grouped[0].rows
+    assert len({name(row) for row in first}) == len(first)
+    assert "frozen" in [head.text for head in cells.cells_table(grouped).heads]
+    frame = tables.frame(grouped[0])
     assert frame["usual"].sum() == 68
     assert frame["best"].all()
     html = render(as_results(rows()), tmp_path).read_text("utf-8")
@@ -58,11 +62,3 @@ def test_lines_and_dots_are_of_the_usual_way_and_say_so(tmp_path):
     rank = next(line for line in html.splitlines() if "by rank on attn-only" in line)
     assert "lora bf16 from 0.5" in rank, "and not to 0.6, as those in bf16"
     assert " to 0.6" not in rank
-
-
-def test_names_of_cells_are_distinct():
-    grouped = groups(rows())
-    table = cells.cells_table(grouped)
-    assert "frozen" in [head.text for head in table.heads]
-    name = cells.names(grouped[0].rows)
-    assert len({name(row) for row in grouped[0].rows}) == len(grouped[0].rows)

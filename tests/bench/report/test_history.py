@@ -4,7 +4,6 @@ import json
 import random
 import re
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -29,9 +28,6 @@ def name_of(version):
 
 
 EARLY = [name_of(version) for version in range(4)]
-
-
-Changed = dict[tuple[Any, ...], float]
 
 
 def runs(versions, factors=MappingProxyType({}), since=0, settings=SETTINGS, repeats=2):
@@ -141,14 +137,14 @@ def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path):
     assert not out.exists()
 
 
-def written(rows, path):
-    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
-    return path
-
-
 def test_the_command_prints_findings_or_json(tmp_path):
-    path, out = written(runs(8), tmp_path / "a.csv"), tmp_path / "out"
+    path, out = tmp_path / "a.csv", tmp_path / "out"
+    path.write_bytes(record(NAMES) + b"".join(map(encode, runs(8))))
     words = ["--history", "--runs", str(path), "--reports", str(out)]
+    for option in (["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]):
+        with pytest.raises(InputError, match=f"^--history.*{option[0]}"):
+            main.main([*words, *option], standalone_mode=False)
+    assert not out.exists()
     first, second = (
         CliRunner().invoke(main, [*words, *more], standalone_mode=False, catch_exceptions=False)
         for more in ([], ["--json"])
@@ -164,28 +160,14 @@ def test_the_command_prints_findings_or_json(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("option", [["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]])
-def test_options_that_do_not_go_together_are_refused(tmp_path, option):
-    path, out = written(runs(1), tmp_path / "a.csv"), tmp_path / "out"
-    arguments = ["--history", *option, "--runs", str(path), "--reports", str(out)]
-    with pytest.raises(InputError, match=f"^--history.*{option[0]}"):
-        main.main(arguments, standalone_mode=False)
-    assert not out.exists()
-
-
-def hostile():
-    """Rows of several versions of the code, whose texts are markup, formulas and commands."""
-    texts = iter(TEXTS)
-    names = {name_of(i): next(texts) for i in range(6)}
-    return [
+def test_hostile_names_are_text(tmp_path, browser, drawn):
+    names = dict(zip(map(name_of, range(6)), TEXTS, strict=False))
+    rows = [
         row | {"code_version": names[row.code_version], "grid": TEXTS[0], "task": TEXTS[0],
                "device_name": TEXTS[1], "machine": TEXTS[2], "model": TEXTS[4]}
         for row in runs(6)
     ]  # fmt: skip
-
-
-def test_hostile_names_are_text(tmp_path, browser, drawn):
-    page, _ = write_history(hostile(), tmp_path, TEXTS)
+    page, _ = write_history(rows, tmp_path, TEXTS)
     html = page.read_text("utf-8")
     rest = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
     assert "<script" not in rest
@@ -199,16 +181,11 @@ def test_hostile_names_are_text(tmp_path, browser, drawn):
     opened.close()
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return write_history(runs(8), tmp_path_factory.mktemp("history"), ["runs.csv"])[0]
-
-
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(page, browser, size):
-    opened = open_page(browser, page, size)
+def test_the_page_opens_quietly_offline_and_nothing_sticks_out(tmp_path, browser, drawn):
+    page, _ = write_history(runs(8), tmp_path, ["runs.csv"])
+    opened = open_page(browser, page, PHONE)
     assert opened.complaints == []
     assert [url for url in opened.asked if not url.startswith(("file:", "data:"))] == []
-    assert opened.evaluate("document.documentElement.scrollWidth") == size["width"]
+    assert opened.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert len(opened.query_selector_all("main figure svg")) == 5
     opened.close()

@@ -3,19 +3,16 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
-from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note, shown_size
+from bench.analysis.power import needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
@@ -89,13 +86,6 @@ def fallen_group(axes, status="ok"):
     return group
 
 
-@pytest.mark.parametrize(("of_examples", "is_said"), [(1.27e-5, False), (1.5e-5, True)])
-def test_the_finest_difference_is_not_said_where_it_rounds_to_a_point(of_examples, is_said):
-    made = advice(fixed(of_examples=of_examples))
-    assert made.recommended.finest[0] > 0.01
-    assert ("no number of seeds shows a difference of 1 point" in text(made)) is is_said
-
-
 def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, quantile=2.0, margin=0.02):
     """Candidates whose pairs all have these differences and variances, on 1,000 examples."""
     known = candidates_of(group_of(examples=1000))
@@ -130,7 +120,14 @@ def test_what_would_decide_is_calculated_from_the_variances():
     assert "the smallest is about 1.3 points, and 1 point takes at least 1,600 dev" in text(made)
     assert "None is shown to be worse by more than the margin: all 4 could be" in text(made)
     assert [line for line in made.commands if "--seeds 11" in line]
-    assert "no number of seeds" not in text(advice(fixed(of_examples=1e-6)))
+    for of_examples, is_told in ((1e-6, False), (1.27e-5, False), (1.5e-5, True)):
+        told = text(advice(fixed(of_examples=of_examples)))
+        assert ("no number of seeds shows a difference of 1 point" in told) is is_told
+    found = fixed(of_seed=3e-5, of_examples=1e-4).resolution
+    assert (found.bottleneck, found.seeds) == ("examples", None)
+    assert found.factor == pytest.approx(1.1e-4 / allowed, rel=1e-4)
+    single = fixed(seeds=1)
+    assert single.finest is single.resolution.seeds is None, "pairs of one seed show nothing of it"
 
 
 def test_only_settings_that_it_is_not_shown_against_are_rivals():
@@ -141,19 +138,11 @@ def test_only_settings_that_it_is_not_shown_against_are_rivals():
         (compared.difference, 0.5, -0.5), (compared.of_examples, 1e-2, 1e-2),
     ):  # fmt: skip
         matrix[1:, 0], matrix[0, 1:] = there, back
-    again = replace(
-        undecided, candidates=replace(undecided.candidates, comparison=replace(compared))
-    )
-    quantiles = np.full((4, 4), 2.0)
-    again.candidates.comparison.__dict__["quantiles"] = quantiles
+    compared = replace(compared)
+    compared.__dict__["quantiles"] = np.full((4, 4), 2.0)
+    again = replace(undecided, candidates=replace(undecided.candidates, comparison=compared))
     assert again.candidates.shown[1:, 0].all()
     assert again.resolution.factor == pytest.approx(1.2e-4 / (0.02 / 2.84162) ** 2, rel=1e-4)
-
-
-def test_examples_may_be_the_bottleneck_and_seeds_no_help():
-    found = fixed(of_seed=3e-5, of_examples=1e-4).resolution
-    assert (found.bottleneck, found.seeds) == ("examples", None)
-    assert found.factor == pytest.approx(1.1e-4 / (0.02 / 2.84162) ** 2, rel=1e-4)
 
 
 def test_a_measured_difference_takes_room_of_the_margin():
@@ -168,39 +157,26 @@ def test_a_measured_difference_takes_room_of_the_margin():
     assert "The bottleneck is the margin" in text(advice(far))
 
 
-def test_pairs_of_one_seed_say_nothing_of_more_seeds():
-    assert fixed(seeds=1).finest is None
-    assert fixed(seeds=1).resolution.seeds is None
+def test_long_times_are_in_minutes():
+    assert [form_cost("time", seconds) for seconds in (61.2, 754.0)] == ["61 s", "12.6 min"]
 
 
-@pytest.mark.parametrize(
-    ("need", "value", "shown"),
-    [("memory", 1645.2, "1,645 MiB"), ("time", 61.2, "61 s"), ("time", 754.0, "12.6 min"),
-     ("parameters", 22.7e6, "22.7M"), ("parameters", 1925.0, "1.93k"), ("size", 1.42, "1.42 MB")],
-)  # fmt: skip
-def test_costs_have_units(need, value, shown):
-    assert form_cost(need, value) == shown
-
-
-def test_the_expected_size_is_that_of_the_variances():
+def test_the_power_is_reported_beforehand():
     """77 settings: Bonferroni's 3.2125 and 0.8416 errors of sqrt((0.016 + 0.062 / 3) / 1064)."""
     assert shown_size(1064, 3, 77) == pytest.approx(4.0541 * (0.036667 / 1064) ** 0.5, rel=1e-3)
-    cells = [cell(*axes, "off", seed, folds=5, fold=fold)
-             for axes in SHARES for seed in range(3) for fold in range(5)]  # fmt: skip
+    for settings in (4, 80):
+        needed = needed_seeds(0.02, 1064, settings)
+        assert shown_size(1064, needed, settings) <= 0.02
+        assert needed == 1 or shown_size(1064, needed - 1, settings) > 0.02
+    assert needed_seeds(0.001, 1064, 80) is None
+    cells = [cell(*axes, "off", seed, folds=2, fold=fold)
+             for axes in SHARES for seed in range(3) for fold in range(2)]  # fmt: skip
+    points = f"{100 * shown_size(1000, 3, 4):.2g} points"
     [note] = power_note(cells, 1000, METRICS["accuracy"])
-    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in note
+    expected = "3 seeds and 1,000 dev examples are expected to show a difference of"
+    assert note.startswith(f"{expected} {points}")
     [single] = power_note([c for c in cells if c.seed == 0], 1000, METRICS["accuracy"])
-    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in single
-
-
-def test_the_power_is_told_beforehand():
-    cells = [cell(*axes, "off", seed) for axes in SHARES for seed in range(3)]
-    [note] = power_note(cells, 1000, METRICS["accuracy"])
-    assert note.startswith("3 seeds and 1,000 dev examples are expected to show a difference of ")
-    [single] = power_note(cells[::3], 1000, METRICS["accuracy"])
-    assert (
-        "a recommended setting has 3 seeds: --seeds 3 is expected to show differences of " in single
-    )
+    assert f"3 seeds: --seeds 3 is expected to show differences of {points}" in single
     assert power_note(cells, 1000, METRICS["pearson"]) == []
     enough = 1.5 * (1000 * (shown_size(1000, 3, 4) / 0.02) ** 2)
     assert 0.01 < shown_size(round(enough), 3, 4) < 0.02
@@ -208,16 +184,6 @@ def test_the_power_is_told_beforehand():
     assert good.endswith("four times out of five")
     [poor] = power_note(cells, 200, METRICS["accuracy"])
     assert "--seeds" in poor or "no number of seeds" in poor
-
-
-def test_needed_seeds_show_the_size():
-    for settings in (4, 80):
-        needed = needed_seeds(0.02, 1064, settings)
-        assert needed is not None
-        assert shown_size(1064, needed, settings) <= 0.02
-        assert needed == 1 or shown_size(1064, needed - 1, settings) > 0.02
-    assert needed_seeds(0.001, 1064, 80) is None
-    assert OF_EXAMPLES < OF_SEEDS
 
 
 def exported(metric="accuracy", score=0.58, missing=""):
@@ -311,12 +277,6 @@ def test_collapsed_settings_are_named_up_to_four_and_none_is_an_alternative():
     assert "although a training collapsed" in text(advice(replace(made, reference=i)))
 
 
-@pytest.mark.parametrize("seeds", [2, 4])
-def test_rates_are_tuned_with_as_many_seeds_as_a_recommendation_needs(seeds):
-    [line] = [one for one in said(group_of(seeds=seeds)).commands if one.endswith(" --lr auto")]
-    assert f" --seeds {max(3, seeds)} " in line
-
-
 def test_the_data_are_json_without_nan():
     made = said(group_of(peak_rss_mib=None))
     data = json.loads(json.dumps(as_json(made), allow_nan=False))
@@ -361,33 +321,29 @@ def test_settings_that_were_exported_have_columns_of_what_that_costs():
     assert data["baseline"]["exported"] is None
 
 
-def recommend_command(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "bench.recommend", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+def recommend_command(*arguments):
+    return CliRunner().invoke(main, [*map(str, arguments)], standalone_mode=False)
 
 
 def test_the_command_decides_from_the_committed_run_and_readme_quotes_it(tmp_path):
     done = recommend_command("--runs", copy_reference(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.return_value, done.stderr) == (0, "")
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    heading = done.stdout.splitlines()[0]
-    assert heading in readme.replace("> ", "")
+    assert done.stdout.splitlines()[0] in readme.replace("> ", "")
 
 
 def test_the_command_ends_with_1_undecided_and_refuses_bad_input(tmp_path):
     path, empty = tmp_path / "runs.csv", tmp_path / "empty.csv"
     path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(68, failures=False))))
     empty.write_bytes(record(NAMES))
-    done = CliRunner().invoke(main, ["--runs", str(path), "--json"], standalone_mode=False)
+    done = recommend_command("--runs", path, "--json")
     assert done.return_value == 1, done.exception
     data = json.loads(done.stdout)
     assert (data["decided"], data["obstacles"]) == (False, ["one seed"])
     for arguments, message in [
-        (["--runs", tmp_path / "none.csv"], "no such file"),
         (["--runs", empty], "no results; run python -m bench.grid"),
         (["--runs", path, "--where", "memory<=6"], "memory needs a unit"),
         (["--runs", path, "--margin", "2points"], "is not a positive margin"),
-        (["--prefer", "speed"], "'speed' is not one of"),
     ]:
-        with pytest.raises((InputError, click.BadParameter), match=message):
+        with pytest.raises(InputError, match=message):
             main.main([*map(str, arguments)], standalone_mode=False)

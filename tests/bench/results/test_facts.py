@@ -7,26 +7,9 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.results import exports
-from bench.results.exports import (
-    INT8,
-    MERGED,
-    ONNX,
-    Figures,
-    Form,
-    exports_file,
-    keep_figures,
-    latest_figures,
-    read_exports,
-)
-from bench.results.facts import (
-    DataFacts,
-    FinalScore,
-    Reference,
-    facts_file,
-    read_facts,
-    update_facts,
-)
+from bench.results import exports, facts
+from bench.results.exports import Figures, Form, keep_figures, latest_figures, read_exports
+from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.rescoring import read_results
 from minbert.data.tasks import Examples, Task, TaskData
 
@@ -50,30 +33,23 @@ def test_facts_of_other_data_stay_when_some_change(tmp_path):
     one, two = read_facts(runs).values()
     assert (one.classes, one.references, one.final) == (("no", "yes"), (POINT,), FINAL)
     assert two.source == "x.csv"
-    text = facts_file(runs).read_text(encoding="utf-8")
+    text = (tmp_path / "runs.data.json").read_text(encoding="utf-8")
     assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}',
-     '{"abcd": {"forms": []}}', '{"abcd": {"train": 1e31}}'],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    ("path_of", "read", "update"),
-    [(facts_file, read_facts, update_facts), (exports_file, read_exports, exports._FILE.update)],
-    ids=["facts", "exports"],
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}'],
 )
-def test_a_file_that_can_not_be_read_is_named_and_left_alone(
-    path_of, read, update, content, tmp_path
-):
+@pytest.mark.parametrize("file", [facts._FILE, exports._FILE], ids=["facts", "exports"])
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(file, content, tmp_path):
     runs = tmp_path / "runs.csv"
-    path = path_of(runs)
+    path = file.path(runs)
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=rf"{path.name}: can't be read .* delete it, which loses"):
-        read(runs)
+        file.read(runs)
     with pytest.raises(InputError, match="can't be read") as caught:
-        update(runs, "one", lambda _: FACTS)
+        file.update(runs, "one", lambda _: FACTS)
     assert "\n" not in str(caught.value)
     assert path.read_text(encoding="utf-8") == content
 
@@ -81,9 +57,9 @@ def test_a_file_that_can_not_be_read_is_named_and_left_alone(
 def test_facts_describe_examples_by_their_names_and_tokens():
     examples = Examples(("x", "y"), None, np.array([0, 1]))
     data = TaskData(Task("mine", ("a", "b")), examples, examples)
-    facts = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
-    assert not facts.describes(data, "x.csv", "v, 512")  # nothing was checked yet
-    checked = DataFacts.model_construct(**{**dict(facts), "checks": object()})
+    unchecked = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
+    assert not unchecked.describes(data, "x.csv", "v, 512")
+    checked = unchecked.model_copy(update={"checks": object()})
     assert checked.describes(data, "x.csv", "v, 512")
     assert not checked.describes(data, "y.csv", "v, 512")
     assert not checked.describes(data, "x.csv", "w, 512")
@@ -92,9 +68,9 @@ def test_facts_describe_examples_by_their_names_and_tokens():
 
 
 FORMS = (
-    Form(name=MERGED, format="transformers", size_mb=91.2, one_ms=4.25, batch_ms=60.0, score=0.61,
+    Form(name="merged", format="transformers", size_mb=91.2, one_ms=4.25, batch_ms=60.0, score=0.61,
          changed=0, largest_difference=1e-6, libraries={"transformers": "5.24"}),
-    Form(name=ONNX, format="onnx", missing="--format onnx needs onnx: pip install onnx"),
+    Form(name="onnx", format="onnx", missing="--format onnx needs onnx: pip install onnx"),
 )  # fmt: skip
 FIGURES = Figures(
     forms=FORMS, metric="accuracy", examples=1000, machine="Xeon", threads=2,
@@ -112,7 +88,7 @@ def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path):
     assert read_exports(runs) == read_results([runs], None).exports == {"a": FIGURES, "b": other}
     text = (tmp_path / "runs.exports.json").read_text(encoding="utf-8")
     assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25
-    forms = [FIGURES.form(name) for name in (MERGED, ONNX, INT8)]
+    forms = [FIGURES.form(name) for name in ("merged", "onnx", "onnx-int8")]
     assert forms == [FORMS[0], None, None], "only those that were measured"
 
 

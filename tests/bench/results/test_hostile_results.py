@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from bench.grid.resume import orphaned_outcome
 from bench.plan.columns import NAMES, values_of
-from bench.plan.job import Job
 from bench.plan.rows import SCHEMA
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times
 from bench.results.rowfile import encode, record
 from bench.results.store import read_rows
 from tests.bench.synthetic_rows import HERE, cell
+from tests.bench.tiny_cells import job_of
 from tests.hostile import (
     JSON,
     NEAR_THE_LIMIT,
@@ -31,7 +31,7 @@ from tests.hostile import (
 
 CELL = cell("lora", 8, "attn", "off")
 CONDITIONS = HERE | {"conditions_id": "here"}
-RESULT: dict[str, Any] = {
+RESULT = {
     "schema": 1,
     "status": "ok",
     "flags": ["throttled"],
@@ -47,21 +47,13 @@ PANEL = """pass,batch,ms,tokens,examples,counts,settled
 2,0,11.75,100,2,1,1
 3,0,11.5,100,2,1,1
 """
-STEPS = "\n".join(
-    [
-        "step,ms,tokens,examples,loss",
-        *(f"{n},{40 + n % 3}.5,{300 + n},8,0.5" for n in range(1, 98)),
-        "",
-    ]
+STEPS = "step,ms,tokens,padded,examples,loss\n" + "".join(
+    f"{n},{40 + n % 3}.5,{300 + n},{300 + n},8,0.5\n" for n in range(1, 98)
 )
-JOB = Job(
-    cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
-    geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
-)  # fmt: skip
+JOB = job_of(CELL, Path("/a/b"))
 
 
 def row_of(folder, result):
-    """The row that a session makes of a result."""
     return measured_row(
         CELL,
         CONDITIONS,
@@ -76,12 +68,9 @@ def row_of(folder, result):
 
 
 def check_row(folder, row):
-    """Fail unless a row is that of the cell, and can be written and read."""
     own = {**CELL.columns(), **CONDITIONS, "schema": SCHEMA, "attempt": 1, "grid": "g"}
     assert {name: row[name] for name in own} == own
-    assert all(
-        math.isfinite(value) for value in values_of(row).values() if isinstance(value, float)
-    )
+    assert all(math.isfinite(v) for v in values_of(row).values() if isinstance(v, float))
     path = folder / "runs.csv"
     path.write_bytes(record(NAMES) + encode(row))
     (found,) = read_rows(path)
@@ -129,9 +118,7 @@ def test_a_number_that_is_not_finite_makes_a_result_invalid(tmp_path, name, valu
     columns = {**RESULT["columns"], name: value}
     result = parse_result(json.dumps({**RESULT, "columns": columns}))
     assert (result["status"], result["message"]) == ("invalid", f"its {name} is {value}")
-    row = row_of(tmp_path, result)
-    check_row(tmp_path, row)
-    assert row[name] is None
+    assert row_of(tmp_path, result)[name] is None
     failed = {**RESULT, "status": "oom", "message": "no memory", "columns": columns}
     result = parse_result(json.dumps(failed))
     assert (result["status"], result["message"]) == ("oom", "no memory")
@@ -160,10 +147,8 @@ def test_a_value_that_can_not_be_is_named(field, value):
 
 def test_nesting_of_any_depth_is_refused():
     for depth in (*NEAR_THE_LIMIT, 200_000):
-        for text in (
-            nested(depth),
-            f'{{"status": "ok", "columns": {{"train_s": {nested(depth)}}}}}',
-        ):
+        inside = f'{{"status": "ok", "columns": {{"train_s": {nested(depth)}}}}}'
+        for text in (nested(depth), inside):
             with pytest.raises(ValueError, match=r"it is|its train_s"):
                 parse_result(text)
 
@@ -177,7 +162,6 @@ def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path, content):
     outcome = orphaned_outcome(tmp_path, JOB)
     if outcome is not None:
         assert outcome.status == "ok"
-        assert outcome.result is not None
         check_row(tmp_path, row_of(tmp_path, outcome.result))
 
 
@@ -191,34 +175,23 @@ def test_what_is_no_result_is_run_again(tmp_path, kind):
 # panel.csv
 
 
-def check_times(columns):
-    """Fail unless there are no times, or such as can be."""
-    if columns:
-        middle, low, high = (columns[f"step_ms_{n}"] for n in ("median", "ci_low", "ci_high"))
-        assert isinstance(middle, float)
-        assert 0 < middle < math.inf
-        assert low is None or low <= middle <= high
-        assert 0 < columns["ms_per_1k_tokens"] < math.inf
-
-
 @pytest.mark.parametrize(("name", "content"), [("panel.csv", PANEL), ("steps.csv", STEPS)])
 @examples(100)
 @given(data=st.data())
 def test_damaged_times_give_times_or_none(tmp_path, name, content, data):
     (tmp_path / name).write_bytes(data.draw(damaged(content.encode())))
-    check_times(step_times(tmp_path)[0])
+    if columns := step_times(tmp_path)[0]:
+        middle, low, high = (columns[f"step_ms_{n}"] for n in ("median", "ci_low", "ci_high"))
+        assert 0 < middle < math.inf
+        assert low is None or low <= middle <= high
+        assert 0 < columns["ms_per_1k_tokens"] < math.inf
 
 
 def put(path, kind):
-    """Put something that is no file of a reasonable size in a file's place."""
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "huge":
-        sparse(path, 2**36)
+    os.mkfifo(path) if kind == "pipe" else sparse(path, 2**36)
 
 
-@pytest.mark.parametrize("name", ["panel.csv", "steps.csv"])
-@pytest.mark.parametrize("kind", ["none", "pipe", "huge"])
+@pytest.mark.parametrize(("name", "kind"), [("panel.csv", "pipe"), ("steps.csv", "huge")])
 def test_what_is_no_file_of_steps_gives_no_times(tmp_path, name, kind):
     put(tmp_path / name, kind)
     row = row_of(tmp_path, parse_result(json.dumps(RESULT)))

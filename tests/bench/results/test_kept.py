@@ -23,16 +23,12 @@ def of(mode, layers=None, **changes):
 @pytest.mark.parametrize(
     ("which", "expected"),
     [
-        (of("full"), False),
-        (of("head"), True),
-        (of("lora", "attn"), False),
-        (of("lora", "all-lin"), False),
-        (of("lora", "attn-only"), True),
-        (of("dora", "all-lin-only"), True),
+        (of("full"), False), (of("head"), True), (of("lora", "attn"), False),
+        (of("lora", "attn-only"), True), (of("dora", "all-lin-only"), True),
         (of("dora", "all-lin-only", init="random"), False),
         (of("head", learning_rate_source=CANDIDATE), False),
     ],
-)
+)  # fmt: skip
 def test_small_weights_of_models_that_have_learned_are_kept(tmp_path, which, expected):
     assert keeps_by_default(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=False).keeps(which) is expected
@@ -60,15 +56,12 @@ def test_bounds_hold_for_engine_transformers(tmp_path, kind):
 
 
 def keep(folder, size):
-    """Write weights of a size into the folder of a cell."""
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(bytes(size))
     return folder
 
 
 def test_weights_are_kept_up_to_a_cap(tmp_path, monkeypatch):
-    """Those that were there before count, and of those that come each once."""
-    assert kept.CAP == 2**30
     monkeypatch.setattr(kept, "CAP", 100)
     small, large = of("head"), of("full")
     keep(tmp_path / "runs" / "before", 40)
@@ -85,7 +78,6 @@ def test_weights_are_kept_up_to_a_cap(tmp_path, monkeypatch):
     assert not weights.keeps(small)
     assert weights.note(large) is None
     note = weights.note(small)
-    assert note is not None
     assert note.startswith("from head-fp32-s0 on no weights are kept: those in ")
     assert "delete weights.safetensors files there, or keep all with --save-weights" in note
     assert weights.note(small) is None, "once"

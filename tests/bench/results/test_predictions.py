@@ -1,5 +1,7 @@
 """Kept predictions as a number for each example, whose mean is the score."""
 
+import random
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -48,15 +50,12 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact():
 
 
 def keep(runs, of, right):
-    row = result_row(of, __import__("random").Random(0))
+    row = result_row(of, random.Random(0))  # noqa: S311
     row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
     folder = cell_folder(runs, of.name, *row.row_key)
     folder.mkdir(parents=True)
-    logits = np.stack([1.0 - right, right], axis=1).astype(np.float32)
-    save_file(
-        {"logits": logits, "labels": np.ones(len(right), dtype=np.int64)},
-        folder / "predictions.safetensors",
-    )
+    tensors = {"logits": np.stack([1.0 - right, right], axis=1), "labels": np.ones(len(right), int)}
+    save_file(tensors, folder / "predictions.safetensors")
     return row
 
 
@@ -65,10 +64,8 @@ def test_settings_are_compared_example_by_example(tmp_path):
     base = (RNG.random(1000) < 0.6).astype(np.float64)
     better = base.copy()
     better[np.flatnonzero(base == 0)[:30]] = 1.0
-    rows = [
-        keep(runs, cell("full", None, None, "off"), base),
-        keep(runs, cell("lora", 8, "attn", "off"), better),
-    ]
+    full, lora = cell("full", None, None, "off"), cell("lora", 8, "attn", "off")
+    rows = [keep(runs, full, base), keep(runs, lora, better)]
     (plain,) = groups(rows)
     (paired,) = groups(rows, (), kept_values(runs))
     lora, full = (next(s for s in paired.settings if s.mode == m) for m in ("lora", "full"))

@@ -13,22 +13,21 @@ from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def fill(path, rows, *, folders=True):
-    store = Store(path)
+def keep(path, row):
+    keep_row(cell_folder(path, f"{row.mode}-cell", *row.row_key), row)
+
+
+def fill(path, rows):
+    Store(path).append(*rows)
     for row in rows:
-        store.append(row)
-        if folders:
-            name = f"{row['mode']}-cell"
-            folder = cell_folder(path, name, *row.row_key)
-            folder.mkdir(parents=True)
-            keep_row(folder, row)
+        keep(path, row)
 
 
 def rebuild(path):
     """The numbers of rows that the command prints, and its notes."""
-    done = CliRunner().invoke(main, ["--runs", str(path), "--json"], standalone_mode=False)
-    if done.exception is not None:
-        raise done.exception
+    done = CliRunner().invoke(
+        main, ["--runs", str(path), "--json"], standalone_mode=False, catch_exceptions=False
+    )
     return json.loads(done.stdout), done.stderr
 
 
@@ -51,13 +50,11 @@ def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
     path = tmp_path / "runs.csv"
     [row] = synthetic_rows(1)
     newer = row | {"code_version": "0.2.0", "repeat": 1}
-    fill(path, [row | {"repeat": 1}, newer], folders=False)
+    Store(path).append(row | {"repeat": 1}, newer)
     before = path.read_bytes()
     rebuild(path)
     assert path.read_bytes() == before, "rows without a folder stay in their order"
-    folder = cell_folder(path, "full-cell", *newer.row_key)
-    folder.mkdir(parents=True)
-    keep_row(folder, newer | {"code_version": "0.3.0"})
+    keep(path, newer | {"code_version": "0.3.0"})
     rebuild(path)
     assert [each["code_version"] for each in read_rows(path)] == ["0.1.0", "0.2.0", "0.3.0"]
 

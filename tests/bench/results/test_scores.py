@@ -43,38 +43,29 @@ def of_labels():
     return outcome_of(labels * 2 - 1.2 + rng.normal(size=(N, 9)), labels, None)
 
 
-@pytest.mark.parametrize(("number", "columns"), [(5, None), (2, 2), (2, 1)])
+@pytest.mark.parametrize(("number", "columns"), [(5, 5), (2, 2), (2, 1)])
 def test_scores_of_classes_are_those_of_the_library(number, columns):
     outcome = of_classes(number, columns)
-    assert outcome.labels is not None
-    assert outcome.logits is not None
-    labels, predicted, logits = outcome.labels, outcome.predicted, outcome.logits
-    if number == 2:
-        ranked = logits[:, 0] if columns == 1 else softmax(logits, axis=1)[:, 1]
-        area = library.roc_auc_score(labels, ranked)
-        precision = library.average_precision_score(labels, ranked)
-    else:
-        ranked = softmax(logits.astype(float), axis=1)
-        area = library.roc_auc_score(labels, ranked, multi_class="ovr", average="macro")
-        each = label_binarize(labels, classes=range(number))
-        precision = library.average_precision_score(each, ranked, average="macro")
+    labels, predicted, logits = outcome.labels, outcome.predicted, outcome.logits.astype(float)
+    ranked = logits[:, -1] - (columns - 1) * logits[:, 0]
+    ranked = ranked if number == 2 else softmax(logits, axis=1)
+    each = label_binarize(labels, classes=range(number))
     expected = {
         "accuracy": library.accuracy_score(labels, predicted),
         "balanced_accuracy": library.balanced_accuracy_score(labels, predicted),
         "macro_f1": library.f1_score(labels, predicted, average="macro"),
         "weighted_f1": library.f1_score(labels, predicted, average="weighted"),
         "mcc": library.matthews_corrcoef(labels, predicted),
-        "auroc": area,
-        "average_precision": precision,
+        "auroc": library.roc_auc_score(labels, ranked, multi_class="ovr"),
+        "average_precision": library.average_precision_score(each, ranked),
     }
     assert metrics_for("single_label") == tuple(expected)
-    for metric, score in expected.items():
-        assert numbers(metric, outcome).mean() == pytest.approx(score, abs=1e-12), metric
+    scores = {metric: numbers(metric, outcome).mean() for metric in expected}
+    assert scores == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_of_numbers_are_in_the_unit_of_the_labels():
     outcome = of_numbers()
-    assert outcome.labels is not None
     labels, predicted = outcome.labels, outcome.predicted
     expected = {
         "pearson": np.corrcoef(labels, predicted)[0, 1],
@@ -83,9 +74,8 @@ def test_scores_of_numbers_are_in_the_unit_of_the_labels():
         "rmse": library.root_mean_squared_error(labels, predicted),
     }
     assert metrics_for("regression") == tuple(expected)
-    for metric, score in expected.items():
-        assert numbers(metric, outcome).mean() == pytest.approx(score, rel=1e-9), metric
-    assert 200 < expected["rmse"] < 300
+    scores = {metric: numbers(metric, outcome).mean() for metric in expected}
+    assert scores == pytest.approx(expected, rel=1e-9)
 
 
 def test_scores_of_several_labels_are_those_of_the_library():
@@ -116,11 +106,8 @@ def test_what_is_not_stored_gives_no_score():
         ("macro_f1", bits, "only right and wrong"),
         ("auroc", without_logits, "logits are not stored"),
         ("rmse", values, "not in the unit"),
-        ("r2", values, "not in the unit"),
         ("macro_f1", values, "not defined"),
-        ("pearson", classes, "not defined"),
         ("micro_f1", classes, "not defined"),
-        ("mcc", of_labels(), "not defined"),
     ):
         with pytest.raises(ValueError, match=reason):
             numbers(metric, outcome)
@@ -132,12 +119,9 @@ def test_what_is_not_stored_gives_no_score():
 def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
     right = np.array([1.0] * 90 + [0.0] * 10)
     assert score_of("accuracy", [right]).low == pytest.approx(0.8256, abs=1e-3)
-    perfect = of_classes(3)
-    perfect = Outcome(perfect.labels, perfect.labels, "")
-    score = score_of("macro_f1", [numbers("macro_f1", perfect)])
-    assert (score.value, score.high) == (1.0, 1.0)
-    assert score.low is not None
-    assert score.low < 1.0
+    labels = of_classes(3).labels
+    score = score_of("macro_f1", [numbers("macro_f1", Outcome(labels, labels, ""))])
+    assert score.low < score.value == score.high == 1.0
     error = numbers("rmse", of_numbers())
     assert score_of("rmse", [error]) == spread(error[None, :]).interval()
     several = score_of("rmse", [error, error + 50])
@@ -145,26 +129,17 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
 
 
 @pytest.mark.parametrize(
-    ("logits", "labels"),
-    [
-        (np.zeros((2, 3)), np.array([0, 3])),
-        (np.zeros((2, 3)), np.array([0, -1])),
-        (np.zeros((2, 3)), np.zeros((2, 2), dtype=np.int8)),
-        (np.zeros((2, 3)), np.zeros(3, dtype=np.int64)),
-        (np.zeros(2), np.zeros(2, dtype=np.int64)),
-    ],
+    "labels",
+    [np.array([0, 3]), np.array([0, -1]), np.zeros((2, 2), np.int8), np.zeros(3, np.int64)],
 )
-def test_logits_that_do_not_fit_the_labels_are_refused(logits, labels):
+def test_logits_that_do_not_fit_the_labels_are_refused(labels):
     with pytest.raises(ValueError, match=r"logit"):
-        outcome_of(logits, labels, None)  # type: ignore[arg-type]
+        outcome_of(np.zeros((2, 3)), labels, None)
 
 
 def keep(runs, seed, outcome, logits, **notes):
     """A row with predictions in its folder."""
-    metric = DEFAULTS[
-        "multi_label" if outcome.predicted.ndim == 2
-        else "regression" if outcome.has_numbers else "single_label"
-    ]  # fmt: skip
+    metric = DEFAULTS[outcome.problem]
     row = new_row(seed=seed, cell_id=f"{seed:012}", status="ok", attempt=1, dev_metric=metric)
     row |= {"dev_score": float(numbers(metric, outcome).mean())}
     folder = cell_folder(runs, row.name, *row.row_key)
@@ -181,12 +156,8 @@ def test_a_folders_notes_give_the_unit(tmp_path):
     row = keep(runs, 0, outcome, logits, target_mean="900", target_deviation="250")
     predicted = kept_predictions(runs)([row])[""].predicted
     np.testing.assert_allclose(predicted, outcome.predicted, rtol=1e-6)
-    folder = next((tmp_path / "runs").iterdir())
-    save_file(
-        {"logits": logits, "labels": outcome.labels},
-        folder / "predictions.safetensors",
-        metadata={"target_mean": "nothing", "target_deviation": "1"},
-    )
+    keep(runs, 1, outcome, logits, target_mean="nothing", target_deviation="1")
+    [folder] = (tmp_path / "runs").glob(f"*{1:012}*")
     assert read_folder(folder, "pearson") is None
 
 
@@ -204,9 +175,8 @@ def test_rows_of_a_run_are_joined_in_their_order(tmp_path):
     both = kept_predictions(runs)([*reversed(rows)], logits=True)[""]
     assert both.labels.tolist() == [*folds[1].labels, *folds[0].labels]
     assert both.logits.shape == (2 * N, 4)
-    assert numbers("macro_f1", joined(folds)).mean() != pytest.approx(
-        np.mean([numbers("macro_f1", fold).mean() for fold in folds]), abs=1e-6
-    )
+    mean = np.mean([numbers("macro_f1", fold).mean() for fold in folds])
+    assert numbers("macro_f1", joined(folds)).mean() != pytest.approx(mean, abs=1e-6)
     assert values_of([*rows, rows[0] | {"cell_id": "0" * 12, "attempt": 9}]) is None
     with pytest.raises(ValueError, match="different kinds"):
         joined([folds[0], of_numbers()])
@@ -219,9 +189,7 @@ def test_metrics_belong_to_problems():
         check_metric(default, problem)
     assert problem_of("overall") is None
     assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["rmse"]
-    with pytest.raises(
-        ValueError, match=r"not a metric for multi-label; choose micro_f1, macro_f1$"
-    ):
+    with pytest.raises(ValueError, match=r"not a metric for multi-label; choose micro_f1, macro"):
         check_metric("rmse", "multi_label")
     with pytest.raises(ValueError, match=r"several parts; choose overall$"):
         check_metric("accuracy", None)

@@ -40,24 +40,12 @@ def test_wilson_refuses_what_is_no_proportion(pair):
         wilson(*pair)
 
 
-@pytest.mark.parametrize(("correlation", "total"), [(0.0, 10), (0.81, 864), (-0.4, 30)])
-def test_fisher_agrees_with_its_formula(correlation, total):
-    z, half = math.atanh(correlation), 1.959964 / (total - 3) ** 0.5
-    assert [*map(math.atanh, fisher(correlation, total))] == pytest.approx([z - half, z + half])
+def test_fisher_agrees_with_its_formula():
+    z, half = math.atanh(-0.4), 1.959964 / (30 - 3) ** 0.5
+    assert [*map(math.atanh, fisher(-0.4, 30))] == pytest.approx([z - half, z + half])
     assert fisher(0.9, 3) == (-1.0, 1.0), "three pairs show nothing"
     low, high = fisher(1.0, 100)
     assert 0.99 < low <= high <= 1.0
-
-
-def test_a_spread_adds_the_variances_of_seeds_and_examples():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(4, 1)) * 0.1 + rng.normal(size=(1, 400)) + 0.5
-    found = spread(values)
-    assert found.mean == pytest.approx(values.mean())
-    assert found.of_seeds == pytest.approx(values.mean(axis=1).var(ddof=1))
-    expected = found.of_seeds / 4 + found.of_examples / 400
-    assert found.half_width() >= 1.96 * math.sqrt(expected)
-    assert found.interval().holds(found.mean)
 
 
 def layouts(rng, number, seeds, of_seed, of_example, both=0.4, examples=500):
@@ -68,8 +56,9 @@ def layouts(rng, number, seeds, of_seed, of_example, both=0.4, examples=500):
         yield by_seed * of_seed + by_example * of_example + rest * both
 
 
-@pytest.mark.parametrize("of_seed", [0.0, 0.01, 0.03])
-@pytest.mark.parametrize(("seeds", "of_example", "widest"), [(3, 0.5, 1.3), (10, 0.1, 1.2)])
+@pytest.mark.parametrize(
+    ("of_seed", "seeds", "of_example", "widest"), [(0.03, 3, 0.5, 1.3), (0.0, 10, 0.1, 1.2)]
+)
 def test_intervals_over_seeds_and_examples_cover_and_are_not_too_wide(
     of_seed, seeds, of_example, widest
 ):
@@ -83,23 +72,24 @@ def test_more_seeds_reduce_the_interaction_and_no_part_of_the_examples():
     (values,) = layouts(np.random.default_rng(3), 1, 4, 0.0, 0.2, examples=20_000)
     found = spread(values)
     assert found.of_examples == pytest.approx(0.2**2, rel=0.1)
+    assert found.of_seeds == pytest.approx(values.mean(axis=1).var(ddof=1))
     errors, _ = found.errors(np.array([4, 10**9]))
     assert errors[1] == pytest.approx(0.2 / math.sqrt(20_000), rel=0.05)
     assert errors[0] >= math.sqrt((0.2**2 + 0.4**2 / 4) / 20_000) * 0.98
 
 
-@pytest.mark.parametrize("of_seed", [0.0, 0.01, 0.02])
-def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_five(of_seed):
-    over = Spread(0.0, of_seed**2 + 0.4**2 / 500, 0.1**2, 3, 500, 0.4**2)
+def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_five():
+    over = Spread(0.0, 0.01**2 + 0.4**2 / 500, 0.1**2, 3, 500, 0.4**2)
     needed = needed_seeds(over, 0.025, 0.05)
-    rng = np.random.default_rng(4)
-    found = [*map(spread, layouts(rng, 400, needed, of_seed, 0.1))]
+    found = [*map(spread, layouts(np.random.default_rng(4), 400, needed, 0.01, 0.1))]
     decided = np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found])
     assert 0.7 <= decided <= 0.9
+    assert needed_seeds(over, 0.005, 0.05) is None, "the examples alone are too few"
 
 
 def test_where_no_example_differs_up_to_three_in_n_may():
     assert spread(np.zeros((1, 1000))).half_width() == pytest.approx(0.003, rel=0.01)
+    assert spread(np.zeros((1, 1000))).interval(0.01).high == pytest.approx(0.00394, rel=0.01)
     assert spread(np.zeros((3, 32))).half_width() == pytest.approx(3 / 32, rel=0.05)
     alone = spread(np.ones((1, 1))).interval()
     assert alone.low < 0 < 2 < alone.high
@@ -120,18 +110,6 @@ def test_a_std_takes_students_t_and_is_the_least_that_the_interval_of_one_run_ha
         found = scattered([run], Std(value, 22))
         logs = [math.log(end / 100) for end in found.ends()]
         assert logs == pytest.approx([-half, half], rel=1e-4)
-
-
-def test_intervals_by_the_pooled_std_cover_as_often_as_they_say():
-    rng = np.random.default_rng(6)
-    hits = 0
-    for _ in range(500):
-        others = [100 * np.exp(rng.normal(size=2) * 0.05) for _ in range(4)]
-        std = pooled([np.log(sample) for sample in others])
-        single = 100 * math.exp(rng.normal() * 0.05)
-        near = Interval(single, single * 0.999, single * 1.001)
-        hits += bool(scattered([near], std).holds(100.0))
-    assert 0.93 <= hits / 500 <= 0.97
 
 
 def test_nothing_has_no_mean_and_one_value_no_interval():

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,23 +20,18 @@ from tests.bench.ensembles import indices_of
 from tests.bench.synthetic_rows import cell
 
 
-def usual(**changes):
-    return cell("lora", 8, "attn", "off", **changes)
+def usual(amp="off", **changes):
+    return cell("lora", 8, "attn", amp, **changes)
 
 
 @pytest.mark.parametrize(
     ("member", "device", "reason"),
     [
-        (usual(), "cpu", None),
-        (
-            usual(head="conv", pooling="pooler", unfreeze="iterative", optimizer="adamax"),
-            "cpu",
-            None,
-        ),
+        (usual(head="conv", pooling="pooler"), "cpu", None),
         (usual(head="nonlinear", pooling="pooler"), "cpu", "only their own head"),
         (usual(task=MULTITASK), "cpu", "learn only one task"),
-        (replace(usual(), amp="fp16"), "cpu", "fp16 needs a GPU"),
-        (replace(usual(), amp="fp16"), "cuda:0", None),
+        (usual("fp16"), "cpu", "fp16 needs a GPU"),
+        (usual("fp16"), "cuda:0", None),
     ],
 )
 def test_settings_that_they_lack_give_a_reason(member, device, reason):
@@ -58,29 +52,21 @@ def test_where_no_setting_can_be_trained_the_best_one_says_why(place, capsys, me
         place.add(seed, head="nonlinear", pooling="pooler", strength=2.0 - seed)
     assert place.run("--peer") == 0
     end = "; nor can they train another" if members > 1 else ".\n"
-    assert (
-        "\nTransformers + PEFT left out for lora-r8-attn-fp32-s0: with pooling pooler they have "
-        f"only their own head{end}" in capsys.readouterr().out
-    )
+    assert f" pooler they have only their own head{end}" in capsys.readouterr().out
 
 
 def add_trainable(place, checkpoint, *, right=0.0, **changes):
-    """A cell on a few real sentences; its predictions are made up.
-
-    Args:
-        right: how much those of what was held out point to the labels.
-    """
+    """A cell on a few real sentences, whose made-up predictions of what was held out point to the
+    labels more or less."""
     of = tiny_cells.cell(checkpoint, held_out=0.25, **changes)
     rng = np.random.default_rng(0)
     held_labels = rng.integers(0, 5, 24)
+    logits, held_logits = rng.normal(size=(2, 24, 5)).astype(np.float32)
     kept = {
-        "logits": rng.normal(size=(24, 5)).astype(np.float32),
-        "labels": load_task("movies", **tiny_cells.EXAMPLES).dev.labels,
-        "held_logits": right * np.eye(5, dtype=np.float32)[held_labels]
-        + rng.normal(size=(24, 5)).astype(np.float32),
-        "held_labels": held_labels,
-        "held_indices": indices_of(24),
-    }
+        "logits": logits, "labels": load_task("movies", **tiny_cells.EXAMPLES).dev.labels,
+        "held_logits": right * np.eye(5, dtype=np.float32)[held_labels] + held_logits,
+        "held_labels": held_labels, "held_indices": indices_of(24),
+    }  # fmt: skip
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
     return of
@@ -103,11 +89,8 @@ def test_the_best_members_setting_is_trained_once(place, tiny_checkpoint, capsys
     assert scored["parameters"] == result["best_member"]["parameters"]
     right = scored["dev_score"] * 24
     assert right == pytest.approx(round(right))
-    assert scored["dev_ci_low"] < scored["dev_score"] < scored["dev_ci_high"]
     assert scored["name"] == member.name
-    assert result["notes"][-1].startswith(
-        f"{BASELINE} trained the setting of {member.name} (transformers "
-    )
+    assert f"{BASELINE} trained the setting of {member.name} (tra" in result["notes"][-1]
     (folder,) = place.csv.with_suffix("").glob("ensemble-*")
     job = Job.read(folder)
     assert (job.cell.engine, job.cell.batching) == ("transformers", "shuffled")
@@ -124,7 +107,7 @@ def test_the_best_members_setting_is_trained_once(place, tiny_checkpoint, capsys
 @pytest.fixture
 def trained(monkeypatch):
     """The names of the cells whose settings are to be trained; nothing is trained."""
-    names: list[str] = []
+    names = []
 
     def train(_runs, job, _machine):
         names.append(job.cell.name)
@@ -167,8 +150,7 @@ def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
     assert place.run("--peer", "--json") == 1
     shown = capsys.readouterr()
     result = json.loads(shown.out)
-    assert result["baselines"] == []
-    assert result["ensemble"]["dev_score"] >= 0
+    assert (result["baselines"], result["ensemble"]["members"]) == ([], 1)
     assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
     assert "crashed: ValueError: no such thing\n" in shown.err
 

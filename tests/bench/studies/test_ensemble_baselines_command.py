@@ -22,7 +22,7 @@ from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, 
 from minbert.errors import InputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
-from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, indices_of, labels_of
+from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, predictions
 from tests.cs224n import relabel, write_folder
 
 # Other encoders
@@ -40,8 +40,6 @@ def test_each_other_encoder_has_its_best_member(place):
     first, second = outcome.encoders
     assert (first.kind, first.name) == ("best of other feed", "lora-r8-attn-fp32-s3")
     assert (second.kind, second.name) == ("best of other 012345", "lora-r8-attn-fp32-s4")
-    assert second.held_score is not None
-    assert first.held_score is not None
     assert second.held_score < first.held_score < outcome.best.held_score
     assert first.parameters == ENCODER + ADAPTER
     models = {member.row["model_digest"] for member, _ in outcome.members}
@@ -84,12 +82,8 @@ def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoi
     scores = [task["baselines"][1]["dev_score"] for task in result["tasks"]]
     expected = (scores[0] + scores[1] + (1 + scores[2]) / 2) / 3
     assert overall["dev_score"] == pytest.approx(expected)
-    assert overall["dev_ci_low"] < overall["dev_score"] < overall["dev_ci_high"]
-    sst = result["tasks"][0]
-    assert {entry["source"] for entry in sst["published"]} >= {
-        "arXiv 2012.01786",
-        "arXiv 2211.11754",
-    }
+    sources = {entry["source"] for entry in result["tasks"][0]["published"]}
+    assert sources >= {"arXiv 2012.01786", "arXiv 2211.11754"}
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
@@ -105,9 +99,7 @@ def test_what_baselines_need_and_is_not_there_is_a_line(place, data, tiny_checkp
     config = (checkpoint / "config.json").read_text()
     (checkpoint / "config.json").write_text(config + "\n")
     message = place.refused("--baselines", "--data", str(data))
-    assert (
-        "is another checkpoint than the one that lora-r8-attn-fp32-s0 was trained from" in message
-    )
+    assert "is another checkpoint than the one that lora-r8-attn-fp32-s0 was" in message
     shutil.rmtree(checkpoint)
     message = place.refused("--baselines", "--data", str(data))
     assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
@@ -123,27 +115,18 @@ def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint,
         of, task=MULTITASK, data_digest=examples.digest[:16], encoders=1,
         task_order="proportional", task_rates=text, task_decays=text,
     )  # fmt: skip
-    rng = np.random.default_rng(0)
-    outputs = {"sst": 5, "quora": 1, "sts": 1}
-    kept = {}
-    for part, pieces in examples.parts.items():
-        held = labels_of(part, 20)
-        kept |= {
-            f"{part}.logits": rng.normal(size=(30, outputs[part])).astype(np.float32),
-            f"{part}.labels": pieces.dev.labels,
-            f"{part}.held_logits": rng.normal(size=(20, outputs[part])).astype(np.float32),
-            f"{part}.held_labels": held,
-            f"{part}.held_indices": indices_of(20),
-        }
+    kept = {
+        f"{part}.{name}": array
+        for part, pieces in examples.parts.items()
+        for name, array in predictions(part, 0, 1.0, whole=True, dev=pieces.dev.labels).items()
+    }
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(tiny_cells.job_of(of, tiny_checkpoint).to_json())
     assert place.run("--baselines", "--peer", "--data", str(data), "--json") == 0
     result = printed()
     assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
-    for task in result["tasks"]:
-        assert task["notes"][-1] == (
-            f"{BASELINE} left out for lora-r8-attn-fp32-s0: they learn only one task"
-        )
+    note = f"{BASELINE} left out for lora-r8-attn-fp32-s0: they learn only one task"
+    assert all(task["notes"][-1] == note for task in result["tasks"])
 
 
 def test_the_average_of_all_cells_has_each_of_them_once(place):
@@ -151,13 +134,10 @@ def test_the_average_of_all_cells_has_each_of_them_once(place):
         place.add(seed, strength=strength)
     (candidates,) = find([place.csv])
     found = average_of_all(candidates, "logits")
-    mean = np.mean([entry.arrays["logits"].astype(float) for entry in candidates.members], axis=0)
-    right = mean.argmax(axis=1) == candidates.labels
-    assert found.dev.value == pytest.approx(right.mean())
-    held = np.mean(
-        [entry.arrays["held_logits"].astype(float) for entry in candidates.members], axis=0
-    )
-    assert found.held_score == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
+    for prefix, reached in ("", found.dev.value), ("held_", found.held_score):
+        mean = np.mean([one.arrays[f"{prefix}logits"] for one in candidates.members], axis=0)
+        right = mean.argmax(axis=1) == candidates.members[0].arrays[f"{prefix}labels"]
+        assert reached == pytest.approx(right.mean())
     assert found.parameters == ENCODER + 3 * ADAPTER
 
 
@@ -176,64 +156,37 @@ def test_each_published_score_has_a_source(task):
     assert published("movies") == []
 
 
-@pytest.mark.parametrize(
-    ("task", "label", "why", "others"),
-    [
-        ("sst", "3", "the training labels are all the same", []),
-        ("quora", "1", "the training labels are all the same", [baselines.COSINE]),
-        ("sst", None, "no word is in two of the training texts", []),
-        ("sts", "constant", "a constant has no correlation", [baselines.COSINE]),
-    ],
-)
 def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
-    place, data, tiny_checkpoint, printed, monkeypatch, task, label, why, others
+    place, data, tiny_checkpoint, printed
 ):
-    path = data / TASKS[task].files[0]
-    if label == "constant":
-        constant = lambda _task, _train, dev: (np.zeros((len(dev), 1)), "")  # noqa: E731
-        monkeypatch.setattr(baselines, "tfidf", constant)
-    elif label is None:
-        rows = [f"{n}\tid{n}\tword{n}\t{n % 5}" for n in range(30)]
-        path.write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
-    else:
-        relabel(path, label)
-    add_real(place, task, data, tiny_checkpoint)
+    relabel(data / TASKS["quora"].files[0], "1")
+    add_real(place, "quora", data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
     result = printed()
+    why = "the training labels are all the same"
     assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
-    assert [entry["kind"] for entry in result["baselines"]] == others
+    assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
 
 
 # Cosines
 
 
-WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
-
-
-def pairs(task, count, seed):
+def pairs(count, seed):
     """Pairs of texts, half of which say the same."""
     rng = np.random.default_rng(seed)
-    a = [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
+    a, other = (
+        [" ".join(rng.choice(["good", "bad", "dull", "bright", "slow", "quick"], 4))
+         for _ in range(count)] for _ in range(2)
+    )  # fmt: skip
     same = rng.integers(0, 2, count)
-    b = [
-        text if alike else " ".join(rng.choice(WORDS, 4))
-        for text, alike in zip(a, same, strict=True)
-    ]
-    labels = same.astype(np.float64) * 5 if task == "sts" else same
-    return Examples(tuple(a), tuple(b), labels)
-
-
-def data_of(task):
-    return TaskData(find_task(task), pairs(task, 300, 0), pairs(task, 100, 1))
+    return Examples(tuple(a), tuple(np.where(same, a, other)), same)
 
 
 @pytest.mark.parametrize("task", ["quora", "sts"])
 def test_embeddings_tell_pairs_that_say_the_same(task, tiny_checkpoint):
-    data = data_of(task)
+    data = TaskData(find_task(task), pairs(300, 0), pairs(100, 1))
     found = cosine(data, tiny_checkpoint, 32)
-    reached = score(data.task.metric, found, data.dev.labels)
-    assert reached is not None
-    assert reached > 0.6
+    assert score(data.task.metric, found, data.dev.labels) > 0.6
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
-import click
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.studies.ensemble.__main__ import command
 from bench.studies.ensemble.members import find
 from tests.bench.ensembles import (
     ADAPTER,
@@ -19,10 +17,9 @@ from tests.bench.ensembles import (
 )
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_several_are_better_than_the_best_alone(place, printed, mode):
+def test_several_are_better_than_the_best_alone(place, printed):
     for seed in range(4):
-        place.add(seed, mode=mode)
+        place.add(seed)
     assert place.run("--json") == 0
     found = printed()
     ensemble, best = found["ensemble"], found["best_member"]
@@ -31,9 +28,7 @@ def test_several_are_better_than_the_best_alone(place, printed, mode):
     assert found["gain"]["low"] > 0
     assert found["gain"]["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
     assert len(found["members"]) >= 3
-    # adapters share one encoder, models that trained whole share nothing
-    shared, own = (ENCODER, ADAPTER) if mode == "lora" else (0, ENCODER + ADAPTER)
-    assert ensemble["parameters"] == shared + own * len(found["members"])
+    assert ensemble["parameters"] == ENCODER + ADAPTER * len(found["members"])
     assert best["parameters"] == ENCODER + ADAPTER
 
 
@@ -42,14 +37,14 @@ def test_of_equal_cells_the_order_of_rows_chooses_none(place, printed):
     paths = [place.add(seed) for seed in range(2)]
     first, second = (load_file(path) for path in paths)
     save_file({**second, "held_logits": first["held_logits"]}, paths[1])
-    found = []
+    results = []
     for _ in range(2):
         assert place.run("--json") == 0
-        result = printed()
-        found.append([result[name] for name in ("ensemble", "best_member", "members", "choice")])
+        results.append(printed())
         place.rows.reverse()
         place.write()
-    assert found[0] == found[1]
+    for name in ("ensemble", "best_member", "members", "choice"):
+        assert results[0][name] == results[1][name]
 
 
 def test_repeats_and_versions_of_a_cell_are_one_member(place):
@@ -88,17 +83,13 @@ def test_bad_input_is_one_line(place):
     place.add(3)
     path.unlink()
     assert "predictions.safetensors: is gone" in place.refused()
-    for damaged in (b"no tensors", whole[:-8]):
-        path.write_bytes(damaged)
-        assert place.refused().startswith(f"{path}: can't be read")
+    path.write_bytes(whole[:-8])
+    assert place.refused().startswith(f"{path}: can't be read")
     save_file({"logits": np.zeros((5, 3), dtype=np.float32), "labels": np.zeros(5)}, path)
     assert "has no held_logits" in place.refused()
     path.unlink()
     path.mkdir()
     assert place.refused().startswith(f"{path}: can't be read")
-    path.rmdir()
-    path.parent.rmdir()
-    assert place.refused().startswith(f"{path}: is gone")
 
 
 @pytest.mark.parametrize("settings", [{"model_digest": "beef"}, {"max_length": 8}])
@@ -132,29 +123,11 @@ def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of
     ("change", "message"),
     [
         ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
-        ({"labels": np.zeros(7)}, "predictions and labels don't fit"),
         ({"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
-        ({"logits": np.zeros(DEV, np.float32)}, "predictions and labels don't fit"),
         ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
-        ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
-        (
-            {
-                "held_logits": np.zeros((0, 3), np.float32),
-                "held_labels": np.zeros(0),
-                "held_indices": np.zeros(0, np.int64),
-            },
-            "holds predictions of no examples",
-        ),
-        (
-            {"logits": np.full((DEV, 3), np.nan, np.float32)},
-            "holds predictions that are not finite",
-        ),
-        (
-            {"logits": np.full((DEV, 3), np.inf, np.float32)},
-            "holds predictions that are not finite",
-        ),
+        ({"logits": np.zeros((0, 3)), "labels": np.zeros(0)}, "holds predictions of no examples"),
+        ({"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
         ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
-        ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
         ({"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
         ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
@@ -165,8 +138,3 @@ def test_damaged_predictions_are_one_line(place, change, message):
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
     assert place.refused().startswith(f"{path}: {message}")
-
-
-def test_bad_usage():
-    with pytest.raises(click.UsageError, match="'votes' is not one of"):
-        command.main(["--average", "votes"], standalone_mode=False)

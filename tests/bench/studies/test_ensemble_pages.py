@@ -32,12 +32,8 @@ def fill(place, *tasks, seeds=3):
     return place
 
 
-def results_of(place):
-    return [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
-
-
 def facts(place, *, with_published=False):
-    results = results_of(place)
+    results = [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
     if with_published:
         results = [replace(result, published=published(result.task)) for result in results]
     overall = overall_of(results)
@@ -53,12 +49,15 @@ def seen(html):
 # The CSV
 
 
-def figures_of(row):
+def in_csv(of, row):
     """A row of the JSON as the CSV has it."""
-    return {name: "" if row[name] is None else str(row[name]) for name in COLUMNS if name in row}
+    texts = {name: "" if value is None else str(value) for name, value in row.items()}
+    return {name: {**of, **texts}.get(name, "") for name in COLUMNS}
 
 
-def test_the_csv_has_the_figures_of_the_json(place, tmp_path, printed):
+def test_the_csv_and_the_json_have_differences_to_the_best_member_and_to_the_ensemble(
+    place, tmp_path, printed
+):
     fill(place, *PARTS)
     path = tmp_path / "ensemble.csv"
     assert place.run("--csv", str(path), "--json") == 0
@@ -70,18 +69,11 @@ def test_the_csv_has_the_figures_of_the_json(place, tmp_path, printed):
     for task in result["tasks"]:
         of = {"task": task["task"], "metric": task["metric"]}
         scored = [task["ensemble"], task["best_member"], *task["cells"]]
-        expected += [{**of, **figures_of(row)} for row in scored]
-    overall = result["overall"]
-    of = {"task": "sst+quora+sts", "metric": "overall"}
-    expected += [{**of, **figures_of(overall[key])} for key in ("ensemble", "best_members")]
-    assert [{**dict.fromkeys(COLUMNS, ""), **row} for row in expected] == rows
+        expected += [in_csv(of, row) for row in scored]
+    of, overall = {"task": "sst+quora+sts", "metric": "overall"}, result["overall"]
+    expected += [in_csv(of, overall[key]) for key in ("ensemble", "best_members")]
+    assert rows == expected
     assert len(rows) == 3 * 5 + 2
-
-
-def test_differences_are_to_the_best_member_and_to_the_ensemble(place, printed):
-    fill(place, *PARTS)
-    assert place.run("--json") == 0
-    result = printed()
     for task in result["tasks"]:
         taken = [step for step in task["choice"] if step["taken"]]
         assert len(taken) == 1
@@ -102,11 +94,9 @@ def test_differences_are_to_the_best_member_and_to_the_ensemble(place, printed):
             gap = cell["dev_score"] - ensemble["dev_score"]
             assert cell["to_ensemble"] == pytest.approx(gap)
             assert cell["to_ensemble_ci_low"] <= gap <= cell["to_ensemble_ci_high"]
-            if cell["name"] == best["name"]:
-                assert cell["difference"] is None
-            else:
-                gap = cell["dev_score"] - best["dev_score"]
-                assert cell["difference"] == pytest.approx(gap)
+            gap = cell["dev_score"] - best["dev_score"]
+            is_best = cell["name"] == best["name"]
+            assert cell["difference"] == (None if is_best else pytest.approx(gap))
 
 
 def test_a_text_in_the_csv_is_no_formula(place, tmp_path):
@@ -126,30 +116,25 @@ def test_the_pages_show_each_task_and_all_together(place, tmp_path, capsys, monk
     monkeypatch.setattr("sys.argv", ["", "--most", "8"])
     assert place.run("--most", "8", "--reports", str(reports)) == 0
     assert f"report: {reports / 'ensemble.html'}\n" in capsys.readouterr().err
-    page = (reports / "ensemble.html").read_text("utf-8")
-    text = (reports / "ensemble.md").read_text("utf-8")
+    page, text = ((reports / f"ensemble.{end}").read_text("utf-8") for end in ("html", "md"))
     result = facts(place)
     assert [section.short for section in result.sections] == ["all together", "sst", "sts"]
     for words in (seen(page), seen(markdown.markdown(text, extensions=["tables"]))):
         for line in (
             "Ensembles on sst and sts",
             *result.findings,
-            *(section.heading for section in result.sections),
-            *(line for section in result.sections for line in section.lines),
+            *(line for part in result.sections for line in (part.heading, *part.lines)),
             "The members, and the score of each alone.",
             "lora-r8-attn-fp32-s2",
             "python -m bench.ensemble --most 8",
         ):
             assert line in words
-    assert "://" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
-    stems = [f"{task}-{kind}" for task in ("sst", "sts")
-             for kind in ("choice", "parameters", "scores")]  # fmt: skip
-    stems += ["overall-parameters", "overall-scores"]
-    assert {path.stem for path in (reports / "ensemble").iterdir()} == {*stems}
+    stems = {path.stem for path in (reports / "ensemble").iterdir()}
+    kinds = {f"{task}-{kind}" for task in ("sst", "sts", "overall")
+             for kind in ("choice", "parameters", "scores")}  # fmt: skip
+    assert stems == kinds - {"overall-choice"}
     for stem in stems:
-        (alt,) = re.findall(rf'<p class="alt" id="{stem}-alt">(.*?)</p>', page)
-        assert len(alt) > 40
-        assert f'aria-labelledby="{stem}-alt"' in page
+        assert re.search(rf'<p class="alt" id="{stem}-alt">.{{40,}}</p>', page)
         assert f"](ensemble/{stem}.svg)" in text
 
 
@@ -200,16 +185,11 @@ def test_a_page_holds_what_users_wrote_as_text(place, tmp_path):
     for seed, text in enumerate(NAMES):
         place.add(seed, model=text, model_digest=f"{seed:04x}")
     assert place.run("--reports", str(tmp_path)) == 0
-    page = (tmp_path / "ensemble.html").read_text("utf-8")
-    page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    page, text = ((tmp_path / f"ensemble.{end}").read_text("utf-8") for end in ("html", "md"))
     assert "&lt;script&gt;window.pwned" in page
-    assert "<script" not in page
-    for tag in re.findall(r"<[a-zA-Z][^>]*>", page):
-        assert not re.search(r"\son\w+\s*=|javascript:", tag), tag
-    text = (tmp_path / "ensemble.md").read_text("utf-8")
-    html = markdown.markdown(text, extensions=["tables"])
-    assert "<script" not in html
-    assert not re.search(r"<a ", html)
+    for tag in re.findall(r"<[a-zA-Z][^>]*>", re.sub(r"(?s)<style>.*?</style>", "", page)):
+        assert not re.search(r"<script|\son\w+\s*=|javascript:", tag), tag
+    assert not re.search(r"<a |<script", markdown.markdown(text, extensions=["tables"]))
     for whole in (page, text):
         assert not {char for char in whole if not char.isprintable()} - {"\n"}
 
@@ -219,20 +199,17 @@ def test_a_page_holds_what_users_wrote_as_text(place, tmp_path):
 
 def test_places_that_cant_be_written_are_refused_before_anything(place, tmp_path, capsys):
     fill(place, "movies")
-    taken = tmp_path / "taken"
-    taken.write_text("a file")
     before = place.csv.read_bytes()
     for arguments, message in (
         (["--csv", str(tmp_path)], "is a folder; name a file"),
         (["--csv", str(tmp_path / "no" / "x.csv")], "name a file in a folder that is there"),
         (["--csv", str(place.csv)], "is an input file; name another"),
-        (["--reports", str(taken)], "is a file; name a folder"),
+        (["--reports", str(place.csv)], "is a file; name a folder"),
         (["--reports", "/proc/x"], "--reports: /proc/x can't be written"),
     ):
         assert message in place.refused(*arguments)
     assert capsys.readouterr().out == ""
     assert place.csv.read_bytes() == before
-    assert taken.read_text() == "a file"
 
 
 def test_a_full_disk_leaves_the_csv_that_was_there(place, tmp_path, monkeypatch):
@@ -256,9 +233,9 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, place, tmp_pat
     assert place.run("--reports", str(tmp_path)) == 0
     for size in (WIDE, PHONE):
         page = open_quietly(browser, tmp_path / "ensemble.html", size)
-        for svg in page.query_selector_all("figure svg"):
-            sizes = svg.evaluate(
-                "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
-            )
-            assert min(sizes) >= 7
+        heights = page.evaluate(
+            "[...document.querySelectorAll('figure svg text')]"
+            ".map(t => t.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 7
         page.close()

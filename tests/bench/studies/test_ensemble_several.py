@@ -8,13 +8,7 @@ from bench.common.errors import InputError
 from bench.results.overall import overall, overall_interval
 from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import TASKS
-from tests.bench.ensembles import (
-    ADAPTER,
-    DEV,
-    ENCODER,
-    PARTS,
-    Place,
-)
+from tests.bench.ensembles import ADAPTER, DEV, ENCODER, PARTS, Place
 
 
 def test_tasks_with_a_score_in_common_are_taken_together(place, printed):
@@ -28,18 +22,15 @@ def test_tasks_with_a_score_in_common_are_taken_together(place, printed):
     together = result["overall"]
     assert (together["parts"], together["missing"]) == (list(PARTS), [])
     for name, key in (("ensemble", "ensemble"), ("best_members", "best_member")):
-        for column in ("dev_score", "held_score"):
+        for column in ("held_score", "dev_score"):
             scores = {entry["task"]: entry[key][column] for entry in result["tasks"]}
             assert together[name][column] == pytest.approx(overall(scores))
-        scores = {entry["task"]: entry[key]["dev_score"] for entry in result["tasks"]}
         ends = overall_interval(scores, dict.fromkeys(PARTS, DEV)).ends()
         assert (together[name]["dev_ci_low"], together[name]["dev_ci_high"]) == pytest.approx(ends)
-    gains = [entry["gain"] for entry in result["tasks"]]
     gain = together["gain"]
-    assert gain["value"] == pytest.approx(
-        together["ensemble"]["dev_score"] - together["best_members"]["dev_score"]
-    )
-    halves = [(entry["high"] - entry["low"]) / 2 for entry in gains]
+    gap = together["ensemble"]["dev_score"] - together["best_members"]["dev_score"]
+    assert gain["value"] == pytest.approx(gap)
+    halves = [(of["gain"]["high"] - of["gain"]["low"]) / 2 for of in result["tasks"]]
     halves[PARTS.index("sts")] /= 2  # of (1 + r) / 2
     half = sum(part**2 for part in halves) ** 0.5 / 3
     assert (gain["high"] - gain["low"]) / 2 == pytest.approx(half, rel=0.02)
@@ -58,9 +49,12 @@ def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, printed
     assert together["ensemble"]["parameters"] == ENCODER + ADAPTER * len(members)
     assert together["best_members"]["parameters"] == ENCODER + ADAPTER * len(PARTS)
     place.rows.clear()
-    place.add_whole(0, mode="full")
+    for seed in range(2):  # models that trained whole share nothing
+        place.add_whole(seed, mode="full")
     assert place.run("--json") == 0
-    assert printed()["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
+    result = printed()
+    ids = {member["cell_id"] for entry in result["tasks"] for member in entry["members"]}
+    assert result["overall"]["ensemble"]["parameters"] == len(ids) * (ENCODER + ADAPTER)
 
 
 def test_a_missing_part_has_a_note(place, printed):
@@ -74,9 +68,8 @@ def test_a_missing_part_has_a_note(place, printed):
     scores = {entry["task"]: entry["ensemble"]["dev_score"] for entry in result["tasks"]}
     assert together["ensemble"]["dev_score"] == pytest.approx(overall(scores))
     notes = [f"{task}: {note}" for task in ("sst", "sts") for note in TASKS[task].notes]
-    assert together["notes"] == [
-        "no ensemble of quora is in it, so it is no score of all three", *notes,
-    ]  # fmt: skip
+    lacking = "no ensemble of quora is in it, so it is no score of all three"
+    assert together["notes"] == [lacking, *notes]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +95,6 @@ def test_which_of_several_tasks_has_to_be_said_and_those_without_a_score_in_comm
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
     assert result["overall"] is None
     assert "no cells of tweets" in result["tasks"][0]["notes"]
-    assert place.run("--task", "sst", "--json") == 0
-    result = printed()
-    assert (result["task"], "overall" in result) == ("sst", False)
 
 
 # Cells of task multitask
@@ -198,9 +188,8 @@ def test_a_cell_in_several_files_counts_once(tmp_path, printed):
 def test_a_correlation_of_constants_is_refused(place, name, message):
     path = place.add(0, task="sts")
     kept = load_file(path)
-    for value in (1.0, 0.1, 3.8):
-        save_file({**kept, name: np.full_like(kept[name], value)}, path)
-        assert message in place.refused()
+    save_file({**kept, name: np.full_like(kept[name], 0.1)}, path)
+    assert message in place.refused()
 
 
 def test_cells_with_other_classes_are_refused(place):

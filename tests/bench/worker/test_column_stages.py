@@ -2,16 +2,14 @@
 stages move; and each of these checks against wrong values."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.engines import minbert
-from bench.plan.cell import Columns
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import memory
@@ -34,13 +32,11 @@ JOULES = (20.0, 22.0)
 EPOCHS = 2
 
 
-@dataclass
 class World:
     """A simulated clock, phase, memory and energy counter."""
 
-    seconds: float = 0.0
-    phase: str = ""
-    joules: list[float] = field(default_factory=lambda: list(JOULES))
+    def __init__(self):
+        self.seconds, self.phase, self.joules = 0.0, "", list(JOULES)
 
     def now(self):
         return self.seconds
@@ -62,30 +58,32 @@ class World:
             drawn.joules, drawn.source = self.joules.pop(0), "rapl"
 
 
+def taking(seconds, stage):
+    """A stage that takes some time in the world."""
+
+    def timed(run, *of):
+        result = stage(run, *of)
+        run.world.seconds += seconds
+        return result
+
+    return timed
+
+
 class Staged(CellRun):
     """Each stage takes its time in the world, and steps of the first epoch are all right."""
+
+    _tokenise = taking(TOKENISE_S, CellRun._tokenise)
+    _train_epoch = taking(TRAIN_S, CellRun._train_epoch)
+    _evaluate = taking(EVALUATE_S, CellRun._evaluate)
 
     def __init__(self, world, *of):
         super().__init__(*of)
         self.world = world
-        self.trained: list[tuple[Tensor, Tensor]] = []
-
-    def _tokenise(self):
-        self.world.seconds += TOKENISE_S
-        super()._tokenise()
+        self.trained = []
 
     def _train(self):
         self.trainer = super()._train()
         return self.trainer
-
-    def _train_epoch(self, *of):
-        found = super()._train_epoch(*of)
-        self.world.seconds += TRAIN_S
-        return found
-
-    def _evaluate(self, loss, fitted):
-        self.world.seconds += EVALUATE_S
-        return super()._evaluate(loss, fitted)
 
     def _predict(self, part, of):
         held = self.held_out.values()
@@ -100,31 +98,21 @@ class Staged(CellRun):
         return loss, logits
 
 
-@dataclass(frozen=True)
-class Ran:
-    """The columns that the run measured, and the run."""
-
-    row: Columns
-    run: Staged
+Ran = make_dataclass("Ran", ["row", "run"])
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_checkpoint):
-    """24 examples, 5 of which are held out, in batches of 8. GPU's figures are those of a torch
-    that says what is asked of it."""
+    """The run, and the columns that it measured: 24 examples, 5 of which are held out, in batches
+    of 8. GPU's figures are those of a torch that says what is asked of it."""
     folder, world = tmp_path_factory.mktemp("stages"), World()
     values = {"batch_size": 8, "epochs": EPOCHS, "held_out": 0.2, "dropout": 0.1}
     job = job_on(tiny_checkpoint, folder, "sst", "lora", **values)
     progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
     clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
     with pytest.MonkeyPatch.context() as patch:
-        build = minbert.build
-
-        def loaded(job):
-            world.seconds += LOAD_S
-            return build(job)
-
-        patch.setattr(minbert, "build", loaded)
+        build = taking(LOAD_S, lambda _, job, load=minbert.build: load(job))
+        patch.setattr(minbert, "build", lambda job: build(run, job))
         patch.setattr(worker, "time", clock)
         patch.setattr(memory, "time", clock)
         patch.setattr(memory, "peak_so_far", world.peak_so_far)
@@ -163,7 +151,6 @@ def test_energy_is_drawn_while_training(ran):
 
 
 def test_the_training_score_is_that_of_the_batches_as_trained(ran):
-    """The batches of the last epoch: 19 examples."""
     first, last = (
         torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
         for steps in (ran.run.trained[:3], ran.run.trained[3:6])

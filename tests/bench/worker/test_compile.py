@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,16 +19,13 @@ from bench.forecast.client import NoPredictionError
 from bench.forecast.outlook import make_forecast
 from bench.launch.checks import check_cells, compile_notes
 from bench.plan import gridfile
-from bench.plan.columns import BY_NAME, row_of
 from bench.plan.planning import Resolved, expand
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
 from minbert.training.compiled import compile_model
-from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.encoders import need_transformers
 
-VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
 
@@ -44,7 +41,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
-# As a setting
+VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
@@ -52,11 +49,6 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
     assert usual == off == replace(on, compile="off")
     assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
     assert usual.cell_id != on.cell_id
-    before = {name: value for name, value in usual.columns().items() if name != "compile"}
-    assert row_of(HERE | before).cell.cell_id == usual.cell_id
-    assert new_row()["compile"] == "off"
-    for each in (off, on):
-        assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
     with pytest.raises(NoPredictionError, match="training is compiled"):
         make_forecast([usual, on], [], None, None)
     for value in ("'on'", "1"):
@@ -81,33 +73,26 @@ def test_auto_is_on_where_the_device_and_the_cell_allow_it():
         check_cells(cells)
         return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
 
+    (on,), (off,), (auto,) = (
+        cells_of(f"compile = {value}") for value in ("true", "false", "'auto'")
+    )
+    assert auto == replace(on, compile_why="auto: a GPU")
+    assert auto.cell_id == on.cell_id
     on_a_cpu = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="a CPU gains nothing"))
-    assert [(each.compile, each.compile_why) for each in on_a_cpu] == [
-        ("off", "auto: a CPU gains nothing")
-    ]
+    assert on_a_cpu == [replace(off, compile_why="auto: a CPU gains nothing")]
+    assert on_a_cpu[0].cell_id == off.cell_id
     assert compile_notes(on_a_cpu) == [
         "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
     ]
+    (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
+    assert (auto.compile, auto.engine) == ("off", "transformers")
+    assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
     assert states() == {
         "all": ("on", "auto: a GPU"),
         "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
     }
     for compiled, why in states("multitask", parts=("sst", "sts")).values():
         assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
-
-
-def test_auto_makes_no_other_cell():
-    (on,), (off,) = cells_of("compile = true"), cells_of("")
-    (auto,) = cells_of("compile = 'auto'")
-    assert auto == replace(on, compile_why="auto: a GPU")
-    assert auto.cell_id == on.cell_id
-    (auto,) = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="torch is too old"))
-    assert auto.cell_id == off.cell_id
-    (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
-    assert (auto.compile, auto.engine) == ("off", "transformers")
-    assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
-    (on,) = cells_of("compile = true\nengine = 'transformers'")
-    assert on.compile == "on"
 
 
 @pytest.mark.parametrize(
@@ -125,16 +110,12 @@ def test_steps_of_several_kinds_are_not_compiled(change, told):
         check_cells([replace(on, **change)])
 
 
-# In a worker
-
-
 def compiled_job(checkpoint, **changes):
     values = {"batch_size": 10, "epochs": 2, "dropout": 0.0, "max_length": 16, "compile": "on"}
     return job_of(cell(checkpoint, **values | changes), checkpoint)
 
 
 def both(on, folder):
-    """A cell, compiled and not, with the same losses."""
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
     losses, expected = (torch.stack(each.losses) for each in (run, usual))
@@ -143,7 +124,13 @@ def both(on, folder):
 
 
 def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch):
-    caches: list[str] = []
+    """By the same settings of training: the weights of the best epoch are put where compiled code,
+    and a graph, has them."""
+    settings = {
+        "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
+        "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
+    }  # fmt: skip
+    caches = []
 
     def compile_here(model, **options):
         caches.append(os.environ[VARIABLES[0]])
@@ -153,7 +140,10 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
         return compiled
 
     monkeypatch.setattr(compiling, "compile_model", compile_here)
-    run, usual = both(compiled_job(tiny_checkpoint), tmp_path)
+    run, usual = both(compiled_job(tiny_checkpoint, **settings), tmp_path)
+    for name in ("epochs_run", "best_epoch"):
+        assert run.columns[name] == usual.columns[name]
+    np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
     assert run.columns["compile_cached"] == 0.75
     assert caches == [str(tmp_path / "compiled" / VARIABLES[0].lower())]
 
@@ -166,41 +156,26 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
 
     steps, plain = run.clock.steps(), usual.clock.steps()
     assert [step.tokens for step in steps] == [step.tokens for step in plain]
-    assert [step.examples for step in steps].count(6) == 2, "the last of each epoch"
+    assert {step.examples for step in steps} > {10}, "the last of an epoch has fewer"
     for step, usual_step in zip(steps, plain, strict=True):
         length = step.padded // step.examples
         assert length % 8 == 0
         assert 0 <= length - usual_step.padded // usual_step.examples < 8
 
 
-def test_settings_of_training_do_the_same_in_a_compiled_cell(tiny_checkpoint, tmp_path, traced):
-    """The weights of the best epoch are put where compiled code, and a graph, has them."""
-    settings = {
-        "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
-        "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
-    }  # fmt: skip
-    run, usual = both(compiled_job(tiny_checkpoint, **settings), tmp_path)
-    for name in ("epochs_run", "best_epoch"):
-        assert run.columns[name] == usual.columns[name]
-    np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
-
-
 def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(tiny_checkpoint, monkeypatch):
-    asked: dict[str, Any] = {}
+    asked = {}
     monkeypatch.setattr(compiling, "compile_model", lambda _model, **given: asked.update(given))
     of = compiled_job(tiny_checkpoint, amp="bf16", max_length=18).cell
     lengths = np.array([3, 4, 5, 9, 10, 11, 12, 13, 14, 18])
-    train: Any = type("Train", (), {"__len__": lambda _: len(lengths)})()
-    train.lengths = lengths
-    model: Any = object()
-
-    compile_for(model, train, replace(of, batch_size=3, batching="by-length"), 1)
+    train = mock.MagicMock(lengths=lengths, __len__=lambda _: len(lengths))
+    compile_for(None, train, replace(of, batch_size=3, batching="by-length"), 1)
     assert asked == {"texts": 3, "lengths": {8, 16}, "amp": "bf16"}, "18 is in no whole batch"
-    compile_for(model, train, replace(of, batch_size=64), 1)
+    compile_for(None, train, replace(of, batch_size=64), 1)
     assert (asked["texts"], asked["lengths"]) == (10, {18})
     seen = set()
     for epoch in range(30):
-        compile_for(model, train, replace(of, batch_size=1, batching="shuffled"), epoch + 1)
+        compile_for(None, train, replace(of, batch_size=1, batching="shuffled"), epoch + 1)
         assert seen <= asked["lengths"]
         seen = asked["lengths"]
     assert seen == {8, 16, 18}
@@ -222,7 +197,6 @@ def keep_in(folders):
 
 
 def kept_in(folders):
-    """Whether the code is still in each of them."""
     return {(folder / "code").exists() for folder in folders}
 
 
@@ -238,11 +212,10 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
     with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
         assert first == second == third
         assert kept_in(third) == {True}
-    for error in (MemoryError(), RuntimeError("CUDA out of memory")):
-        with pytest.raises(type(error)), places(tmp_path / "fourth"):
-            raise error
-        with places(tmp_path / "fifth") as last:
-            assert kept_in(last) == {True}, "a lack of memory damages nothing"
+    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
+        raise MemoryError
+    with places(tmp_path / "fifth") as last:
+        assert kept_in(last) == {True}, "a lack of memory damages nothing"
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
@@ -253,13 +226,15 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         "    half = Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'ab', 'half.so')\n"
         "    half.parent.mkdir(); half.touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    with places(tmp_path / "one") as used:
-        keep_in(used)
-        subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
-        half = used[0] / "ab" / "half.so"
-        for again in ("other", "killed"):  # as in a grid that is continued
-            with places(tmp_path / again):
-                assert half.exists(), "the first still compiles"
+    with ExitStack() as second:
+        with places(tmp_path / "one") as used:
+            keep_in(used)
+            subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+            half = used[0] / "ab" / "half.so"
+            second.enter_context(places(tmp_path / "other"))
+            assert half.exists(), "the first still compiles"
+        with places(tmp_path / "killed"):  # as in a grid that is continued
+            assert half.exists(), "the second still compiles"
     with places(tmp_path / "next"):
         assert not half.exists()
         assert kept_in(used) == {True}
@@ -268,31 +243,11 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         assert half.exists()
 
 
-def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path):
-    with ExitStack() as second:
-        with places(tmp_path / "one") as used:
-            keep_in(used)
-            second.enter_context(places(tmp_path / "other"))
-        stays = tmp_path / "compiled" / "killed.unfinished"
-        stays.touch()
-        os.utime(stays, (0, 0))
-        with places(tmp_path / "third"):
-            assert kept_in(used) == {True}
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
-
-
-@pytest.mark.parametrize(
-    "error",
-    [InputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
-)
-def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
-    error, tmp_path, monkeypatch
-):
+def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(tmp_path, monkeypatch):
     with places(tmp_path / "one") as used:
         keep_in(used)
-    with pytest.raises(type(error)), places(tmp_path / "broken"):
-        raise error
+    with pytest.raises(InputError), places(tmp_path / "broken"):
+        raise InputError("compile: bad code")
     with places(tmp_path / "next"):
         assert kept_in(used) == {False}
         keep_in(used)
@@ -308,24 +263,16 @@ def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
 def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "compiled").touch()
-    with (
-        pytest.raises(
-            InputError, match=r"code can't be kept in runs/compiled \(.*; move that away"
-        ),
-        shared_cache(tmp_path / "runs" / "cell"),
-    ):
+    line = r"code can't be kept in runs/compiled \(.*; move that away"
+    with pytest.raises(InputError, match=line), shared_cache(tmp_path / "runs" / "cell"):
         pass
-
-
-# Engine transformers
 
 
 def test_engine_transformers_compiles_all_shapes_before_the_first_step(
     tiny_checkpoint, tmp_path, traced, monkeypatch
 ):
     need_transformers()
-    graphs = torch._dynamo.utils.counters["stats"]
-    made: list[int] = []
+    graphs, made = torch._dynamo.utils.counters["stats"], []
     compile_now = compiling.AutoCompiledModel
 
     def compiled(*args):
@@ -334,10 +281,8 @@ def test_engine_transformers_compiles_all_shapes_before_the_first_step(
         return model
 
     monkeypatch.setattr(compiling, "AutoCompiledModel", compiled)
-    theirs = {
-        "engine": "transformers", "attn_implementation": "eager", "kernels": None, "epochs": 1,
-    }  # fmt: skip
-    run, _ = both(compiled_job(tiny_checkpoint, **theirs), tmp_path)
+    theirs = {"engine": "transformers", "attn_implementation": "eager", "kernels": None}
+    run, _ = both(compiled_job(tiny_checkpoint, **theirs, epochs=1), tmp_path)
     assert made == [graphs["unique_graphs"]], "no step compiles"
     assert made[0] > 0
     assert run.columns["compile_s"] > 0

@@ -13,6 +13,7 @@ from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
 from bench.worker.probes.memory import cuda_peaks_mib
 from tests.bench.fake_nvml import ANSWERS, FakeNvml, process, used
+from tests.bench.worker.test_probes import rapl
 
 MIB: Final = 2**20
 UUID: Final = "8932f937-d72c-4106-c12f-20bd9faed9f6"
@@ -29,13 +30,9 @@ def looked(nvml, *after):
     return gpu
 
 
-# Which GPU
-
-
 @pytest.mark.parametrize(
     ("visible", "known", "handle"),
     [
-        (f"GPU-{UUID}", f"GPU-{UUID}", f"GPU-{UUID}"),
         (f"MIG-{UUID}", f"MIG-{UUID}", f"MIG-{UUID}"),
         (f"GPU-{UUID}", "GPU-of-another", None),
         (None, f"GPU-{UUID}", None),
@@ -51,9 +48,6 @@ def test_a_gpu_is_known_by_its_name_in_the_environment(monkeypatch, visible, kno
     assert gpu is not None
     assert gpu._handle == handle
     assert Gpu.of(torch.device("cpu")) is None
-
-
-# What it answers
 
 
 @pytest.mark.parametrize("question", ANSWERS)
@@ -76,10 +70,7 @@ def test_a_question_without_an_answer_leaves_that_figure_empty(question, tmp_pat
 @pytest.mark.parametrize("gpu", [Gpu(), Gpu(FakeNvml(**dict.fromkeys(ANSWERS)), "MIG")])
 def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy(gpu, tmp_path):
     """As a MIG instance does, or where there is no NVML."""
-    package = tmp_path / "intel-rapl:0"
-    package.mkdir()
-    (package / "energy_uj").write_text("100\n")
-    (package / "max_energy_range_uj").write_text("1000\n")
+    rapl(tmp_path, 0, 100)
     with energy(gpu, tmp_path) as drawn:
         gpu.look()
     assert (drawn.joules, drawn.source) == (None, None)
@@ -102,9 +93,6 @@ def test_in_a_container_memory_is_the_gpus_and_says_so():
     gpu = looked(nvml, {"MemoryInfo": used(1800)}, {"MemoryInfo": used(1500)})
     assert gpu.memory == {"peak_process_vram_mib": 800.0, "process_vram_source": "nvml-device"}
     assert gpu.doubts == {}
-
-
-# What makes its times doubtful
 
 
 @pytest.mark.parametrize("name", ["CurrentClocksEventReasons", "CurrentClocksThrottleReasons"])
@@ -147,21 +135,12 @@ def test_cores_that_rest_while_a_gpu_works_are_no_doubt(monkeypatch, gpu, doubte
     assert ("clocks fell" in watch.doubts.get("throttled", "")) is doubted
 
 
-# What torch's allocator says
-
-
-def segment(pool, total, allocated):
-    sizes = {"total_size": total * MIB, "allocated_size": allocated * MIB}
-    return {"segment_pool_id": pool, **sizes}
-
-
 @pytest.mark.parametrize(
     ("allocated", "reserved", "can_list", "graphs", "peaks"),
     [
         (75, 180, True, True, (75 + 70 + 20, 180)),  # what the allocator counts in pools, once
         (75, 180, True, False, (75, 180)),
         (75, 180, False, True, (None, 180)),  # as `backend:cudaMallocAsync`
-        (75, 180, False, False, (75, 180)),
         (0, 0, True, False, (None, None)),  # with PYTORCH_NO_CUDA_MEMORY_CACHING
     ],
 )
@@ -171,7 +150,11 @@ def test_peaks_are_those_of_the_allocator_and_of_pools_of_cuda_graphs(
     def snapshot():
         if not can_list:
             raise RuntimeError("snapshot is not supported")
-        return [segment((0, 0), 60, 40), segment((0, 1), 100, 30), segment((0, 2), 20, 0)]
+        sizes = ((0, 0), 60, 40), ((0, 1), 100, 30), ((0, 2), 20, 0)
+        return [
+            {"segment_pool_id": pool, "total_size": total * MIB, "allocated_size": own * MIB}
+            for pool, total, own in sizes
+        ]
 
     monkeypatch.setattr(torch.cuda, "memory_snapshot", snapshot)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: allocated * MIB)

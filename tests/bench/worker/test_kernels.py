@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.plan.columns import row_of
 from minbert.kernels.reference import is_reference, kernels
-from tests.bench.synthetic_rows import HERE
 from tests.bench.tiny_cells import cell, ended, job_of
 
 
@@ -30,10 +28,6 @@ def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers,
     assert kept[1] > 1.2 * kept[0], "autograd keeps more than the kernels do"
 
 
-def test_older_rows_ran_on_the_fast_kernels_and_there_are_no_others(tiny_checkpoint):
-    of = cell(tiny_checkpoint)
-    older = {name: value for name, value in (HERE | of.columns()).items() if name != "kernels"}
-    assert row_of(older)["kernels"] == "fast"
-    assert replace(of, kernels="reference").cell_id != of.cell_id == row_of(older)["cell_id"]
+def test_there_are_no_other_kernels():
     with pytest.raises(ValueError, match="'odd'; there are fast, reference"), kernels("odd"):
         pass

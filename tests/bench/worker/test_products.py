@@ -1,6 +1,7 @@
 """The operations that a step requires, against calculations by hand, and the timing of products."""
 
 from collections import Counter
+from unittest import mock
 
 import pytest
 import torch
@@ -26,14 +27,12 @@ CPU = torch.device("cpu")
 
 
 def batch():
-    """Texts of several lengths."""
     real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, S]
     ids = torch.randint(1, 50, real.shape, generator=torch.Generator().manual_seed(0)) * real
     return Batch(ids, real.long(), None, torch.zeros(B, dtype=torch.int64), T)
 
 
 def model(mode, layers, rank, pooling, **more):
-    """A classifier with random weights, ready to train."""
     built = BertClassifier(CONFIG, C, pooling=pooling, dropout=0.1, head=more.pop("head", "linear"))
     initialise(built, 0)
     more = {"new_pooler": False} | more
@@ -41,13 +40,8 @@ def model(mode, layers, rank, pooling, **more):
     return built
 
 
-def products_of(mode="full", layers=None, rank=None, pooling="mean", **more):
-    """The products that a step requires."""
-    return required(model(mode, layers, rank, pooling, **more), [batch()], "off", CPU)
-
-
-def flops(**settings):
-    return products_of(**settings).flops
+def products_of(mode="full", layers=None, rank=None, pooling="mean", amp="off", **more):
+    return required(model(mode, layers, rank, pooling, **more), [batch()], amp, CPU)
 
 
 def thin(outputs, inputs, *, dx=True, rows=T):
@@ -90,21 +84,15 @@ BOTH_LAYERS = (
     ],
 )
 def test_operations_are_those_counted_by_hand(settings, expected):
-    assert flops(**settings) == expected
-
-
-def test_a_head_that_reads_tokens_needs_all_of_the_last_layer():
-    assert flops(mode="head", pooling="pooler", head="conv") >= 2 * LAYER
+    assert products_of(**settings).flops == expected
 
 
 def test_other_kernels_and_half_precision_require_the_same_products():
-    fast, half = (
-        required(model("lora", "all-lin", R, "pooler"), [batch()], amp, CPU)
-        for amp in ("off", "bf16")
-    )
-    assert half == fast
+    adapted = ADAPTED | {"layers": "all-lin", "pooling": "pooler"}
+    fast = products_of(**adapted)
+    assert products_of(**adapted, amp="bf16") == fast
     with kernels("reference"):
-        assert required(model("lora", "all-lin", R, "pooler"), [batch()], "off", CPU) == fast
+        assert products_of(**adapted) == fast
 
 
 def test_the_mean_of_several_batches_counts():
@@ -156,55 +144,15 @@ def test_a_trained_cell_keeps_its_result_if_products_cannot_be_measured(monkeypa
     assert measure_products(model("head", None, None, "mean"), [batch()], "off", CPU) == {}
 
 
-class Gpu:
-    """A fake GPU with a given time per product; a launch takes the CPU 5 µs, waiting 15 µs more.
-
-    Its events and the CPU share one clock.
-    """
-
-    def __init__(self, product_s):
-        self.cpu_s = self.busy_until_s = 0.0
-        self.product_s = product_s
-
-    def product(self):
-        self.cpu_s += 5e-6
-        self._take(self.product_s)
-
-    def sleep(self, cycles):
-        self._take(cycles / 2e9)
-
-    def _take(self, seconds):
-        self.busy_until_s = max(self.busy_until_s, self.cpu_s) + seconds
-
-    def synchronize(self, _device=None):
-        self.cpu_s = max(self.busy_until_s, self.cpu_s) + 15e-6
-
-    def event(self, *, enable_timing):
-        assert enable_timing
-        return Event(self)
-
-
-class Event:
-    def __init__(self, gpu):
-        self.gpu, self.time_s = gpu, 0.0
-
-    def record(self):
-        self.time_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
-
-    def synchronize(self):
-        self.gpu.synchronize()
-
-    def elapsed_time(self, other):
-        return (other.time_s - self.time_s) * 1000
-
-
-@pytest.mark.parametrize("product_s", [2e-6, 10e-6])
-def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch, product_s):
-    gpu = Gpu(product_s)
-    monkeypatch.setattr(torch.cuda, "_sleep", gpu.sleep)
-    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
-    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
-    monkeypatch.setattr(products.time, "perf_counter", lambda: gpu.cpu_s)
-    fastest_s = products._fastest_s(gpu.product, torch.device("cuda"))
-    assert fastest_s == pytest.approx(product_s, rel=0.01)
-    assert gpu.cpu_s < 1.2, "little overhead"
+def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch):
+    calls = mock.Mock()
+    calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
+    for name in ("_sleep", "Event"):
+        monkeypatch.setattr(torch.cuda, name, getattr(calls, name))
+    launches = products._LAUNCHES
+    seconds = products._fastest_s(calls.product, torch.device("cuda"))
+    assert seconds == pytest.approx(0.008 / launches)
+    names = [name for name, *_ in calls.mock_calls if name != "Event"]
+    repeat = ["_sleep", "Event().record", *["product"] * launches]
+    repeat += [f"Event().{name}" for name in ("record", "synchronize", "elapsed_time")]
+    assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"

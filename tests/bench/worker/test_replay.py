@@ -11,7 +11,7 @@ from bench.worker.probes import steps
 from bench.worker.probes.replay import agree, choose, is_enough, replay, warm_from
 from bench.worker.probes.steps import StepClock
 
-STEADY = [10.0, 20.0, 30.0, 40.0]
+STEADY, TOKENS = [10.0, 20.0, 30.0, 40.0], [1, 2, 3, 4]
 
 
 def times(factor):
@@ -43,37 +43,24 @@ def test_passes_agree_in_mean_and_quartiles(other, alike):
 
 def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before():
     assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
-    for drifting in ([times(3)], [times(2**n) for n in range(8)]):
+    late = [*(times(2**n) for n in range(replaying.WARMUP_PASSES)), *[times(1)] * 6]
+    for drifting in ([times(3)], late):
         assert warm_from(drifting) == (replaying.WARMUP_PASSES, False)
+    enough = replaying.WARMUP_PASSES + replaying.TIMED_PASSES
+    assert is_enough(late[:enough], TOKENS, 0)
+    assert not is_enough(late[: enough - 1], TOKENS, 0)
 
 
 def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_passes():
     steady = [times(1)] * 30
-    taken = next(n for n in range(1, 30) if is_enough(steady[:n], [1, 2, 3, 4], 100))
+    taken = next(n for n in range(1, 30) if is_enough(steady[:n], TOKENS, 100))
     assert taken == 1 + replaying.TIMED_PASSES
-    noisy = [times(1), *(times(1 + 0.3 * (n % 2)) for n in range(30))]
-    noisy[1] = times(1)
-    tokens = [1, 2, 3, 4]
+    noisy = [times(1), times(1), *(times(1.3 - 0.3 * (n % 2)) for n in range(30))]
     fewest = noisy[: 1 + replaying.TIMED_PASSES]
     spent_s = sum(map(sum, fewest[1:])) / 1000
-    assert not is_enough(fewest, tokens, spent_s + 0.001)
-    assert is_enough(fewest, tokens, spent_s - 0.001)
-    assert is_enough(noisy[: 1 + replaying.MOST_PASSES], tokens, 100)
-
-
-def test_one_that_settles_after_the_cap_counts_as_unsettled():
-    slow = iter([*(2.0**n for n in range(replaying.WARMUP_PASSES)), *[1.0] * 20])
-
-    def step(one):
-        if one.first:
-            step.ms = next(slow)
-        time.sleep(step.ms / 1000)
-
-    batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
-    found = replay(step, [[one] for one in batches], StepClock(torch.device("cpu")), budget_s=0)
-    assert not found.settled
-    assert found.warm == replaying.WARMUP_PASSES
-    assert len(found.passes) == replaying.WARMUP_PASSES + replaying.TIMED_PASSES
+    assert not is_enough(fewest, TOKENS, spent_s + 0.001)
+    assert is_enough(fewest, TOKENS, spent_s - 0.001)
+    assert is_enough(noisy[: 1 + replaying.MOST_PASSES], TOKENS, 100)
 
 
 def batch(ms):

@@ -1,12 +1,15 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
@@ -22,32 +25,26 @@ from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS
 from tests.bench.tiny_cells import PARTS, cell, digest_of, ended, job_of
 from tests.cs224n import write_folder
-from tests.hostile import answer, damaged, examples
 
+pytestmark = pytest.mark.usefixtures("quick")
 EVERY = [("full", None), ("head", None)] + [
     (mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick(monkeypatch):
-    """No steps are timed."""
     monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def job(checkpoint, mode, layers=None, **changes):
     """A job of a few steps that keeps its weights."""
-    values = {"max_steps": 3, "max_train": 24, "max_dev": 24, **changes}
-    own = {"data_digest": digest_of(24, 24), **values}
-    of = cell(checkpoint, mode, layers or "attn", **own)
+    own = {"max_steps": 3, "max_train": 24, "max_dev": 24, "data_digest": digest_of(24, 24)}
+    of = cell(checkpoint, mode, layers or "attn", **own | changes)
     return replace(job_of(of, checkpoint), keep=True)
 
 
 def predictions(run, model):
-    """A model's logits on the dev examples of a run, by part."""
     own, run.model = run.model, model
     logits = {part: run._predict(part, split) for part, split in run.dev.items()}
     run.model = own
@@ -85,11 +82,10 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     run = ended(of, tmp_path / "cell")
     untrained = predictions(run, engine_of(of.cell).build(of))
     assert np.abs(untrained[""] - run.logits[""]).max() > 1e-4
-    model = check(run)
-    kept = load_file(tmp_path / "cell" / "weights.safetensors")
+    model, path = check(run), tmp_path / "cell" / "weights.safetensors"
     expected = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert kept.keys() == expected
-    size = (tmp_path / "cell" / "weights.safetensors").stat().st_size
+    assert load_file(path).keys() == expected
+    size = path.stat().st_size
     config = BertConfig.from_folder(tiny_checkpoint)
     assert size < 8192 + largest_weights(of.cell, config), "names and shapes take a few KiB"
     whole = (tiny_checkpoint / "model.safetensors").stat().st_size
@@ -112,9 +108,26 @@ def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encod
     assert size < 16384 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
 
 
-@pytest.mark.parametrize("mode", ["full", "dora"])
+NAMED = {"layers": "query+output.dense", "learning_rate_base": None}
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "tolerance"),
+    [
+        ("bitfit", {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
+        ("lora", {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
+        ("dora", {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
+        ("lora", {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
+    ],
+)
+def test_settings_of_what_trains_are_those_of_the_loaded_model(
+    tiny_checkpoint, tmp_path, mode, changes, tolerance
+):
+    check(ended(job(tiny_checkpoint, mode, **changes), tmp_path), tolerance)
+
+
+@pytest.mark.parametrize("mode", ["full", "dora", "bitfit"])
 def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
-    """And those that have, which are frozen no more: of four the upper two."""
     of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
     run = ended(of, tmp_path / "cell")
     assert any(not p.requires_grad for name, p in run.model.named_parameters() if "layer.0" in name)
@@ -129,23 +142,16 @@ def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     run = ended(of, tmp_path / "cell")
     assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
     loaded = check(run, tolerance=0.05)
+    place = "bert.encoder.layer.0.attention.self"
+    query = loaded.get_parameter(f"{place}.qkv.weight").chunk(3)[0]
+    first = load_file(tiny_checkpoint / "model.safetensors")
+    assert torch.equal(query, first[f"{place}.query.weight"])
     convert_frozen(loaded, torch.bfloat16)
     assert np.array_equal(predictions(run, loaded)[""], run.logits[""])
-    loaded = load_trained(run.job, run.folder)
-    first = load_file(tiny_checkpoint / "model.safetensors")
-    name = "bert.embeddings.word_embeddings.weight"
-    if layers in (None, "attn-only", "all-lin-only"):
-        assert torch.equal(loaded.get_parameter(name), first[name])
-    weight = "encoder.layer.0.attention.self.qkv.weight"
-    query = loaded.bert.get_parameter(weight).chunk(3)[0]
-    assert torch.equal(query, first["bert.encoder.layer.0.attention.self.query.weight"])
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint, tmp_path):
-    checkpoint = tmp_path / "without"
-    checkpoint.mkdir()
-    for path in tiny_checkpoint.iterdir():
-        (checkpoint / path.name).write_bytes(path.read_bytes())
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "without"))
     tensors = load_file(checkpoint / "model.safetensors")
     left = {name: tensor.clone() for name, tensor in tensors.items() if "pooler" not in name}
     save_file(left, checkpoint / "model.safetensors")
@@ -174,22 +180,15 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
     assert not path.exists()
 
 
-# What is refused
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory, tiny_checkpoint):
-    """A job whose weights are in the file of `weights`."""
-    return job(tiny_checkpoint, "lora", "attn-only")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory, one):
-    folder = tmp_path_factory.mktemp("one") / "cell"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
-        ended(one, folder)
-    return (folder / "weights.safetensors").read_bytes()
+def test_others_can_read_the_file_where_they_can_read_any_new_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        model = nn.Linear(2, 2)
+        model.fixed_tensors = dict
+        saving.save_weights(model, model.parameters(), tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def refused(of, folder):
@@ -201,11 +200,12 @@ def refused(of, folder):
     return message
 
 
-def test_missing_weights_and_those_of_another_model(one, weights, tmp_path):
+def test_missing_or_damaged_weights_and_those_of_another_model(tiny_checkpoint, tmp_path):
+    one, path = job(tiny_checkpoint, "lora", "attn-only"), tmp_path / "weights.safetensors"
     assert "the cell kept no weights; run it again with --save-weights" in refused(one, tmp_path)
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(weights)
-    load_trained(one, tmp_path)
+    path.write_bytes(b"\0")
+    assert "is damaged (" in refused(one, tmp_path)
+    ended(one, tmp_path)
     for changes, why in [
         ({"rank": 2}, "[3, 4, 32] in float32, and [3, 2, 32] in float32 in the model of lora-r2"),
         ({"head": "nonlinear"}, "'classifier.bias' is [5] in float32, and missing in the model"),
@@ -215,16 +215,3 @@ def test_missing_weights_and_those_of_another_model(one, weights, tmp_path):
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
     save_file(tensors, path)
     assert "in bfloat16, and" in refused(one, tmp_path)
-
-
-@examples(60)
-@given(mask=damaged(bytes(3000)))
-def test_damaged_weights_load_or_are_refused_in_one_line(tmp_path_factory, one, weights, mask):
-    """The damage that was done to zeros is done to the file: a mask says where."""
-    content = bytearray(weights)
-    for place, value in enumerate(mask):
-        if value and place < len(content):
-            content[place] = value
-    folder = tmp_path_factory.mktemp("damaged")
-    (folder / "weights.safetensors").write_bytes(content[: len(content) + min(0, len(mask) - 3000)])
-    answer(lambda: load_trained(one, folder) or True, InputError, folder)

@@ -5,34 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.engines import minbert
 from bench.worker.run import CellRun
 from bench.worker.setup import Split, class_weights, trained_groups
-from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
 from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.bench.worker.test_worker import job_on
 
 LAYERS = 4
-RATE = 1e-3
 
 
 class Steps(CellRun):
-    """Keeps the loss, the logits and the batch of each training step."""
-
     def __init__(self, *given):
         super().__init__(*given)
-        self.taken: list[tuple[Tensor, Tensor, Batch]] = []
+        self.taken = []
 
     def _step(self, trainer, batch):
-        if not self.taken:
-            self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         loss, logits = super()._step(trainer, batch)
         self.taken.append((loss, logits, batch))
-        if len(self.taken) == 1:
-            self.second = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         return loss, logits
 
     @property
@@ -46,42 +38,31 @@ def run(checkpoint, folder, task, mode="full", **changes):
     return ended(job_on(checkpoint, folder, task, mode, **changes), folder / "cell", Steps)
 
 
-# Losses
-
-
 def reference(labels, smoothing):
     """Torch's loss with the balanced weights of scikit-learn."""
     from sklearn.utils.class_weight import compute_class_weight
 
     weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
-    return nn.CrossEntropyLoss(
-        torch.tensor(weights, dtype=torch.float32), label_smoothing=smoothing
-    )
+    return nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=smoothing)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
-    tiny_checkpoint, tmp_path, smoothing
-):
-    settings = {"class_weights": "balanced", "label_smoothing": smoothing}
+def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(tiny_checkpoint, tmp_path):
+    settings = {"class_weights": "balanced", "label_smoothing": 0.2}
     ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
     labels = ended.train[""].labels
     assert len(labels) < 24
     assert len(set(np.bincount(labels).tolist())) > 1
-    loss_of = reference(labels, smoothing)
+    loss_of = reference(labels, 0.2)
     for loss, logits, batch in ended.trained:
         torch.testing.assert_close(loss, loss_of(logits, batch.labels))
-    split = ended.dev[""]
-    plain = nn.CrossEntropyLoss()(
-        torch.from_numpy(ended.logits[""]).double(), torch.from_numpy(split.labels)
-    )
+    logits, labels = map(torch.from_numpy, (ended.logits[""], ended.dev[""].labels))
+    plain = nn.CrossEntropyLoss()(logits.double(), labels)
     assert ended.columns["dev_loss"] == pytest.approx(plain.item())
 
 
 def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(tiny_checkpoint, tmp_path):
     settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
     ended = run(tiny_checkpoint, tmp_path, **settings)
-    assert {batch.part for *_, batch in ended.trained} == {"sst", "quora", "sts"}
     for loss, logits, batch in ended.trained:
         if batch.part == "sts":
             expected = nn.MSELoss()(logits[:, 0], batch.labels)
@@ -102,12 +83,8 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
     assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
 
 
-# Rates
-
-
-def rates_of(checkpoint, mode, layers="all-lin", **changes):
-    """The rate and decay of every parameter that trains."""
-    of = cell(checkpoint, mode, layers, **{"learning_rate_head": RATE, **changes})
+def rates_of(checkpoint, mode, **changes):
+    of = cell(checkpoint, mode, "all-lin", learning_rate_head=1e-3, **changes)
     model = minbert.build(job_of(of, checkpoint))
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = trained_groups(model, of)
@@ -119,39 +96,14 @@ def rates_of(checkpoint, mode, layers="all-lin", **changes):
 
 @pytest.mark.parametrize("mode", ["full", "lora", "dora"])
 def test_rates_fall_layer_by_layer_and_not_above_the_encoder(deep_checkpoint, mode):
+    """With a ratio of LoRA+, B's are a multiple of that."""
+    ratio = 1.0 if mode == "full" else 16.0
     plain = rates_of(deep_checkpoint, mode)
-    if mode != "full":  # B's, and no other, is a multiple
-        more = rates_of(deep_checkpoint, mode, lora_plus_ratio=16.0)
-        assert more == {
-            name: (rate * (16 if name.endswith("lora_B") else 1), decay)
-            for name, (rate, decay) in plain.items()
-        }
-    decayed = rates_of(deep_checkpoint, mode, layer_decay=0.5)
+    decayed = rates_of(deep_checkpoint, mode, layer_decay=0.5, lora_plus_ratio=ratio)
     assert plain.keys() == decayed.keys()
     factors = {"bert.embeddings.": 0.5**LAYERS, "bert.pooler.": 1.0, "classifier.": 1.0}
     factors |= {f"bert.encoder.layer.{n}.": 0.5 ** (LAYERS - 1 - n) for n in range(LAYERS)}
-    for prefix, factor in factors.items():
-        names = [name for name in plain if name.startswith(prefix)]
-        assert names, prefix
-        for name in names:
-            rate, decay = plain[name]
-            assert decayed[name] == (pytest.approx(rate * factor), decay), name
-
-
-@pytest.mark.parametrize("unfreeze", ["all", "iterative"])
-def test_a_first_step_moves_by_the_rates(deep_checkpoint, tmp_path, unfreeze):
-    """Of AdamW it is the rate in each number, whatever the gradient; B begins at 0, so that A has
-    no gradient."""
-    settings = {
-        "warmup": 0.0, "weight_decay": 0.0, "schedule": "linear", "learning_rate": RATE,
-        "learning_rate_base": RATE, "layer_decay": 0.5, "lora_plus_ratio": 4.0, "max_steps": 2,
-        "unfreeze": unfreeze,
-    }  # fmt: skip
-    ended = run(deep_checkpoint, tmp_path, "sst", "lora", **settings)
-    moves = {n: (ended.second[n] - p).abs().max().item() for n, p in ended.first.items()}
-    assert moves["classifier.weight"] == pytest.approx(RATE, rel=1e-2)
-    for layer in range(LAYERS):
-        expected = 0.5 ** (LAYERS - 1 - layer) * RATE if unfreeze == "all" else 0.0
-        place = f"bert.encoder.layer.{layer}.output"
-        assert moves[f"{place}.dense.lora_B"] == pytest.approx(4 * expected, rel=1e-2)
-        assert moves[f"{place}.LayerNorm.weight"] == pytest.approx(expected, rel=1e-2)
+    for name, (rate, decay) in plain.items():
+        (factor,) = (factor for prefix, factor in factors.items() if name.startswith(prefix))
+        of_b = ratio if name.endswith("lora_B") else 1.0
+        assert decayed[name] == (pytest.approx(rate * factor * of_b), decay), name

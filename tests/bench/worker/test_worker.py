@@ -26,8 +26,8 @@ class Watched(CellRun):
 
     def __init__(self, job, folder):
         super().__init__(job, folder, Progress(None))
-        self.came: list[str] = []
-        self.moved: list[set[str]] = []
+        self.came = []
+        self.moved = []
 
     def _step(self, trainer, batch):
         if not self.came:
@@ -49,7 +49,7 @@ class Watched(CellRun):
 @pytest.fixture
 def rates(monkeypatch):
     """The rate that all groups have in each step, as the steps come."""
-    seen: list[float] = []
+    seen = []
     step = Optimizer.step
 
     def told(of):
@@ -62,7 +62,6 @@ def rates(monkeypatch):
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
-    """The job of a cell on made-up examples."""
     data = write_folder(folder / "data", count=ALL_EXAMPLES)
     values = {
         "task": task, "data_digest": load_data(task, data).digest[:16], "max_train": None,
@@ -84,12 +83,8 @@ def watched(checkpoint, folder, mode="lora", **changes):
 
 
 def layers_of(names, tower):
-    """The layers of a tower of which a parameter is named."""
     found = (re.match(rf"{tower}\.encoder\.layer\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in found if match}
-
-
-# What has to have moved
 
 
 @pytest.mark.parametrize(
@@ -114,9 +109,6 @@ def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoi
     run = watched(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
     with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
         run.run()
-
-
-# What comes when, and at what rate
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])

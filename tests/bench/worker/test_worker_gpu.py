@@ -3,7 +3,7 @@
 import weakref
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -26,58 +26,41 @@ IN_ORDER = [
     *("rehearse", "synchronise", "train") * 2,  # so that no time includes a rehearsal's end
     "read",
     "measure, without gradients",
+    "train",  # the counted step and the timing batches
 ]  # fmt: skip
 
 
-class Came(NamedTuple):
-    """What is done to a GPU, once each in a row; and of rehearsals and steps their tokens and the
-    number of parameters that train in them."""
-
-    events: list[str]
-    passes: list[tuple[str, int, int]]
-
-    def note(self, event):
-        if self.events[-1:] != [event]:
-            self.events.append(event)
-
-
 def on_gpu(job, folder, monkeypatch):
-    """The job, run on a pretended GPU."""
-    came = Came([], [])
-    note = came.note
-    step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
-    build = minbert.build
+    """The job, run on a pretended GPU; what is done to that, once each in a row; and of rehearsals
+    and steps their tokens and the number of parameters that train in them."""
+    events, passes = [], []
 
-    def loaded(job):
-        note("load")
-        return build(job)
+    def note(event):
+        if events[-1:] != [event]:
+            events.append(event)
 
-    def note_pass(event, batch):
-        note(event)
-        trained = sum(p.requires_grad for p in run.model.parameters())
-        came.passes.append((event, batch.padded, trained))
+    def note_calls(owner, name, event):
+        function = getattr(owner, name)
 
-    def taken(trainer, batch, *more):
-        note_pass("train", batch)
-        return step(trainer, batch, *more)
+        def noted(*given):
+            note(event)
+            if owner is Trainer:
+                trained = sum(p.requires_grad for p in run.model.parameters())
+                passes.append((event, given[1].padded, trained))
+            if owner is SavedTensors:
+                assert all(p.grad is None for p in run.model.parameters())
+            return function(*given)
 
-    def rehearsed(trainer, batch):
-        note_pass("rehearse", batch)
-        rehearse(trainer, batch)
+        monkeypatch.setattr(owner, name, noted)
 
-    def counted(saved):
-        there = any(p.grad is not None for p in run.model.parameters())
-        note(f"measure, {'with' if there else 'without'} gradients")
-        return count(saved)
-
-    monkeypatch.setattr(minbert, "build", loaded)
-    monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr(Trainer, "rehearse", rehearsed)
-    monkeypatch.setattr(SavedTensors, "counting", counted)
+    note_calls(minbert, "build", "load")
+    note_calls(Trainer, "step", "train")
+    note_calls(Trainer, "rehearse", "rehearse")
+    note_calls(SavedTensors, "counting", "measure, without gradients")
     with pretended_gpu(monkeypatch, note):
         run = CellRun(replace(job, device=DEVICE), folder, Progress(None))
         run.run()
-    return run, came
+    return run, events, passes
 
 
 @pytest.fixture
@@ -89,20 +72,19 @@ def job(tiny_checkpoint, tmp_path):
 def test_memory_is_measured_in_the_order_in_which_it_says_something(job, tmp_path, monkeypatch):
     """The driver's own before there is a context, torch's peaks from after loading to training's
     end, and activations without the gradients that a forward pass does not find."""
-    came = on_gpu(job, tmp_path / "cell", monkeypatch)[1].events
-    wanted = [*IN_ORDER, "train"]  # the counted step and the timing batches
+    _, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     driver = [
         event
         for before, event in pairwise(came)
         if event != "baseline" and (event != "synchronise" or before == "rehearse")
     ]  # later looks are at the peak
     merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
-    assert [came[0], *merged] == wanted
+    assert [came[0], *merged] == IN_ORDER
 
 
 @pytest.mark.parametrize(
     ("unfreeze", "steps"),
-    [("all", 1), ("iterative", 2), ("iterative", 15), ("all", None), ("iterative", None)],
+    [("all", 1), ("iterative", 15), ("iterative", None)],
 )
 def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     tiny_checkpoint, tmp_path, monkeypatch, unfreeze, steps
@@ -110,7 +92,7 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     """And with the parameters that it trains, so that the peaks are those of training."""
     changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
-    run, (_, passes) = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, _, passes = on_gpu(job, tmp_path / "cell", monkeypatch)
     starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
     last = len(run.losses) + len(starts)  # the panel follows
     assert len(starts) == len(run.epochs)
@@ -126,14 +108,11 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
 
 
 def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(job, tmp_path, monkeypatch):
-    def forbidden(*_):
-        raise AssertionError
-
-    monkeypatch.setattr(Trainer, "rehearse", forbidden)
+    monkeypatch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
     CellRun(job, tmp_path / "cell", Progress(None)).run()
     monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
     cell = replace(job.cell, compile="on", task="sst")
-    came: list[str] = []
+    came = []
     with pretended_gpu(monkeypatch, came.append):
         CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
     assert "read" in came
@@ -143,8 +122,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
     usual = CellRun(job, tmp_path / "cell", Progress(None))
     usual.run()
     step = Trainer.step
-    given: list[weakref.ref[torch.Tensor]] = []
-    alive: list[int] = []
+    given, alive = [], []
 
     def taken(trainer, batch):
         alive.append(sum(tensor() is not None for tensor in given))
@@ -154,7 +132,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
 
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
-    run, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, *_ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
     assert (run.logits[""] == usual.logits[""]).all()
@@ -192,7 +170,7 @@ def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, default_flags, tf32)
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
-    peaks: dict[str, list[int]] = {"step": [], "measure": [], "work": []}
+    peaks = {"step": [], "measure": [], "work": []}
 
     def peak_of(name, function):
         def counted(*args):

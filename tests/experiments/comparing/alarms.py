@@ -158,12 +158,8 @@ def _row(
     return _planned(number, seed) | values
 
 
-SCENARIOS: Final = tuple(
-    Simulated(**table)
-    for table in tomllib.loads(
-        Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8")
-    )["scenarios"]
-)
+_TABLES: Final = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
+SCENARIOS: Final = tuple(Simulated(**table) for table in _TABLES["scenarios"])
 
 
 def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
@@ -184,9 +180,8 @@ def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw,
 
 def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
     """The rows up to the last round of each cell."""
-    base, new = (
-        [row for row in side if row.repeat <= ended[row.cell_id]] for side in (draw.base, draw.new)
-    )
+    sides = (draw.base, draw.new)
+    base, new = ([row for row in one if row.repeat <= ended[row.cell_id]] for one in sides)
     return replace(draw, base=base, new=new)
 
 

@@ -50,13 +50,9 @@ def run(side: Path, *command: str) -> "subprocess.CompletedProcess[str]":
         RuntimeError: if it ends with another exit code than 0 or 1.
     """
     paths = [str(side.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    argv = [sys.executable, "-m", *command]
+    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
     return done
@@ -84,9 +80,8 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
         new = rows[1][cell_id]
         comparison = compare([base], [new], Limits(), values_of=(no_values, no_values))
         [pair] = comparison.pairs
-        worse = {
-            one.measure.column for _, one in comparison.regressions if one.measure.kind == "count"
-        }
+        measures = [one.measure for _, one in comparison.regressions]
+        worse = {measure.column for measure in measures if measure.kind == "count"}
         ratio = (new.step_gflop or 0) / (base.step_gflop or 1)
         yield {"setting": pair.label, "gflop": round(ratio, 4), "found": sorted(worse)}
 

@@ -108,9 +108,8 @@ def variances(known: Candidates) -> tuple[float, float]:
     compared = known.comparison
     pairs = np.triu(compared.seeds == 3, 1)
     of_examples, of_seed = compared.of_examples[pairs], compared.of_seed[pairs]
-    return float(np.median(of_examples)) * known.examples, float(
-        np.median(of_seed)
-    ) * known.examples
+    each = [float(np.median(of)) * known.examples for of in (of_examples, of_seed)]
+    return each[0], each[1]
 
 
 def page(text: str, figures: Figures) -> str:

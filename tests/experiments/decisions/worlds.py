@@ -65,16 +65,11 @@ class Simulated:
     truth: Callable[[Rng, int], Floats]  # makes the true scores of all settings but the head
     settings: int = 40  # with the head, which comes first
     examples: int = 1064
-    seeds: tuple[int, ...] = (
-        3,
-    )  # of each setting but the head, which has the most; the last repeats
+    seeds: tuple[int, ...] = (3,)  # of each but the head, which has the most; the last repeats
     by_seed: float = 0.002  # std between seeds that all examples share, beside each example's part
     odd: Sequence[int] = ()  # settings, of all but the head, that vary otherwise or collapse
     odd_by_seed: float | None = None  # the std of these between seeds; None: of the others
-    collapse: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # how much lower these score in what fraction of seeds
+    collapse: tuple[float, float] = (0.0, 0.0)  # how much lower they score in which rate of seeds
     slopes: tuple[float, ...] = (1.0,)  # how much an example's difficulty matters, in turns
     paired: bool = False  # whether settings share nearly all parts in pairs, as fp32 and bf16
     kept: bool = True  # whether predictions are kept
@@ -104,19 +99,15 @@ class Simulated:
         ratio = (by_seed / _density(usual)) ** 2
         of_seed = np.sqrt(parts * ratio / (1 - ratio))
         total = np.sqrt(parts + of_seed**2)
-        latent = (ndtri(score) * total[:, None])[:, :, None] + slope[:, None, None] * _normal(
-            rng, self.examples
-        )
+        latent = (ndtri(score) * total[:, None])[:, :, None]
+        latent = latent + slope[:, None, None] * _normal(rng, self.examples)
         latent = latent + _OWN * self._alike(rng, count, 1, self.examples)
         latent = latent + _IN_SEED * self._alike(rng, count, most, self.examples)
         latent += of_seed[:, None, None] * self._alike(rng, count, most, 1)
         right = (latent > 0).astype(float)
         numbers = [most, *self.seeds, *[self.seeds[-1]] * count][:count]
-        samples = [
-            _sample(dict(enumerate(values[:number])), self.kept)
-            for values, number in zip(right, numbers, strict=True)
-        ]
-        return truth, samples, MARGIN
+        each = (dict(enumerate(one[:number])) for one, number in zip(right, numbers, strict=True))
+        return truth, [_sample(values, self.kept) for values in each], MARGIN
 
     def _alike(self, rng: Rng, count: int, *shape: int) -> NDArray[np.float32]:
         """Normal parts of each setting, nearly the same for both of a pair."""
@@ -209,9 +200,8 @@ class Resampled:
         seeds = rng.integers(number, size=(1 if self.paired else settings, number))
         seeds = np.broadcast_to(seeds, (settings, number))
         made = []
-        for values, own, sample in zip(
-            self.population, seeds, self.candidates.samples, strict=True
-        ):
+        each = zip(self.population, seeds, self.candidates.samples, strict=True)
+        for values, own, sample in each:
             has = range(len(sample.values))
             made.append(_sample({i: values[own[i]].take(drawn) for i in has}))
         truth = self.population.mean(axis=(1, 2))
@@ -236,11 +226,8 @@ def worlds() -> list[World]:
     """The scenarios that the promise covers."""
     run = committed()
     three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
-    several = replace(
-        run,
-        settings=tuple(run.settings[i] for i in three),
-        samples=tuple(run.samples[i] for i in three),
-    )
+    settings, samples = (tuple(of[i] for i in three) for of in (run.settings, run.samples))
+    several = replace(run, settings=settings, samples=samples)
     return [
         *_simulated("worlds"),
         Resampled("the committed run, 1,064 examples", run, 1064, quotes=True),

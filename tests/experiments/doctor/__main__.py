@@ -13,8 +13,7 @@ from statistics import median
 import click
 
 from bench.doctor.check import FAILED
-from tests.experiments.doctor.faults import FAULTS, NONE, Fault
-from tests.experiments.doctor.injection import ROOT, environment
+from tests.experiments.doctor.faults import FAULTS, NONE, ROOT, Fault, environment
 
 
 def failed_checks(fault: Fault) -> tuple[dict[str, str], float]:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import psutil
 
-from tests.experiments.doctor import patches
-
+ROOT: Final = Path(__file__).parents[3]
+_SITE: Final = Path(__file__).parent / "site"
 _PR_SET_THP_DISABLE: Final = 41
 _CPU_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 _SOME_MIB: Final = 1900
@@ -26,14 +26,14 @@ class Fault:
     """What is wrong, in words, and the name of the check that has to fail.
 
     Attributes:
-        patch: of `tests.experiments.doctor.patches`; None: the fault is not in the code.
+        patch: its name in `tests.experiments.doctor.patches`; empty: the fault is not in the code.
         machine: the context in which the doctor runs.
         limit: called in the doctor's process before it begins.
     """
 
     text: str
     check: str
-    patch: Any = None
+    patch: str = ""
     machine: Callable[[], AbstractContextManager[Any]] = nullcontext
     limit: Callable[[], object] = field(default=lambda: None)
 
@@ -87,14 +87,21 @@ def _refuse_huge_pages() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
+def environment(patch: str = "", **variables: str) -> dict[str, str]:
+    """This process's environment, with a patch of that name, which strikes a command and all
+    processes that it starts."""
+    paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT": patch, **variables}
+
+
 NONE: Final = Fault("", "")
 FAULTS: Final = {
-    "torch-broken": Fault("torch can't be imported", "software", patches.torch_is_broken),
+    "torch-broken": Fault("torch can't be imported", "software", "torch_is_broken"),
     "precision": Fault(
         "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE", "software",
-        patches.precision_is_inherited,
+        "precision_is_inherited",
     ),
-    "threads": Fault("workers use half the threads", "software", patches.half_the_threads),
+    "threads": Fault("workers use half the threads", "software", "half_the_threads"),
     "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit", limit=_limit_data),
     "busy-core": Fault(
         "another program keeps a core busy (real)", "disturbance", machine=_busy_core
@@ -104,28 +111,28 @@ FAULTS: Final = {
         machine=_quota_group, limit=_join_half_quota,
     ),
     "clocks": Fault(
-        "cores have half their speed after two seconds", "frequency", patches.cores_slow_down
+        "cores have half their speed after two seconds", "frequency", "cores_slow_down"
     ),
-    "clock-fast": Fault("step times are 3% too long", "step-clock", patches.clock_is_fast),
-    "clock-slow": Fault("step times are 3% too short", "step-clock", patches.clock_is_slow),
-    "peak": Fault("the peak is not reset", "memory-counters", patches.peak_is_not_reset),
+    "clock-fast": Fault("step times are 3% too long", "step-clock", "clock_is_fast"),
+    "clock-slow": Fault("step times are 3% too short", "step-clock", "clock_is_slow"),
+    "peak": Fault("the peak is not reset", "memory-counters", "peak_is_not_reset"),
     "counter": Fault(
-        "a tenth of anonymous memory is not counted", "memory-counters", patches.memory_is_missed
+        "a tenth of anonymous memory is not counted", "memory-counters", "memory_is_missed"
     ),
-    "growth": Fault("every step keeps 2 MiB", "allocator", patches.steps_grow),
-    "tunables": Fault("workers get no tunables", "allocator", patches.no_tunables),
+    "growth": Fault("every step keeps 2 MiB", "allocator", "steps_grow"),
+    "tunables": Fault("workers get no tunables", "allocator", "no_tunables"),
     "huge-pages": Fault(
         "the system refuses huge pages (real)", "huge-pages", limit=_refuse_huge_pages
     ),
-    "bf16": Fault("bf16 products are 1% too large", "products", patches.bf16_is_wrong),
-    "fp32": Fault("fp32 products are rounded to bf16", "products", patches.fp32_is_short),
+    "bf16": Fault("bf16 products are 1% too large", "products", "bf16_is_wrong"),
+    "fp32": Fault("fp32 products are rounded to bf16", "products", "fp32_is_short"),
     "dora": Fault(
-        "DoRA's fast path: gradients of magnitudes 5% too large", "numerics", patches.dora_is_wrong
+        "DoRA's fast path: gradients of magnitudes 5% too large", "numerics", "dora_is_wrong"
     ),
-    "dropout": Fault("dropout can't be turned off", "numerics", patches.dropout_stays_on),
-    "compile": Fault("each step is compiled again", "compiled", patches.compiles_again),
-    "row": Fault("a cell's row lacks its peak", "grid", patches.row_lacks_peak),
-    "heads": Fault("engine transformers starts from another head", "engines", patches.other_heads),
-    "forecast": Fault("peaks are forecast a third too high", "forecast", patches.forecast_is_off),
-    "oom": Fault("running out of memory ends as a crash", "out-of-memory", patches.oom_is_a_crash),
+    "dropout": Fault("dropout can't be turned off", "numerics", "dropout_stays_on"),
+    "compile": Fault("each step is compiled again", "compiled", "compiles_again"),
+    "row": Fault("a cell's row lacks its peak", "grid", "row_lacks_peak"),
+    "heads": Fault("engine transformers starts from another head", "engines", "other_heads"),
+    "forecast": Fault("peaks are forecast a third too high", "forecast", "forecast_is_off"),
+    "oom": Fault("running out of memory ends as a crash", "out-of-memory", "oom_is_a_crash"),
 }  # fmt: skip

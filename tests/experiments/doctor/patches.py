@@ -21,16 +21,19 @@ def of(module: str, name: str) -> Any:
             holder = getattr(loaded, outer[0]) if outer else loaded
             setattr(holder, last, replacement(getattr(holder, last)))
 
-        patch.__name__, patch.module = replacement.__name__, module  # type: ignore[attr-defined]
+        patch.module = module  # type: ignore[attr-defined]
         return patch
 
     return mark
 
 
-# the frame
+_check = of("bench.doctor.checks.memory_limit", "check")
+_environment = of("bench.machine.environment", "worker_environment")
+_elapsed_ms = of("bench.worker.probes.steps", "StepClock._elapsed_ms")
+_times = of("minbert.kernels.products", "times")
 
 
-@of("bench.doctor.checks.memory_limit", "check")
+@_check
 def check_raises(_real: Any) -> Any:
     def check(context: Any) -> None:
         raise RuntimeError(f"no such thing in {context.folder}")
@@ -38,7 +41,7 @@ def check_raises(_real: Any) -> Any:
     return check
 
 
-@of("bench.doctor.checks.memory_limit", "check")
+@_check
 def check_hangs(_real: Any) -> Any:
     def check(context: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -49,12 +52,7 @@ def check_hangs(_real: Any) -> Any:
     return check
 
 
-@of("bench.doctor.checks.memory_limit", "check")
-def check_is_killed(_real: Any) -> Any:
-    return lambda _context: os.kill(os.getpid(), signal.SIGSEGV)
-
-
-@of("bench.doctor.checks.memory_limit", "check")
+@_check
 def check_skips(_real: Any) -> Any:
     def check(_context: Any) -> None:
         from bench.doctor.check import SkipError
@@ -67,9 +65,6 @@ def check_skips(_real: Any) -> Any:
 @of("torch", "Tensor")
 def torch_is_broken(_real: Any) -> Any:
     raise ImportError("libtorch_cpu.so: cannot open shared object file")
-
-
-# the machine
 
 
 @of("torch", "mm")
@@ -86,49 +81,29 @@ def cores_slow_down(real: Any) -> Any:
     return slower
 
 
-# the environment of workers
-
-
-@of("bench.machine.environment", "worker_environment")
-def no_tunables(real: Any) -> Any:
-    return lambda *arguments, **_others: real(*arguments, tuned=False)
-
-
-@of("bench.machine.environment", "worker_environment")
-def precision_is_inherited(real: Any) -> Any:
-    inherits = {"NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
-    return lambda *arguments, **others: real(*arguments, **others) | inherits
-
-
-@of("bench.machine.environment", "worker_environment")
-def half_the_threads(real: Any) -> Any:
-    return lambda inherited, threads, *gpu, **others: real(
-        inherited, max(1, threads // 2), *gpu, **others
+no_tunables = _environment(lambda real: lambda *of, **_others: real(*of, tuned=False))
+half_the_threads = _environment(
+    lambda real: (
+        lambda inherited, threads, *of, **others: real(
+            inherited, max(1, threads // 2), *of, **others
+        )
     )
-
-
-# clocks and counters
-
-
-@of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-def clock_is_fast(real: Any) -> Any:
-    return lambda *times: 1.03 * real(*times)
-
-
-@of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-def clock_is_slow(real: Any) -> Any:
-    return lambda *times: 0.97 * real(*times)
-
-
-@of("bench.worker.probes.memory", "forget_peak")
-def peak_is_not_reset(_real: Any) -> Any:
-    return lambda: None
+)
+precision_is_inherited = _environment(
+    lambda real: (
+        lambda *of, **others: (
+            real(*of, **others)
+            | {"NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
+        )
+    )
+)
+clock_is_fast = _elapsed_ms(lambda real: lambda *times: 1.03 * real(*times))
+clock_is_slow = _elapsed_ms(lambda real: lambda *times: 0.97 * real(*times))
+peak_is_not_reset = of("bench.worker.probes.memory", "forget_peak")(lambda _real: lambda: None)
 
 
 @of("bench.worker.probes.memory", "_status")
 def memory_is_missed(real: Any) -> Any:
-    """A tenth of the anonymous memory is not counted."""
-
     def status() -> dict[str, float]:
         values = real()
         missed = values.get("RssAnon", 0.0) / 10
@@ -138,12 +113,8 @@ def memory_is_missed(real: Any) -> Any:
     return status
 
 
-# training
-
-
 @of("minbert.training.trainer", "Trainer.step")
 def steps_grow(real: Any) -> Any:
-    """Every step keeps 2 MiB more than the one before."""
     kept: list[bytes] = []
     return lambda *of: (kept.append(b"\1" * 2**21), real(*of))[1]
 
@@ -156,22 +127,12 @@ def _products(real: Any, dtype: str, wrong: Any) -> Any:
     return times
 
 
-@of("minbert.kernels.products", "times")
-def bf16_is_wrong(real: Any) -> Any:
-    """A hundredth too large, as if scaled in too few bits."""
-    return _products(real, "bfloat16", lambda y: y * 1.01)
-
-
-@of("minbert.kernels.products", "times")
-def fp32_is_short(real: Any) -> Any:
-    """Rounded to bf16, as a fast mode of a library does."""
-    return _products(real, "float32", lambda y: y.bfloat16().float())
+bf16_is_wrong = _times(lambda real: _products(real, "bfloat16", lambda y: y * 1.01))
+fp32_is_short = _times(lambda real: _products(real, "float32", lambda y: y.bfloat16().float()))
 
 
 @of("adapters.product", "_backward")
 def dora_is_wrong(real: Any) -> Any:
-    """The fast path's gradient of DoRA's magnitudes is a twentieth too large."""
-
     def backward(*of: Any) -> Any:
         du, da, db, dm = real(*of)
         return du, da, db, None if dm is None else dm * 1.05
@@ -181,8 +142,6 @@ def dora_is_wrong(real: Any) -> Any:
 
 @of("minbert.model.classifier", "BertClassifier.__init__")
 def dropout_stays_on(real: Any) -> Any:
-    """Models that are built without dropout have some."""
-
     def init(self: Any, config: Any, *others: Any, **named: Any) -> None:
         from dataclasses import replace
 
@@ -195,8 +154,6 @@ def dropout_stays_on(real: Any) -> Any:
 
 @of("minbert.training.compiled", "CompiledModel.__call__")
 def compiles_again(real: Any) -> Any:
-    """Every step forgets what was compiled."""
-
     def call(*of: Any) -> Any:
         import torch
 
@@ -206,19 +163,8 @@ def compiles_again(real: Any) -> Any:
     return call
 
 
-# cells
-
-
-@of("bench.engines.transformers", "_draw_head")
-def other_heads(_real: Any) -> Any:
-    """Engine transformers starts from another head."""
-    return lambda *_: None
-
-
 @of("bench.forecast.forecast", "Forecast.predict")
 def forecast_is_off(real: Any) -> Any:
-    """Peaks are forecast a third too high."""
-
     def predict(*of: Any) -> Any:
         from dataclasses import replace
 
@@ -228,11 +174,6 @@ def forecast_is_off(real: Any) -> Any:
     return predict
 
 
-@of("bench.worker.failures", "is_out_of_memory")
-def oom_is_a_crash(_real: Any) -> Any:
-    return lambda _error: False
-
-
-@of("bench.worker.run", "CellRun.memory")
-def row_lacks_peak(_real: Any) -> Any:
-    return lambda _self: {}
+other_heads = of("bench.engines.transformers", "_draw_head")(lambda _real: lambda *_: None)
+oom_is_a_crash = of("bench.worker.failures", "is_out_of_memory")(lambda _real: lambda _error: False)
+row_lacks_peak = of("bench.worker.run", "CellRun.memory")(lambda _real: lambda _self: {})

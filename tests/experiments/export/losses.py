@@ -24,15 +24,14 @@ from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
 from bench.export.training import write_training
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bench.worker.progress import Progress
-from bench.worker.run import CellRun
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import cell, ended, job_of
 from tests.experiments.export import plain_training
+from tests.experiments.export.matrix import markdown_table
 
 STEPS: Final = 20
 TOLERANCE: Final = 1e-4
@@ -67,12 +66,7 @@ _WORDS: Final = (
 
 @dataclass(frozen=True)
 class Setting:
-    """A cell to train on both sides.
-
-    Attributes:
-        problem: what is learned; with `pairs`, of pairs of texts.
-        changes: settings of the cell that differ from those of `prepare`.
-    """
+    """A cell to train on both sides, with `changes` to the settings of `prepare`."""
 
     mode: str = "full"
     layers: str = ""
@@ -82,7 +76,6 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """All of it, in words."""
         words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
         words += ["pairs" if self.pairs else ""]
         words += [f"{name}={value}" for name, value in self.changes.items()]
@@ -93,11 +86,11 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
     """Made-up texts of 1 to 40 words, whose labels follow from the words."""
     rng = np.random.default_rng(seed)
 
-    def text() -> str:
-        return " ".join(rng.choice(_WORDS, 1 + int(rng.integers(40) ** 2 / 40)))
+    def texts() -> tuple[str, ...]:
+        lengths = (1 + int(rng.integers(40) ** 2 / 40) for _ in range(count))
+        return tuple(" ".join(rng.choice(_WORDS, length)) for length in lengths)
 
-    first = tuple(text() for _ in range(count))
-    second = tuple(text() for _ in range(count)) if pairs else None
+    first, second = texts(), texts() if pairs else None
     scores = np.array([a.count("good") + 3 * ("film" in a) + a.count("rains") for a in first])
     labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
     if problem == REGRESSION:
@@ -109,33 +102,21 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
 
 
 def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
-    """Train a cell in this process, and write what its exported folder has for a training.
-
-    Returns:
-        The loss of each step.
-    """
+    """Train a cell in this process, and write what its exported folder has for a training; returns
+    the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
     classes = () if setting.problem == REGRESSION else _CLASSES
     prepared = Prepared("made-up", setting.problem, classes, "")
     data = TaskData(prepared.task, *sides)
     source = write(folder / "data", replace(prepared, digest=data.digest), data)
-    job = replace(
-        job_of(
-            cell(
-                checkpoint, setting.mode, setting.layers,
-                **{
-                    "task": "made-up", "data_digest": data.digest[:16], "max_train": None,
-                    "max_dev": None, "epochs": 2, "dropout": 0.0, "weight_decay": 0.1,
-                    "rank": 4 if setting.layers else None, **setting.changes,
-                },
-            ),
-            checkpoint,
-        ),
-        data=str(source),
-    )  # fmt: skip
-    (folder / "cell").mkdir()
-    run = CellRun(job, folder / "cell", Progress(None))
-    run.run()
+    values = {
+        "task": "made-up", "data_digest": data.digest[:16], "max_train": None, "max_dev": None,
+        "epochs": 2, "dropout": 0.0, "weight_decay": 0.1, "rank": 4 if setting.layers else None,
+        **setting.changes,
+    }  # fmt: skip
+    of = cell(checkpoint, setting.mode, setting.layers, **values)
+    job = replace(job_of(of, checkpoint), data=str(source))
+    run = ended(job, folder / "cell")
     weights = checkpoint / WEIGHTS[0]
     base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
     split = run.train[""]
@@ -208,9 +189,8 @@ def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
 def table(values: Mapping[tuple[str, str], float]) -> str:
     """A Markdown table of values by row and column."""
     rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
-    lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
+    return markdown_table(["", *columns], shown)
 
 
 def main() -> None:
@@ -235,7 +215,7 @@ def main() -> None:
         found = {(row, column): next(values) for row, column, *_ in chosen}
     first = {key: value for key, value in found.items() if "head" in key[1]}
     rest = {key: value for key, value in found.items() if key not in first}
-    print(f"<!-- losses -->\n{table(first)}\n\n{table(rest)}\n<!-- /losses -->")
+    print(f"<!-- losses -->\n{table(first)}\n{table(rest)}<!-- /losses -->")
 
 
 if __name__ == "__main__":

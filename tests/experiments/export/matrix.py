@@ -21,7 +21,6 @@ from tests import encoders
 from tests.bench.export.small import answer_here, expected_logits, exported, trained
 from tests.bench.synthetic_rows import cell
 
-BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
 _OURS: Final = [name for name, method in METHODS.items() if method.layer is not None]
 METHOD_CASES: Final = (
     *((mode, None) for mode in ("full", "head", "bitfit")),
@@ -32,18 +31,20 @@ KINDS: Final = ("classification", "multi_label", "regression")
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of cell."""
+    """A kind of cell, of one of both engines."""
 
     mode: str
     layers: str | None
     pooling: str
     head: str
+    is_ours: bool = True
 
     @property
     def cell(self) -> Cell:
-        """A cell of this kind."""
-        rank = 4 if self.mode in METHODS else None
-        return cell(self.mode, rank, self.layers, "off", pooling=self.pooling, head=self.head)
+        how = {"pooling": self.pooling, "head": self.head}
+        if not self.is_ours:
+            return encoders.job(Path("roberta-tiny"), self.mode, self.layers, **how).cell
+        return cell(self.mode, 4 if self.mode in METHODS else None, self.layers, "off", **how)
 
     def trained(self, base: Path, kind: str = "classification", pairs: bool = False) -> Trained:
         """A cell of this kind on a base that the hub has."""
@@ -60,32 +61,15 @@ class Case:
 
     @property
     def method(self) -> str:
-        """The mode and, with adapters, their layers."""
-        return self.mode if self.layers is None else f"{self.mode} on {self.layers}"
-
-
-@dataclass(frozen=True)
-class LibraryCase(Case):
-    """A kind of cell of engine transformers."""
-
-    @property
-    def cell(self) -> Cell:
-        """A cell of this kind."""
-        folder = Path("roberta-tiny")
-        job = encoders.job(folder, self.mode, self.layers, pooling=self.pooling, head=self.head)
-        return job.cell
-
-    @property
-    def method(self) -> str:
-        """The mode alone."""
-        return self.mode
+        """The mode and, with this project's adapters, their layers."""
+        return f"{self.mode} on {self.layers}" if self.layers and self.is_ours else self.mode
 
 
 def library_cases() -> Iterator[Case]:
     """All kinds of engine transformers, with one layer set."""
     places = [("pooler", "linear"), *product(("cls", "mean"), ("linear", "nonlinear"))]
     for (pooling, head), mode in product([*places, ("cls", "conv")], MODES):
-        yield LibraryCase(mode, "attn-only" if has_layers(mode) else None, pooling, head)
+        yield Case(mode, "attn-only" if has_layers(mode) else None, pooling, head, is_ours=False)
 
 
 def cases() -> Iterator[Case]:
@@ -131,10 +115,13 @@ def table(formats: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS)
         if case.method not in methods:
             methods.append(case.method)
     header = ("pooling", "head", "trained", *names)
-    lines = [header, ("---",) * len(header)]
-    lines += [
-        (pooling, head, _listed(methods), *how) for (pooling, head, *how), methods in rows.items()
-    ]
+    return markdown_table(
+        header, [(*row[:2], _listed(methods), *row[2:]) for row, methods in rows.items()]
+    )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -159,4 +146,4 @@ def docs_tables() -> str:
 
 def in_docs(page: str) -> str:
     """The tables in docs/export.md."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip() + "\n"
+    return page.partition("<!-- formats -->")[2].partition("<!-- /formats -->")[0].strip() + "\n"

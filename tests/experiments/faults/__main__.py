@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from tests.experiments.faults import slurm as slurm_faults
-from tests.experiments.faults.checks import BAD, Findings
+from tests.experiments.faults.checks import BAD
 from tests.experiments.faults.kinds import draw
 from tests.experiments.faults.suite import run_suite, summary
 
@@ -41,21 +41,19 @@ def main(
     place = Path(tempfile.mkdtemp(prefix="minbert-faults-", dir=folder))
     begun = time.monotonic()
 
-    def on_verdict(verdict: Findings) -> None:
-        bar.update(verdict.injected.total() if isinstance(verdict, slurm_faults.Verdict) else 1)
+    def on_verdict(verdict: Any) -> None:
+        bar.update(1 if slurm is None else verdict.injected.total())
         for line in verdict.lines():
             click.echo(f"{verdict.name}: {line}", err=True)
 
-    counts: dict[str, Any]
     with click.progressbar(length=slurm or count, label="faults", file=sys.stderr) as bar:
         if slurm is None:
             faults = draw(count, count // 8 if real is None else min(real, count), seed)
             verdicts = run_suite(faults, jobs=jobs, folder=place, on_verdict=on_verdict)
             counts = summary(verdicts, seed, time.monotonic() - begun)
         else:
-            rounds = slurm_faults.run_rounds(
-                slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict
-            )
+            run_rounds = slurm_faults.run_rounds
+            rounds = run_rounds(slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict)
             counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
     bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
     line = f"{counts['injected']} injected, {counts['missed']} missed: {bad}"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from bench.results.protocol import PARENT_PID, PROGRESS_FD, RESULT
-from tests.experiments.faults.strike import Strike
 
 _CHUNK: Final = 2**16
 _BALLAST: Final = 2**24
@@ -27,40 +26,40 @@ class OutOfMemoryError(RuntimeError):
     """What torch raises, for a worker without torch."""
 
 
-def kill_worker(_strike: Strike, _folder: Path) -> None:
+def kill_worker(_amount: int, _folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_parent(_strike: Strike, _folder: Path) -> None:
+def kill_parent(_amount: int, _folder: Path) -> None:
     os.kill(int(os.environ[PARENT_PID]), signal.SIGKILL)
 
 
-def stop_parent(strike: Strike, _folder: Path) -> None:
+def stop_parent(amount: int, _folder: Path) -> None:
     """Ctrl-C or SIGTERM, once or twice: `amount` from 0 to 3."""
-    number = signal.SIGTERM if strike.amount % 2 else signal.SIGINT
-    for _ in range(1 + strike.amount // 2):
+    number = signal.SIGTERM if amount % 2 else signal.SIGINT
+    for _ in range(1 + amount // 2):
         with suppress(ProcessLookupError):
             os.kill(int(os.environ[PARENT_PID]), number)
         time.sleep(0.01)
 
 
-def hang(strike: Strike, _folder: Path) -> None:
+def hang(amount: int, _folder: Path) -> None:
     """Stopped, when only SIGKILL helps, or with Python's lock held."""
-    if strike.amount:
+    if amount:
         os.kill(os.getpid(), signal.SIGSTOP)
     else:
         ctypes.PyDLL(None).sleep(600)
 
 
-def fill_memory(strike: Strike, _folder: Path) -> None:
+def fill_memory(amount: int, _folder: Path) -> None:
     """Take memory until the kernel's OOM killer comes, or until there are `amount` bytes."""
     Path("/proc/self/oom_score_adj").write_text("1000")
     held = []
-    while len(held) * _BALLAST < strike.amount:
+    while len(held) * _BALLAST < amount:
         held.append(bytearray(b"x") * _BALLAST)
 
 
-def lack_memory(_strike: Strike, _folder: Path) -> None:
+def lack_memory(_amount: int, _folder: Path) -> None:
     """Ask for more than a limit of the process's own leaves, as torch and as Python do."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + _ROOM
@@ -72,7 +71,7 @@ def lack_memory(_strike: Strike, _folder: Path) -> None:
         torch.empty(_TOO_MUCH, dtype=torch.uint8)
 
 
-def lack_cuda_memory(_strike: Strike, _folder: Path) -> None:
+def lack_cuda_memory(_amount: int, _folder: Path) -> None:
     torch = sys.modules.get("torch")
     kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
     raise kind(
@@ -81,9 +80,9 @@ def lack_cuda_memory(_strike: Strike, _folder: Path) -> None:
     )
 
 
-def print_garbage(strike: Strike, _folder: Path) -> None:
+def print_garbage(amount: int, _folder: Path) -> None:
     """On stdout, stderr and the pipe for progress."""
-    noise = random.Random(strike.amount)  # noqa: S311
+    noise = random.Random(amount)  # noqa: S311
     lines = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
     for _ in range(20):
         data = noise.randbytes(noise.randrange(5000)) + lines + b"[" * 3000
@@ -93,32 +92,32 @@ def print_garbage(strike: Strike, _folder: Path) -> None:
             os.write(int(os.environ[PROGRESS_FD]), data)
 
 
-def flood(strike: Strike, _folder: Path) -> None:
+def flood(amount: int, _folder: Path) -> None:
     """Print `amount` bytes, on stdout or on stderr."""
     line = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r"
     data = line * (_CHUNK // len(line))
-    stream = 1 + strike.amount % 2
-    for _ in range(strike.amount // len(data) + 1):
+    stream = 1 + amount % 2
+    for _ in range(amount // len(data) + 1):
         os.write(stream, data)
 
 
-def delete_folder(_strike: Strike, folder: Path) -> None:
+def delete_folder(_amount: int, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def scramble_result(strike: Strike, folder: Path) -> None:
-    noise = random.Random(strike.amount)  # noqa: S311
+def scramble_result(amount: int, folder: Path) -> None:
+    noise = random.Random(amount)  # noqa: S311
     (folder / RESULT).write_bytes(noise.randbytes(noise.randrange(2000)))
 
 
-def cut_result(strike: Strike, folder: Path) -> None:
+def cut_result(amount: int, folder: Path) -> None:
     """Leave only a beginning of the result."""
     path = folder / RESULT
     size = path.stat().st_size
-    os.truncate(path, strike.amount % (size - 2))  # its last two bytes are a brace and a line end
+    os.truncate(path, amount % (size - 2))  # its last two bytes are a brace and a line end
 
 
-def fill_disk(_strike: Strike, _folder: Path) -> None:
+def fill_disk(_amount: int, _folder: Path) -> None:
     """From now on nothing of this process gets onto the disk."""
 
     def fail(_descriptor: int) -> None:
@@ -127,7 +126,7 @@ def fill_disk(_strike: Strike, _folder: Path) -> None:
     os.fsync = fail
 
 
-ACTIONS: Final[dict[str, Callable[[Strike, Path], None]]] = {
+ACTIONS: Final[dict[str, Callable[[int, Path], None]]] = {
     action.__name__: action
     for action in (
         kill_worker, kill_parent, stop_parent, hang, fill_memory, lack_memory, lack_cuda_memory,

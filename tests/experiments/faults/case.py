@@ -1,5 +1,6 @@
 """One fault from beginning to end: the run that it strikes, the runs that go on, and the checks."""
 
+import json
 import os
 import select
 import shutil
@@ -7,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from bench.results.store import Store, read_rows
 from tests.experiments.faults import checks
 from tests.experiments.faults.kinds import BUSY, MEMORY, Fault, codes_of, statuses_of, strike_of
 from tests.experiments.faults.limits import memory_group, small_disk
-from tests.experiments.faults.notes import Notes, records, whole
+from tests.experiments.faults.notes import Notes, read, records, whole
 from tests.experiments.faults.parent import Order, start
 from tests.experiments.faults.setups import setup
 from tests.experiments.faults.worker import STRIKE
@@ -86,16 +87,16 @@ class Case:
         self.notes = Notes(self.folder / "notes")
         self.setup = setup(fault.worker)
         self.cell_ids = [cell.cell_id for cell in self.setup.cells]
+        self.csv = self.place / "runs.csv"
         self._kept = b""
         again = fault.phase != "anywhere" and self.noise.random() < _AGAIN
         self._attempts = 1 if again else 0
 
     def run(self) -> None:
         """All of it; what was found is in the verdict."""
-        with ExitStack() as stack:
-            order = stack.enter_context(self._order())
+        with self._order() as order:
             if order.strike is not None and order.strike.side == "worker":
-                order.strike.write(self.notes.folder / STRIKE)
+                (self.notes.folder / STRIKE).write_text(json.dumps(asdict(order.strike)))
             if self._attempts:
                 self._interrupt_all()
             self._first(order)
@@ -106,27 +107,21 @@ class Case:
 
     def _interrupt_all(self) -> None:
         """Rows as of a grid that was stopped in each of its cells: the strike hits their reruns."""
-        conditions, at = self.setup.conditions.columns(), "2026-01-01T00:00:00Z"
-        times = {"started_at": at, "finished_at": at}
+        at = "2026-01-01T00:00:00Z"
+        others = {"started_at": at, "finished_at": at, "attempt": 1, "status": "interrupted"}
         for cell in self.setup.cells:
-            row = row_of(
-                {**cell.columns(), **conditions, **times, "attempt": 1, "status": "interrupted"}
-            )
-            Store(self.place / "runs.csv").append(row)
+            row = row_of({**cell.columns(), **self.setup.conditions.columns(), **others})
+            Store(self.csv).append(row)
 
     @contextmanager
     def _order(self) -> Iterator[Order]:
         """The first run, with the limits that the fault needs."""
         fault, worker = self.fault, self.fault.worker
         order = Order(
-            worker=worker,
-            place=self.place,
-            notes=self.notes.folder,
-            number=0,
-            slots=fault.slots,
+            worker=worker, place=self.place, notes=self.notes.folder, number=0, slots=fault.slots,
             timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
             report=worker == "real" and fault.phase == "render",
-        )
+        )  # fmt: skip
         with ExitStack() as stack:
             if fault.kind == "host memory":
                 name = f"minbert-faults-{os.getpid()}-{fault.number}"
@@ -174,14 +169,10 @@ class Case:
         return os.waitstatus_to_exitcode(status) if ended else None
 
     def _note_strike(self) -> None:
-        self.notes.strike(self.fault.phase, "", self.place / "runs.csv")
-
-    def _data(self) -> bytes:
-        path = self.place / "runs.csv"
-        return path.read_bytes() if path.exists() else b""
+        self.notes.strike(self.fault.phase, "", self.csv)
 
     def _check_run(self, name: str) -> None:
-        verdict, data = self.verdict, self._data()
+        verdict, data = self.verdict, read(self.csv)
         verdict.left_running += checks.left_running(self.folder)
         verdict.lost += [f"{name}: {lost}" for lost in checks.lost_rows(self._kept, data)]
         self._kept = whole(data)
@@ -194,7 +185,7 @@ class Case:
         if struck is None or not struck["cell_id"]:
             return
         ids = (struck["cell_id"], str(self._attempts + 1))
-        rows = [row for row in records(self._data()) if (row["cell_id"], row["attempt"]) == ids]
+        rows = [row for row in records(read(self.csv)) if (row["cell_id"], row["attempt"]) == ids]
         status = rows[-1]["status"] if rows else ""
         if status not in statuses_of(self.fault):
             end = f"{status or 'no row'} ({rows[-1]['message'] if rows else ''})"
@@ -210,16 +201,14 @@ class Case:
         struck = self.notes.struck()
         cell_id = str(struck["cell_id"]) if struck else self.noise.choice(self.cell_ids)
         folders = list((self.place / "runs").glob(f"*-{cell_id}-*"))
-        runs_csv, data = self.place / "runs.csv", self._data()
-        phase = self.fault.phase
+        data, phase = read(self.csv), self.fault.phase
+        last = whole(data).rstrip().rfind(b"\n") + 1
         if phase == "the last row":
             self._note_strike()
-            last = whole(data).rstrip().rfind(b"\n") + 1
-            os.truncate(runs_csv, last + self.noise.randrange(1, len(data) - last))
+            os.truncate(self.csv, last + self.noise.randrange(1, len(data) - last))
             self._kept = data[:last]
         elif phase == "a row more" and struck:
-            last = whole(data).rstrip().rfind(b"\n") + 1
-            with runs_csv.open("ab") as file:
+            with self.csv.open("ab") as file:
                 file.write(data[last : self.noise.randrange(last + 1, len(data))])
         elif phase == "cut later" and struck:
             path = folders[0] / RESULT
@@ -236,20 +225,16 @@ class Case:
     def _go_on(self) -> None:
         """Run the grid again until each cell is done, and once more."""
         verdict, conditions_id = self.verdict, self.setup.conditions.conditions_id
-        self._finished = checks.finished(self.place, self._data())
+        self._finished = checks.finished(self.place, read(self.csv))
         for number in range(1, _MOST_RUNS + 1):
-            last = current_rows(read_rows(self.place / "runs.csv", lambda _: None))
+            last = current_rows(read_rows(self.csv, lambda _: None))
             rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
             statuses = {None if row is None else str(row["status"]) for row in rows}
             failed = sorted(statuses - {None, "ok", *RESUMED}, key=str)
             order = Order(
-                worker=self.fault.worker,
-                place=self.place,
-                notes=self.notes.folder,
-                number=number,
-                slots=self.fault.slots,
-                rerun=failed[0] if failed else None,
-            )
+                worker=self.fault.worker, place=self.place, notes=self.notes.folder, number=number,
+                slots=self.fault.slots, rerun=failed[0] if failed else None,
+            )  # fmt: skip
             code = self._wait(start(order))
             self._check_run(f"run {number}")
             if statuses == {"ok"}:  # before this run, which had nothing to do
@@ -261,12 +246,11 @@ class Case:
         verdict.wrong.append(f"not done after {_MOST_RUNS} runs")
 
     def _check_end(self) -> None:
-        verdict, data = self.verdict, self._data()
-        launches = self.notes.launches()
+        verdict, data = self.verdict, read(self.csv)
         verdict.struck = self.notes.struck() is not None
         verdict.lost += checks.unfinished_cells(self.cell_ids, data)
         verdict.duplicated += checks.repeated_rows(data)
-        verdict.duplicated += checks.repeated_work(launches, self._finished)
+        verdict.duplicated += checks.repeated_work(self.notes.launches(), self._finished)
         if data != whole(data):
             verdict.wrong.append("runs.csv ends with a part of a row")
         verdict.wrong += checks.wrong_rows(self.place, data)

@@ -5,15 +5,15 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.launch.runner import HEAD, TAIL
 from bench.results.protocol import RESULT, STDERR, STDOUT
-from tests.experiments.faults.notes import Launch, records, whole
+from tests.experiments.faults.notes import Launch, read, records, whole
 
 _GONE_S: Final = 3.0
 _LONGEST_OUTPUT: Final = HEAD + 2 * TAIL
@@ -33,16 +33,16 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        """Of what was struck."""
-        raise NotImplementedError
-
-    @property
     def good(self) -> bool:
         return not self.lines()
 
     def lines(self) -> list[str]:
         return [f"{kind}: {line}" for kind in BAD for line in getattr(self, kind)]
+
+
+def counted(verdicts: Sequence[Findings]) -> dict[str, int]:
+    """The number of findings of each kind."""
+    return {name: sum(len(getattr(each, name)) for each in verdicts) for name in BAD}
 
 
 def lost_rows(before: bytes, after: bytes) -> list[str]:
@@ -85,9 +85,8 @@ def finished(place: Path, data: bytes) -> set[tuple[str, int]]:
     rows = {(row["cell_id"], int(row["attempt"])) for row in records(data)}
     found = set()
     for folder in (place / "runs").glob("*-*"):
-        result = read_json(folder / RESULT)
         job = read_json(folder / "cell.json")
-        if job and result.get("status") == "ok":
+        if job and read_json(folder / RESULT).get("status") == "ok":
             found.add((str(job["cell_id"]), int(str(job["attempt"]))))
     return found - rows
 
@@ -95,8 +94,8 @@ def finished(place: Path, data: bytes) -> set[tuple[str, int]]:
 def read_json(path: Path) -> dict[str, object]:
     """The object in a file; empty where there is none."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read(path))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -112,8 +111,8 @@ def wrong_rows(place: Path, data: bytes) -> list[str]:
         if row["status"] != "ok":
             continue
         end = f"-{row['cell_id']}-{row['conditions_id']}-{row['attempt']}"
-        for folder in (place / "runs").glob(f"*{end}"):
-            columns = read_json(folder / RESULT).get("columns")
+        for path in (place / "runs").glob(f"*{end}/{RESULT}"):
+            columns: Any = read_json(path).get("columns")
             train_s = columns.get("train_s") if isinstance(columns, dict) else None
             if isinstance(train_s, float) and f"{train_s:.7g}" != row["train_s"]:
                 found.append(f"{name}: train_s is {row['train_s']}, and the result's {train_s}")
@@ -128,21 +127,16 @@ def strays(place: Path) -> list[str]:
 
 def long_outputs(place: Path) -> list[str]:
     """What workers printed, where more is kept than should be."""
-    return [
-        f"{path.name} has {path.stat().st_size:,} bytes"
-        for name in (STDOUT, STDERR)
-        for path in (place / "runs").glob(f"*/{name}")
-        if path.stat().st_size > _LONGEST_OUTPUT
-    ]
+    paths = (path for name in (STDOUT, STDERR) for path in (place / "runs").glob(f"*/{name}"))
+    sizes = ((path.name, path.stat().st_size) for path in paths)
+    return [f"{name} has {size:,} bytes" for name, size in sizes if size > _LONGEST_OUTPUT]
 
 
 def tracebacks(notes: Path) -> list[str]:
     """Errors that a parent ended with and did not expect."""
-    return [
-        f"{path.name}: {path.read_text(errors='replace').splitlines()[-1]}"
-        for path in sorted(notes.glob("run-*.err"))
-        if "Traceback" in path.read_text(errors="replace")
-    ]
+    paths = sorted(notes.glob("run-*.err"))
+    texts = ((path.name, path.read_text(errors="replace")) for path in paths)
+    return [f"{name}: {text.splitlines()[-1]}" for name, text in texts if "Traceback" in text]
 
 
 def left_running(folder: Path) -> list[str]:

@@ -1,9 +1,10 @@
 """A driver and its GPUs as tables: NVML as the module `pynvml` shows it, and CUDA as torch does."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from itertools import takewhile
+from typing import Any
 from unittest import mock
 
 import torch
@@ -35,21 +36,12 @@ class FakeNvml:
             self.value = value
 
     def __init__(
-        self,
-        *gpus: FakeGpu,
-        driver: str = "580.65",
-        errors: Mapping[str, int] | None = None,
+        self, *gpus: FakeGpu, driver: str = "580.65", errors: Mapping[str, int] = {}
     ) -> None:
         self.gpus, self.driver = gpus, driver
-        for name, value in (errors or {}).items():
+        for name, value in errors.items():
             assert callable(getattr(self, name))
-            setattr(self, name, self._raising(value))
-
-    def _raising(self, value: int) -> Callable[..., NoReturn]:
-        def call(*_: Any) -> NoReturn:
-            raise self.NVMLError(value)
-
-        return call
+            setattr(self, name, mock.Mock(side_effect=self.NVMLError(value)))
 
     def nvmlInit(self) -> None: ...  # noqa: N802
     def nvmlShutdown(self) -> None: ...  # noqa: N802
@@ -75,20 +67,13 @@ def torch_shows(value: str | None, uuids: Sequence[str]) -> list[int]:
         keys: list[Any] = torch.cuda._parse_visible_devices()
     if keys and isinstance(keys[0], str):
         keys = torch.cuda._transform_uuid_to_ordinals(keys, list(uuids))
-    shown = []
-    for key in keys:
-        if key >= len(uuids):
-            break
-        shown.append(key)
-    return shown
+    return list(takewhile(lambda key: key < len(uuids), keys))
 
 
 @dataclass
 class FakeCuda:
-    """Stands for `check_gpu`: torch on a machine with some GPUs.
-
-    `answer` has the failures, and the problem that leaves none of them.
-    """
+    """Stands for `check_gpu`: torch on a machine with some GPUs. `answer` has the failures, and the
+    problem that leaves none of them."""
 
     gpus: Sequence[FakeGpu]
     answer: Answer = field(default_factory=lambda: Answer(capabilities=BUILT))
@@ -100,9 +85,7 @@ class FakeCuda:
             return self.answer
         uuids = [gpu.uuid for gpu in self.gpus]
         seen = [self.gpus[number] for number in torch_shows(value, uuids)]
-        gpus = tuple(
-            GpuInfo(gpu.name, "", gpu.capability, gpu.uuid, gpu.memory_mib) for gpu in seen
-        )
+        gpus = tuple(GpuInfo(g.name, "", g.capability, g.uuid, g.memory_mib) for g in seen)
         problem = "" if gpus else "No CUDA GPUs are available"
         failures = {**self.answer.failures, **(seen[index].failures if index < len(seen) else {})}
         return replace(self.answer, gpus=gpus, problem=problem, failures=failures)

@@ -1,7 +1,6 @@
 """Limits that take root: a control group's memory, and a disk that is small."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import Final
 
 _MOUNTS: Final = Path("/sys/fs/cgroup")
+_LIMITS: Final = {"memory.limit_in_bytes": 1, "memory.max": 1, "memory.swap.max": 0}
+"""Files of control groups of version 1 and 2, and how often they have the limit."""
 _PAGE: Final = 4096
 
 
 @contextmanager
 def memory_group(name: str, limit: int) -> Iterator[Path | None]:
     """A control group whose processes have `limit` bytes; None where none can be made."""
-    group = _make_group(name, limit)
+    group = next(filter(None, (_make_group(parent / name, limit) for parent in _parents())), None)
     try:
         yield group
     finally:
@@ -24,38 +25,30 @@ def memory_group(name: str, limit: int) -> Iterator[Path | None]:
             _remove(group)
 
 
-def _make_group(name: str, limit: int) -> Path | None:
-    for parent, files in _parents():
-        group = parent / name
-        if not (parent / "cgroup.procs").exists():
-            continue
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            for file, text in files.items():
-                (group / file).write_text(text.format(limit=limit))
-        except OSError:
-            _remove(group)
-            continue
-        return group
+def _make_group(group: Path, limit: int) -> Path | None:
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    try:
+        files = [file for file in _LIMITS if (group / file).exists()]
+        for file in files:
+            (group / file).write_text(str(_LIMITS[file] * limit))
+        if files:
+            return group
+    except OSError:
+        pass
+    _remove(group)
     return None
 
 
-def _parents() -> Iterator[tuple[Path, dict[str, str]]]:
-    """Where a group can be, and the files that limit it, in version 1 and 2 of control groups."""
+def _parents() -> Iterator[Path]:
+    """The groups in which one can be made, in version 1 and 2 of control groups."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            root, files = _MOUNTS / "memory", {"memory.limit_in_bytes": "{limit}"}
-        elif number == "0":
-            root, files = _MOUNTS, {"memory.max": "{limit}", "memory.swap.max": "0"}
-        else:
-            continue
-        for parent in (root, root / path.lstrip("/")):
-            yield parent, files
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            root = _MOUNTS if number == "0" else _MOUNTS / "memory"
+            yield from (one for one in (root, root / path[1:]) if (one / "cgroup.procs").exists())
 
 
 def _remove(group: Path) -> None:
@@ -72,24 +65,16 @@ def small_disk(folder: Path, pages: int) -> Iterator[Path | None]:
 
     Removing that file makes space again.
     """
-    mount, unmount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or unmount is None or os.geteuid() != 0:
-        yield None
-        return
-    argv = [mount, "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
-    if subprocess.run(argv, capture_output=True, check=False).returncode != 0:
+    argv = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(argv, capture_output=True, check=False).returncode:
         yield None
         return
     try:
         filler = folder / "filler"
-        _fill(filler)
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"\0" * _PAGE)
         os.truncate(filler, filler.stat().st_size - pages * _PAGE)
         yield filler
     finally:
-        subprocess.run([unmount, "-l", str(folder)], check=True)
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"\0" * _PAGE)
+        subprocess.run(["/bin/umount", "-l", str(folder)], check=True)

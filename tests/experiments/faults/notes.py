@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,45 +27,42 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._launches = folder / "launches.jsonl"
-        self._struck = folder / "struck.json"
 
     def launch(self, launch: Launch) -> int:
         """Note a launch; how many the same run had before."""
-        descriptor = os.open(self._launches, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(descriptor, json.dumps(asdict(launch)).encode() + b"\n")
-        os.close(descriptor)
+        with self._launches.open("ab", buffering=0) as file:  # a line is written at once
+            file.write(json.dumps(asdict(launch)).encode() + b"\n")
         return [each for each in self.launches() if each.run == launch.run].index(launch)
 
     def launches(self) -> list[Launch]:
-        try:
-            lines = self._launches.read_text().splitlines()
-        except FileNotFoundError:
-            return []
+        lines = read(self._launches).splitlines()
         return [Launch(**json.loads(line)) for line in lines]
 
     def strike(self, phase: str, cell_id: str, runs_csv: Path) -> bool:
         """Note that the fault strikes now, and keep what runs.csv holds. False if it did before."""
-        try:
-            descriptor = os.open(self._struck, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return False
-        with suppress(FileNotFoundError):
-            shutil.copyfile(runs_csv, self.folder / "at-strike.csv")
-        os.write(descriptor, json.dumps({"phase": phase, "cell_id": cell_id}).encode())
-        os.close(descriptor)
-        return True
+        with suppress(FileExistsError), (self.folder / "struck.json").open("x") as file:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(runs_csv, self.folder / "at-strike.csv")
+            json.dump({"phase": phase, "cell_id": cell_id}, file)
+            return True
+        return False
 
     def struck(self) -> dict[str, Any] | None:
         """Phase and cell of the strike, if there was one."""
-        try:
-            return dict(json.loads(self._struck.read_text()))
-        except (FileNotFoundError, ValueError):
-            return None
+        text = read(self.folder / "struck.json")
+        return dict(json.loads(text)) if text else None
 
     def at_strike(self) -> bytes:
         """What runs.csv held when the fault struck."""
-        path = self.folder / "at-strike.csv"
-        return path.read_bytes() if path.exists() else b""
+        return read(self.folder / "at-strike.csv")
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file; empty without one."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def whole(data: bytes) -> bytes:
@@ -77,11 +73,3 @@ def whole(data: bytes) -> bytes:
 def records(data: bytes) -> list[dict[str, str]]:
     """The whole records of a runs.csv, read without any code of the product's."""
     return list(csv.DictReader(io.StringIO(whole(data).decode())))
-
-
-def has_ok_row(runs_csv: Path, cell_id: str) -> bool:
-    try:
-        found = records(runs_csv.read_bytes())
-    except FileNotFoundError:
-        return False
-    return any(row["cell_id"] == cell_id and row["status"] == "ok" for row in found)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -24,20 +25,19 @@ from bench.common.files import write_atomically
 from bench.executors import local
 from bench.grid.session import Session
 from bench.launch import attempt, runner
-from bench.launch.attempt import Attempt, run_cell
+from bench.launch.attempt import Attempt
 from bench.launch.display import Display
-from bench.launch.runner import WorkerEnd, run_worker
 from bench.plan.columns import NAMES
-from bench.plan.planning import Planned, plan
+from bench.plan.planning import plan
 from bench.plan.rows import Row
 from bench.results.rescoring import Results
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.experiments.faults.actions import fill_disk
+from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.setups import ROOT, setup
-from tests.experiments.faults.strike import Hook, Strike
-from tests.experiments.faults.worker import NOTES, PLACE, RUN
+from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook
 
 GRACE_S: Final = 0.5
 _OF_A_CELL: Final = (
@@ -82,18 +82,14 @@ def _be_one(order: Order) -> NoReturn:
     try:
         os.setsid()
         for number, name in ((1, "out"), (2, "err")):
-            path = order.notes / f"run-{order.number}.{name}"
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+            with (order.notes / f"run-{order.number}.{name}").open("ab") as file:
+                os.dup2(file.fileno(), number)
         if order.group is not None:
             (order.group / "cgroup.procs").write_text(str(os.getpid()))
         os.environ |= {
-            PLACE: str(order.place),
-            NOTES: str(order.notes),
-            RUN: str(order.number),
+            PLACE: str(order.place), NOTES: str(order.notes), RUN: str(order.number),
             "PYTHONPATH": str(ROOT),
-        }
+        }  # fmt: skip
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = _run(order)
     except BAD_INPUT as error:
@@ -132,8 +128,7 @@ class Follower:
 
     def __init__(self, order: Order) -> None:
         strike = order.strike
-        own = strike is not None and strike.side == "parent"
-        self._strike = strike if own else None
+        self._strike = strike if strike is not None and strike.side == "parent" else None
         self._hook = Hook(self._strike, self._act)
         self._order = order
         self._notes = Notes(order.notes)
@@ -148,68 +143,50 @@ class Follower:
 
     def follow(self, report: bool) -> None:
         """Put this process's phases between the product's own steps."""
-        write_plan, close = Session._write_plan, Session._close
-        append, progress = Store.append, Display.progress
 
-        def followed_plan(of: Session, planned: list[Planned]) -> None:
-            self.enter("plan")
-            write_plan(of, planned)
-
-        def followed_cell(run: Attempt, *others: Any, **named: Any) -> tuple[Row, WorkerEnd]:
+        def launch(run: Attempt, *_: Any) -> str:
             self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
-            self.enter("launch")
-            return run_cell(run, *others, **named)
+            return "launch"
 
-        def followed_worker(*arguments: Any, **named: Any) -> WorkerEnd:
-            self.enter("run")
-            outcome = run_worker(*arguments, **named, grace_s=GRACE_S)
-            self.enter("ended")
-            return outcome
-
-        def followed_append(of: Store, row: Row) -> None:
+        def append(_store: Store, row: Row) -> str:
             self._row = row
-            self.enter("append")
-            append(of, row)
-            self.enter("run")
+            return "append"
 
-        def followed_progress(of: Display, message: dict[str, Any], name: str = "") -> None:
-            if isinstance(message.get("phase"), str):
-                self.enter(message["phase"])
-            progress(of, message, name)
-
-        def followed_close(of: Session, *arguments: Any) -> int:
-            self.enter("close")
-            return close(of, *arguments)
-
-        Session._write_plan = followed_plan
-        local.run_cell = followed_cell
-        Session._close = followed_close
-        Store.append = followed_append
-        Display.progress = followed_progress
-        attempt.run_worker = followed_worker
-        self._follow_report(report)
-
-    def _follow_report(self, real: bool) -> None:
-        if real:
+        if report:
             from bench.report import render as module
-
-            draw = module.render
         else:
-            module = SimpleNamespace()
+            module = SimpleNamespace(render=stub_report)
             sys.modules["bench.report.render"] = module
-            draw = stub_report
+        self._wrap(Session, "_write_plan", lambda *_: "plan")
+        self._wrap(Session, "_close", lambda *_: "close")
+        self._wrap(Store, "append", append, "run")
+        self._wrap(Display, "progress", lambda _, message, *_others: message.get("phase"))
+        self._wrap(local, "run_cell", launch)
+        self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=GRACE_S)
+        self._wrap(module, "render", lambda *_: "render")
 
-        def followed(*arguments: Any, **named: Any) -> Path:
-            self.enter("render")
-            return draw(*arguments, **named)
+    def _wrap(
+        self, owner: Any, name: str, phase_of: Callable[..., Any], after: str = "", **more: Any
+    ) -> None:
+        """Let a function enter the phase that follows from its arguments, and another one after."""
+        function = getattr(owner, name)
 
-        module.render = followed
+        def followed(*arguments: Any, **named: Any) -> Any:
+            phase = phase_of(*arguments)
+            if isinstance(phase, str):
+                self.enter(phase)
+            result = function(*arguments, **named, **more)
+            if after:
+                self.enter(after)
+            return result
+
+        setattr(owner, name, followed)
 
     def _act(self, strike: Strike, phase: str) -> None:
         if not self._notes.strike(phase, self._cell_id, self._order.runs_csv):
             return
         if strike.action == "fill_disk":
-            fill_disk(strike, self._order.place)
+            fill_disk(strike.amount, self._order.place)
         elif strike.action == "jump":
             jump(strike.amount)
         else:

@@ -26,7 +26,6 @@ from minbert.model.config import GEOMETRIES
 from tests.experiments.faults.kinds import CELLS
 
 ROOT: Final = Path(__file__).parents[3]
-DEFAULT_DEVICE: Final = Device()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Setup:
     data: TaskData
     argv: tuple[str, ...]
 
-    def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Target:
+    def target(self, device_name: str, device: Device = Device()) -> Target:  # noqa: B008
         """The conditions, with a device of this name."""
         return Target(self.conditions, "bf16", device_name, device)
 
@@ -50,48 +49,37 @@ class Setup:
 
     @property
     def cells(self) -> list[Cell]:
+        model = self.model
         resolved = Resolved(
-            model=self.model.name,
-            model_digest=self.model.digest,
-            pooling=self.model.pooling,
-            data_digest=self.data.digest[:16],
-            amp_on="bf16",
-            learning_rate_source="grid",
-        )
+            model=model.name, model_digest=model.digest, pooling=model.pooling,
+            data_digest=self.data.digest[:16], amp_on="bf16", learning_rate_source="grid",
+        )  # fmt: skip
         return expand(self.grid, resolved)
 
     def session(
         self, runs: Path, slots: Sequence[Target], argv: Sequence[str] = (), **options: Any
     ) -> Session:
-        """A session that runs cells on slots of this machine, beside a runs.csv.
-
-        Args:
-            argv: the worker's command, if it is not the usual one.
-        """
+        """A session that runs cells on slots of this machine, beside a runs.csv; `argv` is the
+        worker's command, if it is not the usual one."""
         executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
         usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
-        return Session(
-            inputs=self.inputs,
-            executor=executor,
-            reports=runs.parent / "reports",
-            **{**usual, **options},
-        )
+        places = {"inputs": self.inputs, "executor": executor, "reports": runs.parent / "reports"}
+        return Session(**{**places, **usual, **options})
 
 
 def slots_of(conditions: Conditions, number: int, *, gpus: bool = False) -> list[Target]:
     """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
     own = sorted(os.sched_getaffinity(0))
     conditions = replace(conditions, sharing=f"{number} workers")
+    infos = [GpuInfo("A100", "", (8, 0), f"GPU-{i}") for i in range(number)]
+    devices = [Device(f"cuda:{i}", info) if gpus else Device() for i, info in enumerate(infos)]
     return [
         Target(
-            replace(conditions, device=f"cuda:{i}" if gpus else "cpu"),
-            "bf16",
-            f"GPU-{i}" if gpus else "cpu",
-            Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")) if gpus else Device(),
-            frozenset([own[i % len(own)]]),
+            replace(conditions, device=device.name), "bf16",
+            device.gpu.uuid if device.gpu else "cpu", device, frozenset([own[i % len(own)]]),
         )
-        for i in range(number)
-    ]
+        for i, device in enumerate(devices)
+    ]  # fmt: skip
 
 
 @cache
@@ -102,39 +90,21 @@ def setup(worker: str) -> Setup:
 def _fake() -> Setup:
     one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
     config = GEOMETRIES["bert-tiny"]
+    settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
     return Setup(
-        grid=Grid(
-            name="faults",
-            settings=Settings(model="stub", init="random", seeds=CELLS["fake"]),
-            cells=[Axes(mode=["head"])],
-        ),
-        conditions=Conditions(
-            device="cpu",
-            device_name="none",
-            machine="none",
-            threads=1,
-            torch_version="none",
-            measurement_version=1,
-            code_version="none",
-        ),
+        grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
+        conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),
         model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
         data=TaskData(find_task("movies"), one, one),
-        argv=(sys.executable, "-S", "-m", "tests.experiments.faults.fake_worker"),
+        argv=(sys.executable, "-S", "-m", "tests.experiments.faults.worker"),
     )
 
 
 def _real() -> Setup:
     settings = Settings(
-        model="bert-tiny",
-        init="random",
-        seeds=CELLS["real"],
-        epochs=1,
-        max_steps=3,
-        max_train=96,
-        max_dev=32,
-        max_length=64,
-        batch_size=32,
-    )
+        model="bert-tiny", init="random", seeds=CELLS["real"], epochs=1, max_steps=3, max_train=96,
+        max_dev=32, max_length=64, batch_size=32,
+    )  # fmt: skip
     adapters = Axes(mode=["lora"], rank=[1], layers=["attn-only"])
     conditions = find_conditions("cpu").conditions
     return Setup(
@@ -142,5 +112,5 @@ def _real() -> Setup:
         conditions=replace(conditions, threads=1),
         model=find_model(settings.models[0], settings.init, settings.pooling),
         data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
-        argv=(sys.executable, "-m", "tests.experiments.faults.real_worker"),
+        argv=(sys.executable, "-m", "tests.experiments.faults.worker", "real"),
     )

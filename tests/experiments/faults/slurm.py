@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from typing import Any, Final
 import psutil
 
 from tests.experiments.faults import checks
-from tests.experiments.faults.checks import BAD
+from tests.experiments.faults.notes import read
 from tests.slurm.cluster import NODES, Cluster, ClusterError, temporary_cluster
 from tests.slurm.place import HANG, LONGEST_S, Place
 
@@ -77,13 +77,8 @@ class Verdict(checks.Findings):
 
 
 class Round:
-    """A grid that is struck.
-
-    Args:
-        folder: of its runs.csv; made.
-        faults: to be injected; fewer if its cells are done before.
-        first: kinds of the first faults; the others are drawn.
-    """
+    """A grid in a folder that is made. `faults` are injected, fewer if its cells are done before,
+    of which the first have the kinds in `first`, and the others are drawn."""
 
     def __init__(
         self, cluster: Cluster, folder: Path, seed: int, faults: int, first: Sequence[str] = ()
@@ -124,7 +119,7 @@ class Round:
         weights = [KINDS[name][0] for name in kinds]
         while verdict.injected.total() < self.faults and not self._is_done():
             self._go_on()
-            time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
+            self._pause()
             self._return_nodes()
             kind = self._first.pop(0) if self._first else self._random.choices(kinds, weights)[0]
             with suppress(IndexError):  # there is nothing to choose from
@@ -134,11 +129,7 @@ class Round:
         self._return_nodes(at_once=True)
 
     def _strike(self, kind: str) -> bool:
-        """Inject a fault; false if it hit nothing.
-
-        Raises:
-            IndexError: there is nothing that it could hit.
-        """
+        """Inject a fault; false if it hit nothing. IndexError if nothing is there to be hit."""
         cluster, choose = self.cluster, self._random.choice
         match kind:
             case "array task cancelled":
@@ -150,7 +141,7 @@ class Round:
             case "requeue":
                 return self._ask("scontrol", "requeue", choose(self._array_tasks("RUNNING")))
             case "node dies" | "node set down":
-                node = choose([node for node in NODES if len(self._away) == 0])
+                node = choose([] if self._away else NODES)
                 if kind == "node dies":
                     cluster.kill_node(node)
                 cluster.set_down(node)
@@ -160,26 +151,23 @@ class Round:
                 cluster.kill_node(node)
                 cluster.start_node(node)
             case "controller restarted" | "controller killed":
-                is_kill = kind == "controller killed"
-                cluster.stop_controller(signal.SIGKILL if is_kill else signal.SIGTERM)
-                time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
+                cluster.stop_controller(signal.SIGKILL if "killed" in kind else signal.SIGTERM)
+                self._pause()
                 cluster.start_controller()
-                self._wait_for_controller()
+                cluster.wait_for(lambda: self._ask("squeue", "-h"), "slurmctld answers")
             case "command killed" | "command stopped":
                 command = choose([each for each in self._commands if each.poll() is None])
-                os.killpg(
-                    command.pid, signal.SIGKILL if kind == "command killed" else signal.SIGINT
-                )
+                os.killpg(command.pid, signal.SIGKILL if "killed" in kind else signal.SIGINT)
             case "second command":
                 self._give()
+            case "worker killed":
+                return self._kill("tests.slurm.stub_worker")
             case _:
-                of_worker = kind == "worker killed"
-                module = "tests.slurm.stub_worker" if of_worker else "bench.executors.slurm.node"
-                try:
-                    choose(list(self._processes(module))).kill()
-                except psutil.NoSuchProcess:
-                    return False
+                return self._kill("bench.executors.slurm.node")
         return True
+
+    def _pause(self) -> None:
+        time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
 
     def _ask(self, *command: str) -> bool:
         return self.cluster.run(*command, check=False).returncode == 0
@@ -187,26 +175,22 @@ class Round:
     def _array_tasks(self, *states: str) -> list[str]:
         """Array tasks of the grid in some of Slurm's states, or in any."""
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%T|%j", check=False).stdout
-        rows = (line.split("|", 2) for line in queue.splitlines())
-        return [
-            name
-            for name, state, job in rows
-            if "_" in name and "probe" not in job and (not states or state in states)
-        ]
+        rows = (line.split("|", 2) for line in queue.splitlines() if "probe" not in line)
+        return [name for name, state, _ in rows if "_" in name and state in (states or {state})]
 
-    def _processes(self, module: str) -> Iterator[psutil.Process]:
+    def _kill(self, module: str) -> bool:
+        """Kill a process of the grid that runs a module; false if it has just ended."""
+        processes = []
         for process in psutil.process_iter():
-            with suppress(psutil.Error, ValueError):
+            with suppress(psutil.Error):
                 words = process.cmdline()
                 is_ours = any(word.startswith(f"{self.place.folder}/") for word in words)
-                if is_ours and words[words.index("-m") + 1] == module:
-                    yield process
-
-    def _wait_for_controller(self) -> None:
-        answers = ("squeue", "-h")
-        self.cluster.wait_for(
-            lambda: self.cluster.run(*answers, check=False).returncode == 0, "slurmctld answers"
-        )
+                if is_ours and "-m" in words and module in words:
+                    processes.append(process)
+        with suppress(psutil.NoSuchProcess):
+            self._random.choice(processes).kill()
+            return True
+        return False
 
     def _return_nodes(self, *, at_once: bool = False) -> None:
         """Let nodes return that were away long enough."""
@@ -215,14 +199,17 @@ class Round:
                 del self._away[node]
                 if not self.cluster.has_node(node):
                     self.cluster.start_node(node)
-                self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+                self._resume(node)
+
+    def _resume(self, node: str) -> None:
+        self._ask("scontrol", "update", f"nodename={node}", "state=resume")
 
     def _repair(self) -> None:
         """Do what an administrator does when the controller has started jobs that it did not know
         to run: Slurm holds them, and drains their nodes."""
         for node, state in self.cluster.node_states().items():
             if node not in self._away and state.startswith(("drain", "down")):
-                self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+                self._resume(node)
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%r", check=False).stdout
         for line in queue.splitlines():
             if line.endswith("held"):
@@ -243,18 +230,15 @@ class Round:
         self.verdict.commands += 1
 
     def _go_on(self) -> None:
-        running = []
-        for command in self._commands:
-            if command.poll() is None:
-                running.append(command)
-            else:
-                self._ended(command)
-        self._commands = running
-        if not running:
+        over = [command for command in self._commands if command.poll() is not None]
+        for command in over:
+            self._ended(command)
+        if not self._commands:
             self._give()
 
     def _ended(self, command: "subprocess.Popen[str]") -> None:
         ended = self.place.end(command)
+        self._commands.remove(command)
         # pydantic, as it builds its models, makes another error of it
         in_pydantic = "SchemaError" in ended.stderr and "KeyboardInterrupt" in ended.stderr
         is_loading = ended.returncode == -signal.SIGINT or in_pydantic
@@ -263,21 +247,16 @@ class Round:
 
     def _cluster_state(self) -> str:
         """Queue and nodes as Slurm lists them, and what its daemons wrote last."""
-        lists = [("squeue",), ("sinfo", "-N", "-o", "%N %T %E")]
-        return "\n".join(
-            [
-                *(self.cluster.run(*one, check=False).stdout for one in lists),
-                self.cluster.output(40),
-            ]
-        )
+        commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
+        lists = [self.cluster.run(*one, check=False).stdout for one in commands]
+        return "\n".join([*lists, self.cluster.output(40)])
 
     def _is_done(self) -> bool:
-        done = [seed for seed, statuses in self.place.statuses().items() if "ok" in statuses]
-        return len(done) == self.cells
+        return sum("ok" in some for some in self.place.statuses().values()) == self.cells
 
     def _compare(self) -> None:
         """Note rows that runs.csv had when it was last looked at, and has no more."""
-        after = self.place.csv.read_bytes() if self.place.csv.exists() else b""
+        after = read(self.place.csv)
         self.verdict.lost += checks.lost_rows(self._before, after)
         self._before = after
 
@@ -310,9 +289,8 @@ class Round:
                     restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
-            for command in self._commands:
+            for command in list(self._commands):
                 self._ended(command)
-            self._commands = []
             if number == 0 and self.verdict.seed % _LIMIT_EACH == 0:
                 self._reach_limit()
             elif number and self._is_done():
@@ -323,15 +301,9 @@ class Round:
 
     def _check(self) -> None:
         place, verdict = self.place, self.verdict
-        rows = place.rows()
-        verdict.rows = len(rows)
-        verdict.cells = self.cells
-        statuses = place.statuses()
-        verdict.lost += [
-            f"cell {number} has no ok row"
-            for number in range(self.cells)
-            if "ok" not in statuses.get(number, [])
-        ]
+        verdict.rows, verdict.cells = len(place.rows()), self.cells
+        done = {seed for seed, statuses in place.statuses().items() if "ok" in statuses}
+        verdict.lost += [f"cell {n} has no ok row" for n in range(self.cells) if n not in done]
         for problem in place.problems():
             (verdict.duplicated if "rows" in problem else verdict.wrong).append(problem)
         starts = Counter((start.seed, start.attempt) for start in place.starts())
@@ -340,10 +312,9 @@ class Round:
             for (number, attempt), count in starts.items()
             if count > 1
         ]
+        folders = [one.folder for one in place.submissions()]
         verdict.wrong += [
-            f"{one.folder.name} is not done"
-            for one in place.submissions()
-            if not (one.folder / "done").exists()
+            f"{one.name} is not done" for one in folders if not (one / "done").exists()
         ]
         verdict.left_running += checks.left_running(place.folder)
 
@@ -391,13 +362,13 @@ def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str,
         **{name: sum(getattr(v, name) for v in verdicts) for name in ("cells", "rows", "commands")},
         "injected": injected.total(),
         "missed": missed.total(),
-        **{name: sum(len(getattr(v, name)) for v in verdicts) for name in BAD},
+        **checks.counted(verdicts),
         "counts": [
             {"kind": kind, "injected": injected[kind], "missed": missed[kind]} for kind in KINDS
         ],
         "bad": [
-            {"seed": v.seed, **{name: getattr(v, name) for name in BAD}}
-            for v in verdicts
-            if not v.good
+            {"seed": each.seed, **{name: getattr(each, name) for name in checks.BAD}}
+            for each in verdicts
+            if not each.good
         ],
     }

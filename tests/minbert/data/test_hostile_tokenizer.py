@@ -2,7 +2,6 @@
 
 import json
 import time
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,8 +26,7 @@ def written():
     library.normalizer = BertNormalizer()
     library.pre_tokenizer = BertPreTokenizer()
     library.add_special_tokens(WORDS[:5])
-    values: dict[str, Any] = json.loads(library.to_str())
-    return values
+    return json.loads(library.to_str())
 
 
 WRITTEN = written()
@@ -60,7 +58,7 @@ def as_json(values):
 PARTS = st.sampled_from(["model", "normalizer", "pre_tokenizer", "added_tokens"]).flatmap(
     lambda part: changed(WRITTEN[part]).map(lambda value: {**WRITTEN, part: value})
 )
-FILES: dict[str, st.SearchStrategy[bytes]] = {
+FILES = {
     "tokenizer.json": changed(WRITTEN).map(as_json) | PARTS.map(as_json)
     | damaged(as_json(WRITTEN)),
     "vocab.txt": damaged("\n".join(WORDS).encode()),
@@ -116,19 +114,14 @@ NFC = {"type": "NFC"}
     [
         ("normalizer", replacing({"String": "a"}, "a" * 1000)),
         ("normalizer", replacing({"Regex": "(a+)+$"}, "")),
-        ("normalizer", {"type": "Prepend", "prepend": "x" * 1000}),
         ("normalizer", {"type": "Sequence", "normalizers": [NFC, replacing({"String": ""}, "x")]}),
         ("normalizer", {"type": "Sequence", "normalizers": [NFC] * 1000}),
         ("pre_tokenizer", splitting("(a+)+$")),
         ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [splitting("(a|a)*b")]}),
-        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}),
         ("model", {**WRITTEN["model"], "max_input_chars_per_word": 10**9}),
         ("model", {**WRITTEN["model"], "unk_token": "<unk>"}),
         ("model", {**WRITTEN["model"], "vocab": {**WRITTEN["model"]["vocab"], "x": 2**32 - 1}}),
-        ("model", {**WRITTEN["model"], "vocab": {**WRITTEN["model"]["vocab"], "x": 2**40}}),
-        ("model", {**WRITTEN["model"], "vocab": {**WRITTEN["model"]["vocab"], "x": -1}}),
         ("model", {"type": "BPE", "vocab": {"[UNK]": 0}, "merges": []}),
-        ("added_tokens", [{"id": -1, "content": "x"}]),
     ],
 )
 def test_what_fails_or_takes_without_end_once_there_is_text_is_refused(tmp_path, part, value):

@@ -25,7 +25,7 @@ def test_pearson_agrees_with_scipy():
     assert score("pearson", x[:, None], y) == pytest.approx(pearson(x, y))
 
 
-@pytest.mark.parametrize("value", [0.1, 0.3, 1.1, 3.8])
+@pytest.mark.parametrize("value", [0.1, 3.8])
 def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value):
     """0.1 three times over has a mean of 0.10000000000000002."""
     for count in (1, 2, 3, 7, 60, 863):

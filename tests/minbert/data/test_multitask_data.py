@@ -16,8 +16,6 @@ from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.errors import InputError
 from tests.cs224n import write_folder
 
-FILES = [file for part in PARTS for file in TASKS[part].files]
-
 
 def loaded(folder, **caps):
     found = load_data("multitask", folder, **caps)
@@ -37,7 +35,7 @@ def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
         assert of.digest == load_task(part, tmp_path).digest
 
 
-@pytest.mark.parametrize("lost", [*([name] for name in FILES), list(TASKS["quora"].files)])
+@pytest.mark.parametrize("lost", [["sts-dev.csv"], list(TASKS["quora"].files)])
 def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
     write_folder(tmp_path)
     for name in lost:
@@ -53,21 +51,6 @@ def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
     ]
     with pytest.raises(InputError, match=f"task {part} needs {re.escape(lost[0])}"):
         load_task(part, tmp_path)
-
-
-def test_what_is_wrong_with_a_part_is_that_of_the_part(tmp_path):
-    path = write_folder(tmp_path) / "sts-dev.csv"
-    whole = path.read_text(encoding="utf-8")
-    for content, why in (
-        ("", "its first line does not have "),
-        (whole.partition("\n")[0], "0 of its 0 rows can't be used"),
-        (whole.replace("\t0.5\n", "\t5.1\n"), "similarity is '5.1', not a number from 0 to 5"),
-    ):
-        path.write_text(content, encoding="utf-8")
-        with pytest.raises(InputError, match=why) as caught:
-            load_data("multitask", tmp_path)
-        assert str(caught.value).startswith(str(path))
-        assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_any_part_is_refused(tmp_path):

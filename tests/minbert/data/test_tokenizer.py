@@ -19,15 +19,6 @@ SENTENCE = ("unbelievably", "good", "tokenisation", "of", "a", "film") * 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "caf", "##e", "##é", "中"]
 
 
-def columns(name, *wanted):
-    """Columns of a tab-separated file of the shared data."""
-    path = CS224N / name
-    need(path.is_file(), f"the shared data ({path})", component="shared")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [[row[column] for row in rows] for column in wanted]
-
-
 def their_tokenizer(folder):
     return peers.transformers().BertTokenizer.from_pretrained(folder)
 
@@ -48,27 +39,20 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def vocabulary_alone(minilm, tmp_path_factory):
-    """minilm's vocab.txt without its tokenizer.json."""
-    made = tmp_path_factory.mktemp("vocabulary")
-    shutil.copyfile(minilm / "vocab.txt", made / "vocab.txt")
-    return made
-
-
-@pytest.fixture(scope="module")
-def loaded(minilm, vocabulary_alone):
+def loaded(minilm, tmp_path_factory):
     """transformers' tokenizer of minilm, and ours of it with and without its tokenizer.json."""
-    ours = [Tokenizer.from_folder(folder) for folder in (minilm, vocabulary_alone)]
-    return their_tokenizer(minilm), ours
+    alone = tmp_path_factory.mktemp("vocabulary")
+    shutil.copyfile(minilm / "vocab.txt", alone / "vocab.txt")
+    return their_tokenizer(minilm), [Tokenizer.from_folder(folder) for folder in (minilm, alone)]
 
 
-@pytest.mark.parametrize(
-    ("name", "max_length"), [("ids-sst-train.csv", 16), ("ids-sst-dev.csv", 128)]
-)
-def test_sentences_agree_with_transformers(minilm, name, max_length):
-    (sentences,) = columns(name, "sentence")
-    theirs = their_tokenizer(minilm)(sentences, truncation=True, max_length=max_length)
-    encoded = Tokenizer.from_folder(minilm).encode(sentences, None, max_length)
+def test_sentences_agree_with_transformers(minilm):
+    path = CS224N / "ids-sst-dev.csv"
+    need(path.is_file(), f"the shared data ({path})", component="shared")
+    with path.open(encoding="utf-8", newline="") as file:
+        sentences = [row["sentence"] for row in csv.DictReader(file, delimiter="\t")]
+    theirs = their_tokenizer(minilm)(sentences, truncation=True, max_length=16)
+    encoded = Tokenizer.from_folder(minilm).encode(sentences, None, 16)
     assert texts_of(encoded) == theirs["input_ids"]
     assert types_of(encoded) == theirs["token_type_ids"]
     assert encoded.lengths.tolist() == [len(ids) for ids in theirs["input_ids"]]
@@ -165,27 +149,13 @@ def test_a_length_without_room_and_unequal_columns_are_refused(folder):
         tokenizer.encode(["good", "good"], ["good"], 8)
 
 
-def refused(folder):
-    """The line that a folder's tokenizer is refused with."""
-    with pytest.raises(InputError) as caught:
-        Tokenizer.from_folder(folder)
-    line = str(caught.value)
-    assert line.isprintable()
-    assert str(folder) in line
-    return line
-
-
-def test_a_missing_vocabulary_is_one_line(tmp_path):
-    assert "has no tokenizer.json or vocab.txt" in refused(tmp_path)
-    assert "no such folder" in refused(tmp_path / "nowhere")
-
-
 def test_another_kind_of_tokenizer_is_refused(folder):
     from tokenizers.models import WordLevel
 
     ids = {word: number for number, word in enumerate(WORDS)}
     Library(WordLevel(ids, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))  # noqa: S106
-    assert "is not WordPiece" in refused(folder)
+    with pytest.raises(InputError, match="is not WordPiece"):
+        Tokenizer.from_folder(folder)
 
 
 def test_a_vocabulary_larger_than_its_encoder_is_refused(folder):
@@ -194,4 +164,5 @@ def test_a_vocabulary_larger_than_its_encoder_is_refused(folder):
     (folder / "config.json").write_text(json.dumps(config))
     Tokenizer.from_folder(folder)
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": len(WORDS) - 1}))
-    assert "token id 10" in refused(folder)
+    with pytest.raises(InputError, match="token id 10"):
+        Tokenizer.from_folder(folder)

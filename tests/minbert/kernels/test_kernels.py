@@ -11,7 +11,7 @@ from minbert.kernels import dropout as dropout_kernel
 from minbert.kernels import products
 from minbert.kernels.attention import attention, torch_attention
 from minbert.kernels.dropout import dropout, keep_mask
-from minbert.kernels.linear import Linear, activate, gradient
+from minbert.kernels.linear import Linear
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.kernels.reference import KERNELS, is_reference, kernels
 from minbert.kernels.residual import add_and_normalise
@@ -64,13 +64,6 @@ def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch):
     assert times(drawn(3, 4), drawn(5, 4)).shape == (3, 5)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_gradient_of_an_activation_is_autograds(name):
-    u, g = drawn(5, 6).requires_grad_(), drawn(5, 6, seed=1)
-    activate(name, u).backward(g)
-    torch.testing.assert_close(gradient(name, g, u.detach()), u.grad)
-
-
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(activation, bias):
@@ -88,21 +81,16 @@ def test_linear(activation, bias):
 
     x = drawn(2, 3, 6, dtype=torch.float64)
     same_gradients(run, by_torch, x, *weights)
-    torch.autograd.gradcheck(run, [t.clone().requires_grad_() for t in (x, *weights)])
+    same_gradients(lambda *w: run(x, *w), lambda *w: by_torch(x, *w), *weights)
 
 
 @PADDED
 @pytest.mark.parametrize("first_only", [False, True])
 def test_attention(mask, first_only):
-    length, heads = 7, 2
-    qkv = drawn(3, length, 24, dtype=torch.float64)
     same_gradients(
-        lambda x: attention(x, mask, heads, 0.0, first_only),
-        lambda x: torch_attention(x, mask, heads, 0.0, first_only),
-        qkv,
-    )
-    assert torch.autograd.gradcheck(
-        lambda x: attention(x, mask, heads, 0.0, first_only), [qkv.clone().requires_grad_()]
+        lambda x: attention(x, mask, 2, 0.0, first_only),
+        lambda x: torch_attention(x, mask, 2, 0.0, first_only),
+        drawn(3, 7, 24, dtype=torch.float64),
     )
 
 
@@ -131,12 +119,10 @@ def test_gradients_through_dropout_are_those_of_what_was_kept():
         return run
 
     kernel = seeded(lambda x, y: add_and_normalise(x, y, norm, p, training=True))
-    attend = seeded(lambda x: attention(x.repeat(1, 1, 3), None, 2, p))
-    drop = seeded(lambda x: dropout(x, p, training=True))
     by_hand = seeded(lambda x, y: norm(x + y * keep_mask(y, p) / (1 - p)))
     same_gradients(kernel, by_hand, x, y)
-    for function, given in ((kernel, (x, y)), (attend, (x,)), (drop, (x,))):
-        assert torch.autograd.gradcheck(function, [t.clone().requires_grad_() for t in given])
+    attend = seeded(lambda x: attention(x.repeat(1, 1, 3), None, 2, p))
+    assert torch.autograd.gradcheck(attend, [x.clone().requires_grad_()])
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -162,7 +148,7 @@ def test_add_and_normalise(trains):
     assert out.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.001, 0.5])
 def test_a_mask_drops_with_its_probability(p):
     torch.manual_seed(0)
     mask = keep_mask(torch.empty(1000, 1001), p)

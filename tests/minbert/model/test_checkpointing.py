@@ -41,20 +41,14 @@ def step(model, amp):
     return logits, {name: p.grad for name, p in named if p.grad is not None}, saved.mib
 
 
-@pytest.mark.parametrize("used", ["fast", "reference"])
-@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize(("used", "amp"), [("fast", "off"), ("fast", "bf16"), ("reference", "off")])
 @pytest.mark.parametrize(
     ("mode", "pooling", "options"),
     [
-        ("full", "pooler", {}),
-        ("head", "mean", {}),
-        ("bitfit", "cls", {}),
-        ("lora", "mean", {}),
-        ("dora", "pooler", {}),
-        ("lora", "cls", {"lora_dropout": 0.2}),
-        ("dora", "mean", {"lora_dropout": 0.2}),
+        ("full", "pooler", {}), ("head", "mean", {}), ("bitfit", "cls", {}),
+        ("lora", "cls", {"lora_dropout": 0.2}), ("dora", "mean", {}),
     ],
-)
+)  # fmt: skip
 def test_gradients_are_the_same_and_less_is_kept(mode, pooling, options, amp, used):
     with kernels(used):
         logits, gradients, kept = step(model_of(mode, pooling, False, **options), amp)
@@ -71,7 +65,7 @@ def test_gradients_are_the_same_and_less_is_kept(mode, pooling, options, amp, us
 
 def test_evaluation_runs_each_layer_once():
     model = model_of("full", "mean", True).eval()
-    calls: list[int] = []
+    calls = []
     model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
     ids = torch.ones(2, 5, dtype=torch.int64)
     model(ids).sum().backward()

@@ -1,8 +1,6 @@
 """Reading of a config.json, its refusals, and numbers of parameters."""
 
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -43,12 +41,6 @@ def test_every_value_is_read():
     assert BertConfig.from_values(asdict(config), "") == config
 
 
-def test_what_transformers_writes_is_read(tmp_path):
-    config = replace(GEOMETRIES["bert-tiny"], hidden_act="gelu_new", layer_norm_eps=1e-6)
-    peers.transformers().BertConfig(**asdict(config)).save_pretrained(tmp_path)
-    assert BertConfig.from_folder(tmp_path) == config
-
-
 def test_old_files_leave_out_what_has_a_default():
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     values = {key: VALUES[key] for key in (*needed, "vocab_size")}
@@ -61,17 +53,13 @@ def test_old_files_leave_out_what_has_a_default():
         ("hidden_act", "silu"),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
-        ("add_cross_attention", True),
-        ("quantization_config", {"bits": 4}),
         ("hidden_size", 0),
-        ("hidden_size", 128.0),
         ("hidden_size", True),
         ("num_hidden_layers", 1025),
         ("vocab_size", 10**12),
         ("num_attention_heads", 3),
         ("layer_norm_eps", 0),
         ("layer_norm_eps", float("nan")),
-        ("initializer_range", float("inf")),
         ("hidden_dropout_prob", 1.0),
         ("attention_probs_dropout_prob", -0.1),
         ("pad_token_id", 30522),
@@ -82,19 +70,13 @@ def test_a_value_that_can_not_be_is_named(key, value):
     assert key in refused({**VALUES, key: value})
 
 
-def test_missing_sizes_and_another_architecture_are_named():
+def test_missing_or_absurd_sizes_and_another_architecture_are_named():
+    assert "parameters in all" in refused({**VALUES, "hidden_size": 2**20, "vocab_size": 2**24})
     values = {key: value for key, value in VALUES.items() if not key.startswith("num_")}
     assert "num_hidden_layers, num_attention_heads" in refused(values)
     for model_type in ("roberta", None, 3):
         line = f"model_type is {model_type!r}, and only bert"
         assert line in refused({**VALUES, "model_type": model_type})
-
-
-def test_a_missing_folder_or_file_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json"):
-        BertConfig.from_folder(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        BertConfig.from_folder(tmp_path / "nowhere")
 
 
 @settings(max_examples=25, deadline=None)
@@ -120,8 +102,3 @@ def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm():
     assert count_parameters(GEOMETRIES["bert-base"], True, 0) == 109_482_240
     assert count_parameters(GEOMETRIES["bert-large"], True, 0) == 335_141_888
     assert {config.vocab_size for config in GEOMETRIES.values()} == {30522}
-
-
-def test_planning_needs_no_torch():
-    code = "import sys, minbert.model.config, minbert.files; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,20 +5,16 @@ import json
 import os
 import zipfile
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from safetensors.torch import save_file
-from torch import nn
 
 from bench.common.errors import InputError as Refused
 from bench.engines import check
 from minbert.errors import InputError
-from minbert.files import model_digest
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig, count_parameters
@@ -75,84 +71,47 @@ def refused(folder, config=CONFIG):
 # config.json
 
 
-@examples(80)
-@given(values=changed(VALUES))
-def test_a_changed_configuration_is_right_or_refused(folder, values):
+@examples(120)
+@given(
+    content=changed(VALUES).map(json.dumps).map(str.encode) | damaged(json.dumps(VALUES).encode())
+)
+def test_a_changed_or_damaged_configuration_is_right_or_refused(folder, content):
     path = folder / "config.json"
-    path.write_text(json.dumps(values))
+    path.write_bytes(content)
     found = answer(lambda: BertConfig.from_folder(folder), InputError, path)
     if found is not None:
+        values = json.loads(content.decode("utf-8-sig"))
         assert count_parameters(found, True, 0) <= 10**11
         assert all(values.get(key, value) in (value, None) for key, value in asdict(found).items())
 
 
-@examples(40)
-@given(content=damaged(json.dumps(VALUES).encode()))
-def test_a_damaged_configuration_is_right_or_refused(folder, content):
-    (folder / "config.json").write_bytes(content)
-    answer(lambda: BertConfig.from_folder(folder), InputError, folder / "config.json")
-
-
-def test_nesting_of_any_depth_is_refused(folder):
+def test_nesting_of_any_depth_and_gigabytes_are_refused(folder):
     path = folder / "config.json"
     for depth in (*NEAR_THE_LIMIT[::3], 10_000, 200_000):
         for text in (nested(depth), json.dumps(VALUES)[:-1] + f', "is_decoder": {nested(depth)}}}'):
             path.write_text(text)
             assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
-
-
-@pytest.mark.parametrize(
-    "absurd",
-    [
-        {"hidden_size": 10**12},
-        {"hidden_size": 2**24, "intermediate_size": 2**24},
-        {"hidden_size": 2**20, "num_hidden_layers": 1024},
-        {"hidden_size": 2**16, "vocab_size": 2**24},
-        {"hidden_size": 2**16, "max_position_embeddings": 2**24},
-    ],
-)
-def test_absurd_sizes_are_refused_before_anything_is_allocated(folder, absurd):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**VALUES, **absurd}))
-    assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
     sparse(path, 2**36)
     assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
-def test_a_pipe_is_not_waited_for(folder, name):
-    (folder / name).unlink()
-    os.mkfifo(folder / name)
-    assert answer(lambda: model_digest(folder), InputError, folder) is None
-
-
-@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x/" * 3000])
-def test_a_path_that_can_not_be_is_refused(name):
-    with pytest.raises(InputError, match="no such folder"):
-        BertConfig.from_folder(Path(name))
-
-
 # model.safetensors
-
-
-def header_and_data(folder):
-    whole = (folder / "model.safetensors").read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    return json.loads(whole[8 : 8 + length]), whole[8 + length :]
 
 
 @examples(80)
 @given(data_of=changed({WORDS: {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}}))
 def test_a_changed_header_is_right_or_refused(folder, data_of):
     save_file(weights(), folder / "model.safetensors")
-    header, data = header_and_data(folder)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
     place = header[WORDS]["data_offsets"]
     if isinstance(data_of, dict):
         mine = data_of.get(WORDS)
         if isinstance(mine, dict) and mine.get("data_offsets") == [0, 128]:
             mine["data_offsets"] = place
         data_of = {**{k: v for k, v in header.items() if k != WORDS}, **data_of}
-    path = folder / "model.safetensors"
     path.write_bytes(safetensors_bytes(json.dumps(data_of), data))
     found = answer(lambda: load(folder), InputError, path)
     if found is not None:
@@ -160,41 +119,9 @@ def test_a_changed_header_is_right_or_refused(folder, data_of):
         assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
 
 
-def with_entry(**changes):
-    """A header whose entry of the words is changed."""
-    return lambda header: json.dumps({**header, WORDS: {**header[WORDS], **changes}})
-
-
-@pytest.mark.parametrize(
-    ("make", "declared"),
-    [
-        (with_entry(data_offsets=[64, 192]), None),
-        (with_entry(shape=[2**63, 0], data_offsets=[0, 0]), None),
-        (with_entry(shape=[2] * 100), None),
-        (with_entry(dtype="I32"), None),
-        (with_entry(dtype="F16"), None),
-        (lambda header: json.dumps({**header, "__metadata__": {"format": 1}}), None),
-        (lambda header: json.dumps(header).replace('"F32"', '"F32", "dtype": "F32"', 1), None),
-        (lambda header: json.dumps({**header, "more": header[WORDS]}), None),
-        (lambda header: nested(100_000), None),
-        (lambda header: '{"a": ' * 50_000, None),
-        (lambda header: b"\xff" * 64, None),
-        *((json.dumps, declared) for declared in (0, 7, 10**6, 2**62, 2**64 - 1)),
-    ],
-)
-def test_an_impossible_header_is_refused(folder, make, declared):
-    header, data = header_and_data(folder)
-    content = safetensors_bytes(make(header), data, declared)
-    (folder / "model.safetensors").write_bytes(content)
-    refused(folder)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "width"), [("F8_E5M2", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("F4", 0.5), ("BF16", 2)]
-)
+@pytest.mark.parametrize(("dtype", "width"), [("F8_E5M2", 1), ("F4", 0.5), ("BF16", 2)])
 def test_numbers_that_need_a_scale_are_refused(folder, dtype, width):
-    header: dict[str, Any] = {}
-    end = 0
+    header, end = {}, 0
     for name, tensor in weights().items():
         begin, end = end, end + int(tensor.numel() * width)
         shape = list(tensor.shape)
@@ -231,13 +158,8 @@ def save(folder, content, new=True):
     [
         (os.mkdir, ("{}",)),
         (eval, ("open('{}', 'w')",)),
-        (open, ("{}", "w")),
         (functools.partial, (os.mkdir, "{}")),
-        (bytearray, (10**13,)),
-        (torch.zeros, ((10**6, 10**6),)),
-        (set, ([1],)),
     ],
-    ids=lambda value: getattr(value, "__qualname__", ""),
 )
 def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, arguments, new):
     sign = folder / "executed"
@@ -255,9 +177,6 @@ def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, argu
         ("meta", lambda: torch.zeros(8, 4, device="meta")),
         ("quantized", lambda: torch.quantize_per_tensor(torch.zeros(8, 4), 0.1, 0, torch.quint8)),
         ("nested", lambda: torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])),
-        ("complex", lambda: torch.zeros(8, 4, dtype=torch.complex64)),
-        ("of numpy", lambda: np.zeros((8, 4), dtype=np.float32)),
-        ("module", lambda: nn.Linear(4, 8)),
         ("list", lambda: [torch.zeros(8, 4)]),
     ],
 )

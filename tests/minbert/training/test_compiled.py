@@ -6,19 +6,20 @@ import subprocess
 import sysconfig
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
-from torch._inductor.exc import CppCompileError
 
 from adapters.injection import inject
+from adapters.layer import Part
+from adapters.lora import LoraLinear
 from minbert.data.batches import Batch, Buckets
 from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.training import compiled
-from minbert.training.compiled import CompiledModel, NoCompilerError, compile_model, mode_of
+from minbert.training.compiled import CompiledModel, NoCompilerError, compile_model
 from minbert.training.trainer import ParameterGroup, Trainer
 from tests.adapters.small import CLASSES, base_model, disturb
 from tests.components import need_compiler
@@ -29,10 +30,9 @@ with suppress(ImportError):  # torch.compile loads it, which fails once a test i
 CPU = torch.device("cpu")
 BUCKETS = Buckets(20)
 TEXTS = 4
-SIZES = [(TEXTS, 5), (TEXTS, 12), (2, 7), (TEXTS, 8), (TEXTS, 16)]
-"""Texts of each batch, and tokens of its longest; the third is as an epoch's last."""
 ONE_BUCKET = [(TEXTS, 5), (2, 7), (TEXTS, 8)]
-MODES = [("full", None, "mean"), ("lora", "attn", "pooler"), ("dora", "all-lin-only", "mean")]
+"""Texts of each batch, and tokens of its longest; the second is as an epoch's last."""
+TWO_BUCKETS = [*ONE_BUCKET, (TEXTS, 12), (TEXTS, 16)]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,21 @@ def model_of(mode="lora", layers="all-lin-only", pooling="mean"):
     return model
 
 
-def batches(sizes=SIZES):
+class Toy(nn.Module):
+    """One adapted layer, which takes a tenth of the time to compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(60, 8).requires_grad_(False)
+        self.layer = LoraLinear(nn.Linear(8, CLASSES), [Part(name="layer", rank=2, alpha=4.0)])
+        self.layer.reset_parameters(0)
+        disturb(self)
+
+    def forward(self, ids, mask, _types, part=""):
+        return (self.layer(self.table(ids)) * mask[:, :, None]).sum(dim=1)
+
+
+def batches(sizes=ONE_BUCKET):
     generator = torch.Generator().manual_seed(3)
     found = []
     for texts, longest in sizes:
@@ -80,7 +94,7 @@ def batches(sizes=SIZES):
     return found
 
 
-def train(model, forward, amp="off", sizes=SIZES):
+def train(model, forward, amp="off", sizes=ONE_BUCKET):
     """Loss, logits and every gradient of each step, by name."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     trainer = Trainer(
@@ -93,7 +107,7 @@ def train(model, forward, amp="off", sizes=SIZES):
         yield {"loss": loss, "logits": logits, **gradients}
 
 
-def assert_steps_are_plain(model, sizes=SIZES):
+def assert_steps_are_plain(model, sizes=ONE_BUCKET):
     """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
     from the cache, and the compiled steps."""
     other = copy.deepcopy(model)
@@ -106,25 +120,27 @@ def assert_steps_are_plain(model, sizes=SIZES):
     for number, (step, usual) in enumerate(zip(steps, expected, strict=True)):
         assert step.keys() == usual.keys()
         for name, value in step.items():
-            where = f"{name}, step {number}"
-            torch.testing.assert_close(
-                value, usual[name], rtol=1e-3, atol=1e-5, msg=lambda m, w=where: f"{w}: {m}"
-            )
+            closest = {"rtol": 1e-3, "atol": 1e-5}
+            assert torch.allclose(value, usual[name], **closest), f"{name}, step {number}"
     assert graphs() == made == before + len(buckets), "a graph each, all of them made beforehand"
     return compiled_model.cached, steps
 
 
-def test_compiled_steps_are_those_of_plain_torch_cold_and_warm():
+def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(monkeypatch):
     """The cache has code that computes the same to the last bit, AOTAutograd's part included."""
     from torch._dynamo.utils import counters
+    from torch._inductor import cpu_vec_isa
 
     need_compiler()
-    cached, cold = assert_steps_are_plain(model_of(), ONE_BUCKET)
+    # torch finds vector instructions by compiling for each
+    monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", list)
+    model = Toy()
+    cached, cold = assert_steps_are_plain(copy.deepcopy(model))
     assert cached == 0
     assert counters["aot_autograd"]["autograd_cache_saved"] == 1
 
     torch._dynamo.reset()
-    cached, warm = assert_steps_are_plain(model_of(), ONE_BUCKET)
+    cached, warm = assert_steps_are_plain(model)
     assert cached == 1
     assert counters["aot_autograd"]["autograd_cache_hit"] == 1
 
@@ -132,43 +148,36 @@ def test_compiled_steps_are_those_of_plain_torch_cold_and_warm():
         assert all(torch.equal(step[name], value) for name, value in usual.items())
 
 
-@pytest.mark.parametrize(("mode", "layers", "pooling"), MODES)
-def test_every_mode_can_be_traced(mode, layers, pooling, traced):
-    assert_steps_are_plain(model_of(mode, layers, pooling))
+@pytest.mark.parametrize(
+    ("mode", "layers", "pooling", "sizes"),
+    [
+        ("full", None, "mean", TWO_BUCKETS), ("lora", "attn", "pooler", ONE_BUCKET),
+        ("dora", "all-lin-only", "mean", ONE_BUCKET),
+    ],
+)  # fmt: skip
+def test_every_mode_can_be_traced(mode, layers, pooling, sizes, traced):
+    assert_steps_are_plain(model_of(mode, layers, pooling), sizes)
 
 
 def test_under_autocast_losses_are_close(traced):
     model = model_of("dora")
     exact = [step["loss"] for step in train(copy.deepcopy(model), None)]
-    found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="bf16")
+    found = compile_model(model, texts=TEXTS, lengths={8}, amp="bf16")
     losses = [step["loss"] for step in train(model, found, "bf16")]
     torch.testing.assert_close(losses, exact, rtol=0, atol=0.03)
-    assert graphs() == 2
-
-
-def test_models_have_graphs_of_their_own_and_a_batch_in_another_bucket_fails(traced):
-    from torch._dynamo.exc import FailOnRecompileLimitHit
-
-    for model in (model_of(), model_of("dora")):
-        found = compile_model(model, texts=TEXTS, lengths={8}, amp="off")
-        (batch,) = batches([(TEXTS, 8)])
-        torch.testing.assert_close(found(batch), model(batch.input_ids, batch.attention_mask))
-    with pytest.raises(FailOnRecompileLimitHit):
-        found(batches([(TEXTS, 16)])[0])
-    found(batches([(2, 16)])[0])
-    assert graphs() == 2, "nothing more is compiled"
+    assert graphs() == 1
 
 
 # Without a GPU, by stand-ins
 
 
 class Recorder:
-    """Stands for torch.compile: tells its arguments, and the shapes that come."""
+    """Stands for torch.compile, and keeps its arguments and the shapes that come."""
 
     def __init__(self, model):
         self.model = model
-        self.options: dict[str, Any] = {}
-        self.shapes: list[tuple[int, int]] = []
+        self.options = {}
+        self.shapes = []
 
     def compile(self, model, *, isolate_recompiles, **options):
         assert model is self.model
@@ -183,13 +192,13 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch):
-    found = Recorder(model_of())
+    found = Recorder(Toy())
     monkeypatch.setattr(torch, "compile", found.compile)
     return found
 
 
 def test_all_buckets_are_rehearsed_before_training_in_the_mode_of_the_device(recorder, monkeypatch):
-    assert mode_of(torch.device("cuda", 1)) == "reduce-overhead"
+    assert compiled._MODES["cuda"] == "reduce-overhead"
     model = recorder.model
     before = {name: p.clone() for name, p in model.named_parameters()}
     compile_model(model, texts=3, lengths=[16, 8, 16], amp="bf16")
@@ -228,9 +237,9 @@ def test_a_part_without_a_cuda_graph_is_refused(recorder, monkeypatch):
 
     run = Recorder.__call__
 
-    def skipping(self, *given):
+    def skipping(*given):
         counters["inductor"]["cudagraph_skips"] += 1
-        return run(self, *given)
+        return run(*given)
 
     counters["inductor"]["cudagraph_skips"] += 1  # another's, before
     compile_model(recorder.model, texts=2, lengths=[8], amp="off")
@@ -256,7 +265,7 @@ def test_a_missing_compiler_is_one_line():
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": ("/nowhere/g++",)}):
-        message = refusal(model_of(), missing=True)
+        message = refusal(Toy(), missing=True)
     assert message.startswith("compile: torch can't compile the model (")
     assert "No working C++ compiler" in message
     assert message.endswith("leave compile out")
@@ -274,66 +283,49 @@ def in_a_worker():
 @pytest.mark.parametrize(
     ("error", "reason", "missing"),
     [
-        (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
+        (lambda: subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
          "Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1.", "Python.h"),
-        (CppCompileError(["g++", "kernel.cpp"], "error: 'tmp1' was not declared"),
-         "C++ compile error", "Python.h"),
-        (RuntimeError("Failed to find C compiler. Please specify via CC"),
-         "Failed to find C compiler. Please specify via CC", "compiler"),
-        (FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
+        (lambda: FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
          "[Errno 2] No such file or directory: '/nowhere/gcc'", "CC"),
         (in_a_worker, "RuntimeError: Failed to find C compiler.", "compiler"),
     ],
+    ids=["fails", "absent", "in a worker"],
 )  # fmt: skip
 def test_what_triton_lacks_is_one_line(error, reason, missing, recorder, monkeypatch, tmp_path):
-    raised = error if isinstance(error, Exception) else error()
-
-    def lacking(*_):
-        raise raised
-
-    monkeypatch.setattr(Recorder, "__call__", lacking)
+    monkeypatch.setattr(Recorder, "__call__", mock.Mock(side_effect=error()))
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
     (tmp_path / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
     message = refusal(recorder.model, missing=missing == "compiler")
     assert message.startswith(f"compile: torch can't compile the model ({reason}); it needs")
-    assert "on a GPU triton, a C compiler and Python.h: install them" in message
     (tmp_path / "Python.h").unlink()
     assert refusal(recorder.model, missing=missing in ("Python.h", "compiler")) == message
     monkeypatch.setenv("CC", "/nowhere/gcc")
     assert refusal(recorder.model, missing=True) == message
 
 
-def test_code_that_cannot_be_traced_is_one_line(traced):
-    class Asking(nn.Linear):
-        def forward(self, ids, *_):
-            x = super().forward(ids.float())
-            print(x)
-            return x
-
-    assert "compile: torch can't compile the model (" in refusal(Asking(8, 3), missing=False)
+def test_code_that_cannot_be_traced_is_one_line(traced, monkeypatch):
+    monkeypatch.setattr(Toy, "forward", lambda self, ids, *_: print(self.table(ids)))
+    assert "compile: torch can't compile the model (" in refusal(Toy(), missing=False)
 
 
 def test_an_older_torch_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
-    assert "is too old for it" in refusal(model_of(), missing=True)
+    assert "is too old for it" in refusal(Toy(), missing=True)
 
 
-@pytest.mark.parametrize("while_compiling", [True, False])
 @pytest.mark.parametrize(
-    "error",
+    ("error", "while_compiling"),
     [
-        torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("Triton: out of memory"),
-        RuntimeError("can't allocate memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), False), (MemoryError(), True),
+        (RuntimeError("can't allocate memory"), True),
     ],
 )  # fmt: skip
 def test_a_lack_of_memory_is_no_lack_of_a_compiler(error, while_compiling, recorder, monkeypatch):
     from torch._inductor.exc import InductorError
 
-    def full(*_):
-        raise InductorError(error, None) if while_compiling else error
-
-    monkeypatch.setattr(Recorder, "__call__", full)
+    raised = InductorError(error, None) if while_compiling else error
+    monkeypatch.setattr(Recorder, "__call__", mock.Mock(side_effect=raised))
     with pytest.raises(type(error)) as caught:
         compile_model(recorder.model, texts=2, lengths=[8], amp="off")
     assert caught.value is error

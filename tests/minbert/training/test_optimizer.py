@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minbert.training.optimizer import OPTIMIZERS, AdamW, ParameterGroup
+from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 
 THEIRS = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
@@ -41,21 +41,6 @@ def test_it_is_torchs_to_the_bit(name):
             optimizer.step()
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.bias, other.bias)
-
-
-def test_parameters_without_a_gradient_or_a_rate_stay():
-    model = nn.Linear(2, 2)
-    before = [parameter.detach().clone() for parameter in (model.bias, model.weight)]
-    for parameters, rate, kept in (
-        ([model.weight, model.bias], 1.0, (True, False)), ([model.weight], 0.0, (True, True)),
-    ):  # fmt: skip
-        optimizer = AdamW([ParameterGroup(parameters, rate, 0.5)])
-        model.weight.grad = torch.ones(2, 2)
-        optimizer.step()
-        now = (model.bias, model.weight)
-        assert tuple(torch.equal(a, b) for a, b in zip(now, before, strict=True)) == kept
-        assert model.bias not in optimizer.state
-        before = [parameter.detach().clone() for parameter in now]
 
 
 def test_building_and_training_a_model_import_no_compiler():

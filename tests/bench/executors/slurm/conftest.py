@@ -1,7 +1,6 @@
 """Slurm's commands as a few lines of shell, and submissions of cells that need no torch."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,10 +9,7 @@ from bench.executors.slurm.submission import Start, Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd
 from bench.plan.planning import Planned
-from bench.plan.rows import Row
 from tests.experiments.faults.setups import setup
-
-Commands = Callable[..., None]
 
 
 @pytest.fixture
@@ -43,17 +39,12 @@ def target():
     return setup("fake").target("cpu")
 
 
-def runs(number=4, attempt=1):
+def runs(number=4):
     """Runs of cells on a stub of a model."""
     made = setup("fake")
-    return [
-        Attempt(
-            job=made.model.job(cell, None, conditions_id="planned", attempt=attempt),
-            grid="faults",
-            dev_examples={"movies": 1},
-        )
-        for cell in (replace(made.cells[0], seed=seed) for seed in range(number))
-    ]
+    cells = (replace(made.cells[0], seed=seed) for seed in range(number))
+    jobs = (made.model.job(cell, None, conditions_id="planned", attempt=1) for cell in cells)
+    return [Attempt(job=job, grid="faults", dev_examples={"movies": 1}) for job in jobs]
 
 
 FIRST = TaskAttempt(0, 0, 0)
@@ -84,9 +75,7 @@ class Dispatcher:
     def __init__(self, prepared, store):
         self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
         self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
-        self.rows: list[Row] = []
-        self.notes: list[str] = []
-        self.stages: list[str] = []
+        self.rows, self.notes, self.stages = [], [], []
         self._store = store
         self.display = self
 
@@ -112,12 +101,8 @@ def submit(tmp_path):
 
     def make(groups, name="one", job=7):
         folder = tmp_path / "runs" / "slurm" / name
-        request = {
-            "runs": str(tmp_path / "runs.csv"),
-            "device": "cpu",
-            "kinds": str(tmp_path),
-            "user": os.getuid(),
-        }
+        runs, kinds = str(tmp_path / "runs.csv"), str(tmp_path)
+        request = {"runs": runs, "device": "cpu", "kinds": kinds, "user": os.getuid()}
         submission = Submission.create(folder, request, groups, "#!/bin/sh\n")
         submission.keep_job(job)
         return submission

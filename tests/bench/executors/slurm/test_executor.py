@@ -1,25 +1,32 @@
 """What is submitted, followed and collected, with a queue of the tests' own."""
 
-import io
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread, Timer
+from unittest import mock
 
 import pytest
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
+from bench.executors.slurm.submission import (
+    Submission,
+    TaskAttempt,
+    submissions,
+    submissions_folder,
+)
 from bench.executors.slurm.submitter import Submitter
+from bench.launch.attempt import outcome_row
 from bench.launch.signals import Signals
 from bench.results.rowfile import read_rows
 from bench.results.store import Store
-from tests.bench.executors.slurm.conftest import Dispatcher, begin, row_of, runs
+from tests.bench.executors.slurm.conftest import Dispatcher, begin, row_of, runs, worker_end
 
 
 class Cluster:
@@ -52,17 +59,14 @@ class Cluster:
     def queue(self, *lines):
         """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission, and
         perhaps `|REASON`."""
-        named = []
-        for line in lines:
-            number, rest = line.split("|", 1)
-            one = self.submissions()[int(number)]
-            reason = "" if rest.count("|") > 1 else "|None"
-            named.append(f"{one.name}|{one.job}|{rest}{reason}\n")
-        self._queue.write_text("".join(named))
+        every, text = self.submissions(), ""
+        for number, *words in (f"{line}|None".split("|") for line in lines):
+            one = every[int(number)]
+            text += "|".join([one.name, str(one.job), *words[:3]]) + "\n"
+        self._queue.write_text(text)
 
     def submissions(self):
-        places = self.csv.with_suffix("") / "slurm"
-        every = [Submission(place) for place in places.glob("2*")]
+        every = map(Submission, submissions_folder(self.csv).glob("2*"))
         return sorted(every, key=lambda submission: submission.job or 0)
 
     def publish(self, number, index, status="ok", restart=0):
@@ -97,8 +101,7 @@ def dispatcher_stays_queued(cluster, dispatcher, **options):
 
     def queued(self, groups, after=None):
         submission = submit(self, groups, after)
-        count = len(cluster.submissions())
-        cluster.queue(*(f"{n}|{'0-2'}|PENDING" for n in range(count)))
+        cluster.queue(*(f"{n}|0-2|PENDING" for n in range(len(cluster.submissions()))))
         return submission
 
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +120,7 @@ def test_arrays_are_split_and_chained(cluster):
     cluster.steps = [end]
     request = parse_request("partition=main", 2)
     assert not dispatcher_stays_queued(cluster, dispatcher, request=request)
-    words = [line.split() for line in cluster.called() if line.startswith("sbatch")]
+    words = [line.split() for line in cluster.called()]
     assert [[word for word in line if "=" in word] for line in words] == [
         ["--array=0-2%2"],
         ["--array=0-2%2", "--dependency=afterany:11"],
@@ -129,16 +132,16 @@ def test_arrays_are_split_and_chained(cluster):
 @pytest.mark.parametrize(
     ("limit", "sizes", "stage"),
     [
-        (3, {2}, "1 array task running, 0 pending, 78 to be submitted"),
-        (60, {32, 24, 8}, "55 array tasks running, 0 pending, 24 to be submitted"),
+        (3, {2}, "1 array task running, 0 pending, 22 to be submitted"),
+        (15, {8, 4, 2}, "13 array tasks running, 0 pending, 10 to be submitted"),
     ],
 )
 def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
     cluster, slurm, monkeypatch, limit, sizes, stage
 ):
-    """Of 80 cells, on a cluster whose largest array has 64; one array task ends at each look."""
-    slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 64"')
-    dispatcher = cluster.dispatcher(80)
+    """Of 24 cells, on a cluster whose largest array has 16; one array task ends at each look."""
+    slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 16"')
+    dispatcher = cluster.dispatcher(24)
     submit, accepted, pending = Submitter.submit, [], []
 
     def limited(self, groups, after=None):
@@ -151,19 +154,16 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
         return submission
 
     def show():
-        indexes = {number: [] for number, _ in pending}
-        for number, index in pending:
-            indexes[number].append(str(index))
-        cluster.queue(*(f"{number}|{','.join(some)}|RUNNING" for number, some in indexes.items()))
+        cluster.queue(*(f"{number}|{index}|RUNNING" for number, index in pending))
 
     def one_ends():
         cluster.publish(*pending.pop(0))
         show()
 
     monkeypatch.setattr(Submitter, "submit", limited)
-    cluster.steps = [one_ends] * 80
+    cluster.steps = [one_ends] * 24
     assert not cluster.run(dispatcher)
-    assert len(dispatcher.rows) == sum(accepted) == 80
+    assert len(dispatcher.rows) == sum(accepted) == 24
     assert set(accepted[:-1]) == sizes, "the last is what is left"
     assert dispatcher.stages[0] == stage
 
@@ -189,17 +189,17 @@ def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm)
 
 def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
     dispatcher, submit = cluster.dispatcher(7), Submitter.submit
-    with Signals() as signals:
+    signals = Signals()
 
-        def stopped(self, groups, after=None):
-            signals.stops += 1
-            submission = submit(self, groups, after)
-            cluster.queue("0|0-2|PENDING")
-            return submission
+    def stopped(self, groups, after=None):
+        signals.stops += 1
+        submission = submit(self, groups, after)
+        cluster.queue("0|0-2|PENDING")
+        return submission
 
-        monkeypatch.setattr(Submitter, "submit", stopped)
-        cluster.steps = [lambda: None]
-        assert cluster.executor().run(dispatcher.items, dispatcher, signals)
+    monkeypatch.setattr(Submitter, "submit", stopped)
+    cluster.steps = [lambda: None]
+    assert cluster.executor().run(dispatcher.items, dispatcher, signals)
     assert len(cluster.submissions()) == 1
     assert [note for note in dispatcher.notes if "to cancel them: scancel 11" in note]
 
@@ -212,35 +212,25 @@ def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submi
     assert f"scancel --name={submission.name}, delete {submission.folder}," in str(error.value)
 
 
-def test_a_lock_that_another_process_has(cluster, monkeypatch):
-    executor, folder = cluster.executor(), cluster.csv.with_suffix("") / "slurm"
+def test_a_wait_for_a_lock_is_ended_by_the_user_or_after_minutes(cluster, monkeypatch):
+    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
+    folder = submissions_folder(cluster.csv)
     folder.mkdir(parents=True)
-    with FileLock(folder / "submit.lock"):
+    with FileLock(folder / "submit.lock"), Signals() as signals:
+        monkeypatch.setattr(module, "_TICK_S", 0.0)
+        stopping = Timer(0.1, lambda: setattr(signals, "stops", 1))
+        stopping.start()
+        with pytest.raises(StoppedError):
+            executor.run(dispatcher.items, dispatcher, signals)
         monkeypatch.setattr(module, "LOCK_S", 0.0)
         with pytest.raises(InputError, match=r"submit\.lock: another process has held this lock"):
             executor.collect()
 
 
-def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
-    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
-
-    class Held(FileLock):
-        def acquire(self, timeout):
-            signals.stops += 1
-            raise Timeout(self.lock_file)
-
-    monkeypatch.setattr(module, "FileLock", Held)
-    with Signals() as signals, pytest.raises(StoppedError):
-        executor.run(dispatcher.items, dispatcher, signals)
-
-
 def test_a_later_command_follows_what_is_queued(cluster):
     before = cluster.dispatcher(3)
 
-    def killed():
-        raise KeyboardInterrupt
-
-    cluster.steps = [killed]
+    cluster.steps = [mock.Mock(side_effect=KeyboardInterrupt)]
     with pytest.raises(KeyboardInterrupt):
         dispatcher_stays_queued(cluster, before)
     cluster.publish(0, 0)
@@ -258,6 +248,57 @@ def test_a_later_command_follows_what_is_queued(cluster):
     assert after.notes == ["2 of these cells are already queued, in job 11"]
     assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
     assert sorted(row.seed for row in read_rows(cluster.csv)) == [0, 1, 2]
+
+
+def test_what_another_command_is_submitting_is_not_closed(cluster, slurm, submit):
+    folder = submissions_folder(cluster.csv)
+    folder.mkdir(parents=True)
+    with FileLock(folder / "submit.lock"):
+        submission = submit([runs(1)])
+        (submission.folder / "job.json").unlink()
+        collecting = Thread(target=cluster.executor().collect)
+        collecting.start()
+        collecting.join(0.3)
+        slurm(squeue=f"echo '{submission.name}|7|0|PENDING|None'")  # sbatch has answered
+    collecting.join()
+    assert submission.job == 7
+    assert not (submission.folder / "done").exists()
+    assert list((submission.folder / "starts").iterdir()) == []
+
+
+def test_nothing_is_submitted_after_a_stop(cluster):
+    dispatcher = cluster.dispatcher(2)
+    with Signals() as signals:
+        dispatcher.prepare = lambda _item: setattr(signals, "stops", 1)
+        with pytest.raises(StoppedError):
+            cluster.executor().run(dispatcher.items, dispatcher, signals)
+    assert cluster.called() == []
+
+
+def test_what_another_command_has_run_meanwhile_is_not_submitted(cluster, target):
+    dispatcher, asked = cluster.dispatcher(3), []
+    prepare, store = dispatcher.prepare, Store(cluster.csv)
+
+    def late(item):
+        run = prepare(item)
+        asked.append(run.job.cell.seed)
+        if asked == [0, 1, 2]:  # another command ends the first while this one still prepares
+            first = prepare(dispatcher.items[0]).on(target)
+            store.append(outcome_row(first, target, worker_end(), first.folder(store.path)))
+        return None if store.highest_attempt(*item.key) else run
+
+    dispatcher.prepare = late
+    cluster.steps = [cluster.queue]
+    assert not cluster.run(dispatcher)
+    assert asked == [0, 1, 2, 0]
+    assert "--array=0-1 " in cluster.called()[0]
+
+
+def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(cluster, tmp_path):
+    (tmp_path / "elsewhere.csv").touch()
+    cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
+    submission = Submitter(cluster.csv, Request(), "cpu", tmp_path).submit([runs(1)])
+    assert submission.runs_csv() == cluster.csv
 
 
 def test_two_collectors_append_a_row_once(cluster):
@@ -302,29 +343,25 @@ def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
     assert len(dispatcher.rows) == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "output", "why"),
-    [
-        (NO_PYTHON, "", "its node does not see the Python of the command"),
-        (CHANGES_FOLDER, "", "its node does not see the folder of the command"),
-        (1, "No module named torch", "its array task failed: No module named torch"),
-    ],
-)
-def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output, why):
-    dispatcher = cluster.dispatcher(3)
+def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm):
+    dispatcher, codes = cluster.dispatcher(3), (NO_PYTHON, CHANGES_FOLDER, 1)
 
     def fail():
-        jobs = []
-        for index, node in enumerate(("n7", "n9", "n7")):
-            (cluster.submissions()[0].folder / "output" / f"{index}.txt").write_text(output)
-            jobs.append(f"ArrayTaskId={index} JobState=FAILED ExitCode={code}:0 BatchHost={node}")
-        slurm(scontrol="\n".join(f"echo {job}" for job in jobs))
+        output = cluster.submissions()[0].folder / "output" / "2.txt"
+        output.write_text("No module named torch")
+        text = "echo ArrayTaskId={0} JobState=FAILED ExitCode={1}:0 BatchHost=n{0}"
+        slurm(scontrol="\n".join(text.format(*pair) for pair in enumerate(codes)))
         cluster.queue()
 
     cluster.steps = [fail]
     assert not dispatcher_stays_queued(cluster, dispatcher)
     assert dispatcher.notes[1:] == [
-        f"job 11: 3 array tasks never began: {why} (to leave nodes out: --slurm exclude=n7,n9)"
+        f"job 11: 1 array task never began: {why} (to leave nodes out: --slurm exclude={node})"
+        for why, node in (
+            ("its array task failed: No module named torch", "n2"),
+            ("its node does not see the Python of the command", "n0"),
+            ("its node does not see the folder of the command", "n1"),
+        )
     ]
     assert dispatcher.rows == []
 
@@ -338,7 +375,7 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
     def bad():
         cluster.queue("0|1|PENDING|JobHeldAdmin", "0|2|PENDING|BadConstraints")
 
-    cluster.steps = [held, held, bad, lambda: cluster.queue()]
+    cluster.steps = [held, held, bad, cluster.queue]
     assert not dispatcher_stays_queued(cluster, dispatcher)
     notes = [note.partition(":")[2] for note in dispatcher.notes if "can't start" in note]
     assert [note.partition(";")[0] for note in notes] == [
@@ -369,42 +406,16 @@ def test_restarts_of_finished_cells_are_cancelled(cluster):
     assert cluster.called()[-1] == "scancel --state=PENDING 11"
 
 
-def test_attempts_before_the_last_are_in_the_csv_too(cluster):
-    dispatcher = cluster.dispatcher(1)
-
-    def end():
-        cluster.publish(0, 0, "interrupted")
-        cluster.publish(0, 0, "ok", restart=1)
-        cluster.queue()
-
-    cluster.steps = [end]
-    dispatcher_stays_queued(cluster, dispatcher)
-    assert [row.status for row in dispatcher.rows] == ["ok"]
-    assert [(row.status, row.attempt) for row in read_rows(cluster.csv)] == [
-        ("interrupted", 1),
-        ("ok", 2),
-    ]
-
-
 # The user stops it
 
 
-class Terminal(io.StringIO):
-    """A terminal, on which something is typed."""
-
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer"),
-    [(io.StringIO, "y\n"), (Terminal, "y\n"), (Terminal, "n\n"), (Terminal, "\n"), (Terminal, "")],
-)
+@pytest.mark.parametrize(("is_terminal", "answer"), [(False, "y\n"), (True, "y\n"), (True, "\n")])
 def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
-    cluster, monkeypatch, kind, answer
+    cluster, monkeypatch, is_terminal, answer
 ):
-    monkeypatch.setattr(sys, "stdin", kind(answer))
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = mock.Mock(**{"isatty.return_value": is_terminal, "readline.return_value": answer})
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
     dispatcher = cluster.dispatcher(1)
 
     def stop():
@@ -416,8 +427,8 @@ def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
 
     cluster.steps = [stop, cancelled]
     assert dispatcher_stays_queued(cluster, dispatcher)
-    ends = kind is Terminal and answer == "y\n"
-    assert ("cancel the array tasks of job 11? [y/N]" in dispatcher.notes) == (kind is Terminal)
+    ends = is_terminal and answer == "y\n"
+    assert ("cancel the array tasks of job 11? [y/N]" in dispatcher.notes) == is_terminal
     assert ("array tasks go on; to cancel them: scancel 11" in dispatcher.notes) != ends
     assert ("scancel 11" in cluster.called()) == ends
     assert len(dispatcher.rows) == ends

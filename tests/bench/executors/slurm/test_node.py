@@ -5,6 +5,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -21,6 +22,7 @@ WORKER = (sys.executable, "-S", "-c")
 OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
 HANGS = "import time; time.sleep(60)"
 CRASHES = "import sys; sys.exit(3)"
+SECOND = TaskAttempt(0, 1, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def row(submission, number=0, restart=0):
     return submission.row(TaskAttempt(0, number, restart))
 
 
-def test_the_cells_of_a_group_run_in_turn(submit, target, tmp_path):
+def test_the_cells_of_a_group_run_in_turn_and_each_attempt_once(submit, target, tmp_path):
     submission = submit([runs(2)])
     assert run(submission) == 0
     rows = [row(submission, number) for number in (0, 1)]
@@ -49,43 +51,45 @@ def test_the_cells_of_a_group_run_in_turn(submit, target, tmp_path):
     folders = [path for path in (tmp_path / "runs").iterdir() if path.name != "slurm"]
     assert sorted(map(kept_row, folders), key=lambda one: one.seed) == rows
     assert (tmp_path / f"{target.conditions.conditions_id}.json").exists()
-
-
-def test_a_second_process_of_an_attempt_runs_nothing(submit):
-    submission = submit([runs(1)])
-    assert run(submission) == 0
-    first = row(submission)
     assert run(submission, HANGS) == 0
-    assert row(submission) == first
+    assert [row(submission, number) for number in (0, 1)] == rows
 
 
-def test_a_restart_runs_what_is_not_ok(submit, target, monkeypatch):
+def test_a_restart_runs_what_has_no_result(submit, target, monkeypatch):
     submission = submit([runs(2)])
-    first, second = TaskAttempt(0, 0, 0), TaskAttempt(0, 1, 0)
     assert run(submission) == 0
     run_there = submission.group(0)[1].on(target)
-    (submission.rows / second.file).unlink()  # as if its node had failed before
+    (submission.rows / SECOND.file).unlink()  # as if its node had failed before
     (run_there.folder(submission.runs_csv()) / ROW).unlink()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(submission) == 0
+    assert row(submission, 0, 0).status == "ok"
     assert row(submission, 0, 1) is None
     lost, again = row(submission, 1, 0), row(submission, 1, 1)
-    assert (lost.status, lost.attempt) == ("interrupted", 1)
+    why = "its node failed, or Slurm started its job again"
+    assert (lost.status, lost.message, lost.attempt) == ("interrupted", why, 1)
     assert (again.status, again.attempt) == ("ok", 2)
-    assert submission.row(first).is_ok
 
 
-def test_an_attempt_before_a_restart_can_not_begin_late(submit, target, monkeypatch):
+def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
     submission = submit([runs(1)])
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert run(submission) == 0
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert run(submission) == 0
-    assert row(submission, restart=0) is None
+    for restart in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+        assert run(submission, CRASHES) == 0
+    assert row(submission).status == "crashed"
+    assert row(submission, restart=1) is None
+
+
+def test_an_attempt_before_a_restart_can_not_begin_late(submit, monkeypatch):
+    submission = submit([runs(1)])
+    for restart in ("1", "0"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+        assert run(submission) == 0
+    assert row(submission) is None
     assert row(submission, restart=1).is_ok
 
 
-def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit, target):
+def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit):
     submission = submit([runs(1)])
     code = f"{OK}; import os; os.link(r'{submission.script}', r'{submission.rows / '0-0-0.json'}')"
     assert run(submission, code) == 0
@@ -93,14 +97,23 @@ def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit, target):
     assert kept_row(folder) is None
 
 
-def test_a_cell_is_ended_before_its_job(submit, slurm, monkeypatch):
+def test_a_cell_is_ended_before_its_job_and_no_other_begins(submit, slurm, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue="echo '0:02|1:00'")
-    submission = submit([runs(1)])
+    submission = submit([runs(2)])
     assert run(submission, HANGS) == 0
     one = row(submission)
     assert one.status == "timeout"
     assert "the job's time limit of 1:00 (time= of --slurm): took longer than 1 s" in one.message
+    assert not (submission.folder / "starts" / SECOND.file).exists()
+
+
+def test_a_timeout_of_the_command_comes_first(submit, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    slurm(squeue="echo '1:00:00|1:00:00'")
+    submission = submit([[replace(runs(1)[0], timeout_s=0.2)]])
+    assert run(submission, HANGS) == 0
+    assert row(submission).message.startswith("took longer than 0.2 s")
 
 
 def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
@@ -114,36 +127,26 @@ def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
         assert node.time_limit(3) is None
 
 
-def test_a_full_disk_has_an_exit_code_of_its_own(submit, monkeypatch, capfd):
-    def fails(*_, **__):
-        raise DiskFullError("/place/cell: No space left on device")
-
-    monkeypatch.setattr(node, "run_cell", fails)
-    assert run(submit([runs(1)])) == NO_FILES
-    assert capfd.readouterr().err.endswith("error: /place/cell: No space left on device\n")
-
-
-def test_a_timeout_of_the_command_comes_first(submit, slurm, monkeypatch):
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    slurm(squeue="echo '1:00:00|1:00:00'")
-    [one] = runs(1)
-    submission = submit([[replace(one, timeout_s=0.2)]])
-    assert run(submission, HANGS) == 0
-    assert row(submission).message.startswith("took longer than 0.2 s")
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError("no GPU"), 1), (DiskFullError("no space left"), NO_FILES)]
+)
+def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd, error, code):
+    monkeypatch.setattr(node, "find_target", mock.Mock(side_effect=error))
+    monkeypatch.setattr(node.socket, "gethostname", lambda: "node7")
+    assert run(submit([runs(1)])) == code
+    assert capfd.readouterr().err.splitlines() == ["on node7:", f"error: {error}"]
+    assert node.main(Path("nothing")) == 1
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "message"),
+    ("line", "message"),
     [
-        ("", "interrupted", "its job was ended by SIGTERM"),
-        (" ", "interrupted", "its job was cancelled"),
-        (" DUE TO PREEMPTION ", "interrupted", "its job was preempted"),
-        (" DUE TO JOB REQUEUE ", "interrupted", "its job was requeued"),
-        (" DUE TO TIME LIMIT ", "timeout", "its job reached its time limit"),
-        (" DUE TO SIGNAL 9 ", "interrupted", "its job was ended due to signal 9"),
+        ("", "its job was ended by SIGTERM"),
+        (" DUE TO PREEMPTION ", "its job was preempted"),
+        (" DUE TO SIGNAL 9 ", "its job was ended due to signal 9"),
     ],
 )
-def test_slurm_ends_a_job(submit, line, status, message):
+def test_slurm_ends_a_job(submit, line, message):
     submission = submit([runs(2)])
     if line:
         text = f"slurmstepd-n1: error: *** JOB 22 ON n1 CANCELLED AT 2026-11-28T07:08:46{line}***\n"
@@ -151,15 +154,13 @@ def test_slurm_ends_a_job(submit, line, status, message):
     # as Slurm does, the signal goes to all processes of the job at once
     code = f"import os; os.kill({os.getpid()}, {signal.SIGTERM}); os.kill(os.getpid(), 15)"
     assert run(submission, code) == 143
-    one = row(submission)
-    assert (one.status, one.message) == (status, message)
+    assert (row(submission).status, row(submission).message) == ("interrupted", message)
     assert row(submission, 1) is None
 
 
-def test_a_worker_gets_the_signal_before_its_parent(submit, monkeypatch):
+def test_a_worker_gets_the_signal_before_its_parent(submit):
     submission = submit([runs(2)])
-    parent = os.getpid()
-    later = f"import os, time; time.sleep(0.5); os.kill({parent}, {signal.SIGTERM})"
+    later = f"import os, time; time.sleep(0.5); os.kill({os.getpid()}, {signal.SIGTERM})"
     code = (
         f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', '{later}'], "
         "start_new_session=True); os.kill(os.getpid(), 15)"
@@ -171,40 +172,14 @@ def test_a_worker_gets_the_signal_before_its_parent(submit, monkeypatch):
 
 def test_conditions_on_a_part_of_a_node(slurm, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
     monkeypatch.setattr(node.commands, "cpus_of", lambda _node: 4)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
     part = node.find_target("cpu").conditions
     assert (part.threads, part.sharing) == (1, "part of a node")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
     whole = node.find_target("cpu").conditions
     assert whole.sharing is None
     assert whole.conditions_id != part.conditions_id
-
-
-def test_a_folder_that_can_not_be_read_is_one_line(submit, tmp_path, capfd):
-    submission = submit([runs(1)])
-    (submission.folder / "cells.jsonl").unlink()
-    assert run(submission) == 1
-    assert "cells.jsonl" in capfd.readouterr().err
-    assert node.main(Path(tmp_path / "nothing")) == 1
-
-
-def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
-    submission = submit([runs(1)])
-    assert run(submission, CRASHES) == 0
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert run(submission, CRASHES) == 0
-    assert submission.row(TaskAttempt(0, 0, 0)).status == "crashed"
-    assert submission.row(TaskAttempt(0, 0, 1)) is None
-
-
-def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, monkeypatch, slurm):
-    submission = submit([runs(2)])
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    slurm(squeue="echo '0:01|1:00'")
-    assert run(submission, HANGS) == 0
-    assert submission.row(TaskAttempt(0, 0, 0)).status == "timeout"
-    assert not (submission.folder / "starts" / "0-1-0.json").exists()
 
 
 def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, target, tmp_path):
@@ -218,16 +193,5 @@ def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, t
     keep_row(folder, before)
     submission = submit([[planned]])
     assert run(submission, CRASHES) == 0
-    later = submission.row(TaskAttempt(0, 0, 0))
-    assert (later.key, later.attempt) == (before.key, 2)
+    assert (row(submission).key, row(submission).attempt) == (before.key, 2)
     assert kept_row(folder) == before
-
-
-def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd):
-    def fails(_device):
-        raise InputError("no GPU can be used")
-
-    monkeypatch.setattr(node, "find_target", fails)
-    monkeypatch.setattr(node.socket, "gethostname", lambda: "node7")
-    assert run(submit([runs(1)]), HANGS) == 1
-    assert capfd.readouterr().err.splitlines() == ["on node7:", "error: no GPU can be used"]

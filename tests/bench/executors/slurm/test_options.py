@@ -10,39 +10,27 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import options
-from bench.executors.slurm.options import Request, fixed_options, parse_request, script
+from bench.executors.slurm.options import Request, parse_request, script
 
 
 def test_options_with_and_without_a_value():
     request = parse_request("partition=gpu gres=gpu:1 exclusive time=2:00:00", 64)
-    assert request.options == {
-        "partition": "gpu",
-        "gres": "gpu:1",
-        "exclusive": None,
-        "time": "2:00:00",
-    }
+    values = {"partition": "gpu", "gres": "gpu:1", "exclusive": None, "time": "2:00:00"}
+    assert request.options == values
     assert (request.partition, request.limit_s, request.max_running) == ("gpu", 7200, 64)
-    assert parse_request("comment='a b'").options == {"comment": "a b"}
     assert parse_request("") == Request()
+    request = parse_request("partition=gpu exclusive comment='a b'", 4)
+    words = shlex.split(request.flags)
+    assert words[:2] == ["--executor", "slurm"]
+    assert words[-2:] == ["--max-running", "4"]
+    assert parse_request(words[3], 4) == request
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("array=0-3", "array can't be given: each cell is an array task; leave it out"),
-        ("output=here", "output can't be given"),
-        (
-            "outpu=here",
-            "outpu can't be given: output files are kept in runs/slurm; leave it out",
-        ),
-        ("wra=id", "wra can't be given"),
-        ("arra=1", "arra can't be given"),
-        ("no-requeue", "no-requeue can't be given: jobs are always requeued"),
-        ("nodes=2", "nodes can't be given: a cell runs on one node; leave it out"),
-        ("hold", "hold can't be given: nobody would release the jobs"),
-        ("help", "help can't be given: it submits nothing"),
+        ("outpu=here", "outpu can't be given: output files are kept in runs/slurm; leave it out"),
         ("--partition=gpu", "give the long options of sbatch without their dashes"),
-        ("-p gpu", "'-p' is not an option"),
         ("Partition=gpu", "'Partition=gpu' is not an option"),
         ("mem=1G mem=2G", "mem is given twice"),
         ("mem=", "'mem=' has no value"),
@@ -57,11 +45,6 @@ def test_options_that_are_refused(text, message):
         parse_request(text)
     assert str(error.value).startswith("--slurm: ")
     assert "\n" not in str(error.value)
-
-
-def test_a_path_of_several_lines_is_no_line_of_a_script(tmp_path):
-    with pytest.raises(InputError, match="can't name a path of several lines"):
-        script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
 
 def test_a_script(tmp_path, monkeypatch):
@@ -84,19 +67,22 @@ def test_a_script(tmp_path, monkeypatch):
         f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
     ]
-    assert {"job-name", "exclusive", "comment", "array", "wait"} <= set(fixed_options(text))
-    assert parse_request("").with_limit(61).options["time"] == "0:02:00"
+    with pytest.raises(InputError, match="can't name a path of several lines"):
+        script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
 
-def test_a_script_runs_this_code_wherever_it_starts(tmp_path, monkeypatch):
+def test_a_script_runs_this_code_wherever_it_starts(tmp_path):
     text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [str(tmp_path)])
-    environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        ["/bin/sh"], input=text, capture_output=True, text=True, cwd="/",
-        env={**environment, "SLURM_ARRAY_TASK_ID": "0"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert f"{tmp_path}/request.json: can't be read" in done.stderr
+    variables = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": "0"}
+    done = ended(text, cwd="/", env=variables)
+    assert (done.returncode, f"{tmp_path}/request.json: can't" in done.stderr) == (1, True)
+
+
+def ended(text, **options):
+    """A job script after its end."""
+    return subprocess.run(
+        ["/bin/sh"], input=text, capture_output=True, text=True, check=False, **options
+    )
 
 
 def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
@@ -105,16 +91,8 @@ def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [])
     place.rmdir()
-    assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 74
+    assert ended(text).returncode == 74
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [])
-    assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 73
-
-
-def test_the_flags_of_a_request_give_it_again():
-    request = parse_request("partition=gpu exclusive comment='a b'", 4)
-    words = shlex.split(request.flags)
-    assert words[:2] == ["--executor", "slurm"]
-    assert words[-2:] == ["--max-running", "4"]
-    assert parse_request(words[3], 4) == request
+    assert ended(text).returncode == 73

@@ -17,23 +17,21 @@ GRID = """
 [settings]
 model = "bert-tiny"
 init = "random"
-seeds = 3
+seeds = 2
 
 [[cells]]
 mode = ["lora", "dora"]
 rank = [1, 2, 4]
-layers = ["attn-only", "attn", "all-lin-only", "all-lin"]
+layers = ["attn-only", "attn", "all-lin"]
 amp = ["off", "on"]
 """
-CELLS = 2 * 3 * 4 * 2 * 3
-FATES = {
-    simulation.CRASHED: 0.05,
-    simulation.NODE_FAILS: 0.05,
-    simulation.REQUEUED: 0.05,
-    simulation.CANCELLED: 0.05,
-    simulation.KILLED: 0.05,
-    simulation.NEVER_BEGAN: 0.02,
-}
+CELLS = 2 * 3 * 3 * 2 * 2
+FATES = dict.fromkeys(
+    (
+        simulation.CRASHED, simulation.NODE_FAILS, simulation.REQUEUED, simulation.CANCELLED,
+        simulation.KILLED, simulation.NEVER_BEGAN,
+    ), 0.07,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def grid(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm():
-    with Simulation(nodes=40, fates=FATES, max_array_size=41, max_job_count=110) as cluster:
+    with Simulation(nodes=20, fates=FATES, max_array_size=21, max_job_count=55) as cluster:
         yield cluster
 
 
@@ -74,8 +72,8 @@ def test_every_cell_has_one_result_whatever_happens_to_array_tasks(grid, slurm):
     assert f"{ends[simulation.OK]} ok" in out, "cells of both kinds of nodes"
     assert f"{ends[simulation.NEVER_BEGAN]} not run" in out
     assert len({row.conditions_id for row in rows}) == 2
-    assert set(slurm.submitted[:2]) == {41}
-    assert (sum(slurm.submitted), slurm.most_running) == (CELLS, 40)
+    assert set(slurm.submitted[:2]) == {21}
+    assert (sum(slurm.submitted), slurm.most_running) == (CELLS, 20)
 
     slurm.fates.clear()
     assert run(grid)[0] == 1, "what crashed waits for --rerun"
