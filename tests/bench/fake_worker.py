@@ -31,10 +31,6 @@ def result_that_was_kept():
     result('{"status": "ok", "save_s": 3.0}')
 
 
-def torn_result():
-    result('{"status": "ok", "colu')
-
-
 def attach():
     lifeline.attach()
 

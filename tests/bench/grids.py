@@ -23,7 +23,6 @@ from bench.results.store import read_rows
 
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
-ROOT = Path(__file__).parents[2]
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
@@ -97,19 +96,6 @@ class GridRuns:
             timeout=240,
         )
 
-    def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
-        """Start it without extras, in a process group of its own."""
-        argv = self.argv(*extra, **options)
-        return subprocess.Popen(
-            [argv[0], "-m", __name__, *argv[3:]],
-            env=self.environment,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
     def rows(self) -> list[Row]:
         """What runs.csv holds."""
         return read_rows(self.csv)
@@ -178,8 +164,3 @@ def workers_of(folder: Path) -> list[int]:
             if b"bench.worker" in words and any(str(folder).encode() in word for word in words):
                 found.append(int(entry.name))
     return found
-
-
-if __name__ == "__main__":
-    with without_extras():
-        run_command(command)
