@@ -23,6 +23,7 @@ from bench.results.store import read_rows
 
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
+ROOT = Path(__file__).parents[2]
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
