@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.common.errors import cause_of
 from bench.common.messages import CALLED, CONSOLE, LONGEST, as_called, echo, last_error, one_line
 from tests.hostile import examples
 
@@ -31,6 +32,10 @@ Traceback (most recent call last):
 )
 def test_one_line(text, line):
     assert one_line(text) == line
+
+
+def test_the_cause_of_an_error_without_a_text_is_its_type():
+    assert (cause_of(ValueError("a\nb")), cause_of(ValueError())) == ("a b", "ValueError")
 
 
 @examples(60)

@@ -204,6 +204,7 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(tmp_path, fal
     other = rows[0] | {"epochs": 9, "dev_score": 0.9}
     path = tmp_path / "runs.csv"
     write_rows(path, [*rows, other | {"cell_id": other.cell.cell_id}])
+    choice.check_score(path, rows[1] | {"dev_score": None})
     refused = pytest.raises(InputError, match=r"3 trainings \(mean 0\.600\)")
     with refused if is_refused else nullcontext():
         choice.check_score(path, rows[1] | {"dev_score": 0.6 - fall})
@@ -266,6 +267,7 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place):
 
 def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place):
     folder = folder_of(place.csv, row_named(place, BF16))
+    assert "of its predictions differ from those in bf16" in export(str(folder), "--to", "one").out
     other = folder_of(place.csv, row_named(place, LORA))
     arrays = load_file(folder / PREDICTIONS)
     arrays["logits"] = arrays["logits"] + 0.3 * arrays["logits"].std()

@@ -50,13 +50,15 @@ def test_the_process_has_no_hub_but_the_base_and_not_this_project(tmp_path, base
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_CACHE", "/elsewhere")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    for code, line in (
-        (ENVIRONMENT, "['bench', 'minbert', 'adapters', '1', None, '3', '/"),
-        ("import os\nos._exit(3)\n", "it ended with code 3"),
+    (tmp_path / "answers.py").touch()
+    for code, on_hub, line in (
+        (ENVIRONMENT, True, "['bench', 'minbert', 'adapters', '1', None, '3', '/"),
+        ("load = lambda *_, base: exit(base)\n", False, str(base)),
+        ("import os\nos._exit(3)\n", True, "it ended with code 3"),
     ):
         (tmp_path / SNIPPET).write_text(code)
         with pytest.raises(InputError) as raised:
-            run_fresh(tmp_path, ["a text"], base=base_of(base), threads=3)
+            run_fresh(tmp_path, ["a text"], base=base_of(base, on_hub), threads=3)
         assert f"fails in a fresh process: {line}" in str(raised.value)
         assert "\n" not in str(raised.value)
 

@@ -13,6 +13,7 @@ from bench.forecast.outlook import Outlook
 from bench.plan.columns import NAMES, values_of
 from bench.results.facts import REFERENCES, read_facts
 from bench.results.rowfile import encode, record
+from bench.stats.steptimes import STEPS_ENOUGH
 from tests.bench.grids import workers_of
 
 
@@ -48,6 +49,16 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
     again = grid.run("--select", "mode=dora amp=off")
     assert again.returncode == 0, again.stderr
     assert grid.rows() == rows
+
+
+def test_a_long_training_shows_its_own_step_times(grid):
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "50", "--device", "cpu")
+    steps = ("--max-steps", str(STEPS_ENOUGH))
+    done = grid.run("--select", "mode=head amp=off", *steps, quick=quick)
+    assert done.returncode == 0, done.stderr
+    (row,) = grid.rows()
+    assert not list((grid.folder / "runs").glob("*/panel.csv"))
+    assert STEPS_ENOUGH - 48 <= row["steps_timed"] <= STEPS_ENOUGH - 8
 
 
 def test_a_timeout_is_a_row_and_the_grid_goes_on(grid):

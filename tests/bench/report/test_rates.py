@@ -49,6 +49,8 @@ def test_the_section_tells_the_tries_for_the_cells_here_from_others():
     }  # fmt: skip
     every = others | {
         "the rate of the cells is chosen, whatever scores best since": [*best, given],
+        "the highest rate is chosen": [
+            *tries(LORA), searched(LORA, learning_rate=1e-2, learning_rate_head=1e-2)],
         "the search failed for full": [*tries(LORA), *tries(FULL, -2, -1, 0, 1, 2), found],
         "of another machine alone": [*away(tries(LORA)), found],
         "of another machine, where those here failed": [

@@ -25,8 +25,6 @@ from tests.bench import tiny_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, predictions
 from tests.cs224n import relabel, write_folder
 
-# Other encoders
-
 
 def test_each_other_encoder_has_its_best_member(place):
     place.add(0, strength=2.0)
@@ -44,9 +42,6 @@ def test_each_other_encoder_has_its_best_member(place):
     assert first.parameters == ENCODER + ADAPTER
     models = {member.row["model_digest"] for member, _ in outcome.members}
     assert outcome.ensemble.parameters == len(models) * ENCODER + len(outcome.members) * ADAPTER
-
-
-# Baselines on real files
 
 
 @pytest.fixture
@@ -166,9 +161,6 @@ def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
     why = "the training labels are all the same"
     assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
     assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
-
-
-# Cosines
 
 
 def pairs(count, seed):

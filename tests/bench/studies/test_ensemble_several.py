@@ -97,9 +97,6 @@ def test_which_of_several_tasks_has_to_be_said_and_those_without_a_score_in_comm
     assert "no cells of tweets" in result["tasks"][0]["notes"]
 
 
-# Cells of task multitask
-
-
 def test_cells_of_one_task_and_of_all_are_members_together(place, printed):
     for task in PARTS:
         place.add(0, task=task, strength=1.5)
@@ -150,9 +147,6 @@ def test_cells_of_all_parts_on_different_examples_are_refused(place):
     assert "cells of multitask have different examples" in place.refused()
 
 
-# Several files
-
-
 def test_a_cell_in_several_files_counts_once(tmp_path, printed):
     places = [Place(tmp_path / name) for name in ("one", "other")]
     for place in places:
@@ -171,9 +165,6 @@ def test_a_cell_in_several_files_counts_once(tmp_path, printed):
     repeated = [word for path in both for word in ("--runs", path)]
     assert command.main([*repeated, "--json"], standalone_mode=False) == 0
     assert printed() == result
-
-
-# Numbers that are all the same
 
 
 @pytest.mark.parametrize(

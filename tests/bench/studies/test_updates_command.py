@@ -30,9 +30,6 @@ def place(tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-# What is read
-
-
 def test_an_update_of_rank_1(place, printed):
     model = base_model(place.checkpoint)
     rng = np.random.default_rng(0)
@@ -123,9 +120,6 @@ def test_a_cell_in_two_files_counts_once_and_names_differ(place, tmp_path, print
     assert find([place.csv])[0][2].label == r"full-fp32-s1, a\u202eb"
 
 
-# What is printed and written
-
-
 def test_tables_csv_and_pages(place, tmp_path, capsys):
     for mode in ("full", "lora", "dora"):
         model = moved_model(place.checkpoint)
@@ -154,9 +148,6 @@ def test_the_page_has_each_flag_and_no_other():
     flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
     options = {option for parameter in command.params for option in parameter.opts}
     assert flags == options - {"more"}
-
-
-# What is refused
 
 
 def test_cells_that_have_nothing_to_read(place):
