@@ -120,7 +120,8 @@ class BertConfig:
         fields["model_type"] = model_type
         if not family.types:
             fields["type_vocab_size"] = 0
-        if (width := values.get("embedding_size", fields["hidden_size"])) != fields["hidden_size"]:
+        width = values.get("embedding_size")
+        if width not in (None, fields["hidden_size"]):
             fields["embedding_size"] = _size(width, _LARGEST_SIZE, f"{source}: embedding_size")
         if family.first_position:
             fields["first_position"] = fields.setdefault("pad_token_id", 1) + 1

@@ -57,7 +57,7 @@ mode = ["lora", "dora"]
 rank = [8]
 layers = ["all-lin-only"]
 amp = ["on"]
-settings = { engine = "transformers" }
+settings = { engine = "transformers", own_kernels = false }
 """
 """The settings of the gates, in both engines on the same batches, timed on replayed batches. They
 are in bf16; fp32, which `--grid engines` measures, would double the time of this benchmark."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +76,7 @@ class KernelCounter(Counter):
         if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
             done = self.work
             copied = {"moved": done.moved + 2 * out.nbytes, "kernels": done.kernels + 1}
-            self.work = replace(done, **copied)
+            self.work = done._replace(**copied)
         return out
 
 
@@ -90,7 +90,7 @@ def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
     counter.restart_peak()
     before = counter.work
     trainer.step(batch)
-    work = counter.work - before
+    work = counter.work.minus(before)
     return Count(work.kernels, work.moved / 2**20, counter.peak / 2**20)
 
 
@@ -120,13 +120,15 @@ def count_ours(
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
 
-def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
-    """Count a step of engine transformers, with torch's attention."""
+def count_theirs(
+    mode: str, layers: str | None, amp: str, length: int, own_kernels: str = "off"
+) -> Count:
+    """Count a step of engine transformers, with torch's attention, by PEFT's layers or ours."""
     from bench.engines import transformers
 
     cell = synthetic_cell(
         mode, None if layers is None else RANK, layers, amp, engine=TRANSFORMERS, kernels=None,
-        attn_implementation="sdpa", model="bert-base", init="random",
+        attn_implementation="sdpa", model="bert-base", init="random", own_kernels=own_kernels,
     )  # fmt: skip
     model = transformers.skeleton(job_of(cell, None, "bert-base"))
     with FakeTensorMode(), KernelCounter() as counter:

@@ -10,7 +10,7 @@ from bench.plan.job import Job
 from bench.references.client import encoder_of
 from bench.results.facts import Reference
 from bench.results.store import cells_folder
-from tests.encoders import Checkpoints, need_transformers, save_tokenizer
+from tests.encoders import Checkpoints, need_transformers
 
 HEAD = ("--select", "mode=head amp=off")
 
@@ -50,14 +50,14 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_
     monkeypatch.setattr("bench.references.client._run", found)
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
-    bert, roberta = checkpoints("bert"), checkpoints("roberta")
-    grid.model = f"{bert},{roberta}"
+    bert, other = checkpoints("bert"), checkpoints("albert")
+    grid.model = f"{bert},{other}"
     done = grid.run(*HEAD, "--max-length", "auto", references=True)
     assert done.returncode == 0, done.stderr
     note = "note: engine transformers of all models, so that costs are comparable: "
     assert note in done.stderr
     rows = {row.model: row for row in grid.rows()}
-    assert rows.keys() == {bert.name, roberta.name}
+    assert rows.keys() == {bert.name, other.name}
     assert {row.engine for row in rows.values()} == {"transformers"}
     assert all(f"{name}: max_length auto: " in done.stderr for name in rows)
     for name in rows:
@@ -68,20 +68,12 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_
     assert all(one["scores"] for one in frozen)
 
 
-@pytest.mark.parametrize(
-    ("changes", "tokenizer", "why"),
-    [
-        ({"hidden_act": "silu"}, "bert", "hidden_act 'silu' is not supported"),
-        ({}, "roberta", "lacks [PAD], [UNK], [CLS], [SEP], so it is no BERT vocabulary"),
-    ],
-)
-def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
-    grid, tmp_path, monkeypatch, changes, tokenizer, why
-):
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_what_minbert_can_not_load_runs_in_engine_transformers(grid, tmp_path, monkeypatch, kind):
     need_transformers()
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
-    folder = grid.model = Checkpoints(tmp_path)("bert", **changes)
-    save_tokenizer(tokenizer, folder)
+    folder = grid.model = Checkpoints(tmp_path)(kind, hidden_act="silu")
+    why = "hidden_act 'silu' is not supported"
     refused = grid.run(*HEAD, "--engine", "minbert")
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert why in refused.stderr
@@ -97,9 +89,23 @@ def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
     assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
-def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(grid, tmp_path):
+def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own(grid, tmp_path):
     need_transformers()
-    grid.model = Checkpoints(tmp_path)("roberta")
+    folder = grid.model = Checkpoints(tmp_path)("roberta")
+    done = grid.run(*HEAD)
+    assert done.returncode == 0, done.stderr
+    [row] = grid.rows()
+    assert (row.engine, row.engine_version, row.own_kernels) == ("minbert", None, None)
+    path = tmp_path / "mine.toml"
+    path.write_text("[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['query+q_lin']\n")
+    no_layer = grid.run("--dry-run", grid=str(path))
+    assert no_layer.returncode == 2
+    assert f"layers query+q_lin: {folder.name} has no linear layer whose name ends in q_lin; the"
+
+
+def test_cells_of_engine_minbert_that_are_selected_are_refused_with_an_albert(grid, tmp_path):
+    need_transformers()
+    grid.model = Checkpoints(tmp_path)("albert")
     refused = grid.run("--select", "mode=head,full compile=off", grid="engines")
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert "grid engines has cells of engine minbert: " in refused.stderr

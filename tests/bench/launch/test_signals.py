@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 RUN = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from bench.launch.signals import Signals
 
@@ -24,6 +24,7 @@ with Signals() as signals:
         time.sleep(0.01)
     print("it goes on", file=sys.stderr, flush=True)
     Path(sys.argv[3]).write_text(str(signals.stops))
+    os._exit(0)  # a closed terminal may hang up once more, when this is over
 """
 
 

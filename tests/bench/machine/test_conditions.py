@@ -250,9 +250,12 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
     graph = grimp.build_graph(
         "adapters", "bench", "minbert", exclude_type_checking_imports=True, cache_dir=None
     )
-    for module in sorted(graph.modules):
-        if source(module) in imported:  # what it imports within functions, too
-            imported |= set(map(source, graph.find_modules_directly_imported_by(module)))
+    before = set()
+    while before != imported:  # what they import within functions, too
+        before = set(imported)
+        for module in sorted(graph.modules):
+            if source(module) in before:
+                imported |= set(map(source, graph.find_modules_directly_imported_by(module)))
     tables = re.compile(r'read_tables\("(.+?)"\)')
     texts = {path: (ROOT / path).read_text() for path in imported}
     imported |= {path.parent / name for path in texts for name in tables.findall(texts[path])}

@@ -25,6 +25,7 @@ EPOCH = 2
 @pytest.mark.parametrize(("mode", "max_steps"), [("full", None), ("lora", 3)])
 def test_two_batches_of_8_are_one_of_16(tiny_checkpoint, tmp_path, mode, max_steps):
     runs = []
+    assert SMALL["gradient_accumulation_steps"] == 2
     for name, settings in (("large", LARGE), ("small", SMALL)):
         (tmp_path / name).mkdir()
         job = job_on(tiny_checkpoint, tmp_path / name, "sst", mode, **settings, max_steps=max_steps)

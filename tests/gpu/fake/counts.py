@@ -14,7 +14,7 @@ from minbert.model.config import GEOMETRIES
 from tests.bench.workloads import ONE, variant, workload
 from tests.gpu.fake.gpu import GPU, Watch
 from tests.gpu.fake.models import batch_of, faked, model_of, trainer_of
-from tests.gpu.kernels import KernelCounter, count_ours
+from tests.gpu.kernels import KernelCounter, count_ours, count_theirs
 
 TWO = replace(GEOMETRIES["bert-base"], num_hidden_layers=2)
 
@@ -90,6 +90,15 @@ def test_a_step_needs_at_most_what_plain_torch_needs(mode, layers, amp, held):
     assert ours.peak_mib <= plain.peak_mib + bias_mib
 
 
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_our_kernels_in_engine_transformers_need_at_most_what_pefts_layers_need(mode, amp):
+    """Of kernels and bytes moved, with bert-base's sizes."""
+    theirs, ours = (count_theirs(mode, "all-lin-only", amp, 21, own) for own in ("off", "on"))
+    assert ours.kernels < theirs.kernels
+    assert ours.moved_mib <= theirs.moved_mib
+
+
 def test_a_cell_on_a_gpu_owns_what_it_does_on_a_cpu():
     which = variant("lora", 2, "attn-only", amp="fp16")
     [on_gpu], [on_cpu] = (
@@ -111,6 +120,6 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result():
         ):  # fmt: skip
             run()
             works.append(counter.work)
-    done = [new - old for old, new in pairwise(works)]
+    done = [new.minus(old) for old, new in pairwise(works)]
     assert [each.kernels for each in done] == [2, 1, 1]
     assert [each.moved // x.nbytes for each in done] == [6, 4, 4]
