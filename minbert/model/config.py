@@ -120,7 +120,7 @@ class BertConfig:
         fields["model_type"] = model_type
         if not family.types:
             fields["type_vocab_size"] = 0
-        width = values.get("embedding_size")
+        width = values.get("embedding_size") if family.projects else None
         if width not in (None, fields["hidden_size"]):
             fields["embedding_size"] = _size(width, _LARGEST_SIZE, f"{source}: embedding_size")
         if family.first_position:

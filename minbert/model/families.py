@@ -31,6 +31,7 @@ class Family:
     modules: Mapping[str, str] = field(default_factory=dict)  # names within a layer, by BERT's
     types: bool = True  # whether there are embeddings of token types
     first_position: bool = False  # whether positions count from the id of padding plus 1
+    projects: bool = False  # whether embeddings may have a width of their own
     has_pooler: bool = True  # whether its class in transformers takes `add_pooling_layer`
     head: Head | None = None  # None: BERT's, of a pooler in the encoder and a linear layer
 
@@ -65,7 +66,11 @@ FAMILIES: Final[Mapping[str, Family]] = {
         prefix="data2vec_text", classes="Data2VecText", first_position=True, head=Head()
     ),
     "electra": Family(
-        prefix="electra", classes="Electra", has_pooler=False, head=Head(activation="gelu")
+        prefix="electra",
+        classes="Electra",
+        projects=True,
+        has_pooler=False,
+        head=Head(activation="gelu"),
     ),
     "distilbert": Family(
         prefix="distilbert",

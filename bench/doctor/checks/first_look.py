@@ -50,7 +50,9 @@ def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
     device, (engine, name) = torch.device(context.device), PATHS[path]
     start_cuda_peaks(device)
     with kernels(name):
-        trainer = cell_trainer(context.device, mode, LAYERS[mode], amp, GEOMETRY, engine=engine)
+        trainer = cell_trainer(
+            context.device, mode, LAYERS[mode], amp, GEOMETRY, engine=engine, own_kernels=False
+        )
         batch, whole = (
             small_batch(TEXTS, LONGEST, context.device, masked=masked) for masked in (True, False)
         )
