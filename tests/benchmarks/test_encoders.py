@@ -1,0 +1,35 @@
+"""Encoders besides BERT against transformers + PEFT, in steps that alternate: gates on the ratio of
+times and on what is kept for the backward pass, within this run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.minbert.peers import transformers
+
+REPEATS = 3
+TIME = {"roberta": 0.8, "distilbert": 0.8, "deberta-v2": 0.95, "modernbert": 0.95}
+"""The most that a step of LoRA in bf16 may take, in the time of transformers + PEFT."""
+KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0.6}
+"""Likewise of what its forward pass keeps."""
+
+
+@pytest.mark.parametrize("kind", TIME)
+def test_steps_against_peft(benchmark, kind):
+    transformers()
+    benchmark.group = "encoders"
+    command = [sys.executable, "-m", "tests.experiments.encoder_steps", kind, "lora", "bf16"]
+
+    def measure():
+        done = subprocess.run(
+            [*command, str(REPEATS)], check=True, capture_output=True, text=True, timeout=600
+        )
+        return json.loads(done.stdout)
+
+    result = benchmark.pedantic(measure, rounds=1, iterations=1)
+    ratio, low, _ = result["time"]
+    benchmark.extra_info.update(time=ratio, low=low, kept=result["kept"])
+    assert low <= TIME[kind]
+    assert result["kept"] <= KEPT[kind]
