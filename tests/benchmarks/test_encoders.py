@@ -12,7 +12,7 @@ from tests.minbert.peers import transformers
 REPEATS = 3
 TIME = {"roberta": 0.8, "distilbert": 0.8, "deberta-v2": 0.95, "modernbert": 0.95}
 """The most that a step of LoRA in bf16 may take, in the time of transformers + PEFT."""
-KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0.6}
+KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0.75}
 """Likewise of what its forward pass keeps."""
 
 
