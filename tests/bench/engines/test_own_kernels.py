@@ -29,6 +29,13 @@ def test_they_agree_with_peft_in_every_architecture(encoders, kind):
         assert any(hasattr(module, "own") for module in ours.modules())
 
 
+@pytest.mark.parametrize("pad", [0, 800])
+def test_the_check_takes_any_id_of_padding(encoders, pad):
+    """ModernBERT's is 50283, above those of most words."""
+    folder = encoders("modernbert", pad_token_id=pad)
+    transformers.check_own_kernels(job(folder, "lora", "all-lin-only"))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
