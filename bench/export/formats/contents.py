@@ -110,16 +110,15 @@ def write_config(trained: Trained, model: Classifier, folder: Path, **others: An
 def write_tokenizer(trained: Trained, folder: Path) -> None:
     """Write the tokenizer, which cuts texts as in training, with no code or settings of its own."""
     if isinstance(tokenizer := trained.tokenizer, Tokenizer):
-        text, takes_types = tokenizer.to_json(), True
+        text = tokenizer.to_json()
         special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")}
     else:
         library = tokenizer.origin
         text = library.backend_tokenizer.to_str(pretty=True)
-        takes_types = bool(trained.model.takes_types)
         special = {name: str(token) for name, token in library.special_tokens_map.items()}
         special.setdefault("pad_token", library.convert_ids_to_tokens(trained.model.pad_id))
     (folder / VOCABULARIES[0]).write_text(text, encoding="utf-8")
-    types = ["token_type_ids"] if takes_types else []
+    types = ["token_type_ids"] if trained.model.takes_types else []
     write_json(
         folder / TOKENIZER_CONFIG,
         {

@@ -2,6 +2,7 @@
 it loads them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch.nn import functional as F  # noqa: N812
 from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.examples.tokenizers import tokenizer_of
+from bench.export.formats.contents import write_tokenizer
 from bench.plan.models import find_model
+from minbert.data.tokenizer import Tokenizer
 from minbert.model.checkpoint import load_encoder, save_checkpoint
 from minbert.model.families import FAMILIES
 from minbert.model.heads import ClassificationHead
@@ -163,3 +167,19 @@ def test_a_nonlinear_head_needs_another_pooling_where_the_own_head_is_not_berts(
     assert isinstance(
         by("minbert", job(checkpoint(encoders, "roberta"), "head")).classifier, ClassificationHead
     )
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [("bert", 3), ("distilbert", 2)])
+def test_an_exported_tokenizer_gives_what_the_model_takes(encoders, tmp_path, kind, inputs):
+    import transformers
+
+    source = checkpoint(encoders, kind)
+    a_job = job(source, "head")
+    tokenizer = tokenizer_of("minbert", source)
+    assert isinstance(tokenizer, Tokenizer)
+    model = by("minbert", a_job)
+    write_tokenizer(SimpleNamespace(tokenizer=tokenizer, model=model, job=a_job), tmp_path)
+    save_checkpoint(model, tmp_path, None)
+    given = transformers.AutoTokenizer.from_pretrained(tmp_path)(["a film"], return_tensors="pt")
+    assert len(given) == inputs
+    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)(**given)
