@@ -1,4 +1,4 @@
-"""Layer sets of any encoder: the linear layers of its repeated blocks, found by structure."""
+"""Layer sets of any encoder, by the structure of its repeated blocks."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +79,7 @@ class Blocks:
 
 def find_blocks(encoder: nn.Module, prefix: str) -> Blocks:
     """The blocks of an encoder, called `prefix` in its model: its linear layers with a number in
-    their name, which is the block's. Query, key and value are found by their names, and have to
+    their name, which is the block's. Query, key and value are known by their names, and have to
     fit by their shapes."""
     layers: dict[str, list[str]] = {}
     shapes: dict[str, tuple[int, int]] = {}  # outputs and inputs, by name within a block
