@@ -11,6 +11,7 @@ from bench.common.messages import shown
 from bench.plan.tables import read_tables
 from minbert.files import config_file, read_json
 from minbert.model.config import BertConfig
+from minbert.model.families import BERT, FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,9 @@ class Architecture:
 
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    model_type: Architecture(**table)
+    model_type: Architecture(
+        **{"first_position": FAMILIES.get(model_type, BERT).first_position, **table}
+    )
     for model_type, table in read_tables("architectures.toml").items()
 }
 

@@ -139,6 +139,7 @@ def test_adapters_load_in_peft(encoders, tmp_path, kind):
 def test_what_only_transformers_has_is_left_to_it(encoders, kind, changes, reason):
     model = find_model(str(checkpoint(encoders, kind, **changes)), "pretrained", "auto")
     assert reason in model.why_not_minbert
+    assert model.config.max_position_embeddings == 128
     other = find_model(str(checkpoint(encoders, kind)), "pretrained", "auto")
     assert other.why_not_minbert == ""
     assert other.config.max_position_embeddings == 128
