@@ -199,8 +199,8 @@ def groups(
     """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
     Candidates of a search for learning rates are left out: they were scored on other examples. The
     group of the plan comes first, then the newest and, of equally new ones, the largest."""
-    done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
-    planned = [row for row in planned if not row.is_candidate]
+    done = still_lacking([row for row in latest(rows).values() if not row.is_trial])
+    planned = [row for row in planned if not row.is_trial]
     known = {(row.key, row.code_version) for row in rows}
     waiting = [row for row in planned if (row.key, row.code_version) not in known]
     waiting = [replace(row, status=None) for row in waiting]

@@ -29,7 +29,7 @@ def named_cell(runs: Path, name: str) -> tuple[Row, None]:
     several, and for one without a result that can be exported."""
     if is_file(Path(name) / FILE):
         name = Job.read(Path(name)).cell.cell_id
-    rows = [row for row in current_rows(read_rows(runs)).values() if not row.is_candidate]
+    rows = [row for row in current_rows(read_rows(runs)).values() if not row.is_trial]
     matching = [
         row
         for row in rows

@@ -19,13 +19,13 @@ from bench.machine.devices import Device
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
-from bench.plan.cell import CANDIDATE, GRID, MINBERT, TRANSFORMERS, Cell
+from bench.plan.cell import GRID, MINBERT, ON, TRANSFORMERS, Cell
 from bench.plan.gridfile import AUTO, Grid
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_not_minbert
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import Data, Folds, TaskData, find_task, for_search, load_data
+from minbert.data.tasks import Data, Folds, TaskData, find_task, for_race, for_search, load_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,16 @@ class Inputs:
     def searched(self) -> TaskData:
         return for_search(self.data)
 
+    @cached_property
+    def raced(self) -> Folds:
+        return for_race(self.data)
+
     def data_of(self, cell: Cell) -> Data:
+        if cell.race == ON:
+            return _fold_of(self.raced, cell.fold)
         if self.folds is not None:
             return _fold_of(self.folds, cell.fold)
-        return self.searched if cell.learning_rate_source == CANDIDATE else self.data
+        return self.searched if cell.is_candidate else self.data
 
     def paths(self) -> list[Path]:
         models = (model.checkpoint for model in self.models.values())

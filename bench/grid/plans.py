@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.machine.conditions import Target
-from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.cell import Cell
 from bench.plan.gridfile import Grid
 from bench.plan.learning_rates import Search, why_no_rates, without_rates
 from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
@@ -92,5 +92,5 @@ def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | N
     for number, planned in enumerate(plans, start=1):  # noqa: B007
         if any(item.action == "run" for item in planned):
             break
-    is_search = any(item.cell.learning_rate_source == CANDIDATE for item in planned)
+    is_search = any(item.cell.is_candidate for item in planned)
     return planned, number if is_search else None

@@ -18,7 +18,7 @@ from bench.launch.display import Display
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
-from bench.plan.cell import CANDIDATE, MINBERT
+from bench.plan.cell import MINBERT
 from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
@@ -65,7 +65,7 @@ class Session(Cells):
     def _lacks_tries(self, planned: list[Planned]) -> bool:
         """Whether candidates of a search were left out, so that the best rates can't be found."""
         return any(
-            item.cell.learning_rate_source == CANDIDATE and item.key in self.budget.left_out
+            item.cell.is_candidate and item.key in self.budget.left_out
             for item in planned
         )
 

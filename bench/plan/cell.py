@@ -72,7 +72,9 @@ WHERE: Final[Mapping[str, Applies]] = {
     "engine `minbert`": lambda row: row.get("engine", MINBERT) == MINBERT,
     "engine `transformers`": lambda row: row.get("engine") == TRANSFORMERS,
     "early stopping": lambda row: row.get("early_stopping") is not None,
-    "cells of a cross-validation": lambda row: row.get("folds") is not None,
+    "cells of a cross-validation or a race": lambda row: (
+        row.get("folds") is not None or row.get("race") == ON
+    ),
     HAS_PARTS: lambda row: row.get("task") == MULTITASK,
     "tasks without classes, or with a part without": lambda row: (
         _is_of(row, REGRESSION) or not metric_of(row.get("dev_metric")).problems
@@ -172,6 +174,7 @@ class Cell:
     max_dev: int | None
     held_out: float = 0.0
     folds: int | None = None
+    race: str = OFF
     max_length: int
     batching: str
     batch_size: int
@@ -219,6 +222,16 @@ class Cell:
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora == ON else self.rank)
 
     @property
+    def is_candidate(self) -> bool:
+        """Whether it is a try of a search for learning rates."""
+        return self.learning_rate_source == CANDIDATE
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is scored on training examples: for a search of rates, or in a race."""
+        return self.is_candidate or self.race == ON
+
+    @property
     def is_compiled(self) -> bool:
         return self.compile == ON
 
@@ -258,6 +271,7 @@ class Cell:
         if self.frozen_dtype not in (None, FP32):
             precision += f"-frozen-{self.frozen_dtype}"
         fold = "" if self.fold is None else f"-f{self.fold}"
+        fold += "-race" if self.race == ON else ""
         options = "" if self.adapter is None else f"-{self.adapter.replace(' ', '-')}"
         options += "-rslora" if self.use_rslora == ON else ""
         options += "" if self.init_lora_weights == DEFAULT else f"-{self.init_lora_weights}"

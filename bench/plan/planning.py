@@ -12,7 +12,6 @@ from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import (
     ABOUT,
-    CANDIDATE,
     DEFAULT,
     FP32,
     HAS_PARTS,
@@ -306,7 +305,7 @@ def plan(
 
     A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
     matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
-    is one above all of its rows. A candidate of a search is not repeated. With `fresh`, only rows
+    is one above all of its rows. What is scored on training examples is not repeated. With `fresh`, only rows
     of the present code_version count.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
@@ -328,7 +327,7 @@ def plan(
     varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
     for repeat, cell in chain.from_iterable(_in_turn(cells, n) for n in range(1, repeats + 1)):
-        if repeat > 1 and cell.learning_rate_source == CANDIDATE:
+        if repeat > 1 and cell.is_trial:
             continue
         key = cell.cell_id, conditions_id, repeat
         action, reason = _decide(current.get(key), rerun)
@@ -386,7 +385,7 @@ def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -
     for item in planned:
         if has_score_elsewhere(item):
             setting = _setting(item.cell)
-            if item.cell.learning_rate_source == CANDIDATE or setting in measured:
+            if item.cell.is_candidate or setting in measured:
                 left_out.add(item.cell.cell_id)
             measured.add(setting)
         if is_optional(item) and item.cell.cell_id in left_out:
@@ -415,7 +414,7 @@ def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
 
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell
-        candidate = cell.cell_id if cell.learning_rate_source == CANDIDATE else ""
+        candidate = cell.cell_id if cell.is_candidate else ""
         return cell.model, cell.name, cell.fold, item.repeat, candidate
 
     return [list(group) for _, group in groupby(items, key=key)]

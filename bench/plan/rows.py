@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, cast
 
-from bench.plan.cell import CANDIDATE, Cell, Value
+from bench.plan.cell import Cell, Value
 from bench.plan.tables import read_tables
 
 TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")  # the content of columns.toml
@@ -146,10 +146,6 @@ class Row(Cell):
     @property
     def has_score(self) -> bool:
         return self.is_ok and self.dev_score is not None
-
-    @property
-    def is_candidate(self) -> bool:
-        return self.learning_rate_source == CANDIDATE
 
     @property
     def software(self) -> tuple[Value, ...]:

@@ -14,7 +14,7 @@ from bench.examples.tokens import token_lengths
 from bench.launch.runner import oom_kills
 from bench.launch.signals import Signals
 from bench.machine.environment import worker_environment
-from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.cell import Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
 from bench.results.facts import FROZEN, REFERENCES, DataFacts, Reference, facts_of, update_facts
@@ -92,7 +92,7 @@ def find_references(
     distinct = {
         (*(getattr(job.cell, name) for name in _OF_ENCODER), facts.trained_on(job.cell)): job
         for job in planned
-        if job.cell.learning_rate_source != CANDIDATE
+        if not job.cell.is_trial
     }
     for job in distinct.values():
         cell = job.cell

@@ -6,7 +6,7 @@ from typing import Final
 
 from adapters.methods import PEFT
 from adapters.names import trains_encoder
-from bench.plan.cell import CANDIDATE, DEFAULT, MINBERT, Cell
+from bench.plan.cell import DEFAULT, MINBERT, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
 from minbert.model.config import Sizes, count_parameters
@@ -17,7 +17,7 @@ CAP: Final = 2**30
 
 def keeps_by_default(cell: Cell) -> bool:
     """Whether a cell keeps its weights without being asked to: small ones of a useful model."""
-    is_useful = cell.init == "pretrained" and cell.learning_rate_source != CANDIDATE
+    is_useful = cell.init == "pretrained" and not cell.is_trial
     return is_useful and not trains_encoder(cell.mode, cell.layers)
 
 

@@ -72,14 +72,14 @@ def rescored(
         note: called with a line about rows without a score or of other problems, and about classes
             with too few examples for the metric's intervals.
     """
-    scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
+    scored = [row for row in rows if row.dev_metric is not None and not row.is_trial]
     problems = metric_of(metric).problems
     fitting = {row.dev_metric for row in scored if problem_of(row.dev_metric) in problems}
     if scored and not fitting:
         check_metric(metric, problem_of(scored[0].dev_metric))
     result = [
         _rescored(row, metric, predictions_of, facts.get(row.data_digest))
-        if row.dev_metric in fitting - {metric} and not row.is_candidate
+        if row.dev_metric in fitting - {metric} and not row.is_trial
         else row
         for row in rows
     ]

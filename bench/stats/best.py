@@ -47,6 +47,7 @@ class Differences:
     least: Floats  # the least critical value [K, K]
     covariance: Floats  # of the settings' scores over examples [K, K]
     shows_seeds: bool  # whether any pair has two seeds, which show how seeds vary
+    level: float = LEVEL  # the one-sided error of all bounds together
 
     @cached_property
     def error(self) -> Floats:
@@ -84,7 +85,7 @@ class Differences:
             root = np.maximum(mean + std * chi, np.float32(0.1))  # cubed: chi-square of mean 1
             gaps = scale * (of_examples[k] - of_examples[others]) + between * of_seeds[others]
             studentised = gaps / (root * np.sqrt(root))
-            values[k] = np.quantile(studentised.max(axis=0), 1 - LEVEL)
+            values[k] = np.quantile(studentised.max(axis=0), 1 - self.level)
         return values
 
     @cached_property
@@ -118,7 +119,7 @@ def compare_all(samples: Sequence[Sample]) -> Differences:
     scores = scores.reshape(len(samples), len(every))
     difference, seeds, own = between_seeds(scores)
     once, of_examples, examples = _over_examples(samples, every)
-    own = _by_setting(own, once)
+    own = by_setting(own, once)
     of_seed, freedom_of_seeds = _pooled(own, once, seeds, samples)
     between = of_seed / np.maximum(seeds, 1)
 
@@ -233,7 +234,7 @@ def _pooled(
     return np.fmax(own, ratio * once), of_pair * max(_different(samples) - 1, 1.0)
 
 
-def _by_setting(own: Floats, once: Floats) -> Floats:
+def by_setting(own: Floats, once: Floats) -> Floats:
     """Variances of differences between seeds [K, K]: of each pair the sum of what both settings
     have in all their pairs, in proportion to the variance over examples in one seed; NaN where a
     pair's own is not known."""
@@ -250,8 +251,8 @@ def _by_setting(own: Floats, once: Floats) -> Floats:
 
 
 def _different(samples: Sequence[Sample]) -> float:
-    """The effective number of different settings: 1 for copies, K for unrelated ones. From the
-    correlation of what is left of the examples' numbers without their means over seeds."""
+    """The effective number of different settings, from what is left of the examples' numbers
+    without their means over seeds."""
     several = [s for s in samples if len(s.values) > 1]
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:
@@ -260,11 +261,15 @@ def _different(samples: Sequence[Sample]) -> float:
     for sample in several:
         values = np.stack([sample.values[seed] for seed in sorted(shared)])
         rest.append((values - values.mean(axis=0)).ravel())
+    return effective_number(np.stack(rest))
+
+
+def effective_number(rest: Floats) -> float:
+    """The effective number of different rows [K, N] of numbers without their means: 1 for copies, K
+    for unrelated ones."""
     lengths = np.linalg.norm(rest, axis=1)
-    rows = np.stack(rest)[lengths > 0] / lengths[lengths > 0, None]
-    if len(rows) < 2:
-        return 1.0
-    return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum())
+    rows = rest[lengths > 0] / lengths[lengths > 0, None]
+    return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum()) if len(rows) > 1 else 1.0
 
 
 def has_collapsed(score: float, trainings: Collection[float], margin: float) -> bool:

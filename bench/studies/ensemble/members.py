@@ -87,7 +87,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Pool]:
         (path, row)
         for path in runs
         for row in current_rows(read_rows(path)).values()
-        if row.has_score and not row.is_candidate
+        if row.has_score and not row.is_trial
     ]
     if any(row.folds is not None for _, row in rows):
         raise InputError(

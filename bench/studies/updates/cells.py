@@ -42,7 +42,7 @@ def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     left_out: dict[str, str] = {}
     for path in runs:
         for row in current_rows(read_rows(path)).values():
-            if not row.is_ok or row.is_candidate:
+            if not row.is_ok or row.is_trial:
                 continue
             cell = KeptCell(row, folder_of(path, row), row.name)
             if reason := _why_left_out(cell):

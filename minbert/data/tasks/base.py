@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minbert.data.metrics import micro_f1
-from minbert.data.tasks.splitting import joined, normalised, smallest
+from minbert.data.tasks.splitting import joined, normalised, position, smallest
 from minbert.errors import InputError
 
 DECLARED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
@@ -222,24 +222,30 @@ class TaskData(Data):
         return digest.hexdigest()
 
 
-HELD_OUT: Final = 0.2
+SET_ASIDE: Final = 0.1
 """Share of the training examples that a search of learning rates is scored on, ..."""
-MOST_HELD_OUT: Final = 1000
+MOST_SCORED: Final = 1000
 MOST_FITTED: Final = 4000
 """... and the most examples that it is scored on, and trained on."""
 
 
+def set_aside(data: TaskData) -> NDArray[np.bool_]:
+    """Which training examples a search of learning rates is scored on, [N]: those that come first
+    by digest, equal texts and groups as a whole."""
+    keys = data.train.keys()
+    places = np.array([position(f"search {key}") for key in keys])
+    return places <= np.quantile(places, SET_ASIDE, method="inverted_cdf")
+
+
 def for_search(data: Data) -> TaskData:
     """Examples for a search of learning rates, which must not see dev: both its training and its
-    dev examples are taken from `data.train`, by digest of their texts. InputError for a task with
-    parts, whose rates are the grid's."""
+    dev examples are taken from `data.train`. InputError for a task with parts, whose rates are the
+    grid's."""
     if not isinstance(data, TaskData):
         raise InputError(
             f"--lr auto: no rates are searched for task {data.task.name}, whose parts have factors "
             "on them; give both in the grid file and leave it out"
         )
-    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
-    is_held_out = np.zeros(len(data.train), dtype=bool)
-    is_held_out[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
-    fitted = data.train.taken(~is_held_out).limited(MOST_FITTED)
-    return TaskData(data.task, fitted, data.train.taken(is_held_out))
+    scored = set_aside(data)
+    fitted = data.train.taken(~scored).limited(MOST_FITTED)
+    return TaskData(data.task, fitted, data.train.taken(scored).limited(MOST_SCORED))

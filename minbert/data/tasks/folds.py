@@ -4,13 +4,17 @@ on the others."""
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.tasks.base import Data, Examples, Sizes, TaskData
+from minbert.data.tasks.base import Data, Examples, Sizes, TaskData, set_aside
 from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.errors import InputError
+
+
+RACE_FOLDS: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,3 +86,17 @@ class Folds:
         digest = hashlib.sha256(f"{self.count} folds {[*limits]} {self.whole.digest}".encode())
         digest.update(self.assignment.tobytes())
         return digest.hexdigest()
+
+
+def for_race(data: Data) -> Folds:
+    """The folds of a race: of the training examples that no search of learning rates is scored on.
+    InputError for a task with parts, or too few examples."""
+    if not isinstance(data, TaskData):
+        raise InputError(f"--race: task {data.task.name} has parts; leave it out")
+    train = data.train.taken(~set_aside(data))
+    if len(set(train.keys())) < RACE_FOLDS:
+        raise InputError(
+            f"--race: {len(data.train):,} training examples can't be put into {RACE_FOLDS} folds; "
+            "give more, or leave it out"
+        )
+    return Folds(TaskData(data.task, train, train.taken([]), data.problems), RACE_FOLDS)

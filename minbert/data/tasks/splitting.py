@@ -29,15 +29,15 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(folded)) or folded.strip()
 
 
-def _position(key: str) -> float:
+def position(key: str) -> float:
     """A key's place from 0 to 1, as if drawn at random."""
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
 
 
 def side(key: str) -> str:
-    position = _position(key)
-    return SIDES[sum(position >= share for share in _SHARES)]
+    place = position(key)
+    return SIDES[sum(place >= share for share in _SHARES)]
 
 
 def sides(texts: Sequence[str], documents: Sequence[str] | None = None) -> list[str]:
@@ -70,7 +70,7 @@ def joined(documents: Sequence[str], texts: Sequence[str]) -> list[str]:
 def smallest(texts: Iterable[str], count: int) -> list[int]:
     """Indices, in order, of the `count` texts that come first by digest. A smaller count keeps a
     subset of what a larger one keeps, and classes keep their shares."""
-    places = [(_position(f"order {text}"), index) for index, text in enumerate(texts)]
+    places = [(position(f"order {text}"), index) for index, text in enumerate(texts)]
     return sorted(index for _, index in sorted(places)[:count])
 
 
