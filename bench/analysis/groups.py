@@ -16,7 +16,7 @@ from bench.analysis.setting import (
     settings_of,
 )
 from bench.common.grouping import grouped
-from bench.plan.cell import Value, named
+from bench.plan.cell import ON, Value, named
 from bench.plan.columns import VALUES, group_names
 from bench.plan.learning_rates import still_lacking
 from bench.plan.metrics import Metric, metric_of
@@ -194,13 +194,22 @@ class Group:
 
 
 def groups(
-    rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
+    rows: Sequence[Row],
+    planned: Sequence[Row] = (),
+    values_of: ValuesOf = no_values,
+    *,
+    of_races: bool = False,
 ) -> list[Group]:
     """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
-    Candidates of a search for learning rates are left out: they were scored on other examples. The
-    group of the plan comes first, then the newest and, of equally new ones, the largest."""
-    done = still_lacking([row for row in latest(rows).values() if not row.is_trial])
-    planned = [row for row in planned if not row.is_trial]
+    Those that were scored on training examples are left out; with `of_races` only the rounds of
+    races are left. The group of the plan comes first, then the newest and, of equally new ones, the
+    largest."""
+
+    def counts(row: Row) -> bool:
+        return row.race == ON if of_races else not row.is_trial
+
+    done = still_lacking([row for row in latest(rows).values() if counts(row)])
+    planned = [row for row in planned if counts(row)]
     known = {(row.key, row.code_version) for row in rows}
     waiting = [row for row in planned if (row.key, row.code_version) not in known]
     waiting = [replace(row, status=None) for row in waiting]

@@ -20,7 +20,7 @@ from bench.executors.executor import open_executor, with_executor
 from bench.forecast.outlook import Outlook
 from bench.grid.dryrun import print_plan
 from bench.grid.inputs import override, read_inputs
-from bench.grid.plans import first_to_run, rounds
+from bench.grid.plans import Races, first_to_run, rounds
 from bench.grid.session import Session
 from bench.launch.checks import check_model, check_reports, check_space
 from bench.launch.signals import Signals
@@ -110,6 +110,7 @@ def command(
     selection: str,
     rerun: str | None,
     lr: str,
+    race: bool,
     confirm: int | None,
     timeout: float | None,
     budget_min: float | None,
@@ -157,7 +158,8 @@ def command(
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)
-    planned, number = first_to_run(rounds(cells, session.plan, search))
+    races = Races(inputs.raced.digest[:16], session.raced) if race else None
+    planned, number = first_to_run(rounds(cells, session.plan, search, races))
     if number is None and not any(item.action == "run" for item in planned):
         planned = [*planned, *session.to_confirm(planned)]
     some_run = any(item.action == "run" for item in planned)
@@ -190,7 +192,7 @@ def command(
     with Signals() as signals:
         first = partial(session.attempt, planned[0], Outlook(None, []))
         _print_notes(executor.check(first, signals))
-    return session.run(rounds(cells, session.plan, search), as_json)
+    return session.run(rounds(cells, session.plan, search, races), as_json)
 
 
 def _print_notes(notes: Iterable[str]) -> None:

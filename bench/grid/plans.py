@@ -1,16 +1,20 @@
-"""Plans of a run: by kind of device, and by round of a search for learning rates."""
+"""Plans of a run: by kind of device, and by round of a search for learning rates or of a race."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.analysis.racing import Raced
+from bench.analysis.setting import Setting
 from bench.machine.conditions import Target
-from bench.plan.cell import Cell
+from bench.plan.cell import ON, Cell
 from bench.plan.gridfile import Grid
 from bench.plan.learning_rates import Search, why_no_rates, without_rates
 from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
+from bench.stats.best import FEWEST_SEEDS
+from bench.stats.racing import ROUNDS
 
 
 class Kinds:
@@ -63,27 +67,62 @@ class Kinds:
         return next((row for row in rows if row is not None and row.has_score), rows[0])
 
 
+PlanNow = Callable[[Sequence[Cell]], list[Planned]]
+"""Plans cells by the results that there are when it is called."""
+
+
 def rounds(
-    cells: Sequence[Cell],
-    plan_now: Callable[[Sequence[Cell]], list[Planned]],
-    search: Search | None,
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None, race: "Races | None" = None
 ) -> Iterator[list[Planned]]:
-    """The plans of a run: those of a search for learning rates, if any, then the grid's own.
-    `plan_now` plans cells by the results that there are when it is called."""
-    if search is None:
-        yield plan_now(cells)
+    """The plans of a run: those of a search for learning rates, if any, then the grid's own, or
+    those of a race."""
+    if search is not None:
+        for candidates in search.rounds():
+            yield plan_now(candidates)
+        cells = [search.tuned(cell) or without_rates(cell) for cell in cells]
+    if race is not None:
+        yield from race.rounds(cells, plan_now)
         return
-    for candidates in search.rounds():
-        yield plan_now(candidates)
-    rated = [search.tuned(cell) or without_rates(cell) for cell in cells]
     planned = []
-    for item in plan_now(rated):
-        if item.cell != without_rates(item.cell):
+    for item in plan_now(cells):
+        if search is None or item.cell != without_rates(item.cell):
             planned.append(item)
         elif item.repeat == 1:
             tries = search.statuses(item.cell)
             planned.append(replace(item, action=SKIP, reason=why_no_rates(tries), tries=tries))
     yield planned
+
+
+@dataclass(frozen=True)
+class Races:
+    """Races on training examples of a digest. `replay` replays one from the rows of its cells."""
+
+    digest: str
+    replay: Callable[[Sequence[Planned]], Raced | None]
+
+    def rounds(self, cells: Sequence[Cell], plan_now: PlanNow) -> Iterator[list[Planned]]:
+        """The plans of the rounds and, once there is a pick, of it and the best on all examples."""
+        planned: list[Planned] = []
+        for number in range(ROUNDS):
+            of_round = [
+                replace(cell, race=ON, seed=number, fold=number, data_digest=self.digest)
+                for cell in cells
+            ]
+            yield (now := plan_now(of_round))
+            planned += now
+            raced = self.replay(planned)
+            if raced is None or len(raced.race.rounds) <= number:
+                return
+            left = raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
+            cells = [cell for cell, own in zip(cells, of_round, strict=True) if _has(left, own)]
+            if raced.race.is_over:
+                break
+        if cells:
+            yield plan_now([replace(c, seed=seed) for seed in range(FEWEST_SEEDS) for c in cells])
+
+
+def _has(settings: Sequence[Setting], cell: Cell) -> bool:
+    return any(row.cell_id == cell.cell_id for setting in settings for row in setting.rows)
 
 
 def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | None]:

@@ -7,6 +7,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from bench.analysis.costs import Need, parse_margin
+from bench.analysis.groups import groups
+from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
@@ -97,6 +100,18 @@ class Session(Cells):
         values = values_from(results.predictions_of)
         return results, plan, recommended_from(results.rows, plan, values)
 
+    def raced(
+        self, planned: Sequence[Planned], prefer: Need = "memory", margin: str | None = None
+    ) -> Raced | None:
+        """The race of planned cells by the rows that there are; None without any."""
+        results, plan = read_results([self.store.path], self.metric), self._plan(planned)
+        values = values_from(results.predictions_of)
+        every = groups(results.rows, plan, values, of_races=True)
+        if not every:
+            return None
+        size = None if margin is None else parse_margin(margin, every[0].scoring, None)
+        return replay(every[0], prefer, size)
+
     def _run_round(
         self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = ()
     ) -> str:
@@ -181,7 +196,7 @@ class Session(Cells):
             return known or facts_of(whole, source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
-    def _plan(self, planned: list[Planned]) -> list[Row]:
+    def _plan(self, planned: Sequence[Planned]) -> list[Row]:
         """The rows of a plan. A cell with a result has the version of the code of that result; with
         `--fresh`, only results of the present version count."""
         return [

@@ -1,0 +1,87 @@
+"""The race among the settings of a group, replayed from its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from bench.analysis.costs import Need, cost_of
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting, point, settings_of
+from bench.common.errors import InputError
+from bench.plan.rows import RESUMED
+from bench.stats.intervals import Floats
+from bench.stats.racing import ROUNDS, Race, Round
+
+
+@dataclass(frozen=True, eq=False)
+class Raced:
+    """A race as far as it has come: its settings, the cheapest first, and where they stand."""
+
+    group: Group
+    settings: tuple[Setting, ...]
+    race: Race
+
+    @cached_property
+    def scores(self) -> Floats:
+        """The mean scores over the rounds that each setting had, of which more is better [K]."""
+        sign = self.group.scoring.gain(1.0)
+        every = [np.array([*setting.scores.values()]) for setting in self.settings]
+        return np.array([sign * own.mean() if own.size else np.nan for own in every])
+
+    @property
+    def best(self) -> int | None:
+        """The best by score of those that may be the best."""
+        return max(self.race.best, key=lambda i: self.scores[i], default=None)
+
+    @property
+    def final(self) -> list[Setting]:
+        """The settings that are trained on all examples: the pick, and the best; none without a
+        pick."""
+        if not self.race.is_over or self.race.shown is None or self.best is None:
+            return []
+        return [self.settings[i] for i in sorted({self.race.shown, self.best})]
+
+
+def replay(group: Group, prefer: Need, margin: float | None = None) -> Raced:
+    """The race of a group's settings, whose order is that of their costs in the first round; without
+    a margin, by the metric's. InputError if predictions are missing."""
+    rows = tuple(row for row in group.rows if row.seed == 0)
+    first = Group(rows, settings_of(rows, [], group.settings[0].values_of))
+    costs = {
+        point(setting.rows[0]): [
+            float("inf") if (cost := cost_of(first, setting, need)) is None else cost
+            for need in (prefer, "time", "parameters")
+        ]
+        for setting in first.settings
+    }
+    known = [setting for setting in group.settings if point(setting.rows[0]) in costs]
+    settings = tuple(sorted(known, key=lambda setting: costs[point(setting.rows[0])]))
+    race = Race(len(settings), group.margin if margin is None else margin)
+    for number in range(ROUNDS):
+        if race.is_over or (values := _round(group, settings, race.live, number)) is None:
+            break
+        race.add(values)
+    return Raced(group, settings, race)
+
+
+def _round(
+    group: Group, settings: Sequence[Setting], live: Sequence[int], number: int
+) -> Round | None:
+    """What each setting that is left has in a round; None if one has not ended."""
+    values: list[Floats | None] = [None] * len(settings)
+    for i in live:
+        setting = settings[i]
+        rows = [row for row in setting.scored if row.seed == number]
+        ended = any(row.seed == number and row.status not in (None, *RESUMED) for row in setting.rows)
+        if not rows and not ended:
+            return None
+        if number in setting.scores:
+            if number not in setting.values:
+                raise InputError(
+                    f"--race: the predictions of {setting.label} in round {number + 1} are gone; "
+                    "--rerun ok runs it again"
+                )
+            values[i] = group.scoring.gain(1.0) * setting.values[number]
+    return values
