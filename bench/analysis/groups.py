@@ -48,6 +48,7 @@ class Group:
 
     rows: tuple[Row, ...]
     settings: tuple[Setting, ...]
+    race: "Group | None" = None  # the rounds of the race that chose among settings
 
     @property
     def first(self) -> Row:
@@ -194,22 +195,15 @@ class Group:
 
 
 def groups(
-    rows: Sequence[Row],
-    planned: Sequence[Row] = (),
-    values_of: ValuesOf = no_values,
-    *,
-    of_races: bool = False,
+    rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
 ) -> list[Group]:
     """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
-    Those that were scored on training examples are left out; with `of_races` only the rounds of
-    races are left. The group of the plan comes first, then the newest and, of equally new ones, the
+    Candidates of a search for learning rates are left out, as they were scored on other examples.
+    The rounds of a race are a group within that of the same settings on dev or, without one, within
+    itself. The group of the plan comes first, then the newest and, of equally new ones, the
     largest."""
-
-    def counts(row: Row) -> bool:
-        return row.race == ON if of_races else not row.is_trial
-
-    done = still_lacking([row for row in latest(rows).values() if counts(row)])
-    planned = [row for row in planned if counts(row)]
+    done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
+    planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}
     waiting = [row for row in planned if (row.key, row.code_version) not in known]
     waiting = [replace(row, status=None) for row in waiting]
@@ -227,7 +221,18 @@ def groups(
         same = by_software[_software(group_rows[0])]
         others = [other for other in same if other is not group_rows]
         result.append(Group(tuple(group_rows), settings_of(group_rows, others, values_of)))
-    return result
+    return _with_races(result)
+
+
+def _with_races(every: Sequence[Group]) -> list[Group]:
+    """Groups, with the race of each, which is no group beside it; one on dev comes in its place."""
+    of_race = {group_key(group.rows[0]): group for group in every if group.rows[0].race == ON}
+    result: dict[tuple[Value, ...], Group] = {}
+    for group in every:
+        key = group_key(group.rows[0] | {"race": ON})
+        if key not in result or group.rows[0].race != ON:
+            result[key] = replace(group, race=of_race.get(key))
+    return [*result.values()]
 
 
 def ordered_groups(

@@ -36,6 +36,25 @@ class Raced:
         return max(self.race.best, key=lambda i: self.scores[i], default=None)
 
     @property
+    def open(self) -> list[Setting]:
+        """The settings that may still be picked, the cheapest first."""
+        return [self.settings[i] for i in sorted(self.race.picks)]
+
+    @property
+    def trainings(self) -> int:
+        """The number of trainings that the rounds have."""
+        return sum(values is not None for one in self.race.rounds for values in one)
+
+    def gap(self, i: int) -> float | None:
+        """The score of a setting less that of the best, over the rounds that it had, of which more
+        is better; None for the best itself."""
+        if self.best is None or i == self.best:
+            return None
+        both = [(one[i], one[self.best]) for one in self.race.rounds]
+        gaps = [own.mean() - best.mean() for own, best in both if own is not None and best is not None]
+        return float(np.mean(gaps)) if gaps else None
+
+    @property
     def final(self) -> list[Setting]:
         """The settings that are trained on all examples: the pick, and the best; none without a
         pick."""

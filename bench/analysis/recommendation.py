@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bench.analysis.costs import NEEDS, Limit, Need, cost_of
 from bench.analysis.groups import Group, decided_over, ordered_groups
-from bench.analysis.setting import Setting
+from bench.analysis.racing import Raced, replay
+from bench.analysis.setting import Setting, point
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.stats.best import (
@@ -28,12 +29,13 @@ from bench.stats.intervals import NORMAL_975, POWER_Z, Floats
 
 Obstacle = Literal[
     "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision",
-    "few seeds", "collapse",
+    "few seeds", "collapse", "race open", "race undecided", "dev",
 ]  # fmt: skip
 """Why nothing is recommended: no setting has a score; no two have two seeds in common; some have
 none in common; the head alone was not run; the best is not shown to beat the head alone and the
 majority class; no setting meets the limits; none is within the margin of the best by its bounds;
-those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
+those that are have fewer than three seeds; a training of the cheapest that is shown collapsed; a
+race has rounds or trainings left, or ended without a pick; or dev shows its pick to be worse.
 """
 MOST: Final = 1000.0  # so many times as many dev examples are not suggested
 _FOLDS: Final = 10  # parts of the examples, of which each scores what the others selected
@@ -204,6 +206,7 @@ class Recommendation:
     pick: int | None  # the recommended one; with obstacles, the best by score
     nearest: int | None = None  # comes nearest to the limits, where none meets them
     withdrawn: int | None = None  # would be recommended, had no training of it collapsed
+    raced: Raced | None = None  # the race that decides
 
     @property
     def decided(self) -> bool:
@@ -329,6 +332,8 @@ def recommend(
 ) -> Recommendation:
     """The setting that costs least of what is preferred, within limits, of those that have three
     seeds and are shown to be no worse than the best one there by more than the margin."""
+    if candidates.group.race is not None:
+        return _by_race(candidates, replay(candidates.group.race, prefer, candidates.margin), prefer)
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]
@@ -351,6 +356,29 @@ def recommend(
         few_seeds=tuple(i for i in within if i not in shown), could_be=tuple(could_be),
         obstacles=obstacles, pick=best if obstacles else cheapest, nearest=nearest,
         withdrawn=withdrawn,
+    )  # fmt: skip
+
+
+def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
+    """The pick of a race, unless it collapsed on all training examples, or is shown to be worse on
+    dev than the best by more than the margin."""
+    places = {point(setting.rows[0]): i for i, setting in enumerate(known.settings)}
+    final = [places.get(point(setting.rows[0])) for setting in raced.final]
+    pick, best = (final[0], final[-1]) if final else (None, None)
+    obstacles: tuple[Obstacle, ...] = ()
+    if raced.race.is_over and not final:
+        obstacles = ("race undecided",)
+    elif pick is None or best is None or not known.repeated[[pick, best]].all():
+        obstacles = ("race open",)
+    elif known.worse[pick, best]:
+        obstacles = ("dev",)
+    elif known.collapsed(pick):
+        obstacles = ("collapse",)
+    return Recommendation(
+        known, prefer, (), among=tuple(range(len(known.settings))), reference=best,
+        shown=() if obstacles else (pick,), few_seeds=(), could_be=tuple(places.values()),
+        obstacles=obstacles, pick=pick, raced=raced,
+        withdrawn=pick if "collapse" in obstacles else None,
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def jobs_of(
 ) -> dict[Variant, Job]:
     """The jobs that are counted for some variants, from any cell that agrees with them in all else
     that decides costs."""
-    cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
+    cell = replace(cell, **_SAME, fold=0 if cell.fold is not None else None)
     here, configs = counting.conditions, counting.adapter_configs
     return {
         variant: model.job(

@@ -158,7 +158,7 @@ def command(
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)
-    races = Races(inputs.raced.digest[:16], session.raced) if race else None
+    races = Races(session.raced) if race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, races))
     if number is None and not any(item.action == "run" for item in planned):
         planned = [*planned, *session.to_confirm(planned)]

@@ -51,13 +51,9 @@ class Inputs:
     def searched(self) -> TaskData:
         return for_search(self.data)
 
-    @cached_property
-    def raced(self) -> Folds:
-        return for_race(self.data)
-
     def data_of(self, cell: Cell) -> Data:
         if cell.race == ON:
-            return _fold_of(self.raced, cell.fold)
+            return _round_of(self.data, cell.fold)
         if self.folds is not None:
             return _fold_of(self.folds, cell.fold)
         return self.searched if cell.is_candidate else self.data
@@ -173,6 +169,12 @@ class Inputs:
             tokenizer = self.models[cell.model].tokenizer
             whose = f"{cell.model}: " if several else ""
             yield from cut_notes(examples, cell, tokenizer, self.data_folder, whose)
+
+
+@lru_cache(maxsize=1)
+def _round_of(data: Data, fold: int | None) -> Data:
+    """The examples of a round of a race, kept until another is needed."""
+    return for_race(data, fold)
 
 
 @lru_cache(maxsize=1)

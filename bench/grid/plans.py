@@ -95,9 +95,8 @@ def rounds(
 
 @dataclass(frozen=True)
 class Races:
-    """Races on training examples of a digest. `replay` replays one from the rows of its cells."""
+    """The plans of races. `replay` replays one from the rows of its cells."""
 
-    digest: str
     replay: Callable[[Sequence[Planned]], Raced | None]
 
     def rounds(self, cells: Sequence[Cell], plan_now: PlanNow) -> Iterator[list[Planned]]:
@@ -105,8 +104,7 @@ class Races:
         planned: list[Planned] = []
         for number in range(ROUNDS):
             of_round = [
-                replace(cell, race=ON, seed=number, fold=number, data_digest=self.digest)
-                for cell in cells
+                replace(cell, race=ON, seed=number, fold=number) for cell in cells
             ]
             yield (now := plan_now(of_round))
             planned += now

@@ -106,11 +106,11 @@ class Session(Cells):
         """The race of planned cells by the rows that there are; None without any."""
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
         values = values_from(results.predictions_of)
-        every = groups(results.rows, plan, values, of_races=True)
-        if not every:
+        race = next((group.race for group in groups(results.rows, plan, values)), None)
+        if race is None:
             return None
-        size = None if margin is None else parse_margin(margin, every[0].scoring, None)
-        return replay(every[0], prefer, size)
+        size = None if margin is None else parse_margin(margin, race.scoring, None)
+        return replay(race, prefer, size)
 
     def _run_round(
         self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = ()

@@ -38,6 +38,7 @@ from bench.report.pages import (
 )
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
+from bench.report.race import race_section
 from bench.report.rates import rates_section
 from bench.report.recommendation import advice
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
@@ -106,7 +107,7 @@ def report(
     decision = overall or recommended
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
-    searches = rates_section(first, rows, planned)
+    searches = race_section(recommended) + rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
     first_lines = [phrase("groups", "without_cells", bool(searches))]
     if first and recommended:

@@ -89,7 +89,7 @@ def load_examples(job: Job) -> Data:
     names += [] if cell.race == ON else ["folds", "fold"]
     data = load_data(cell.task, folder_of(job), **{name: getattr(cell, name) for name in names})
     if cell.race == ON:
-        data = for_race(data).fold(cell.fold)
+        data = for_race(data, cell.fold)
     elif cell.is_candidate:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):

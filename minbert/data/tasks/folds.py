@@ -2,7 +2,7 @@
 on the others."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -88,9 +88,10 @@ class Folds:
         return digest.hexdigest()
 
 
-def for_race(data: Data) -> Folds:
-    """The folds of a race: of the training examples that no search of learning rates is scored on.
-    InputError for a task with parts, or too few examples."""
+def for_race(data: Data, fold: int | None) -> TaskData:
+    """A round of a race: a fold, as dev, and the others, of the training examples that no search of
+    learning rates is scored on. Its digest is that of the data. InputError for a task with parts,
+    or too few examples."""
     if not isinstance(data, TaskData):
         raise InputError(f"--race: task {data.task.name} has parts; leave it out")
     train = data.train.taken(~set_aside(data))
@@ -99,4 +100,5 @@ def for_race(data: Data) -> Folds:
             f"--race: {len(data.train):,} training examples can't be put into {RACE_FOLDS} folds; "
             "give more, or leave it out"
         )
-    return Folds(TaskData(data.task, train, train.taken([]), data.problems), RACE_FOLDS)
+    folds = Folds(TaskData(data.task, train, train.taken([]), data.problems), RACE_FOLDS)
+    return replace(folds.fold(fold), identity=data.digest)

@@ -1,0 +1,66 @@
+"""The report's section on a race: who was in it, who left when and why, and its answer."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
+
+from matplotlib.patches import Patch
+
+from bench.analysis.racing import Raced
+from bench.analysis.recommendation import Recommendation
+from bench.report.drawing import BLUE, GREEN, GREY, INK, Drawing, add_legend, canvas, to_svg
+from bench.report.pages import Section, phrase, sentences
+from bench.report.tables import table
+from bench.stats.racing import ROUNDS
+
+_COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": INK, "left": GREY}
+
+
+def race_section(recommended: Recommendation | None) -> list[Section]:
+    """The section on the race that decides; none without one."""
+    if recommended is None or recommended.raced is None:
+        return []
+    raced = recommended.raced
+    heading, *lines = race_lines(raced)
+    shown = [_entry(raced, i) for i in range(len(raced.settings))]
+    drawing = _drawing(shown, phrase("captions", "race", raced))
+    return [Section("race", "Race", heading, lines, [drawing], [table("race", shown, folded=True)])]
+
+
+def race_lines(raced: Raced) -> list[str]:
+    """The answer of a race in a heading and sentences."""
+    return sentences("race", raced=raced, rounds=ROUNDS, gap=raced.gap, cells=raced.trainings,
+                     size=raced.group.scoring.size)  # fmt: skip
+
+
+def _entry(raced: Raced, i: int) -> dict[str, object]:
+    race, setting = raced.race, raced.settings[i]
+    state = "left" if i in race.left else "open"
+    if race.is_over and i == race.shown:
+        state = "pick"
+    elif race.is_over and i == raced.best:
+        state = "best"
+    return {
+        "setting": setting.label, "state": state, "gap": raced.gap(i),
+        "rounds": race.left.get(i, len(race.rounds)),
+        "score": raced.group.scoring.gain(float(raced.scores[i])),
+    }  # fmt: skip
+
+
+def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
+    """A bar over the rounds of each setting, and at its end how it stood."""
+    with canvas(0.9 + 0.24 * len(entries)) as (figure, axes):
+        for place, entry in enumerate(entries):
+            colour, rounds = _COLOURS[str(entry["state"])], int(str(entry["rounds"]))
+            axes.barh(place, rounds, color=colour, height=0.6)
+            gap = entry["gap"]
+            if isinstance(gap, float):
+                axes.text(rounds + 0.08, place, f"{100 * gap:+.1f}", va="center", fontsize=7)
+        axes.set(xlim=(0, ROUNDS + 0.7), xlabel="rounds", xticks=range(ROUNDS + 1))
+        axes.set_yticks(range(len(entries)), [str(entry["setting"]) for entry in entries])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        states = dict.fromkeys(str(entry["state"]) for entry in entries)
+        add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
+    names = chain((f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries))
+    return Drawing("race", to_svg(figure, "race"), f"{'; '.join(names)}.", caption)
