@@ -37,8 +37,8 @@ class Raced:
 
     @property
     def open(self) -> list[Setting]:
-        """The settings that may still be picked, the cheapest first."""
-        return [self.settings[i] for i in sorted(self.race.picks)]
+        """Those that may still be picked or, if none may, be the best; the cheapest first."""
+        return [self.settings[i] for i in sorted(self.race.picks or self.race.best)]
 
     @property
     def trainings(self) -> int:
@@ -51,7 +51,9 @@ class Raced:
         if self.best is None or i == self.best:
             return None
         both = [(one[i], one[self.best]) for one in self.race.rounds]
-        gaps = [own.mean() - best.mean() for own, best in both if own is not None and best is not None]
+        gaps = [
+            own.mean() - best.mean() for own, best in both if own is not None and best is not None
+        ]
         return float(np.mean(gaps)) if gaps else None
 
     @property
@@ -64,8 +66,8 @@ class Raced:
 
 
 def replay(group: Group, prefer: Need, margin: float | None = None) -> Raced:
-    """The race of a group's settings, whose order is that of their costs in the first round; without
-    a margin, by the metric's. InputError if predictions are missing."""
+    """The race of a group's settings, in the order of their costs in the first round; without a
+    margin, by the metric's. InputError if predictions are missing."""
     rows = tuple(row for row in group.rows if row.seed == 0)
     first = Group(rows, settings_of(rows, [], group.settings[0].values_of))
     costs = {
@@ -93,7 +95,9 @@ def _round(
     for i in live:
         setting = settings[i]
         rows = [row for row in setting.scored if row.seed == number]
-        ended = any(row.seed == number and row.status not in (None, *RESUMED) for row in setting.rows)
+        ended = any(
+            row.seed == number and row.status not in (None, *RESUMED) for row in setting.rows
+        )
         if not rows and not ended:
             return None
         if number in setting.scores:

@@ -333,7 +333,9 @@ def recommend(
     """The setting that costs least of what is preferred, within limits, of those that have three
     seeds and are shown to be no worse than the best one there by more than the margin."""
     if candidates.group.race is not None:
-        return _by_race(candidates, replay(candidates.group.race, prefer, candidates.margin), prefer)
+        return _by_race(
+            candidates, replay(candidates.group.race, prefer, candidates.margin), prefer
+        )
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]
@@ -376,8 +378,8 @@ def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
         obstacles = ("collapse",)
     return Recommendation(
         known, prefer, (), among=tuple(range(len(known.settings))), reference=best,
-        shown=() if obstacles else (pick,), few_seeds=(), could_be=tuple(places.values()),
-        obstacles=obstacles, pick=pick, raced=raced,
+        shown=() if obstacles or pick is None else (pick,), few_seeds=(),
+        could_be=tuple(places.values()), obstacles=obstacles, pick=pick, raced=raced,
         withdrawn=pick if "collapse" in obstacles else None,
     )  # fmt: skip
 

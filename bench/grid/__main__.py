@@ -135,7 +135,7 @@ def command(
     cells = select(inputs.cells(target), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    inputs.check(cells, executor.devices, searches=lr == "auto")
+    inputs.check(cells, executor.devices, searches=lr == "auto", races=race)
     if store.rows is not None and store.torn:  # known once rows are read
         note_to_stderr(torn_line(runs))
 

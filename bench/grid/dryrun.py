@@ -14,8 +14,9 @@ from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Forecasts
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
-from bench.plan.cell import Cell, Columns
+from bench.plan.cell import ON, Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.stats.racing import ROUNDS
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")
@@ -46,6 +47,9 @@ def print_plan(
     known = [one for one in predictions if one is not None]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], slots)
     covers = "the grid" if search_round is None else f"search, round {search_round}"
+    race_round = max((item.cell.seed + 1 for item in planned if item.cell.race == ON), default=None)
+    if race_round is not None:
+        covers = f"race, round {race_round} of {ROUNDS}"
     elsewhere = scores_elsewhere(planned)
     total: dict[str, Any] = {
         "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
@@ -54,6 +58,8 @@ def print_plan(
         "covers": covers,
         "scores_from_other_machines": elsewhere,
     }
+    if race_round is not None and known:  # as the rounds of all settings would take
+        total["race_at_most_s"] = (ROUNDS + 1 - race_round) * total["predicted_s"]
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
@@ -78,13 +84,15 @@ def print_plan(
     if elsewhere:
         console.print(scores_sentence(elsewhere, noun))
     if total["basis"] is not None:
-        share = f"{covers}, alone" if after else "in all"
+        share = f"{covers}, alone" if after or race_round else "in all"
         share += f", {slots} cells at a time" if slots > 1 else ""
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
             soft_wrap=True,
         )
+    if "race_at_most_s" in total:
+        console.print(f"the rounds that are left: at most {total['race_at_most_s'] / 60:,.1f} min")
     if limited and to_run:
         console.print(_fitting(fit, to_run, budget_s, noun), soft_wrap=True)
     if after:

@@ -1,8 +1,8 @@
 """What the cells of a run are made from: a grid, examples and models."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,14 @@ class Inputs:
     def searched(self) -> TaskData:
         return for_search(self.data)
 
+    @cached_property
+    def _round(self) -> Callable[[int | None], Data]:
+        """The examples of a round of a race, kept until those of another are needed."""
+        return lru_cache(maxsize=1)(partial(for_race, self.data))
+
     def data_of(self, cell: Cell) -> Data:
         if cell.race == ON:
-            return _round_of(self.data, cell.fold)
+            return self._round(cell.fold)
         if self.folds is not None:
             return _fold_of(self.folds, cell.fold)
         return self.searched if cell.is_candidate else self.data
@@ -108,7 +113,9 @@ class Inputs:
         )
         return expand(self.grid, *resolved)
 
-    def check(self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool) -> None:
+    def check(
+        self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool, races: bool
+    ) -> None:
         """Refuse cells that can't run, and data that their settings don't fit."""
         grid, data = self.grid, self.data
         for cell in cells:
@@ -125,6 +132,9 @@ class Inputs:
         checks.check_loss(grid.variants, cells, data)
         checks.check_class_settings(grid.variants, data)
         checks.check_folds(grid.settings, searches)
+        if races:
+            checks.check_race(grid.settings, cells)
+            for_race(data, 0)
         if searches:
             checks.check_search(grid, self.train_examples(), self.searched)
             checks.check_held_out(grid.settings.share_held_out, self.searched)
@@ -169,12 +179,6 @@ class Inputs:
             tokenizer = self.models[cell.model].tokenizer
             whose = f"{cell.model}: " if several else ""
             yield from cut_notes(examples, cell, tokenizer, self.data_folder, whose)
-
-
-@lru_cache(maxsize=1)
-def _round_of(data: Data, fold: int | None) -> Data:
-    """The examples of a round of a race, kept until another is needed."""
-    return for_race(data, fold)
 
 
 @lru_cache(maxsize=1)

@@ -103,15 +103,15 @@ class Races:
         """The plans of the rounds and, once there is a pick, of it and the best on all examples."""
         planned: list[Planned] = []
         for number in range(ROUNDS):
-            of_round = [
-                replace(cell, race=ON, seed=number, fold=number) for cell in cells
-            ]
+            of_round = [replace(cell, race=ON, seed=number, fold=number) for cell in cells]
             yield (now := plan_now(of_round))
             planned += now
             raced = self.replay(planned)
             if raced is None or len(raced.race.rounds) <= number:
                 return
-            left = raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
+            left = (
+                raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
+            )
             cells = [cell for cell, own in zip(cells, of_round, strict=True) if _has(left, own)]
             if raced.race.is_over:
                 break

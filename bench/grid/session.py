@@ -67,10 +67,7 @@ class Session(Cells):
 
     def _lacks_tries(self, planned: list[Planned]) -> bool:
         """Whether candidates of a search were left out, so that the best rates can't be found."""
-        return any(
-            item.cell.is_candidate and item.key in self.budget.left_out
-            for item in planned
-        )
+        return any(item.cell.is_candidate and item.key in self.budget.left_out for item in planned)
 
     def to_confirm(self, planned: Sequence[Planned]) -> list[Planned]:
         """The plan of the trainings that the recommended setting lacks to be confirmed. InputError

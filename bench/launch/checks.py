@@ -98,6 +98,19 @@ def check_folds(settings: Settings, searches: bool) -> None:
         raise _refusal("folds", folds=settings.folds)
 
 
+def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
+    """Refuse a race with folds or seeds, which its rounds have themselves, with repeats, of random
+    weights, or of a single setting."""
+    for flag in ("folds", "seeds", "repeats"):
+        number = getattr(settings, flag) or 1
+        if number > 1:
+            raise _refusal("race_of_several", flag=flag, number=number)
+    if settings.init == "random":
+        raise _refusal("race_of_random_weights")
+    if len(cells) < 2:
+        raise _refusal("race_of_one", name=cells[0].name)
+
+
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
     """Refuse a regression loss for a task of classes, and a correlation that no batch can have."""
     losses = {settings.regression_loss for settings in variants} - {MSE}

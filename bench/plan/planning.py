@@ -305,8 +305,8 @@ def plan(
 
     A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
     matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
-    is one above all of its rows. What is scored on training examples is not repeated. With `fresh`, only rows
-    of the present code_version count.
+    is one above all of its rows. What is scored on training examples is not repeated. With `fresh`,
+    only rows of the present code_version count.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
     its setting have been measured here or will be by another seed or fold of the plan; if by none,

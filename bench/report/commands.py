@@ -39,11 +39,14 @@ def commands(
     again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
-    lines = [_line(grid, *options, *search) for grid, search in grids[:8]]
-    one = _line(*_alone(group, group.first, options, AXES), "--rerun", "ok")
+    of_grid = [*_options(group, facts, {"seeds": None}), *_metric(group), "--race"]
+    of_grid = of_grid if group.race else options
+    lines = [_line(grid, *of_grid, *search) for grid, search in grids[:8]]
+    if group.race is not group:
+        lines.append(_line(*_alone(group, group.first, options, AXES), "--rerun", "ok"))
     narrow = [] if code_version is None else ["--code-version", code_version]
     report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
-    return [*lines, one, command_line("report", *report)]
+    return [*lines, command_line("report", *report)]
 
 
 def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
@@ -127,6 +130,8 @@ def narrowed(
         options = {"seeds": max(FEWEST_SEEDS, usual_seeds(group)), **options}
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
+    if group.race:
+        options, search = {**options, "seeds": None}, (*search, "--race")
     every = [*_options(group, facts, options), *_metric(group)]
     return _line(grid, *every, *search, *narrow, *again)
 

@@ -8,12 +8,12 @@ from matplotlib.patches import Patch
 
 from bench.analysis.racing import Raced
 from bench.analysis.recommendation import Recommendation
-from bench.report.drawing import BLUE, GREEN, GREY, INK, Drawing, add_legend, canvas, to_svg
-from bench.report.pages import Section, phrase, sentences
+from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend, canvas, to_svg
+from bench.report.pages import Section, phrase
 from bench.report.tables import table
 from bench.stats.racing import ROUNDS
 
-_COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": INK, "left": GREY}
+_COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
 
 
 def race_section(recommended: Recommendation | None) -> list[Section]:
@@ -21,16 +21,10 @@ def race_section(recommended: Recommendation | None) -> list[Section]:
     if recommended is None or recommended.raced is None:
         return []
     raced = recommended.raced
-    heading, *lines = race_lines(raced)
     shown = [_entry(raced, i) for i in range(len(raced.settings))]
-    drawing = _drawing(shown, phrase("captions", "race", raced))
-    return [Section("race", "Race", heading, lines, [drawing], [table("race", shown, folded=True)])]
-
-
-def race_lines(raced: Raced) -> list[str]:
-    """The answer of a race in a heading and sentences."""
-    return sentences("race", raced=raced, rounds=ROUNDS, gap=raced.gap, cells=raced.trainings,
-                     size=raced.group.scoring.size)  # fmt: skip
+    heading = phrase("captions", "race_heading", raced, ROUNDS)
+    drawing = _drawing(shown, phrase("captions", "race"))
+    return [Section("race", "Race", heading, [], [drawing], [table("race", shown, folded=True)])]
 
 
 def _entry(raced: Raced, i: int) -> dict[str, object]:
@@ -62,5 +56,5 @@ def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
         axes.grid(visible=False, axis="y")
         states = dict.fromkeys(str(entry["state"]) for entry in entries)
         add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
-    names = chain((f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries))
+    names = chain(f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
     return Drawing("race", to_svg(figure, "race"), f"{'; '.join(names)}.", caption)

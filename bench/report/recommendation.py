@@ -23,6 +23,7 @@ from bench.report.text import num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
+from bench.stats.racing import ROUNDS
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
@@ -125,7 +126,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         unkept=sum(not one.values for one in known.samples), own_score=_score, cost=_cost,
         form_cost=form_cost, ratios=ratios, against_full=against_full, margin_text=margin_text,
         rounded_up=_rounded_up, excluded_rate=excluded_rate,
-        withdrawn=withdrawn, fewest=FEWEST_SEEDS, collapses=_collapses(recommended),
+        withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, collapses=_collapses(recommended),
         most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
     )  # fmt: skip
 
@@ -182,6 +183,8 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     """The options of narrowed commands that supply what is missing."""
     known, every = recommended.candidates, list[dict[str, Any]]()
     group = known.group
+    if recommended.raced is not None:
+        return [{}] if "race open" in recommended.obstacles else []
     if "no score" in recommended.obstacles:
         every += _for_a_score(group)
     every += [{}] * len({"one seed", "no common seed", "few seeds"} & {*recommended.obstacles})

@@ -32,11 +32,11 @@ Round = Sequence[Floats | None]
 """Numbers of each setting by example [N], of which more is better; None: it did not train."""
 
 
-def compare_rounds(rounds: Sequence[Round]) -> Differences:
-    """Compare K settings in pairs over the rounds that both have.
+def compare_rounds(rounds: Sequence[Round], live: Sequence[int]) -> Differences:
+    """Compare those settings in pairs that have all rounds, of K in all.
 
     Rounds differ in examples and seed, so the variance between them has both parts. It is pooled
-    over pairs, as a ratio to the variance over the examples of a round, and never smaller than
+    over all pairs, as a ratio to the variance over the examples of a round, and never smaller than
     that; a pair whose settings vary more keeps the sum of theirs.
     """
     means = np.array([[np.nan if v is None else v.mean() for v in one] for one in rounds]).T
@@ -52,7 +52,7 @@ def compare_rounds(rounds: Sequence[Round]) -> Differences:
         spread = np.diag(within)[:, None] + np.diag(within) - 2 * within
         once[both] += np.maximum(spread, UNSEEN / number**2)
         covariance[both] += within
-        rest.append((values - values.mean(axis=0))[np.isfinite(means[has]).all(axis=1)])
+        rest.append(np.stack([own for i in live if (own := one[i]) is not None]))
     known = np.maximum(common, 1)
     once, covariance = once / known, covariance / known**2
     own = by_setting(own, once)
@@ -60,20 +60,20 @@ def compare_rounds(rounds: Sequence[Round]) -> Differences:
     ratio, freedom = _UNKNOWN, _MANY
     if pairs.any():
         ratio = float(own[pairs].sum() / once[pairs].sum())
-        different = effective_number(_centred(np.concatenate(rest, axis=1)))
-        freedom = (len(rounds) - 1) * max(different - 1, 1.0)
+        together = np.concatenate(rest, axis=1)
+        together -= together.mean(axis=0)
+        alike = effective_number(together - together.mean(axis=1, keepdims=True))
+        freedom = (len(rounds) - 1) * max(alike - 1, 1.0)
     of_rounds = np.maximum(np.fmax(own, ratio * once), once)
-    keeps_own = pairs | pairs.T
-    keeps_own &= own >= of_rounds
+    keeps_own = (pairs | pairs.T) & (own >= of_rounds)
     least = np.where(keeps_own, quantile(2 * level, np.maximum(common - 1.0, 1.0)), 0.0)
+    block = np.ix_(live, live)
     return Differences(
-        difference, common, of_rounds - once, once / known, np.full_like(once, freedom), least,
-        covariance, shows_seeds=bool(pairs.any()), level=level,
+        difference=difference[block], seeds=common[block], of_seed=(of_rounds - once)[block],
+        of_examples=(once / known)[block], freedom=np.full_like(once, freedom)[block],
+        least=least[block], covariance=covariance[block], shows_seeds=bool(pairs.any()),
+        level=level,
     )  # fmt: skip
-
-
-def _centred(values: Floats) -> Floats:
-    return np.asarray(values - values.mean(axis=1, keepdims=True))
 
 
 class Race:
@@ -113,7 +113,7 @@ class Race:
         self.picks -= failed
         live = self.live
         if live:
-            self._judge(live, compare_rounds([[one[i] for i in live] for one in self.rounds]))
+            self._judge(live, compare_rounds(self.rounds, live))
         self.left |= dict.fromkeys(before - set(self.live), len(self.rounds))
 
     def _judge(self, live: list[int], compared: Differences) -> None:

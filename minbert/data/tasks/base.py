@@ -234,7 +234,7 @@ def set_aside(data: TaskData) -> NDArray[np.bool_]:
     by digest, equal texts and groups as a whole."""
     keys = data.train.keys()
     places = np.array([position(f"search {key}") for key in keys])
-    return places <= np.quantile(places, SET_ASIDE, method="inverted_cdf")
+    return np.asarray(places <= np.quantile(places, SET_ASIDE, method="inverted_cdf"))
 
 
 def for_search(data: Data) -> TaskData:
