@@ -52,7 +52,7 @@ def compare_rounds(rounds: Sequence[Round], live: Sequence[int]) -> Differences:
         spread = np.diag(within)[:, None] + np.diag(within) - 2 * within
         once[both] += np.maximum(spread, UNSEEN / number**2)
         covariance[both] += within
-        rest.append(np.stack([own for i in live if (own := one[i]) is not None]))
+        rest.append(np.stack([numbers for i in live if (numbers := one[i]) is not None]))
     known = np.maximum(common, 1)
     once, covariance = once / known, covariance / known**2
     own = by_setting(own, once)
