@@ -362,8 +362,8 @@ def recommend(
 
 
 def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
-    """The pick of a race, unless it collapsed on all training examples, or is shown to be worse on
-    dev than the best by more than the margin."""
+    """The pick of a race, unless on all training examples it collapsed, the best does not beat the
+    majority class on dev, or the pick is shown there to be worse by more than the margin."""
     places = {point(setting.rows[0]): i for i, setting in enumerate(known.settings)}
     final = [places.get(point(setting.rows[0])) for setting in raced.final]
     pick, best = (final[0], final[-1]) if final else (None, None)
@@ -372,6 +372,8 @@ def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
         obstacles = ("race undecided",)
     elif pick is None or best is None or not known.repeated[[pick, best]].all():
         obstacles = ("race open",)
+    elif not known.settings[best].learned:
+        obstacles = ("not learned",)
     elif known.worse[pick, best]:
         obstacles = ("dev",)
     elif known.collapsed(pick):

@@ -127,7 +127,7 @@ def command(
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
     opening = open_executor({**where, "budget_min": budget_min})
-    inputs = read_inputs(grid, data, metric)
+    inputs = read_inputs(grid, data, metric, searches=lr == "auto")
     store = Store(runs, code_version() if fresh else None)
     executor = opening(store, inputs.paths(), dry_run)
     target, *_ = executor.kinds.values()

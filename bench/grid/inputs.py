@@ -25,7 +25,16 @@ from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_not_minbert
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import Data, Folds, TaskData, find_task, for_race, for_search, load_data
+from minbert.data.tasks import (
+    Data,
+    Folds,
+    TaskData,
+    find_task,
+    for_race,
+    for_search,
+    load_data,
+    without_searched,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,11 @@ class Inputs:
 
     @cached_property
     def searched(self) -> TaskData:
-        return for_search(self.data)
+        if self.folds is None:
+            return for_search(self.data)
+        settings = self.grid.settings
+        task, train, dev = self.data.task.name, settings.max_train, settings.max_dev
+        return for_search(load_data(task, self.data_folder, max_train=train, max_dev=dev))
 
     @cached_property
     def _round(self) -> Callable[[int | None], Data]:
@@ -59,9 +72,9 @@ class Inputs:
     def data_of(self, cell: Cell) -> Data:
         if cell.race == ON:
             return self._round(cell.fold)
-        if self.folds is not None:
-            return _fold_of(self.folds, cell.fold)
-        return self.searched if cell.is_candidate else self.data
+        if cell.is_candidate:
+            return self.searched
+        return self.data if self.folds is None else _fold_of(self.folds, cell.fold)
 
     def paths(self) -> list[Path]:
         models = (model.checkpoint for model in self.models.values())
@@ -131,7 +144,6 @@ class Inputs:
         checks.check_held_out(grid.settings.share_held_out, data)
         checks.check_loss(grid.variants, cells, data)
         checks.check_class_settings(grid.variants, data)
-        checks.check_folds(grid.settings, searches)
         if races:
             checks.check_race(grid.settings, cells)
             for_race(data, 0)
@@ -187,8 +199,12 @@ def _fold_of(folds: Folds, index: int | None) -> Data:
     return folds.fold(index)
 
 
-def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
-    """The inputs of a grid, on the data that fields of `DataSpec` given by flags describe.
+def read_inputs(
+    grid: Grid, data: dict[str, Any], metric: str | None, *, searches: bool = False
+) -> Inputs:
+    """The inputs of a grid on the data that fields of `DataSpec` given by flags describe; `searches`
+    is whether its rates are searched.
+
     InputError for data, models or adapters that can't be read or used, for a model that no engine
     of the grid can load, and for a metric that is not of the task's problem."""
     in_folds = grid.settings.folds is not None
@@ -201,7 +217,9 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
     if grid.settings.folds is None:
         examples = load_data(source.task, source.folder, **caps)
     else:
-        folds = Folds(load_data(source.task, source.folder), grid.settings.folds, **caps)
+        whole = load_data(source.task, source.folder)
+        whole = without_searched(whole) if searches else whole
+        folds = Folds(whole, grid.settings.folds, **caps)
         examples = folds.fold(0)
     if metric is not None:
         check_metric(metric, problem_of(examples.task.metric))

@@ -91,13 +91,6 @@ def check_held_out(share: float, data: Data) -> None:
             raise _refusal("held_out", share=share, train=size.train, part=part)
 
 
-def check_folds(settings: Settings, searches: bool) -> None:
-    """Refuse a search for learning rates in a cross-validation: each fold would need its own, as
-    the training data of one are the dev data of others."""
-    if settings.folds is not None and searches:
-        raise _refusal("folds", folds=settings.folds)
-
-
 def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
     """Refuse a race with folds or seeds, which its rounds have themselves, with repeats, of random
     weights, or of a single setting."""

@@ -18,9 +18,9 @@ from bench.plan.columns import learning_rates
 from bench.plan.gridfile import Rates
 from bench.plan.rows import Row
 
-FIRST: Final = (-2, -1, 0, 1, 2)  # exponents n of the multipliers √10ⁿ that are always tried
-LAST_EXPONENT: Final = 6
-"""The largest exponent, up or down, that is tried while the best one is at an end."""
+FIRST: Final = (-1, 0, 1)  # exponents n of the multipliers √10ⁿ that are always tried
+MOST: Final = 6
+"""The most that are tried: further ones while the best is at an end."""
 SEED: Final = 0
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
@@ -62,6 +62,8 @@ def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
     return replace(
         cell,
         seed=SEED,
+        fold=None,
+        folds=None,
         data_digest=data_digest,
         learning_rate_source=CANDIDATE,
         **at_exponent(cell, exponent),
@@ -96,14 +98,12 @@ class Search:
     def _next_exponent(self, kind: Kind) -> int | None:
         """The exponent to try beyond the end at which the best one is; None if it is at no end."""
         tried, best = self._tried(kind), self._best(kind)
-        if best is None:
+        if best is None or len(tried) >= MOST:
             return None
-        if best == min(tried) and best > -LAST_EXPONENT:
-            return best - 1
-        return best + 1 if best == max(tried) and best < LAST_EXPONENT else None
+        return {min(tried): best - 1, max(tried): best + 1}.get(best)
 
     def _tried(self, kind: Kind) -> dict[int, Row]:
-        exponents = range(-LAST_EXPONENT, LAST_EXPONENT + 1)
+        exponents = range(1 - MOST + FIRST[-1], MOST + FIRST[0])
         rows = {n: self._row_of(self._candidate(kind, n)) for n in exponents}
         return {n: row for n, row in rows.items() if row is not None}
 

@@ -17,6 +17,7 @@ from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.engines.outputs import folder_of
 from bench.examples.tokenizers import tokenizer_of
+from bench.plan.examples import folds_of
 from bench.plan.job import Job
 from bench.plan.problems import REGRESSION
 from bench.references.client import PHASE, encoder_of
@@ -26,7 +27,7 @@ from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, fact
 from bench.results.scores import Score
 from bench.worker import lifeline
 from bench.worker.setup import load_examples
-from minbert.data.tasks import Examples, Folds, TaskData, load_data
+from minbert.data.tasks import Examples, Folds, TaskData
 
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
@@ -79,7 +80,7 @@ def _load(job: Job) -> TaskData | Folds | None:
     if cell.folds is None:
         data = load_examples(job)
         return data if isinstance(data, TaskData) else None
-    folds = Folds(load_data(cell.task, folder_of(job)), cell.folds, cell.max_train, cell.max_dev)
+    folds = folds_of(cell, folder_of(job))
     if not folds.digest.startswith(cell.data_digest):
         raise InputError(
             f"the examples of {cell.task} have changed since the cell was planned; "

@@ -152,8 +152,8 @@ def _origins(recommended: Recommendation) -> dict[Origin, int]:
 
 
 def _can_tune(group: Group) -> bool:
-    """Whether the group's grid takes `--lr auto`: in one without folds or rates as an axis."""
-    return group.folds is None and not any(setting.tells_rate for setting in group.settings)
+    """Whether the group's grid takes `--lr auto`: in one without rates as an axis."""
+    return not any(setting.tells_rate for setting in group.settings)
 
 
 def _rounded_up(difference: float) -> float:

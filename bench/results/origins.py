@@ -4,12 +4,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.common.errors import InputError
+from bench.plan import examples
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
 from bench.plan.rows import Row
 from bench.results.store import cell_folder
 from minbert.assets.cache import cache_folder
-from minbert.data.tasks import TASKS, Data, Task, find_task, load_data
+from minbert.data.tasks import TASKS, Data, Task, find_task
 from minbert.data.tasks.prepared import is_prepared, read_prepared
 from minbert.files import is_folder
 
@@ -60,14 +61,13 @@ def task_of(row: Row, folder: Path) -> Task:
 def examples_of(row: Row, data: Path | None) -> Data:
     """The examples that a row's cell was trained and scored on, from its `data_folder`. InputError
     if they can't be loaded, or have changed."""
-    names = ("max_train", "max_dev", "folds", "fold")
-    examples = load_data(row.task, data, **{name: getattr(row, name) for name in names})
-    if not examples.digest.startswith(row.data_digest):
+    loaded = examples.examples_of(row, data)
+    if not loaded.digest.startswith(row.data_digest):
         raise InputError(
             f"the examples of {row.task} are not those that {row.name} was "
             "trained on; name the folder that the grid had with --data"
         )
-    return examples
+    return loaded
 
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:

@@ -17,13 +17,14 @@ from adapters.injection import decays
 from bench.engines.engine import engine_of
 from bench.engines.outputs import folder_of, parts_of, task_of
 from bench.examples import tokens
-from bench.plan.cell import BALANCED, ITERATIVE, ON, Cell
+from bench.plan.cell import BALANCED, ITERATIVE, Cell
+from bench.plan.examples import examples_of
 from bench.plan.job import Job
 from bench.plan.parts import from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, Task, find_task, for_race, for_search, load_data
+from minbert.data.tasks import Data, Task, find_task
 from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
 from minbert.training.optimizer import ParameterGroup
@@ -85,13 +86,8 @@ def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> 
 
 def load_examples(job: Job) -> Data:
     """The cell's examples as texts. InputError if they have changed since the cell was planned."""
-    cell, names = job.cell, ["max_train", "max_dev"]
-    names += [] if cell.race == ON else ["folds", "fold"]
-    data = load_data(cell.task, folder_of(job), **{name: getattr(cell, name) for name in names})
-    if cell.race == ON:
-        data = for_race(data, cell.fold)
-    elif cell.is_candidate:
-        data = for_search(data)
+    cell = job.cell
+    data = examples_of(cell, folder_of(job))
     if not data.digest.startswith(cell.data_digest):
         raise InputError(
             f"the examples of {cell.task} have changed since the cell was planned; "

@@ -4,7 +4,7 @@ import hashlib
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -230,11 +230,19 @@ MOST_FITTED: Final = 4000
 
 
 def set_aside(data: TaskData) -> NDArray[np.bool_]:
-    """Which training examples a search of learning rates is scored on, [N]: those that come first
-    by digest, equal texts and groups as a whole."""
+    """Which training examples a search of learning rates is scored on, [N], at least one: those
+    that come first by digest, equal texts and groups as a whole, so that it is the same ones
+    however many there are beside them."""
     keys = data.train.keys()
     places = np.array([position(f"search {key}") for key in keys])
-    return np.asarray(places <= np.quantile(places, SET_ASIDE, method="inverted_cdf"))
+    return np.asarray(places <= max(SET_ASIDE, places.min(initial=1.0)))
+
+
+def without_searched(data: Data) -> Data:
+    """The examples without those that a search of learning rates is scored on."""
+    if not isinstance(data, TaskData):
+        return data
+    return replace(data, train=data.train.taken(~set_aside(data)))
 
 
 def for_search(data: Data) -> TaskData:

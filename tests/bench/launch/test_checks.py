@@ -15,7 +15,7 @@ from bench.launch.checks import (
     check_amp,
     check_cells,
     check_class_settings,
-    check_folds,
+    check_race,
     check_held_out,
     check_loss,
     check_space,
@@ -218,11 +218,18 @@ def test_what_does_not_go_together_in_a_cell_is_refused():
     ])  # fmt: skip
 
 
-def test_rates_are_not_searched_in_folds():
-    check_folds(Settings(folds=3), searches=False)
-    check_folds(Settings(), searches=True)
-    with pytest.raises(InputError, match="--lr auto: with 3 folds no rates are searched"):
-        check_folds(Settings(folds=3), searches=True)
+@pytest.mark.parametrize("changes", [{"folds": 3}, {"seeds": 2}, {"repeats": 2}])
+def test_a_race_has_folds_and_seeds_of_its_own(changes):
+    check_race(Settings(), [cell(), cell(mode="head")])
+    with pytest.raises(InputError, match="--race: its rounds have folds and seeds of their own"):
+        check_race(Settings(**changes), [cell(), cell(mode="head")])
+
+
+def test_nothing_races_alone_or_with_random_weights():
+    with pytest.raises(InputError, match="--race: .* would race alone"):
+        check_race(Settings(), [cell()])
+    with pytest.raises(InputError, match="--race: random weights have no scores"):
+        check_race(Settings(init="random"), [cell(), cell(mode="head")])
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):

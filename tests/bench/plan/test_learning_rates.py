@@ -7,8 +7,7 @@ from bench.forecast.outlook import Outlook
 from bench.grid.plans import rounds
 from bench.plan import gridfile
 from bench.plan.learning_rates import (
-    FIRST,
-    LAST_EXPONENT,
+    MOST,
     Search,
     at_exponent,
     kind_of,
@@ -70,13 +69,13 @@ def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates():
     assert at_exponent(HEAD, -2) == dict(zip(names, (None, None, 1e-4), strict=True))
 
 
-def test_five_rates_for_each_kind_and_the_best_is_taken():
+def test_three_rates_for_each_kind_and_the_best_is_taken():
     runs = Runs(peak_at(1e-3))
     cells = [cell for cell in CELLS if cell.mode != "full"]
     search = runs.search(cells, "other data")
     (only,) = runs.run(search)
     kinds = {kind_of(cell) for cell in cells}
-    assert len(only) == 5 * len(kinds)
+    assert len(only) == 3 * len(kinds)
     assert {cell.learning_rate_source for cell in only} == {"candidate"}
     assert {cell.data_digest for cell in only} == {"other data"}
     found = search.tuned(LORA)
@@ -93,11 +92,12 @@ def searched(score, cells=(LORA,)):
 
 
 def test_multipliers_are_added_while_the_best_is_at_an_end():
-    search, numbers = searched(peak_at(0.1))
-    assert numbers == [5, 1, 1, 1]
-    assert search.tuned(LORA).learning_rate == 0.1
-    _, numbers = searched(lambda cell: (cell.learning_rate, 1.0))
-    assert sum(numbers) == len(FIRST) + LAST_EXPONENT - max(FIRST), "they have an end"
+    search, numbers = searched(peak_at(0.01))
+    assert numbers == [3, 1, 1]
+    assert search.tuned(LORA).learning_rate == 0.01
+    for sign in (1, -1):
+        _, numbers = searched(lambda cell, sign=sign: (sign * cell.learning_rate, 1.0))
+        assert sum(numbers) == MOST, "they have an end"
 
 
 def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice():
@@ -119,8 +119,8 @@ def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeate
     lora, head, again = last
     assert [(item.action, item.repeat) for item in (head, again)] == [("run", 1), ("run", 2)]
     assert head.cell.learning_rate_head == again.cell.learning_rate_head == 1e-3
-    assert (lora.action, lora.repeat, lora.tries) == ("skip", 1, ("timeout",) * 5)
-    assert lora.reason.endswith("ended 5 timeout; --rerun timeout tries them again")
+    assert (lora.action, lora.repeat, lora.tries) == ("skip", 1, ("timeout",) * 3)
+    assert lora.reason.endswith("ended 3 timeout; --rerun timeout tries them again")
     assert lora.cell.learning_rate is lora.cell.learning_rate_head is None
     assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
 
