@@ -2,13 +2,13 @@
 
 import csv
 import json
+import shutil
 from unittest import mock
 
 import pytest
 
-from bench.export.__main__ import main as export
-from bench.grid.session import Session
-from bench.recommend import main as recommend
+from bench.grid import plans
+from bench.stats import racing
 
 GRID = """
 [settings]
@@ -48,9 +48,46 @@ def race(grid):
     return run
 
 
-def test_a_race_ends_with_the_cheapest_on_all_examples(race, grid):
-    done = race("--json")
-    print(done.stderr, done.stdout)
-    for row in grid.rows():
-        print(row.race, row.mode, row.seed, row.fold, row.status, row.dev_score, row.peak_rss_mib)
-    assert 0
+def trainings(rows):
+    return [(row.race, row.mode, row.seed) for row in rows]
+
+
+def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid):
+    plan = json.loads(race("--dry-run", "--json").stdout)
+    assert plan["total"]["covers"] == "race, round 1 of 5"
+    assert plan["total"]["race_at_most_s"] == pytest.approx(5 * plan["total"]["predicted_s"])
+    done = race()
+    assert done.returncode == 0, done.stderr
+    rows = grid.rows()
+    later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
+    final = [("off", "full", seed) for seed in range(3)]
+    first = [("on", mode, 0) for mode in ("full", "head", "lora")]
+    assert trainings(rows) == [*first, *later, *final], "the head left after the first round"
+    assert [row.fold for row in rows] == [0, 0, 0, 1, 1, 2, 2, 3, 3, None, None, None]
+    answer = "in a race among 3 settings it was the cheapest that was shown, after 4 rounds"
+    assert answer in done.stdout.lower()
+    page = (grid.reports / "report.md").read_text()
+    assert answer in page.lower()
+    assert "9 trainings of the 15" in page
+    [dev] = {row.dev_score for row in rows if row.race == "off"}
+    assert dev == 1.0
+
+    kept = grid.csv.read_bytes().splitlines(keepends=True)[:5]  # in the second round
+    grid.csv.write_bytes(b"".join(kept))
+    for row in rows[4:]:
+        [folder] = grid.csv.with_suffix("").glob(f"*-{row.cell_id}-*")
+        shutil.rmtree(folder)
+    again = race()
+    assert again.returncode == 0, again.stderr
+    assert trainings(grid.rows()) == trainings(rows)
+    heading = next(line for line in done.stdout.splitlines() if line.startswith("Use "))
+    assert heading.partition(":")[0] in again.stdout
+
+
+def test_what_stays_of_an_undecided_race_is_named(race, grid):
+    with mock.patch.object(racing, "ROUNDS", 1), mock.patch.object(plans, "ROUNDS", 1):
+        done = race()
+    assert done.returncode == 0, done.stderr
+    assert len(grid.rows()) == 3
+    assert "A race among 3 settings ends undecided after 1 round" in done.stdout
+    assert "full, fp32" in done.stdout

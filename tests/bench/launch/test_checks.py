@@ -15,9 +15,9 @@ from bench.launch.checks import (
     check_amp,
     check_cells,
     check_class_settings,
-    check_race,
     check_held_out,
     check_loss,
+    check_race,
     check_space,
     early_stopping_notes,
     idle_notes,
@@ -220,16 +220,16 @@ def test_what_does_not_go_together_in_a_cell_is_refused():
 
 @pytest.mark.parametrize("changes", [{"folds": 3}, {"seeds": 2}, {"repeats": 2}])
 def test_a_race_has_folds_and_seeds_of_its_own(changes):
-    check_race(Settings(), [cell(), cell(mode="head")])
+    check_race(Settings(), [full(), full(seed=1)])
     with pytest.raises(InputError, match="--race: its rounds have folds and seeds of their own"):
-        check_race(Settings(**changes), [cell(), cell(mode="head")])
+        check_race(Settings(**changes), [full(), full(seed=1)])
 
 
 def test_nothing_races_alone_or_with_random_weights():
-    with pytest.raises(InputError, match="--race: .* would race alone"):
-        check_race(Settings(), [cell()])
+    with pytest.raises(InputError, match="--race: full-fp32-s0 would race alone"):
+        check_race(Settings(), [full()])
     with pytest.raises(InputError, match="--race: random weights have no scores"):
-        check_race(Settings(init="random"), [cell(), cell(mode="head")])
+        check_race(Settings(init="random"), [full(), full(seed=1)])
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):

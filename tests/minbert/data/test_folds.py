@@ -1,13 +1,24 @@
 """Examples in folds: how they are dealt, and what a fold holds."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minbert.data.tasks import TASKS, Examples, Folds, Sizes, TaskData, load_data
+from minbert.data.tasks import (
+    TASKS,
+    Examples,
+    Folds,
+    Sizes,
+    TaskData,
+    for_race,
+    for_search,
+    load_data,
+)
+from minbert.data.tasks.folds import RACE_FOLDS
 from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.errors import InputError
 from tests.cs224n import write_folder
@@ -167,3 +178,32 @@ def test_folds_that_cannot_be_made_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=f"--folds {count}: give a number from {why}"):
             Folds(data_of(groups=groups), count)
+
+
+def test_what_a_search_is_scored_on_is_in_no_fold_of_a_race_and_dev_is_not_seen():
+    texts = tuple(f"Text {n // 2}{'!' * (n % 2)}" for n in range(800))  # in equal pairs
+    train = Examples(texts, None, np.arange(800) // 2 % 3)
+    data = TaskData(TASKS["movies"], train, Examples(("dev",), None, np.array([0])))
+    searched = for_search(data)
+    aside, fitted = set(searched.dev.text_a), set(searched.train.text_a)
+    assert 40 < len(aside) < 120
+    assert aside | fitted == set(texts)
+    rounds = [for_race(data, fold) for fold in range(RACE_FOLDS)]
+    assert {one.digest for one in rounds} == {data.digest}
+    assert sorted(text for one in rounds for text in one.dev.text_a) == sorted(fitted)
+    for one in rounds:
+        assert set(one.train.text_a) == fitted - set(one.dev.text_a)
+        pairs = {text.rstrip("!") for text in one.dev.text_a}
+        assert {text.rstrip("!") for text in one.train.text_a}.isdisjoint(pairs)
+    fewer = replace(data, train=train.limited(300))
+    assert set(for_search(fewer).dev.text_a) <= aside, "whatever the number of examples"
+
+
+def test_too_few_examples_make_no_race():
+    data = TaskData(
+        TASKS["movies"],
+        Examples(("a", "b", "c"), None, np.arange(3)),
+        Examples((), None, np.arange(0)),
+    )
+    with pytest.raises(InputError, match="--race: 3 training examples can't be put into 5 folds"):
+        for_race(data, 0)
