@@ -202,8 +202,8 @@ def _fold_of(folds: Folds, index: int | None) -> Data:
 def read_inputs(
     grid: Grid, data: dict[str, Any], metric: str | None, *, searches: bool = False
 ) -> Inputs:
-    """The inputs of a grid on the data that fields of `DataSpec` given by flags describe; whether its
-    rates are searched.
+    """The inputs of a grid, whose rates may be searched, on the data that fields of `DataSpec`
+    describe.
 
     InputError for data, models or adapters that can't be read or used, for a model that no engine
     of the grid can load, and for a metric that is not of the task's problem."""

@@ -155,13 +155,13 @@ def test_rates_are_searched_on_training_data_and_used(grid):
     plan = document["cells"]
     assert document["total"]["covers"] == "search, round 1"
     assert [cell["name"] for cell in document["after_search"]] == ["head-fp32-s0"]
-    assert [item["learning_rate_source"] for item in plan] == ["candidate"] * 5
+    assert [item["learning_rate_source"] for item in plan] == ["candidate"] * 3
     done = grid.run(*one)
     assert done.returncode == 0, done.stderr
     rows = grid.rows()
     tries = [row for row in rows if row["learning_rate_source"] == "candidate"]
     (row,) = [row for row in rows if row["learning_rate_source"] == "search"]
-    assert len(tries) >= 5
+    assert len(tries) >= 3
     assert {each["data_digest"] for each in tries} != {row["data_digest"]}
     best = max(tries, key=lambda each: (each["dev_score"], -each["dev_loss"]))
     assert row["learning_rate_head"] == best["learning_rate_head"]
