@@ -137,6 +137,11 @@ class Group:
         return self.first.folds
 
     @property
+    def is_race(self) -> bool:
+        """Whether its rows are rounds of a race."""
+        return self.rows[0].race == ON
+
+    @property
     def seeds(self) -> int:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
@@ -226,11 +231,11 @@ def groups(
 
 def _with_races(every: Sequence[Group]) -> list[Group]:
     """Groups, with the race of each, which is no group beside it; one on dev comes in its place."""
-    of_race = {group_key(group.rows[0]): group for group in every if group.rows[0].race == ON}
+    of_race = {group_key(group.rows[0]): group for group in every if group.is_race}
     result: dict[tuple[Value, ...], Group] = {}
     for group in every:
         key = group_key(group.rows[0] | {"race": ON})
-        if key not in result or group.rows[0].race != ON:
+        if key not in result or not group.is_race:
             result[key] = replace(group, race=of_race.get(key))
     return [*result.values()]
 

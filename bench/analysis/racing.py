@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
-from bench.analysis.costs import Need, cost_of
+from bench.analysis.costs import Limit, Need, cost_of
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, point, settings_of
 from bench.common.errors import InputError
@@ -65,17 +66,25 @@ class Raced:
         return [self.settings[i] for i in sorted({self.race.shown, self.best})]
 
 
-def replay(group: Group, prefer: Need, margin: float | None = None) -> Raced:
-    """The race of a group's settings, in the order of their costs in the first round; without a
-    margin, by the metric's. InputError if predictions are missing."""
+def replay(
+    group: Group, prefer: Need, margin: float | None = None, limits: Sequence[Limit] = ()
+) -> Raced:
+    """The race of a group's settings whose costs in the first round meet limits, in the order of
+    these costs; without a margin, by the metric's. InputError if predictions are missing, and for a
+    limit on the score, which not all settings have to the end."""
+    if any(limit.name == "score" for limit in limits):
+        raise InputError("--where: a race can be limited by costs, not by the score")
     rows = tuple(row for row in group.rows if row.seed == 0)
     first = Group(rows, settings_of(rows, [], group.settings[0].values_of))
+
+    def cost(setting: Setting, need: str) -> float:
+        known = cost_of(first, setting, cast(Need, need))
+        return float("inf") if known is None else known
+
     costs = {
-        point(setting.rows[0]): [
-            float("inf") if (cost := cost_of(first, setting, need)) is None else cost
-            for need in (prefer, "time", "parameters")
-        ]
+        point(setting.rows[0]): [cost(setting, need) for need in (prefer, "time", "parameters")]
         for setting in first.settings
+        if all(limit.shortfall(cost(setting, limit.name)) == 0 for limit in limits)
     }
     known = [setting for setting in group.settings if point(setting.rows[0]) in costs]
     settings = tuple(sorted(known, key=lambda setting: costs[point(setting.rows[0])]))

@@ -279,7 +279,7 @@ class Recommendation:
     def resolution(self) -> Resolution | None:
         """What would bring the bounds of a setting within the margin, if those of none are."""
         known, among = self.candidates, list(self.among)
-        if self.shown or self.few_seeds or self.reference is None:
+        if self.raced or self.shown or self.few_seeds or self.reference is None:
             return None
         closest = min(self.could_be, key=self.loss)
         rivals = [j for j in among if not known.within[closest, j]]
@@ -316,7 +316,9 @@ class Recommendation:
     def finest(self) -> tuple[float, int] | None:
         """The difference that any number of seeds shows on these examples four times out of five,
         at the median of the pairs that could be the best, and the examples that one hundredth
-        takes. None without predictions, or pairs with several seeds."""
+        takes. None without predictions, or pairs with several seeds, and of a race."""
+        if self.raced:
+            return None
         known, could_be = self.candidates, list(self.could_be)
         block, compared = np.ix_(could_be, could_be), known.comparison
         pairs = (compared.seeds[block] > 1) & ~np.eye(len(could_be), dtype=bool)
@@ -333,9 +335,8 @@ def recommend(
     """The setting that costs least of what is preferred, within limits, of those that have three
     seeds and are shown to be no worse than the best one there by more than the margin."""
     if candidates.group.race is not None:
-        return _by_race(
-            candidates, replay(candidates.group.race, prefer, candidates.margin), prefer
-        )
+        raced = replay(candidates.group.race, prefer, candidates.margin, limits)
+        return _by_race(candidates, raced, prefer, limits)
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]
@@ -361,16 +362,25 @@ def recommend(
     )  # fmt: skip
 
 
-def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
+def _by_race(
+    known: Candidates, raced: Raced, prefer: Need, limits: Sequence[Limit]
+) -> Recommendation:
     """The pick of a race, unless on all training examples it collapsed, the best does not beat the
     majority class on dev, or the pick is shown there to be worse by more than the margin."""
     places = {point(setting.rows[0]): i for i, setting in enumerate(known.settings)}
     final = [places.get(point(setting.rows[0])) for setting in raced.final]
     pick, best = (final[0], final[-1]) if final else (None, None)
     obstacles: tuple[Obstacle, ...] = ()
-    if raced.race.is_over and not final:
+    if not raced.settings:
+        obstacles = ("limits",)
+    elif raced.race.is_over and not final:
         obstacles = ("race undecided",)
-    elif pick is None or best is None or not known.repeated[[pick, best]].all():
+    elif (
+        known.group.is_race
+        or pick is None
+        or best is None
+        or not known.repeated[[pick, best]].all()
+    ):
         obstacles = ("race open",)
     elif not known.settings[best].learned:
         obstacles = ("not learned",)
@@ -379,7 +389,7 @@ def _by_race(known: Candidates, raced: Raced, prefer: Need) -> Recommendation:
     elif known.collapsed(pick):
         obstacles = ("collapse",)
     return Recommendation(
-        known, prefer, (), among=tuple(range(len(known.settings))), reference=best,
+        known, prefer, tuple(limits), among=tuple(range(len(known.settings))), reference=best,
         shown=() if obstacles or pick is None else (pick,), few_seeds=(),
         could_be=tuple(places.values()), obstacles=obstacles, pick=pick, raced=raced,
         withdrawn=pick if "collapse" in obstacles else None,

@@ -42,7 +42,7 @@ def commands(
     of_grid = [*_options(group, facts, {"seeds": None}), *_metric(group), "--race"]
     of_grid = of_grid if group.race else options
     lines = [_line(grid, *of_grid, *search) for grid, search in grids[:8]]
-    if group.race is not group:
+    if not group.is_race:
         lines.append(_line(*_alone(group, group.first, options, AXES), "--rerun", "ok"))
     narrow = [] if code_version is None else ["--code-version", code_version]
     report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]

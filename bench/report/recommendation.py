@@ -244,6 +244,8 @@ def _by_seed(known: Candidates, i: int) -> dict[int, float | None]:
 def _collapses(recommended: Recommendation) -> list[str]:
     """The settings with collapsed trainings but the withdrawn one, the pick first."""
     known = recommended.candidates
+    if known.group.is_race:  # whose rounds have different examples
+        return []
     order = sorted(range(len(known.settings)), key=lambda i: i != recommended.pick)
     shown = partial(phrase, "recommendation", "by_seed", known.group)
     every = [f"{known.settings[i].label} ({shown(_by_seed(known, i))})" for i in order
