@@ -164,7 +164,7 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
 
 
 def test_a_compiled_cell_of_another_encoder_trains_as_another(encoders, tmp_path, traced):
-    """RoBERTa's positions depend on its tokens."""
+    """RoBERTa's positions begin elsewhere than BERT's, and its head is another."""
     run, _ = both(compiled_job(encoders("roberta"), epochs=1), tmp_path)
     assert run.columns["compile_s"] > 0
 
