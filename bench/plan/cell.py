@@ -115,7 +115,7 @@ class About:
     only: str = ""
     values: tuple[str, ...] = ()
     before: Value = ALWAYS
-    since: int = 1
+    since: int = 16
     given: Mapping[str, Value] | None = None
     changes: tuple[Cost, ...] = ("memory", "time", "score")
     grows: bool = False

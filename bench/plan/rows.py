@@ -26,8 +26,7 @@ DECLARED: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """What columns.toml says of each column."""
 SCHEMA: Final[int] = max(
-    *(about.since for about in ABOUT.values()),
-    *(about.get("since", 1) for about in DECLARED.values()),
+    *(about.since for about in ABOUT.values()), *(of.get("since", 0) for of in DECLARED.values())
 )
 KIND_NAMES: Final = {str: "text", int: "whole number", float: "number"}
 
