@@ -43,7 +43,7 @@ def test_commands_start_without_heavy_libraries():
 
 
 def test_what_trains_the_chosen_setting_draws_nothing():
-    assert "matplotlib" not in loaded("import bench.grid.final")
+    assert "matplotlib" not in loaded("import bench.report.final")
 
 
 def test_planning_loads_no_torch(tmp_path):

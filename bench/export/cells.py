@@ -13,7 +13,7 @@ from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.export.trained import Base, Trained
 from bench.forecast.client import lock_on
-from bench.grid.again import train_again
+from bench.launch.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
 from bench.plan.job import Job

@@ -13,7 +13,7 @@ from bench.forecast.client import lock_on
 from bench.forecast.outlook import Counting, Forecasts, Outlook, forecast_plan, outlook_on
 from bench.grid.inputs import Inputs
 from bench.grid.plans import Kinds
-from bench.grid.resume import orphaned_outcome
+from bench.launch.again import orphaned_outcome
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.display import Display
 from bench.launch.signals import Signals

@@ -40,12 +40,12 @@ def print_plan(
     so many run at a time, and whether it fits into the budget; the job script that would be
     submitted, if any. A plan for a round of a search is followed by the cells of the grid, which
     run later."""
-    predictions = [
+    expected = [
         None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
         for item in planned
     ]
-    known = [one for one in predictions if one is not None]
-    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], slots)
+    known = [one for one in expected if one is not None]
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in expected], slots)
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     race_round = max((item.cell.seed + 1 for item in planned if item.cell.race == ON), default=None)
     if race_round is not None:
@@ -64,7 +64,7 @@ def print_plan(
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
     if as_json:
-        items = [_as_json(item, one) for item, one in zip(planned, predictions, strict=True)]
+        items = [_as_json(item, one) for item, one in zip(planned, expected, strict=True)]
         if limited:
             items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
@@ -75,7 +75,7 @@ def print_plan(
     console = Console()
     if after:
         console.print(f"{covers}:")
-    console.print(_table(planned, predictions, fit, forecasts is not None))
+    console.print(_table(planned, expected, fit, forecasts is not None))
     if len(planned) > _MOST_LISTED:
         console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
@@ -119,7 +119,7 @@ def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str
 
 def _table(
     planned: Sequence[Planned],
-    predictions: Sequence[Prediction | None],
+    expected: Sequence[Prediction | None],
     fit: Sequence[bool | None],
     predicted: bool,
 ) -> Table:
@@ -129,7 +129,7 @@ def _table(
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
-    lines = islice(zip(planned, predictions, fit, strict=True), _MOST_LISTED)
+    lines = islice(zip(planned, expected, fit, strict=True), _MOST_LISTED)
     for number, (item, one, fits) in enumerate(lines, start=1):
         cell = item.cell
         rate = cell.learning_rate or cell.learning_rate_head

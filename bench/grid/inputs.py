@@ -23,7 +23,7 @@ from bench.plan.cell import GRID, MINBERT, ON, TRANSFORMERS, Cell
 from bench.plan.gridfile import AUTO, Grid
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
-from bench.plan.planning import Resolved, expand, why_not_minbert
+from bench.plan.planning import Resolved, expand, why_transformers
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import (
     Data,
@@ -233,7 +233,7 @@ def read_inputs(
     why = next((model.why_not_minbert for model in models.values() if model.why_not_minbert), "")
     if why and engines == {MINBERT}:
         raise InputError(f"--engine {MINBERT}: {why}; take --engine {TRANSFORMERS}")
-    why = (why or why_not_minbert(grid)) if AUTO in engines else ""
+    why = (why or why_transformers(grid)) if AUTO in engines else ""
     has_transformers = TRANSFORMERS in engines or why
     return Inputs(
         grid=grid,

@@ -2,18 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from bench.common.messages import command_line
-from bench.launch.runner import WorkerEnd, utc
-from bench.plan import job as jobs
-from bench.plan.job import Job
 from bench.plan.planning import RERUN, Planned
 from bench.plan.rows import Row
-from bench.results.protocol import LONGEST_RESULT, RESULT, parse_result
 
 LEFT_OUT: Final = "left out"
 """The status in counts of cells that were skipped because of a budget."""
@@ -79,29 +72,3 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
         for item in planned
         if item.action == "run" and item.key in last
     )
-
-
-def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
-    """The outcome of a worker that finished after its parent had died; None without one. It counts
-    only for an identical job, including the version of the code; it may have kept weights that need
-    not be kept. `wall_s` is None, since nobody measured it; the start and the end are those of the
-    files."""
-    path = folder / RESULT
-    try:
-        if not path.is_file() or path.stat().st_size > LONGEST_RESULT:
-            return None
-        if Job.read(folder) not in (job, replace(job, keep=True)):
-            return None
-        result = parse_result(path.read_text(encoding="utf-8"))
-        begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
-    except (OSError, ValueError):
-        return None
-    if result["status"] != "ok":
-        return None
-    started_at, finished_at = (
-        utc(datetime.fromtimestamp(int(moment), UTC)) for moment in (begun, max(begun, ended))
-    )
-    return WorkerEnd(
-        status="ok", message="", wall_s=None, started_at=started_at, finished_at=finished_at,
-        result=result,
-    )  # fmt: skip

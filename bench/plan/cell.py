@@ -6,8 +6,7 @@ how old files are read, which cells are skipped after a smaller one ran out of m
 are compared, and the names of cells in reports.
 
 To add a setting: a table in settings.toml, with `before`, and a field of `Cell` at the end of its
-group; a default in `bench.plan.gridfile.Settings`, if it comes from a grid file; and the code that
-it changes.
+group; and the code that it changes.
 """
 
 import hashlib
@@ -118,6 +117,8 @@ class About:
     only: str = ""
     values: tuple[str, ...] = ()
     before: Value = ALWAYS
+    since: int = 16
+    given: Mapping[str, Value] | None = None
     changes: tuple[Cost, ...] = ("memory", "time", "score")
     grows: bool = False
     compared: Literal["axis", "follows", "within", "group", "never", "label"]

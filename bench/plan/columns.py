@@ -7,9 +7,9 @@ from typing import Any, Final, get_args, get_type_hints
 
 from adapters.methods import MODES
 from adapters.names import is_layers
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, WHERE, Columns, Value, plain_type
+from bench.plan.cell import ABOUT, ALWAYS, OFF, WHERE, Columns, Value, plain_type
 from bench.plan.metrics import ROW_METRICS
-from bench.plan.rows import FLAGS, SCHEMA, STATUSES, TABLES, Row
+from bench.plan.rows import DECLARED, FLAGS, KIND_NAMES, SCHEMA, STATUSES, Row
 from minbert.registry import NAME, PLUGIN
 
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
@@ -44,7 +44,6 @@ _FORMS: Final[Mapping[str, tuple[Callable[[str], Any], str]]] = {
     "plugin": (PLUGIN.fullmatch, "is no distribution with a version, such as mine 1.0"),
 }  # fmt: skip
 """Columns of text in a form of their own: what tests a text, and what it is if the test fails."""
-_KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +66,17 @@ class Column:
 
 
 def _columns() -> tuple[Column, ...]:
-    columns = {group: _measured(group, names) for group, names in TABLES["columns"].items()}
+    kinds = {name: plain_type(hint) for name, hint in get_type_hints(Row).items()}
     settings: list[Column] = []
-    for name, about in ABOUT.items():
+    for name, setting in ABOUT.items():
         settings.append(
             Column(
                 name=name,
-                kind=KINDS[name],
-                group="axes" if about.compared == "axis" else "settings",
-                meaning=about.meaning,
-                where=about.where,
-                title=about.title or name,
+                kind=kinds[name],
+                group="axes" if setting.compared == "axis" else "settings",
+                meaning=setting.meaning,
+                where=setting.where,
+                title=setting.title or name,
             )
         )
         if name == "alpha":
@@ -85,23 +84,20 @@ def _columns() -> tuple[Column, ...]:
             settings.append(
                 replace(settings[-1], name="scale", kind=float, meaning=meaning, title="scale")
             )
-    identity = columns.pop("identity")
-    return *identity, *settings, *(column for group in columns.values() for column in group)
-
-
-def _measured(group: str, tables: Mapping[str, str | Mapping[str, str]]) -> list[Column]:
-    types = get_type_hints(Row)
-    names = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
-    return [
+    lists = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
+    others = [
         Column(
             name=name,
-            kind=plain_type(types[name]),
-            group=group,
-            **{"title": name, **table, "meaning": table["meaning"].format(**names)},
+            kind=kinds[name],
+            group=about["group"],
+            meaning=about["meaning"].format(**lists),
+            where=about.get("where", ""),
+            title=about.get("title", name),
         )
-        for name, value in tables.items()
-        for table in [{"meaning": value} if isinstance(value, str) else value]
+        for name, about in DECLARED.items()
     ]
+    first = sum(column.group == "identity" for column in others)
+    return *others[:first], *settings, *others[first:]
 
 
 COLUMNS: Final = _columns()
@@ -178,7 +174,7 @@ def parse_value(name: str, text: str) -> Value:
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
+        raise ValueError(f"{text[:60]!r} is no {KIND_NAMES[kind]}") from None
     if not isinstance(value, str) and not -LARGEST < value < LARGEST:
         raise ValueError(f"{text[:60]!r} is out of range")
     low = 0.0 if POSITIVE.fullmatch(name) else -LARGEST

@@ -21,7 +21,7 @@ from adapters.methods import PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.common.messages import printable, shown
-from bench.plan.cell import ABOUT, named
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, ON, named
 from bench.plan.dataset import DataSpec
 
 AUTO: Final = "auto"
@@ -85,7 +85,7 @@ def _compile(value: Any) -> Any:
 
 Compile = Annotated[bool | Literal["auto"], PlainValidator(_compile)]
 """`auto` becomes on or off when the grid is expanded, see `bench.plan.planning`."""
-Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 _MOST_MODELS: Final = 100
 
 
@@ -101,7 +101,7 @@ Models = Annotated[str | list[str], PlainValidator(_models)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Rates(_Strict):
@@ -113,8 +113,8 @@ class Rates(_Strict):
     head: Rate = 1e-3
 
 
-Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, le=1000)]
+Decay = Annotated[float, Field(ge=0, le=1)]
 
 
 class TaskRates(_Strict):
@@ -133,9 +133,30 @@ class TaskDecays(_Strict):
     sts: Decay | None = None
 
 
-class Settings(_Strict):
-    """The settings that all cells of a grid share. Command-line flags replace values here. A
-    setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
+if TYPE_CHECKING:
+    _Given = _Strict
+else:
+
+    def _given(name, limits):
+        """The type and the default of a setting in grid files, by its table in settings.toml."""
+        about, kind = ABOUT[name], KINDS[name]
+        default = limits.pop("default", None if about.before == ALWAYS else about.before)
+        if about.values == (OFF, ON):
+            return bool, default == ON
+        kind = Annotated[kind, OneOf(name) if about.values else Field(**limits)]
+        return (kind if default is not None else kind | None), default
+
+    _Given = create_model(
+        "_Given",
+        __base__=_Strict,
+        **{n: _given(n, {**a.given}) for n, a in ABOUT.items() if a.given is not None},
+    )
+
+
+class Settings(_Given):
+    """The settings that all cells of a grid share: those that settings.toml says are `given`, and
+    the ones here, which code reads by name. Command-line flags replace values. A setting that is
+    named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
     `bench.plan.planning` resolves it."""
 
     model: Models = "minilm"
@@ -146,39 +167,21 @@ class Settings(_Strict):
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
-    epochs: Count = 3
-    max_steps: Count | None = None
     max_train: Count | None = None
     max_dev: Count | None = None
-    held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     early_stopping: Count | None = None
     max_length: MaxLength = 128
     batch_size: BatchSize = 64
-    batching: Annotated[str, OneOf("batching")] = "by-length"
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=65_536)] = 1
-    gradient_checkpointing: bool = False
     compile: Compile = False
     kernels: Annotated[str, OneOf("kernels")] = "fast"
-    own_kernels: bool = True
-    tf32: bool = False
     pooling: Annotated[str, OneOf("pooling", AUTO)] = AUTO
-    head: Annotated[str, OneOf("head")] = "linear"
-    optimizer: Annotated[str, OneOf("optimizer")] = "adamw"
-    schedule: Annotated[str, OneOf("schedule")] = "linear"
     regression_loss: Annotated[str, OneOf("regression_loss")] = "mse"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    class_weights: Annotated[str, OneOf("class_weights")] = "none"
     learning_rates: Rates = Rates()
-    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
-    use_rslora: bool = False
     init_lora_weights: Annotated[str, OneOf("init_lora_weights")] = "default"
-    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     weight_decay: Decay = 0.01
-    warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
-    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
-    scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    alpha: Annotated[float, Field(gt=0, le=1e6)] = 16.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] | None = None
     frozen_dtype: Literal["fp32", "amp"] = "fp32"
     encoders: Annotated[int, Field(ge=1, le=2)] = 1
     task_order: Annotated[str, OneOf("task_order")] = "proportional"

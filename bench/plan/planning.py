@@ -222,8 +222,8 @@ def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
     return _with_compile_auto(cell, no_compiling) if is_auto else cell
 
 
-def why_not_minbert(grid: Grid) -> str:
-    """Why engine minbert can't run a grid; empty: it can, if it can load the model."""
+def why_transformers(grid: Grid) -> str:
+    """Why engine auto is transformers, whatever the model; empty: it is not."""
     for axes in grid.cells:
         settings = grid.settings_of(axes)
         for mode in axes.mode:

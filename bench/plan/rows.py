@@ -1,33 +1,60 @@
 """A row of runs.csv, and which rows count.
 
 A row is a cell together with where it ran and what was measured. Its fields are the columns of
-runs.csv: those of `bench.plan.cell.Cell`, and the ones declared here, which columns.toml explains.
+runs.csv: those of `bench.plan.cell.Cell`, and those of columns.toml.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass, fields, make_dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from bench.plan.cell import Cell, Value
+from bench.plan.cell import ABOUT, Cell, Value
 from bench.plan.tables import read_tables
 
-TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")  # the content of columns.toml
-SCHEMA: Final[int] = TABLES["schema"]
-STATUSES: Final[Mapping[str, str]] = TABLES["statuses"]
+_TABLES: Final = read_tables("columns.toml")
+STATUSES: Final[Mapping[str, str]] = _TABLES["statuses"]
 RESUMED: Final = ("interrupted", "skipped")
 """Statuses that a grid runs again by itself; cells of the others, except `ok`, wait for --rerun."""
-FLAGS: Final[Mapping[str, str]] = TABLES["flags"]
+FLAGS: Final[Mapping[str, str]] = _TABLES["flags"]
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
 """Flags that put the times of a row in doubt, so that a later result replaces it."""
+
+DECLARED: Final[Mapping[str, Mapping[str, Any]]] = {
+    name: {"group": group} | ({"meaning": about} if isinstance(about, str) else about)
+    for group, columns in _TABLES["columns"].items()
+    for name, about in columns.items()
+}
+"""What columns.toml says of each column."""
+SCHEMA: Final[int] = max(
+    *(about.since for about in ABOUT.values()), *(of.get("since", 0) for of in DECLARED.values())
+)
+KIND_NAMES: Final = {str: "text", int: "whole number", float: "number"}
 
 CellKey = tuple[str, str, int]  # a measurement: cell_id, conditions_id and repeat
 
 
+if TYPE_CHECKING:
+    _Columns = Cell
+else:
+    _Columns = make_dataclass(
+        "_Columns",
+        [
+            (name, kind | None, None)
+            for name, about in DECLARED.items()
+            for kind, called in KIND_NAMES.items()
+            if about.get("kind") == called
+        ],
+        bases=(Cell,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class Row(Cell):
+class Row(_Columns):
     """A row of runs.csv. None: does not apply, or was not measured; the first of these differs from
     the second by `bench.plan.columns.Column.applies`. A planned cell is a row without a status; its
-    attempt is 0."""
+    attempt is 0. The columns here are those that code reads by name."""
 
     schema: int = SCHEMA
     cell_id: str = ""  # with a default, which overrides the property of Cell
@@ -44,8 +71,6 @@ class Row(Cell):
     machine: str
     threads: int
     torch_version: str
-    cuda_version: str | None = None
-    environment: str | None = None
     sharing: str | None = None
     executor: str | None = None
     measurement_version: int
@@ -55,27 +80,13 @@ class Row(Cell):
     params_trainable: int | None = None
     saved_mib: float | None = None
     epochs_run: int | None = None
-    best_epoch: int | None = None
     tokens_total: int | None = None
     flops_per_token: float | None = None
-    step_gflop: float | None = None
-    step_operators: int | None = None
-    step_moved_mib: float | None = None
-    products_ms: float | None = None
-    texts_cut: int | None = None
-    tokens_cut: float | None = None
 
     step_ms_median: float | None = None
-    step_ms_ci_low: float | None = None
-    step_ms_ci_high: float | None = None
-    forward_ms: float | None = None
-    backward_ms: float | None = None
-    optimizer_ms: float | None = None
     ms_per_1k_tokens: float | None = None
     ms_per_1k_tokens_ci_low: float | None = None
     ms_per_1k_tokens_ci_high: float | None = None
-    steps_timed: int | None = None
-    examples_per_s: float | None = None
     startup_s: float | None = None
     adapter_init_s: float | None = None
     compile_s: float | None = None
@@ -83,36 +94,26 @@ class Row(Cell):
     train_s: float | None = None
     eval_s: float | None = None
     wall_s: float | None = None
-    predicted_s: float | None = None
 
     peak_cuda_allocated_mib: float | None = None
-    peak_cuda_reserved_mib: float | None = None
     peak_process_vram_mib: float | None = None
-    process_vram_source: str | None = None
     peak_rss_mib: float | None = None
     peak_anon_mib: float | None = None
     imports_anon_mib: float | None = None
     weights_mib: float | None = None
-    gradients_mib: float | None = None
     optimizer_mib: float | None = None
-    activations_mib: float | None = None
     predicted_peak_mib: float | None = None
 
     dev_metric: str | None = None
     dev_score: float | None = None
     dev_ci_low: float | None = None
     dev_ci_high: float | None = None
-    dev_accuracy: float | None = None
-    dev_sentiment: float | None = None
-    dev_paraphrase: float | None = None
-    dev_similarity: float | None = None
     dev_loss: float | None = None
     train_loss: float | None = None
     train_score: float | None = None
     majority_score: float | None = None
 
     energy_j: float | None = None
-    energy_source: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
 

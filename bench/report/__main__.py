@@ -58,7 +58,7 @@ def main(
     if final:
         if len(runs) > 1:
             raise InputError("--final: takes the results of one file; name it with --runs")
-        from bench.grid.final import find_final
+        from bench.report.final import find_final
         from bench.report.references import final_line
 
         score = find_final(runs[0], results.rows, results.predictions_of, test)

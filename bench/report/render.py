@@ -26,6 +26,7 @@ from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
+from bench.report.forecasts import forecasts_section
 from bench.report.pages import (
     LISTED,
     Section,
@@ -36,7 +37,6 @@ from bench.report.pages import (
     sentences,
     write_all,
 )
-from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.race import race_section
 from bench.report.rates import rates_section
@@ -119,7 +119,7 @@ def report(
         before += sections(first, points) + why_section(first, recommended.setting, facts)
         before += quality_sections(first, results.predictions_of, data) + amp_section(first)
         before += changes_sections(every_group)
-        after += authors_section([first, *others]) + predictions_section(first)
+        after += authors_section([first, *others]) + forecasts_section(first)
         after += data_section(first, facts)
     shown = decision.candidates.group if decision else None
     has_choice = shown is not None and shown.ok and len(shown.settings) > 1

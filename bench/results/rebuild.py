@@ -12,7 +12,7 @@ from typing import Final
 import click
 from filelock import FileLock
 
-from bench.common.command import FILE, run_command
+from bench.common.command import FILE
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -131,7 +131,3 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
 def _key(row: Row) -> tuple[Value, ...]:
     """A unique key, also in a file merged from several, where two versions may share a row_key."""
     return *row.row_key, row.code_version
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -241,12 +241,10 @@ class CellRun:
                 part: weights.to(self.device)
                 for part, weights in setup.class_weights(self.train, self.task, cell).items()
             },
-            label_smoothing=cell.label_smoothing,
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
-            amp=cell.amp,
             device=self.device,
-            optimizer=cell.optimizer,
             forward=compiled,
+            **{name: getattr(cell, name) for name in Trainer.settings},
         )
         trainer.mark = self.clock.mark
         self.unfreezing = setup.unfreezing(self.model, cell)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,12 @@ class Trainer:
         forward: maps a batch to logits; None: the model does.
 
     Attributes:
+        settings: the arguments that a cell has as settings of the same names.
         mark: called for each batch of a step after the forward pass and the loss, and after the
             backward pass.
     """
+
+    settings: ClassVar = ("amp", "label_smoothing", "optimizer")
 
     def __init__(
         self,

@@ -134,7 +134,7 @@ def workers_here() -> Iterator[None]:
     """Cells are trained in this process."""
     with (
         mock.patch("bench.launch.attempt.run_worker", work),
-        mock.patch("bench.grid.again.run_worker", work),
+        mock.patch("bench.launch.again.run_worker", work),
     ):
         yield
 

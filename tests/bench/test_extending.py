@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan import gridfile
+from bench.plan import gridfile, rows
 from bench.plan.planning import Resolved, expand
 from bench.report import figures
 from tests.bench.synthetic_rows import synthetic_rows
@@ -30,6 +30,7 @@ from bench.forecast.outlook import _kind
 from bench.plan import gridfile
 from bench.plan.columns import BY_NAME, NAMES, row_of, values_of
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import SCHEMA
 from bench.report.cells import names
 from tests.experiments import runs_csv_page
 from tests.bench.column_checks import CHECKS
@@ -64,6 +65,7 @@ json.dump(
         "ids": [usual.cell_id, other.cell_id],
         "column": [NAMES.index("max_gradient_norm") - NAMES.index("dropout"),
                    BY_NAME["max_gradient_norm"].group, row["max_gradient_norm"]],
+        "schema": SCHEMA,
         "older rows": row_of(older).max_gradient_norm,
         "docs": [line for line in runs_csv_page.page().splitlines() if "max_gradient" in line],
         "refusal": refusal(),
@@ -100,8 +102,6 @@ def test_a_setting_is_declared_once(tmp_path, more):
     insert(tmp_path / "bench/plan/settings.toml", "[mode]\n", f"{table}\n")
     field = textwrap.indent(block("bench/plan/cell.py", "A setting"), "    ")
     insert(tmp_path / "bench/plan/cell.py", "\n    @property\n    def scale", field)
-    setting = textwrap.indent(block("bench/plan/gridfile.py", "A setting"), "    ")
-    insert(tmp_path / "bench/plan/gridfile.py", "    encoders: Annotated", setting)
     ended = subprocess.run(
         [sys.executable, "-c", SETTING], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -117,6 +117,7 @@ def test_a_setting_is_declared_once(tmp_path, more):
     unknown = "train.py has no place for max_gradient_norm 2.0"
     assert answers == {
         "column": [1, "settings", 2.0],
+        "schema": rows.SCHEMA + 1,
         "older rows": 1.0,
         "docs": ["| `max_gradient_norm` | number | norm to which gradients are clipped |  |  |"],
         "refusal": "mine.toml: cells[0].settings.max_gradient_norm: input should be greater than "

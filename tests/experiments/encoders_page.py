@@ -3,75 +3,106 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.plan.architectures import ARCHITECTURES
+from bench.plan.cell import MINBERT, TRANSFORMERS
 from minbert.model.families import FAMILIES
 from tests.experiments.encoder_steps import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ROOT / "tests" / "bench" / "engines" / "golden" / "layer-sets.txt"
 STEPS = ROOT / "docs" / "encoder-steps.json"
+_MEASURED_AS = dict.fromkeys(("xlm-roberta", "camembert", "data2vec-text"), "roberta")
+"""Architectures that compute what another does, whose steps stand for theirs."""
 
 
 def page(results: Mapping[str, Any]) -> str:
     """The text of docs/encoders.md, for the results of `tests.experiments.encoders_table`."""
     trained = results["trained"]
-    kinds = list(dict.fromkeys(row["architecture"] for row in trained))
-    rows = {(row["architecture"], row["setting"]): row for row in trained}
-    settings = list(dict.fromkeys(row["setting"] for row in trained))
-    names = " | ".join(ARCHITECTURES[kind].name for kind in kinds)
-    rule = "|---" * (len(kinds) + 1) + "|"
-    scores = "\n".join(
-        f"| {setting} | " + " | ".join(_score(rows[kind, setting]) for kind in kinds) + " |"
-        for setting in settings
+    theirs, own = (
+        [row for row in trained if row["engine"] == engine] for engine in (TRANSFORMERS, MINBERT)
+    )
+    scores, own_scores = (
+        _table("method and layer set", [{**row, "shown": _score(row)} for row in some])
+        for some in (theirs, own)
     )
     refused = "\n".join(
         f"- {ARCHITECTURES[row['architecture']].name}: `{row['refused']}`"
-        for row in trained
+        for row in theirs
         if "refused" in row
-    )
-    layers = "\n".join(
-        f"| {entry.name} | `{kind}` | {'minbert' if kind in FAMILIES else 'transformers'} | "
-        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} |"
-        for kind, entry in ARCHITECTURES.items()
     )
     steps = json.loads(STEPS.read_text(encoding="utf-8"))
     measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
+    kinds = list(dict.fromkeys(row["kind"] for row in steps["rows"]))
+
+    def ratios_of(kind: str) -> str:
+        known = _MEASURED_AS.get(kind, kind)
+        if known not in kinds:
+            return "not measured"
+        text = ", ".join(f"{measured[known, *setting]['time'][0]:.2f}" for setting in SETTINGS)
+        return text if known == kind else f"{text} ({ARCHITECTURES[known].name})"
+
+    layers = "\n".join(
+        f"| {entry.name} | `{kind}` | {MINBERT if kind in FAMILIES else TRANSFORMERS} | "
+        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} | "
+        f"{ratios_of(kind)} |"
+        for kind, entry in ARCHITECTURES.items()
+    )
     ratios = "\n".join(
         f"| {ARCHITECTURES[kind].name} | "
         + " | ".join(_ratio(measured[kind, *setting]) for setting in SETTINGS)
         + " |"
-        for kind in dict.fromkeys(row["kind"] for row in steps["rows"])
+        for kind in kinds
     )
-    sizes = "\n".join(
-        f"| {setting} | "
-        + " | ".join(f"{rows[kind, setting].get('adapter', 0):,}" for kind in kinds)
-        + " |"
-        for setting in settings
-        if setting.endswith("-only") and setting.partition(" ")[0] in ("lora", "vera", "ia3")
-        and "with" not in setting
+    most = {
+        ARCHITECTURES[kind].name: max(measured[kind, *one]["to_bert"] for one in SETTINGS)
+        for kind in kinds
+        if kind in FAMILIES and kind != "bert"
+    }
+    to_bert = ", ".join(f"{ratio:.2f} for {name}" for name, ratio in most.items())
+    sizes = _table(
+        "rank 4",
+        [
+            {**row, "shown": f"{row.get('adapter', 0):,}"}
+            for row in theirs
+            if row["setting"].endswith("-only") and "with" not in row["setting"]
+            and row["setting"].partition(" ")[0] in ("lora", "vera", "ia3")
+        ],
     )  # fmt: skip
     done = [row for row in trained if "accuracy" in row]
     worst, moved = min(row["accuracy"] for row in done), max(row["difference"] for row in done)
-    parity = results["parity"]
-    poolings = list(dict.fromkeys(row["pooling"] for row in parity))
-    agreed = {(row["pooling"], row["setting"]): row["difference"] for row in parity}
-    agreements = "\n".join(
-        f"| {setting} | " + " | ".join(f"{agreed[pool, setting]:.1e}" for pool in poolings) + " |"
-        for setting in dict.fromkeys(row["setting"] for row in parity)
+    largest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(results["parity"], key=lambda row: row["difference"]):
+        largest[row["architecture"], row["setting"]] = row
+    agreements = _table(
+        "method and layer set",
+        [
+            {**row, "shown": f"{largest[row['architecture'], row['setting']]['difference']:.1e}"}
+            for row in results["parity"]
+        ],
     )
     from tests.encoders import HIDDEN
 
     text = Path(__file__).with_name("pages") / "encoders.md"
     return text.read_text(encoding="utf-8").format(
-        versions=results["versions"], worst=worst, moved=moved, names=names, rule=rule,
-        scores=scores, refused=refused, layers=layers, width=HIDDEN, sizes=sizes,
-        poolings=" | ".join(poolings), poolings_rule="|---" * (len(poolings) + 1) + "|",
-        agreements=agreements, ratios=ratios, machine=steps["machine"],
+        versions=results["versions"], minutes=results["minutes"],
+        worst=worst, moved=moved, scores=scores, own_scores=own_scores, refused=refused,
+        layers=layers, width=HIDDEN, sizes=sizes, agreements=agreements, ratios=ratios,
+        to_bert=to_bert, machine=steps["machine"],
     )  # fmt: skip
+
+
+def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What rows show, by setting and architecture."""
+    shown = {(row["setting"], row["architecture"]): row["shown"] for row in rows}
+    kinds = list(dict.fromkeys(row["architecture"] for row in rows))
+    lines = [[corner, *(ARCHITECTURES[kind].name for kind in kinds)], ["---"] * (len(kinds) + 1)]
+    settings = dict.fromkeys(row["setting"] for row in rows)
+    lines += [[setting, *(shown[setting, kind] for kind in kinds)] for setting in settings]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _score(row: Mapping[str, Any]) -> str:

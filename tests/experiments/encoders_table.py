@@ -1,18 +1,20 @@
 """Training of every encoder architecture by every method on a task that shows whether both work:
 the class of a text is which of five words it has.
 
-`python -m tests.experiments.encoders_table` trains all of them, loads what they saved elsewhere,
-compares both engines on BERT, and writes docs/encoders.json and docs/encoders.md. On two idle cores
-it takes some minutes.
+`python -m tests.experiments.encoders_table` trains all of them, in engine minbert too where it has
+the encoder and the method, loads what they saved elsewhere, compares the losses of both engines,
+and writes docs/encoders.json and docs/encoders.md, which says how long that took.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,9 +27,10 @@ from safetensors.numpy import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
-from bench.plan.cell import MINBERT
+from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.job import Job
 from bench.plan.models import engine_version
 from bench.results.protocol import WEIGHTS
@@ -36,11 +39,13 @@ from bench.worker.setup import Split, trained_groups
 from bench.worker.trained import load_trained
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.model.classifier import Classifier
+from minbert.model.families import FAMILIES
 from minbert.training.evaluation import predict
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.encoders import KINDS, Checkpoints, job
+from tests.experiments.encoder_steps import machine
 from tests.experiments.encoders_page import page
 
 ROOT: Final = Path(__file__).parents[2]
@@ -85,10 +90,16 @@ class Setting:
     def label(self) -> str:
         return " ".join(filter(None, [self.name, self.layers]))
 
+    @property
+    def is_of_both(self) -> bool:
+        """Whether both engines have it."""
+        return self.mode in _BOTH and "PiSSA" not in self.name
+
     def job(self, checkpoint: Path) -> Job:
-        """The job of a checkpoint."""
+        """The job of a checkpoint in engine transformers, with this project's kernels, as in a grid
+        that doesn't say otherwise."""
         rate = None if self.mode == "head" else self.rate
-        values: dict[str, Any] = {**self.changes, "learning_rate": rate}
+        values: dict[str, Any] = {**self.changes, "learning_rate": rate, "own_kernels": ON}
         if self.mode != "full":
             values["learning_rate_head"] = 1e-2
         if self.config is not None:
@@ -100,6 +111,7 @@ class Setting:
         return job(checkpoint, self.mode, self.layers, **values)
 
 
+_BOTH: Final = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
 ATTENTION: Final = "query, key and value"
 LOHA: Final = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
 BOFT: Final = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
@@ -164,13 +176,12 @@ class Learned:
     logits: NDArray[np.float32]
 
 
-def learn(setting: Setting, checkpoint: Path) -> Learned:
+def learn(a_job: Job, most: int) -> Learned:
     """Train until the accuracy is enough, or the steps are at an end."""
-    a_job = setting.job(checkpoint)
     dev = planted(a_job, ASKED, 1)
-    trainer, batches = trainer_of(a_job, setting.most)
+    trainer, batches = trainer_of(a_job, most)
     steps, accuracy = 0, 0.0
-    while accuracy < ENOUGH and steps < setting.most:
+    while accuracy < ENOUGH and steps < most:
         for batch in islice(batches, _ROUND):
             trainer.step(batch)
         steps += _ROUND
@@ -191,7 +202,7 @@ def save(learned: Learned, a_job: Job, folder: Path) -> None:
 def load(root: Path) -> None:
     """Load every model that was saved in a folder, and save the largest difference of its
     logits."""
-    for folder in sorted(path.parent for path in root.glob("*/*/cell.json")):
+    for folder in sorted(path.parent for path in root.glob("*/*/*/cell.json")):
         a_job = Job.read(folder)
         model = load_trained(a_job, folder)
         before = load_file(folder / "before.safetensors")["logits"]
@@ -199,81 +210,113 @@ def load(root: Path) -> None:
         (folder / "difference.txt").write_text(f"{difference:.3g}")
 
 
-def differences(root: Path) -> dict[tuple[str, str], float]:
-    """The same in another process, by architecture and setting."""
+def differences(root: Path) -> dict[tuple[str, ...], float]:
+    """The same in another process, by engine, architecture and setting."""
     module = "tests.experiments.encoders_table"
     subprocess.run([sys.executable, "-m", module, "--load", root], check=True)
-    files = root.glob("*/*/difference.txt")
-    return {(path.parts[-3], path.parts[-2]): float(path.read_text()) for path in files}
+    files = root.glob("*/*/*/difference.txt")
+    return {path.parts[-4:-1]: float(path.read_text()) for path in files}
 
 
 def ours(theirs: Job) -> Job:
     """The same job in engine minbert."""
-    changes = {"engine": MINBERT, "engine_version": None, "attn_implementation": None}
-    return replace(theirs, cell=replace(theirs.cell, kernels="fast", **changes))
+    changes = {"engine_version": None, "attn_implementation": None, "own_kernels": None}
+    return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
 
 
-def _train_all(kind: str, root: Path) -> list[dict[str, Any]]:
-    """Train one architecture by every method."""
-    torch.set_num_threads(1)
-    checkpoint = Checkpoints(root / "checkpoints")(kind)
-    rows = []
-    for setting in SETTINGS:
-        row: dict[str, Any] = {"architecture": kind, "setting": setting.label}
-        rows.append(row)
-        try:
-            learned = learn(setting, checkpoint)
-        except InputError as error:
-            row["refused"] = str(error)
-            continue
-        a_job = setting.job(checkpoint)
-        folder = root / "saved" / kind / setting.label
-        save(learned, a_job, folder)
-        groups = engine_of(a_job.cell).parameter_groups(learned.model)
-        row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
-        row |= {group: sum(p.numel() for p in own.values()) for group, own in groups.items()}
-        row["bytes"] = (folder / WEIGHTS).stat().st_size
-        sys.stderr.write(f"{kind} {setting.label}: {learned.accuracy:.3f}\n")
-    return rows
+def _train(kind: str, engine: str, setting: Setting, root: Path) -> dict[str, Any]:
+    """Train one architecture by one method, and save it."""
+    row: dict[str, Any] = {"engine": engine, "architecture": kind, "setting": setting.label}
+    try:
+        a_job = setting.job(Checkpoints(root / "checkpoints")(kind))
+        a_job = ours(a_job) if engine == MINBERT else a_job
+        learned = learn(a_job, setting.most)
+    except InputError as error:
+        return row | {"refused": str(error)}
+    folder = root / "saved" / Path(*row.values())
+    save(learned, a_job, folder)
+    groups = engine_of(a_job.cell).parameter_groups(learned.model)
+    row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
+    row |= {group: sum(p.numel() for p in own.values()) for group, own in groups.items()}
+    return row | {"bytes": (folder / WEIGHTS).stat().st_size}
 
 
-PARITY: Final = ("pooler", "mean", "cls", "pooler, new")
-"""Poolings on which engines are compared; the last of a checkpoint without one."""
-_BOTH: Final = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
+POOLINGS: Final = ("pooler", "mean", "cls", "pooler, new")
+"""Poolings on which engines are compared, of which encoders besides BERT have the first two; the
+last is of a checkpoint without a pooler."""
 
 
-def _compare(pooling: str, root: Path) -> list[dict[str, Any]]:
-    """Losses of 50 steps in both engines, by every method that both have."""
-    torch.set_num_threads(1)
+def _compare(kind: str, pooling: str, setting: Setting, root: Path) -> dict[str, Any]:
+    """The largest difference in losses of 50 steps between engine minbert and the libraries'
+    own code."""
     new = {"head": "MaskedLM"} if "new" in pooling else {}
-    checkpoint = Checkpoints(root / pooling)("bert", **new)
-    rows = []
-    for setting in SETTINGS:
-        if setting.mode not in _BOTH or "PiSSA" in setting.name:
-            continue
-        theirs = setting.job(checkpoint)
-        theirs = replace(theirs, cell=replace(theirs.cell, pooling=pooling.split(",")[0]))
-        one, other = (np.array(losses_of(side, 50)) for side in (theirs, ours(theirs)))
-        largest = float(f"{np.abs(one - other).max():.2g}")
-        rows.append({"pooling": pooling, "setting": setting.label, "difference": largest})
-    return rows
+    theirs = setting.job(Checkpoints(root / "checkpoints")(kind, **new))
+    changes = {"pooling": pooling.partition(",")[0], "own_kernels": OFF}
+    theirs = replace(theirs, cell=replace(theirs.cell, **changes))
+    one, other = (np.array(losses_of(side, 50)) for side in (theirs, ours(theirs)))
+    row = {"architecture": kind, "pooling": pooling, "setting": setting.label}
+    return {**row, "difference": float(f"{np.abs(one - other).max():.2g}")}
 
 
-def measure() -> dict[str, Any]:
+def _at_once(tasks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of tasks, two of which run at a time, in random order, so that what is left takes
+    about as long for each as what is done."""
+    begun, spawn = time.monotonic(), get_context("spawn")
+    with ProcessPoolExecutor(
+        2, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        mixed = np.random.default_rng(0).permutation(len(tasks)).tolist()
+        futures = {pool.submit(tasks[number]): number for number in mixed}
+        rows: dict[int, dict[str, Any]] = {}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                row = rows[futures[future]] = future.result()
+                left = (time.monotonic() - begun) / done * (len(tasks) - done) / 60
+                told = ", ".join(map(str, row.values()))
+                echo(f"cell {done} of {len(tasks)}, about {left:.0f} min left: {told}", err=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [rows[number] for number in range(len(tasks))]
+
+
+def measure(
+    kinds: Sequence[str] = tuple(dict.fromkeys((*KINDS, *FAMILIES))),
+    settings: Sequence[Setting] = SETTINGS,
+) -> dict[str, Any]:
     """Train, load and compare everything."""
-    spawn = get_context("spawn")
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(2, mp_context=spawn) as pool:
+    begun = time.monotonic()
+    both = [setting for setting in settings if setting.is_of_both]
+    own = [kind for kind in kinds if kind in FAMILIES]
+    with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        compared = [pool.submit(_compare, pooling, root) for pooling in PARITY]
-        trained = [pool.submit(_train_all, kind, root) for kind in KINDS]
-        rows = [row for future in trained for row in future.result()]
+        checkpoints = Checkpoints(root / "checkpoints")
+        for kind in kinds:
+            checkpoints(kind)
+        if "bert" in kinds:
+            checkpoints("bert", head="MaskedLM")
+        tasks = [
+            *(partial(_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
+            *(partial(_train, kind, MINBERT, one, root) for kind in own for one in both),
+        ]
+        trained = len(tasks)
+        tasks += [
+            partial(_compare, kind, pooling, setting, root)
+            for kind in own
+            for pooling in (POOLINGS if kind == "bert" else POOLINGS[:2])
+            for setting in both
+        ]
+        rows = _at_once(tasks)
         after = differences(root / "saved")
-        for row in rows:
-            if "accuracy" in row:
-                row["difference"] = after[row["architecture"], row["setting"]]
-        parity = [row for future in compared for row in future.result()]
-    versions = f"torch {torch.__version__}, {engine_version()}"
-    return {"versions": versions, "trained": rows, "parity": parity}
+    for row in rows[:trained]:
+        if "accuracy" in row:
+            row["difference"] = after[row["engine"], row["architecture"], row["setting"]]
+    return {
+        "versions": f"{machine()}, {engine_version()}",
+        "minutes": round((time.monotonic() - begun) / 60),
+        "trained": rows[:trained],
+        "parity": rows[trained:],
+    }
 
 
 if __name__ == "__main__":

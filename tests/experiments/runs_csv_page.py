@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.plan.columns import COLUMNS, Column
-from bench.plan.rows import FLAGS, STATUSES
+from bench.plan.rows import FLAGS, KIND_NAMES, STATUSES
 from tests.bench.column_checks import CHECKS
-
-_KINDS: Final = {str: "text", int: "whole number", float: "number"}
 
 _HEAD: Final = Path(__file__).with_name("pages") / "runs-csv.md"
 
@@ -31,7 +29,7 @@ def _named(title: str, what: str, meanings: Mapping[str, str]) -> str:
 
 def _table(title: str, columns: Iterable[Column]) -> str:
     lines = [
-        f"| `{column.name}` | {_KINDS[column.kind]} | {column.meaning} "
+        f"| `{column.name}` | {KIND_NAMES[column.kind]} | {column.meaning} "
         f"| {column.where} | {_held_by(CHECKS[column.name])} |"
         for column in columns
     ]

@@ -121,16 +121,27 @@ def count_ours(
 
 
 def count_theirs(
-    mode: str, layers: str | None, amp: str, length: int, own_kernels: str = "off"
+    mode: str,
+    layers: str | None,
+    amp: str,
+    length: int,
+    folder: Path | None = None,
+    **settings: Any,
 ) -> Count:
-    """Count a step of engine transformers, with torch's attention, by PEFT's layers or ours."""
+    """Count a step of engine transformers, with torch's attention.
+
+    Args:
+        folder: of another encoder than bert-base.
+        settings: of the cell.
+    """
     from bench.engines import transformers
 
+    model_type = "bert-base" if folder is None else folder.name
     cell = synthetic_cell(
         mode, None if layers is None else RANK, layers, amp, engine=TRANSFORMERS, kernels=None,
-        attn_implementation="sdpa", model="bert-base", init="random", own_kernels=own_kernels,
+        attn_implementation="sdpa", model=model_type, init="random", **settings,
     )  # fmt: skip
-    model = transformers.skeleton(job_of(cell, None, "bert-base"))
+    model = transformers.skeleton(job_of(cell, folder, None if folder else model_type))
     with FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))

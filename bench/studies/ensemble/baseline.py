@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from bench.common.errors import InputError
 from bench.forecast.client import lock_on
-from bench.grid.again import train_again
+from bench.launch.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target
 from bench.plan.architectures import attention_of

@@ -10,6 +10,7 @@ from bench.common.errors import InputError
 from bench.launch import checks
 from bench.plan import gridfile
 from bench.plan.cell import ABOUT
+from bench.plan.gridfile import _one_line
 from minbert.data.batches import BATCHINGS
 from minbert.kernels.reference import KERNELS
 from minbert.model.heads import HEADS
@@ -65,6 +66,11 @@ def test_a_typo_is_one_line_that_says_where(one):
     assert message.startswith("mine.toml: ")
     assert one["line"] in message
     assert "\n" not in message
+
+
+def test_a_reason_is_one_line_of_at_most_300_characters_that_can_be_seen():
+    assert _one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
+    assert _one_line("é" * 301) == "é" * 300
 
 
 def test_unreadable_files_are_refused(tmp_path):

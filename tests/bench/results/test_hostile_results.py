@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.grid.resume import orphaned_outcome
+from bench.launch.again import orphaned_outcome
 from bench.plan.columns import NAMES, values_of
 from bench.plan.rows import SCHEMA
 from bench.results.protocol import parse_result

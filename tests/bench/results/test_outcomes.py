@@ -17,6 +17,7 @@ from bench.report.render import render
 from bench.results import outcomes
 from bench.results.outcomes import (
     Outcome,
+    digest_of,
     outcome_key,
     outcomes_file,
     read_outcomes,
@@ -52,6 +53,13 @@ def predictions(metric, rng):
     logits = (targets + 2 * rng.normal(size=EXAMPLES)).astype(np.float32)
     score = float(np.corrcoef(logits.astype(float), targets.astype(float))[0, 1])
     return {"logits": logits[:, None], "labels": targets}, score
+
+
+def test_examples_are_told_by_the_type_and_the_order_of_all_their_labels():
+    labels = np.array([0, 1, 2])
+    others = labels[::-1], labels[:2], labels.astype(np.int32), labels.view(np.float64)
+    assert len({digest_of(one) for one in (labels, *others)}) == 5
+    assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
 
 
 def predictions_of_parts(rng):

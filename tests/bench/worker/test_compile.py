@@ -163,6 +163,12 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
         assert 0 <= length - usual_step.padded // usual_step.examples < 8
 
 
+def test_a_compiled_cell_of_another_encoder_trains_as_another(encoders, tmp_path, traced):
+    """RoBERTa's positions begin elsewhere than BERT's, and its head is another."""
+    run, _ = both(compiled_job(encoders("roberta"), epochs=1), tmp_path)
+    assert run.columns["compile_s"] > 0
+
+
 def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(tiny_checkpoint, monkeypatch):
     asked = {}
     monkeypatch.setattr(compiling, "compile_model", lambda _model, **given: asked.update(given))

@@ -13,6 +13,7 @@ from torch import nn
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
+from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.results.kept import keeps_by_default, largest_weights
@@ -66,6 +67,24 @@ def check(run, tolerance=1e-05):
         if start[name].dtype == torch.float32:
             assert torch.equal(parameter, start[name]), name
     return loaded
+
+
+def test_layers_by_an_encoders_own_names_are_all_that_changes_in_it(encoders, quick, tmp_path):
+    import peft
+    import transformers
+
+    checkpoint = encoders("distilbert")
+    loaded = check(ended(job(checkpoint, "lora", "q_lin+v_lin"), tmp_path / "cell"))
+    save_adapter(loaded, tmp_path / "adapter")
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
+    before = {name: value.clone() for name, value in base.distilbert.state_dict().items()}
+    merged = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    after = merged.distilbert.state_dict()
+    assert {name for name, value in before.items() if not torch.equal(after[name], value)} == {
+        f"transformer.layer.{number}.attention.{own}.weight"
+        for number in (0, 1)
+        for own in ("q_lin", "v_lin")
+    }
 
 
 @pytest.mark.parametrize(

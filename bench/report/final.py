@@ -15,10 +15,11 @@ from bench.analysis.recommendation import recommended_from
 from bench.analysis.setting import Setting
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.reading import read_test
-from bench.forecast.client import lock_on
-from bench.grid.again import train_again
+from bench.launch.again import train_again
+from bench.launch.locks import Locks, device_locks
 from bench.launch.runner import utc
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
@@ -65,7 +66,12 @@ def find_final(
     model_of(row, folder, "run its cell again")
     data = load_task(row.task, source)
     target = find_conditions(row.device)
-    with Signals() as signals, lock_on(target.device_name, signals)():
+    with (
+        Signals() as signals,
+        Locks(device_locks(), signals) as devices,
+        devices.using(target.device_name, lambda: echo("waiting for another grid", err=True)),
+        signals.raising(),
+    ):
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited
             return scored
         outcome = _run(runs, job, data, test, target, signals)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
-from bench.grid.again import train_again
+from bench.launch.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.job import Job

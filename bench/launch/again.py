@@ -1,23 +1,23 @@
-"""Training of a cell again, on other examples or to get its weights."""
+"""Training of a cell again, on other examples or to get its weights; and what one left."""
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.common.files import check_not_elsewhere, write_atomically
 from bench.common.messages import echo
-from bench.grid.resume import orphaned_outcome
 from bench.launch.attempt import WORKER
 from bench.launch.display import Display
-from bench.launch.runner import run_worker
+from bench.launch.runner import WorkerEnd, run_worker, utc
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target
 from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.job import Job
 from bench.results.facts import facts_of
-from bench.results.protocol import WEIGHTS
+from bench.results.protocol import LONGEST_RESULT, RESULT, WEIGHTS, parse_result
 from bench.results.store import cells_folder
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TaskData, load_task
@@ -75,6 +75,32 @@ def train_again(
             f"{job.cell.name}, {purpose}: the training ended {ended.status}: {ended.message}"
         )
     return folder
+
+
+def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
+    """The outcome of a worker that finished after its parent had died; None without one. It counts
+    only for an identical job, including the version of the code; it may have kept weights that need
+    not be kept. `wall_s` is None, since nobody measured it; the start and the end are those of the
+    files."""
+    path = folder / RESULT
+    try:
+        if not path.is_file() or path.stat().st_size > LONGEST_RESULT:
+            return None
+        if Job.read(folder) not in (job, replace(job, keep=True)):
+            return None
+        result = parse_result(path.read_text(encoding="utf-8"))
+        begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
+    except (OSError, ValueError):
+        return None
+    if result["status"] != "ok":
+        return None
+    started_at, finished_at = (
+        utc(datetime.fromtimestamp(int(moment), UTC)) for moment in (begun, max(begun, ended))
+    )
+    return WorkerEnd(
+        status="ok", message="", wall_s=None, started_at=started_at, finished_at=finished_at,
+        result=result,
+    )  # fmt: skip
 
 
 def _with_examples(job: Job, data: TaskData) -> Job:

@@ -1,4 +1,4 @@
-"""The report's section on predictions made before the cells ran, against measurements."""
+"""The report's section on forecasts, against measurements."""
 
 from statistics import fmean, median
 from typing import Final
@@ -16,7 +16,7 @@ from bench.report.text import one_of, x_label
 _CLOSE: Final = 0.1
 
 
-def predictions_section(group: Group) -> list[Section]:
+def forecasts_section(group: Group) -> list[Section]:
     """Predicted against measured peaks and times, if anything was predicted."""
     pairs = {
         "peak": ("predicted_peak_mib", group.memory_column, x_label(group, "memory")),
@@ -32,7 +32,7 @@ def predictions_section(group: Group) -> list[Section]:
     if not drawings:
         return []
     noun = one_of(group.rows)
-    heading, *lines = sentences("predictions", every=every, noun=noun, median=median)
+    heading, *lines = sentences("forecasts", every=every, noun=noun, median=median)
     return [Section("prediction", "Prediction", heading, lines, drawings)]
 
 

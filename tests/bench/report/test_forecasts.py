@@ -1,7 +1,7 @@
 """The report's section on predictions."""
 
 from bench.analysis.groups import groups
-from bench.report.predictions import predictions_section
+from bench.report.forecasts import forecasts_section
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -18,8 +18,8 @@ def predicted(memory, time, every=1):
 
 def test_the_section_counts_predictions_of_cells_that_ended_ok():
     constant = {"predicted_peak_mib": 1.0, "predicted_s": 1.0}
-    check_snapshot("predictions", {
-        title: predictions_section(groups(rows)[0]) for title, rows in {
+    check_snapshot("forecasts", {
+        title: forecasts_section(groups(rows)[0]) for title, rows in {
             "half, the times too short": predicted(1.05, 0.8, every=2),
             "failed cells are no misses": [row | constant for row in synthetic_rows(68)],
             "no times": [row | {"predicted_s": None} for row in predicted(1.0, 1.0)],
