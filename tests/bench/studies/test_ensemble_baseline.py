@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench.grid import again
+from bench.launch import again
 from bench.machine import conditions
 from bench.plan import models
 from bench.plan.cell import MULTITASK
