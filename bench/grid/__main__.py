@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from bench.analysis.costs import parse_where
 from bench.common.command import COUNT, FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
@@ -111,6 +112,7 @@ def command(
     rerun: str | None,
     lr: str,
     race: bool,
+    limits: str,
     confirm: int | None,
     timeout: float | None,
     budget_min: float | None,
@@ -155,6 +157,11 @@ def command(
         budget=Budget(math.inf if budget_min is None else 60 * budget_min),
         account=Account(executor.workers),
     )
+    if limits:
+        if not race:
+            raise InputError("--where: it limits a race; add --race, or leave it to bench.recommend")
+        with Signals() as signals:
+            cells = session.within(cells, parse_where(limits), signals)
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)

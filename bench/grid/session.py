@@ -7,13 +7,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from bench.analysis.costs import Need, parse_margin
+from bench.analysis.costs import Limit, Need, parse_margin
 from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
+from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
 from bench.grid.cells import Cells, PlanDispatcher
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
@@ -21,7 +22,7 @@ from bench.launch.display import Display
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
-from bench.plan.cell import MINBERT
+from bench.plan.cell import MINBERT, Cell
 from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
@@ -96,6 +97,31 @@ class Session(Cells):
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
         values = values_from(results.predictions_of)
         return results, plan, recommended_from(results.rows, plan, values)
+
+    def within(
+        self, cells: Sequence[Cell], limits: Sequence[Limit], signals: Signals
+    ) -> list[Cell]:
+        """The cells whose forecast meets limits on memory or time, and those without a forecast.
+        InputError for other limits, or if fewer than two are left."""
+        if others := [limit.text for limit in limits if limit.name not in ("memory", "time")]:
+            raise InputError(f"--where {others[0]}: a race is limited by memory and time alone")
+        planned = [replace(item, action="run") for item in self.plan(cells)]
+        forecasts = self.outlook(planned, signals).forecasts
+        left = []
+        for item in planned:
+            one = None if forecasts is None else forecasts.predict(item.cell)
+            costs = {} if one is None else {"memory": one.peak_mib, "time": one.wall_s}
+            if all(limit.shortfall(costs.get(limit.name, limit.value)) == 0 for limit in limits):
+                left.append(item.cell)
+        text = " ".join(limit.text for limit in limits)
+        if len(left) < 2:
+            raise InputError(f"--where {text}: {len(left)} of {len(cells)} settings is left")
+        basis = "nothing is predicted" if forecasts is None else forecasts.basis
+        note_to_stderr(
+            f"--where {text}: {len(cells) - len(left)} of {len(cells)} settings are left out by "
+            f"their forecast ({basis})"
+        )
+        return left
 
     def raced(
         self, planned: Sequence[Planned], prefer: Need = "memory", margin: str | None = None

@@ -213,7 +213,7 @@ def _figures(row: Row) -> list[str]:
     if row.status != "ok":
         return [*figures, one_line(row.message or "")]
     if row.dev_score is not None:
-        where = "held-out" if row.is_candidate else "dev"
+        where = "held-out" if row.is_trial else "dev"
         figures.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
     memory = row.peak_cuda_allocated_mib
     memory = row.peak_rss_mib if memory is None else memory

@@ -175,7 +175,7 @@ class Cell:
     max_dev: int | None
     held_out: float = 0.0
     folds: int | None = None
-    race: str = OFF
+    race: str | None = None
     max_length: int
     batching: str
     batch_size: int

@@ -124,7 +124,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         row_metrics=ROW_METRICS, ended=_ended(group), misses=_misses(recommended),
         size=group.scoring.size,
         unkept=sum(not one.values for one in known.samples), own_score=_score, cost=_cost,
-        form_cost=form_cost, ratios=ratios, against_full=against_full, margin_text=margin_text,
+        form_cost=form_cost, ratios=ratios, against_full=against_full, against=_against, margin_text=margin_text,
         rounded_up=_rounded_up, excluded_rate=excluded_rate,
         withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, collapses=_collapses(recommended),
         most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
@@ -171,12 +171,18 @@ def against_full(known: Candidates, i: int) -> str:
     where that was run, in a sentence; empty for that itself, or where it has no score."""
     group, setting = known.group, known.settings[i]
     base = group.full(setting.amp) or group.baseline
-    gap = compare(group, "score", setting, base) if base and setting is not base else None
-    if base is None or gap is None:
+    return _against(known, i, base, phrase("recommendation", "full_name", base)) if base else ""
+
+
+def _against(known: Candidates, i: int, base: Setting, name: str) -> str:
+    """The difference of a setting's score from that of another one, likewise."""
+    group, setting = known.group, known.settings[i]
+    gap = compare(group, "score", setting, base) if setting is not base else None
+    if gap is None:
         return ""
     of_base = _score(known, known.settings.index(base))
     form = partial(score_gap, group)
-    return phrase("recommendation", "against_full", group, base, of_base, gap, form)
+    return phrase("recommendation", "against", group, name, of_base, gap, form)
 
 
 def _selections(recommended: Recommendation) -> list[dict[str, Any]]:

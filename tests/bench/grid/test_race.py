@@ -9,6 +9,7 @@ import pytest
 
 from bench.grid import plans
 from bench.stats import racing
+from tests.slurm.simulation import Simulation
 
 GRID = """
 [settings]
@@ -39,10 +40,10 @@ def race(grid):
         csv.writer(file).writerows([("text", "label"), *rows])
     (grid.folder / "race.toml").write_text(GRID)
 
-    def run(*options):
+    def run(*options, **others):
         return grid.run(
             "--race", "--data", str(grid.folder / "data.csv"), *options,
-            grid=str(grid.folder / "race.toml"), quick=("--device", "cpu"),
+            grid=str(grid.folder / "race.toml"), quick=("--device", "cpu"), **others,
         )  # fmt: skip
 
     return run
@@ -60,7 +61,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert done.returncode == 0, done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
-    final = [("off", "full", seed) for seed in range(3)]
+    final = [(None, "full", seed) for seed in range(3)]
     first = [("on", mode, 0) for mode in ("full", "head", "lora")]
     assert trainings(rows) == [*first, *later, *final], "the head left after the first round"
     assert [row.fold for row in rows] == [0, 0, 0, 1, 1, 2, 2, 3, 3, None, None, None]
@@ -69,7 +70,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     page = (grid.reports / "report.md").read_text()
     assert answer in page.lower()
     assert "9 trainings of the 15" in page
-    [dev] = {row.dev_score for row in rows if row.race == "off"}
+    [dev] = {row.dev_score for row in rows if row.race is None}
     assert dev == 1.0
 
     kept = grid.csv.read_bytes().splitlines(keepends=True)[:5]  # in the second round
@@ -91,3 +92,34 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert len(grid.rows()) == 3
     assert "A race among 3 settings ends undecided after 1 round" in done.stdout
     assert "full, fp32" in done.stdout
+
+
+def test_a_race_on_a_cluster_has_an_array_for_each_round(race, grid):
+    with Simulation(nodes=4) as slurm:
+        done = race("--executor", "slurm")
+    assert done.returncode == 0, done.stderr
+    assert slurm.submitted == [3, 2, 2, 2, 3]
+    assert "in a race among 3 settings it was the cheapest" in done.stdout.lower()
+    assert len(grid.rows()) == 12
+
+
+def test_limits_leave_settings_out_by_their_forecast(race, grid):
+    plan = json.loads(race("--dry-run", "--json").stdout)["cells"]
+    needed = {cell["mode"]: cell["predicted_peak_mib"] for cell in plan}
+    [first, second, most] = sorted(needed.values())
+    limit = f"memory<={(second + most) / 2:.3f}MiB"
+    done = race("--where", limit, "--dry-run", "--json")
+    assert f"--where {limit}: 1 of 3 settings are left out by their forecast (no basis" in done.stderr
+    left = {cell["mode"] for cell in json.loads(done.stdout)["cells"]}
+    assert left == {mode for mode, mib in needed.items() if mib < most}
+    for wrong, message in {
+        f"memory<={first / 2:.0f}MiB": "0 of 3 settings is left",
+        "size<=1MB": "a race is limited by memory and time alone",
+        "memory>3": "is not a limit such as",
+    }.items():
+        refused = race("--where", wrong, forecast=True)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    refused = grid.run("--where", limit)
+    assert refused.stderr.startswith("error: --where: it limits a race")
+    assert not grid.csv.exists()

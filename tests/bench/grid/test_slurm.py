@@ -63,7 +63,7 @@ def test_a_search_for_rates_is_an_array_for_each_round(grid):
         assert grid.run(*command).returncode == 0
     assert grid.rows() == rows, "nothing is left to do"
     assert len({row.cell_id for row in rows}) == len(rows) == sum(slurm.submitted)
-    assert (slurm.submitted[0], slurm.submitted[-1]) == (10, 2)
+    assert (slurm.submitted[0], slurm.submitted[-1]) == (6, 2)
     assert len(submissions(grid)) == len(slurm.submitted)
     tries = defaultdict(list)
     for row in rows:

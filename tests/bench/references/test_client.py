@@ -11,6 +11,7 @@ from bench.common.child import ChildError
 from bench.common.command import BAD_INPUT
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
+from bench.plan import examples
 from bench.plan.cell import CANDIDATE
 from bench.references import client, process
 from bench.references.client import find_references
@@ -153,8 +154,8 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     data = Folds(load_data("sst", folder), 3)
     job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
     loads, embedded = [], []
-    load, embedder = process.load_data, process.embedder
-    monkeypatch.setattr(process, "load_data", lambda *names: loads.append(1) or load(*names))
+    load, embedder = examples.load_data, process.embedder
+    monkeypatch.setattr(examples, "load_data", lambda *names: loads.append(1) or load(*names))
 
     def counted(*arguments):
         embed = embedder(*arguments)
