@@ -1,6 +1,7 @@
 """The page on encoders, docs/encoders.md:
 `python -m tests.experiments.encoders_page docs/encoders.json > docs/encoders.md`."""
 
+import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from tests.experiments.encoder_steps import SETTINGS
 ROOT = Path(__file__).parents[2]
 LAYERS = ROOT / "tests" / "bench" / "engines" / "golden" / "layer-sets.txt"
 STEPS = ROOT / "docs" / "encoder-steps.json"
+CHECKPOINT = ROOT / "docs" / "mpnet.csv"
 _MEASURED_AS = dict.fromkeys(("xlm-roberta", "camembert", "data2vec-text"), "roberta")
 """Architectures that compute what another does, whose steps stand for theirs."""
 
@@ -91,7 +93,7 @@ def page(results: Mapping[str, Any]) -> str:
         versions=results["versions"], minutes=results["minutes"],
         worst=worst, moved=moved, scores=scores, own_scores=own_scores, refused=refused,
         layers=layers, width=HIDDEN, sizes=sizes, agreements=agreements, ratios=ratios,
-        to_bert=to_bert, machine=steps["machine"],
+        to_bert=to_bert, machine=steps["machine"], checkpoint=_checkpoint(),
     )  # fmt: skip
 
 
@@ -103,6 +105,19 @@ def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
     settings = dict.fromkeys(row["setting"] for row in rows)
     lines += [[setting, *(shown[setting, kind] for kind in kinds)] for setting in settings]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _checkpoint() -> str:
+    """The rows of the checkpoint that people use."""
+    with CHECKPOINT.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "ok"]
+    return "\n".join(
+        f"| {row['mode']} {row['rank'] and 'rank ' + row['rank']} {row['layers']} {row['amp']} | "
+        f"{float(row['dev_score']):.3f} ({float(row['dev_ci_low']):.3f} to "
+        f"{float(row['dev_ci_high']):.3f}) | {float(row['train_s']):.0f} | "
+        f"{float(row['peak_rss_mib']):,.0f} | {int(row['params_trainable']):,} |"
+        for row in rows
+    ).replace("  ", " ")
 
 
 def _score(row: Mapping[str, Any]) -> str:
