@@ -11,7 +11,8 @@ from bench.analysis.costs import Limit, Need, cost_of
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, point, settings_of
 from bench.common.errors import InputError
-from bench.plan.rows import RESUMED
+from bench.plan.budget import was_left_out
+from bench.plan.rows import Row
 from bench.stats.intervals import Floats
 from bench.stats.racing import ROUNDS, Race, Round
 
@@ -103,12 +104,6 @@ def _round(
     values: list[Floats | None] = [None] * len(settings)
     for i in live:
         setting = settings[i]
-        rows = [row for row in setting.scored if row.seed == number]
-        ended = any(
-            row.seed == number and row.status not in (None, *RESUMED) for row in setting.rows
-        )
-        if not rows and not ended:
-            return None
         if number in setting.scores:
             if number not in setting.values:
                 raise InputError(
@@ -116,4 +111,11 @@ def _round(
                     "--rerun ok runs it again"
                 )
             values[i] = group.scoring.gain(1.0) * setting.values[number]
+        elif not any(row.seed == number and _has_failed(row) for row in setting.rows):
+            return None
     return values
+
+
+def _has_failed(row: Row) -> bool:
+    """Whether a row without a score is the last word on its cell."""
+    return row.status not in (None, "interrupted") and not was_left_out(row)

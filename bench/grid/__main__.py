@@ -172,7 +172,7 @@ def command(
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         inputs.check_engines(cells)
-    notes = inputs.every_note(cells, target.device, metric, some_run=some_run)
+    notes = inputs.every_note(cells, target.device, metric, some_run=some_run, races=race)
     if dry_run:
         _print_notes(notes)
         with Signals() as signals:

@@ -159,10 +159,12 @@ class Inputs:
             )
 
     def every_note(
-        self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool
+        self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool,
+        races: bool,
     ) -> Iterator[str]:
         """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
-        task's own) and on texts that are cut, for which examples are tokenised."""
+        task's own), unless a race decides, and on texts that are cut, for which examples are
+        tokenised."""
         grid, data, several = self.grid, self.data, len(self.models) > 1
         if self.why_engine:
             every = " of all models, so that costs are comparable" if several else ""
@@ -181,7 +183,7 @@ class Inputs:
         )
         if not some_run:
             return
-        if any(model.checkpoint for model in self.models.values()):
+        if not races and any(model.checkpoint for model in self.models.values()):
             dev = sum(size.dev for size in data.sizes.values())
             scored = dev if self.folds is None else len(self.folds.examples)
             yield from power_note(cells, scored, metric_of(metric or data.task.metric))

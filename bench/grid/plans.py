@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bench.analysis.racing import Raced
@@ -76,21 +77,28 @@ def rounds(
 ) -> Iterator[list[Planned]]:
     """The plans of a run: those of a search for learning rates, if any, then the grid's own, or
     those of a race."""
+    rated: PlanNow = plan_now
     if search is not None:
         for candidates in search.rounds():
             yield plan_now(candidates)
         cells = [search.tuned(cell) or without_rates(cell) for cell in cells]
-    if race is not None:
-        yield from race.rounds(cells, plan_now)
-        return
+        rated = partial(_with_rates, search, plan_now)
+    if race is None:
+        yield rated(cells)
+    else:
+        yield from race.rounds(cells, rated)
+
+
+def _with_rates(search: Search, plan_now: PlanNow, cells: Sequence[Cell]) -> list[Planned]:
+    """A plan in which cells are skipped, once, whose search found no rates."""
     planned = []
     for item in plan_now(cells):
-        if search is None or item.cell != without_rates(item.cell):
+        if item.cell != without_rates(item.cell):
             planned.append(item)
         elif item.repeat == 1:
             tries = search.statuses(item.cell)
             planned.append(replace(item, action=SKIP, reason=why_no_rates(tries), tries=tries))
-    yield planned
+    return planned
 
 
 @dataclass(frozen=True)

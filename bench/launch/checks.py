@@ -93,7 +93,7 @@ def check_held_out(share: float, data: Data) -> None:
 
 def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
     """Refuse a race with folds or seeds, which its rounds have themselves, with repeats, of random
-    weights, or of a single setting."""
+    weights, of a single setting, or of settings whose scores are not compared."""
     for flag in ("folds", "seeds", "repeats"):
         number = getattr(settings, flag) or 1
         if number > 1:
@@ -102,6 +102,9 @@ def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
         raise _refusal("race_of_random_weights")
     if len(cells) < 2:
         raise _refusal("race_of_one", name=cells[0].name)
+    apart = named(lambda about: about.compared in ("group", "never"))
+    if differing := [name for name in apart if len({getattr(c, name) for c in cells}) > 1]:
+        raise _refusal("race_of_groups", names=", ".join(differing))
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from bench.grid import plans
 from bench.stats import racing
-from tests.slurm.simulation import Simulation
 
 GRID = """
 [settings]
@@ -92,15 +91,6 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert len(grid.rows()) == 3
     assert "A race among 3 settings ends undecided after 1 round" in done.stdout
     assert "full, fp32" in done.stdout
-
-
-def test_a_race_on_a_cluster_has_an_array_for_each_round(race, grid):
-    with Simulation(nodes=4) as slurm:
-        done = race("--executor", "slurm")
-    assert done.returncode == 0, done.stderr
-    assert slurm.submitted == [3, 2, 2, 2, 3]
-    assert "in a race among 3 settings it was the cheapest" in done.stdout.lower()
-    assert len(grid.rows()) == 12
 
 
 def test_limits_leave_settings_out_by_their_forecast(race, grid):

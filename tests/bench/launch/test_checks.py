@@ -228,6 +228,8 @@ def test_a_race_has_folds_and_seeds_of_its_own(changes):
 def test_nothing_races_alone_or_with_random_weights():
     with pytest.raises(InputError, match="--race: full-fp32-s0 would race alone"):
         check_race(Settings(), [full()])
+    with pytest.raises(InputError, match="--race: its settings differ in batch_size, in which"):
+        check_race(Settings(), [full(), full(batch_size=8)])
     with pytest.raises(InputError, match="--race: random weights have no scores"):
         check_race(Settings(init="random"), [full(), full(seed=1)])
 
