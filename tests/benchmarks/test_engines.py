@@ -43,7 +43,7 @@ WORSE: Final = 1.15
 GATES: Final = """
 [settings]
 epochs = 1
-max_train = 512
+max_train = 1024
 max_dev = 64
 max_steps = 2
 [[cells]]
