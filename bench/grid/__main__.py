@@ -159,7 +159,7 @@ def command(
     )
     if limits:
         if not race:
-            raise InputError("--where: it limits a race; add --race, or leave it to bench.recommend")
+            raise InputError("--where limits a race: add --race, or give it to bench.recommend")
         with Signals() as signals:
             cells = session.within(cells, parse_where(limits), signals)
     search = None

@@ -159,7 +159,12 @@ class Inputs:
             )
 
     def every_note(
-        self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool,
+        self,
+        cells: Sequence[Cell],
+        device: Device,
+        metric: str | None,
+        *,
+        some_run: bool,
         races: bool,
     ) -> Iterator[str]:
         """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
