@@ -31,13 +31,17 @@ amp = ["off"]
 WORDS = ("film", "story")
 
 
-@pytest.fixture
-def race(grid):
-    """A command on texts whose class is which of two words they have."""
-    with (grid.folder / "data.csv").open("w", newline="") as file:
+def write_race(folder):
+    """A grid, and texts whose class is which of two words they have."""
+    with (folder / "data.csv").open("w", newline="") as file:
         rows = [(f"the {WORDS[n % 2]} of {n % 97} to {n}", WORDS[n % 2]) for n in range(1200)]
         csv.writer(file).writerows([("text", "label"), *rows])
-    (grid.folder / "race.toml").write_text(GRID)
+    (folder / "race.toml").write_text(GRID)
+
+
+@pytest.fixture
+def race(grid):
+    write_race(grid.folder)
 
     def run(*options, **others):
         return grid.run(

@@ -5,6 +5,8 @@ with a few of the faults of `python -m tests.experiments.faults --slurm`.
 """
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from bench.executors.slurm import executor as slurm_executor
 from bench.executors.slurm.executor import POLL, find_cluster
 from bench.executors.slurm.submission import submissions_folder
 from bench.results.row import kept_row
+from bench.results.store import read_rows
+from tests.bench.grid.test_race import write_race
 from tests.bench.grids import GridRuns
 from tests.components import COMPONENTS, need
 from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
@@ -165,3 +169,28 @@ def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
     assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
     assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
     assert summary([verdict], 3, 1.0)["injected"] == verdict.injected.total()
+
+
+def test_a_race_goes_on_after_a_kill_in_its_second_round(cluster, tmp_path, tiny_checkpoint):
+    runs = tmp_path / "runs.csv"
+    write_race(tmp_path)
+    command = [
+        sys.executable, "-m", "bench.grid", "--grid", str(tmp_path / "race.toml"), "--race",
+        "--data", str(tmp_path / "data.csv"), "--model", str(tiny_checkpoint),
+        "--executor", "slurm",
+        "--runs", str(runs), "--reports", str(tmp_path / "reports"),
+    ]  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def start():
+        return subprocess.Popen(command, env=cluster.environment | {POLL: "0.2"}, **pipes)
+
+    with start() as killed:
+        cluster.wait_for(lambda: runs.exists() and len(read_rows(runs)) >= 4, "four rows")
+        killed.kill()
+    out, err = start().communicate(timeout=240)
+    assert "in a race among 3 settings it was the cheapest" in out.lower(), err
+    rows = [(row.race, row.seed, row.attempt, row.status) for row in read_rows(runs)]
+    rounds = [("on", seed, 1, "ok") for seed in (0, 0, 0, 1, 1, 2, 2, 3, 3)]
+    assert sorted(rows[:9]) == rounds
+    assert sorted(rows[9:]) == [(None, seed, 1, "ok") for seed in range(3)]
