@@ -240,9 +240,9 @@ class Recommendation:
     def cross_fitted_score(self) -> float | None:
         """The score of what the rule picks, on examples that did not pick it. Each tenth of the
         examples scores what the rule picks by the others, if it picks something. None where nothing
-        is recommended or predictions are not kept."""
+        is recommended or predictions are not kept, and of a race, which did not see dev."""
         known = self.candidates
-        if not self.decided or not known.kept or known.examples < _FOLDS:
+        if self.raced or not self.decided or not known.kept or known.examples < _FOLDS:
             return None
         seeds = sorted({seed for sample in known.samples for seed in sample.scores})
         nothing = np.full(known.examples, np.nan)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
+from bench.analysis.racing import Raced
 from bench.analysis.recommendation import MOST, Candidates, Recommendation
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
@@ -373,9 +374,27 @@ def as_json(answer: Advice) -> dict[str, Any]:
         "learning_rates": _origins(recommended),
         "against_full_in_same_precision": _gaps(known.group, pick, full),
         "amp_itself": _gaps(known.group, full, base),
+        "race": None if recommended.raced is None else _race(recommended.raced),
         "heading": answer.heading,
         "sentences": list(answer.sentences),
         "commands": list(answer.commands),
+    }
+
+
+def _race(raced: Raced) -> dict[str, Any]:
+    """How far a race came, and what became of its settings, the cheapest first."""
+    return {
+        "rounds": len(raced.race.rounds),
+        "trainings": raced.trainings,
+        "over": raced.race.is_over,
+        "settings": [
+            {
+                "label": setting.label,
+                "left_after_round": raced.race.left.get(i),
+                "gap": raced.gap(i),
+            }
+            for i, setting in enumerate(raced.settings)
+        ],
     }
 
 

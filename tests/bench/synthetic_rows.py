@@ -133,6 +133,14 @@ def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Ro
     return rows
 
 
+class _Unplanned(Results):
+    """Results whose names are of no real files, beside which there may be a plan all the same."""
+
+    planned = property(lambda _self: [])  # type: ignore[assignment]
+
+
 def as_results(rows: Iterable[Row], runs: Iterable[str] = (), **more: Any) -> Results:
     """Results of these rows, from files of these names."""
-    return Results([*map(Path, runs)], [*rows], **more)
+    paths = [*map(Path, runs)]
+    kind = Results if any(path.is_absolute() for path in paths) else _Unplanned
+    return kind(paths, [*rows], **more)

@@ -17,8 +17,8 @@ from bench.plan.columns import NAMES, format_value
 from bench.report.__main__ import main as report
 from bench.results.rowfile import record
 from tests.bench.synthetic_rows import cell, full_grid, result_row
+from tests.reference_run import copy_reference
 
-ROOT = Path(__file__).parents[3]
 AXES = [*full_grid()[:2], *full_grid()[20:24]]
 
 
@@ -152,7 +152,7 @@ def test_bad_input_is_one_line_and_writes_nothing(place, arguments, monkeypatch,
 
 
 def test_the_committed_rows_against_themselves_by_another_metric(place):
-    own = str(ROOT / "runs.csv")
+    own = str(copy_reference(place))
     done = run(own, own, "--metric", "macro_f1", "--json")
     data = json.loads(done.stdout)
     assert re.fullmatch(r"No regression in \d\d+ settings\.", data["summary"][0])

@@ -84,6 +84,11 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     again = race()
     assert again.returncode == 0, again.stderr
     assert trainings(grid.rows()) == trainings(rows)
+    document = json.loads(race("--json").stdout)["recommendation"]["race"]
+    assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
+    left = {one["label"]: one["left_after_round"] for one in document["settings"]}
+    assert left["head, fp32"] == 1
+    assert set(left.values()) == {1, None}
     heading = next(line for line in done.stdout.splitlines() if line.startswith("Use "))
     assert heading.partition(":")[0] in again.stdout
 
