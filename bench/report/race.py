@@ -11,6 +11,7 @@ from bench.analysis.recommendation import Recommendation
 from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend, canvas, to_svg
 from bench.report.pages import Section, phrase
 from bench.report.tables import table
+from bench.report.text import signed
 from bench.stats.racing import ROUNDS
 
 _COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
@@ -49,7 +50,7 @@ def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
             axes.barh(place, rounds, color=colour, height=0.6)
             gap = entry["gap"]
             if isinstance(gap, float):
-                axes.text(rounds + 0.08, place, f"{100 * gap:+.1f}", va="center", fontsize=7)
+                axes.text(rounds + 0.08, place, signed(100 * gap, 1), va="center", fontsize=7)
         axes.set(xlim=(0, ROUNDS + 0.7), xlabel="rounds", xticks=range(ROUNDS + 1))
         axes.set_yticks(range(len(entries)), [str(entry["setting"]) for entry in entries])
         axes.invert_yaxis()

@@ -51,7 +51,7 @@ from bench.results.rescoring import Results
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20  # groups after the first that are shown
-_BRIEF: Final = ("encoders", "tradeoff", "why", "engines")
+_BRIEF: Final = ("encoders", "race", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
@@ -107,7 +107,7 @@ def report(
     decision = overall or recommended
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
-    searches = race_section(recommended) + rates_section(first, rows, planned)
+    searches = rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
     first_lines = [phrase("groups", "without_cells", bool(searches))]
     if first and recommended:
@@ -122,7 +122,8 @@ def report(
         after += authors_section([first, *others]) + forecasts_section(first)
         after += data_section(first, facts)
     shown = decision.candidates.group if decision else None
-    has_choice = shown is not None and shown.ok and len(shown.settings) > 1
+    # the rule of the explorer is not that of a race
+    has_choice = shown is not None and shown.ok and len(shown.settings) > 1 and not shown.race
     return {
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
@@ -135,8 +136,8 @@ def report(
         "advice": advice(decision, facts, results.exports, sources) if decision else None,
         "explorer": explorer(decision, sources, facts) if decision and has_choice else None,
         "sections": [
-            *encoders_section(encoders), *engines_section(rows, values_of, results.losses_of),
-            *before, *searches, *after,
+            *encoders_section(encoders), *race_section(recommended),
+            *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
         ],
         "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
