@@ -230,7 +230,8 @@ def groups(
 
 
 def _with_races(every: Sequence[Group]) -> list[Group]:
-    """Groups, with the race of each, which is no group beside it; one on dev comes in its place."""
+    """Groups with their races. The rounds of a race are no group of their own, unless nothing has
+    run on dev yet."""
     of_race = {group_key(group.rows[0]): group for group in every if group.is_race}
     result: dict[tuple[Value, ...], Group] = {}
     for group in every:

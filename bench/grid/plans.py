@@ -90,7 +90,7 @@ def rounds(
 
 
 def _with_rates(search: Search, plan_now: PlanNow, cells: Sequence[Cell]) -> list[Planned]:
-    """A plan in which cells are skipped, once, whose search found no rates."""
+    """A plan that skips cells whose search found no rates, and leaves out their repeats."""
     planned = []
     for item in plan_now(cells):
         if item.cell != without_rates(item.cell):

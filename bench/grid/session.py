@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from bench.analysis.costs import Limit, Need, parse_margin
+from bench.analysis.costs import NEEDS, Limit
 from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
@@ -123,17 +123,12 @@ class Session(Cells):
         )
         return left
 
-    def raced(
-        self, planned: Sequence[Planned], prefer: Need = "memory", margin: str | None = None
-    ) -> Raced | None:
+    def raced(self, planned: Sequence[Planned]) -> Raced | None:
         """The race of planned cells by the rows that there are; None without any."""
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
         values = values_from(results.predictions_of)
         race = next((group.race for group in groups(results.rows, plan, values)), None)
-        if race is None:
-            return None
-        size = None if margin is None else parse_margin(margin, race.scoring, None)
-        return replay(race, prefer, size)
+        return None if race is None else replay(race, NEEDS[0])
 
     def _run_round(
         self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = ()

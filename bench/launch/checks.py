@@ -102,8 +102,8 @@ def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
         raise _refusal("race_of_random_weights")
     if len(cells) < 2:
         raise _refusal("race_of_one", name=cells[0].name)
-    apart = named(lambda about: about.compared in ("group", "never"))
-    if differing := [name for name in apart if len({getattr(c, name) for c in cells}) > 1]:
+    names = named(lambda about: about.compared in ("group", "never"))
+    if differing := [name for name in names if len({getattr(c, name) for c in cells}) > 1]:
         raise _refusal("race_of_groups", names=", ".join(differing))
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from bench.stats.best import FEWEST_SEEDS, Differences, between_seeds, by_setting, effective_number
 from bench.stats.intervals import UNSEEN, Floats, quantile
+from minbert.data.tasks import RACE_FOLDS
 
-ROUNDS: Final = 5  # of a race, at most
+ROUNDS: Final = RACE_FOLDS  # of a race, at most
 LEVELS: Final = (0.01, 0.0132, 0.01686, 0.02095, 0.02514)
 """One-sided errors of the bounds of a round, by round, which spend 0.01 each of 0.05 in all, as the
 rounds before are part of each (Lan and DeMets 1983)."""

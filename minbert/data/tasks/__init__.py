@@ -13,6 +13,7 @@ from minbert.data.tasks.base import Task as Task
 from minbert.data.tasks.base import TaskData as TaskData
 from minbert.data.tasks.base import for_search as for_search
 from minbert.data.tasks.base import without_searched as without_searched
+from minbert.data.tasks.folds import RACE_FOLDS as RACE_FOLDS
 from minbert.data.tasks.folds import Folds as Folds
 from minbert.data.tasks.folds import for_race as for_race
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minbert.data.tasks import (
+    RACE_FOLDS,
     TASKS,
     Examples,
     Folds,
@@ -18,7 +19,6 @@ from minbert.data.tasks import (
     for_search,
     load_data,
 )
-from minbert.data.tasks.folds import RACE_FOLDS
 from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.errors import InputError
 from tests.cs224n import write_folder
