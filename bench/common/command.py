@@ -102,6 +102,8 @@ def options_in(
             fields["type"] = click.Choice(table["choices"])
         elif types and "type" in table:
             fields["type"] = types[table["type"]]
+        if "/" in flag:  # on or off, or neither is given
+            fields.setdefault("default", None)
         fields["help"] = table["help"].format_map(texts)
         return click.option(flag, *filter(None, [table.get("name")]), **fields)
 

@@ -30,7 +30,7 @@ Examples:
   python -m bench.compare runs.csv --base "code_version=0.1.0+g1" --new "code_version=0.1.0+g2"
   python -m bench.compare before.csv after.csv --max-slowdown 10% --strict --json
   python -m bench.compare --run ../before . --grid docs/steps.toml
-  python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
+  python -m bench.compare --run --grid smoke --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
 _ROUNDS: Final = 24
 _FOLDER: Final = Path("runs/compare")

@@ -111,7 +111,6 @@ def command(
     selection: str,
     rerun: str | None,
     lr: str,
-    race: bool,
     limits: str,
     confirm: int | None,
     timeout: float | None,
@@ -137,7 +136,9 @@ def command(
     cells = select(inputs.cells(target), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    inputs.check(cells, executor.devices, searches=lr == "auto", races=race)
+    inputs.check(cells, executor.devices, searches=lr == "auto")
+    if grid.settings.race:
+        inputs.check_race(cells, {kind.amp_on for kind in executor.kinds.values()})
     if store.rows is not None and store.torn:  # known once rows are read
         note_to_stderr(torn_line(runs))
 
@@ -158,21 +159,21 @@ def command(
         account=Account(executor.workers),
     )
     if limits:
-        if not race:
+        if not grid.settings.race:
             raise InputError("--where limits a race: add --race, or give it to bench.recommend")
         with Signals() as signals:
             cells = session.within(cells, parse_where(limits), signals)
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)
-    races = Races(session.raced) if race else None
+    races = Races(session.raced) if grid.settings.race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, races))
     if number is None and not any(item.action == "run" for item in planned):
         planned = [*planned, *session.to_confirm(planned)]
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         inputs.check_engines(cells)
-    notes = inputs.every_note(cells, target.device, metric, some_run=some_run, races=race)
+    notes = inputs.every_note(cells, target.device, metric, some_run=some_run)
     if dry_run:
         _print_notes(notes)
         with Signals() as signals:

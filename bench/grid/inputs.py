@@ -1,6 +1,6 @@
 """What the cells of a run are made from: a grid, examples and models."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import chain
@@ -126,9 +126,7 @@ class Inputs:
         )
         return expand(self.grid, *resolved)
 
-    def check(
-        self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool, races: bool
-    ) -> None:
+    def check(self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool) -> None:
         """Refuse cells that can't run, and data that their settings don't fit."""
         grid, data = self.grid, self.data
         for cell in cells:
@@ -144,12 +142,15 @@ class Inputs:
         checks.check_held_out(grid.settings.share_held_out, data)
         checks.check_loss(grid.variants, cells, data)
         checks.check_class_settings(grid.variants, data)
-        if races:
-            checks.check_race(grid.settings, cells)
-            for_race(data, 0)
         if searches:
             checks.check_search(grid, self.train_examples(), self.searched)
             checks.check_held_out(grid.settings.share_held_out, self.searched)
+
+    def check_race(self, cells: Sequence[Cell], amps: Collection[str]) -> None:
+        """Refuse what can't race on devices on which `amp` on is one of some types."""
+        has_on = any("on" in axes.amp for axes in self.grid.cells)
+        checks.check_race(self.grid.settings, cells, amps if has_on else ())
+        for_race(self.data, 0)
 
     def check_engines(self, cells: Sequence[Cell]) -> None:
         for model in self.models.values():
@@ -165,7 +166,6 @@ class Inputs:
         metric: str | None,
         *,
         some_run: bool,
-        races: bool,
     ) -> Iterator[str]:
         """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
         task's own), unless a race decides, and on texts that are cut, for which examples are
@@ -188,7 +188,7 @@ class Inputs:
         )
         if not some_run:
             return
-        if not races and any(model.checkpoint for model in self.models.values()):
+        if not grid.settings.race and any(model.checkpoint for model in self.models.values()):
             dev = sum(size.dev for size in data.sizes.values())
             scored = dev if self.folds is None else len(self.folds.examples)
             yield from power_note(cells, scored, metric_of(metric or data.task.metric))

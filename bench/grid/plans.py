@@ -112,15 +112,15 @@ class Races:
         planned: list[Planned] = []
         for number in range(ROUNDS):
             of_round = [replace(cell, race=ON, seed=number, fold=number) for cell in cells]
-            yield (now := plan_now(of_round))
-            planned += now
+            yield plan_now(of_round)
+            planned += (ran := plan_now(of_round))  # with the ids of the devices that ran them
             raced = self.replay(planned)
             if raced is None or len(raced.race.rounds) <= number:
                 return
             left = (
                 raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
             )
-            cells = [cell for cell, own in zip(cells, of_round, strict=True) if _has(left, own)]
+            cells = [cell for cell, own in zip(cells, ran, strict=True) if _has(left, own.cell)]
             if raced.race.is_over:
                 break
         if cells:

@@ -91,9 +91,10 @@ def check_held_out(share: float, data: Data) -> None:
             raise _refusal("held_out", share=share, train=size.train, part=part)
 
 
-def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
+def check_race(settings: Settings, cells: Sequence[Cell], amps: Collection[str] = ()) -> None:
     """Refuse a race with folds or seeds, which its rounds have themselves, with repeats, of random
-    weights, of a single setting, or of settings whose scores are not compared."""
+    weights, of a single setting, of settings whose scores are not compared, or on devices on which
+    `amp` on is of several types."""
     for flag in ("folds", "seeds", "repeats"):
         number = getattr(settings, flag) or 1
         if number > 1:
@@ -105,6 +106,8 @@ def check_race(settings: Settings, cells: Sequence[Cell]) -> None:
     names = named(lambda about: about.compared in ("group", "never"))
     if differing := [name for name in names if len({getattr(c, name) for c in cells}) > 1]:
         raise _refusal("race_of_groups", names=", ".join(differing))
+    if len(amps) > 1:
+        raise _refusal("race_of_types", amps=" and ".join(sorted(amps)))
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:

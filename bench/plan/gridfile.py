@@ -167,6 +167,7 @@ class Settings(_Given):
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
+    race: bool = False
     max_train: Count | None = None
     max_dev: Count | None = None
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0

@@ -181,6 +181,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         "pooling": resolved.pooling,
         "data_digest": resolved.data_digest,
         "held_out": settings.share_held_out,
+        "race": None,  # of the cells of its rounds alone
         "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
         "engine": resolved.engine if settings.engine == AUTO else settings.engine,
         "engine_version": resolved.engine_version,

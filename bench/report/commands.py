@@ -39,11 +39,13 @@ def commands(
     again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
-    of_grid = [*_options(group, facts, {"seeds": None}), *_metric(group), "--race"]
-    of_grid = of_grid if group.race else options
-    lines = [_line(grid, *of_grid, *search) for grid, search in grids[:8]]
+    of_race = [*_options(group, facts, {"seeds": None}), *_metric(group)]
+    of_grid = of_race if group.race else options
+    lines = [
+        _line(group, grid, *of_grid, *search, race=bool(group.race)) for grid, search in grids[:8]
+    ]
     if not group.is_race:
-        lines.append(_line(*_alone(group, group.first, options, AXES), "--rerun", "ok"))
+        lines.append(_line(group, *_alone(group, group.first, options, AXES), "--rerun", "ok"))
     narrow = [] if code_version is None else ["--code-version", code_version]
     report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
     return [*lines, command_line("report", *report)]
@@ -58,11 +60,14 @@ def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting, with the options of `options_of`."""
     options = [*options]
     options[options.index("--seeds") + 1] = str(1 + max(row.seed for row in setting.rows))
-    return _line(*_alone(group, setting.rows[0], options), "--rerun", "ok")
+    return _line(group, *_alone(group, setting.rows[0], options), "--rerun", "ok")
 
 
-def _line(grid: str, *words: str) -> str:
-    return command_line("grid", "--grid", grid, *words)
+def _line(group: Group, grid: str, *words: str, race: bool = False) -> str:
+    named = grid in gridfile.names()
+    races = gridfile.load(grid).settings.race if named else bool(group.race) and not race
+    flag = [] if race == races else ["--race" if race else "--no-race"]
+    return command_line("grid", "--grid", grid, *words, *flag)
 
 
 def _alone(
@@ -82,9 +87,11 @@ def confirm_command(
     row = known.settings[recommended.pick or 0].rows[0]
     usual = not recommended.limits and recommended.prefer == NEEDS[0]
     if usual and known.margin == group.margin:
-        return _line(*_alone(group, row, options_of(group, facts)), "--confirm", str(trainings))
+        return _line(
+            group, *_alone(group, row, options_of(group, facts)), "--confirm", str(trainings)
+        )
     options = [*_options(group, facts, {"seeds": trainings}), *_metric(group)]
-    return _line(*_alone(group, row, options))
+    return _line(group, *_alone(group, row, options))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
@@ -131,9 +138,9 @@ def narrowed(
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
     if group.race:
-        options, search = {**options, "seeds": None}, (*search, "--race")
+        options = {**options, "seeds": None}
     every = [*_options(group, facts, options), *_metric(group)]
-    return _line(grid, *every, *search, *narrow, *again)
+    return _line(group, grid, *every, *search, *narrow, *again, race=bool(group.race))
 
 
 def _grid(group: Group, row: Row) -> tuple[str, tuple[str, ...]]:

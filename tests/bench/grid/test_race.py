@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from unittest import mock
 
@@ -99,7 +100,27 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert done.returncode == 0, done.stderr
     assert len(grid.rows()) == 3
     assert "A race among 3 settings ends undecided after 1 round" in done.stdout
-    assert "full, fp32" in done.stdout
+    assert (
+        "Possible bests are full, fp32, the best by score; lora rank 4 on all-lin-only"
+        in done.stdout
+    )
+    assert re.search(
+        r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
+    )
+
+
+def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
+    plan = json.loads(
+        grid.run("--dry-run", "--json", grid="quick", quick=("--device", "cpu")).stdout
+    )
+    assert plan["total"]["covers"] == "race, round 1 of 5"
+    options = ("--no-race", "--seeds", "2", "--dry-run", "--json")
+    plan = json.loads(grid.run(*options, grid="quick", quick=("--device", "cpu")).stdout)
+    assert {cell["race"] for cell in plan["cells"]} == {None}
+    assert len(plan["cells"]) == 10
+    refused = grid.run("--seeds", "2", grid="quick")
+    assert refused.returncode == 2
+    assert "leave out --seeds 2, or seeds in the grid file, or give --no-race" in refused.stderr
 
 
 def test_limits_leave_settings_out_by_their_forecast(race, grid):

@@ -232,6 +232,9 @@ def test_nothing_races_alone_or_with_random_weights():
         check_race(Settings(), [full(), full(batch_size=8)])
     with pytest.raises(InputError, match="--race: random weights have no scores"):
         check_race(Settings(init="random"), [full(), full(seed=1)])
+    check_race(Settings(), [full(), full(seed=1)], {"bf16"})
+    with pytest.raises(InputError, match="amp on is bf16 and fp16 on these devices"):
+        check_race(Settings(), [full(), full(seed=1)], {"fp16", "bf16"})
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):

@@ -9,13 +9,14 @@ from bench.analysis.groups import groups
 from bench.grid.__main__ import command
 from bench.grid.inputs import override
 from bench.plan import gridfile
+from bench.plan.cell import ON
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
 from bench.results.facts import DataFacts
 from tests.bench.synthetic_rows import new_row
 
-SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task")
+SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
 AXES = ("mode", "rank", "layers", "amp", "batch_size", "seed")
 MINE = """
 [settings]
@@ -56,7 +57,8 @@ def planned(line, amp_on="bf16"):
     assert words[:3] == ["python", "-m", "bench.grid"]
     given = command.make_context("bench.grid", words[3:]).params
     grid = override(
-        gridfile.load(given["grid_name"]), {name: given[name] for name in SETTINGS if given[name]}
+        gridfile.load(given["grid_name"]),
+        {name: given[name] for name in SETTINGS if given[name] is not None},
     )
     return select(cells(grid, amp_on), parse_selection(given["selection"]))
 
@@ -130,3 +132,25 @@ def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(source, expecte
         assert given["metric"] == "macro_f1"
     assert report.endswith("--metric macro_f1")
     assert parse_selection(given["selection"])["max_length"] == {"48"}
+
+
+@pytest.mark.parametrize("grid", ["quick", "mine"])
+def test_a_race_is_repeated_as_one_and_a_cell_of_it_alone(grid):
+    every = cells(gridfile.load("quick"))
+    raced = [replace(cell, race=ON, seed=n, fold=n) for n in range(2) for cell in every]
+    final = [replace(every[0], seed=n) for n in range(3)]
+    (group,) = groups(rows_of([*raced, *final], grid))
+    assert group.race
+    whole, one, _ = commands(group, [])
+    (alone,) = groups(rows_of(final, grid))
+    (again, *_) = commands(alone, [])
+    lines = {"whole": whole, "one": one, "again": again}
+    races = {name: command.make_context("bench.grid", shlex.split(line)[3:]).params["race"]
+             for name, line in lines.items()}  # fmt: skip
+    if grid == "quick":  # which is a race by itself
+        assert races == {"whole": None, "one": False, "again": False}
+        assert {cell.cell_id for cell in planned(one)} == {every[0].cell_id}
+    else:
+        assert races == {"whole": True, "one": False, "again": None}
+    assert "--seeds" not in whole
+    assert "--seeds 3" in again
