@@ -1,0 +1,254 @@
+"""Default learning rates: what they lose against rates that are tuned for each setting and task.
+
+`python -m tests.experiments.rates --help`
+"""
+
+import csv
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.plan.gridfile import Rates
+from bench.plan.rows import Row
+from bench.results.outcomes import Outcome, outcomes_file
+from bench.results.predictions import keep_outcomes, kept_predictions
+from bench.results.rowfile import read_rows
+from bench.results.scores import numbers
+from bench.stats.intervals import Interval, mean_t
+from minbert.data.tasks import TaskData, load_data
+from tests.experiments.pages import with_tables
+
+_DOCS: Final = Path(__file__).parents[3] / "docs"
+ROWS: Final = _DOCS / "rates.csv"
+PAGE: Final = _DOCS / "rates.md"
+TASKS: Final = ("movies", "nyt", "sts", "amazon", "tweets")
+FEW_TASKS: Final = TASKS[:2]
+TRAIN: Final = 2000
+DEV: Final = 2500
+BASIS: Final = {"full": 1e-4, "adapter": 1e-3, "base": 1e-4, "head": 1e-3}
+"""The rates whose multiples by powers of √10 are measured."""
+EXPONENTS: Final = (1, 2, 0, 3)
+_LORA: Final = 'mode = ["lora"]\nlayers = ["all-lin-only"]\n'
+_FULL: Final = '[[cells]]\nmode = ["full"]\namp = ["on"]\n'
+Floats = NDArray[np.float64]
+
+
+def _lora(rank: int, more: str = "") -> str:
+    return f'[[cells]]\n{_LORA}rank = [{rank}]\namp = ["on"]\n{more}'
+
+
+MAIN: Final = """[[cells]]
+mode = ["full", "head"]
+amp = ["on"]
+[[cells]]
+mode = ["lora", "dora"]
+rank = [8]
+layers = ["attn", "all-lin-only"]
+amp = ["on"]
+"""
+OTHERS: Final = {
+    "rank1-": ("", _lora(1)),
+    "rank64-": ("", _lora(64)),
+    "rank1a2-": ("alpha = 2.0\n", _lora(1)),
+    "rank64a128-": ("alpha = 128.0\n", _lora(64)),
+    "rs64-": ("", _lora(64, "settings.use_rslora = true\n")),
+    "batch16-": ("batch_size = 16\n", _FULL + _lora(8)),
+    "batch256-": ("batch_size = 256\n", _FULL + _lora(8)),
+}
+"""Settings by the name of their grid: the values that all its cells share, and its cells."""
+
+
+def write_examples(task: str, data: Path, folder: Path) -> None:
+    """Write 2,000 training examples of a task, and others to score, as CSV files. Equal texts stay
+    together."""
+    loaded = load_data(task, data if task == "sts" else None)
+    assert isinstance(loaded, TaskData)
+    rows = defaultdict(list)
+    for key, row in _rows(loaded):
+        rows[key].append(row)
+    keys = sorted(rows)
+    random.Random(0).shuffle(keys)  # noqa: S311
+    parts: dict[str, list[list[object]]] = {"train": [], "dev": []}
+    for key in keys:
+        parts["train" if len(parts["train"]) < TRAIN else "dev"] += rows[key]
+    names = ["text"] if len(parts["train"][0]) == 2 else ["a", "b"]
+    for part, most in {"train": TRAIN, "dev": DEV}.items():
+        with (folder / f"{task}-{part}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([[*names, "label"], *parts[part][:most]])
+
+
+def _rows(data: TaskData) -> Iterator[tuple[str, list[object]]]:
+    classes = data.task.classes
+    for examples in (data.train, data.dev):
+        keys, labels = examples.keys(), examples.labels
+        for n, key in enumerate(keys):
+            label = classes[int(labels[n])] if classes else float(labels[n])
+            yield key, [*(column[n] for column in examples.columns), label]
+
+
+def write_grid(path: Path, name: str, exponent: int) -> None:
+    """Write the grid of some settings at rates that are a power of √10 times the basis."""
+    shared, cells = OTHERS.get(name, ("", MAIN))
+    rates = "".join(f"{n} = {v * 10 ** (exponent / 2):.3g}\n" for n, v in BASIS.items())
+    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{shared}'
+    path.write_text(f"{settings}[settings.learning_rates]\n{rates}{cells}", encoding="utf-8")
+
+
+def run_grid(folder: Path, task: str, name: str, exponent: int, more: Sequence[str] = ()) -> None:
+    """Train the settings of a grid that have no row yet."""
+    grid = folder / f"{name}{exponent:+d}.toml"
+    write_grid(grid, name, exponent)
+    data = ["--data", str(folder / f"{task}-train.csv")]
+    data += ["--validation", str(folder / f"{task}-dev.csv")]
+    pair = ["--text", "a", "--text-pair", "b"] if task == "sts" else []
+    places = ["--runs", str(folder / "rates.csv"), "--reports", str(folder / "reports")]
+    command = [sys.executable, "-m", "bench.grid", "--grid", str(grid), "--task", f"r-{task}"]
+    subprocess.run([*command, *data, *pair, *places, "--jobs", "2", *more], check=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Scores of one setting on one task, in points, by the exponent of its rates.
+
+    Attributes:
+        scores: on all scored examples [N].
+        halves: on each half of them [N, 2].
+    """
+
+    task: str
+    name: str
+    exponents: Floats
+    scores: Floats
+    halves: Floats
+
+    def best(self, scores: Floats) -> float:
+        """The exponent with the best of some scores [N] on the parabola through the three of them
+        around the largest; within these three."""
+        at = self._around(scores)
+        x, y = self.exponents[at], scores[at]
+        curve = np.polynomial.Polynomial.fit(x, y, 2).convert()
+        if curve.coef[-1] >= 0:
+            return float(x[np.argmax(y)])
+        return float(np.clip(curve.deriv().roots()[0], x[0], x[-1]))
+
+    def at(self, exponent: float, scores: Floats) -> float:
+        """Scores [N] between exponents, on the parabola through the three nearest."""
+        nearest = np.sort(np.argsort(np.abs(self.exponents - exponent), kind="stable")[:3])
+        x, y = self.exponents[nearest], scores[nearest]
+        return float(np.polynomial.Polynomial.fit(x, y, 2)(exponent))
+
+    def _around(self, scores: Floats) -> slice:
+        middle = int(np.clip(np.argmax(scores), 1, len(scores) - 2))
+        return slice(middle - 1, middle + 2)
+
+    @property
+    def optimum(self) -> float:
+        return self.best(self.scores)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best of the measured rates has a neighbour on one side alone."""
+        return int(np.argmax(self.scores)) in (0, len(self.scores) - 1)
+
+    def regret(self, exponent: float) -> float:
+        """How many points rates lose against those that one half of the examples chooses, on the
+        other half; the mean of both directions."""
+        losses = []
+        for chooses, scores in ((0, 1), (1, 0)):
+            tuned = self.best(self.halves[:, chooses])
+            own = self.halves[:, scores]
+            losses.append(self.at(tuned, own) - self.at(exponent, own))
+        return float(np.mean(losses))
+
+
+def curves(runs: Path) -> list[Curve]:
+    """The curves of a CSV, those of at least three rates."""
+    outcomes = kept_predictions(runs)
+    found = defaultdict[tuple[str, str], list[tuple[float, Floats]]](list)
+    for row in read_rows(runs):
+        if row.status == "ok" and (parts := outcomes([row])):
+            key = (row.task or "").removeprefix("r-"), label(row)
+            found[key].append((exponent_of(row), _halves(row, parts[""])))
+    every = []
+    for (task, name), points in found.items():
+        points.sort(key=lambda point: point[0])
+        if len(points) >= 3:
+            scores = 100 * np.array([one for _, one in points])
+            exponents = np.array([at for at, _ in points])
+            every.append(Curve(task, name, exponents, scores[:, 0], scores[:, 1:]))
+    return every
+
+
+def _halves(row: Row, outcome: Outcome) -> Floats:
+    """The score on all examples, and on those of even and odd number [3]."""
+    labels = outcome.labels
+    parts = [slice(None), slice(0, None, 2), slice(1, None, 2)]
+    some = [Outcome(outcome.predicted[p], None if labels is None else labels[p], "") for p in parts]
+    return np.array([numbers(row.dev_metric or "", one).mean() for one in some])
+
+
+def exponent_of(row: Row) -> float:
+    """The power of √10 that a row's rates are times the basis."""
+    name = {"full": "full", "head": "head"}.get(row.mode or "", "adapter")
+    rate = row.learning_rate_head if name == "head" else row.learning_rate
+    return round(2 * float(np.log10((rate or 0.0) / BASIS[name])), 1)
+
+
+def label(row: Row) -> str:
+    words = [row.mode, row.layers, f"rank {row.rank}" if row.rank else None]
+    words += [f"alpha {row.alpha:g}" if row.alpha not in (None, 16.0) else None]
+    words += ["rsLoRA" if row.use_rslora == "on" else None]
+    words += [f"batch {row.batch_size}" if row.batch_size != 64 else None]
+    return ", ".join(word for word in words if word)
+
+
+MAIN_NAMES: Final = ("full", "head", *(f"{mode}, {layers}, rank 8" for mode in ("lora", "dora")
+                     for layers in ("attn", "all-lin-only")))  # fmt: skip
+
+
+def default_of(name: str) -> float:
+    """The exponent of the default rates of a setting."""
+    rates = Rates()
+    group = name.partition(",")[0]
+    group = group if group in ("full", "head") else "adapter"
+    return 2 * float(np.log10(getattr(rates, group) / BASIS[group]))
+
+
+def regrets(every: Sequence[Curve], exponents: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The regret in points of given exponents, by setting and task."""
+    found = defaultdict[str, dict[str, float]](dict)
+    for curve in every:
+        if curve.name in exponents:
+            found[curve.name][curve.task] = curve.regret(exponents[curve.name])
+    return dict(found)
+
+
+def mean_regret(found: Mapping[str, Mapping[str, float]]) -> Interval:
+    """The mean over settings, and its interval by Student's t over tasks."""
+    tasks = sorted({task for own in found.values() for task in own})
+    return mean_t([float(np.mean([own[t] for own in found.values() if t in own])) for t in tasks])
+
+
+def keep(folder: Path) -> None:
+    """Keep rows and outcomes beside the page."""
+    ROWS.write_bytes((folder / "rates.csv").read_bytes())
+    rows = read_rows(folder / "rates.csv")
+    keep_outcomes(folder / "rates.csv", rows)
+    outcomes = outcomes_file(folder / "rates.csv")
+    ROWS.with_name(outcomes.name).write_bytes(outcomes.read_bytes())
+
+
+def page(text: str, every: Sequence[Curve]) -> str:
+    facts: dict[str, Any] = {
+        "curves": every, "tasks": TASKS, "few": FEW_TASKS, "main": MAIN_NAMES,
+        "default_of": default_of, "regrets": regrets, "mean_regret": mean_regret,
+    }  # fmt: skip
+    return with_tables(text, Path(__file__).parent, **facts)
