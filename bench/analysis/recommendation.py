@@ -213,6 +213,12 @@ class Recommendation:
         return not self.obstacles
 
     @property
+    def is_usual(self) -> bool:
+        """Whether it is what bench.grid recommends: without limits, and by its cost and margin."""
+        known = self.candidates
+        return not self.limits and self.prefer == NEEDS[0] and known.margin == known.group.margin
+
+    @property
     def setting(self) -> Setting | None:
         return None if self.pick is None else self.candidates.settings[self.pick]
 

@@ -85,8 +85,7 @@ def confirm_command(
     by --confirm, where it is what bench.grid recommends, too."""
     known, group = recommended.candidates, recommended.candidates.group
     row = known.settings[recommended.pick or 0].rows[0]
-    usual = not recommended.limits and recommended.prefer == NEEDS[0]
-    if usual and known.margin == group.margin:
+    if recommended.is_usual:
         return _line(
             group, *_alone(group, row, options_of(group, facts)), "--confirm", str(trainings)
         )

@@ -192,7 +192,7 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     known, every = recommended.candidates, list[dict[str, Any]]()
     group = known.group
     if recommended.raced is not None:
-        return [{}] if "race open" in recommended.obstacles else []
+        return [{}] if "race open" in recommended.obstacles and recommended.is_usual else []
     if "no score" in recommended.obstacles:
         every += _for_a_score(group)
     every += [{}] * len({"one seed", "no common seed", "few seeds"} & {*recommended.obstacles})

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from bench.grid import plans
+from bench.recommend import main as recommend
 from bench.stats import racing
 
 GRID = """
@@ -57,7 +58,7 @@ def trainings(rows):
     return [(row.race, row.mode, row.seed) for row in rows]
 
 
-def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid):
+def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid, capsys):
     plan = json.loads(race("--dry-run", "--json").stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
     assert plan["total"]["race_at_most_s"] == pytest.approx(5 * plan["total"]["predicted_s"])
@@ -87,6 +88,12 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert trainings(grid.rows()) == trainings(rows)
     document = json.loads(race("--json").stdout)["recommendation"]["race"]
     assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
+    with pytest.raises(SystemExit):
+        recommend(["--runs", str(grid.csv), "--margin", "0.0001"])
+    other = capsys.readouterr().out
+    assert "its rounds were run for the usual margin and cost" in other
+    assert "same command" not in other
+    assert "bench.grid" not in other
     left = {one["label"]: one["left_after_round"] for one in document["settings"]}
     assert left["head, fp32"] == 1
     assert set(left.values()) == {1, None}

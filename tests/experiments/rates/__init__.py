@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,6 @@ TRAIN: Final = 2000
 DEV: Final = 2500
 BASIS: Final = {"full": 1e-4, "adapter": 1e-3, "base": 1e-4, "head": 1e-3}
 """The rates whose multiples by powers of √10 are measured."""
-EXPONENTS: Final = (1, 2, 0, 3)
 _LORA: Final = 'mode = ["lora"]\nlayers = ["all-lin-only"]\n'
 _FULL: Final = '[[cells]]\nmode = ["full"]\namp = ["on"]\n'
 Floats = NDArray[np.float64]
@@ -45,30 +44,42 @@ def _lora(rank: int, more: str = "") -> str:
     return f'[[cells]]\n{_LORA}rank = [{rank}]\namp = ["on"]\n{more}'
 
 
-MAIN: Final = """[[cells]]
-mode = ["full", "head"]
-amp = ["on"]
-[[cells]]
+_HEAD: Final = '[[cells]]\nmode = ["head"]\namp = ["on"]\n'
+_ADAPTERS: Final = """[[cells]]
 mode = ["lora", "dora"]
 rank = [8]
 layers = ["attn", "all-lin-only"]
 amp = ["on"]
 """
-OTHERS: Final = {
-    "rank1-": ("", _lora(1)),
-    "rank64-": ("", _lora(64)),
-    "rank1a2-": ("alpha = 2.0\n", _lora(1)),
-    "rank64a128-": ("alpha = 128.0\n", _lora(64)),
-    "rs64-": ("", _lora(64, "settings.use_rslora = true\n")),
-    "batch16-": ("batch_size = 16\n", _FULL + _lora(8)),
-    "batch256-": ("batch_size = 256\n", _FULL + _lora(8)),
+
+
+@dataclass(frozen=True)
+class Some:
+    """Settings that are measured together: their cells, the values that these share, on which tasks
+    and at which rates, as exponents of √10."""
+
+    cells: str
+    shared: str = ""
+    tasks: Sequence[str] = FEW_TASKS
+    exponents: Sequence[float] = (1.0, 0.0, 1.5)
+
+
+GRIDS: Final = {
+    "encoder": Some(_FULL + _ADAPTERS, tasks=TASKS),
+    "head": Some(_HEAD, tasks=TASKS, exponents=(1.0, 2.0, 3.0)),
+    "rank1": Some(_lora(1)),
+    "rank64": Some(_lora(64)),
+    "rank1-alpha2": Some(_lora(1), "alpha = 2.0\n"),
+    "rank64-alpha128": Some(_lora(64), "alpha = 128.0\n"),
+    "rank64-rslora": Some(_lora(64, "settings.use_rslora = true\n")),
+    "batch16": Some(_FULL + _lora(8), "batch_size = 16\n"),
+    "batch256": Some(_FULL + _lora(8), "batch_size = 256\n"),
 }
-"""Settings by the name of their grid: the values that all its cells share, and its cells."""
 
 
-def write_examples(task: str, data: Path, folder: Path) -> None:
-    """Write 2,000 training examples of a task, and others to score, as CSV files. Equal texts stay
-    together."""
+def write_examples(task: str, data: Path, folder: Path, dev: int | None = DEV) -> None:
+    """Write 2,000 training examples of a task, and so many others to score (None: all), as CSV
+    files. Equal texts stay together."""
     loaded = load_data(task, data if task == "sts" else None)
     assert isinstance(loaded, TaskData)
     rows = defaultdict(list)
@@ -80,7 +91,7 @@ def write_examples(task: str, data: Path, folder: Path) -> None:
     for key in keys:
         parts["train" if len(parts["train"]) < TRAIN else "dev"] += rows[key]
     names = ["text"] if len(parts["train"][0]) == 2 else ["a", "b"]
-    for part, most in {"train": TRAIN, "dev": DEV}.items():
+    for part, most in {"train": TRAIN, "dev": dev}.items():
         with (folder / f"{task}-{part}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([[*names, "label"], *parts[part][:most]])
 
@@ -94,24 +105,23 @@ def _rows(data: TaskData) -> Iterator[tuple[str, list[object]]]:
             yield key, [*(column[n] for column in examples.columns), label]
 
 
-def write_grid(path: Path, name: str, exponent: int) -> None:
+def write_grid(path: Path, some: Some, exponent: float) -> None:
     """Write the grid of some settings at rates that are a power of √10 times the basis."""
-    shared, cells = OTHERS.get(name, ("", MAIN))
     rates = "".join(f"{n} = {v * 10 ** (exponent / 2):.3g}\n" for n, v in BASIS.items())
-    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{shared}'
-    path.write_text(f"{settings}[settings.learning_rates]\n{rates}{cells}", encoding="utf-8")
+    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{some.shared}'
+    path.write_text(f"{settings}[settings.learning_rates]\n{rates}{some.cells}", encoding="utf-8")
 
 
-def run_grid(folder: Path, task: str, name: str, exponent: int, more: Sequence[str] = ()) -> None:
+def run_grid(folder: Path, name: str, task: str, exponent: float) -> None:
     """Train the settings of a grid that have no row yet."""
-    grid = folder / f"{name}{exponent:+d}.toml"
-    write_grid(grid, name, exponent)
+    grid = folder / f"{name}{exponent:+g}.toml"
+    write_grid(grid, GRIDS[name], exponent)
     data = ["--data", str(folder / f"{task}-train.csv")]
     data += ["--validation", str(folder / f"{task}-dev.csv")]
     pair = ["--text", "a", "--text-pair", "b"] if task == "sts" else []
     places = ["--runs", str(folder / "rates.csv"), "--reports", str(folder / "reports")]
     command = [sys.executable, "-m", "bench.grid", "--grid", str(grid), "--task", f"r-{task}"]
-    subprocess.run([*command, *data, *pair, *places, "--jobs", "2", *more], check=False)
+    subprocess.run([*command, *data, *pair, *places, "--jobs", "2"], check=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +207,7 @@ def _halves(row: Row, outcome: Outcome) -> Floats:
 
 def exponent_of(row: Row) -> float:
     """The power of √10 that a row's rates are times the basis."""
-    name = {"full": "full", "head": "head"}.get(row.mode or "", "adapter")
+    name = group_of(row.mode or "")
     rate = row.learning_rate_head if name == "head" else row.learning_rate
     return round(2 * float(np.log10((rate or 0.0) / BASIS[name])), 1)
 
@@ -214,12 +224,20 @@ MAIN_NAMES: Final = ("full", "head", *(f"{mode}, {layers}, rank 8" for mode in (
                      for layers in ("attn", "all-lin-only")))  # fmt: skip
 
 
+def group_of(name: str) -> str:
+    """The group of parameters by whose rate those of a setting are named."""
+    mode = name.partition(",")[0]
+    return mode if mode in ("full", "head") else "adapter"
+
+
+def rate_of(name: str, exponent: float) -> str:
+    return f"{BASIS[group_of(name)] * 10 ** (exponent / 2):.1e}".replace("e-0", "e-")
+
+
 def default_of(name: str) -> float:
     """The exponent of the default rates of a setting."""
-    rates = Rates()
-    group = name.partition(",")[0]
-    group = group if group in ("full", "head") else "adapter"
-    return 2 * float(np.log10(getattr(rates, group) / BASIS[group]))
+    group = group_of(name)
+    return 2 * float(np.log10(getattr(Rates(), group) / BASIS[group]))
 
 
 def regrets(every: Sequence[Curve], exponents: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -228,6 +246,20 @@ def regrets(every: Sequence[Curve], exponents: Mapping[str, float]) -> dict[str,
     for curve in every:
         if curve.name in exponents:
             found[curve.name][curve.task] = curve.regret(exponents[curve.name])
+    return dict(found)
+
+
+def chosen_elsewhere(every: Sequence[Curve]) -> dict[str, dict[str, float]]:
+    """The regret on each task of the exponents that lose least on the other tasks."""
+    found = defaultdict[str, dict[str, float]](dict)
+    for name in MAIN_NAMES:
+        own = [curve for curve in every if curve.name == name]
+        for curve in own:
+            others = [one for one in own if one is not curve]
+            tried = [at for at in curve.exponents if all(at in one.exponents for one in others)]
+            if others and tried:
+                losses = [sum(one.regret(at) for one in others) for at in tried]
+                found[name][curve.task] = curve.regret(tried[int(np.argmin(losses))])
     return dict(found)
 
 
@@ -247,8 +279,16 @@ def keep(folder: Path) -> None:
 
 
 def page(text: str, every: Sequence[Curve]) -> str:
-    facts: dict[str, Any] = {
-        "curves": every, "tasks": TASKS, "few": FEW_TASKS, "main": MAIN_NAMES,
-        "default_of": default_of, "regrets": regrets, "mean_regret": mean_regret,
-    }  # fmt: skip
-    return with_tables(text, Path(__file__).parent, **facts)
+    def curve(name: str, task: str) -> Curve | None:
+        return next((one for one in every if (one.name, one.task) == (name, task)), None)
+
+    names = list(dict.fromkeys(one.name for one in every))
+    defaults = {name: default_of(name) for name in names}
+    main = {name: exponent for name, exponent in defaults.items() if name in MAIN_NAMES}
+    return with_tables(
+        text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
+        others=[name for name in names if name not in main], regrets=regrets(every, defaults),
+        all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),
+        rate_of=rate_of, mean=lambda values: float(np.mean([*values])),
+        points=lambda value: f"{value:.2f}".replace("-", "−"),
+    )  # fmt: skip

@@ -9,9 +9,7 @@ from pathlib import Path
 import click
 
 from tests.experiments.rates import (
-    EXPONENTS,
-    FEW_TASKS,
-    OTHERS,
+    GRIDS,
     PAGE,
     ROWS,
     TASKS,
@@ -34,12 +32,10 @@ def main(data: Path | None, folder: Path, only_page: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for task in TASKS:
             write_examples(task, data, folder)
-        for exponent in EXPONENTS:
-            for task in TASKS:
-                run_grid(folder, task, "main", exponent)
-            for task in FEW_TASKS:
-                for name in OTHERS:
-                    run_grid(folder, task, name, exponent)
+        for name, some in GRIDS.items():
+            for exponent in some.exponents:
+                for task in some.tasks:
+                    run_grid(folder, name, task, exponent)
         keep(folder)
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), curves(ROWS)), encoding="utf-8")
 
