@@ -35,8 +35,8 @@ def full_grid() -> list[tuple[str, int | None, str | None, str]]:
 def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 0, **other) -> Cell:
     """A cell with the settings of the embedded default."""
     rates = dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head"))
-    usual = {"learning_rate": 1e-4 if mode == "full" else 1e-3, "learning_rate_base": 1e-4,
-             "learning_rate_head": 1e-3}  # fmt: skip
+    usual = {"learning_rate": 2e-4 if mode == "full" else 2e-3, "learning_rate_base": 2e-4,
+             "learning_rate_head": 1e-2}  # fmt: skip
     rates |= {name: usual[name] for name in learning_rates(mode, layers)}
     values = {
         "model": "minilm", "model_digest": "7c1d0f9a44be", "init": "pretrained",

@@ -44,7 +44,7 @@ def test_a_copied_and_changed_grid_loads(tmp_path):
     grid = gridfile.load(str(path))
     assert (grid.name, grid.settings.epochs) == ("mine", 2)
     rates = grid.settings.learning_rates
-    assert (rates.full, rates.adapter) == (2e-5, 1e-3)
+    assert (rates.full, rates.adapter) == (2e-5, 2e-3)
     assert [axes.amp for axes in grid.cells] == [["off", "on"]]
 
 

@@ -19,13 +19,17 @@ from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import HERE, planned_row
 
-CELLS = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+SMOKE = gridfile.load("smoke")
+RATES = gridfile.Rates(full=1e-4, adapter=1e-3, base=1e-4, head=1e-3)
+MODEL = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+CELLS = expand(gridfile.with_settings(SMOKE, {"learning_rates": RATES}), MODEL)
 LORA = next(cell for cell in CELLS if cell.mode == "lora")
 HEAD = next(cell for cell in CELLS if cell.mode == "head")
 
 
 def test_how_rates_came_about_follows_from_the_cell():
-    assert {origin_of(cell) for cell in CELLS} == {"default"}
+    assert {origin_of(cell) for cell in expand(SMOKE, MODEL)} == {"default"}
+    assert {origin_of(cell) for cell in CELLS} == {"given"}
     assert origin_of(replace(LORA, learning_rate_head=2e-3)) == "given"
     assert origin_of(replace(LORA, learning_rate_source="search")) == "tuned"
 

@@ -115,10 +115,10 @@ def test_rates_and_scale_follow_mode_layer_set_and_rank():
         (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
         for c in cells
     }
-    assert rates["full", None] == (1e-4, None, None)
-    assert rates["head", None] == (None, None, 1e-3)
-    assert rates["lora", "all-lin-only"] == (1e-3, None, 1e-3)
-    assert rates["dora", "attn"] == (1e-3, 1e-4, 1e-3)
+    assert rates["full", None] == (2e-4, None, None)
+    assert rates["head", None] == (None, None, 1e-2)
+    assert rates["lora", "all-lin-only"] == (2e-3, None, 1e-2)
+    assert rates["dora", "attn"] == (2e-3, 2e-4, 1e-2)
     scales = {(c.mode, c.rank): c.scale for c in cells}
     assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
 
@@ -354,7 +354,7 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
     assert pissa.name == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
     (bitfit,) = (cell for cell in cells if cell.mode == "bitfit")
     rates = bitfit.learning_rate, bitfit.learning_rate_base, bitfit.learning_rate_head
-    assert rates == (1e-3, None, 1e-3)
+    assert rates == (2e-3, None, 1e-2)
     assert (bitfit.rank, bitfit.layers, bitfit.alpha, bitfit.use_rslora) == (None,) * 3 + ("off",)
     options = bitfit.gradient_accumulation_steps, bitfit.gradient_checkpointing
     assert options == (4, "on")
