@@ -124,7 +124,7 @@ def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
     options = ("--no-race", "--seeds", "2", "--dry-run", "--json")
     plan = json.loads(grid.run(*options, grid="quick", quick=("--device", "cpu")).stdout)
     assert {cell["race"] for cell in plan["cells"]} == {None}
-    assert len(plan["cells"]) == 10
+    assert len(plan["cells"]) == 8
     refused = grid.run("--seeds", "2", grid="quick")
     assert refused.returncode == 2
     assert "leave out --seeds 2, or seeds in the grid file, or give --no-race" in refused.stderr
