@@ -89,7 +89,14 @@ def confirm_command(
         return _line(
             group, *_alone(group, row, options_of(group, facts)), "--confirm", str(trainings)
         )
-    options = [*_options(group, facts, {"seeds": trainings}), *_metric(group)]
+    return train_command(group, row, trainings, facts)
+
+
+def train_command(
+    group: Group, row: Row, seeds: int, facts: Mapping[str, DataFacts] = MappingProxyType({})
+) -> str:
+    """The command line that trains a row's setting alone, on all examples, with so many seeds."""
+    options = [*_options(group, facts, {"seeds": seeds}), *_metric(group)]
     return _line(group, *_alone(group, row, options))
 
 

@@ -17,7 +17,13 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import confirm_command, export_command, narrowed, usual_seeds
+from bench.report.commands import (
+    confirm_command,
+    export_command,
+    narrowed,
+    train_command,
+    usual_seeds,
+)
 from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import num, score, score_gap
@@ -64,6 +70,10 @@ def advice(
     known, pick = recommended.candidates, recommended.pick
     one_file = len(sources) <= 1
     lines = [narrowed(known.group, facts, **selection) for selection in _selections(recommended)]
+    raced = recommended.raced
+    if raced is not None and "race undecided" in recommended.obstacles and raced.best is not None:
+        best = raced.settings[raced.best].rows[0]
+        lines.append(train_command(known.group, best, FEWEST_SEEDS, facts))
     if recommended.decided and one_file and pick is not None:
         if known.trainings(pick) < CONFIRMED:
             lines.append(confirm_command(recommended, CONFIRMED, facts))

@@ -114,6 +114,9 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert re.search(
         r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
     )
+    command = done.stdout.strip().splitlines()[-1]
+    assert "--seeds 3" in command
+    assert command.endswith("--select 'mode=full unfreeze=all amp=off' --no-race"), command
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):

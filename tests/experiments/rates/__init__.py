@@ -56,17 +56,18 @@ amp = ["on"]
 @dataclass(frozen=True)
 class Some:
     """Settings that are measured together: their cells, the values that these share, on which tasks
-    and at which rates, as exponents of √10."""
+    and at which rates, as exponents of √10; None: at the defaults."""
 
     cells: str
     shared: str = ""
     tasks: Sequence[str] = FEW_TASKS
-    exponents: Sequence[float] = (1.0, 0.0, 1.5)
+    exponents: Sequence[float | None] = (0.0, 0.5, 1.0)
 
 
 GRIDS: Final = {
-    "encoder": Some(_FULL + _ADAPTERS, tasks=TASKS),
+    "encoder": Some(_FULL + _ADAPTERS, tasks=TASKS, exponents=(0.0, 0.5, 1.0, 1.5)),
     "head": Some(_HEAD, tasks=TASKS, exponents=(1.0, 2.0, 3.0)),
+    "defaults": Some(_lora(8).replace('["all', '["attn", "all'), tasks=TASKS, exponents=(None,)),
     "rank1": Some(_lora(1)),
     "rank64": Some(_lora(64)),
     "rank1-alpha2": Some(_lora(1), "alpha = 2.0\n"),
@@ -105,16 +106,22 @@ def _rows(data: TaskData) -> Iterator[tuple[str, list[object]]]:
             yield key, [*(column[n] for column in examples.columns), label]
 
 
-def write_grid(path: Path, some: Some, exponent: float) -> None:
+def write_grid(path: Path, some: Some, exponent: float | None) -> None:
     """Write the grid of some settings at rates that are a power of √10 times the basis."""
-    rates = "".join(f"{n} = {v * 10 ** (exponent / 2):.3g}\n" for n, v in BASIS.items())
+    rates = "".join(f"{name} = {rate:.3g}\n" for name, rate in _rates(exponent).items())
     settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{some.shared}'
     path.write_text(f"{settings}[settings.learning_rates]\n{rates}{some.cells}", encoding="utf-8")
 
 
-def run_grid(folder: Path, name: str, task: str, exponent: float) -> None:
+def _rates(exponent: float | None) -> dict[str, float]:
+    if exponent is None:
+        return Rates().model_dump()
+    return {name: rate * 10 ** (exponent / 2) for name, rate in BASIS.items()}
+
+
+def run_grid(folder: Path, name: str, task: str, exponent: float | None) -> None:
     """Train the settings of a grid that have no row yet."""
-    grid = folder / f"{name}{exponent:+g}.toml"
+    grid = folder / (name + ("" if exponent is None else f"{exponent:+g}") + ".toml")
     write_grid(grid, GRIDS[name], exponent)
     data = ["--data", str(folder / f"{task}-train.csv")]
     data += ["--validation", str(folder / f"{task}-dev.csv")]
@@ -131,6 +138,8 @@ class Curve:
     Attributes:
         scores: on all scored examples [N].
         halves: on each half of them [N, 2].
+        default: at the defaults, on all and on each half [3]; None where the head's rate is the
+            same multiple there, so that the curve has it.
     """
 
     task: str
@@ -138,6 +147,7 @@ class Curve:
     exponents: Floats
     scores: Floats
     halves: Floats
+    default: Floats | None = None
 
     def best(self, scores: Floats) -> float:
         """The exponent with the best of some scores [N] on the parabola through the three of them
@@ -175,7 +185,8 @@ class Curve:
         for chooses, scores in ((0, 1), (1, 0)):
             tuned = self.best(self.halves[:, chooses])
             own = self.halves[:, scores]
-            losses.append(self.at(tuned, own) - self.at(exponent, own))
+            known = self.at(exponent, own) if self.default is None else self.default[1 + scores]
+            losses.append(self.at(tuned, own) - float(known))
         return float(np.mean(losses))
 
 
@@ -183,17 +194,23 @@ def curves(runs: Path) -> list[Curve]:
     """The curves of a CSV, those of at least three rates."""
     outcomes = kept_predictions(runs)
     found = defaultdict[tuple[str, str], list[tuple[float, Floats]]](list)
+    defaults: dict[tuple[str, str], Floats] = {}
     for row in read_rows(runs):
         if row.status == "ok" and (parts := outcomes([row])):
             key = (row.task or "").removeprefix("r-"), label(row)
-            found[key].append((exponent_of(row), _halves(row, parts[""])))
+            scores, exponent = 100 * _halves(row, parts[""]), exponent_of(row)
+            if row.mode in ("full", "head") or row.learning_rate_head == row.learning_rate:
+                found[key].append((exponent, scores))
+            else:
+                defaults[key] = scores
     every = []
     for (task, name), points in found.items():
         points.sort(key=lambda point: point[0])
         if len(points) >= 3:
-            scores = 100 * np.array([one for _, one in points])
+            scores = np.array([one for _, one in points])
             exponents = np.array([at for at, _ in points])
-            every.append(Curve(task, name, exponents, scores[:, 0], scores[:, 1:]))
+            own = defaults.get((task, name))
+            every.append(Curve(task, name, exponents, scores[:, 0], scores[:, 1:], own))
     return every
 
 
@@ -284,7 +301,7 @@ def page(text: str, every: Sequence[Curve]) -> str:
 
     names = list(dict.fromkeys(one.name for one in every))
     defaults = {name: default_of(name) for name in names}
-    main = {name: exponent for name, exponent in defaults.items() if name in MAIN_NAMES}
+    main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
         text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
         others=[name for name in names if name not in main], regrets=regrets(every, defaults),
