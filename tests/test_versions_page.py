@@ -85,5 +85,5 @@ def test_pages_that_quote_rows_lead_there():
             quoting.add(path.name)
             assert "#measurement-versions)" in text, path.name
     assert quoting == {
-        "results.md", "paper.md", "performance.md", "comparing.md", "encoders.md"
+        "results.md", "paper.md", "performance.md", "comparing.md", "encoders.md", "rates.md"
     }  # fmt: skip

@@ -377,7 +377,7 @@ def reasons(comparison):
     [({"data_digest": "x"}, "other data than in NEW"),
      ({"model_digest": "x"}, "other model than in NEW"),
      ({"batch_size": 8}, "batch_size is 32, in NEW 8"),
-     ({"learning_rate": 0.5}, "learning_rate is 0.0001, in NEW 0.5")],
+     ({"learning_rate": 0.5}, "learning_rate is 0.0002, in NEW 0.5")],
 )  # fmt: skip
 def test_what_does_not_match_is_named_with_what_differs(change, why):
     found = of([run()], [run(cell_settings=change)], named=["task", "data_digest"])

@@ -65,7 +65,7 @@ def test_the_type_of_frozen_weights_splits_no_group_and_is_in_labels_where_it_va
     rates = one([row(), row(settings={"learning_rate": 3e-5})])
     assert [s.label for s in rates.settings] == [
         "full, fp32, rate 3e-05",
-        "full, fp32, rate 0.0001",
+        "full, fp32, rate 0.0002",
     ]
     group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
     assert [s.label for s in group.settings if s.mode == "lora"] == [

@@ -31,7 +31,7 @@ def chosen(text):
         ("amp=on", "amp", {"bf16"}),
         ("mode=lora,dora", "mode", {"lora", "dora"}),
         ("rank=,1", "rank", {None, 1}),
-        ("learning_rate=1e-4", "learning_rate", {0.0001}),
+        ("learning_rate=2e-4", "learning_rate", {0.0002}),
         ('machine="Xeon 2.8 GHz, 2 cores, 16 GiB"', "machine", {ROWS[0].machine}),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bench.engines.outputs import heads_of
+from bench.plan.gridfile import Rates
 from bench.results.overall import overall
 from bench.worker.setup import losses_of
 from minbert.data.metrics import accuracy, pearson
@@ -165,7 +166,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     settings += 'task_order = "sequential"\n'
     (row,) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
     kept = load_file(folder_of(grid, row) / "weights.safetensors")
-    rate = 4 * 1e-4
+    rate = 4 * Rates().full
     np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
     name = "embeddings.position_embeddings.weight"
     before = load_file(grid.model / "model.safetensors")[f"bert.{name}"][100:]

@@ -10,8 +10,8 @@ from bench.report.render import report
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import as_results, cell, failed_row, planned_row, result_row
 
-LORA = cell("lora", 1, "attn-only", "off")
-FULL = cell("full", None, None, "off")
+LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)
+FULL = cell("full", None, None, "off", learning_rate=1e-4)
 
 
 def tries(one, *failed):
