@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
 from bench.grid import plans
 from bench.recommend import main as recommend
+from bench.report.pages import sentences
 from bench.stats import racing
 
 GRID = """
@@ -118,6 +120,19 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert "--seeds 3" in command
     assert "--select 'mode=full unfreeze=all amp=off " in command
     assert command.endswith(" --no-race")
+
+
+def test_an_undecided_race_may_have_possible_picks_and_no_best():
+    """As where the only possible best failed in its last round."""
+    race = SimpleNamespace(rounds=[1], shown=None, is_over=True, live=[1], picks=[1], margin=0.02)
+    label = SimpleNamespace(label="the other")
+    raced = SimpleNamespace(
+        race=race, settings=[None, label], best=None, open=[label], trainings=3, group=None
+    )
+    facts = SimpleNamespace(raced=raced, limits=(), is_usual=True)
+    first, _ = sentences("race", r=facts, rounds=5, size=str, ratios=None)
+    assert first.endswith("Possible picks are the other. More training examples, or a wider margin, "
+                          "may decide it.")  # fmt: skip
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
