@@ -1,0 +1,26 @@
+"""What docs/rates.md says of the default learning rates."""
+
+from tests.experiments.rates import (
+    MAIN_NAMES,
+    PAGE,
+    ROWS,
+    TASKS,
+    curves,
+    default_of,
+    mean_regret,
+    page,
+    regrets,
+)
+
+CURVES = curves(ROWS)
+
+
+def test_the_page_has_the_figures_of_its_rows():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(text, CURVES), "python -m tests.experiments.rates --page"
+
+
+def test_the_defaults_lose_at_most_a_point_on_average():
+    found = regrets(CURVES, {name: default_of(name) for name in MAIN_NAMES})
+    assert {name: {*own} for name, own in found.items()} == {key: {*TASKS} for key in MAIN_NAMES}
+    assert mean_regret(found).high <= 1
