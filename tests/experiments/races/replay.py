@@ -1,17 +1,19 @@
-"""Train 18 settings with six seeds on four fifths of 2,000 examples, and replay races of them.
+"""Train 18 settings with six seeds in the rounds of a race, and replay races of them; on `movies`
+race all 34 settings of the grid `full` under AMP, and train the rounds that they were spared.
 
-Seed s leaves out fold s mod 5 of the training examples, as round s + 1 of a race does, and all
-examples that are not among the 2,000 are scored. Their mean over the seeds is taken as the truth. A
-replayed race has five of the seeds in a random order, and of the scored examples as many for each
-round as a fold has.
+Each task has 2,000 training examples. Seed s leaves out fold s mod 5, as round s + 1 of a race
+does, and is scored on all examples that are not among the 2,000. Their mean over the seeds is taken
+as the truth. A replayed race has five of the seeds in a random order, and of the scored examples as
+many for each round as a fold has.
 
 Example: python -m tests.experiments.races.replay
 """
 
-import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from bench.results.predictions import kept_predictions
+from bench.analysis.groups import groups
+from bench.analysis.racing import Raced
+from bench.analysis.racing import replay as replayed
+from bench.plan.cell import ON
+from bench.plan.job import Job
+from bench.results.origins import folder_of
+from bench.results.predictions import keep_outcomes, values_from
+from bench.results.protocol import WEIGHTS
+from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 from bench.stats.racing import ROUNDS, Race
+from tests.experiments.pages import with_tables
 from tests.experiments.races import MARGIN
 from tests.experiments.rates import write_examples
 
 _DOCS: Final = Path(__file__).parents[3] / "docs"
 RIGHT: Final = _DOCS / "replay.safetensors"
 FIGURES: Final = _DOCS / "replay.json"
+ROWS: Final = _DOCS / "race.csv"
+PAGE: Final = _DOCS / "racing.md"
 TASKS: Final = ("movies", "nyt")
+RACED: Final = "movies"
 SEEDS: Final = 6
 SIZE: Final = 360  # examples of a round, as of 2,000 of which a tenth is set aside
 GRID: Final = """
@@ -45,46 +59,97 @@ rank = [1, 8]
 layers = ["attn-only", "attn", "all-lin-only", "all-lin"]
 amp = ["on"]
 """
+_UNUSED: Final = "unused.npy"
+"""In a cell's folder: whether it is right on each example that is not among the 2,000."""
 Bits = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def every_round(*seeds: int) -> None:
+    """The command bench.grid, whose race trains all settings in the rounds of some seeds."""
+    from bench.common.command import run_command
+    from bench.grid import plans
+    from bench.grid.__main__ import command
+
+    def rounds(_: Any, cells: Any, plan_now: Any) -> Iterator[list[Any]]:
+        for seed in seeds:
+            fold = seed % ROUNDS
+            yield plan_now([replace(cell, race=ON, seed=seed, fold=fold) for cell in cells])
+
+    setattr(plans.Races, "rounds", rounds)  # noqa: B010
+    run_command(command)
 
 
 def train(task: str, folder: Path) -> None:
-    """Train all settings on a task with each seed, where they have no row yet."""
+    """Train all that has no row yet, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
     grid = folder / "replay.toml"
     grid.write_text(GRID, encoding="utf-8")
-    with (folder / f"{task}-train.csv").open(newline="", encoding="utf-8") as file:
-        names, *rows = csv.reader(file)
-    for seed in range(SEEDS):
-        path = folder / f"{task}-{seed % ROUNDS}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            left = [row for n, row in enumerate(rows) if n % ROUNDS != seed % ROUNDS]
-            csv.writer(file).writerows([names, *left])
-        data = ["--data", str(path), "--validation", str(folder / f"{task}-dev.csv")]
-        options = ["--task", task, "--seeds", str(SEEDS), "--select", f"seed={seed}"]
-        places = ["--runs", str(folder / f"{task}.csv"), "--reports", str(folder / "reports")]
-        command = [sys.executable, "-m", "bench.grid", "--grid", str(grid), "--jobs", "2"]
-        subprocess.run([*command, *data, *options, *places], check=False)
+    calls = [f"every_round({', '.join(map(str, range(ROUNDS)))})", f"every_round({ROUNDS})"]
+    for call, runs in zip(calls, (folder / f"{task}.csv", folder / f"{task}-sixth.csv"),
+                          strict=True):  # fmt: skip
+        code = f"from tests.experiments.races.replay import every_round; {call}"
+        _grid(["-c", code], task, folder, runs, "--grid", str(grid), "--save-weights")
+        score_unused(runs)
+    if task == RACED:
+        full = ("--grid", "full", "--select", "amp=on")
+        _grid(["-m", "bench.grid"], task, folder, folder / f"{task}.csv", *full)
+        code = f"from tests.experiments.races.replay import every_round; {calls[0]}"
+        _grid(["-c", code], task, folder, folder / f"{task}.csv", *full)
 
 
-def right_answers(task: str, folder: Path) -> dict[str, NDArray[np.bool_]]:
-    """By setting, the cheapest first, whether each example is right with each seed [S, N]."""
-    runs = folder / f"{task}.csv"
-    outcomes, found = kept_predictions(runs), dict[str, dict[int, NDArray[np.bool_]]]()
-    memory: dict[str, float] = {}
+def _grid(start: Sequence[str], task: str, folder: Path, runs: Path, *options: str) -> None:
+    data = ["--data", f"{folder / task}-train.csv", "--validation", f"{folder / task}-dev.csv"]
+    places = ["--runs", str(runs), "--reports", str(folder / "reports")]
+    rest = ["--task", f"replay-{task}", "--race", "--jobs", "2", *data, *places]
+    subprocess.run([sys.executable, *start, *options, *rest], check=False)
+
+
+def score_unused(runs: Path) -> None:
+    """Score the kept weights of a race's cells on the dev examples, and delete them."""
+    import torch
+
+    from bench.examples.tokenizers import tokenizer_of
+    from bench.worker.trained import load_trained
+    from minbert.data.tasks import load_task
+    from minbert.training.evaluation import predict
+
     for row in read_rows(runs):
-        parts = outcomes([row]) if row.status == "ok" else None
-        if parts and parts[""].labels is not None:
-            name = " ".join(str(v) for v in (row.mode, row.rank, row.layers) if v)
-            found.setdefault(name, {})[row.seed] = parts[""].predicted == parts[""].labels
-            memory[name] = min(memory.get(name, np.inf), row.peak_anon_mib or np.inf)
+        cell = folder_of(runs, row)
+        if row.status != "ok" or row.race != ON or not (cell / WEIGHTS).is_file():
+            continue
+        job = Job.read(cell)
+        dev = load_task(row.task, Path(str(job.data))).dev
+        texts = tokenizer_of(job.cell.engine, Path(job.tokenizer)).encode(
+            dev.text_a, dev.text_b, job.cell.max_length
+        )
+        model = load_trained(job, cell)
+        logits = predict(
+            model, [texts], batch_size=64, amp=job.cell.amp, pad_id=model.pad_id,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        np.save(cell / _UNUSED, logits.argmax(axis=1) == dev.labels)
+        (cell / WEIGHTS).unlink()
+        click.echo(f"{row.name}: {np.load(cell / _UNUSED).mean():.4f}")
+
+
+def right_answers(task: str, folder: Path) -> dict[str, Bools]:
+    """Whether each unused example is right with each seed [S, N], by setting, the cheapest first."""
+    found: dict[str, dict[int, Bools]] = {}
+    memory: dict[str, float] = {}
+    for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
+        for row in read_rows(runs):
+            path = folder_of(runs, row) / _UNUSED
+            if row.status == "ok" and row.race == ON and path.is_file():
+                name = " ".join(str(v) for v in (row.mode, row.rank, row.layers) if v)
+                found.setdefault(name, {})[row.seed] = np.load(path)
+                memory[name] = min(memory.get(name, np.inf), row.peak_anon_mib or np.inf)
     whole = {name: own for name, own in found.items() if len(own) == SEEDS}
     order = sorted(whole, key=memory.__getitem__)
     return {name: np.array([whole[name][seed] for seed in range(SEEDS)]) for name in order}
 
 
-def replay(right: NDArray[np.bool_], number: int) -> dict[str, float]:
+def replay(right: Bools, number: int) -> dict[str, float]:
     """One race of settings by right answers [K, S, N]."""
     rng = np.random.default_rng(number)
     truth = right.mean(axis=(1, 2))
@@ -107,7 +172,7 @@ def replay(right: NDArray[np.bool_], number: int) -> dict[str, float]:
     }
 
 
-def figures(right: dict[str, NDArray[np.bool_]], runs: int) -> dict[str, Any]:
+def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
     """What replayed races do, and how trainings vary."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
@@ -130,6 +195,55 @@ def figures(right: dict[str, NDArray[np.bool_]], runs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def keep_rows(runs: Path) -> None:
+    """Keep the rows of the race and of the rounds it spared beside the page, with outcomes."""
+    keep_outcomes(runs, read_rows(runs))
+    for path in (runs, runs.with_suffix(".outcomes.safetensors")):
+        ROWS.with_name(path.name.replace(runs.stem, ROWS.stem, 1)).write_bytes(path.read_bytes())
+
+
+def raced_and_exhaustive() -> tuple[Raced, Race]:
+    """The race of the kept rows, and one of all their rounds that judges but once, in the end."""
+    results = read_results([ROWS], None)
+    group = groups(results.rows, results.planned, values_from(results.predictions_of))[0]
+    raced = replayed(group, "memory")
+    whole, gain = Race(len(raced.settings), raced.race.margin), group.scoring.gain(1.0)
+    for number in range(ROUNDS - 1):
+        whole.rounds.append([gain * setting.values[number] for setting in raced.settings])
+    whole.add([gain * setting.values[ROUNDS - 1] for setting in raced.settings])
+    return raced, whole
+
+
+def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
+    """Trainings and seconds of the race and of all rounds, and both answers."""
+    rows = [row for setting in raced.settings for row in setting.rows]
+    last = {
+        raced.settings[i].label: raced.race.left.get(i, len(raced.race.rounds))
+        for i in range(len(raced.settings))
+    }
+    ran = [
+        row for setting in raced.settings for row in setting.rows
+        if row.seed < last[setting.label]
+    ]  # fmt: skip
+    name = [setting.label for setting in raced.settings]
+
+    def answer(race: Race) -> dict[str, Any]:
+        pick = None if race.shown is None else name[race.shown]
+        return {"pick": pick, "may_be_best": [name[i] for i in sorted(race.best)],
+                "may_be_picked": [name[i] for i in sorted(race.picks)]}  # fmt: skip
+
+    return {
+        "settings": len(name), "rounds": len(raced.race.rounds),
+        "trainings": [len(ran), len(rows)],
+        "hours": [round(sum(row.wall_s or 0 for row in some) / 3600, 2) for some in (ran, rows)],
+        "race": answer(raced.race), "all rounds": answer(whole),
+    }  # fmt: skip
+
+
+def page(text: str, found: dict[str, Any]) -> str:
+    return with_tables(text, Path(__file__).parent, **found)
+
+
 @click.command(help=__doc__)
 @click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
 @click.option("--races", "runs", default=1000, show_default=True)
@@ -141,14 +255,17 @@ def main(folder: Path, runs: int, only_figures: bool) -> None:
         for task in TASKS:
             train(task, folder)
             for name, right in right_answers(task, folder).items():
-                stored[f"{task}/{len(stored):03d}/{name}/{right.shape[1]}"] = np.packbits(right, 1)
+                stored[f"{task}/{len(stored):03d}/{name}/{right.shape[2]}"] = np.packbits(right, 2)
         save_file(stored, RIGHT)
-    found: dict[str, dict[str, NDArray[np.bool_]]] = {}
+        keep_rows(folder / f"{RACED}.csv")
+    found: dict[str, dict[str, Bools]] = {}
     for key, bits in sorted(load_file(RIGHT).items()):
         task, _, name, count = key.split("/")
-        found.setdefault(task, {})[name] = np.unpackbits(bits, 1, int(count)).astype(bool)
-    result = {task: figures(right, runs) for task, right in found.items()}
+        found.setdefault(task, {})[name] = np.unpackbits(bits, 2, int(count)).astype(bool)
+    result = {"replay": {task: figures(right, runs) for task, right in found.items()}}
+    result["real"] = race_figures(*raced_and_exhaustive())
     FIGURES.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
 
 
 if __name__ == "__main__":
