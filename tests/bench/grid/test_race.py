@@ -79,6 +79,16 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert "9 trainings of the 15" in page
     [dev] = {row.dev_score for row in rows if row.race is None}
     assert dev == 1.0
+    assert "\nOn dev, after training on all training examples, it scores 1.000" in done.stdout
+
+    whole = grid.csv.read_bytes().splitlines(keepends=True)
+    grid.csv.write_bytes(b"".join(whole[:10]))  # without those on all examples
+    with pytest.raises(SystemExit):
+        recommend(["--runs", str(grid.csv)])
+    open_end = capsys.readouterr().out
+    assert "not yet trained on all examples" in open_end
+    assert "On dev" not in open_end
+    grid.csv.write_bytes(b"".join(whole))
 
     kept = grid.csv.read_bytes().splitlines(keepends=True)[:5]  # in the second round
     grid.csv.write_bytes(b"".join(kept))

@@ -134,7 +134,7 @@ def score_unused(runs: Path) -> None:
 
 
 def right_answers(task: str, folder: Path) -> dict[str, Bools]:
-    """Whether each unused example is right with each seed [S, N], by setting, the cheapest first."""
+    """Whether each unused example is right with each seed [S, N]; the cheapest setting first."""
     found: dict[str, dict[int, Bools]] = {}
     memory: dict[str, float] = {}
     for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
