@@ -25,6 +25,7 @@ MARGIN: Final = 0.02
 BEST: Final = 0.62
 _DOCS: Final = Path(__file__).parents[3] / "docs"
 FIGURES: Final = _DOCS / "races.json"
+REPLAY: Final = _DOCS / "replay.json"
 PAGE: Final = _DOCS / "racing.md"
 _OWN: Final = np.float32(np.hypot(0.1, 0.12))
 """The std of the part of a setting on an example, in one training; that of its difficulty is 1."""
@@ -154,9 +155,14 @@ def measure(number: int, runs: int) -> Figures:
 
 
 def page(text: str, figures: Mapping[str, Any]) -> str:
-    """The text of docs/racing.md with the table of some figures."""
+    """The text of docs/racing.md with the tables of some figures."""
     return with_tables(text, Path(__file__).parent, **figures)
 
 
 def read_figures() -> Figures:
-    return dict(json.loads(FIGURES.read_text(encoding="utf-8")))
+    """The committed figures: of simulated races, of replayed ones, and of a real one."""
+    every: Figures = {"replay": None, "real": None}
+    for path in (FIGURES, REPLAY):
+        if path.is_file():
+            every |= json.loads(path.read_text(encoding="utf-8"))
+    return every

@@ -33,15 +33,12 @@ from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.pages import with_tables
-from tests.experiments.races import MARGIN
+from tests.experiments.races import MARGIN, PAGE, REPLAY, page, read_figures
 from tests.experiments.rates import write_examples
 
 _DOCS: Final = Path(__file__).parents[3] / "docs"
 RIGHT: Final = _DOCS / "replay.safetensors"
-FIGURES: Final = _DOCS / "replay.json"
 ROWS: Final = _DOCS / "race.csv"
-PAGE: Final = _DOCS / "racing.md"
 TASKS: Final = ("movies", "nyt")
 RACED: Final = "movies"
 SEEDS: Final = 6
@@ -173,7 +170,9 @@ def replay(right: Bools, number: int) -> dict[str, float]:
 
 
 def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
-    """What replayed races do, and how trainings vary."""
+    """What replayed races do, and how trainings vary: `by_seed` is the std of scores beside what
+    examples contribute, `ratio` that of `compare_rounds`, `same_fold` and `other_folds` the std of
+    differences from the cheapest between seeds that leave out the same fold, and others."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
     within = means * (1 - means) / every.shape[2]
@@ -183,6 +182,8 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
         [p[s, SIZE * s : SIZE * (s + 1)].mean() for s in range(ROUNDS)] for p in pair[1:]
     ])  # fmt: skip
     once = np.array([pair[i, 0].var() / SIZE for i in range(1, len(pair))])
+    of_pairs = means[1:] - means[0]
+    last = of_pairs[:, [0, ROUNDS]]  # two seeds that leave out the same fold
     races = [replay(every, number) for number in range(runs)]
     mean = {name: float(np.nanmean([race[name] for race in races])) for name in races[0]}
     return {
@@ -191,6 +192,8 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
             for name, m, s in zip(right, means, own, strict=True)
         },
         "ratio": float(np.sum(rounds.var(axis=1, ddof=1)) / np.sum(once)),
+        "same_fold": float(np.sqrt(last.var(axis=1, ddof=1).mean())),
+        "other_folds": float(np.sqrt(of_pairs[:, :ROUNDS].var(axis=1, ddof=1).mean())),
         "races": runs, **{name: round(value, 5) for name, value in mean.items()},
     }  # fmt: skip
 
@@ -240,10 +243,6 @@ def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(text: str, found: dict[str, Any]) -> str:
-    return with_tables(text, Path(__file__).parent, **found)
-
-
 @click.command(help=__doc__)
 @click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
 @click.option("--races", "runs", default=1000, show_default=True)
@@ -264,8 +263,8 @@ def main(folder: Path, runs: int, only_figures: bool) -> None:
         found.setdefault(task, {})[name] = np.unpackbits(bits, 2, int(count)).astype(bool)
     result = {"replay": {task: figures(right, runs) for task, right in found.items()}}
     result["real"] = race_figures(*raced_and_exhaustive())
-    FIGURES.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
+    REPLAY.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read_figures()), encoding="utf-8")
 
 
 if __name__ == "__main__":
