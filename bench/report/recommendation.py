@@ -70,9 +70,9 @@ def advice(
     known, pick = recommended.candidates, recommended.pick
     one_file = len(sources) <= 1
     lines = [narrowed(known.group, facts, **selection) for selection in _selections(recommended)]
-    raced = recommended.raced
-    if raced is not None and "race undecided" in recommended.obstacles and raced.best is not None:
-        best = raced.settings[raced.best].rows[0]
+    undecided = recommended.raced if "race undecided" in recommended.obstacles else None
+    if undecided is not None and undecided.best is not None:
+        best = undecided.settings[undecided.best].rows[0]
         lines.append(train_command(known.group, best, FEWEST_SEEDS, facts))
     if recommended.decided and one_file and pick is not None:
         if known.trainings(pick) < CONFIRMED:
@@ -82,8 +82,9 @@ def advice(
     if pick is not None:
         label = known.settings[pick].label
         brief = in_brief(known, pick, recommended.cross_fitted_score)
+    heading = phrase("recommendation", "heading", recommended.decided, label, brief, undecided)
     return Advice(
-        recommended, phrase("recommendation", "heading", recommended.decided, label, brief),
+        recommended, heading,
         _sentences("advice", recommended, one_file),
         None if pick is None else _table(recommended, pick, exports),
         list(dict.fromkeys(lines)), exports,

@@ -118,6 +118,7 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
         done = race()
     assert done.returncode == 0, done.stderr
     assert len(grid.rows()) == 3
+    assert "Undecided: 2 of 3 settings may be the answer.\n" in done.stdout
     assert "A race among 3 settings ends undecided after 1 round" in done.stdout
     assert (
         "Possible bests are full, fp32, the best by score; lora rank 4 on all-lin-only"
