@@ -42,7 +42,7 @@ def fixed(value: float, digits: int = 3) -> str:
 
 def signed(value: float, digits: int = 3) -> str:
     """A difference, with its sign and a fixed number of decimals."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def times(value: float) -> str:
