@@ -113,6 +113,7 @@ def command(
     lr: str,
     limits: str,
     confirm: int | None,
+    label_curve: bool,
     timeout: float | None,
     budget_min: float | None,
     runs: Path,
@@ -155,6 +156,7 @@ def command(
         rerun=rerun,
         fresh=fresh,
         confirm=confirm,
+        curve=inputs.curve if label_curve else {},
         budget=Budget(math.inf if budget_min is None else 60 * budget_min),
         account=Account(executor.workers),
     )
@@ -169,7 +171,7 @@ def command(
     races = Races(session.raced) if grid.settings.race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, races))
     if number is None and not any(item.action == "run" for item in planned):
-        planned = [*planned, *session.to_confirm(planned)]
+        planned = [*planned, *session.further(planned)]
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         inputs.check_engines(cells)

@@ -27,6 +27,7 @@ from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.forecasts import forecasts_section
+from bench.report.labels import label_curve, labels_section
 from bench.report.pages import (
     LISTED,
     Section,
@@ -51,7 +52,7 @@ from bench.results.rescoring import Results
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20  # groups after the first that are shown
-_BRIEF: Final = ("encoders", "race", "tradeoff", "why", "engines")
+_BRIEF: Final = ("encoders", "race", "labels", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
@@ -105,7 +106,10 @@ def report(
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
     decision = overall or recommended
-    others = every_group[1 : 1 + _MOST_OTHERS]
+    curve = label_curve(decision, rows, results)
+    fewer = {row.key for one in (curve.settings if curve else {}).values() for row in one.rows}
+    rest = [group for group in every_group[1:] if not {row.key for row in group.rows} <= fewer]
+    others = rest[:_MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
@@ -137,6 +141,7 @@ def report(
         "explorer": explorer(decision, sources, facts) if decision and has_choice else None,
         "sections": [
             *encoders_section(encoders), *race_section(recommended),
+            *([labels_section(curve)] if curve else []),
             *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
         ],
         "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
@@ -146,7 +151,7 @@ def report(
             _other(group, every_group[0], i, facts, encoders)
             for i, group in enumerate(others, start=2)
         ],
-        "groups_left_out": max(len(every_group) - 1 - len(others), 0),
+        "groups_left_out": len(rest) - len(others),
         "where": " and ".join(sources) or "the CSV",
         "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
