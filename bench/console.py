@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "ensemble": ("bench.studies.ensemble.__main__", "command"),
     "updates": ("bench.studies.updates.__main__", "command"),
     "forecast": ("bench.forecast.__main__", "main"),
+    "merge": ("bench.results.merge", "main"),
     "rebuild": ("bench.results.rebuild", "main"),
     "assets": ("minbert.assets.__main__", "main"),
 }
