@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -145,11 +146,17 @@ def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(
 
 def test_equal_rows_of_one_file_are_two_measurements(tmp_path, rows):
     skipped = rows[0] | {"status": "skipped", "message": "would run out of memory"}
-    twice = [skipped | {"attempt": 1}, skipped | {"attempt": 2}]
-    Store(tmp_path / "a.csv").append(*twice)
+    twice = fill(tmp_path / "a.csv", [skipped | {"attempt": 1}, skipped | {"attempt": 2}])
+    first, to = fill(tmp_path / "b.csv", rows[:1]), tmp_path / "all.csv"
     for _ in range(2):
-        merge(tmp_path / "a.csv", to=tmp_path / "all.csv")
-        assert read_rows(tmp_path / "all.csv") == twice
+        merge(first, twice, to=to)
+        merged = read_rows(to)
+        assert [(row.attempt, row.status) for row in merged] == [
+            (1, "ok"), (2, "skipped"), (3, "skipped")
+        ]  # fmt: skip
+        for row in merged:
+            assert kept_row(folder_of(to, row)).row_key == row.row_key
+            shutil.rmtree(folder_of(to, row))
 
 
 def test_a_row_that_only_a_folder_has_is_not_lost(tmp_path, rows):
