@@ -15,6 +15,7 @@ from bench.results.rescoring import read_results
 from bench.results.shards import SHARDS, Shards
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from tests.bench.grids import GridRuns, without_extras
+from tests.experiments.shards import strike
 
 SELECT = ("--select", "mode=full,head,lora amp=off")
 SEEDS = ("--select", "mode=head,full amp=off", "--seeds", "3")
@@ -127,3 +128,11 @@ def test_the_same_rows_in_three_files_merge_to_the_same_report(places, tmp_path)
         advice = recommended_from(results.rows, plan, values_from(results.predictions_of))
         pages.append((page.read_text(), page.with_name("report.md").read_text(), advice.decided))
     assert pages[0] == pages[1]
+
+
+def test_killed_shards_and_merges_lose_nothing(tmp_path):
+    """A few of the kills of `python -m tests.experiments.shards`."""
+    counts, wrong = strike(8, 1, tmp_path)
+    assert wrong == []
+    assert counts["shard"]
+    assert counts["merge"]
