@@ -3,9 +3,20 @@
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bench.loaded import Loaded
 
 _OURS: Final = '"""LoRA and DoRA adapters for linear layers, and PEFT\'s file format for them."""'
+
+
+def load(*runs: str | Path, metric: str | None = None) -> "Loaded":
+    """Read files of results, such as `bench.load("runs.csv")`, scored by a metric or by each row's
+    own. InputError for files that can't be read."""
+    from bench.loaded import Loaded  # loads pandas and matplotlib
+
+    return Loaded.read([Path(path) for path in runs or ("runs.csv",)], metric)
 
 
 def _check_adapters() -> None:
