@@ -36,17 +36,19 @@ from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 COUNT = 3
 SEEDS = 6
-LONGEST_S = {"shard": 3.0, "merge": 0.15}
+IN_A_CASE = 16
 
 
 @dataclass
 class Case:
     """A grid in three shards, each with a folder of its own, whose results are merged as they come.
-    After `most` kills none follows."""
+    A kill comes within the seconds that a shard or a merge usually takes; there are `most`.
+    """
 
     folder: Path
     noise: random.Random
-    most: int
+    most: int = 0
+    usual_s: dict[str, float] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -91,9 +93,12 @@ class Case:
             finally:
                 os._exit(code)
         if self.kills.total() < self.most:
-            time.sleep(self.noise.uniform(0, LONGEST_S[what]))
+            time.sleep(self.noise.uniform(0, self.usual_s[what]))
             os.kill(pid, signal.SIGKILL)
+        begun = time.monotonic()
         _, status = os.waitpid(pid, 0)
+        if not self.most:
+            self.usual_s[what] = max(self.usual_s.get(what, 0.0), time.monotonic() - begun)
         if os.WIFSIGNALED(status):
             self.kills[what] += 1
             return False
@@ -147,9 +152,11 @@ def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]
     """Cases with so many kills in all; how many of each kind, and what was wrong."""
     import_module("bench.report.recommendation")  # before the first fork
     counts, wrong, noise = Counter[str](), list[str](), random.Random(seed)  # noqa: S311
+    undisturbed = Case(Path(tempfile.mkdtemp(dir=folder)), noise).run()
     while counts.total() < kills:
         place = Path(tempfile.mkdtemp(dir=folder))
-        case = Case(place, noise, kills - counts.total()).run()
+        most = min(IN_A_CASE, kills - counts.total())
+        case = Case(place, noise, most, undisturbed.usual_s).run()
         counts += case.kills
         wrong += [f"{place}: {line}" for line in case.wrong]
         if not case.wrong:

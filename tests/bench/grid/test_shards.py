@@ -132,7 +132,7 @@ def test_the_same_rows_in_three_files_merge_to_the_same_report(places, tmp_path)
 
 def test_killed_shards_and_merges_lose_nothing(tmp_path):
     """A few of the kills of `python -m tests.experiments.shards`."""
-    counts, wrong = strike(8, 1, tmp_path)
+    counts, wrong = strike(6, 1, tmp_path)
     assert wrong == []
     assert counts["shard"]
     assert counts["merge"]
