@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import click
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bench.common.command import FILE
 from bench.common.errors import DiskFullError, InputError
@@ -61,16 +61,13 @@ def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
             raise InputError(f"{file}: no such file of results")
     if os.path.lexists(path) and not is_file(path):
         raise InputError(f"{path}: is no file; name another with --to")
-    others = {os.path.realpath(file): file for file in files if not _same(file, path)}
+    others = {os.path.realpath(file): file for file in files}
+    others.pop(os.path.realpath(path), None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             counts, notes = merge([*others.values()], path)
-    except Timeout as error:
-        raise DiskFullError(
-            f"{path}: another process has held {path.name}.lock for {LOCK_TIMEOUT_S} s"
-        ) from error
-    except OSError as error:
+    except OSError as error:  # the lock's Timeout is one
         raise DiskFullError(
             f"{path}: stopped ({error.strerror or error}); the same command goes on"
         ) from error
@@ -81,10 +78,6 @@ def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
     if not as_json:
         echo(f"for the report: {command_line('report', '--runs', str(path))}")
     return 0
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 @dataclass
