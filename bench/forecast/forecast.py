@@ -104,6 +104,7 @@ class Forecast:
         self, totals: Mapping[Variant, Totals], device: str, threads: int, memory_column: str
     ) -> None:
         self.totals = totals
+        self.device = device
         self.memory_column = memory_column
         self._hinted = False
         self.memory = Fit(
@@ -166,6 +167,14 @@ class Forecast:
     def imports_mib(self, variant: Variant) -> float:
         """The memory of a worker's imports, as far as the predicted memory includes it."""
         return self.totals[variant].imports_mib if self.memory_column == "peak_rss_mib" else 0.0
+
+    def usual_s(self, variant: Variant) -> float | None:
+        """The seconds of a cell on a typical machine of one core or GPU, whatever has run on this
+        one; None where it could not be counted."""
+        totals = self.totals.get(variant)
+        if totals is None:
+            return None
+        return apply(time_prior(self.device, 1).values, time_features(variant, totals))
 
     def predict(self, variant: Variant) -> Prediction | None:
         """Expected costs of a cell of a variant; None where it could not be counted."""

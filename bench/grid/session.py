@@ -13,7 +13,6 @@ from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
-from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
@@ -24,14 +23,13 @@ from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
 from bench.plan.cell import MINBERT, Cell
-from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
 from bench.references.client import find_facts, find_references, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results
-from bench.results.store import plan_file
+from bench.results.store import plan_file, write_plan
 from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TaskData
 
@@ -238,14 +236,10 @@ class Session(Cells):
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        path = plan_file(self.store.path)
-        rows = map(values_of, self._plan(planned))
-        known = ({name: v for name, v in row.items() if v is not None} for row in rows)
-        lines = ",\n".join(map(json.dumps, known))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, f"[{lines}]\n".encode())
+            write_plan(self.store.path, self._plan(planned))
         except OSError as error:
+            path = plan_file(self.store.path)
             raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
