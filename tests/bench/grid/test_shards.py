@@ -27,6 +27,7 @@ def test_what_no_shard_can_be_of_is_refused_in_a_line(grid):
         (("--race",), "excludes a race: add --no-race"),
         (("--lr", "auto"), "excludes --lr auto"),
         (("--confirm", "3"), "excludes --confirm"),
+        (("--label-curve",), "excludes --label-curve"),
         (("--select", "mode=head amp=off"), "can be divided into 1 shards at most"),
     ):
         done = grid.run("--shard", "0/3", *words)
