@@ -35,8 +35,13 @@ _DISTURBED: Final = {"disturbed", "throttled"}
 
 def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
     """Features of the peak above imports, MiB."""
-    half, passing = variant.amp != "off", totals.passing_mib
-    return 1.0, float(half), totals.lasting_mib, passing * (not half), passing * half
+    return peak_features(variant, totals.lasting_mib, totals.passing_mib)
+
+
+def peak_features(variant: Variant, lasting: float, passing: float) -> tuple[float, ...]:
+    """The same, by the MiB that last and those that pass."""
+    half = variant.amp != "off"
+    return 1.0, float(half), lasting, passing * (not half), passing * half
 
 
 def memory_prior(device: str) -> Prior:
