@@ -5,7 +5,7 @@ Example: python -m bench.fit --memory 8GiB --length 32,128,512
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,20 @@ from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import find_length, token_lengths
-from bench.fit.answers import ASSUMED, Answer, Costs, any_size, label_of
+from bench.fit.answers import ASSUMED, Answer, Costs, any_size, is_plain, label_of
 from bench.fit.error import stated_error
 from bench.fit.verify import verify as verified_by
 from bench.forecast.client import NoPredictionError, find_formulae, lock_on
 from bench.grid.inputs import Inputs, override, read_inputs
+from bench.launch.checks import check_reports
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
 from bench.plan import gridfile
 from bench.plan.cell import Cell
+from bench.plan.gridfile import Settings
 from bench.plan.models import Model
 from bench.plan.selection import parse_selection, select
+from bench.results.curves import Curves, curves_key, update_curves
 from bench.results.rowfile import read_rows
 from minbert.files import is_file
 
@@ -94,9 +97,11 @@ def command(
         raise InputError("--length: leave it out with --data, whose own length is taken")
     axes = parse_selection(selection)
     grid = override(gridfile.load(grid_name or str(_SETTINGS)), overrides)
-    target, is_here = _target(kind)
+    target, is_here = _target(kind, axes)
     if verify and not is_here:
         raise InputError("--verify trains on the GPU, and none is here")
+    if reports is not None:
+        check_reports(reports, "fit")
     limit_mib = memory or _free_mib(target, is_here)
     inputs = read_inputs(grid, data, None)
     model = _one_model(inputs)
@@ -126,6 +131,8 @@ def command(
                 verified.append(verified_by(answer, model, target, limit_mib, signals, say))
                 if not as_json:
                     echo(str(verified[-1]))
+    if reports is not None:
+        _report(reports, runs, answers, costs, model, positions, notes)
     if as_json:
         document = {
             "model": model.name, "device": target.conditions.device, "limit_mib": limit_mib,
@@ -136,20 +143,43 @@ def command(
     return 0 if all(one.is_right for one in verified) else 1
 
 
-def _order(cell: Cell) -> tuple[int, str]:
-    return MODES.index(cell.mode), label_of(cell)
+def _report(
+    reports: Path, runs: Path, answers: Sequence[Answer], costs: Costs, model: Model,
+    positions: int, notes: Sequence[str],
+) -> None:  # fmt: skip
+    """Write the pages and, beside results, the curves for their report."""
+    from bench.fit.page import write_page
+
+    amp = answers[0].cell.amp
+    cells = [cell for cell in costs.formulae if is_plain(cell) and cell.amp == amp]
+    cells.sort(key=_order)
+    if cells[0].mode != "full":
+        raise InputError("--reports: full fine-tuning, which others are compared with, is not here")
+    curves = Curves(
+        model=model.name, device=costs.device, notes=tuple(notes),
+        curves=tuple(costs.curves(cells, Settings().batch_size, positions)),
+    )  # fmt: skip
+    if is_file(runs):
+        update_curves(runs, curves_key(model.digest, costs.device), lambda _: curves)
+    echo(f"report: {write_page(reports, curves, answers)}", err=True)
 
 
-def _target(kind: str) -> tuple[Target, bool]:
+def _order(cell: Cell) -> tuple[int, bool, str]:
+    return MODES.index(cell.mode), cell.amp != "off", label_of(cell)
+
+
+def _target(kind: str, axes: Mapping[str, set[str]]) -> tuple[Target, bool]:
     """The device that is asked about, and whether it is here. Of another GPU no more is known than
-    that it is one."""
+    that it is one: AMP is in fp16, as every GPU has it, unless bf16 is selected."""
     try:
         return find_conditions(kind), True
     except InputError:
         if kind != "cuda":
             raise
     target = find_conditions("cpu")
-    return replace(target, conditions=replace(target.conditions, device="cuda:0")), False
+    conditions = replace(target.conditions, device="cuda:0")
+    amp_on = "bf16" if "bf16" in axes.get("amp", ()) else "fp16"
+    return replace(target, conditions=conditions, amp_on=amp_on), False
 
 
 def _free_mib(target: Target, is_here: bool) -> float:

@@ -21,10 +21,14 @@ from bench.forecast.formulae import (
 )
 from bench.plan.cell import ABOUT, Cell
 from bench.plan.rows import Row
+from bench.results.curves import Curve, Point
 
 _NAMED: Final = ("gradient_checkpointing", "gradient_accumulation_steps", "lora_dropout")
 """Settings of a cell that change its memory and that its name lacks."""
 _ANY: Final[dict[str, Any]] = {"batch_size": 0, "max_length": 0}
+_USUAL_LENGTH: Final = 128
+_LITTLE: Final = 0.1
+"""The share of the memory of full fine-tuning below which a setting saves little."""
 ASSUMED: Final = (
     f"assumed of the GPU: its context takes {CONTEXT_MIB:.0f} MiB, libraries {WORKSPACES_MIB:.0f} "
     f"MiB, and the allocator keeps {RESERVE:.0%} more than tensors need"
@@ -112,6 +116,37 @@ class Costs:
     def largest(self, cell: Cell, length: int, limit_mib: float) -> int:
         return largest_batch(self.formulae[cell], Variant.of(cell), self.device, length, limit_mib)
 
+    def curves(self, cells: Sequence[Cell], batch: int, positions: int) -> list[Curve]:
+        """The costs of settings by length in batches of one size, and by batch at one length; the
+        first is full fine-tuning."""
+        full, *_ = cells
+        lengths = [*(2**power for power in range(4, 14) if 2**power < positions), positions]
+        usual = min(_USUAL_LENGTH, positions)
+
+        def saved(cell: Cell, length: int) -> float:
+            own, of_full = (total_mib(self.memory_mib(c, batch, length)) for c in (cell, full))
+            return 1 - own / of_full
+
+        def point(cell: Cell, batch: int, length: int) -> Point:
+            return Point(
+                batch=batch, length=length, memory_mib=self.memory_mib(cell, batch, length),
+                ms_per_1k_tokens=self.ms(cell, batch, length),
+            )  # fmt: skip
+
+        def under_10(cell: Cell) -> int | None:
+            small = [n for n in range(lengths[0], positions + 1) if saved(cell, n) < _LITTLE]
+            is_from_there = small == [*range(small[0], positions + 1)] if small else False
+            return small[0] if is_from_there and small[0] > lengths[0] else None
+
+        return [
+            Curve(
+                setting=label_of(cell), mode=cell.mode, layers=cell.layers, under_10=under_10(cell),
+                by_length=tuple(point(cell, batch, n) for n in lengths),
+                by_batch=tuple(point(cell, 2**power, usual) for power in range(10)),
+            )
+            for cell in cells
+        ]  # fmt: skip
+
     def answers(
         self, cells: Iterable[Cell], lengths: Sequence[int], limit_mib: float
     ) -> list[Answer]:
@@ -141,10 +176,12 @@ class Costs:
 
 def _is_plain_full(one: Cell, like: Cell) -> bool:
     """Whether a cell is full fine-tuning in the precision of another, and nothing else."""
-    names = ("amp", "tf32")
-    alike = all(getattr(one, name) == getattr(like, name) for name in names)
-    plain = all(getattr(one, name) == ABOUT[name].before for name in _NAMED)
-    return one.mode == "full" and one.unfreeze == "all" and alike and plain
+    alike = (one.amp, one.tf32) == (like.amp, like.tf32)
+    return one.mode == "full" and one.unfreeze == "all" and alike and is_plain(one)
+
+
+def is_plain(cell: Cell) -> bool:
+    return all(getattr(cell, name) == ABOUT[name].before for name in _NAMED)
 
 
 def any_size(cell: Cell, positions: int) -> Cell:
