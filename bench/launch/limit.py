@@ -10,8 +10,7 @@ from typing import Final
 
 from bench.launch.runner import group_folders, oom_kills_in
 
-_LIMITS: Final = ("memory.max", "memory.limit_in_bytes")
-"""The file of the limit, by version 2 and 1."""
+_LIMITS: Final = ("memory.max", "memory.limit_in_bytes")  # by version 2 and 1
 _NO_SWAP: Final = ("memory.swap.max", "memory.swappiness")
 _JOIN: Final = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 _REMOVE: Final = 'read -r _; n=0; until rmdir "$0" || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done'

@@ -5,14 +5,6 @@ from dataclasses import replace
 import pytest
 
 from bench.forecast.fake import UncountableError, count
-from bench.forecast.formulae import (
-    LARGEST_BATCH,
-    Formulae,
-    largest_batch,
-    memory_mib,
-    ms_per_1k_tokens,
-    total_mib,
-)
 from bench.forecast.trace import _PRIMES, Tracer, trace
 from tests.bench.workloads import SHAPES, variant, workload
 from tests.encoders import Checkpoints, need_transformers
@@ -128,45 +120,3 @@ def test_sizes_are_those_of_the_model_and_of_no_batch():
     assert tracer._split(17 * 8 * 17 * 8) == ((0, 2), 1)
     assert tracer._split(100) == ((0, 0), 100)
     assert len({*_PRIMES}) == len(_PRIMES)
-
-
-MOMENTS = [[[50, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0.5], [0, 0, 0.1]]]
-FORMULAE = Formulae(
-    100, 200, [(0, 0), (1, 0), (1, 1)], MOMENTS, 10, [0, 0, 1], [0, 0, 2], 300
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-@pytest.mark.parametrize("length", [16, 128])
-def test_the_largest_batch_fits_and_one_more_does_not(device, length):
-    before = 0
-    for limit in (1000, 1500, 2000, 4000, 8000):
-        batch = largest_batch(FORMULAE, FULL, device, length, limit)
-        fits, fits_not = (
-            total_mib(memory_mib(FORMULAE, FULL, device, number, length)) <= limit
-            for number in (batch, batch + 1)
-        )
-        assert fits
-        assert not fits_not
-        assert batch > before, "more memory, more texts"
-        before = batch
-    assert largest_batch(FORMULAE, FULL, device, length, 300) == 0
-    assert largest_batch(FORMULAE, FULL, device, length, 1e12) == LARGEST_BATCH
-
-
-def test_memory_by_owner_is_the_forecast_of_a_cell_with_the_same_counts():
-    parts = memory_mib(FORMULAE, FULL, "cpu", 10, 100)
-    passing = 10 + 500 + 100
-    assert total_mib(parts) == pytest.approx(300 + 55 + 1.2 * 300 + 1.05 * passing)
-    assert parts["activations"] == 510
-    assert parts["gradients"] == 0
-    assert memory_mib(FORMULAE, FULL, "cpu", 1, 1)["gradients"] == 50
-    on_gpu = memory_mib(FORMULAE, FULL, "cuda:0", 10, 100)
-    assert on_gpu["weights"] + on_gpu["optimizer"] + on_gpu["activations"] + on_gpu["rest"] == 910
-    assert total_mib(on_gpu) == pytest.approx(910 * 1.1 + 550 + 32), "never tensors alone"
-
-
-def test_time_falls_with_the_batch_and_grows_with_the_work():
-    few, many = (ms_per_1k_tokens(FORMULAE, FULL, "cpu", 2, batch, 64) for batch in (1, 64))
-    assert few > many
-    assert many > ms_per_1k_tokens(FORMULAE, FULL, "cpu", 4, 64, 64)
