@@ -131,8 +131,8 @@ def command(
         shown = []
         for cell, point in answers if verify else ():
             if point.batch:
-                say = partial(echo, err=True)
-                shown.append(verified(cell, point, model, target, limit_mib, signals, say))
+                of = point, model, target, limit_mib, costs.formulae[cell].mapped_mib
+                shown.append(verified(cell, *of, signals, partial(echo, err=True)))
                 if not as_json:
                     echo(str(shown[-1]))
     if reports is not None:

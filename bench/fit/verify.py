@@ -27,6 +27,7 @@ from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.prepared import FILE, Prepared, write
 
 _TASK: Final = Task("fit", ("no", "yes"), (FILE,), is_own=True)
+BY_LIMIT: Final = "the limit of a control group"
 _PEAKS: Final = ("peak_process_vram_mib", "peak_cuda_reserved_mib", "peak_rss_mib")
 
 
@@ -80,21 +81,23 @@ def boundary(fits: Callable[[int], bool], promised: int) -> tuple[int, int]:
 
 
 def verified(
-    cell: Cell, point: Point, model: Model, target: Target, limit_mib: float, signals: Signals,
-    say: Callable[[str], None],
+    cell: Cell, point: Point, model: Model, target: Target, limit_mib: float, mapped_mib: float,
+    signals: Signals, say: Callable[[str], None],
 ) -> Verified:  # fmt: skip
-    """The boundary of a setting, from what was promised. StoppedError if the user stops it,
-    InputError for a training that fails otherwise than for its memory."""
+    """The boundary of a setting, from what was promised. A control group does not count the
+    `mapped_mib` of libraries' files, which were read before: its limit is less by them.
+    StoppedError if the user stops it, InputError for a training that fails otherwise than for its
+    memory."""
     on_cpu = target.conditions.device == "cpu"
     with (
         TemporaryDirectory(prefix="minbert-fit-", ignore_cleanup_errors=True) as folder,
         Locks(device_locks(), signals) as devices,
         devices.using(target.device_name, lambda: say("waiting for another grid")),
-        limited(limit_mib) if on_cpu else nullcontext() as group,
+        limited(limit_mib - mapped_mib) if on_cpu else nullcontext() as group,
     ):
         shown = Verified(
             model=model.name, setting=point.setting, length=point.length, limit_mib=limit_mib,
-            promised=point.batch, by="the limit of a control group" if group else "measured peaks",
+            promised=point.batch, by=BY_LIMIT if group else "measured peaks",
         )  # fmt: skip
 
         def fits(batch: int) -> bool:

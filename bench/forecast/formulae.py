@@ -28,6 +28,7 @@ class Formulae(NamedTuple):
     gflop: Sequence[float]
     moved_mib: Sequence[float]
     imports_mib: float = 0.0
+    mapped_mib: float = 0.0  # of the imports, in files
 
     def _powers(self, batch: float, length: float) -> NDArray[np.float64]:
         return np.array([float(batch) ** b * float(length) ** n for b, n in self.terms])

@@ -32,10 +32,14 @@ def answers_to(request: tuple[list[int] | None, list[str]]) -> Iterator[Totals |
 def _trace(jobs: list[Job], imports_mib: dict[bool, float]) -> Iterator[Formulae | str]:
     from bench.forecast.fake import UncountableError
     from bench.forecast.trace import trace
+    from bench.worker.probes.memory import resident_now
 
+    anon_mib = resident_now().anon_mib
     for job in jobs:
         try:
-            yield trace(job)._replace(imports_mib=imports_mib[job.cell.mode in METHODS])
+            mib = imports_mib[job.cell.mode in METHODS]
+            mapped_mib = max(0.0, mib - anon_mib) if anon_mib else 0.0
+            yield trace(job)._replace(imports_mib=mib, mapped_mib=mapped_mib)
         except UncountableError as error:
             yield str(error)
 

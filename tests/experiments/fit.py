@@ -2,9 +2,10 @@
 
     python -m tests.experiments.fit [--draws 60] [--seed 0]
 
-appends an entry for each to bench/fit/verified.json, from which bench.fit states its error. Five
+appends entries to bench/fit/verified.json, from which bench.fit states its error. Five
 architectures, of which the forecast's coefficients were measured with BERT alone, both engines, six
-lengths and limits of 450 to 800 MiB, and of 250 more for other engines than minbert, on a CPU; a draw takes about a minute on two idle cores.
+lengths and limits of 450 to 800 MiB, and 250 more in engine transformers, on a CPU. A draw takes a
+minute or two on two idle cores.
 """
 
 import json
