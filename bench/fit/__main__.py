@@ -117,7 +117,9 @@ def command(
         raise InputError(f"--select: no setting has {selection}")
     inputs.check(chosen, [target.device] if is_here else [], searches=False)
     with Signals() as signals:
-        settings = [c for c in every if c in chosen or (c.mode == "full" and is_plain(c))]
+        amps = {c.amp for c in chosen}
+        full = [c for c in every if c.mode == "full" and is_plain(c) and c.amp in amps]
+        settings = [*dict.fromkeys([*chosen, *full])]  # with what they are compared with
         costs = _costs(settings, inputs, model, target, runs, signals)
         answers = costs.answers([c for c in chosen if c in costs.formulae], lengths, limit_mib)
         points = [point for _, point in answers]

@@ -24,7 +24,7 @@ from bench.common.messages import one_line
 from bench.engines.engine import engine_of
 from bench.forecast.fake import UncountableError, batch_of, evaluate, fill, trainer_of
 from bench.forecast.formulae import Formulae
-from bench.plan.cell import FAST
+from bench.plan.cell import FAST, TRANSFORMERS
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter
 from minbert.kernels import products, reference
@@ -73,6 +73,8 @@ def trace(job: Job) -> Formulae:
             held = [*model.parameters(), *model.buffers()]
             weights, optimizer = (sum(t.nbytes for t in each) / _MIB for each in (held, state))
     except Exception as error:
+        if cell.engine != TRANSFORMERS:
+            raise
         why = one_line(str(error))[:100]
         raise UncountableError(f"{cell.model} can't run without values ({why})") from error
     terms = sorted({*flops, *moved, *tracer.terms})
@@ -91,8 +93,10 @@ def _traced_sizes(model: Classifier, longest: int) -> tuple[int, int]:
     """Primes for the batch and the length, of which `_ALIGNED` times the second is traced."""
     sizes = {n for t in (*model.parameters(), *model.buffers()) for n in t.shape if n}
     free = [prime for prime in _PRIMES if all(size % prime for size in sizes)]
-    of_length = next(prime for prime in free if _ALIGNED * prime <= longest)
-    return next(prime for prime in free if prime != of_length), of_length
+    of_length = [prime for prime in free if _ALIGNED * prime <= longest][:1]
+    if not of_length or len(free) < 2:
+        raise UncountableError("no batch and length differ from all sizes of the model")
+    return next(prime for prime in free if prime not in of_length), of_length[0]
 
 
 class Tracer(Counter):  # type: ignore[no-untyped-call]
