@@ -1,8 +1,8 @@
 """Trains at the boundary of what fits, each batch in a process of its own."""
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
+from bench.examples.tokens import share
 from bench.launch.attempt import WORKER
 from bench.launch.limit import Limited, limited
 from bench.launch.locks import Locks, device_locks
@@ -26,6 +27,7 @@ from bench.results.curves import Point
 from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.prepared import FILE, Prepared, write
 
+_CACHE: Final = "MINBERT_CACHE"
 _TASK: Final = Task("fit", ("no", "yes"), (FILE,), is_own=True)
 BY_LIMIT: Final = "the limit of a control group"
 _PEAKS: Final = ("peak_process_vram_mib", "peak_cuda_reserved_mib", "peak_rss_mib")
@@ -91,6 +93,7 @@ def verified(
     on_cpu = target.conditions.device == "cpu"
     with (
         TemporaryDirectory(prefix="minbert-fit-", ignore_cleanup_errors=True) as folder,
+        _cache_in(folder),
         Locks(device_locks(), signals) as devices,
         devices.using(target.device_name, lambda: say("waiting for another grid")),
         limited(limit_mib - mapped_mib) if on_cpu else nullcontext() as group,
@@ -110,6 +113,18 @@ def verified(
 
         shown.found, shown.too_large = boundary(fits, point.batch)
     return shown
+
+
+@contextmanager
+def _cache_in(folder: str) -> Iterator[None]:
+    """Keep tokens, which nobody needs again, in a cache of their own."""
+    before = os.environ.get(_CACHE)
+    os.environ[_CACHE] = folder
+    try:
+        yield
+    finally:
+        del os.environ[_CACHE]
+        os.environ |= {} if before is None else {_CACHE: before}
 
 
 def _train(
@@ -135,12 +150,11 @@ def _train(
     place = folder / "cell"
     place.mkdir(exist_ok=True)
     write_atomically(place / jobs.FILE, job.to_json().encode())
-    env = worker_environment(os.environ, job.threads, target.gpu)
-    env |= {"MINBERT_CACHE": str(folder / "cache")}  # for tokens that nobody needs again
+    share(data, cell, model.tokenizer, Path(job.data or ""))  # as a grid does before a worker
     argv, before = [*WORKER, str(place.resolve())], group.kills() if group else 0
     ended = run_worker(
-        place, group.argv(argv) if group else argv, env=env, timeout_s=None, signals=signals,
-        on_progress=lambda _progress: None,
+        place, group.argv(argv) if group else argv, timeout_s=None, signals=signals,
+        env=worker_environment(os.environ, job.threads, target.gpu), on_progress=lambda _: None,
     )  # fmt: skip
     if ended.status == "interrupted":
         raise StoppedError

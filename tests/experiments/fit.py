@@ -30,9 +30,9 @@ _OTHERS: Final = ("roberta", "electra", "deberta-v2", "modernbert")
 _BY_TRANSFORMERS: Final = ("deberta-v2", "modernbert")
 _LENGTHS: Final = (16, 32, 64, 128, 256, 512)
 _SELECTED: Final = (
-    "mode=full amp=off", "mode=full amp=bf16", "mode=head",
-    "mode=lora layers=attn-only amp=off", "mode=lora layers=attn-only amp=bf16",
-    "mode=lora layers=all-lin-only", "mode=dora",
+    "mode=full amp=bf16", "mode=head", "mode=lora layers=attn-only amp=off",
+    "mode=lora layers=attn-only amp=bf16", "mode=lora layers=all-lin-only", "mode=dora",
+    "mode=full amp=off",
 )  # fmt: skip
 
 
