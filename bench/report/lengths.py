@@ -29,23 +29,24 @@ def lengths_section(curves: Curves | None) -> list[Section]:
 _ASKED = ("lora", "attn-only")
 _MEMORY = "peak_mib"
 _LABELS = {
-    "length": "tokens of each text", "batch": "texts in a batch", _MEMORY: "memory, MiB",
-    "ms_per_1k_tokens": "time for 1,000 tokens, ms",
+    "length": "tokens of each text", "batch": "texts in a batch", _MEMORY: "memory, × full",
+    "ms_per_1k_tokens": "time, × full",
 }  # fmt: skip
 
 
 def _drawing(curves: Curves, x: str, cost: str) -> Drawing:
-    """A line for each setting, at the other size that the curves have."""
+    """A line for each setting, against full fine-tuning, at the other size that the curves have."""
     other = "batch" if x == "length" else "length"
     points = [p.columns() for p in curves.points if getattr(p, other) == getattr(curves, other)]
+    full = {p[x]: p[cost] for p in points if p["setting"] == points[0]["setting"]}
     stem = f"{'memory' if cost == _MEMORY else 'time'}-by-{x}"
     handles = []
     with canvas(3.6) as (figure, axes):
         for setting, own in grouped(points, lambda point: str(point["setting"])).items():
             mode, is_narrow = str(own[0]["mode"]), own[0]["layers"] == _ASKED[1]
             handles += axes.plot(
-                [p[x] for p in own], [p[cost] for p in own], label=setting, color=COLOURS[mode],
-                linestyle="--" if is_narrow else LINES[mode],
+                [p[x] for p in own], [p[cost] / (full.get(p[x]) or 1) for p in own],
+                linestyle="--" if is_narrow else LINES[mode], color=COLOURS[mode], label=setting,
             )  # fmt: skip
         ticks = sorted({int(p[x]) for p in points})
         axes.set(xscale="log", xlabel=_LABELS[x], ylabel=_LABELS[cost], ylim=(0, None))
