@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from bench.examples.tokens import find_length
 from bench.fit.answers import Costs, is_plain, label_of
 from bench.fit.verify import verified
 from bench.forecast.client import NoPredictionError, find_formulae, lock_on
+from bench.forecast.costs import Variant
+from bench.forecast.forecast import rows_like
+from bench.forecast.outlook import Counting, make_forecast
 from bench.grid.inputs import Inputs, override, read_inputs
 from bench.launch.checks import check_reports
 from bench.launch.signals import Signals
@@ -41,6 +45,8 @@ from minbert.files import is_file
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
 _LENGTHS: Final = (32, 128, 512)
+_LEARNED: Final = 5
+"""The most settings that ran here from which memory is learned; each takes a second."""
 _PAGES: Final = "fit"
 _HOW: Final = (
     "One training step and one evaluation of each setting ran on tensors without values. Their "
@@ -196,13 +202,23 @@ def _costs(
         for c in cells
     }
     try:
-        formulae = find_formulae(jobs, lock_on(target.device_name, signals), target.gpu)
+        lock = lock_on(target.device_name, signals)
+        formulae = find_formulae(jobs, lock, target.gpu)
     except NoPredictionError as error:
         raise InputError(f"{model.name}: what fits can't be forecast: {error}") from error
     same = here.conditions_id, model.digest, "off"
     rows = read_rows(runs) if is_file(runs) else []
     alike = [r for r in rows if (r.conditions_id, r.model_digest, r.compile) == same]
-    return Costs(formulae=formulae, device=here.worker_device, threads=here.threads, rows=alike)
+    costs = Costs(formulae=formulae, device=here.worker_device, threads=here.threads, rows=alike)
+    ran = [r for r in alike if r.is_ok and r.data_digest == cells[0].data_digest][::-1]
+    newest = {Variant.of(row): row for row in rows_like(ran, ran[:1])[::-1]} if ran else {}
+    some = [*newest.values()][-_LEARNED:]
+    counting = Counting(here, inputs.data_folder, lock, target.gpu, configs)
+    with suppress(NoPredictionError):
+        if some and here.device == "cpu":
+            fit = make_forecast([row.cell for row in some], some, model, counting).memory
+            return replace(costs, coefficients=fit.coefficients, learned=len(fit.points))
+    return costs
 
 
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:

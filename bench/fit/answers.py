@@ -53,12 +53,15 @@ def _is_usual(cell: Cell, name: str) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """Costs of settings, each a cell of whatever size, on a device with some threads. Times are
-    those that comparable rows measured, carried over; without any, of a typical machine."""
+    those that comparable rows measured, carried over; without any, of a typical machine. Memory
+    has the coefficients fitted to so many `learned` settings, or those of the prior."""
 
     formulae: Mapping[Cell, Formulae]
     device: str
     threads: int
     rows: Sequence[Row] = ()
+    coefficients: Sequence[float] = ()
+    learned: int = 0
 
     def memory_mib(self, cell: Cell, batch: float, length: float) -> dict[str, float]:
         """The parts of a worker's peak, whose sum it is: its resident set on a CPU, and what it
@@ -66,7 +69,7 @@ class Costs:
         of = self.formulae[cell]
         tensors, lasting = of.tensors_mib(batch, length), of.weights_mib + of.optimizer_mib
         features = peak_features(Variant.of(cell), lasting, sum(tensors))
-        peak = apply(memory_prior(self.device).values, features)
+        peak = apply(self.coefficients or memory_prior(self.device).values, features)
         owned = {
             "weights": of.weights_mib, "gradients": tensors[0], "optimizer": of.optimizer_mib,
             "activations": tensors[1], "rest": peak - lasting - tensors[0] - tensors[1],
@@ -176,6 +179,10 @@ class Costs:
         error = (
             f"error of the forecast: {close} of {len(pairs)} verified batches were within "
             f"{WITHIN:.0%}, or one text, of the largest that fitted, the worst off by {worst:.0%}; "
-            f"{sum(promised > found for promised, found in pairs)} did not fit"
+            f"{sum(promised > found for promised, found in pairs)} did not fit; each trained two "
+            "steps on texts of one length"
         )
-        return [error, f"times: {times}"]
+        memory = f"fitted on {self.learned} settings that trained here"
+        if not self.learned:
+            memory = "by the prior; long trainings on texts of many lengths take more (docs/fit.md)"
+        return [error, f"memory: {memory}", f"times: {times}"]

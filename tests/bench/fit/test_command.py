@@ -152,6 +152,43 @@ def test_sizes_and_lengths_are_read():
         _lengths("32,x")
 
 
+def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path):
+    """Rows of the same data under the same conditions: more than forecast leaves room for less."""
+    words = ("--length", "128", "--select", "mode=full amp=off")
+    _, before, _ = ask(capsys, *words)
+    peak = 3 * before["answers"][0]["peak_mib"]
+    asked = []
+
+    def formulae(jobs, *_):
+        asked.extend(jobs)
+        return dict.fromkeys(jobs, FORMULAE)
+
+    class Made:
+        coefficients, points = (0.0, 0.0, 3.0, 3.0, 3.0), {"one": peak}
+        memory = property(lambda self: self)
+
+    def forecast(cells, rows, *_):
+        assert [row.status for row in rows] == ["ok"]
+        assert cells[0].mode == "full"
+        return Made()
+
+    monkeypatch.setattr(module, "find_formulae", formulae)
+    monkeypatch.setattr(module, "make_forecast", forecast)
+    runs = tmp_path / "runs.csv"
+    runs.write_text("")
+    ask(capsys, *words)
+    here = module.find_conditions("cpu").conditions.columns()
+    row = new_row(**replace(asked[0], batch_size=64).columns(), **here, status="ok")
+    others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
+    monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
+    _, after, _ = ask(capsys, *words, "--runs", runs)
+    assert after["notes"][1] == "memory: fitted on 1 settings that trained here"
+    parts = after["answers"][0]["memory_mib"]
+    of_tensors = after["answers"][0]["peak_mib"] - parts["libraries"]
+    lasting = parts["weights"] + parts["optimizer"] + parts["gradients"] + parts["activations"]
+    assert of_tensors > 2.4 * lasting
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("length", [16, 128])
 def test_the_largest_batch_fits_and_one_more_does_not(device, length):
@@ -196,7 +233,8 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
     assert costs().notes[0] == (
         "error of the forecast: 2 of 4 verified batches were within 10%, or one text, of the "
-        "largest that fitted, the worst off by 100%; 3 did not fit"
+        "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on texts "
+        "of one length"
     )
 
 
