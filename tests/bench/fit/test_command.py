@@ -233,8 +233,8 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
     assert costs().notes[0] == (
         "error of the forecast: 2 of 4 verified batches were within 10%, or one text, of the "
-        "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on texts "
-        "of one length"
+        "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on "
+        "texts of one length"
     )
 
 
