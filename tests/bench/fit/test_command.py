@@ -154,7 +154,7 @@ def test_sizes_and_lengths_are_read():
 
 def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path):
     """Rows of the same data under the same conditions: more than forecast leaves room for less."""
-    words = ("--length", "128", "--select", "mode=full amp=off")
+    words = ("--length", "128", "--select", "mode=full amp=off", "--memory", "16GiB")
     _, before, _ = ask(capsys, *words)
     peak = 3 * before["answers"][0]["peak_mib"]
     asked = []
