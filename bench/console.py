@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "compare": ("bench.compare.__main__", "command"),
     "data": ("bench.data.__main__", "command"),
     "doctor": ("bench.doctor.__main__", "command"),
+    "fit": ("bench.fit.__main__", "command"),
     "export": ("bench.export.__main__", "command"),
     "predict": ("bench.export.predict", "command"),
     "ensemble": ("bench.studies.ensemble.__main__", "command"),

@@ -28,6 +28,7 @@ from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.forecasts import forecasts_section
 from bench.report.labels import label_curve, labels_section
+from bench.report.lengths import lengths_section
 from bench.report.pages import (
     LISTED,
     Section,
@@ -45,6 +46,7 @@ from bench.report.recommendation import advice
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
+from bench.results.curves import Curves, curves_key, read_curves
 from bench.results.facts import DataFacts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results
@@ -124,6 +126,7 @@ def report(
         before += quality_sections(first, results.predictions_of, data) + amp_section(first)
         before += changes_sections(every_group)
         after += authors_section([first, *others]) + forecasts_section(first)
+        after += lengths_section(_curves_of(first, results.runs))
         after += data_section(first, facts)
     shown = decision.candidates.group if decision else None
     # the rule of the explorer is not that of a race
@@ -160,6 +163,12 @@ def report(
         "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_lines": sentences("commands"), "terms": _terms(),
     }  # fmt: skip
+
+
+def _curves_of(group: Group, runs: Sequence[Path]) -> Curves | None:
+    """The curves of a group's model on its kind of device, if they were forecast."""
+    known = {key: curves for path in runs for key, curves in read_curves(path).items()}
+    return known.get(curves_key(str(group.shared("model_digest")), group.first.device))
 
 
 def printable(rows: Iterable[Row]) -> list[Row]:
