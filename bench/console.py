@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "report": ("bench.report.__main__", "main"),
     "recommend": ("bench.recommend", "main"),
     "compare": ("bench.compare.__main__", "command"),
+    "claims": ("bench.claims", "main"),
     "data": ("bench.data.__main__", "command"),
     "doctor": ("bench.doctor.__main__", "command"),
     "export": ("bench.export.__main__", "command"),

@@ -1,0 +1,260 @@
+"""Claims, judged by rows: which are supported, refuted or undecided.
+
+A claim has an estimate on the scale on which it is tested: differences of scores, of which more is
+better, or logarithms of ratios. Both directions of all primary claims are tested by Holm, each
+direction at half the level, so that with 95% probability none of their verdicts is wrong.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis.comparison import NOT_ALTERNATED, Limits, costs_of
+from bench.analysis.matching import Match, matching
+from bench.analysis.scorepairs import (
+    FEWEST_SEEDS,
+    ScorePair,
+    mean_of_pairs,
+    rounding_of,
+    score_pair,
+)
+from bench.analysis.setting import Setting, place_of_run
+from bench.common.grouping import grouped
+from bench.plan.claimsfile import SCORE, Claim, Scalar, accepts, load
+from bench.plan.columns import format_value
+from bench.plan.metrics import metric_of
+from bench.plan.rows import RESUMED, Row
+from bench.results.outcomes import ValuesOf
+from bench.results.predictions import values_from
+from bench.results.rescoring import Results, read_results
+from bench.stats.comparing import FAMILY, holm, mean_of_settings
+from bench.stats.intervals import POWER_Z, Interval, quantile
+
+_KNOWN: Final = 1e9  # degrees of freedom that stand for a known variance
+
+
+class Verdict(StrEnum):
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the rows of a claim say, with the limit that it is tested against."""
+
+    value: float
+    error: float
+    freedom: float
+    limit: float
+
+    def beyond(self, sign: int) -> float:
+        """The p-value of being beyond the limit: above it with sign 1, below it with −1."""
+        from scipy.special import stdtr
+
+        gap = sign * (self.value - self.limit)
+        if self.error == 0:
+            return 0.0 if gap > 0 else 1.0
+        return float(stdtr(min(self.freedom, _KNOWN), -gap / self.error))
+
+    def interval(self, claim: Claim, level: float) -> Interval:
+        half = float(quantile(level, self.freedom)) * self.error
+        ends = np.array([self.value, self.value - half, self.value + half])
+        if claim.column != SCORE:
+            ends = np.exp(np.clip(ends, -700, 700))
+        return Interval(*ends.tolist())
+
+    def more(self, level: float) -> float | None:
+        """How many times the trainings there are would decide four times out of five, if the
+        estimate is true; None: no number would."""
+        gap = abs(self.value - self.limit)
+        reach = (float(quantile(level, self.freedom)) + POWER_Z) * self.error
+        return (reach / gap) ** 2 if gap > 0 else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict, and the interval of a difference of scores or of a ratio; None
+    without an estimate, whose lack `why` explains."""
+
+    claim: Claim
+    verdict: Verdict
+    level: float  # two-sided, of the interval
+    interval: Interval | None = None
+    alone: Verdict = Verdict.UNDECIDED  # by the interval alone
+    more: float | None = None  # times the trainings there are that would decide an undecided one
+    why: str = ""
+
+
+def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[Judged]:
+    """Verdicts on claims, each with its estimate or why there is none. Claims that are not primary
+    are judged alone."""
+    primary = [i for i, claim in enumerate(claims) if claim.primary]
+    levels = [FAMILY / len(primary) if claim.primary else FAMILY for claim in claims]
+    beyond = {
+        sign: np.array([e.beyond(sign) if isinstance(e, Estimate) else 1.0 for e in estimates])
+        for sign in (1, -1)
+    }
+    alone = {sign: values <= np.array(levels) / 2 for sign, values in beyond.items()}
+    passed = {sign: values.copy() for sign, values in alone.items()}
+    for sign, values in beyond.items():
+        passed[sign][primary] = holm(values[primary], FAMILY / 2)
+
+    def verdict(is_beyond: Mapping[int, NDArray[np.bool_]], i: int) -> Verdict:
+        for sign in (1, -1):
+            if is_beyond[sign][i]:
+                is_wanted = sign == (1 if claims[i].direction == "at least" else -1)
+                return Verdict.SUPPORTED if is_wanted else Verdict.REFUTED
+        return Verdict.UNDECIDED
+
+    judged = []
+    for i, (claim, estimate, level) in enumerate(zip(claims, estimates, levels, strict=True)):
+        one = Judged(claim, verdict(passed, i), level, alone=verdict(alone, i))
+        if isinstance(estimate, str):
+            judged.append(replace(one, why=estimate))
+            continue
+        more = estimate.more(level) if one.verdict is Verdict.UNDECIDED else None
+        judged.append(replace(one, interval=estimate.interval(claim, level), more=more))
+    return judged
+
+
+def judge_file(path: Path, runs: Sequence[Path] = ()) -> list[Judged]:
+    """Verdicts on the claims of a file, by the rows that it names, or by others. InputError if a
+    file can't be read; one that is not there yet leaves its claims undecided."""
+    claims = load(path)
+
+    @cache
+    def results(files: tuple[Path, ...]) -> Results:
+        return read_results(files, None)
+
+    def evidence(claim: Claim) -> Estimate | str:
+        files = tuple(runs) or tuple(path.parent / name for name in claim.runs)
+        if missing := [file.name for file in files if not file.is_file()]:
+            return f"{missing[0]} is not there"
+        known = results(files)
+        return estimate(claim, known.rows, values_from(known.predictions_of))
+
+    return judge(claims, [evidence(claim) for claim in claims])
+
+
+def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate | str:
+    """What rows say on a claim, or why they say nothing yet."""
+    rows = [row for row in rows if row.task in claim.tasks and accepts(claim.rows, row)]
+    base, new = ([r for r in rows if accepts(terms, r)] for terms in (claim.base, claim.new))
+    for terms, side in ((claim.base, base), (claim.new, new)):
+        if not side:
+            named = {**claim.rows, **terms}
+            return f"no row has {' '.join(f'{c}={_text(v)}' for c, v in named.items())}"
+    columns = claim.base.keys() | claim.new.keys()
+    names = {c for c in columns if claim.base.get(c) != claim.new.get(c)}
+    matched = matching(base, new, names | set(claim.differ), (values_of, values_of))
+    by_task = grouped(matched.matches, lambda match: match.base.rows[0].task)
+    for task in claim.tasks:
+        own = by_task.get(task, [])
+        if len(own) != claim.combinations:
+            reasons = [w for _, s, w in matched.unmatched if s.rows[0].task == task]
+            more = f" ({reasons[0]})" if reasons else ""
+            return f"{task}: {len(own)} pairs of settings, not {claim.combinations}{more}"
+        for match in own:
+            if failed := _failed(match):
+                return f"{task}: {match.label}: {failed}"
+    every = [match for task in claim.tasks for match in by_task[task]]
+    return _of_scores(claim, every) if claim.column == SCORE else _of_costs(claim, every)
+
+
+def _text(value: Scalar | list[Scalar]) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ",".join(format_value(one) for one in values)
+
+
+def _failed(match: Match) -> str:
+    """A training that failed on either side, without which the rest would be a choice."""
+    for setting in match.sides:
+        ok = {place_of_run(row) for row in setting.ok}
+        for row in setting.rows:
+            if row.status not in (None, "ok", *RESUMED) and place_of_run(row) not in ok:
+                return f"a training ended {row.status}"
+    return ""
+
+
+def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
+    pairs = []
+    for match in matches:
+        first, scores = match.base.rows[0], [_scores(setting) for setting in match.sides]
+        common = scores[0].keys() & scores[1].keys()
+        pair = score_pair(*match.sides) if first.fold is None else _over_folds(match, scores)
+        if not isinstance(pair, str) and first.fold is None and len(pair.values) < len(common):
+            pair = "predictions are not kept"
+        if len(common) < claim.pairs:
+            pair = f"{len(common)} of {claim.pairs} pairs of trainings are there"
+        if isinstance(pair, str):
+            return f"{first.task}: {pair}"
+        if claim.limit[1] == "pt" and not pair.metric.bounded:
+            return f"{first.task}: {pair.metric.label} has no points; give a share, such as -2%"
+        pairs.append((first.data_digest, pair))
+    return over_tasks(claim, pairs)
+
+
+def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate | str:
+    """The mean over tasks, whose metrics count alike, each with its own variance; pairs are given
+    with the digests of their data."""
+    metric = pairs[0][1].metric
+    if all(pair.metric.bounded and pair.metric.higher_is_better for _, pair in pairs):
+        pairs = [(digest, replace(pair, metric=metric)) for digest, pair in pairs]
+    mean = mean_of_pairs(pairs)
+    if isinstance(mean, str):
+        return mean
+    error, _, freedom = mean.errors
+    if mean.spread is not None:
+        error, freedom = mean.spread.error()
+    number, unit = claim.limit
+    limit = number / 100 * (1.0 if unit == "pt" else abs(mean.base))
+    return Estimate(metric.gain(mean.value), error, freedom, limit)
+
+
+def _scores(setting: Setting) -> dict[tuple[int, int], float]:
+    """The scores of a setting by seed and fold, of repeats the last."""
+    return {place_of_run(r)[:2]: r.dev_score or 0.0 for r in setting.scored if r.has_score}
+
+
+def _over_folds(match: Match, scores: Sequence[dict[tuple[int, int], float]]) -> ScorePair | str:
+    """The differences by fold, each the mean over its seeds: folds have other examples and other
+    trainings, so that the variance between them has both parts."""
+    if not (match.base.learned or match.new.learned):
+        return "flagged not_learned on both sides"
+    folds = grouped(sorted(scores[0].keys() & scores[1].keys()), lambda place: place[1])
+    differences = {
+        fold: fmean(scores[1][place] - scores[0][place] for place in places)
+        for fold, places in folds.items()
+    }
+    if len(folds) < FEWEST_SEEDS:
+        return f"{len(folds)} folds, which hardly show how they vary"
+    base, new = (fmean(side.values()) for side in scores)
+    metric, number = metric_of(match.base.scored[0].dev_metric), (len(folds), len(folds))
+    rounding = rounding_of(match.base)
+    return ScorePair(
+        new - base, metric, base, new, number, rounding=rounding, differences=differences
+    )
+
+
+def _of_costs(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
+    cost = next((c for c in costs_of(matches, Limits()) if c.measure.column == claim.column), None)
+    if cost is None:
+        return f"{claim.column} was not measured"
+    for match, why, gates, number in zip(
+        matches, cost.why, cost.gates, cost.estimates.number, strict=True
+    ):
+        few = f"{number} of {claim.pairs} pairs of runs are there" if number < claim.pairs else ""
+        if reason := why or ("" if gates else NOT_ALTERNATED) or few:
+            return f"{match.base.rows[0].task}: {reason}"
+    mean = mean_of_settings(cost.estimates, cost.shared)
+    limit = math.log(claim.limit[0])
+    return Estimate(float(mean.value[0]), float(mean.error[0]), float(mean.freedom[0]), limit)
