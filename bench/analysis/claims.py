@@ -20,17 +20,14 @@ from numpy.typing import NDArray
 from bench.analysis.comparison import NOT_ALTERNATED, Limits, costs_of
 from bench.analysis.matching import Match, matching
 from bench.analysis.scorepairs import (
-    FEWEST_SEEDS,
     ScorePair,
     mean_of_pairs,
-    rounding_of,
     score_pair,
 )
-from bench.analysis.setting import Setting, place_of_run
+from bench.analysis.setting import place_of_run
 from bench.common.grouping import grouped
-from bench.plan.claimsfile import SCORE, Claim, Scalar, accepts, load
-from bench.plan.columns import format_value
-from bench.plan.metrics import metric_of
+from bench.plan.cell import ON
+from bench.plan.claimsfile import SCORE, Claim, accepts, load
 from bench.plan.rows import RESUMED, Row
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import values_from
@@ -38,6 +35,9 @@ from bench.results.rescoring import Results, read_results
 from bench.stats.comparing import FAMILY, holm, mean_of_settings
 from bench.stats.intervals import POWER_Z, Interval, quantile
 
+LEVEL: Final = 0.04
+"""The error of both directions of all primary claims together. It is a fifth below the 5% that are
+promised, since few trainings give sums of variances only approximate degrees of freedom."""
 _KNOWN: Final = 1e9  # degrees of freedom that stand for a known variance
 
 
@@ -60,10 +60,8 @@ class Estimate:
         """The p-value of being beyond the limit: above it with sign 1, below it with −1."""
         from scipy.special import stdtr
 
-        gap = sign * (self.value - self.limit)
-        if self.error == 0:
-            return 0.0 if gap > 0 else 1.0
-        return float(stdtr(min(self.freedom, _KNOWN), -gap / self.error))
+        gap = sign * (self.limit - self.value) / max(self.error, 1e-12)
+        return float(stdtr(min(self.freedom, _KNOWN), gap))
 
     def interval(self, claim: Claim, level: float) -> Interval:
         half = float(quantile(level, self.freedom)) * self.error
@@ -98,7 +96,7 @@ def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[
     """Verdicts on claims, each with its estimate or why there is none. Claims that are not primary
     are judged alone."""
     primary = [i for i, claim in enumerate(claims) if claim.primary]
-    levels = [FAMILY / len(primary) if claim.primary else FAMILY for claim in claims]
+    levels = [LEVEL / len(primary) if claim.primary else FAMILY for claim in claims]
     beyond = {
         sign: np.array([e.beyond(sign) if isinstance(e, Estimate) else 1.0 for e in estimates])
         for sign in (1, -1)
@@ -106,7 +104,7 @@ def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[
     alone = {sign: values <= np.array(levels) / 2 for sign, values in beyond.items()}
     passed = {sign: values.copy() for sign, values in alone.items()}
     for sign, values in beyond.items():
-        passed[sign][primary] = holm(values[primary], FAMILY / 2)
+        passed[sign][primary] = holm(values[primary], LEVEL / 2)
 
     def verdict(is_beyond: Mapping[int, NDArray[np.bool_]], i: int) -> Verdict:
         for sign in (1, -1):
@@ -152,7 +150,7 @@ def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate
     for terms, side in ((claim.base, base), (claim.new, new)):
         if not side:
             named = {**claim.rows, **terms}
-            return f"no row has {' '.join(f'{c}={_text(v)}' for c, v in named.items())}"
+            return f"no row has {', '.join(f'{column} {value}' for column, value in named.items())}"
     columns = claim.base.keys() | claim.new.keys()
     names = {c for c in columns if claim.base.get(c) != claim.new.get(c)}
     matched = matching(base, new, names | set(claim.differ), (values_of, values_of))
@@ -163,41 +161,34 @@ def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate
             reasons = [w for _, s, w in matched.unmatched if s.rows[0].task == task]
             more = f" ({reasons[0]})" if reasons else ""
             return f"{task}: {len(own)} pairs of settings, not {claim.combinations}{more}"
-        for match in own:
-            if failed := _failed(match):
-                return f"{task}: {match.label}: {failed}"
     every = [match for task in claim.tasks for match in by_task[task]]
+    for match in every:
+        for setting in match.sides:
+            ok = {place_of_run(row) for row in setting.ok}
+            ended = {r.status or "" for r in setting.rows if place_of_run(r) not in ok}
+            if failed := sorted(ended - {"", *RESUMED}):
+                return f"{setting.rows[0].task}: a training of {setting.label} ended {failed[0]}"
     return _of_scores(claim, every) if claim.column == SCORE else _of_costs(claim, every)
-
-
-def _text(value: Scalar | list[Scalar]) -> str:
-    values = value if isinstance(value, list) else [value]
-    return ",".join(format_value(one) for one in values)
-
-
-def _failed(match: Match) -> str:
-    """A training that failed on either side, without which the rest would be a choice."""
-    for setting in match.sides:
-        ok = {place_of_run(row) for row in setting.ok}
-        for row in setting.rows:
-            if row.status not in (None, "ok", *RESUMED) and place_of_run(row) not in ok:
-                return f"a training ended {row.status}"
-    return ""
 
 
 def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
     pairs = []
     for match in matches:
-        first, scores = match.base.rows[0], [_scores(setting) for setting in match.sides]
-        common = scores[0].keys() & scores[1].keys()
-        pair = score_pair(*match.sides) if first.fold is None else _over_folds(match, scores)
-        if not isinstance(pair, str) and first.fold is None and len(pair.values) < len(common):
-            pair = "predictions are not kept"
-        if len(common) < claim.pairs:
-            pair = f"{len(common)} of {claim.pairs} pairs of trainings are there"
+        first, pair = match.base.rows[0], score_pair(*match.sides)
         if isinstance(pair, str):
             return f"{first.task}: {pair}"
-        if claim.limit[1] == "pt" and not pair.metric.bounded:
+        seeds = pair.differences
+        if len(seeds) < claim.pairs:
+            return f"{first.task}: {len(seeds)} of {claim.pairs} pairs of trainings are there"
+        if first.race == ON:
+            # folds have other examples and trainings, and the variance between them both parts
+            fold_of = {row.seed: row.fold or 0 for row in match.base.scored}
+            folds = grouped(seeds, fold_of.__getitem__)
+            means = {fold: fmean(seeds[seed] for seed in own) for fold, own in folds.items()}
+            pair = replace(pair, differences=means, values={})
+        elif len(pair.values) < len(seeds):
+            return f"{first.task}: predictions are not kept"
+        if claim.margin.endswith("pt") and not pair.metric.bounded:
             return f"{first.task}: {pair.metric.label} has no points; give a share, such as -2%"
         pairs.append((first.data_digest, pair))
     return over_tasks(claim, pairs)
@@ -215,34 +206,8 @@ def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate
     error, _, freedom = mean.errors
     if mean.spread is not None:
         error, freedom = mean.spread.error()
-    number, unit = claim.limit
-    limit = number / 100 * (1.0 if unit == "pt" else abs(mean.base))
+    limit = claim.limit / 100 * (abs(mean.base) if claim.margin.endswith("%") else 1.0)
     return Estimate(metric.gain(mean.value), error, freedom, limit)
-
-
-def _scores(setting: Setting) -> dict[tuple[int, int], float]:
-    """The scores of a setting by seed and fold, of repeats the last."""
-    return {place_of_run(r)[:2]: r.dev_score or 0.0 for r in setting.scored if r.has_score}
-
-
-def _over_folds(match: Match, scores: Sequence[dict[tuple[int, int], float]]) -> ScorePair | str:
-    """The differences by fold, each the mean over its seeds: folds have other examples and other
-    trainings, so that the variance between them has both parts."""
-    if not (match.base.learned or match.new.learned):
-        return "flagged not_learned on both sides"
-    folds = grouped(sorted(scores[0].keys() & scores[1].keys()), lambda place: place[1])
-    differences = {
-        fold: fmean(scores[1][place] - scores[0][place] for place in places)
-        for fold, places in folds.items()
-    }
-    if len(folds) < FEWEST_SEEDS:
-        return f"{len(folds)} folds, which hardly show how they vary"
-    base, new = (fmean(side.values()) for side in scores)
-    metric, number = metric_of(match.base.scored[0].dev_metric), (len(folds), len(folds))
-    rounding = rounding_of(match.base)
-    return ScorePair(
-        new - base, metric, base, new, number, rounding=rounding, differences=differences
-    )
 
 
 def _of_costs(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
@@ -256,5 +221,5 @@ def _of_costs(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
         if reason := why or ("" if gates else NOT_ALTERNATED) or few:
             return f"{match.base.rows[0].task}: {reason}"
     mean = mean_of_settings(cost.estimates, cost.shared)
-    limit = math.log(claim.limit[0])
+    limit = math.log(claim.limit)
     return Estimate(float(mean.value[0]), float(mean.error[0]), float(mean.freedom[0]), limit)

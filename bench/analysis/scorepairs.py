@@ -89,7 +89,7 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
         pair = replace(pair, value=over.mean, values=values, rounding=1 / (6 * over.examples**2))
     elif len(common) > 1:
         over = over_seeds(list(differences.values()))
-        pair = replace(pair, value=over.mean, rounding=rounding_of(base))
+        pair = replace(pair, value=over.mean, rounding=_rounding(base))
     alike = {row.cell_id for row in base.scored} & {row.cell_id for row in new.scored}
     is_same = bool(alike) and not any(differences.values())
     if over is not None and is_same and not any(one.any() for one in pair.values.values()):
@@ -108,7 +108,7 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
     return replace(pair, errors=errors)
 
 
-def rounding_of(setting: Setting) -> float:
+def _rounding(setting: Setting) -> float:
     """The variance of a difference of two scores that are multiples of 1 / N, from N, as it follows
     from the interval of a score; 0 where there is none."""
     for row in setting.scored:

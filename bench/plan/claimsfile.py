@@ -17,7 +17,6 @@ from bench.plan.rows import Row
 SCORE: Final = "dev_score"
 _MOST_PRIMARY: Final = 7
 _KIND: Final = "claims file"
-_MARGIN: Final = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*(pt|%|x)?")
 
 
 def _column(name: str) -> str:
@@ -72,24 +71,20 @@ class Claim(Strict):
     command: Text
 
     @model_validator(mode="after")
-    def _margin_has_the_unit_of_the_column(self) -> Self:
-        match = _MARGIN.fullmatch(self.margin.strip())
-        units = ("pt", "%") if self.column == SCORE else ("x",)
-        if match is None or match[2] not in units:
-            example = "-1pt or -2%" if self.column == SCORE else "0.5x"
+    def _margin_has_a_unit_of_the_column(self) -> Self:
+        form, example = (
+            (r"-?[\d.]+(pt|%)", "-1pt") if self.column == SCORE else (r"[\d.]+x", "0.5x")
+        )
+        if not re.fullmatch(form, self.margin) or (self.column != SCORE and self.limit <= 0):
             raise ValueError(
                 f"margin {self.margin!r} of {self.column} has not its unit; write it as {example}"
             )
-        if self.column != SCORE and float(match[1]) <= 0:
-            raise ValueError(f"margin {self.margin!r} is no ratio; it is to be above 0")
         return self
 
     @property
-    def limit(self) -> tuple[float, str]:
-        """The number and the unit of the margin."""
-        match = _MARGIN.fullmatch(self.margin.strip())
-        assert match is not None  # noqa: S101 (it was checked)
-        return float(match[1]), match[2]
+    def limit(self) -> float:
+        """The margin in its unit; ValueError if it is no number."""
+        return float(self.margin.rstrip("pt%x"))
 
     @property
     def combinations(self) -> int:

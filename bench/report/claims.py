@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.analysis.claims import Judged, Verdict
+from bench.analysis.claims import LEVEL, Judged, Verdict
 from bench.plan.claimsfile import SCORE
 from bench.report.text import clean, fixed, signed, with_span
 
@@ -31,19 +31,18 @@ def reason(judged: Judged) -> str:
 def lines(judged: Sequence[Judged]) -> list[str]:
     result = []
     for one in judged:
-        claim = one.claim
-        tested = f"{measured(one)}, to be {claim.direction} {claim.margin}".removeprefix(", ")
-        kind = "" if claim.primary else " (not primary)"
-        result.append(f"{claim.id}{kind}: {one.verdict}. {claim.hypothesis} {tested}.")
-        result += [f"  {text}" for text in [reason(one)] if text]
+        claim, kind = one.claim, "" if one.claim.primary else " (not primary)"
+        found = [f"{measured(one)}; " if one.interval else "", f"{claim.direction} {claim.margin}"]
+        result.append(f"{claim.id}{kind}: {one.verdict}. {claim.hypothesis}")
+        result += filter(None, [f"  {''.join(found)} is claimed", f"  {reason(one)}".rstrip()])
     return [*result, levels(judged)]
 
 
 def levels(judged: Sequence[Judged]) -> str:
     number = sum(one.claim.primary for one in judged)
     return (
-        f"The verdicts on the {number} primary claims are all right with a probability of 95% "
-        f"(Holm, each direction at 2.5%); their bounds are at {100 - 5 / max(number, 1):.2f}% "
+        f"With a probability of 95% no verdict on the {number} primary claims is wrong (Holm, each "
+        f"direction at {LEVEL / 2:.0%}). Their intervals are at {1 - LEVEL / max(number, 1):.2%} "
         "(Bonferroni), those of other claims at 95% each."
     )
 

@@ -1,0 +1,45 @@
+"""Measure how often verdicts on claims are wrong, write the pages, and supply the rows of claims.
+
+Example: python -m tests.experiments.claims simulate
+"""
+
+import json
+
+import click
+
+from tests.experiments.claims import FIGURES, PAGES, WORLDS, measure, page, read_figures, verdicts
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@click.option(
+    "--runs", default=3000, show_default=True,
+    help="Draws of each scenario at the margin, and four times those of others.",
+)  # fmt: skip
+@click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
+def simulate(runs: int, only: str) -> None:
+    """Draw data of known truth, judge them, and write docs/claims.json."""
+    found = []
+    for world in (world for world in WORLDS if only in world.name):
+        is_worst = world.promised and 0 in (world.offset, world.first)
+        found.append(measure(world, runs if is_worst else runs // 4))
+        click.echo(json.dumps(found[-1]))
+    if not only:
+        text = json.dumps({"scenarios": found}, indent=1)
+        FIGURES.write_text(f"{text}\n", encoding="utf-8")
+
+
+@main.command()
+def pages() -> None:
+    """Write the tables of docs/paper.md and docs/claims.md."""
+    for path in PAGES:
+        text = page(path.read_text(encoding="utf-8"), read_figures(), verdicts())
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
