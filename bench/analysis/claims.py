@@ -146,6 +146,8 @@ def judge_file(path: Path, runs: Sequence[Path] = ()) -> list[Judged]:
 def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate | str:
     """What rows say on a claim, or why they say nothing yet."""
     rows = [row for row in rows if row.task in claim.tasks and accepts(claim.rows, row)]
+    # rounds of a race are matched as trainings on dev are, and never with them
+    rows = [row | {"race": None} for row in rows if row.race == claim.rows.get("race")]
     base, new = ([r for r in rows if accepts(terms, r)] for terms in (claim.base, claim.new))
     for terms, side in ((claim.base, base), (claim.new, new)):
         if not side:
@@ -180,7 +182,7 @@ def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
         seeds = pair.differences
         if len(seeds) < claim.pairs:
             return f"{first.task}: {len(seeds)} of {claim.pairs} pairs of trainings are there"
-        if first.race == ON:
+        if claim.rows.get("race") == ON:
             # folds have other examples and trainings, and the variance between them both parts
             fold_of = {row.seed: row.fold or 0 for row in match.base.scored}
             folds = grouped(seeds, fold_of.__getitem__)
