@@ -4,6 +4,7 @@ Example: python -m tests.experiments.claims simulate
 """
 
 import json
+from pathlib import Path
 
 import click
 
@@ -39,6 +40,32 @@ def pages() -> None:
     for path in PAGES:
         text = page(path.read_text(encoding="utf-8"), read_figures(), verdicts())
         path.write_text(text, encoding="utf-8")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("part", type=click.Choice(["all", "scores", "costs", "ranks", "updates"]))
+@click.argument("options", nargs=-1)
+@click.option("--folder", default="runs/claims", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The folder of SST and STS.")
+@click.option("--gpu", is_flag=True, help="Costs are of a GPU.")
+def rows(part: str, options: tuple[str, ...], folder: Path, data: Path | None, gpu: bool) -> None:
+    """Train what claims lack, or continue, and keep the rows in docs/; OPTIONS are of bench.grid.
+
+    All of it takes about five hours on two cores.
+    """
+    from tests.experiments.claims import evidence  # loads torch
+
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in evidence.PARTS if part == "all" else [part]:
+        more: dict[str, object] = {}
+        if name == "updates":
+            if data is None:
+                raise click.UsageError("--data: name the folder of SST and STS")
+            more = {"data": data.resolve()}
+        if name == "costs" and gpu:
+            more = {"name": "claims-costs-gpu"}
+        evidence.PARTS[name](folder, options, **more)
 
 
 if __name__ == "__main__":
