@@ -26,14 +26,8 @@ Examples:
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
-@click.option(
-    "--claims", "path", type=FILE, default="docs/claims.toml", show_default=True,
-    metavar="FILE", help="The claims (docs/claims.md says how to write them).",
-)  # fmt: skip
-@click.option(
-    "--runs", multiple=True, type=FILE, metavar="FILE",
-    help="Results to judge all claims by, in place of those that the file names.",
-)  # fmt: skip
+@click.option("--claims", "path", type=FILE, default="docs/claims.toml", show_default=True)
+@click.option("--runs", multiple=True, type=FILE, help="Results in place of those that it names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 def main(path: Path, runs: Sequence[Path], as_json: bool) -> int:
     from bench.analysis.claims import Verdict, judge_file

@@ -6,7 +6,7 @@ direction at half the level, so that with 95% probability none of their verdicts
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -15,15 +15,10 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.analysis.comparison import NOT_ALTERNATED, Limits, costs_of
 from bench.analysis.matching import Match, matching
-from bench.analysis.scorepairs import (
-    ScorePair,
-    mean_of_pairs,
-    score_pair,
-)
+from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pair
 from bench.analysis.setting import place_of_run
 from bench.common.grouping import grouped
 from bench.plan.cell import ON
@@ -106,20 +101,19 @@ def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[
     for sign, values in beyond.items():
         passed[sign][primary] = holm(values[primary], LEVEL / 2)
 
-    def verdict(is_beyond: Mapping[int, NDArray[np.bool_]], i: int) -> Verdict:
-        for sign in (1, -1):
-            if is_beyond[sign][i]:
-                is_wanted = sign == (1 if claims[i].direction == "at least" else -1)
-                return Verdict.SUPPORTED if is_wanted else Verdict.REFUTED
-        return Verdict.UNDECIDED
-
     judged = []
     for i, (claim, estimate, level) in enumerate(zip(claims, estimates, levels, strict=True)):
-        one = Judged(claim, verdict(passed, i), level, alone=verdict(alone, i))
+        wanted = 1 if claim.direction == "at least" else -1
+        kinds = {wanted: Verdict.SUPPORTED, -wanted: Verdict.REFUTED}
+        verdict, by_interval = (
+            next((kind for sign, kind in kinds.items() if tested[sign][i]), Verdict.UNDECIDED)
+            for tested in (passed, alone)
+        )
+        one = Judged(claim, verdict, level, alone=by_interval)
         if isinstance(estimate, str):
             judged.append(replace(one, why=estimate))
             continue
-        more = estimate.more(level) if one.verdict is Verdict.UNDECIDED else None
+        more = estimate.more(level) if verdict is Verdict.UNDECIDED else None
         judged.append(replace(one, interval=estimate.interval(claim, level), more=more))
     return judged
 
@@ -216,12 +210,10 @@ def _of_costs(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
     cost = next((c for c in costs_of(matches, Limits()) if c.measure.column == claim.column), None)
     if cost is None:
         return f"{claim.column} was not measured"
-    for match, why, gates, number in zip(
-        matches, cost.why, cost.gates, cost.estimates.number, strict=True
-    ):
+    for i, number in enumerate(cost.estimates.number):
         few = f"{number} of {claim.pairs} pairs of runs are there" if number < claim.pairs else ""
-        if reason := why or ("" if gates else NOT_ALTERNATED) or few:
-            return f"{match.base.rows[0].task}: {reason}"
+        if reason := cost.why[i] or ("" if cost.gates[i] else NOT_ALTERNATED) or few:
+            return f"{matches[i].base.rows[0].task}: {reason}"
     mean = mean_of_settings(cost.estimates, cost.shared)
     limit = math.log(claim.limit)
     return Estimate(float(mean.value[0]), float(mean.error[0]), float(mean.freedom[0]), limit)

@@ -1,11 +1,16 @@
 """What a claims file and its verdicts say: lines of a terminal, JSON, and a section of a report."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from bench.analysis.claims import LEVEL, Judged, Verdict
+from bench.analysis.claims import LEVEL, Judged, Verdict, judge_file
+from bench.common.errors import InputError
 from bench.plan.claimsfile import SCORE
+from bench.report.pages import Section
+from bench.report.tables import table
 from bench.report.text import clean, fixed, signed, with_span
+from minbert.files import is_file
 
 
 def measured(judged: Judged) -> str:
@@ -32,9 +37,9 @@ def lines(judged: Sequence[Judged]) -> list[str]:
     result = []
     for one in judged:
         claim, kind = one.claim, "" if one.claim.primary else " (not primary)"
-        found = [f"{measured(one)}; " if one.interval else "", f"{claim.direction} {claim.margin}"]
         result.append(f"{claim.id}{kind}: {one.verdict}. {claim.hypothesis}")
-        result += filter(None, [f"  {''.join(found)} is claimed", f"  {reason(one)}".rstrip()])
+        texts = f"claimed is {claim.direction} {claim.margin}", measured(one), reason(one)
+        result.append(f"  {'; '.join(filter(None, texts))}")
     return [*result, levels(judged)]
 
 
@@ -47,14 +52,29 @@ def levels(judged: Sequence[Judged]) -> str:
     )
 
 
+def claims_section(runs: Sequence[Path]) -> list[Section]:
+    """The claims of a file beside results that names these; none without one."""
+    if not runs or not is_file(path := runs[0].with_name("claims.toml")):
+        return []
+    try:
+        every = judge_file(path)
+    except InputError as error:
+        return [Section("claims", "Claims", "The claims can't be judged", [clean(str(error))])]
+    files = {run.resolve() for run in runs}
+    own = [j for j in every if files & {(path.parent / name).resolve() for name in j.claim.runs}]
+    rows = [
+        {"hypothesis": j.claim.hypothesis, "claimed": f"{j.claim.direction} {j.claim.margin}",
+         "verdict": str(j.verdict), "measured": measured(j), "reason": reason(j)}
+        for j in own
+    ]  # fmt: skip
+    heading = "Are the claims about these results supported?"
+    tables = [table("claims", rows)]
+    return [Section("claims", "Claims", heading, [levels(every)], [], tables)] if own else []
+
+
 def to_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     return [
-        {
-            **one.claim.model_dump(include={"id", "hypothesis", "primary", "column", "direction",
-                                            "margin", "command"}),
-            "verdict": one.verdict, "by_bounds": one.alone, "level": one.level,
-            "value": one.interval and one.interval.value, "low": one.interval and one.interval.low,
-            "high": one.interval and one.interval.high, "reason": reason(one),
-        }
+        one.claim.model_dump() | vars(one) | {"claim": one.claim.id, "reason": reason(one)}
+        | {"interval": one.interval and vars(one.interval)}
         for one in judged
     ]  # fmt: skip
