@@ -11,9 +11,7 @@ from typing import Final
 import click
 
 from bench.common.command import FILE, run_command
-from bench.common.errors import InputError
 from bench.common.messages import echo
-from minbert.files import is_file
 
 _EPILOG: Final = """\b
 Exit codes: 0 all primary claims are decided, 1 one is not, 2 bad input.
@@ -23,19 +21,17 @@ Examples:
   python -m bench.claims
   python -m bench.claims --claims mine.toml --runs mine.csv --json
 """
+RESULTS: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @click.option("--claims", "path", type=FILE, default="docs/claims.toml", show_default=True)
-@click.option("--runs", multiple=True, type=FILE, help="Results in place of those that it names.")
+@click.option("--runs", multiple=True, type=RESULTS, help="Results in place of those it names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 def main(path: Path, runs: Sequence[Path], as_json: bool) -> int:
     from bench.analysis.claims import Verdict, judge_file
     from bench.report.claims import lines, to_json
 
-    for each in runs:
-        if not is_file(each):
-            raise InputError(f"{each}: no such file of results; name one with --runs")
     judged = judge_file(path, runs)
     echo(json.dumps(to_json(judged), indent=1) if as_json else "\n".join(lines(judged)))
     return int(any(j.claim.primary and j.verdict is Verdict.UNDECIDED for j in judged))

@@ -65,12 +65,11 @@ class Estimate:
             ends = np.exp(np.clip(ends, -700, 700))
         return Interval(*ends.tolist())
 
-    def more(self, level: float) -> float | None:
+    def more(self, level: float) -> float:
         """How many times the trainings there are would decide four times out of five, if the
-        estimate is true; None: no number would."""
-        gap = abs(self.value - self.limit)
+        estimate is true."""
         reach = (float(quantile(level, self.freedom)) + POWER_Z) * self.error
-        return (reach / gap) ** 2 if gap > 0 else None
+        return (reach / max(abs(self.value - self.limit), 1e-12)) ** 2
 
 
 @dataclass(frozen=True)
