@@ -51,7 +51,7 @@ def pages() -> None:
 def rows(part: str, options: tuple[str, ...], folder: Path, data: Path | None, gpu: bool) -> None:
     """Train what claims lack, or continue, and keep the rows in docs/; OPTIONS are of bench.grid.
 
-    All of it takes about five hours on two cores.
+    All of it takes an estimated five hours on two cores.
     """
     from tests.experiments.claims import evidence  # loads torch
 
