@@ -9,11 +9,13 @@ from click.testing import CliRunner
 
 from bench.analysis.claims import LEVEL
 from bench.claims import main
+from bench.plan import gridfile
 from bench.plan.claimsfile import load
 from bench.plan.columns import NAMES
 from bench.report.claims import claims_section
 from bench.results.outcomes import Outcome, digest_of, outcome_key, outcomes_file, write_outcomes
 from bench.results.rowfile import encode, record
+from bench.stats.racing import ROUNDS
 from tests.bench.synthetic_rows import cell, result_row
 from tests.experiments.claims import CLAIMS, PAGES, WORLDS, measure, page, read_figures, verdicts
 
@@ -89,6 +91,27 @@ def test_a_scenario_is_measured_again_alike_and_has_few_wrong_verdicts():
     assert figures == measure(WORLDS[1], 60)
     assert figures["wrong"] <= 0.15
     assert LEVEL < 0.05
+
+
+def test_the_grids_of_the_rows_have_the_settings_of_the_claims():
+    """Each claim that has no rows yet is about cells that its grid makes, as often as it needs."""
+    for claim in load(CLAIMS):
+        name = claim.runs[0].removeprefix("claims-").removesuffix(".csv").removesuffix("-gpu")
+        if name.startswith(".."):
+            continue
+        grid = gridfile.load(str(ROOT / f"tests/experiments/claims/{name}.toml"))
+        of_race = ROUNDS * (2 if claim.id == "rank-1" else 1)
+        assert (of_race if name == "scores" else grid.settings.seeds) >= claim.pairs
+        for side in (claim.base, claim.new):
+            wanted = {**claim.rows, **side}
+            has = [
+                axes for axes in grid.cells
+                if wanted["mode"] in axes.mode
+                and (name == "updates" or wanted.get("rank") in (axes.rank or [None]))
+                and wanted.get("layers") in (axes.layers or [None])
+                and {"bf16": "on"}.get(wanted["amp"], "off") in axes.amp
+            ]  # fmt: skip
+            assert len(has) == 1, (claim.id, side)
 
 
 def example():

@@ -35,8 +35,9 @@ EXAMPLES: Final = {
     "movies": 1516, "amazon": 542, "nyt": 754, "tweets": 601,  # of a fold of a race
     "claims-movies": 7512, "sst": 1101, "sts": 863,
 }  # fmt: skip
-_DRAWN: Final = 200
-"""Examples that are drawn in place of a task's, each as variable as so many of these together."""
+_MOST: Final = 2000
+"""Examples that are drawn at most; of a task with more, each is as variable as several."""
+_SCATTER: Final = 0.07  # std of a process's time or memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class World:
         first: the offset of the first claim, where it is another one.
         by_seed: std of the difference between seeds beside what examples contribute, of the first
             task of each claim and of the others.
-        scatter: std of a process's time or memory.
         collapse: how much less NEW scores in which rate of trainings on the first task.
         promised: whether the promise of 5% covers it.
     """
@@ -59,7 +59,6 @@ class World:
     ratio: float = 1.0
     first: float | None = None
     by_seed: tuple[float, float] = (0.002, 0.002)
-    scatter: float = 0.07
     collapse: tuple[float, float] = (0.0, 0.0)
     promised: bool = True
 
@@ -73,7 +72,6 @@ WORLDS: Final = (
     World("the first at the margin, the others true", 2, 0.8, 0.0),
     World("the first at the margin, the others true, one task varies by 2.5 points", 2, 0.8, 0.0,
           by_seed=UNSTABLE),
-    World("all at the margin, costs vary by 20%", scatter=0.2),
     World("all at the margin, one task loses 10 points in 20% of trainings",
           collapse=(0.1, 0.2), promised=False),
     World("no difference, costs 0.8 times the margin, stable tasks", 1, 0.8),
@@ -89,7 +87,7 @@ WORLDS: Final = (
 def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) -> Estimate:
     """An estimate as the rows of a claim would give it."""
     if claim.column != SCORE:
-        logs = math.log(truth * claim.limit) + math.sqrt(2) * world.scatter * rng.normal(size=8)
+        logs = math.log(truth * claim.limit) + math.sqrt(2) * _SCATTER * rng.normal(size=8)
         one = sample_means(logs, np.zeros(8, dtype=np.int64), 1, 0.0)
         mean = mean_of_settings(one, np.zeros(1, dtype=np.int64))
         value, error, freedom = (float(of[0]) for of in (mean.value, mean.error, mean.freedom))
@@ -111,10 +109,11 @@ def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) ->
             folds = folds + math.sqrt(OF_EXAMPLES / size) * rng.normal(size=FOLDS)
             differences, values = dict(enumerate(folds.tolist())), {}
         else:
-            scale = _DRAWN / size
+            count = min(size, _MOST)
+            scale = count / size
             every = trainings(claim.pairs, 1) + center
-            every = every + math.sqrt(OF_EXAMPLES * scale) * rng.normal(size=_DRAWN)
-            every = every + math.sqrt(OF_SEEDS * scale) * rng.normal(size=(claim.pairs, _DRAWN))
+            every = every + math.sqrt(OF_EXAMPLES * scale) * rng.normal(size=count)
+            every = every + math.sqrt(OF_SEEDS * scale) * rng.normal(size=(claim.pairs, count))
             values = dict(enumerate(every))
             differences = {seed: float(own.mean()) for seed, own in values.items()}
         number = len(differences), len(differences)
