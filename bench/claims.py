@@ -13,6 +13,7 @@ import click
 from bench.common.command import FILE, run_command
 from bench.common.messages import echo
 
+_RUNS: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _EPILOG: Final = """\b
 Exit codes: 0 all primary claims are decided, 1 one is not, 2 bad input.
 
@@ -21,12 +22,11 @@ Examples:
   python -m bench.claims
   python -m bench.claims --claims mine.toml --runs mine.csv --json
 """
-RESULTS: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @click.option("--claims", "path", type=FILE, default="docs/claims.toml", show_default=True)
-@click.option("--runs", multiple=True, type=RESULTS, help="Results in place of those it names.")
+@click.option("--runs", multiple=True, type=_RUNS, help="Results in place of those it names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 def main(path: Path, runs: Sequence[Path], as_json: bool) -> int:
     from bench.analysis.claims import Verdict, judge_file

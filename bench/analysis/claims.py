@@ -26,7 +26,7 @@ from bench.plan.claimsfile import SCORE, Claim, accepts, load
 from bench.plan.rows import RESUMED, Row
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import values_from
-from bench.results.rescoring import Results, read_results
+from bench.results.rescoring import read_results
 from bench.stats.comparing import FAMILY, holm, mean_of_settings
 from bench.stats.intervals import POWER_Z, Interval, quantile
 
@@ -120,17 +120,13 @@ def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[
 def judge_file(path: Path, runs: Sequence[Path] = ()) -> list[Judged]:
     """Verdicts on the claims of a file, by the rows that it names, or by others. InputError if a
     file can't be read; one that is not there yet leaves its claims undecided."""
-    claims = load(path)
-
-    @cache
-    def results(files: tuple[Path, ...]) -> Results:
-        return read_results(files, None)
+    claims, read = load(path), cache(read_results)
 
     def evidence(claim: Claim) -> Estimate | str:
         files = tuple(runs) or tuple(path.parent / name for name in claim.runs)
         if missing := [file.name for file in files if not file.is_file()]:
             return f"{missing[0]} is not there"
-        known = results(files)
+        known = read(files, None)
         return estimate(claim, known.rows, values_from(known.predictions_of))
 
     return judge(claims, [evidence(claim) for claim in claims])
@@ -150,12 +146,13 @@ def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate
     names = {c for c in columns if claim.base.get(c) != claim.new.get(c)}
     matched = matching(base, new, names | set(claim.differ), (values_of, values_of))
     by_task = grouped(matched.matches, lambda match: match.base.rows[0].task)
+    wanted = math.prod(len(values) for values in claim.rows.values() if isinstance(values, list))
     for task in claim.tasks:
         own = by_task.get(task, [])
-        if len(own) != claim.combinations:
+        if len(own) != wanted:
             reasons = [w for _, s, w in matched.unmatched if s.rows[0].task == task]
             more = f" ({reasons[0]})" if reasons else ""
-            return f"{task}: {len(own)} pairs of settings, not {claim.combinations}{more}"
+            return f"{task}: {len(own)} pairs of settings, not {wanted}{more}"
     every = [match for task in claim.tasks for match in by_task[task]]
     for match in every:
         for setting in match.sides:

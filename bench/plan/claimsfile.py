@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -43,14 +42,7 @@ Text = Annotated[str, Field(min_length=1)]
 class Claim(Strict):
     """A hypothesis on NEW against BASE: the mean over tasks of equal weight of the difference of
     scores, of which more is better, or of the ratio of a cost, is at least or at most `margin`.
-
-    Attributes:
-        rows: what rows of both sides have; each combination of its lists is a pair of settings.
-        differ: columns, beside those of `base` and `new`, in which both sides may differ.
-        pairs: how many trainings of each side a pair needs, of the same seed, fold and repeat.
-        power: as it was known beforehand.
-        command: supplies the rows.
-    """
+    docs/claims.md says what its keys mean."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     sentence: Text
@@ -85,11 +77,6 @@ class Claim(Strict):
     def limit(self) -> float:
         """The margin in its unit; ValueError if it is no number."""
         return float(self.margin.rstrip("pt%x"))
-
-    @property
-    def combinations(self) -> int:
-        """The number of pairs of settings of each task."""
-        return prod(len(value) for value in self.rows.values() if isinstance(value, list))
 
 
 class Claims(Strict):
