@@ -47,7 +47,7 @@ def levels(judged: Sequence[Judged]) -> str:
     number = sum(one.claim.primary for one in judged)
     return (
         f"With a probability of 95% no verdict on the {number} primary claims is wrong (Holm, each "
-        f"direction at {LEVEL / 2:.0%}). Their intervals are at {1 - LEVEL / max(number, 1):.2%} "
+        f"direction at {LEVEL / 2:.1%}). Their intervals are at {1 - LEVEL / max(number, 1):.2%} "
         "(Bonferroni), those of other claims at 95% each."
     )
 

@@ -198,14 +198,14 @@ def exact(p_value, sign=1):
 
 def test_primary_claims_are_judged_by_holm_and_their_bounds_are_wider():
     claims = [stated(id=f"c{i}", primary=i < 4) for i in range(5)]
-    p_values = [0.004, 0.006, 0.009, 0.5, 0.015]
+    p_values = [0.003, 0.0045, 0.007, 0.5, 0.015]
     first, second, third, fourth, alone = judge(claims, [exact(p) for p in p_values])
     assert [one.verdict for one in (first, second, third)] == ["supported"] * 3
     assert [one.alone for one in (first, second, third)] == ["supported", "undecided", "undecided"]
     assert second.interval.low < 0 < first.interval.low
     assert fourth.verdict is Verdict.UNDECIDED
     assert alone.verdict is alone.alone is Verdict.SUPPORTED  # at its own 2.5%
-    assert (first.level, alone.level) == (0.01, 0.05)
+    assert (first.level, alone.level) == (0.0075, 0.05)
 
 
 def test_claims_without_rows_count_in_the_family():
@@ -216,11 +216,11 @@ def test_claims_without_rows_count_in_the_family():
 
 
 def test_both_directions_have_half_the_level():
-    refuted = judge([stated()], [exact(0.019, -1)])[0]
+    refuted = judge([stated()], [exact(0.014, -1)])[0]
     assert refuted.verdict is Verdict.REFUTED
-    assert judge([stated()], [exact(0.021, -1)])[0].verdict is Verdict.UNDECIDED
+    assert judge([stated()], [exact(0.016, -1)])[0].verdict is Verdict.UNDECIDED
     at_most = stated(COSTS)
-    assert judge([at_most], [exact(0.019, -1)])[0].verdict is Verdict.SUPPORTED
+    assert judge([at_most], [exact(0.014, -1)])[0].verdict is Verdict.SUPPORTED
 
 
 def test_holm_stops_at_the_first_that_does_not_pass():

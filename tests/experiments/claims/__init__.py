@@ -45,9 +45,9 @@ class World:
     """Claims of a known truth.
 
     Attributes:
-        offset: by how much they exceed their margin in the direction of being true, in points.
-        ratio: the same of costs, which are the margin times this.
-        first: the offset of the first claim, where it is another one.
+        difference: of scores, in points; None: it is the margin.
+        ratio: of costs to their margin.
+        first: the difference of the first claim, where it is another one.
         by_seed: std of the difference between seeds beside what examples contribute, of the first
             task of each claim and of the others.
         collapse: how much less NEW scores in which rate of trainings on the first task.
@@ -55,12 +55,17 @@ class World:
     """
 
     name: str
-    offset: float = 0.0
+    difference: float | None = None
     ratio: float = 1.0
     first: float | None = None
     by_seed: tuple[float, float] = (0.002, 0.002)
     collapse: tuple[float, float] = (0.0, 0.0)
     promised: bool = True
+
+    @property
+    def is_worst(self) -> bool:
+        """Whether a claim is at its margin, and the promise covers it."""
+        return self.promised and (self.difference is None or self.first is not None)
 
 
 UNSTABLE: Final = (0.025, 0.002)
@@ -69,18 +74,18 @@ WORLDS: Final = (
     World("all at the margin, one task varies by 2.5 points", by_seed=UNSTABLE),
     World("all at the margin, one task varies by 1 point", by_seed=(0.01, 0.002)),
     World("all at the margin, all tasks vary by 2.5 points", by_seed=(0.025, 0.025)),
-    World("the first at the margin, the others true", 2, 0.8, 0.0),
-    World("the first at the margin, the others true, one task varies by 2.5 points", 2, 0.8, 0.0,
+    World("rank-1 at the margin, the others true", 0, 0.8, -1),
+    World("rank-1 at the margin, the others true, one task varies by 2.5 points", 0, 0.8, -1,
           by_seed=UNSTABLE),
     World("all at the margin, one task loses 10 points in 20% of trainings",
           collapse=(0.1, 0.2), promised=False),
-    World("no difference, costs 0.8 times the margin, stable tasks", 1, 0.8),
-    World("no difference, one task varies by 2.5 points", 1, 0.8, by_seed=UNSTABLE),
-    World("no difference, all tasks vary by 2.5 points", 1, 0.8, by_seed=(0.025, 0.025)),
-    World("0.5 points worse, stable tasks", 0.5, 0.9),
-    World("0.5 points worse, one task varies by 2.5 points", 0.5, 0.9, by_seed=UNSTABLE),
-    World("2 points worse, costs 1.25 times the margin, stable tasks", -1, 1.25),
-    World("2 points worse, one task varies by 2.5 points", -1, 1.25, by_seed=UNSTABLE),
+    World("no difference, stable tasks", 0, 0.8),
+    World("no difference, one task varies by 2.5 points", 0, 0.8, by_seed=UNSTABLE),
+    World("no difference, all tasks vary by 2.5 points", 0, 0.8, by_seed=(0.025, 0.025)),
+    World("0.5 points worse, stable tasks", -0.5, 0.9),
+    World("0.5 points worse, one task varies by 2.5 points", -0.5, 0.9, by_seed=UNSTABLE),
+    World("3 points worse, stable tasks", -3, 1.25),
+    World("3 points worse, one task varies by 2.5 points", -3, 1.25, by_seed=UNSTABLE),
 )  # fmt: skip
 
 
@@ -92,7 +97,7 @@ def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) ->
         mean = mean_of_settings(one, np.zeros(1, dtype=np.int64))
         value, error, freedom = (float(of[0]) for of in (mean.value, mean.error, mean.freedom))
         return Estimate(value, error, freedom, math.log(claim.limit))
-    center = (claim.limit + truth) / 100
+    center = truth / 100
     pairs = []
     for place, task in enumerate(claim.tasks):
         loss, rate = world.collapse if place == 0 else (0.0, 0.0)
@@ -128,12 +133,15 @@ def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) ->
 def measure(world: World, runs: int) -> Figures:
     """The rates of verdicts over a number of draws, the same ones each time."""
     claims = [claim for claim in load(CLAIMS) if claim.primary]
-    truths = [world.ratio if claim.column != SCORE else world.offset for claim in claims]
-    if world.first is not None:
-        truths[0] = world.first
+    scores = [claim.column == SCORE for claim in claims]
+    truths = [
+        (claim.limit if world.difference is None else world.difference) if is_score else world.ratio
+        for claim, is_score in zip(claims, scores, strict=True)
+    ]
+    truths[0] = truths[0] if world.first is None else world.first
     gaps = [
-        1 - truth if claim.column != SCORE else truth
-        for claim, truth in zip(claims, truths, strict=True)
+        truth - claim.limit if is_score else 1 - truth
+        for claim, truth, is_score in zip(claims, truths, scores, strict=True)
     ]
     wrong, counts = 0, {verdict: np.zeros(len(claims)) for verdict in Verdict}
     for number in range(runs):

@@ -26,8 +26,7 @@ def simulate(runs: int, only: str) -> None:
     """Draw data of known truth, judge them, and write docs/claims.json."""
     found = []
     for world in (world for world in WORLDS if only in world.name):
-        is_worst = world.promised and 0 in (world.offset, world.first)
-        found.append(measure(world, runs if is_worst else runs // 4))
+        found.append(measure(world, runs if world.is_worst else runs // 4))
         click.echo(json.dumps(found[-1]))
     if not only:
         text = json.dumps({"scenarios": found}, indent=1)
