@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "report": ("bench.report.__main__", "main"),
     "recommend": ("bench.recommend", "main"),
     "compare": ("bench.compare.__main__", "command"),
+    "claims": ("bench.claims", "main"),
     "data": ("bench.data.__main__", "command"),
     "doctor": ("bench.doctor.__main__", "command"),
     "fit": ("bench.fit.__main__", "command"),

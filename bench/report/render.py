@@ -20,6 +20,7 @@ from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import amp_section, changes_sections
+from bench.report.claims import claims_section
 from bench.report.commands import commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
@@ -146,6 +147,7 @@ def report(
             *encoders_section(encoders), *race_section(recommended),
             *([labels_section(curve)] if curve else []),
             *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
+            *claims_section(results.runs),
         ],
         "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
