@@ -107,7 +107,7 @@ def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the settings that some architecture learned less than perfectly, and the others."""
+    """A table of the settings with a score below 1.00, and the names of the others."""
     less = {row["setting"] for row in rows if row["shown"] != "1.00"}
     perfect = dict.fromkeys(row["setting"] for row in rows if row["setting"] not in less)
     table = _table("method and layer set", [row for row in rows if row["setting"] in less])
