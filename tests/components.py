@@ -17,6 +17,7 @@ COMPONENTS: Final = {
     "compiler": "a C++ compiler, for torch.compile on a CPU and for fake tensors of a GPU",
     "cuda": "a GPU",
     "data": "pyarrow and datasets, the extra of that name",
+    "docs": "sphinx, myst-parser and furo, the extra of that name",
     "mounts": "the right to mount a small disk, which root mostly has",
     "onnx": "onnx, onnxruntime and onnxscript, the extra of that name",
     "sentence-transformers": "sentence-transformers and peft, the extra of that name",

@@ -28,8 +28,7 @@ def page(results: Mapping[str, Any]) -> str:
         [row for row in trained if row["engine"] == engine] for engine in (TRANSFORMERS, MINBERT)
     )
     scores, own_scores = (
-        _table("method and layer set", [{**row, "shown": _score(row)} for row in some])
-        for some in (theirs, own)
+        _scores([{**row, "shown": _score(row)} for row in some]) for some in (theirs, own)
     )
     refused = "\n".join(
         f"- {ARCHITECTURES[row['architecture']].name}: `{row['refused']}`"
@@ -105,6 +104,14 @@ def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
     settings = dict.fromkeys(row["setting"] for row in rows)
     lines += [[setting, *(shown[setting, kind] for kind in kinds)] for setting in settings]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the settings with a score below 1.00, and the names of the others."""
+    less = {row["setting"] for row in rows if row["shown"] != "1.00"}
+    perfect = dict.fromkeys(row["setting"] for row in rows if row["setting"] not in less)
+    table = _table("method and layer set", [row for row in rows if row["setting"] in less])
+    return f"{table}\n\n1.00 for each architecture: {', '.join(perfect)}."
 
 
 def _checkpoint() -> str:

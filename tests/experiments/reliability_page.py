@@ -37,21 +37,19 @@ _PAGES: Final = Path(__file__).parent / "pages"
 
 def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
     """The page from the summaries of both runs of the suite."""
-    of: dict[tuple[str, str], Counter[str]] = {}
+    of: dict[str, Counter[str]] = {}
     for each in counts["counts"]:
-        found = of.setdefault((each["kind"], each["phase"]), Counter())
+        found = of.setdefault(each["kind"], Counter())
         found[each["worker"]] += each["injected"]
         found.update({name: each[name] for name in ("missed", *_BAD)})
     rows = []
     for kind in KINDS:
-        told = kind.name, _MEANS[kind.name]
-        for phase in kind.phases:
-            if (found := of.get((kind.name, phase))) is None:
-                continue
-            names = ("fake", "real", "missed", "lost", "duplicated")
-            numbers = [str(found[name]) for name in names]
-            rows.append(f"| {' | '.join([*told, phase, *numbers])} |")
-            told = "", ""
+        if (found := of.get(kind.name)) is None:
+            continue
+        names = ("fake", "real", "missed", "lost", "duplicated")
+        numbers = [str(found[name]) for name in names]
+        told = kind.name, _MEANS[kind.name], ", ".join(kind.phases)
+        rows.append(f"| {' | '.join([*told, *numbers])} |")
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
     limits = f"Where the machine allows it, resource limits were real: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}

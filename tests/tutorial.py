@@ -1,0 +1,48 @@
+"""What the commands of docs/tutorial.md print: `python -m tests.tutorial` runs them in an empty
+folder and writes their output into the page; with `same`, only those that print no times."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
+BLOCK = re.compile(
+    r"(?:<!-- (?P<kind>same|times) (?P<digest>\w*) -->\n)?"
+    r"```(?:sh|console)\n(?:\$ (?P<shown>[^\n]*)\n)?(?P<text>.*?)```",
+    re.DOTALL,
+)
+
+
+def digest(block):
+    return hashlib.sha256(f"{block['shown']}\n{block['text']}".encode()).hexdigest()[:12]
+
+
+def outputs(kinds, folder):
+    """The text of the page with what its commands print now, run in a folder; a kind is `same`, or
+    `times` where the output has times or takes over 30 s."""
+
+    def renewed(block):
+        if block["kind"] not in (None, *kinds):
+            return block[0]
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        printed = subprocess.run(
+            ["/bin/sh", "-c", block["shown"] or block["text"]], cwd=folder, text=True, check=True,
+            env=os.environ | {"PATH": path, "COLUMNS": "80", "PYTHONPATH": str(PAGE.parents[1])},
+            stdout=subprocess.PIPE, stderr=None if __name__ == "__main__" else subprocess.DEVNULL,
+        ).stdout  # fmt: skip
+        if block["kind"] is None:
+            return block[0]
+        new = {"shown": block["shown"], "text": re.sub(r" +$", "", printed, flags=re.MULTILINE)}
+        head = f"<!-- {block['kind']} {digest(new)} -->\n```console\n$ {new['shown']}\n"
+        return f"{head}{new['text']}```"
+
+    return BLOCK.sub(renewed, PAGE.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        PAGE.write_text(outputs(sys.argv[1:] or ["same", "times"], place), "utf-8")
