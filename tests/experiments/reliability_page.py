@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -60,9 +61,29 @@ def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
     minutes = on_cluster["seconds"] / 60
     text = (_PAGES / "reliability-cluster.md").read_text(encoding="utf-8").rstrip("\n")
     cluster = text.format(**{**on_cluster, "minutes": minutes, "kinds": "\n".join(kinds)})
-    tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table(), "cluster": cluster}
+    tables = {"rows": "\n".join(rows), "gpu_faults": _gpu_faults(), "cluster": cluster}
     text = (_PAGES / "reliability.md").read_text(encoding="utf-8")
     return text.format(**values, limits=limits if means else "", **tables)
+
+
+def _gpu_faults() -> str:
+    """The table of GPU faults: short UUIDs, no remedy, and a row for all values of a variable that
+    have the same outcome."""
+    table = re.sub(r"(GPU-\w{8})-[\w-]+\)|; mend that, [^|]*? runs on the CPU", _kept, gpu.table())
+    names: dict[str, list[str]] = {}
+    for row in table.splitlines():
+        name, _, outcome = row.strip("| ").partition(" | ")
+        if "CUDA_VISIBLE_DEVICES=" in name:
+            outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
+            names.setdefault(outcome, []).append(name)
+        else:
+            names[f"{outcome} | {len(names)}"] = [name]
+    rows = ((", ".join(some), outcome.partition(" | ")[0]) for outcome, some in names.items())
+    return "\n".join(f"| {name} | {outcome} |" for name, outcome in rows)
+
+
+def _kept(found: re.Match[str]) -> str:
+    return f"{found[1]}…)" if found[1] else ""
 
 
 if __name__ == "__main__":
