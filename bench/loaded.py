@@ -80,8 +80,8 @@ class Loaded:
 
     @cached_property
     def _groups(self) -> list[Group]:
-        rows = printable(self.results.rows)
-        return ordered_groups(rows, (), values_from(self.results.predictions_of))
+        rows, planned = printable(self.results.rows), printable(self.results.planned)
+        return ordered_groups(rows, planned, values_from(self.results.predictions_of))
 
     def settings(self) -> pd.DataFrame:
         """Every setting, its seeds averaged, with 95% intervals as `…_low` and `…_high`. Only
@@ -90,6 +90,8 @@ class Loaded:
         records = []
         for number, group in enumerate(self._groups):
             for setting in group.settings:
+                if not any(row.status for row in setting.rows):
+                    continue  # planned alone
                 values: dict[str, object] = {
                     "group": number,
                     "model": group.shared("model"),
@@ -105,10 +107,11 @@ class Loaded:
                     values[name] = known.value if known else None
                     values |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
                 records.append(values)
-        frame = pd.DataFrame(records)
         floats = [f"{name}{end}" for name in _MEASURED for end in ("", "_low", "_high")]
         texts = ("model", "task", "setting", "mode", "layers", "amp", "dev_metric")
         types = {"rank": "Int64", **dict.fromkeys(texts, "string")}
+        names = ["group", "model", "task", "setting", *_AXES, "seeds", "dev_metric", *floats]
+        frame = pd.DataFrame(records, columns=None if records else names)
         return frame.astype(types | dict.fromkeys(floats, "float64"))
 
     def recommend(

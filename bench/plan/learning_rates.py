@@ -82,12 +82,12 @@ class Search:
     train and are scored on data of a digest, and whose rows `row_of` returns."""
 
     def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
-        self._cells: dict[Kind, Cell] = {}
+        by_rank: dict[Kind, dict[int, Cell]] = {}
         for cell in cells:
-            kind = kind_of(cell)
-            known = self._cells.setdefault(kind, cell)
+            own, rank = by_rank.setdefault(kind_of(cell), {}), cell.rank or 0
             # rates found under AMP serve without it too
-            self._cells[kind] = max(known, cell, key=lambda c: (c.amp != "off", c.rank or 0))
+            own[rank] = max(own.get(rank, cell), cell, key=lambda c: c.amp != "off")
+        self._cells = {kind: [own[rank] for rank in sorted(own)] for kind, own in by_rank.items()}
         self._digest = data_digest
         self._row_of = row_of
 
@@ -95,31 +95,46 @@ class Search:
         """Lists of candidates; all of one list have to run before the next is requested."""
         exponents: dict[Kind, tuple[int, ...]] = dict.fromkeys(self._cells, FIRST)
         while exponents:
-            yield [self._candidate(kind, n) for kind in exponents for n in exponents[kind]]
-            following = {kind: self._next_exponent(kind) for kind in exponents}
-            exponents = {kind: (n,) for kind, n in following.items() if n is not None}
+            begun = {kind: self._searched(kind) for kind in exponents}
+            yield [
+                candidate(begun[kind], n, self._digest)
+                for kind in exponents
+                for n in exponents[kind]
+            ]
+            following = {kind: self._following(kind, begun[kind]) for kind in exponents}
+            exponents = {kind: some for kind, some in following.items() if some}
 
-    def _candidate(self, kind: Kind, exponent: int) -> Cell:
-        return candidate(self._cells[kind], exponent, self._digest)
-
-    def _next_exponent(self, kind: Kind) -> int | None:
-        """The exponent to try beyond the end at which the best one is; None if it is at no end."""
-        tried, best = self._tried(kind), self._best(kind)
+    def _following(self, kind: Kind, begun: Cell) -> tuple[int, ...]:
+        """The exponent to try beyond the end at which the best one is, or all of the next rank."""
+        if self._searched(kind) != begun:
+            return FIRST
+        tried, best = self._tried(begun), self._best(kind)
         if best is None or len(tried) >= MOST:
-            return None
-        return {min(tried): best - 1, max(tried): best + 1}.get(best)
+            return ()
+        further = {min(tried): best - 1, max(tried): best + 1}.get(best)
+        return () if further is None else (further,)
 
-    def _tried(self, kind: Kind) -> dict[int, Row]:
+    def _searched(self, kind: Kind) -> Cell:
+        """The cell whose candidates count: that of the highest rank, unless all of these failed,
+        for want of memory for example."""
+        lowest, *others = self._cells[kind]
+        for cell in reversed(others):
+            rows = self._tried(cell).values()
+            if len(rows) < len(FIRST) or any(_is_scored(row) for row in rows):
+                return cell
+        return lowest
+
+    def _tried(self, cell: Cell) -> dict[int, Row]:
         exponents = range(1 - MOST + FIRST[-1], MOST + FIRST[0])
-        rows = {n: self._row_of(self._candidate(kind, n)) for n in exponents}
+        rows = {n: self._row_of(candidate(cell, n, self._digest)) for n in exponents}
         return {n: row for n, row in rows.items() if row is not None}
 
     def _best(self, kind: Kind) -> int | None:
         """The exponent of the highest score, then of the lowest loss; None without any score."""
         scored = [
-            (-row.dev_score, math.inf if row.dev_loss is None else row.dev_loss, exponent)
-            for exponent, row in self._tried(kind).items()
-            if row.is_ok and row.dev_score is not None
+            (-(row.dev_score or 0), math.inf if row.dev_loss is None else row.dev_loss, exponent)
+            for exponent, row in self._tried(self._searched(kind)).items()
+            if _is_scored(row)
         ]
         return min(scored)[2] if scored else None
 
@@ -131,7 +146,12 @@ class Search:
         return replace(cell, learning_rate_source=SEARCHED, **at_exponent(cell, exponent))
 
     def statuses(self, cell: Cell) -> tuple[str, ...]:
-        return tuple(row.status or "" for row in self._tried(kind_of(cell)).values())
+        tried = self._tried(self._searched(kind_of(cell)))
+        return tuple(row.status or "" for row in tried.values())
+
+
+def _is_scored(row: Row) -> bool:
+    return row.is_ok and row.dev_score is not None
 
 
 def without_rates(cell: Cell) -> Cell:

@@ -67,6 +67,9 @@ def label_curve(
     fewer = [r for r in latest(rows).values() if r.has_score and 2 * (r.max_train or most) <= most]
     by_size = grouped([r for r in fewer if place(r) == place(whole)], lambda r: r.max_train or most)
     parts = {n: replace(setting, rows=tuple(by_size[n]), elsewhere=()) for n in sorted(by_size)}
+    seeds = {row.seed for part in parts.values() for row in part.rows}
+    alike = tuple(row for row in setting.rows if row.seed in seeds)
+    setting = replace(setting, rows=alike, elsewhere=())
     group, every = answer.candidates.group, {**parts, most: setting}
     gap = compare(group, "score", setting, parts[max(parts)]) if parts else None
     scores = {n: score for n, one in every.items() if (score := one.estimate("dev_score"))}

@@ -169,6 +169,19 @@ def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
         assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
 
 
+def test_a_rank_that_fails_leaves_the_search_to_the_next_lower_one():
+    ranks = [replace(LORA, rank=rank) for rank in (1, 64, 8)]
+    runs = Runs(lambda cell: "oom" if cell.rank == 64 else peak_at(1e-3)(cell))
+    search = runs.search(ranks)
+    assert [{cell.rank for cell in each} for each in runs.run(search)] == [{64}, {8}]
+    assert [search.tuned(cell).learning_rate for cell in ranks] == [1e-3] * 3
+    runs = Runs(lambda cell: "oom")
+    search = runs.search(ranks)
+    assert [{cell.rank for cell in each} for each in runs.run(search)] == [{64}, {8}, {1}]
+    assert search.statuses(ranks[0]) == ("oom",) * 3
+    assert len([*runs.search(ranks, "another digest").rounds()]) == 1, "without rows it ends"
+
+
 def test_amp_is_that_of_the_cells_where_any_has_it():
     def amps(cells):
         return {cell.amp for cell in next(Search(cells, "d2", lambda cell: None).rounds())}
