@@ -1,11 +1,23 @@
 """The benchmarking harness: cells, grids, workers, results, statistics and reports."""
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bench.loaded import Loaded
 
 _OURS: Final = '"""LoRA and DoRA adapters for linear layers, and PEFT\'s file format for them."""'
+
+
+def load(*runs: str | Path, metric: str | None = None) -> "Loaded":
+    """Read files of results, such as `bench.load("runs.csv")`, scored by a metric or by each row's
+    own. InputError for files that can't be read."""
+    # no import statement: files that a worker's module imports count as code that measures
+    loaded: type[Loaded] = import_module("bench.loaded").Loaded
+    return loaded.read([Path(path) for path in runs or ("runs.csv",)], metric)
 
 
 def _check_adapters() -> None:

@@ -5,6 +5,7 @@ Unlike `python -m`, it does not import modules from the current folder.
 
 import ast
 import os
+import platform
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from bench.common.command import run_command
-from bench.common.messages import CALLED, CONSOLE, as_called
+from bench.common.messages import CALLED, CONSOLE, as_called, echo
 from minbert.registry import note_unusable
 
 COMMANDS: Final = {
@@ -22,20 +24,40 @@ COMMANDS: Final = {
     "report": ("bench.report.__main__", "main"),
     "recommend": ("bench.recommend", "main"),
     "compare": ("bench.compare.__main__", "command"),
+    "claims": ("bench.claims", "main"),
     "data": ("bench.data.__main__", "command"),
     "doctor": ("bench.doctor.__main__", "command"),
+    "fit": ("bench.fit.__main__", "command"),
     "export": ("bench.export.__main__", "command"),
     "predict": ("bench.export.predict", "command"),
     "ensemble": ("bench.studies.ensemble.__main__", "command"),
     "updates": ("bench.studies.updates.__main__", "command"),
     "forecast": ("bench.forecast.__main__", "main"),
+    "merge": ("bench.results.merge", "main"),
     "rebuild": ("bench.results.rebuild", "main"),
     "assets": ("minbert.assets.__main__", "main"),
 }
 """The module and the name there of each subcommand, which is imported when it is called."""
 
 
+_FIRST: Final = f"""\
+{CONSOLE} run --grid quick --data reviews.csv   four settings on your texts, and a report
+{CONSOLE} recommend                             which of them to use, and how sure that is
+{CONSOLE} export recommended --to my-model      its model, for the libraries that you use
+Results go to the current folder. {CONSOLE} --help lists all commands.
+"""
+
+
 class _Commands(click.Group):
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The subcommands, without importing any, and the options."""
+        own = [
+            CompletionItem(name, help=" ".join(_summary(module).split()))
+            for name, (module, _) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return own + super().shell_complete(ctx, incomplete)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
@@ -61,9 +83,37 @@ def _summary(module: str) -> str:
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
 
 
-@click.group(cls=_Commands, no_args_is_help=False, epilog=f"Example: {CONSOLE} run --grid smoke")
-def _group() -> None:
+def _print_version(ctx: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
+    """Print the versions that a row of results has."""
+    if not is_wanted:
+        return
+    from bench.machine.conditions import MEASUREMENT_VERSION, torch_build
+    from bench.machine.version import code_version
+    from bench.plan.rows import SCHEMA
+
+    torch, cuda = torch_build()
+    echo(
+        f"{CONSOLE} {code_version()}\nmeasurement {MEASUREMENT_VERSION}, schema {SCHEMA}\n"
+        f"Python {platform.python_version()}, torch {torch}, CUDA {cuda or 'none'}"
+    )
+    ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    epilog=f"Example: {CONSOLE} run --grid smoke. For completion by Tab, add to ~/.bashrc (or, "
+    f'with zsh_source, to ~/.zshrc): eval "$(_MINBERT_BENCH_COMPLETE=bash_source {CONSOLE})"',
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Print versions, as results have them.",
+)  # fmt: skip
+@click.pass_context
+def _group(ctx: click.Context) -> None:
     """Measure what fine-tuning methods of small encoders cost and give, and report it."""
+    if ctx.invoked_subcommand is None:
+        echo(_FIRST, nl=False)
 
 
 def main() -> None:

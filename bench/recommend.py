@@ -42,22 +42,30 @@ with_needs = options_in(
 def recommendation_of(
     runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None
 ) -> "tuple[Recommendation, int, Results]":
-    """The recommendation from files of results, for the first of their groups and the encoders that
-    are compared with that one's, and the number of other groups; the other arguments are as the
-    options. InputError for files that can't be read or have no results, and limits that are none.
-    """
+    """As `recommended_in`, from files of results by a metric, with these results. InputError also
+    for files that can't be read."""
+    from bench.results.rescoring import read_results
+
+    results = read_results(runs, metric)
+    return *recommended_in(results, prefer, where, margin), results
+
+
+def recommended_in(
+    results: "Results", prefer: Need, where: str, margin: str | None
+) -> "tuple[Recommendation, int]":
+    """The recommendation for the first group of results and the encoders that are compared with
+    that one's, and the number of other groups; the other arguments are as the options. InputError
+    if there are no results, and for limits that are none."""
     from bench.analysis.costs import parse_margin, parse_where
     from bench.analysis.groups import encoders_of, ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
     from bench.results.predictions import values_from
-    from bench.results.rescoring import read_results
 
     limits = parse_where(where)
-    results = read_results(runs, metric)
     every = ordered_groups(results.rows, results.planned, values_from(results.predictions_of))
     if not every:
-        names = ", ".join(map(str, runs))
+        names = ", ".join(map(str, results.runs))
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
     encoders = encoders_of(every)
     group = every[0] if encoders is None else encoders.joined
@@ -66,7 +74,7 @@ def recommendation_of(
     size = None
     if margin is not None:
         size = parse_margin(margin, group.scoring, base.value if base else None)
-    return recommend(candidates_of(group, size), prefer, limits), others, results
+    return recommend(candidates_of(group, size), prefer, limits), others
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)

@@ -169,14 +169,14 @@ MEASURES: Final = (
 )
 """The measures, in order: those that hardly vary first."""
 
-_NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
+NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
 _OTHER_BATCHES: Final = "no seed in common, and the largest batch is counted"
 _UNPAIRED: Final = "no seed in common: the same seeds of both sides would decide it sooner"
 _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 
 @dataclass(frozen=True, eq=False)
-class _Cost:
+class CostMeasure:
     """A cost of K matched settings. Times gate where these were measured in alternation: otherwise
     they have the drift between sessions as well."""
 
@@ -215,7 +215,7 @@ class _Cost:
                 is_open = gates and verdict is Verdict.UNDECIDED
                 one = replace(
                     one, interval=interval, verdict=verdict, gates=gates, significant=significant,
-                    why=_UNPAIRED if is_open and not paired else "" if gates else _NOT_ALTERNATED,
+                    why=_UNPAIRED if is_open and not paired else "" if gates else NOT_ALTERNATED,
                     needed=needed[i] if is_open and paired and not self.measure.exact else None,
                     may_be_worse=bool(high[i] > limit),
                 )  # fmt: skip
@@ -265,7 +265,7 @@ def compare(
     matched = matching(base, new, named, values_of)
     matches = matched.matches
     labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])
-    costs = {cost.measure: cost for cost in _costs(matches, limits)}
+    costs = {cost.measure: cost for cost in costs_of(matches, limits)}
     scores = score_pairs(matches)
     varying = [cost for cost in costs.values() if not cost.measure.exact and cost.known.any()]
     differences = [pair for pair in scores if isinstance(pair, ScorePair)]
@@ -310,7 +310,7 @@ def compare(
     return Comparison(pairs, tuple(overall), unmatched, differs, machines, family)
 
 
-def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
+def costs_of(matches: Sequence[Match], limits: Limits) -> list[CostMeasure]:
     """The costs that were measured on either side of any match."""
     measures = [measure for measure in MEASURES if measure is not SCORE]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
@@ -331,7 +331,7 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
         if all(one is None for one in why):
             continue
         known = np.array([one == "" for one in why], dtype=bool)
-        costs.append(_Cost(
+        costs.append(CostMeasure(
             measure, runs.log_ratios(measure.column, known),
             runs.ranges(measure.column) if measure.exact else None, paired,
             alternate if measure.kind == "time" else np.ones_like(alternate), runs.shared, why,

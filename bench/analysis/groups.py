@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import floor, log10
+from math import floor, inf, log10
 from operator import attrgetter
 from typing import Final
 
@@ -205,8 +205,8 @@ def groups(
     """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
     Candidates of a search for learning rates are left out, as they were scored on other examples.
     The rounds of a race are a group within that of the same settings on dev or, without one, within
-    itself. The group of the plan comes first, then the newest and, of equally new ones, the
-    largest."""
+    itself. The group of the plan comes first, then that of most training examples, the newest and,
+    of equally new ones, the largest."""
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}
@@ -215,9 +215,10 @@ def groups(
     planned_keys = {group_key(row) for row in planned}
     by_key = grouped([*done, *waiting], group_key)
 
-    def order(key: tuple[Value, ...]) -> tuple[bool, str, int]:
+    def order(key: tuple[Value, ...]) -> tuple[bool, float, str, int]:
         newest = max(r.finished_at or r.started_at or "" for r in by_key[key])
-        return key in planned_keys, newest, len(by_key[key])
+        most = by_key[key][0].max_train or inf  # less: of a learning curve
+        return key in planned_keys, most, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
     by_software = grouped(members, lambda group_rows: _software(group_rows[0]))

@@ -222,6 +222,12 @@ class Recommendation:
     def setting(self) -> Setting | None:
         return None if self.pick is None else self.candidates.settings[self.pick]
 
+    @property
+    def subject(self) -> Setting | None:
+        """The pick or, without one, the best by score."""
+        i = self.reference if self.pick is None else self.pick
+        return None if i is None else self.candidates.settings[i]
+
     def loss(self, i: int) -> float:
         """How much worse than the best within the limits a setting is at most, whichever that is:
         an upper bound, at least 0. With 95% confidence those of all settings hold (Hsu 1981)."""
@@ -381,6 +387,7 @@ def _by_race(
         obstacles = ("limits",)
     elif raced.race.is_over and not final:
         obstacles = ("race undecided",)
+        best = None if raced.best is None else places.get(point(raced.settings[raced.best].rows[0]))
     elif (
         known.group.is_race
         or pick is None

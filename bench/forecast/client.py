@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -20,6 +20,7 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo, one_line
 from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
+from bench.forecast.formulae import Formulae
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
@@ -32,7 +33,12 @@ Lock = Callable[[], AbstractContextManager[None]]
 """Makes the context in which costs are counted, which may be waited for."""
 
 _ROOT: Final = Path(__file__).parents[2]
-_COSTS: Final[TypeAdapter[Totals | str]] = TypeAdapter(Totals | str)
+Key = TypeVar("Key")
+Answer = TypeVar("Answer", Totals, Formulae)
+_ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {
+    Totals: TypeAdapter(Totals | str),
+    Formulae: TypeAdapter(Formulae | str),
+}
 
 
 class NoPredictionError(Exception):
@@ -54,26 +60,46 @@ def find_costs(
         NoPredictionError: if none can be counted.
     """
     counted = to_count(jobs)
-    request = [seeds, [jobs[variant].to_json() for variant in counted]]
+    totals = _known(_answers(Totals, seeds, {v: jobs[v] for v in counted}, lock, gpu))
+    return fill_ranks(totals, jobs)
+
+
+def find_formulae(
+    jobs: Mapping[Key, Job], lock: Lock = nullcontext, gpu: str = ""
+) -> dict[Key, Formulae]:
+    """The formulae of some jobs, whose batch size and length don't matter. Arguments and errors are
+    those of `find_costs`."""
+    return _known(_answers(Formulae, None, jobs, lock, gpu))
+
+
+def _answers(
+    kind: type[Answer], seeds: Sequence[int] | None, jobs: Mapping[Key, Job], lock: Lock, gpu: str
+) -> dict[Key, Answer | str]:
+    request = [seeds, [job.to_json() for job in jobs.values()]]
     path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
-    costs = _kept(path, counted)
-    if costs is None:
+    answers = _kept(path, kind, [*jobs])
+    if answers is None:
         with lock():
-            costs = _kept(path, counted)
-            if costs is None:
-                text = _run(request, len(counted), gpu)
-                costs = _parsed(text, counted)
+            answers = _kept(path, kind, [*jobs])
+            if answers is None:
+                text = _run(request, len(jobs), gpu)
+                answers = _parsed(text, kind, [*jobs])
                 with suppress(OSError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, text.encode())
-    totals = {v: cost for v, cost in costs.items() if isinstance(cost, Totals)}
-    reasons = [cost for cost in costs.values() if isinstance(cost, str)]
-    if not totals and reasons:
+    return answers
+
+
+def _known(answers: Mapping[Key, Answer | str]) -> dict[Key, Answer]:
+    """Those that could be counted, with a note on others; NoPredictionError without any."""
+    known = {key: answer for key, answer in answers.items() if not isinstance(answer, str)}
+    reasons = [answer for answer in answers.values() if isinstance(answer, str)]
+    if not known and reasons:
         raise NoPredictionError(reasons[0])
     for reason, number in Counter(reasons).items():
         settings = f"{number} setting{'s' if number > 1 else ''}"
         echo(f"note: memory and time of {settings} are not predicted: {reason}", err=True)
-    return fill_ranks(totals, jobs)
+    return known
 
 
 @cache
@@ -86,19 +112,19 @@ def _code() -> str:
     return code.hexdigest()
 
 
-def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals | str] | None:
-    """The costs in a file of the cache; None without a valid file."""
+def _kept(path: Path, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answer | str] | None:
+    """The answers in a file of the cache; None without a valid file."""
     with suppress(OSError, UnicodeError, NoPredictionError):
-        return _parsed(path.read_text(encoding="utf-8"), variants)
+        return _parsed(path.read_text(encoding="utf-8"), kind, keys)
     return None
 
 
-def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | str]:
-    """The costs that the counting process wrote, or the reasons why it could not count them;
+def _parsed(text: str, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answer | str]:
+    """What the counting process wrote for each key, or the reasons why it could not count;
     NoPredictionError if it wrote anything else."""
     try:
-        costs = [_COSTS.validate_json(line) for line in text.splitlines()]
-        return dict(zip(variants, costs, strict=True))
+        answers = [_ADAPTERS[kind].validate_json(line) for line in text.splitlines()]
+        return dict(zip(keys, answers, strict=True))
     except ValueError as error:
         why = one_line(str(error))
         raise NoPredictionError(f"the counting process wrote something else: {why}") from error

@@ -72,18 +72,9 @@ def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict
     A part without training batches is evaluated all the same. The optimizer is AdamW for all: the
     others keep as much state, and need values that fake tensors don't have.
     """
-    cell, device = job.cell, torch.device(job.device)
-    groups = engine_of(cell).parameter_groups(model)
-    trainer = Trainer(
-        model,
-        [ParameterGroup(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
-        losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
-        schedule=linear_schedule(2, 0.0),
-        amp=cell.amp,
-        device=device,
-    )
+    cell, trainer = job.cell, trainer_of(model, job)
     gradual = unfreezing(model, cell)
-    keeps_best = cell.early_stopping is not None and device.type == "cpu"
+    keeps_best = cell.early_stopping is not None and trainer.device.type == "cpu"
     steps = _Steps(trainer, model, counter, _mib(trainer.parameters) if keeps_best else 0.0)
     counted: dict[str, list[Counts]] = {part: [] for part in shapes}
     for stage in range(stages_of(Variant.of(cell), shapes)):
@@ -92,6 +83,19 @@ def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict
         for part, counts in steps.count_stage(shapes).items():
             counted[part].append(counts)
     return counted
+
+
+def trainer_of(model: Classifier, job: Job) -> Trainer:
+    cell = job.cell
+    groups = engine_of(cell).parameter_groups(model)
+    return Trainer(
+        model,
+        [ParameterGroup(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
+        losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
+        schedule=linear_schedule(2, 0.0),
+        amp=cell.amp,
+        device=torch.device(job.device),
+    )
 
 
 @dataclass(frozen=True)
@@ -147,37 +151,45 @@ class _Steps:
         return Work(*(now + times * (later - now) for now, later in zip(two, three, strict=True)))
 
     def _train(self, part: str, shape: Shape, count: int) -> Work:
-        batch = self._batch(part, shape, self.trainer.losses[part])
+        batch = batch_of(self.model, self.trainer, part, shape)
         before = self.counter.work
         self.trainer.step(*[batch] * count)
         return self.counter.work.minus(before)
 
-    @torch.no_grad()
     def _evaluate(self, part: str, shape: Shape) -> Work:
-        self.model.eval()
-        batch = self._batch(part, shape, CROSS_ENTROPY)
         before = self.counter.work
-        with autocast(self.trainer.amp, self.trainer.device):
-            logits = logits_of(self.model, batch)
-        logits.float()
+        evaluate(self.model, self.trainer, part, shape)
         return self.counter.work.minus(before)
 
-    def _batch(self, part: str, shape: Shape, loss: str) -> Batch:
-        """A batch of a shape. Pairs whose texts are encoded separately have a label for two
-        texts."""
-        head, device = self.model.heads[part], self.trainer.device
-        count = shape[0] // 2 if head.pairs else shape[0]
-        dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
-        labels = (count, head.outputs) if loss == MULTI_LABEL else (count,)
-        ids = torch.zeros(shape, dtype=torch.int64, device=device)
-        return Batch(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            token_type_ids=None if part else torch.zeros_like(ids),
-            labels=torch.zeros(labels, dtype=dtype, device=device),
-            tokens=ids.numel(),
-            part=part,
-        )
+
+@torch.no_grad()
+def evaluate(model: Classifier, trainer: Trainer, part: str, shape: Shape) -> None:
+    model.eval()
+    batch = batch_of(model, trainer, part, shape, CROSS_ENTROPY)
+    with autocast(trainer.amp, trainer.device):
+        logits = logits_of(model, batch)
+    logits.float()
+
+
+def batch_of(
+    model: Classifier, trainer: Trainer, part: str, shape: Shape, loss: str | None = None
+) -> Batch:
+    """A batch of a shape, with labels for a loss, or for that of the part. Pairs whose texts are
+    encoded separately have a label for two texts."""
+    loss = loss or trainer.losses[part]
+    head, device = model.heads[part], trainer.device
+    count = shape[0] // 2 if head.pairs else shape[0]
+    dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
+    labels = (count, head.outputs) if loss == MULTI_LABEL else (count,)
+    ids = torch.zeros(shape, dtype=torch.int64, device=device)
+    return Batch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        token_type_ids=None if part else torch.zeros_like(ids),
+        labels=torch.zeros(labels, dtype=dtype, device=device),
+        tokens=ids.numel(),
+        part=part,
+    )
 
 
 def _load(work: Work) -> Load:

@@ -86,10 +86,14 @@ class Fit:
         """Features and mean of the measurements of each variant, in the order of the first ones."""
         return {v: (self._features[v], fmean(values)) for v, values in self._measured.items()}
 
-    def predict(self, variant: Variant) -> float:
+    @property
+    def coefficients(self) -> Sequence[float]:
         if self._coefficients is None:
             self._coefficients = _fit_points([*self.points.values()], self.prior)
-        return apply(self._coefficients, self._features[variant])
+        return self._coefficients
+
+    def predict(self, variant: Variant) -> float:
+        return apply(self.coefficients, self._features[variant])
 
     def checks(self) -> dict[str, dict[Variant, float]]:
         """Predictions of every variant by fits that have not seen it, by what they were made on.

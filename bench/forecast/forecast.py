@@ -35,8 +35,13 @@ _DISTURBED: Final = {"disturbed", "throttled"}
 
 def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
     """Features of the peak above imports, MiB."""
-    half, passing = variant.amp != "off", totals.passing_mib
-    return 1.0, float(half), totals.lasting_mib, passing * (not half), passing * half
+    return peak_features(variant, totals.lasting_mib, totals.passing_mib)
+
+
+def peak_features(variant: Variant, lasting: float, passing: float) -> tuple[float, ...]:
+    """The same, by the MiB that last and those that pass."""
+    half = variant.amp != "off"
+    return 1.0, float(half), lasting, passing * (not half), passing * half
 
 
 def memory_prior(device: str) -> Prior:
@@ -44,11 +49,11 @@ def memory_prior(device: str) -> Prior:
 
     On a GPU, the peak is the memory of tensors. On the host it is more: an allocator keeps freed
     memory and can't reuse all of it, and products in half precision copy their inputs. The values
-    for the host were measured with minilm and glibc.
+    for the host were measured with minilm, two sizes of BERT and glibc.
     """
     if device.startswith("cuda"):
         return Prior((0.0, 0.0, 1.0, 1.0, 1.0), (30.0, 30.0, 0.2, 0.2, 0.2))
-    return Prior((55.0, 20.0, 1.2, 1.05, 1.0), (100.0, 60.0, 0.3, 0.4, 0.5))
+    return Prior((75.0, 0.0, 1.2, 1.12, 1.12), (100.0, 60.0, 0.3, 0.4, 0.5))
 
 
 def load_features(variant: Variant, load: Load) -> tuple[float, ...]:
@@ -104,6 +109,7 @@ class Forecast:
         self, totals: Mapping[Variant, Totals], device: str, threads: int, memory_column: str
     ) -> None:
         self.totals = totals
+        self.device = device
         self.memory_column = memory_column
         self._hinted = False
         self.memory = Fit(
@@ -166,6 +172,14 @@ class Forecast:
     def imports_mib(self, variant: Variant) -> float:
         """The memory of a worker's imports, as far as the predicted memory includes it."""
         return self.totals[variant].imports_mib if self.memory_column == "peak_rss_mib" else 0.0
+
+    def usual_s(self, variant: Variant) -> float | None:
+        """The seconds of a cell on a typical machine of one core or GPU, whatever has run on this
+        one; None where it could not be counted."""
+        totals = self.totals.get(variant)
+        if totals is None:
+            return None
+        return apply(time_prior(self.device, 1).values, time_features(variant, totals))
 
     def predict(self, variant: Variant) -> Prediction | None:
         """Expected costs of a cell of a variant; None where it could not be counted."""

@@ -51,6 +51,11 @@ class Forecasts:
         forecast = self.by_kind.get(_kind(cell))
         return None if forecast is None else forecast.predict(Variant.of(cell))
 
+    def usual_s(self, cell: Cell) -> float | None:
+        """As `Forecast.usual_s`."""
+        forecast = self.by_kind.get(_kind(cell))
+        return None if forecast is None else forecast.usual_s(Variant.of(cell))
+
     def time_s(self, cell: Cell) -> float | None:
         """The expected seconds of a cell; None where nothing measured here predicts them."""
         forecast, prediction = self.by_kind.get(_kind(cell)), self.predict(cell)

@@ -4,6 +4,7 @@ Example: python -m bench.grid --grid smoke
 """
 
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -33,8 +34,10 @@ from bench.plan.learning_rates import Search
 from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
 from bench.plan.selection import parse_selection, select
+from bench.plan.shards import Shard
 from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
+from bench.results.shards import keep_shard
 from bench.results.store import Store
 from minbert.files import is_folder
 
@@ -111,8 +114,10 @@ def command(
     selection: str,
     rerun: str | None,
     lr: str,
+    shard: str | None,
     limits: str,
     confirm: int | None,
+    label_curve: bool,
     timeout: float | None,
     budget_min: float | None,
     runs: Path,
@@ -127,6 +132,12 @@ def command(
     grid = override(gridfile.load(grid_name), overrides)
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
+    part = None if shard is None else Shard.parse(shard, os.environ)
+    if part is not None:
+        _check_divisible({
+            "a race: add --no-race": grid.settings.race, "--lr auto": lr == "auto",
+            "--confirm": confirm is not None, "--label-curve": label_curve,
+        })  # fmt: skip
     opening = open_executor({**where, "budget_min": budget_min})
     inputs = read_inputs(grid, data, metric, searches=lr == "auto")
     store = Store(runs, code_version() if fresh else None)
@@ -155,6 +166,7 @@ def command(
         rerun=rerun,
         fresh=fresh,
         confirm=confirm,
+        curve=inputs.curve if label_curve else {},
         budget=Budget(math.inf if budget_min is None else 60 * budget_min),
         account=Account(executor.workers),
     )
@@ -163,13 +175,19 @@ def command(
             raise InputError("--where limits a race: add --race, or give it to bench.recommend")
         with Signals() as signals:
             cells = session.within(cells, parse_where(limits), signals)
+    division = None
+    if part is not None:
+        with Signals() as signals:
+            division = session.divide(cells, part.count, signals)
+        note_to_stderr(division.note(part))
+        cells = [*division.parts[part.index]]
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)
     races = Races(session.raced) if grid.settings.race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, races))
     if number is None and not any(item.action == "run" for item in planned):
-        planned = [*planned, *session.to_confirm(planned)]
+        planned = [*planned, *session.further(planned)]
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         inputs.check_engines(cells)
@@ -200,7 +218,18 @@ def command(
     with Signals() as signals:
         first = partial(session.attempt, planned[0], Outlook(None, []))
         _print_notes(executor.check(first, signals))
+    if part is not None and division is not None:
+        keep_shard(runs, division.plan, part)
     return session.run(rounds(cells, session.plan, search, races), as_json)
+
+
+def _check_divisible(reasons: Mapping[str, bool]) -> None:
+    """Refuse a run whose plan depends on the results of all cells: for the first true reason."""
+    for reason in (text for text, is_so in reasons.items() if is_so):
+        raise InputError(
+            f"--shard divides a plan that no result changes, which excludes {reason}; "
+            "--executor slurm and --device all can run it"
+        )
 
 
 def _print_notes(notes: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from bench.common.errors import InputError
@@ -24,6 +24,7 @@ from bench.plan.job import Job
 from bench.plan.planning import RERUN, SKIP, Planned, groups_of
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import Row
+from bench.plan.shards import Division, divide
 from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
 from bench.results.row import kept_row
@@ -68,9 +69,23 @@ class Cells:
 
     def outlook(self, planned: Sequence[Planned], signals: Signals) -> Outlook:
         """The forecast of a plan. StoppedError if the user stops it."""
-        return outlook_on(planned, self._forecast if self.predicts else None, signals)
+        forecaster = partial(self._forecast, self.store.rows) if self.predicts else None
+        return outlook_on(planned, forecaster, signals)
 
-    def _forecast(self, planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
+    def divide(self, cells: Sequence[Cell], count: int, signals: Signals) -> Division:
+        """The cells of each of some shards, which don't depend on results. InputError if they can't
+        be divided; StoppedError if the user stops it."""
+        planned = self._by_kind.plan(cells, [])
+        forecasts = outlook_on(planned, partial(self._forecast, []), signals).forecasts
+        usual = [None if forecasts is None else forecasts.usual_s(cell) for cell in cells]
+        known = [seconds for seconds in usual if seconds is not None] or [1.0]
+        mean = sum(known) / len(known)
+        milliseconds = [round(1000 * (mean if s is None else s)) for s in usual]
+        return divide(cells, milliseconds, count, [item.amp_is_on for item in planned])
+
+    def _forecast(
+        self, rows: Sequence[Row], planned: Sequence[Planned], signals: Signals
+    ) -> Forecasts | None:
         target, is_here = next(iter(self.executor.kinds.values())), self.executor.workers
         counting = Counting(
             target.conditions,
@@ -79,7 +94,7 @@ class Cells:
             target.gpu if is_here else "",
             self.inputs.adapter_configs,
         )
-        return forecast_plan(planned, self.store.rows, self.inputs.models, counting)
+        return forecast_plan(planned, rows, self.inputs.models, counting)
 
     def _job(self, item: Planned) -> Job:
         conditions = self.executor.kinds[item.conditions_id].conditions

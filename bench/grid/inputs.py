@@ -69,7 +69,15 @@ class Inputs:
         """The examples of a round of a race, kept until those of another are needed."""
         return lru_cache(maxsize=1)(partial(for_race, self.data))
 
+    @cached_property
+    def curve(self) -> dict[int, TaskData]:
+        """A tenth and a third of the training examples, by their `max_train`."""
+        parts = [checks.curve_part(self.grid.settings, self.data, divisor) for divisor in (10, 3)]
+        return {len(part.train): part for part in parts}
+
     def data_of(self, cell: Cell) -> Data:
+        if cell.max_train is not None and cell.max_train != self.grid.settings.max_train:
+            return self.curve[cell.max_train]
         if cell.race == ON:
             return self._round(cell.fold)
         if cell.is_candidate:

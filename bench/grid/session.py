@@ -1,8 +1,9 @@
 """One run of a grid: its cells in order, then the report."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -12,7 +13,6 @@ from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
-from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
@@ -23,14 +23,14 @@ from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
 from bench.plan.cell import MINBERT, Cell
-from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
 from bench.references.client import find_facts, find_references, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results
-from bench.results.store import plan_file
+from bench.results.store import plan_file, write_plan
+from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TaskData
 
 INTERRUPTED: Final = 130
@@ -42,6 +42,7 @@ class Session(Cells):
     arguments: tuple[str, ...]
     metric: str | None = None  # decides in the report; None: the rows' own
     confirm: int | None = None  # the seeds that confirm a recommended setting; None: none is
+    curve: Mapping[int, TaskData] = field(default_factory=dict)  # parts to train the answer on
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run plans one after the other, each made when the one before has ended, render the
@@ -55,7 +56,7 @@ class Session(Cells):
                     ended = self._run_round(planned, signals)
                     if ended != "ok" or signals.stops > 1 or self._lacks_tries(planned):
                         break
-                while ended == "ok" and not signals.stops and (further := self.to_confirm(planned)):
+                while ended == "ok" and not signals.stops and (further := self.further(planned)):
                     ended = self._run_round(further, signals, planned)
                     planned = [*planned, *further]
                 if signals.stops > 1:
@@ -70,25 +71,33 @@ class Session(Cells):
         """Whether candidates of a search were left out, so that the best rates can't be found."""
         return any(item.cell.is_candidate and item.key in self.budget.left_out for item in planned)
 
-    def to_confirm(self, planned: Sequence[Planned]) -> list[Planned]:
-        """The plan of the trainings that the recommended setting lacks to be confirmed. InputError
-        if the setting has no cell among the planned."""
+    def further(self, planned: Sequence[Planned]) -> list[Planned]:
+        """The plan of the trainings that the answer lacks: of its setting, to confirm it, and on
+        parts of the examples. InputError if the setting has no cell among the planned."""
         planned = [self.moved.get(item.key, item) for item in planned]
-        if self.confirm is None or self._lacks_tries(planned):
+        if not (self.confirm or self.curve) or self._lacks_tries(planned):
             return []
-        _, _, recommended = self._recommend(planned)
-        if recommended is None or recommended.setting is None or not recommended.decided:
+        _, _, answer = self._recommend(planned)
+        setting = answer and answer.subject
+        if not (answer and setting and (answer.decided or self.curve)):
             return []
-        trained = {row.cell_id for row in recommended.setting.rows}
-        own = [item.cell for item in planned if item.cell.cell_id in trained]
+        trained = {_place(row.cell) for row in setting.rows}
+        own = [item.cell for item in planned if _place(item.cell) in trained]
         if not own:
+            flag = "--confirm" if self.confirm else "--label-curve"
+            standing = "recommended" if answer.decided else "the best by score"
             raise InputError(
-                f"--confirm: {recommended.setting.label} is recommended, and no cell of this "
-                "command is of that setting; python -m bench.recommend prints the command"
+                f"{flag}: {setting.label} is {standing}, and no cell of this command is of that "
+                "setting; python -m bench.recommend prints the command"
             )
+        seeds = range(self.confirm or 0) if answer.decided else ()
+        cells = [replace(cell, seed=seed) for seed in seeds for cell in own]
+        whole = {own[0].max_train: self.inputs.data} if self.curve else {}
+        for n, data in chain(self.curve.items(), whole.items()):
+            part = replace(own[0], race=None, fold=None, max_train=n, data_digest=data.digest[:16])
+            cells += [replace(part, seed=seed) for seed in sorted(setting.scores)[:FEWEST_SEEDS]]
         known = {item.cell.cell_id for item in planned}
-        seeds = [replace(cell, seed=seed) for seed in range(self.confirm) for cell in own]
-        missing = self.plan([*dict.fromkeys(seeds)], repeats=1, rerun=None)
+        missing = self.plan([*dict.fromkeys(cells)], repeats=1, rerun=None)
         return [item for item in missing if item.cell.cell_id not in known]
 
     def _recommend(
@@ -165,6 +174,8 @@ class Session(Cells):
         facts = self._facts(data, engine, display)
         if not (self.predicts and self.executor.workers):
             return
+        capped = self.inputs.grid.settings.max_train  # less: of a learning curve
+        to_run = [item for item in to_run if item.cell.max_train == capped]
         planned = [self._job(item) for item in to_run if item.action == "run"]
         if not planned:
             return
@@ -225,23 +236,20 @@ class Session(Cells):
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        path = plan_file(self.store.path)
-        rows = map(values_of, self._plan(planned))
-        known = ({name: v for name, v in row.items() if v is not None} for row in rows)
-        lines = ",\n".join(map(json.dumps, known))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, f"[{lines}]\n".encode())
+            write_plan(self.store.path, self._plan(planned))
         except OSError as error:
+            path = plan_file(self.store.path)
             raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render the report, print the outcome and how to continue, and return the exit code."""
         # imported late, so that matplotlib does not load while cells run
-        from bench.report import recommendation
+        from bench.report import labels, recommendation
         from bench.report.render import render
 
         advice: recommendation.Advice | None = None
+        curve: labels.LabelCurve | None = None
         last: dict[tuple[str, int], Row] = {}
         planned = [self.moved.get(item.key, item) for item in planned]
         try:
@@ -256,6 +264,7 @@ class Session(Cells):
                 advice = recommendation.advice(
                     recommended, results.facts, results.exports, [str(self.store.path)]
                 )
+            curve = labels.label_curve(recommended, results.rows, results)
             report = str(render(results, self.reports, planned=plan))
         except (DiskFullError, InputError) as error:
             ended = "stopped" if ended == "ok" else ended
@@ -270,6 +279,7 @@ class Session(Cells):
                 "report": report,
                 "time": None if times is None else times.to_json(),
                 "recommendation": advice and recommendation.as_json(advice),
+                "label_curve": curve and curve.to_json(),
             }
             echo(json.dumps(outcome))
         else:
@@ -282,6 +292,8 @@ class Session(Cells):
                 echo(f"time: {times}")
             if advice is not None:
                 echo("\n".join(recommendation.lines(advice)))
+                if curve is not None:
+                    echo("\n".join(curve.lines))
                 if self.executor.flags:
                     echo(f"to run these on the cluster, add: {self.executor.flags}")
         fell_back = fallen_back(planned, last)
@@ -293,3 +305,8 @@ class Session(Cells):
         confirmed = self.confirm is None or (advice is not None and advice.recommended.decided)
         is_ok = ended == "ok" and counts["ok"] == counts.total() and not fell_back and confirmed
         return 0 if is_ok else 1
+
+
+def _place(cell: Cell) -> str:
+    """What a cell shares with those of other seeds, and with the rounds of its race."""
+    return replace(cell, seed=0, fold=None, race=None).cell_id

@@ -11,6 +11,7 @@ import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -36,6 +37,7 @@ from bench.plan.cell import (
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
+from bench.results.facts import facts_of
 from bench.results.kept import CAP, keeps_by_default, largest_weights
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Sizes, TaskData
@@ -50,6 +52,7 @@ SPACE_PER_CELL: Final = 2**17
 """Bytes of a cell's folder without weights: a dozen small files, 48 to 80 KiB on a disk."""
 SPACE_PER_STEP: Final = 64  # bytes of a line of steps.csv
 SPACE_AT_LEAST: Final = 2**26
+FEWEST_OF_CURVE: Final = 10  # training examples of a point of a learning curve
 
 _LINES: Final[Mapping[str, str]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text("utf-8")
@@ -89,6 +92,22 @@ def check_held_out(share: float, data: Data) -> None:
         if share and not round(share * size.train):
             part = f" of {name}" if data.task.parts else ""
             raise _refusal("held_out", share=share, train=size.train, part=part)
+
+
+def curve_part(settings: Settings, data: Data, divisor: int) -> TaskData:
+    """One of so many parts of the training examples, for a learning curve. Refuses folds, tasks
+    with parts, random weights, too few examples, and to lose a class."""
+    if settings.folds is not None or settings.init == "random" or not isinstance(data, TaskData):
+        raise _refusal("curve")
+    part = replace(data, train=data.train.limited(len(data.train) // divisor))
+    whole, left = (facts_of(one).class_counts for one in (data, part))
+    lost = [name for name, (count, _) in whole.items() if count and not left[name][0]]
+    if lost or len(part.train) < FEWEST_OF_CURVE:
+        few = f"is {len(part.train)}, fewer than {FEWEST_OF_CURVE}"
+        why = f"has none of class {lost[0]!r}" if lost else few
+        raise _refusal("curve_of_few", train=len(data.train), why=why)
+    check_held_out(settings.share_held_out, part)
+    return part
 
 
 def check_race(settings: Settings, cells: Sequence[Cell], amps: Collection[str] = ()) -> None:

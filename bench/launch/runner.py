@@ -160,23 +160,29 @@ def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
     Workers are in their parent's group, so the count rises when the kernel kills one; of several
     that run at once it does not say which."""
-    for file in _files(cgroups, mounts):
-        words = text_or_empty(file).split()
+    counts = (oom_kills_in(folder) for folder in group_folders(cgroups, mounts))
+    return next((count for count in counts if count is not None), None)
+
+
+def oom_kills_in(group: Path) -> int | None:
+    """The count in the folder of a group."""
+    for name in ("memory.oom_control", "memory.events"):
+        words = text_or_empty(group / name).split()
         if "oom_kill" in words:
             return int(words[words.index("oom_kill") + 1])
     return None
 
 
-def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
-    """Files that may hold the count, the most specific first. In a container, the group's path may
-    be that of the host, while its files are at the top of the mount."""
+def group_folders(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> Iterator[Path]:
+    """Folders that may be that of this process's group, the most specific first. In a container,
+    the group's path may be that of the host, while its files are at the top of the mount."""
     for line in text_or_empty(cgroups).splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if "memory" in controllers.split(","):
-            root, name = mounts / "memory", "memory.oom_control"
+            root = mounts / "memory"
         elif line.startswith("0::"):
-            root, name = mounts, "memory.events"
+            root = mounts
         else:
             continue
-        yield root / group.lstrip("/") / name
-        yield root / name
+        yield root / group.lstrip("/")
+        yield root

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Collection
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
@@ -100,11 +101,11 @@ def _models(value: Any) -> Any:
 Models = Annotated[str | list[str], PlainValidator(_models)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Rates(_Strict):
+class Rates(Strict):
     """Peak learning rates; the defaults are measured on MiniLM (docs/rates.md)."""
 
     full: Rate = 2e-4
@@ -117,7 +118,7 @@ Factor = Annotated[float, Field(gt=0, le=1000)]
 Decay = Annotated[float, Field(ge=0, le=1)]
 
 
-class TaskRates(_Strict):
+class TaskRates(Strict):
     """Factors on all learning rates, by part of task `multitask`."""
 
     sst: Factor = 1.0
@@ -125,7 +126,7 @@ class TaskRates(_Strict):
     sts: Factor = 1.0
 
 
-class TaskDecays(_Strict):
+class TaskDecays(Strict):
     """Weight decay by part of task `multitask`; None: that of the settings."""
 
     sst: Decay | None = None
@@ -134,7 +135,7 @@ class TaskDecays(_Strict):
 
 
 if TYPE_CHECKING:
-    _Given = _Strict
+    _Given = Strict
 else:
 
     def _given(name, limits):
@@ -148,7 +149,7 @@ else:
 
     _Given = create_model(
         "_Given",
-        __base__=_Strict,
+        __base__=Strict,
         **{n: _given(n, {**a.given}) for n, a in ABOUT.items() if a.given is not None},
     )
 
@@ -201,19 +202,19 @@ class Settings(_Given):
 
 
 if TYPE_CHECKING:
-    Varied = _Strict
+    Varied = Strict
 else:
     _types = get_type_hints(Settings, include_extras=True)
     Varied = create_model(
         "Varied",
-        __base__=_Strict,
+        __base__=Strict,
         __doc__="Settings that one table of cells can set differently from the grid: they change "
         "neither data nor model. They win over a flag of the command line.",
         **{name: (_types[name] | None, None) for name in named(lambda about: about.varies)},
     )
 
 
-class Axes(_Strict):
+class Axes(Strict):
     """One table `[[cells]]`: every combination of its values is a cell. Without `batch_size`,
     `max_length` and `learning_rate` those of the settings apply; a `learning_rate` is used for all
     parameters that train."""
@@ -260,7 +261,7 @@ class Axes(_Strict):
         return prod(max(len(values), 1) for values in axes)
 
 
-class Grid(_Strict):
+class Grid(Strict):
     name: str
     about: str = ""
     data: DataSpec | None = None
@@ -315,7 +316,7 @@ def load(name_or_file: str) -> Grid:
                 f"no grid is called {name_or_file!r}; choose {', '.join(names())}, or give a "
                 "file that ends in .toml"
             )
-    grid = parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+    grid = parse(read_toml(path), str(path) if path.parent != NAMED else path.name, path.stem)
     data = None if grid.data is None else grid.data.inside(path.parent)
     cells = [
         axes.model_copy(
@@ -332,49 +333,55 @@ def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
     try:
         settings = Settings.model_validate({**dict(grid.settings), **values})
     except ValidationError as error:
-        raise InputError(f"--{_first_problem(error).replace('_', '-', 1)}") from error
+        raise InputError(f"--{first_problem(error).replace('_', '-', 1)}") from error
     return grid.model_copy(update={"settings": settings})
 
 
-def _read(path: Path) -> str:
+def read_toml(path: Path, kind: str = "grid file") -> str:
+    """The text of a TOML file; InputError if it can't be read or is too large."""
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: can't be read (it is no file)")
         if path.stat().st_size > _LARGEST_FILE:
-            raise InputError(f"{path}: larger than 1 MiB, which no grid file is")
+            raise InputError(f"{path}: larger than 1 MiB, which no {kind} is")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text, so no grid file") from error
+        raise InputError(f"{path}: is not UTF-8 text, so no {kind}") from error
 
 
 def parse(text: str, source: str, name: str) -> Grid:
     """A grid from the text of a TOML file called `source`; raises InputError as `load`."""
-    if _LONG_KEY.search(text):
-        raise InputError(f"{source}: has a key of 16 parts or more; no grid file nests that deeply")
     try:
-        table = tomllib.loads(text)
+        return Grid.model_validate({"name": name, **parse_table(text, source)})
+    except ValidationError as error:
+        raise InputError(f"{source}: {first_problem(error)}") from error
+
+
+def parse_table(text: str, source: str, kind: str = "grid file") -> dict[str, Any]:
+    """The table in the text of a TOML file called `source`; InputError if it is none."""
+    if _LONG_KEY.search(text):
+        raise InputError(f"{source}: has a key of 16 parts or more; no {kind} nests that deeply")
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the first for a number too long, too
         raise InputError(f"{source}: is not TOML: {_one_line(str(error))}") from error
-    try:
-        return Grid.model_validate({"name": name, **table})
-    except ValidationError as error:
-        raise InputError(f"{source}: {_first_problem(error)}") from error
 
 
 def _one_line(text: str) -> str:
     return printable(" ".join(text.split())[:300])
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, known: Collection[str] = ()) -> str:
+    """The first problem of values in one line; `known` are keys, if not those of a grid file."""
     first = error.errors(include_url=False)[0]
     where = ""
     for part in first["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(first["loc"]))
-        return f"unknown key {shown(where)}; known here: {known}"
+        keys = ", ".join(known or _known_keys(first["loc"]))
+        return f"unknown key {shown(where)}; known here: {keys}"
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
     instead_of = f", not {shown(given)}" if isinstance(given, str | int | float) else ""

@@ -33,6 +33,7 @@ class Job:
     code_version: str = ""
     repeat: int = 1
     adapter_config: str | None = None  # the JSON of the adapters of mode peft
+    measure: bool = True  # also what the training itself does not show
 
     def values(self) -> dict[str, Any]:
         return {"cell_id": self.cell.cell_id, **asdict(self)}
@@ -59,7 +60,9 @@ class Job:
             raise InputError("holds text that is no Unicode") from error
         if values.get("cell_id") != identity:
             raise InputError("has settings that are not those of its cell_id")
-        job: Job = _built(cls, {"repeat": 1, "adapter_config": None, **values, "cell": cell})
+        job: Job = _built(
+            cls, {"repeat": 1, "adapter_config": None, "measure": True, **values, "cell": cell}
+        )
         return job
 
     @classmethod

@@ -1,9 +1,10 @@
 """The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
 
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
-would compare that choice. So each model, mode with its options, layer set, rank, unfreezing, batch
-size and accumulation gets the best of the same multipliers of its default rates. Candidates train
-on a part of the training data and are scored on the rest: dev is never seen.
+would compare that choice. So each model, mode with its options, layer set, unfreezing, batch size
+and accumulation gets the best of the same multipliers of its default rates. Ranks of LoRA and DoRA
+share the rates of the highest one: at the usual alpha this costs nothing (docs/rates.md).
+Candidates train on a part of the training data and are scored on the rest: dev is never seen.
 """
 
 import math
@@ -13,9 +14,9 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, Literal
 
-from bench.plan.cell import CANDIDATE, SEARCHED, Cell, Value, named
+from bench.plan.cell import CANDIDATE, ON, SEARCHED, Cell, Value, named
 from bench.plan.columns import learning_rates
-from bench.plan.gridfile import Rates
+from bench.plan.gridfile import Rates, Settings
 from bench.plan.rows import Row
 
 FIRST: Final = (-1, 0, 1)  # exponents n of the multipliers √10ⁿ that are always tried
@@ -48,7 +49,13 @@ def origin_of(cell: Cell) -> Origin:
 
 
 Kind = tuple[Value, ...]  # a combination of settings that is given its own rates
-kind_of: Final[Callable[[Cell], Kind]] = attrgetter(*named(lambda about: about.own_rates))
+_own: Final[Callable[[Cell], Kind]] = attrgetter(*named(lambda about: about.own_rates))
+
+
+def kind_of(cell: Cell) -> Kind:
+    is_usual = cell.alpha == Settings().alpha and cell.use_rslora != ON
+    shares = cell.mode in ("lora", "dora") and is_usual
+    return (*_own(cell), None if shares else cell.rank)
 
 
 def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:
@@ -79,8 +86,8 @@ class Search:
         for cell in cells:
             kind = kind_of(cell)
             known = self._cells.setdefault(kind, cell)
-            if known.amp == "off" != cell.amp:  # rates found under AMP serve without it too
-                self._cells[kind] = cell
+            # rates found under AMP serve without it too
+            self._cells[kind] = max(known, cell, key=lambda c: (c.amp != "off", c.rank or 0))
         self._digest = data_digest
         self._row_of = row_of
 

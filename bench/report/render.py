@@ -20,6 +20,7 @@ from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import amp_section, changes_sections
+from bench.report.claims import claims_section
 from bench.report.commands import commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
@@ -27,6 +28,8 @@ from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.forecasts import forecasts_section
+from bench.report.labels import label_curve, labels_section
+from bench.report.lengths import lengths_section
 from bench.report.pages import (
     LISTED,
     Section,
@@ -44,6 +47,7 @@ from bench.report.recommendation import advice
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
+from bench.results.curves import Curves, curves_key, read_curves
 from bench.results.facts import DataFacts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results
@@ -51,7 +55,7 @@ from bench.results.rescoring import Results
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20  # groups after the first that are shown
-_BRIEF: Final = ("encoders", "race", "tradeoff", "why", "engines")
+_BRIEF: Final = ("encoders", "race", "labels", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
@@ -105,7 +109,10 @@ def report(
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
     decision = overall or recommended
-    others = every_group[1 : 1 + _MOST_OTHERS]
+    curve = label_curve(decision, rows, results)
+    fewer = {row.key for one in (curve.settings if curve else {}).values() for row in one.rows}
+    rest = [group for group in every_group[1:] if not {row.key for row in group.rows} <= fewer]
+    others = rest[:_MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
@@ -120,6 +127,7 @@ def report(
         before += quality_sections(first, results.predictions_of, data) + amp_section(first)
         before += changes_sections(every_group)
         after += authors_section([first, *others]) + forecasts_section(first)
+        after += lengths_section(_curves_of(first, results.runs))
         after += data_section(first, facts)
     shown = decision.candidates.group if decision else None
     # the rule of the explorer is not that of a race
@@ -137,7 +145,9 @@ def report(
         "explorer": explorer(decision, sources, facts) if decision and has_choice else None,
         "sections": [
             *encoders_section(encoders), *race_section(recommended),
+            *([labels_section(curve)] if curve else []),
             *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
+            *claims_section(results.runs),
         ],
         "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
@@ -146,7 +156,7 @@ def report(
             _other(group, every_group[0], i, facts, encoders)
             for i, group in enumerate(others, start=2)
         ],
-        "groups_left_out": max(len(every_group) - 1 - len(others), 0),
+        "groups_left_out": len(rest) - len(others),
         "where": " and ".join(sources) or "the CSV",
         "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
@@ -155,6 +165,12 @@ def report(
         "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_lines": sentences("commands"), "terms": _terms(),
     }  # fmt: skip
+
+
+def _curves_of(group: Group, runs: Sequence[Path]) -> Curves | None:
+    """The curves of a group's model on its kind of device, if they were forecast."""
+    known = {key: curves for path in runs for key, curves in read_curves(path).items()}
+    return known.get(curves_key(str(group.shared("model_digest")), group.first.device))
 
 
 def printable(rows: Iterable[Row]) -> list[Row]:

@@ -1,7 +1,7 @@
 """JSON files of pydantic models by key, next to runs.csv: read whole, changed one key at a time."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -61,12 +61,19 @@ class DataFile(Generic[Model]):
             with FileLock(f"{runs}.lock"):  # as rows are appended
                 known = self.read(runs)
                 changed = known[key] = change(known.get(key))
-                values = {name: item.model_dump(mode="json") for name, item in known.items()}
-                text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-                write_atomically(path, text.encode())
+                self.write(runs, known)
         except OSError as error:
             raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
         return changed
+
+    def write(self, runs: Path, models: Mapping[str, Model]) -> None:
+        """Replace the CSV's file, whose lock is held; without models there is none. OSError if it
+        can't be written."""
+        if not models:
+            return
+        values = {name: item.model_dump(mode="json") for name, item in models.items()}
+        text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.path(runs), text.encode())
 
 
 def _number(text: str) -> float:

@@ -105,6 +105,20 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
             return self
         return self.model_copy(update={"references": known.references, "final": known.final})
 
+    def __or__(self, other: "DataFacts") -> "DataFacts":
+        """These facts with the reference points of others on the same data, and of two scores on
+        test examples the first: they are scored once."""
+
+        def key(one: Reference) -> tuple[object, ...]:
+            return one.name, one.train, one.model_digest, one.pooling, one.max_length
+
+        every = {key(one): one for one in (*other.references, *self.references)}
+        every |= {key(one): one for one in other.references if not every[key(one)].scores}
+        own = self if self.checks else other
+        finals = sorted(filter(None, (self.final, other.final)), key=lambda final: final.at)
+        more = {"references": (*every.values(),), "final": finals[0] if finals else None}
+        return own.model_copy(update=more)
+
     def without_texts(self) -> "DataFacts":
         checks = self.checks and self.checks.without_texts()
         return self.model_copy(update={"checks": checks})
@@ -170,9 +184,9 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     )
 
 
-_FILE: Final = DataFile(".data.json", DataFacts, "reference points and scores on test examples")
-facts_file: Final = _FILE.path
-update_facts: Final = _FILE.update
+FACTS: Final = DataFile(".data.json", DataFacts, "reference points and scores on test examples")
+facts_file: Final = FACTS.path
+update_facts: Final = FACTS.update
 
 
 def read_facts(*runs: Path) -> dict[str, DataFacts]:
@@ -180,7 +194,7 @@ def read_facts(*runs: Path) -> dict[str, DataFacts]:
     with the references of all."""
     every: dict[str, DataFacts] = {}
     for path in runs:
-        for digest, facts in _FILE.read(path).items():
+        for digest, facts in FACTS.read(path).items():
             earlier = every[digest].references if digest in every else ()
             more = {"references": (*earlier, *facts.references)}
             every[digest] = facts.model_copy(update=more) if earlier else facts

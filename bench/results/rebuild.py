@@ -6,6 +6,7 @@ Example: python -m bench.rebuild --runs runs.csv
 import csv
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -73,18 +74,22 @@ def main(path: Path, as_json: bool) -> int:
 def rebuild(path: Path) -> tuple[int, int, list[str]]:
     """Rewrite the CSV; return the numbers of rows kept and from folders, and lines left out. After
     an OSError the file stays as it was."""
-    folder, problems = cells_folder(path), list[str]()
+    problems = list[str]()
     rows = _rows(path, problems) if path.exists() else []
-    known = set(map(_key, rows))
-    places = sorted(folder.iterdir()) if folder.exists() else []
-    in_folders = filter(None, map(kept_row, places))
-    restored = [row for row in in_folders if _key(row) not in known]
-    restored.sort(key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
+    restored = rows_in_folders(path, rows)
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
     every = b"".join(map(encode, [*rows, *restored]))
     write_atomically(path.resolve(), record(NAMES) + every)  # the CSV may be a link
     return len(rows), len(restored), problems
+
+
+def rows_in_folders(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """The rows in the folders of a CSV's cells that are not among its `rows`."""
+    folder, known = cells_folder(path), set(map(_key, rows))
+    places = sorted(folder.iterdir()) if folder.exists() else []
+    restored = [row for row in filter(None, map(kept_row, places)) if _key(row) not in known]
+    return sorted(restored, key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
 
 
 def _check(path: Path) -> None:

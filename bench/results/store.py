@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import folder_for_now, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
-from bench.plan.columns import NAMES, row_of
+from bench.plan.columns import NAMES, row_of, values_of
 from bench.plan.pruning import memory_key
 from bench.plan.rows import Row, current_rows, software_of
 from bench.results.rowfile import Reading, encode, record
@@ -62,6 +63,14 @@ def read_plan(path: Path) -> list[Row]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return []
     return rows
+
+
+def write_plan(path: Path, planned: Iterable[Row]) -> None:
+    """Write the rows, without results, of planned cells. OSError if they can't be written."""
+    known = [{n: v for n, v in values_of(row).items() if v is not None} for row in planned]
+    lines = ",\n".join(map(json.dumps, known))
+    plan_file(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(plan_file(path), f"[{lines}]\n".encode())
 
 
 class Store:

@@ -151,6 +151,16 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
     )  # fmt: skip
 
 
+def holm(p_values: Floats, level: float) -> NDArray[np.bool_]:
+    """Which hypotheses are rejected, with a probability of `level` that any is wrongly (Holm 1979).
+    A hypothesis that was not tested has a p-value of 1, and counts."""
+    order = np.argsort(p_values, kind="stable")
+    passed = p_values[order] <= level / np.arange(len(order), 0, -1)
+    rejected = np.zeros(len(order), dtype=bool)
+    rejected[order] = np.logical_and.accumulate(passed)
+    return rejected
+
+
 def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:
     """The number of repeats of each side that would decide, four times out of five.
 

@@ -127,8 +127,9 @@ class CellRun:
         is_whole = self.parts == [""] and self.train[""].loss != PEARSON
         if problem := movement.problem(every=is_whole):
             raise InvalidError(problem)
-        with self.phases.phase("measure"):
-            self._measure(trainer)
+        if self.job.measure:
+            with self.phases.phase("measure"):
+                self._measure(trainer)
         if self.job.keep:
             with self.phases.phase("save"):
                 saving.save_weights(self.model, trainer.parameters, self.folder)

@@ -1,6 +1,7 @@
 """The console command `minbert-bench`, also in a folder of somebody's results and modules."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.console import COMMANDS
+from bench.machine.conditions import find_conditions
 from bench.plan.columns import NAMES
+from bench.plan.rows import SCHEMA
 from bench.results.rowfile import encode, record
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -63,19 +66,66 @@ def test_help_lists_every_command_and_is_quick(console, place):
     assert not re.search(r"'(torch|numpy|pandas|pydantic|bench\.(plan|grid)\..*)'", done.stdout)
     for name in COMMANDS:
         assert re.search(rf"^  {name}  +[A-Z]", done.stdout, re.MULTILINE), name
-    modules = {path.stem for path in (ROOT / "bench").glob("[!_]*.py")} - {"console"}
+    modules = {path.stem for path in (ROOT / "bench").glob("[!_]*.py")} - {"console", "loaded"}
     modules |= {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")} - {"worker"}
     assert {"run" if name == "grid" else name for name in modules} <= {*COMMANDS}
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
-    [((), "Missing command."), (("nothing",), "No such command 'nothing'."),
+    [(("nothing",), "No such command 'nothing'."),
      (("report", "--runs", "no.csv"), "no.csv: no such file of results; name one with --runs")],
 )  # fmt: skip
 def test_errors_are_a_line(console, place, words, error):
     done = run(console, *words)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {error}\n")
+
+
+def test_without_arguments_it_says_what_a_newcomer_needs(console, place):
+    done = run(console)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.findall(r"^minbert-bench (\w+)", done.stdout, re.MULTILINE)
+    assert shown == ["run", "recommend", "export"]
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert not (place / "PWNED").exists()
+
+
+def test_versions_are_those_of_a_row(console, place):
+    done = run(console, "--version")
+    here = find_conditions("cpu").conditions
+    assert done.stdout == (
+        f"minbert-bench {here.code_version}\n"
+        f"measurement {here.measurement_version}, schema {SCHEMA}\n"
+        f"Python {platform.python_version()}, torch {here.torch_version}, CUDA none\n"
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("rec", {"recommend"}), ("", {*COMMANDS}), ("--ver", {"--version"}),
+        ("run --sha", {"--shard"}), ("recommend --pre", {"--prefer"}),
+    ],
+)  # fmt: skip
+def test_a_shell_completes_commands_and_options(console, place, shell, words, found):
+    given = ["minbert-bench", *words.split(" ")]
+    env = {
+        **os.environ, "_MINBERT_BENCH_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(given), "COMP_CWORD": str(len(given) - 1),
+    }  # fmt: skip
+    done = run(console, env=env)
+    lines = done.stdout.splitlines()
+    names = {line.partition(",")[2] for line in lines} if shell == "bash" else {*lines[1::3]}
+    assert names == found, done.stderr
+    assert not (place / "PWNED").exists()
+
+
+def test_bash_loads_the_completion(console, place):
+    env = {**os.environ, "PATH": f"{console.parent}:{os.environ['PATH']}"}
+    code = 'eval "$(_MINBERT_BENCH_COMPLETE=bash_source minbert-bench)"; complete -p minbert-bench'
+    done = run("bash", "-c", code, env=env)
+    assert "-F _minbert_bench_completion" in done.stdout, done.stderr
 
 
 HELP_OF_ALL = """

@@ -6,7 +6,8 @@ kernel allocates for itself while it runs is not counted.
 
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -86,12 +87,14 @@ class Counter(TorchDispatchMode):
         packet = func._overloadpacket
         if func.namespace in ("aten", "mkldnn") and not func.is_view and packet not in _NO_WORK:
             given = _tensors([*args, *kwargs.values()])
-            moved = sum(tensor.nbytes for tensor in given) + sum(t.nbytes for t in made)
             formula = _FLOPS.get(packet)
             flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
-            done = self.work
-            self.work = Work(done.flops + flops, done.moved + moved, done.kernels + 1)
+            self._worked(flops, [tensor.nbytes for tensor in chain(given, made)])
         return out
+
+    def _worked(self, flops: int, moved: Sequence[int]) -> None:
+        done = self.work
+        self.work = Work(done.flops + flops, done.moved + sum(moved), done.kernels + 1)
 
     def _hold(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -104,11 +107,17 @@ class Counter(TorchDispatchMode):
 
         def release(_reference: object) -> None:
             del self._storages[key]
-            self.alive -= size
+            self._released(key, size)
 
         self._storages[key] = weakref.ref(storage, release)
+        self._made(key, size)
+
+    def _made(self, _key: int, size: int) -> None:
         self.alive += size
         self.peak = max(self.peak, self.alive)
+
+    def _released(self, _key: int, size: int) -> None:
+        self.alive -= size
 
 
 def measure_work(take_step: Callable[[], object], device: torch.device) -> Columns:

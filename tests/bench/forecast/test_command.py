@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, find_costs
-from bench.forecast.costs import Variant
+from bench.forecast.costs import Totals, Variant
 from bench.forecast.fake import UncountableError
 from bench.forecast.forecast import memory_features, time_features
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
@@ -180,9 +180,9 @@ def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
     variants = [Variant.of(smoke.cells[0])]
     for text in ("", "{", f"{good}{good}", "[1.0, 2.0]"):
         path.write_text(text)
-        assert client._kept(path, variants) is None, text
+        assert client._kept(path, Totals, variants) is None, text
         with pytest.raises(NoPredictionError, match="wrote something else"):
-            client._parsed(text, variants)
+            client._parsed(text, Totals, variants)
     assert smoke.costs() == first
 
 

@@ -26,10 +26,10 @@ mode = ["full"]
 PLACE = {"grid": "own.toml", "quick": ("--device", "cpu")}
 
 
-def write_examples(path):
+def write_examples(path, count=1200):
     """Texts whose first word decides the class of three in four."""
     chance, lines = random.Random(0), ["text,topic"]  # noqa: S311
-    for number in range(1200):
+    for number in range(count):
         is_good, is_odd = chance.random() < 0.5, number % 4 == 0
         lines.append(f"{'good' if is_good else 'bad'} film {number},{int(is_good != is_odd)}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -35,10 +35,10 @@ amp = ["off"]
 WORDS = ("film", "story")
 
 
-def write_race(folder):
+def write_race(folder, count=1200):
     """A grid, and texts whose class is which of two words they have."""
     with (folder / "data.csv").open("w", newline="") as file:
-        rows = [(f"the {WORDS[n % 2]} of {n % 97} to {n}", WORDS[n % 2]) for n in range(1200)]
+        rows = [(f"the {WORDS[n % 2]} of {n % 97} to {n}", WORDS[n % 2]) for n in range(count)]
         csv.writer(file).writerows([("text", "label"), *rows])
     (folder / "race.toml").write_text(GRID)
 

@@ -156,6 +156,19 @@ def test_what_has_run_is_asked_for_again_by_the_same_cells():
     assert [again.tuned(cell) for cell in CELLS] == [search.tuned(cell) for cell in CELLS]
 
 
+def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
+    ranks = [replace(LORA, rank=rank) for rank in (1, 8, 2)]
+    runs = Runs(peak_at(3e-3))
+    search = runs.search(ranks)
+    (only,) = [*runs.run(search)][:1]
+    assert {cell.rank for cell in only} == {8}
+    tuned = [search.tuned(cell) for cell in ranks]
+    assert [cell.rank for cell in tuned] == [1, 8, 2]
+    assert len({cell.learning_rate for cell in tuned}) == 1
+    for others in ({"alpha": 128.0}, {"use_rslora": "on"}, {"mode": "vera"}):
+        assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
+
+
 def test_amp_is_that_of_the_cells_where_any_has_it():
     def amps(cells):
         return {cell.amp for cell in next(Search(cells, "d2", lambda cell: None).rounds())}

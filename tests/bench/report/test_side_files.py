@@ -12,6 +12,7 @@ from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
 from bench.plan.job import FILE
 from bench.report.render import render
+from bench.results.curves import Curves, Point, curves_file, curves_key
 from bench.results.exports import Figures, Form, exports_file
 from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference, facts_file
 from bench.results.rescoring import read_results
@@ -44,9 +45,19 @@ FACTS = DataFacts.model_validate({
 FORM = Form(name="onnx", format="onnx", size_mb=90, one_ms=3, batch_ms=50, score=0.5, changed=1,
             largest_difference=0.1, libraries={"onnx": "1"})  # fmt: skip
 EXPORT = Figures(forms=(FORM,), metric="accuracy", examples=9, machine="m", threads=2, at="2026")
+CURVES = Curves(
+    model="m", batch=64, length=128, under_10={"lora": 99}, notes=("error: none",),
+    points=tuple(
+        Point(setting=mode, mode=mode, layers=None, length=n, batch=b, ms_per_1k_tokens=1.0,
+              memory_mib={"weights": mib, "activations": 1.0 * n * b})
+        for mode, mib in (("full", 300.0), ("lora", 100.0)) for b, n in ((64, 16), (1, 128))
+    ),
+)  # fmt: skip
+KEY = curves_key(ROWS[0].model_digest, "cpu")
 FILES: dict[str, Any] = {
     "data": {ROWS[0].data_digest: FACTS.model_dump(mode="json")},
     "exports": {ROWS[0].cell_id: EXPORT.model_dump(mode="json")},
+    "fit": {KEY: CURVES.model_dump(mode="json")},
     "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
     "cell": json.loads(JOB.to_json()),
 }
@@ -98,6 +109,9 @@ def changed(draw):
 @example(change=with_value([1], "data", DATA, "class_counts", "x"), renders=True)
 @example(change=with_value("\ud800", "data", DATA, "references", 0, "about"), renders=True)
 @example(change=with_value(10**400, "data", DATA, "train"), renders=True)
+@example(change=with_value({}, "fit", KEY, "points", 0, "memory_mib"), renders=True)
+@example(change=with_value(1, "fit", KEY, "batch"), renders=True)
+@example(change=with_value("a\x1b[1m", "fit", KEY, "points", 0, "mode"), renders=True)
 @examples(150)
 @given(change=changed(), renders=st.sampled_from([False] * 9 + [True]))
 def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
@@ -108,7 +122,7 @@ def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
     folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"data": facts_file(path), "exports": exports_file(path), "plan": plan_file(path),
-             "cell": folder / FILE}  # fmt: skip
+             "cell": folder / FILE, "fit": curves_file(path)}  # fmt: skip
     for name, content in (*FILES.items(), change):
         files[name].write_text(json.dumps(content))
     try:

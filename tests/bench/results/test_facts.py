@@ -41,7 +41,7 @@ def test_facts_of_other_data_stay_when_some_change(tmp_path):
     "content",
     ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}'],
 )
-@pytest.mark.parametrize("file", [facts._FILE, exports._FILE], ids=["facts", "exports"])
+@pytest.mark.parametrize("file", [facts.FACTS, exports.EXPORTS], ids=["facts", "exports"])
 def test_a_file_that_can_not_be_read_is_named_and_left_alone(file, content, tmp_path):
     runs = tmp_path / "runs.csv"
     path = file.path(runs)

@@ -304,7 +304,8 @@ def page(text: str, every: Sequence[Curve]) -> str:
     main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
         text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
-        others=[name for name in names if name not in main], regrets=regrets(every, defaults),
+        others=[name for name in names if name not in main], default_of=default_of,
+        regrets=regrets(every, defaults),
         all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),
         rate_of=rate_of, mean=lambda values: float(np.mean([*values])),
         points=lambda value: f"{value:.2f}".replace("-", "−"),

@@ -1,0 +1,188 @@
+"""What settings cost in batches of any size and length, and the largest batch that fits."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from bench.analysis.setting import number
+from bench.common.errors import InputError
+from bench.forecast.costs import Variant
+from bench.forecast.fit import WITHIN, apply
+from bench.forecast.forecast import load_features, memory_prior, peak_features, time_prior
+from bench.forecast.formulae import Formulae
+from bench.plan.cell import ABOUT, Cell
+from bench.plan.gridfile import Settings
+from bench.plan.rows import Row
+from bench.results.curves import Curves, Point
+
+VERIFIED: Final = Path(__file__).with_name("verified.json")
+"""Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py."""
+_LARGEST: Final = 65_536
+"""The most examples that a batch of a grid may have."""
+_CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550
+_WORKSPACES_MIB: Final = 32.0  # of a GPU's libraries: 8 for a handle and stream, 32 on Hopper
+_RESERVE: Final = 0.1  # of the tensors' memory, which torch's allocator on a GPU holds beyond it
+_ASSUMED: Final = (
+    f"assumed of the GPU: its context takes {_CONTEXT_MIB:.0f} MiB, libraries "
+    f"{_WORKSPACES_MIB:.0f} MiB, and the allocator keeps {_RESERVE:.0%} more than tensors need"
+)
+_NAMED: Final = ("gradient_checkpointing", "gradient_accumulation_steps")
+"""Settings that change the memory of a cell, and that its name lacks."""
+_ANY: Final[dict[str, Any]] = {"batch_size": 1, "max_length": 1}
+_LENGTH: Final = 128
+
+
+def label_of(cell: Cell) -> str:
+    """The name of a setting, without its seed."""
+    others = [ABOUT[n].short.format(getattr(cell, n)) for n in _NAMED if not _is_usual(cell, n)]
+    return ", ".join((cell.name.removesuffix(f"-s{cell.seed}"), *others))
+
+
+def is_plain(cell: Cell) -> bool:
+    return all(_is_usual(cell, name) for name in _NAMED)
+
+
+def _is_usual(cell: Cell, name: str) -> bool:
+    return bool(getattr(cell, name) == ABOUT[name].before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Costs of settings, each a cell of whatever size, on a device with some threads. Times are
+    those that comparable rows measured, carried over; without any, of a typical machine. Memory
+    has the coefficients fitted to so many `learned` settings, or those of the prior."""
+
+    formulae: Mapping[Cell, Formulae]
+    device: str
+    threads: int
+    rows: Sequence[Row] = ()
+    coefficients: Sequence[float] = ()
+    learned: int = 0
+
+    def memory_mib(self, cell: Cell, batch: float, length: float) -> dict[str, float]:
+        """The parts of a worker's peak, whose sum it is: its resident set on a CPU, and what it
+        holds on a GPU. The rest are temporary tensors and, on a CPU, what its allocator keeps."""
+        of = self.formulae[cell]
+        tensors, lasting = of.tensors_mib(batch, length), of.weights_mib + of.optimizer_mib
+        features = peak_features(Variant.of(cell), lasting, sum(tensors))
+        peak = apply(self.coefficients or memory_prior(self.device).values, features)
+        owned = {
+            "weights": of.weights_mib, "gradients": tensors[0], "optimizer": of.optimizer_mib,
+            "activations": tensors[1], "rest": peak - lasting - tensors[0] - tensors[1],
+        }  # fmt: skip
+        if self.device == "cpu":
+            return {"libraries": of.imports_mib, **owned}
+        others = _CONTEXT_MIB, _WORKSPACES_MIB, _RESERVE * peak
+        return owned | dict(zip(("context", "workspaces", "reserve"), others, strict=True))
+
+    def _peak_mib(self, cell: Cell, batch: float, length: float) -> float:
+        return sum(self.memory_mib(cell, batch, length).values())
+
+    def _typical_ms(self, cell: Cell, batch: float, length: float) -> float:
+        features = load_features(Variant.of(cell), self.formulae[cell].load(batch, length))
+        rates = time_prior(self.device, self.threads).values[1:]
+        return 1e6 * apply(rates, features) / (batch * length)
+
+    @cached_property
+    def _ratios(self) -> list[float]:
+        """Measured times over typical ones."""
+        cells = {Variant.of(cell)._replace(**_ANY): cell for cell in self.formulae}
+        ratios = []
+        for row in self.rows:
+            cell = cells.get(Variant.of(row)._replace(**_ANY))
+            ms, examples = number(row.ms_per_1k_tokens), number(row["examples_per_s"])
+            if cell is not None and row.is_ok and ms and examples:
+                length = 1e6 / ms / examples  # tokens of an example
+                ratios.append(ms / self._typical_ms(cell, row.batch_size, length))
+        return ratios
+
+    def point(self, cell: Cell, batch: int, length: int, of_full: int = 0) -> Point:
+        """The costs of a setting; `of_full` is the batch of full fine-tuning, 0: not known."""
+        return Point(
+            setting=label_of(cell), mode=cell.mode, layers=cell.layers, length=length, batch=batch,
+            memory_mib=self.memory_mib(cell, batch or 1, length),
+            ms_per_1k_tokens=median(self._ratios or [1.0]) * self._typical_ms(
+                cell, batch or 1, length
+            ),
+            times_full=batch / of_full if of_full else None,
+        )  # fmt: skip
+
+    def largest(self, cell: Cell, length: int, limit_mib: float) -> int:
+        """The largest batch whose peak is within a limit; 0 if none is."""
+        low, high = 0, _LARGEST + 1  # one that fits, and one that does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self._peak_mib(cell, middle, length) <= limit_mib
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+    def answers(
+        self, cells: Sequence[Cell], lengths: Sequence[int], limit_mib: float
+    ) -> list[tuple[Cell, Point]]:
+        """What fits at the largest batch of each setting, or a single text as batch 0. InputError
+        if no batch of any fits, with what the smallest takes."""
+        answers = []
+        for length in lengths:
+            for cell in cells:
+                full = next((c for c in self.full(cell.amp)), None)
+                of_full = 0 if full is None else self.largest(full, length, limit_mib)
+                batch = self.largest(cell, length, limit_mib)
+                answers.append((cell, self.point(cell, batch, length, of_full)))
+        if not any(point.batch for _, point in answers):
+            least = min((point for _, point in answers), key=lambda point: point.peak_mib)
+            parts = ", ".join(f"{mib:,.0f} {owner}" for owner, mib in least.memory_mib.items())
+            raise InputError(
+                f"--memory {limit_mib:,.0f}MiB: no batch of any setting fits; the smallest that "
+                f"does is one text of {least.length} tokens in {least.setting}, which takes "
+                f"{least.peak_mib:,.0f}MiB ({parts})"
+            )
+        return answers
+
+    def full(self, amp: str) -> list[Cell]:
+        """Plain full fine-tuning in a precision, if it is among the settings."""
+        return [c for c in self.formulae if (c.mode, c.amp) == ("full", amp) and is_plain(c)]
+
+    def curves(self, cells: Sequence[Cell], model: str, positions: int) -> Curves:
+        """Of settings, the first of which is full fine-tuning."""
+        batch, usual = Settings().batch_size, min(_LENGTH, positions)
+        lengths = [*(2**power for power in range(4, 14) if 2**power < positions), positions]
+        sizes = {*((batch, n) for n in lengths), *((2**power, usual) for power in range(10))}
+        under_10 = {}
+        for cell in cells[1:]:
+            by_length = range(positions, lengths[0] - 1, -1)
+            share = (self._peak_mib(cell, batch, n) / self._peak_mib(cells[0], batch, n)
+                     for n in by_length)  # fmt: skip
+            enough = next((n for n, s in zip(by_length, share, strict=True) if s <= 0.9), None)
+            if enough is not None and enough < positions:
+                under_10[label_of(cell)] = enough + 1
+        return Curves(
+            model=model, batch=batch, length=usual, under_10=under_10, notes=tuple(self.notes),
+            points=tuple(self.point(cell, *size) for cell in cells for size in sorted(sizes)),
+        )  # fmt: skip
+
+    @property
+    def notes(self) -> list[str]:
+        """What the answers are based on, with the error of forecasts that were verified."""
+        times = f"by the speed of {len(self._ratios)} runs on this machine"
+        if not self._ratios:
+            times = "as usual for such a device, right within a factor of a few: none of these ran"
+        if self.device != "cpu":
+            unknown = "error of the forecast: unknown, as no batch was verified on a GPU yet"
+            return [unknown, _ASSUMED, f"times: {times}"]
+        pairs = [(one["promised"], one["found"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
+        close = sum(abs(promised - found) <= max(1, WITHIN * found) for promised, found in pairs)
+        worst = max((abs(promised / found - 1) for promised, found in pairs if found), default=0)
+        error = (
+            f"error of the forecast: {close} of {len(pairs)} verified batches were within "
+            f"{WITHIN:.0%}, or one text, of the largest that fitted, the worst off by {worst:.0%}; "
+            f"{sum(promised > found for promised, found in pairs)} did not fit; each trained two "
+            "steps on texts of one length"
+        )
+        memory = f"fitted on {self.learned} settings that trained here"
+        if not self.learned:
+            memory = "by the prior; long trainings on texts of many lengths take more (docs/fit.md)"
+        return [error, f"memory: {memory}", f"times: {times}"]

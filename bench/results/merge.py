@@ -1,0 +1,237 @@
+"""Unite files of results, such as those of the shards of a grid, with all that is next to them.
+
+Example: python -m bench.merge shard-0/runs.csv shard-1/runs.csv --to runs.csv
+"""
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import click
+from filelock import FileLock
+
+from bench.common.command import FILE
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import write_atomically
+from bench.common.messages import command_line, echo
+from bench.plan.columns import NAMES
+from bench.plan.rows import CellKey, Row
+from bench.results.exports import EXPORTS, Figures
+from bench.results.facts import FACTS, DataFacts
+from bench.results.outcomes import (
+    Outcome,
+    outcome_key,
+    outcomes_file,
+    read_outcomes,
+    write_outcomes,
+)
+from bench.results.rebuild import rows_in_folders
+from bench.results.row import keep_row, kept_row
+from bench.results.rowfile import Reading, encode, record, torn_line
+from bench.results.shards import SHARDS, Shards, merged_shards
+from bench.results.store import LOCK_TIMEOUT_S, cell_folder, cells_folder, read_plan, write_plan
+from minbert.files import is_file, is_folder
+
+_ASIDE: Final = ".merging"
+"""The folder, among those of cells, in which one is copied before it gets its place."""
+
+
+@click.command(
+    help="Unite files of results: rows, folders of cells, outcomes, facts on the data, costs of "
+    "exported models, and plans. What several files have is taken once; of two measurements of one "
+    "cell both stay, the later one as another attempt. A file that --to names already is extended. "
+    "The files that are read stay as they are.",
+    epilog="""\b
+Examples:
+  python -m bench.merge shard-0/runs.csv shard-1/runs.csv shard-2/runs.csv --to runs.csv
+  python -m bench.merge */runs.csv --to all.csv --json
+""",
+)
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--to", "path", type=FILE, required=True, help="The file to make or to extend.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
+    for file in files:
+        if not is_file(file):
+            raise InputError(f"{file}: no such file of results")
+    if os.path.lexists(path) and not is_file(path):
+        raise InputError(f"{path}: is no file; name another with --to")
+    others = {os.path.realpath(file): file for file in files}
+    others.pop(os.path.realpath(path), None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            counts, notes = merge([*others.values()], path)
+    except OSError as error:  # the lock's Timeout is one
+        raise DiskFullError(
+            f"{path}: stopped ({error.strerror or error}); the same command goes on"
+        ) from error
+    for note in notes:
+        echo(f"note: {note}", err=True)
+    summary = "{rows} rows in {path}: {new} new, {renumbered} of them as further attempts"
+    echo(json.dumps(counts) if as_json else summary.format(path=path, **counts))
+    if not as_json:
+        echo(f"for the report: {command_line('report', '--runs', str(path))}")
+    return 0
+
+
+@dataclass
+class _Source:
+    """A file of results, read whole: its rows, also those that only a folder has, and the rest."""
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    facts: Mapping[str, DataFacts] = field(default_factory=dict)
+    exports: Mapping[str, Figures] = field(default_factory=dict)
+    shards: Mapping[str, Shards] = field(default_factory=dict)
+    plan: Sequence[Row] = ()
+
+
+def _read(path: Path, notes: list[str]) -> _Source:
+    """InputError for a file that can't be read, or is of another schema."""
+    reading = Reading(path)
+    reading.read_on()
+    if reading.torn:
+        notes.append(torn_line(path))
+    rows = [*reading.rows, *rows_in_folders(path, reading.rows)]
+    try:
+        outcomes = read_outcomes(outcomes_file(path))
+    except ValueError as error:
+        raise InputError(f"{outcomes_file(path)}: can't be read ({error})") from error
+    files = FACTS.read(path), EXPORTS.read(path), SHARDS.read(path)
+    return _Source(path, rows, outcomes, *files, plan=read_plan(path))
+
+
+def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
+    """Extend a file, whose lock is held, by others; returns numbers of rows, and notes. Rows are
+    written last, so that each has what belongs to it; stopped anywhere, it can be called again.
+    InputError for files that can't be united, before anything is written. OSError if the disk is
+    full."""
+    notes: list[str] = []
+    own, *others = sources = [_read(path, notes) for path in (to, *paths)]
+    shards, missing = merged_shards({source.path: source.shards for source in sources})
+    rows = _Rows(own.rows)
+    outcomes, folders = dict(own.outcomes), list[tuple[Path, Path, Row, Row]]()
+    for source in others:
+        by_prefix = {}
+        for row, new in zip(source.rows, rows.placed(source.rows), strict=True):
+            folders.append((_folder(source.path, row), _folder(to, new), row, new))
+            by_prefix[_prefix(row)] = _prefix(new)
+        for key, outcome in source.outcomes.items():
+            prefix, _, part = key.rpartition("/")
+            if (new_prefix := by_prefix.get(prefix)) and new_prefix not in rows.before:
+                outcomes[f"{new_prefix}/{part}"] = outcome
+            else:
+                outcomes.setdefault(f"{new_prefix or prefix}/{part}", outcome)
+
+    if outcomes:
+        try:
+            write_outcomes(outcomes_file(to), outcomes)
+        except ValueError as error:
+            raise InputError(f"{outcomes_file(to)}: {error}") from error
+    for folder in folders:
+        _copy_folder(*folder)
+    shutil.rmtree(cells_folder(to) / _ASIDE, ignore_errors=True)
+    _write_rest(to, sources, shards)
+    new_rows = sorted(rows.new, key=lambda row: row.finished_at or row.started_at or "")
+    os.sync()  # folders are durable before their rows
+    every = b"".join(map(encode, [*own.rows, *new_rows]))
+    write_atomically(to.resolve(), record(NAMES) + every)  # it may be a link
+    counts = {"rows": len(own.rows) + len(new_rows), "new": len(new_rows), "renumbered": rows.moved}
+    return counts, [*notes, *missing]
+
+
+class _Rows:
+    """The rows of the merged file, to which those of others are added, each measurement once."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.new: list[Row] = []
+        self.moved = 0
+        self._attempts: dict[bytes, list[int]] = defaultdict(list)  # by content without attempt
+        self._taken: dict[CellKey, set[int]] = defaultdict(set)
+        for row in rows:
+            self._add(row)
+        self.before = set(map(_prefix, rows))
+
+    def _add(self, row: Row) -> None:
+        self._attempts[_content(row)].append(row.attempt)
+        self._taken[row.key].add(row.attempt)
+
+    def placed(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of a file with their attempts in the merged one; each counts as another
+        measurement, even if it looks the same as one before it in that file."""
+        known = {content: [*attempts] for content, attempts in self._attempts.items()}
+        result = []
+        for row in rows:
+            if same := known.get(_content(row)):
+                attempt = row.attempt if row.attempt in same else same[0]
+                same.remove(attempt)
+                result.append(replace(row, attempt=attempt))
+                continue
+            taken = self._taken[row.key]
+            new = replace(row, attempt=max(taken) + 1) if row.attempt in taken else row
+            self.moved += new is not row
+            self._add(new)
+            self.new.append(new)
+            result.append(new)
+        return result
+
+
+def _prefix(row: Row) -> str:
+    """The beginning of the names of a row's outcomes."""
+    return outcome_key(row, "").rpartition("/")[0]
+
+
+def _content(row: Row) -> bytes:
+    return encode(replace(row, attempt=1))
+
+
+def _folder(path: Path, row: Row) -> Path:
+    try:
+        return cell_folder(path, row.name, *row.row_key)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _copy_folder(source: Path, target: Path, row: Row, new: Row) -> None:
+    """Copy a row's folder, without links, to that of the row in the merged file, if it has none."""
+    if target.exists() or not is_folder(source):
+        return
+    own = kept_row(source)
+    if own is not None and (own.code_version, own.started_at) != (row.code_version, row.started_at):
+        return  # of another version's row with the same number
+    aside = target.parent / _ASIDE / target.name
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside, ignore=_no_files)
+    if new.attempt != row.attempt and own is not None:
+        keep_row(aside, new)
+    aside.rename(target)
+
+
+def _no_files(folder: str, names: list[str]) -> list[str]:
+    paths = {name: Path(folder, name) for name in names}
+    return [n for n, p in paths.items() if p.is_symlink() or not (p.is_file() or p.is_dir())]
+
+
+def _write_rest(to: Path, sources: Sequence[_Source], shards: Mapping[str, Shards]) -> None:
+    facts: dict[str, DataFacts] = {}
+    exports: dict[str, Figures] = {}
+    plan: dict[CellKey, Row] = {}
+    for source in sources:
+        for digest, own in source.facts.items():
+            facts[digest] = facts[digest] | own if digest in facts else own
+        for cell_id, figures in source.exports.items():
+            if cell_id not in exports or exports[cell_id].at < figures.at:
+                exports[cell_id] = figures
+        plan |= {row.key: row for row in source.plan if row.key not in plan}
+    FACTS.write(to, facts)
+    EXPORTS.write(to, exports)
+    SHARDS.write(to, shards)
+    if plan:
+        write_plan(to, plan.values())

@@ -1,0 +1,267 @@
+"""`python -m bench.fit`: answers, what they are based on, pages, and bad input."""
+
+import json
+import os
+from dataclasses import replace
+
+import click
+import pytest
+
+from bench.common.errors import InputError
+from bench.fit import __main__ as module
+from bench.fit import answers
+from bench.fit.__main__ import _lengths, _memory, command
+from bench.forecast.costs import Variant
+from bench.forecast.formulae import Formulae
+from bench.report.lengths import lengths_section
+from bench.results.curves import Curves, Point, curves_key, read_curves
+from minbert.assets.cache import cache_folder
+from tests.bench.synthetic_rows import cell, new_row
+
+TINY = ("--model", "bert-tiny", "--init", "random", "--task", "movies", "--for", "cpu")
+SOME = ("--select", "mode=full,lora amp=off")
+MOMENTS = [[[50, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0.5], [0, 0, 0.1]]]
+FORMULAE = Formulae(100, 200, [(0, 0), (1, 0), (1, 1)], MOMENTS, 10, [0, 0, 1], [0, 0, 2], 300)
+FULL = cell("full", None, None, "off")
+LORA = cell("lora", 8, "attn-only", "off")
+LITTLE = FORMULAE._replace(optimizer_mib=2.0)
+
+
+def costs(device="cpu", rows=(), threads=2):
+    return answers.Costs(
+        formulae={FULL: FORMULAE, LORA: LITTLE}, device=device, threads=threads, rows=rows
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(minilm, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
+        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
+
+
+def run(*words):
+    return command.main([*map(str, words)], standalone_mode=False)
+
+
+def ask(capsys, *words):
+    code = run(*TINY, "--memory", "1GiB", "--runs", "none.csv", *SOME, "--json", *words)
+    out, err = capsys.readouterr()
+    return code, json.loads(out), err
+
+
+def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
+    """Real tensors' shapes, by a process of its own; the second time none is needed."""
+    code, answer, err = ask(capsys, "--length", "16,128")
+    assert code == 0
+    assert "predicting memory and time of" in err
+    assert (answer["model"], answer["device"], answer["limit_mib"]) == ("bert-tiny", "cpu", 1024)
+    found = {(one["setting"], one["length"]): one for one in answer["answers"]}
+    full, lora = found["full-fp32", 128], found["lora-r8-attn-only-fp32", 128]
+    assert {length for _, length in found} == {16, 128}
+    assert 1 < full["batch"] < lora["batch"] < found["lora-r8-attn-only-fp32", 16]["batch"]
+    assert lora["times_full"] == pytest.approx(lora["batch"] / full["batch"])
+    for one in answer["answers"]:
+        owners = one["memory_mib"]
+        assert sum(owners.values()) == pytest.approx(one["peak_mib"])
+        assert one["peak_mib"] <= 1024
+        assert one["peak_mib"] > 1024 * 0.99, "a text more takes less than a hundredth"
+        assert min(owners.values()) >= 0
+    assert full["memory_mib"]["optimizer"] > 30 * lora["memory_mib"]["optimizer"]
+    assert any(note.startswith("error of the forecast:") for note in answer["notes"])
+
+    again, other, err = ask(capsys, "--length", "16,128")
+    assert (again, other) == (0, answer)
+    assert "predicting" not in err
+
+
+def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
+    runs = tmp_path / "runs.csv"
+    runs.write_text("")
+    words = (*TINY, "--memory", "1GiB", "--length", "64", *SOME, "--reports", tmp_path / "out")
+    assert run(*words, "--runs", runs) == 0
+    out = capsys.readouterr().out
+    assert "bert-tiny on the CPU, in 1,024 MiB" in out
+    assert "lora-r8-attn-only-fp32" in out
+    page = (tmp_path / "out" / "fit.md").read_text()
+    assert "at 16 tokens lora-r8-attn-only-fp32 saves" in page
+    [(key, curves)] = read_curves(runs).items()
+    assert key.endswith(" cpu")
+    assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
+        16, 32, 64, 128, 256, 512,
+    ]  # fmt: skip
+    data = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert data["points"] == curves.model_dump(mode="json")["points"]
+    assert lengths_section(curves)[0].heading == "Memory and time by length and batch"
+    assert lengths_section(None) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--memory", "250MiB"], r"the smallest that does is one text of 16 tokens in .*, which "
+                                 r"takes \d{3}MiB \(\d+ libraries, "),
+        (["--length", "1024"], "--length 1024: bert-tiny takes 3 to 512 tokens"),
+        (["--length", "2"], "--length 2: bert-tiny takes 3 to 512 tokens"),
+        (["--select", "rank=99"], "--select: no setting has rank=99"),
+        (["--model", "bert-tiny,bert-mini"], "there is no|give --model one|no folder here"),
+        (["--for", "cuda", "--verify"], "--verify trains on the GPU, and none is here"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_with_what_would_do(words, line, capsys):
+    with pytest.raises(InputError, match=line) as error:
+        run(*TINY, "--memory", "1GiB", "--runs", "none.csv", "--length", "16", *SOME, *words)
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, monkeypatch):
+    with pytest.raises(InputError, match="--for cuda: say with --memory how much the GPU has"):
+        run(*TINY, "--for", "cuda")
+    given = {}
+
+    def formulae(jobs, *_):
+        given.update({cell.amp: job.device for cell, job in jobs.items()})
+        return dict.fromkeys(jobs, FORMULAE)
+
+    monkeypatch.setattr(module, "find_formulae", formulae)
+    words = ("--length", "512", "--runs", "none.csv", "--json")
+    assert run(*TINY, "--for", "cuda", "--memory", "16GiB", "--select", "amp=fp16", *words) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert given["fp16"] == "cuda:0"
+    owners = answer["answers"][0]["memory_mib"]
+    assert {"context", "workspaces", "reserve"} < owners.keys()
+    assert "libraries" not in owners
+    unknown, assumed, _ = answer["notes"]
+    assert "no batch was verified on a GPU yet" in unknown
+    assert assumed.startswith("assumed of the GPU: its context takes 550 MiB")
+
+
+@pytest.mark.parametrize("text", ["8GX", "8", "-3GiB", "GiB", "0MiB", "1e999GiB", "8 GiB 2"])
+def test_a_size_needs_a_unit_that_is_known(text):
+    with pytest.raises(click.BadParameter, match="give one in B, kB, MB, GB, KiB, MiB, GiB: 8GiB"):
+        _memory(text)
+
+
+def test_sizes_and_lengths_are_read():
+    assert (_memory("8GiB"), _memory("1.5 GiB"), _memory("512MiB")) == (8192, 1536, 512)
+    assert _lengths("512,32,32") == [32, 512]
+    with pytest.raises(click.BadParameter, match="give whole numbers"):
+        _lengths("32,x")
+
+
+def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path):
+    """Rows of the same data under the same conditions: more than forecast leaves room for less."""
+    words = ("--length", "128", "--select", "mode=full amp=off", "--memory", "16GiB")
+    _, before, _ = ask(capsys, *words)
+    peak = 3 * before["answers"][0]["peak_mib"]
+    asked = []
+
+    def formulae(jobs, *_):
+        asked.extend(jobs)
+        return dict.fromkeys(jobs, FORMULAE)
+
+    class Made:
+        coefficients, points = (0.0, 0.0, 3.0, 3.0, 3.0), {"one": peak}
+        memory = property(lambda self: self)
+
+    def forecast(cells, rows, *_):
+        assert [row.status for row in rows] == ["ok"]
+        assert cells[0].mode == "full"
+        return Made()
+
+    monkeypatch.setattr(module, "find_formulae", formulae)
+    monkeypatch.setattr(module, "make_forecast", forecast)
+    runs = tmp_path / "runs.csv"
+    runs.write_text("")
+    ask(capsys, *words)
+    here = module.find_conditions("cpu").conditions.columns()
+    row = new_row(**replace(asked[0], batch_size=64).columns(), **here, status="ok")
+    others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
+    monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
+    _, after, _ = ask(capsys, *words, "--runs", runs)
+    assert after["notes"][1] == "memory: fitted on 1 settings that trained here"
+    parts = after["answers"][0]["memory_mib"]
+    of_tensors = after["answers"][0]["peak_mib"] - parts["libraries"]
+    lasting = parts["weights"] + parts["optimizer"] + parts["gradients"] + parts["activations"]
+    assert of_tensors > 2.4 * lasting
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("length", [16, 128])
+def test_the_largest_batch_fits_and_one_more_does_not(device, length):
+    of, before = costs(device), 0
+    for limit in (1000, 1500, 2000, 4000, 8000):
+        batch = of.largest(FULL, length, limit)
+        fits, fits_not = (of.point(FULL, n, length).peak_mib for n in (batch, batch + 1))
+        assert fits <= limit < fits_not
+        assert batch > before, "more memory, more texts"
+        before = batch
+    assert of.largest(FULL, length, 300) == 0
+    assert of.largest(FULL, length, 1e12) == 65_536
+
+
+def test_memory_by_owner_is_the_forecast_of_a_cell_with_the_same_counts():
+    point = costs().point(FULL, 10, 100)
+    passing = 10 + 500 + 100
+    assert point.peak_mib == pytest.approx(300 + 75 + 1.2 * 300 + 1.12 * passing)
+    assert (point.memory_mib["activations"], point.memory_mib["gradients"]) == (510, 0)
+    assert costs().point(FULL, 1, 1).memory_mib["gradients"] == 50
+    on_gpu = costs("cuda:0").point(FULL, 10, 100)
+    assert on_gpu.peak_mib == pytest.approx(910 * 1.1 + 550 + 32), "never tensors alone"
+
+
+def test_times_are_carried_over_from_rows_of_the_same_setting():
+    usual = costs().point(FULL, 64, 32).ms_per_1k_tokens
+    assert usual < costs().point(FULL, 1, 32).ms_per_1k_tokens, "a batch shares operators"
+    like = {**replace(FULL, batch_size=16, max_length=128).columns(), "status": "ok"}
+    slow = costs().point(FULL, 16, 20).ms_per_1k_tokens * 3
+    row = new_row(**like, ms_per_1k_tokens=slow, examples_per_s=1e6 / slow / 20)
+    other = row | {"mode": "head", "ms_per_1k_tokens": 1e9}
+    of = costs(rows=[row, other])
+    assert of.point(FULL, 64, 32).ms_per_1k_tokens == pytest.approx(3 * usual)
+    assert of.notes[-1] == "times: by the speed of 1 runs on this machine"
+    assert "right within a factor of a few" in costs().notes[-1]
+    assert Variant.of(row).batch_size == 16
+
+
+def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
+    entries = [{"promised": p, "found": f} for p, f in ((109, 100), (2, 1), (50, 100), (115, 100))]
+    (tmp_path / "verified.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
+    assert costs().notes[0] == (
+        "error of the forecast: 2 of 4 verified batches were within 10%, or one text, of the "
+        "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on "
+        "texts of one length"
+    )
+
+
+def test_curves_say_from_where_on_little_is_saved(undrawn):
+    curves = costs().curves([FULL, LORA], "mine", 512)
+    assert (curves.batch, curves.length) == (64, 128)
+    [at] = curves.under_10.values()
+
+    def saved(length):
+        own, full = (costs().point(c, 64, length).peak_mib for c in (LORA, FULL))
+        return 1 - own / full
+
+    assert saved(at) < 0.1 <= saved(at - 1)
+    section = lengths_section(curves)[0]
+    assert f"from {at} tokens on it saves under 10%" in section.lines[0]
+    assert section.lines[0].endswith(
+        "What it saves at 16 tokens: 198 MiB of optimizer, 39.6 MiB of rest."
+    )
+    assert [drawing.stem for drawing in section.drawings] == [
+        "memory-by-length", "memory-by-batch", "time-by-length",
+    ]  # fmt: skip
+
+
+def test_the_key_of_curves_is_the_model_and_the_kind_of_device():
+    assert curves_key("abc", "cuda:1") == "abc cuda"
+    point = Point(setting="a", mode="full", layers=None, length=1, batch=1, ms_per_1k_tokens=1.0,
+                  memory_mib={"weights": 2.0, "rest": 3.0})  # fmt: skip
+    assert point.peak_mib == 5
+    with pytest.raises(ValueError, match="under_10"):
+        Curves(model="m", batch=1, length=1, points=(point,), notes=())

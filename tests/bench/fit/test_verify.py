@@ -1,0 +1,147 @@
+"""Verification: the search, real trainings of a tiny model, and what is left of a killed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.fit.verify import Verified, boundary, larger
+from bench.launch.limit import limited
+from tests.components import need
+
+ROOT = Path(__file__).parents[3]
+TINY = (
+    sys.executable, "-m", "bench.fit", "--init", "random", "--model", "bert-tiny", "--for", "cpu",
+    "--length", "16", "--select", "mode=lora layers=attn-only amp=off", "--json", "--verify",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9, 10, 60, 90, 99, 100, 101, 109, 110, 111, 500])
+@pytest.mark.parametrize("promised", [1, 9, 100])
+def test_the_search_goes_on_where_the_forecast_was_wrong(most, promised):
+    asked = []
+
+    def fits(batch):
+        asked.append(batch)
+        return batch <= most
+
+    found, too_large = boundary(fits, promised)
+    assert found <= most < too_large
+    assert found in asked or found == 0
+    assert too_large in asked
+    assert too_large - found <= max(1, 0.12 * too_large)
+    assert len(asked) == len(set(asked))
+    if found == promised and too_large == larger(promised):
+        assert asked == [promised, larger(promised)]
+
+
+def test_a_tenth_more_is_at_least_one_text():
+    assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
+
+
+def entry(**changes):
+    values = {"model": "m", "setting": "full-fp32", "length": 16, "limit_mib": 900, "promised": 100,
+              "by": "measured peaks", "found": 100, "too_large": 110}  # fmt: skip
+    return Verified(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "ending"),
+    [
+        ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
+        ({"found": 80, "too_large": 90}, "; the forecast was too large by 25%"),
+        ({"found": 125, "too_large": 137}, "; the forecast was too small by 20%"),
+        ({"found": 0, "too_large": 1}, "; the forecast was too large by more than could be found"),
+    ],
+)
+def test_a_line_says_what_was_shown_and_by_how_much_it_was_wrong(changes, ending):
+    assert str(entry(**changes)).endswith(ending)
+    assert entry(**changes).is_right == (not changes)
+
+
+@pytest.fixture
+def group():
+    with limited(100) as group:
+        need(group is not None, "control groups that can be made")
+        yield group
+
+
+def allocate(group, mib):
+    code = f"x = bytearray({mib} << 20)"
+    return subprocess.run(group.argv([sys.executable, "-c", code]), check=False).returncode
+
+
+def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards(group):
+    assert allocate(group, 40) == 0
+    assert group.kills() == 0
+    assert allocate(group, 300) == -signal.SIGKILL
+    assert group.kills() == 1
+
+
+def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "bench.launch.limit.group_folders", lambda: iter([tmp_path, tmp_path / "x"])
+    )
+    with limited(100) as none:
+        assert none is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_is_removed(monkeypatch):
+    with limited(100) as group:
+        need(group is not None, "control groups that can be made")
+    assert not group.folder.exists()
+
+
+def started(tmp_path, *words):
+    environment = {**os.environ, "MINBERT_BENCH_LOCKS": str(tmp_path), "TMPDIR": str(tmp_path)}
+    return subprocess.Popen(
+        [*TINY, *words, "--runs", str(tmp_path / "none.csv")], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_the_boundary_of_a_tiny_model_is_found_by_training(tmp_path):
+    with started(tmp_path, "--memory", "420MiB") as process:
+        out, err = process.communicate()
+    assert process.returncode in (0, 1), err
+    [shown] = json.loads(out)["verified"]
+    assert shown["promised"] == json.loads(out)["answers"][0]["batch"]
+    assert 0 < shown["found"] < shown["too_large"] <= 2 * shown["promised"]
+    assert process.returncode == (not Verified(**shown).is_right)
+    assert str(shown["found"]) in shown["peaks_mib"]
+    assert f"batch {shown['promised']:,}" in err
+    assert shown["by"] in ("the limit of a control group", "measured peaks")
+
+
+def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
+    with started(tmp_path, "--memory", "600MiB") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "batch" in line:
+                break
+        deadline = time.monotonic() + 60
+        children = []
+        while time.monotonic() < deadline and not any(map(is_worker, children)):
+            children = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in children if is_worker(child)]
+        assert workers
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    named = f"minbert-fit-{process.pid}"
+    left = [path for path in Path("/sys/fs/cgroup").glob(f"**/{named}") if path.is_dir()]
+    assert left == []
+
+
+def is_worker(process):
+    try:
+        return "bench.worker" in process.cmdline()
+    except psutil.Error:
+        return False

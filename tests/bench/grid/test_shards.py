@@ -1,0 +1,139 @@
+"""A grid in three processes that know nothing of each other, merged, against one run of it."""
+
+import json
+import shutil
+
+import pytest
+
+from bench.analysis.recommendation import recommended_from
+from bench.plan.rows import DECLARED
+from bench.report.render import render
+from bench.results.facts import facts_file
+from bench.results.merge import merge
+from bench.results.predictions import values_from
+from bench.results.rescoring import read_results
+from bench.results.shards import SHARDS, Shards
+from bench.results.store import Store, cells_folder, read_plan, read_rows
+from tests.bench.grids import GridRuns, without_extras
+from tests.experiments.shards import strike
+
+SELECT = ("--select", "mode=full,head,lora amp=off")
+SEEDS = ("--select", "mode=head,full amp=off", "--seeds", "3")
+COSTS = {name for name, of in DECLARED.items() if of["group"] in ("time", "memory", "energy")}
+
+
+def test_what_no_shard_can_be_of_is_refused_in_a_line(grid):
+    for words, reason in (
+        (("--race",), "excludes a race: add --no-race"),
+        (("--lr", "auto"), "excludes --lr auto"),
+        (("--confirm", "3"), "excludes --confirm"),
+        (("--label-curve",), "excludes --label-curve"),
+        (("--select", "mode=head amp=off"), "can be divided into 1 shards at most"),
+    ):
+        done = grid.run("--shard", "0/3", *words)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+    done = grid.run("--shard", "0/3", grid="quick")
+    assert done.returncode == 2
+    assert "excludes a race" in done.stderr
+    assert not grid.csv.exists()
+
+
+def planned(grid, index, *more):
+    done = grid.run("--shard", f"{index}/2", "--dry-run", "--json", *SEEDS, *more)
+    assert done.returncode == 0, done.stderr
+    return [cell["cell_id"] for cell in json.loads(done.stdout)["cells"]]
+
+
+def test_a_shard_is_the_same_whatever_has_run(grid):
+    before = [planned(grid, index) for index in (0, 1)]
+    assert not {*before[0]} & {*before[1]}
+    assert sorted(map(len, before)) == [3, 3]
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    assert [planned(grid, index) for index in (0, 1)] == before
+    assert [planned(grid, index, "--fresh") for index in (0, 1)] == before
+
+
+def comparable(row):
+    """A row without its costs and times."""
+    others = {"flags", "message", "started_at", "finished_at", *COSTS}
+    others |= {name for name in vars(row) if name.endswith(("_ms", "_s", "_mhz", "_w"))}
+    return {name: value for name, value in vars(row).items() if name not in others}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, tiny_checkpoint):
+    """A run of all, and three shards, each a process with a place of its own, at once."""
+    folder = tmp_path_factory.mktemp("shards")
+    every = [GridRuns(folder / name, tiny_checkpoint) for name in ("all", "0", "1", "2")]
+    for place in every:
+        place.folder.mkdir()
+    shards = [("--shard", f"{index}/3") for index in range(3)]
+    runs = [place.start(*SELECT, *more) for place, more in zip(every, [(), *shards], strict=True)]
+    for (_, shard), run in zip([("", ""), *shards], runs, strict=True):
+        _, err = run.communicate(timeout=600)
+        assert run.returncode == 0, err
+        assert (f"note: shard {shard} of plan " in err) == ("1 of 3 cells" in err) == bool(shard)
+    return every
+
+
+def test_three_shards_are_one_run(places, tmp_path):
+    one, *shards = places
+    to = tmp_path / "runs.csv"
+    counts, notes = merge([shard.csv for shard in shards], to)
+    assert (counts["rows"], counts["renumbered"], notes) == (3, 0, [])
+    merged, whole = ({r.cell_id: r for r in read_rows(path)} for path in (to, one.csv))
+    assert len(merged) == 3
+    for cell_id, row in merged.items():
+        assert comparable(row) == comparable(whole[cell_id])
+    assert {row.cell_id for row in read_plan(to)} == {*whole}
+    files = [{p.name for p in cells_folder(path).iterdir()} for path in (to, one.csv)]
+    assert {n for n in files[0] if "-" in n} == {n for n in files[1] if "-" in n}
+    [shards] = SHARDS.read(to).values()
+    assert shards == Shards(count=3, begun=(0, 1, 2))
+    both = [read_results([path], None) for path in (to, one.csv)]
+    assert both[0].facts == both[1].facts
+    scores = [
+        {(i, e.value, e.low, e.high) for i, e in enumerate(dev_scores(results))} for results in both
+    ]
+    assert scores[0] == scores[1]
+    again = one.run(*SELECT, "--runs", str(to), "--dry-run", forecast=False)
+    assert "3 cells: 0 to run, 3 not" in again.stdout
+
+
+def dev_scores(results):
+    from bench.analysis.groups import groups
+
+    [group] = groups(results.rows, (), values_from(results.predictions_of))
+    return [s.estimate("dev_score") for s in sorted(group.settings, key=lambda s: s.own_label)]
+
+
+def test_the_same_rows_in_three_files_merge_to_the_same_report(places, tmp_path):
+    one = places[0]
+    rows = read_rows(one.csv)
+    parts = [tmp_path / str(i) / "runs.csv" for i in range(3)]
+    for index, path in enumerate(parts):
+        Store(path).append(*rows[index::3])
+        shutil.copytree(cells_folder(one.csv), cells_folder(path))
+        shutil.copy(facts_file(one.csv), path.parent)
+    to = tmp_path / "all" / "runs.csv"
+    to.parent.mkdir()
+    merge(parts[::-1], to)
+    pages = []
+    for number, path in enumerate((to, one.csv)):
+        results = read_results([path], None)
+        plan = read_plan(path)
+        with without_extras():
+            page = render(results, tmp_path / f"reports-{number}", planned=plan)
+        advice = recommended_from(results.rows, plan, values_from(results.predictions_of))
+        pages.append((page.read_text(), page.with_name("report.md").read_text(), advice.decided))
+    assert pages[0] == pages[1]
+
+
+def test_killed_shards_and_merges_lose_nothing(tmp_path):
+    """A few of the kills of `python -m tests.experiments.shards`."""
+    counts, wrong = strike(6, 1, tmp_path)
+    assert wrong == []
+    assert counts["shard"]
+    assert counts["merge"]

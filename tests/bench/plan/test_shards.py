@@ -1,0 +1,104 @@
+"""A plan divided into shards, and the flag that names one."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.common.errors import InputError
+from bench.plan.shards import INDEXES, Shard, divide
+from tests.bench.synthetic_rows import cell, full_grid
+
+SETTINGS = [axes for axes in full_grid() if axes[0] != "dora"]
+
+
+def grid(seeds=1, folds=(None,), settings=SETTINGS):
+    return [
+        cell(*axes, seed, fold=fold) for seed in range(seeds) for fold in folds for axes in settings
+    ]
+
+
+def cut(cells, costs, count):
+    return divide(cells, costs, count, [True] * len(cells))
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_every_cell_is_in_one_shard_and_loads_are_balanced(count, seeds, noise):
+    cells = grid(seeds)
+    costs = [noise.randrange(1, 60_000) for _ in SETTINGS] * seeds
+    division = cut(cells, costs, count)
+    assert Counter(c for part in division.parts for c in part) == Counter(cells)
+    cost = dict(zip(cells, costs, strict=True))
+    assert [*division.loads] == [sum(cost[c] for c in part) for part in division.parts]
+    assert max(division.loads) - min(division.loads) <= max(costs)
+
+
+def test_settings_of_a_seed_stay_on_one_machine_where_that_leaves_none_idle():
+    cells = grid(seeds=2, folds=(0, 1))
+    noise = random.Random(0)  # noqa: S311
+    for costs in ([1] * len(cells), [noise.randrange(1, 9) for _ in cells]):
+        for part in cut(cells, costs, 2).parts:
+            rounds = Counter((c.seed, c.fold) for c in part)
+            assert set(rounds.values()) == {len(SETTINGS)}
+            assert len(rounds) == 2
+    three = cut(cells, [1] * len(cells), 3)
+    whole = [n for part in three.parts for n in Counter((c.seed, c.fold) for c in part).values()]
+    assert whole.count(len(SETTINGS)) == 3
+    assert max(three.loads) - min(three.loads) <= 1
+
+
+def test_both_engines_of_a_setting_stay_together():
+    cells = [replace(c, engine=e) for c in grid() for e in ("minbert", "transformers")]
+    parts = cut(cells, [*range(1, len(cells) + 1)], 5).parts
+    for part in parts:
+        assert set(Counter(c.name for c in part).values()) == {2}
+
+
+def test_the_digest_of_a_plan_is_that_of_the_division_on_every_kind_of_device():
+    cells = grid()
+    here = cut(cells, [1] * len(cells), 3).plan
+    on = [c.amp != "off" for c in cells]
+    there = [replace(c, amp="fp16", frozen_dtype=None) if c.amp != "off" else c for c in cells]
+    assert (
+        divide(cells, [1] * len(cells), 3, on).plan == divide(there, [1] * len(cells), 3, on).plan
+    )
+    others = cut(cells, [1] * len(cells), 2), cut(cells[1:], [1] * (len(cells) - 1), 3)
+    assert len({here, cut(grid(2), [1] * 2 * len(cells), 3).plan, *(o.plan for o in others)}) == 4
+
+
+def test_more_shards_than_settings_are_refused():
+    with pytest.raises(InputError, match=r"--shard: .* 4 shards at most"):
+        cut(grid(settings=SETTINGS[:4]), [1] * 4, 5)
+    assert [len(part) for part in cut(grid(settings=SETTINGS[:4]), [1] * 4, 4).parts] == [1] * 4
+
+
+@pytest.mark.parametrize("variable", INDEXES)
+def test_auto_names_the_variable_that_the_index_is_from(variable):
+    shard = Shard.parse("auto/8", {variable: "7"})
+    assert (shard.index, shard.count, shard.variable) == (7, 8, variable)
+    assert variable in cut(grid(), [1] * len(SETTINGS), 8).note(shard)
+    assert Shard.parse("0/1", {variable: "7"}) == Shard(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "reason"),
+    [
+        ("3", {}, "is no I/N"), ("auto", {INDEXES[0]: "1"}, "is no I/N"),
+        ("-1/3", {}, "is no I/N"), ("0/0", {}, "is no I/N"), ("1/9999999", {}, "is no I/N"),
+        ("1/²", {}, "is no I/N"),
+        ("3/3", {}, "there is no shard 3; 3 shards are 0 to 2"),
+        ("auto/3", {INDEXES[1]: "3"}, f"{INDEXES[1]} is 3; 3 shards are 0 to 2"),
+        ("auto/3", {}, f"neither {INDEXES[0]} nor {INDEXES[1]} is set"),
+        ("auto/3", {INDEXES[0]: ""}, "neither"),
+        ("auto/3", dict.fromkeys(INDEXES, "1"), f"both {INDEXES[0]} and {INDEXES[1]} are set"),
+        ("auto/3", {INDEXES[0]: "one"}, "is 'one', and no index"),
+    ],
+)  # fmt: skip
+def test_what_names_no_shard_is_refused(text, environment, reason):
+    with pytest.raises(InputError) as error:
+        Shard.parse(text, environment)
+    assert reason in str(error.value)
+    assert str(error.value).startswith("--shard")

@@ -1,0 +1,330 @@
+"""Files of results united: rows, outcomes, facts and folders, whatever they share."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.common.errors import InputError
+from bench.plan.columns import NAMES, values_of
+from bench.results.exports import Figures, keep_figures, read_exports
+from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
+from bench.results.merge import main
+from bench.results.outcomes import (
+    Outcome,
+    digest_of,
+    outcome_key,
+    outcomes_file,
+    read_outcomes,
+    write_outcomes,
+)
+from bench.results.row import keep_row, kept_row
+from bench.results.rowfile import encode, record
+from bench.results.shards import SHARDS, Shards
+from bench.results.store import Store, cell_folder, cells_folder, read_plan, read_rows, write_plan
+from tests.bench.synthetic_rows import synthetic_rows
+
+
+def merge(*files, to):
+    done = CliRunner().invoke(
+        main, [*map(str, files), "--to", str(to), "--json"],
+        standalone_mode=False, catch_exceptions=False,
+    )  # fmt: skip
+    return json.loads(done.stdout), done.stderr
+
+
+def folder_of(path, row):
+    return cell_folder(path, row.name, *row.row_key)
+
+
+def fill(path, rows):
+    """A file of results with a folder, and an outcome that is its own, for each row."""
+    Store(path).append(*rows)
+    outcomes = {}
+    for row in rows:
+        folder = folder_of(path, row)
+        keep_row(folder, row)
+        (folder / "stdout.txt").write_text(f"{row.started_at} {row.train_s}")
+        outcomes[outcome_key(row, "")] = outcome(row)
+    write_outcomes(outcomes_file(path), read_outcomes(outcomes_file(path)) | outcomes)
+    return path
+
+
+def outcome(row):
+    own = np.array([int(c, 16) % 5 for c in f"{hash((row.cell_id, row.train_s)) % 16**8:08x}"])
+    labels = np.arange(8) % 5
+    return Outcome(own, labels, digest_of(labels))
+
+
+def content(row):
+    return encode(replace(row, attempt=1))
+
+
+def check_complete(to, sources):
+    """Every measurement of the sources is there once, with what belongs to it."""
+    rows = read_rows(to)
+    assert len({row.row_key for row in rows}) == len(rows)
+    wanted = {content(row) for source in sources for row in read_rows(source)}
+    assert Counter(map(content, rows)) == Counter(wanted)
+    stored = read_outcomes(outcomes_file(to))
+    for row in rows:
+        folder = folder_of(to, row)
+        assert kept_row(folder).row_key == row.row_key
+        assert content(kept_row(folder)) == content(row)
+        assert (folder / "stdout.txt").read_text() == f"{row.started_at} {row.train_s}"
+        np.testing.assert_array_equal(
+            stored[outcome_key(row, "")].predicted, outcome(row).predicted
+        )
+    assert len(stored) == len(rows)
+    assert sorted(p.name for p in cells_folder(to).iterdir() if p.is_dir()) == sorted(
+        folder_of(to, row).name for row in rows
+    )
+
+
+@pytest.fixture
+def rows(tmp_path):
+    rows = enumerate(synthetic_rows(9))
+    at = [row | {"finished_at": f"2026-11-20T10:{59 - i}:10Z"} for i, row in rows]
+    return read_back(tmp_path, at)
+
+
+def read_back(folder, rows):
+    Store(folder / "once.csv").append(*rows)
+    return read_rows(folder / "once.csv")
+
+
+def again(row, **other):
+    """The same cell, measured by another machine of the same kind."""
+    at = row.started_at.replace("2026", "2027")
+    return row | {
+        "train_s": round(row.train_s + 1, 3),
+        "started_at": at,
+        "finished_at": at,
+        **other,
+    }
+
+
+def test_disjoint_files_become_one_in_the_order_of_time(tmp_path, rows):
+    rows.sort(key=lambda row: row.finished_at)
+    files = [fill(tmp_path / str(i) / "runs.csv", rows[i::3]) for i in range(3)]
+    before = [path.read_bytes() for path in files]
+    to = tmp_path / "all" / "runs.csv"
+    counts, notes = merge(*reversed(files), to=to)
+    assert (counts, notes) == ({"rows": 9, "new": 9, "renumbered": 0}, "")
+    assert to.read_bytes() == record(NAMES) + b"".join(map(encode, rows))
+    check_complete(to, files)
+    assert before == [path.read_bytes() for path in files]
+    known = to.read_bytes()
+    assert merge(*files, to=to)[0]["new"] == 0
+    assert to.read_bytes() == known
+
+
+def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(tmp_path, rows):
+    one = fill(tmp_path / "a.csv", rows[:5])
+    two = fill(tmp_path / "b.csv", [*rows[3:5], again(rows[0]), again(rows[1]), *rows[5:]])
+    for files in ((one, two), (two, one), (one, two, one, tmp_path / "." / "a.csv")):
+        to = tmp_path / f"{len(files)}{files[0].stem}.csv"
+        counts, _ = merge(*files, to=to)
+        assert counts == {"rows": 11, "new": 11, "renumbered": 2}
+        check_complete(to, files)
+    extended = tmp_path / "3.csv"
+    merge(one, to=extended)
+    merge(to, extended, two, to=extended)
+    check_complete(extended, [one, two])
+    merge(two, extended, to=one)
+    check_complete(one, [extended])
+
+
+def test_equal_rows_of_one_file_are_two_measurements(tmp_path, rows):
+    skipped = rows[0] | {"status": "skipped", "message": "would run out of memory"}
+    twice = fill(tmp_path / "a.csv", [skipped | {"attempt": 1}, skipped | {"attempt": 2}])
+    first, to = fill(tmp_path / "b.csv", rows[:1]), tmp_path / "all.csv"
+    for _ in range(2):
+        merge(first, twice, to=to)
+        merged = read_rows(to)
+        assert [(row.attempt, row.status) for row in merged] == [
+            (1, "ok"), (2, "skipped"), (3, "skipped")
+        ]  # fmt: skip
+        for row in merged:
+            assert kept_row(folder_of(to, row)).row_key == row.row_key
+            shutil.rmtree(folder_of(to, row))
+
+
+def test_a_row_that_only_a_folder_has_is_not_lost(tmp_path, rows):
+    path = fill(tmp_path / "a.csv", rows[:3])
+    keep_row(folder_of(path, rows[3]), rows[3])
+    with path.open("ab") as file:
+        file.write(encode(rows[3])[:40])
+    counts, notes = merge(path, to=tmp_path / "all.csv")
+    assert counts["rows"] == 4
+    assert "the last line is incomplete" in notes
+    assert {row.cell_id for row in read_rows(tmp_path / "all.csv")} == {r.cell_id for r in rows[:4]}
+
+
+def reference(name, train, **scores):
+    return Reference(name=name, about="", train=train, scores=scores)
+
+
+def test_files_next_to_the_rows_are_united(tmp_path, rows):
+    facts = DataFacts(task="movies", problem="single_label", train=10, dev=4)
+    final = FinalScore(
+        setting="full", cell_id="a", seed=0, metric="accuracy", dev=0.5, test="test.csv",
+        digest="d", examples=3, scores={}, at="2026-02-01",
+    )  # fmt: skip
+    form = Figures(forms=(), metric="accuracy", examples=4, machine="m", threads=1, at="2026-01")
+    files = [tmp_path / f"{name}.csv" for name in "ab"]
+    for number, path in enumerate(files):
+        Store(path).append(rows[number])
+        write_plan(path, [replace(row, status=None) for row in rows[number : number + 3]])
+        keep_figures(path, "cell", form.model_copy(update={"at": f"2026-0{number + 1}"}))
+    first = (reference("majority", 10, accuracy=(0.4, None, None)), reference("tf-idf", 10))
+    second = (reference("tf-idf", 10, accuracy=(0.5, 0.4, 0.6)), reference("tf-idf", 5))
+    later = final.model_copy(update={"at": "2026-03-01"})
+    for path, references, score in zip(files, (first, second), (later, final), strict=True):
+        more = {"references": references, "final": score}
+        update_facts(path, "d", lambda _, more=more: facts.model_copy(update=more))
+    update_facts(files[1], "e", lambda _: facts)
+    to = tmp_path / "all.csv"
+    for _ in range(2):
+        merge(*files, to=to)
+        merged = read_facts(to)
+        assert sorted(merged) == ["d", "e"]
+        assert {(r.name, r.train, len(r.scores)) for r in merged["d"].references} == {
+            ("majority", 10, 1), ("tf-idf", 10, 1), ("tf-idf", 5, 0)
+        }  # fmt: skip
+        assert len(merged["d"].references) == 3
+        assert merged["d"].final == final, "test examples are scored once"
+        assert read_exports(to)["cell"].at == "2026-02"
+        assert [row.cell_id for row in read_plan(to)] == [row.cell_id for row in rows[:4]]
+
+
+def shards(path, **plans):
+    SHARDS.write(path, {n: Shards(count=c, begun=tuple(begun)) for n, (c, begun) in plans.items()})
+
+
+def test_missing_shards_are_noted_and_shards_of_other_plans_refused(tmp_path, rows):
+    a, b, c = files = [tmp_path / f"{name}.csv" for name in "abc"]
+    for path, row in zip(files, rows, strict=False):
+        Store(path).append(row)
+    shards(a, one=(3, [0]), two=(2, [0]))
+    shards(b, one=(3, [2]), two=(2, [1]))
+    to = tmp_path / "all.csv"
+    _, notes = merge(a, b, to=to)
+    assert notes == "note: plan one: shards 1/3 are missing\n"
+    shards(c, other=(3, [1]))
+    known = to.read_bytes()
+    with pytest.raises(InputError, match=r"c\.csv: has shards of another plan than .*b\.csv"):
+        merge(a, b, c, to=tmp_path / "new.csv")
+    with pytest.raises(InputError, match=r"another plan than .*all\.csv"):
+        merge(c, to=to)
+    assert to.read_bytes() == known
+    assert not (tmp_path / "new.csv").exists()
+    shards(c, one=(3, [1]))
+    assert merge(c, to=to)[1] == ""
+    shards(a, other=(1, [0]))
+    assert merge(a, to=to)[1] == "", "two whole plans"
+    assert SHARDS.read(to) == {
+        "one": Shards(count=3, begun=(0, 1, 2)), "two": Shards(count=2, begun=(0, 1)),
+        "other": Shards(count=1, begun=(0,)),
+    }  # fmt: skip
+
+
+def test_what_can_not_be_united_is_refused_in_a_line_and_nothing_is_written(tmp_path, rows):
+    good = fill(tmp_path / "good.csv", rows[:2])
+    bad, to = tmp_path / "bad.csv", tmp_path / "to" / "all.csv"
+    names = [*NAMES[:-1]]
+    header = record(NAMES)
+    for text, reason in (
+        (record(names), "these are not the columns of schema"),
+        (record([*NAMES, "later"]), "if a newer version wrote it"),
+        (header + b"x\n", "line 2: it has 1 fields"),
+        (b"", ""),
+    ):
+        bad.write_bytes(text)
+        if reason:
+            with pytest.raises(InputError) as error:
+                merge(good, bad, to=to)
+            assert reason in str(error.value)
+            assert "\n" not in str(error.value)
+        assert not to.exists()
+        assert not cells_folder(to).exists()
+    bad.unlink()
+    with pytest.raises(InputError, match=r"bad\.csv: no such file of results"):
+        merge(good, bad, to=to)
+    with pytest.raises(InputError, match="is no file; name another with --to"):
+        merge(good, to=tmp_path)
+    escaping = replace(rows[2], cell_id="../../x")
+    (tmp_path / "bad.csv").write_bytes(header + encode(escaping))
+    with pytest.raises(InputError, match="can't be part of a folder's name"):
+        merge(good, bad, to=to)
+    outcomes_file(good).write_bytes(b"x" * 100)
+    with pytest.raises(InputError, match=r"outcomes\.safetensors: can't be read"):
+        merge(good, to=to)
+    assert not to.exists()
+
+
+def test_links_in_folders_are_left_out(tmp_path, rows):
+    path = fill(tmp_path / "a.csv", rows[:1])
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    folder = folder_of(path, rows[0])
+    (folder / "link").symlink_to(secret)
+    os.mkfifo(folder / "pipe")
+    merge(path, to=tmp_path / "all.csv")
+    copied = folder_of(tmp_path / "all.csv", rows[0])
+    assert sorted(p.name for p in copied.iterdir()) == ["row.json", "stdout.txt"]
+
+
+def killed(after_s, *files, to):
+    """A merge in a process that is killed; whether it was still at work."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            merge(*files, to=to)
+        finally:
+            os._exit(0)
+    time.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def test_a_merge_killed_at_any_moment_goes_on(tmp_path, rows):
+    others = [again(row) for row in rows[:4]]
+    files = [
+        fill(tmp_path / f"{i}.csv", part) for i, part in enumerate((rows[:4], others, rows[4:]))
+    ]
+    begun = time.monotonic()
+    merge(*files, to=tmp_path / "whole.csv")
+    whole_s = time.monotonic() - begun
+    noise = random.Random(0)  # noqa: S311
+    struck = 0
+    for number in range(8):
+        to = tmp_path / "killed" / f"{number}.csv"
+        for _ in range(3):
+            order = noise.sample(files, 3)
+            struck += killed(noise.uniform(0, whole_s), *order, to=to)
+            assert {*map(content, read_rows(to))} <= {c for f in files for c in contents(f)}
+        merge(*noise.sample(files, 3), to=to)
+        check_complete(to, files)
+    assert struck > 4
+
+
+def contents(path: Path):
+    return map(content, read_rows(path))
+
+
+def test_values_of_a_plan_are_those_of_its_rows(tmp_path, rows):
+    planned = [replace(row, status=None, attempt=0) for row in rows]
+    write_plan(tmp_path / "runs.csv", planned)
+    assert [values_of(row) for row in read_plan(tmp_path / "runs.csv")] == [
+        values_of(row) for row in planned
+    ]

@@ -1,0 +1,134 @@
+"""Results in Python: `bench.load`, and the notebook that shows it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from nbclient import NotebookClient
+
+import bench
+from bench.analysis.groups import ordered_groups
+from bench.common.errors import InputError
+from bench.compare.__main__ import command as compare
+from bench.plan.columns import BY_NAME, NAMES
+from bench.recommend import main as recommend
+from bench.results.predictions import values_from
+from bench.results.rescoring import read_results
+from bench.results.store import Store, read_rows
+from tests.bench.synthetic_rows import synthetic_rows
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return bench.load(ROOT / "runs.csv")
+
+
+def printed(command, *words):
+    done = CliRunner().invoke(command, [*map(str, words)], standalone_mode=False)
+    return done.stdout
+
+
+def test_importing_bench_is_quick_and_loads_no_library():
+    code = "import sys; known = {*sys.modules}; import bench; print(*{*sys.modules} - known)"
+    argv = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "numpy", "pandas", "pydantic", "click", "matplotlib"}
+    [line] = [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "bench"]
+    assert int(line.split("|")[1]) < 300_000, "µs"
+
+
+def test_rows_are_typed_and_are_those_of_the_file(results, tmp_path):
+    frame, rows = results.to_pandas(), read_rows(ROOT / "runs.csv")
+    assert list(frame.columns) == [*NAMES, "counts"]
+    for name in NAMES:
+        kind = {str: "string", int: "Int64", float: "float64"}[BY_NAME[name].kind]
+        assert str(frame[name].dtype) == (
+            "datetime64[us, UTC]" if name in ("started_at", "finished_at") else kind
+        )
+        known = [None if pd.isna(value) else value for value in frame[name]]
+        if name not in ("started_at", "finished_at"):
+            assert known == [row[name] for row in rows]
+    [row] = synthetic_rows(1)
+    Store(tmp_path / "runs.csv").append(row, row | {"attempt": row.attempt + 1})
+    assert [*bench.load(tmp_path / "runs.csv").to_pandas()["counts"]] == [False, True]
+
+
+def test_settings_are_those_of_the_report(results):
+    frame, read = results.settings(), read_results([ROOT / "runs.csv"], None)
+    [first, *_] = groups = ordered_groups(read.rows, (), values_from(read.predictions_of))
+    assert len(frame) == sum(len(group.settings) for group in groups)
+    own = frame[frame["group"] == 0].set_index("setting")
+    for setting in first.settings:
+        score = setting.estimate("dev_score")
+        values = own.loc[setting.label]
+        assert (values["dev_score"], values["dev_score_low"], values["dev_score_high"]) == (
+            score.value, *score.ends()
+        )  # fmt: skip
+        assert values["train_s"] == setting.estimate("train_s").value
+        assert values["seeds"] == len({row.seed for row in setting.ok})
+
+
+def test_answers_are_those_of_the_commands(results, tmp_path):
+    runs, where = ROOT / "runs.csv", "memory<=1600MiB score>=0.6"
+    answer = results.recommend(where=where, prefer="time", margin="1pt")
+    words = ("--runs", runs, "--where", where, "--prefer", "time", "--margin", "1pt")
+    assert printed(recommend, *words) == f"{answer}\n"
+    assert json.dumps(answer.values, indent=1) == printed(recommend, *words, "--json").rstrip()
+    assert answer._repr_html_().startswith("<p>")
+    assert "memory&lt;=" in answer._repr_html_()
+    other = ROOT / "docs" / "xeon.csv"
+    compared = results.compare(bench.load(other))
+    page = ("--reports", tmp_path / "reports")
+    lines = printed(compare, runs, other, *page).splitlines()
+    assert str(compared).splitlines() == lines[:-1]
+    want = json.loads(printed(compare, runs, other, *page, "--json"))
+    got = json.loads(json.dumps(compared.values))
+    for side in ("base", "new"):
+        assert got.pop(side)["rows"] == want.pop(side)["rows"]
+    assert got == want
+
+
+def test_what_can_not_be_read_is_an_error_of_a_line(results, tmp_path):
+    with pytest.raises(InputError, match=r"no\.csv: no such file of results$"):
+        bench.load(tmp_path / "no.csv")
+    with pytest.raises(InputError):
+        results.recommend(where="memory<=much")
+    Store(tmp_path / "other.csv").append(*synthetic_rows(1))
+    other = bench.load(tmp_path / "other.csv")
+    with pytest.raises(InputError, match="nothing to compare"):
+        results.compare(other)
+
+
+def test_text_of_results_is_no_html(tmp_path):
+    rows = [row | {"model": "<script>x</script>"} for row in synthetic_rows(3)]
+    Store(tmp_path / "runs.csv").append(*rows)
+    page = bench.load(tmp_path / "runs.csv")._repr_html_()
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    (tmp_path / "empty.csv").touch()
+    assert bench.load(tmp_path / "empty.csv")._repr_html_() == "<p>no results</p>"
+
+
+def test_the_notebook_runs_and_shows_the_report_s_table_and_figures(results):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    shown = {cell.id: cell.outputs[0].data for cell in notebook.cells if cell.cell_type == "code"}
+    page = shown["load"]["text/html"]
+    assert page.count("<svg") == 2
+    assert page.count("<tr") == 1 + sum(results.settings()["group"] == 0)
+    for id_ in ("rows", "table"):
+        assert "<table" in shown[id_]["text/html"]
+    assert "lora" in shown["values"]["text/plain"]
+    for id_ in ("answer", "compare"):
+        assert shown[id_]["text/html"].startswith("<p>")

@@ -1,0 +1,182 @@
+"""Kill shards of a grid, and merges of their results, at random moments, and count what is lost.
+
+Example: `python -m tests.experiments.shards --n 200`
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+
+from bench.plan.planning import plan
+from bench.plan.rows import Row
+from bench.plan.shards import Shard, divide
+from bench.results.merge import main as merge
+from bench.results.row import kept_row
+from bench.results.rowfile import encode
+from bench.results.shards import SHARDS, keep_shard
+from bench.results.store import cell_folder, read_rows
+from tests.experiments.faults.notes import Notes
+from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import ROOT, Setup, setup
+from tests.experiments.faults.worker import NOTES, PLACE, RUN
+
+COUNT = 3
+SEEDS = 6
+IN_A_CASE = 16
+
+
+@dataclass
+class Case:
+    """A grid in three shards, each with a folder of its own, whose results are merged as they come.
+    A kill comes within the seconds that a shard or a merge usually takes; there are `most`.
+    """
+
+    folder: Path
+    noise: random.Random
+    most: int = 0
+    usual_s: dict[str, float] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    @cached_property
+    def made(self) -> Setup:
+        made = setup("fake")
+        settings = made.grid.settings.model_copy(update={"seeds": SEEDS})
+        return replace(made, grid=made.grid.model_copy(update={"settings": settings}))
+
+    def run(self) -> "Case":
+        cells = self.made.cells
+        self.to = self.folder / "all" / "runs.csv"
+        self.files = [self.folder / str(index) / "runs.csv" for index in range(COUNT)]
+        left = list(range(COUNT))
+        while left:
+            index = self.noise.choice(left)
+            if self._ends("shard", lambda index=index: self._shard(index)):
+                left.remove(index)
+            self._merge()
+        while not self._merge():
+            pass
+        rows = read_rows(self.to)
+        if Counter(map(content, rows)) != Counter(c for f in self.files for c in contents(f)):
+            self.wrong.append("merged rows are not those of the shards")
+        ok = Counter(row.cell_id for row in rows if row.is_ok)
+        if ok != Counter(cell.cell_id for cell in cells):
+            self.wrong.append(f"cells that ended ok: {ok}")
+        if [of.missing for of in SHARDS.read(self.to).values()] != [[]]:
+            self.wrong.append("shards are missing")
+        return self
+
+    def _ends(self, what: str, action: Callable[[], int]) -> bool:
+        """Whether an action in a process of its own ended before it was killed."""
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                with Path(self.folder / "output.txt").open("a") as output:
+                    os.dup2(output.fileno(), 1)
+                    os.dup2(output.fileno(), 2)
+                code = action()
+            finally:
+                os._exit(code)
+        if self.kills.total() < self.most:
+            time.sleep(self.noise.uniform(0, self.usual_s[what]))
+            os.kill(pid, signal.SIGKILL)
+        begun = time.monotonic()
+        _, status = os.waitpid(pid, 0)
+        if not self.most:
+            self.usual_s[what] = max(self.usual_s.get(what, 0.0), time.monotonic() - begun)
+        if os.WIFSIGNALED(status):
+            self.kills[what] += 1
+            return False
+        if code := os.waitstatus_to_exitcode(status):
+            self.wrong.append(f"a {what} ended with {code}")
+        return True
+
+    def _shard(self, index: int) -> int:
+        """What `bench.grid --shard` does once its plan is made."""
+        path, made, cells = self.files[index], self.made, self.made.cells
+        notes = Notes(path.parent / "notes")
+        notes.folder.mkdir(parents=True, exist_ok=True)
+        os.environ |= {
+            PLACE: str(path.parent), NOTES: str(notes.folder), RUN: "1", "PYTHONPATH": str(ROOT)
+        }  # fmt: skip
+        sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
+        division = divide(cells, [1] * len(cells), COUNT, [True] * len(cells))
+        keep_shard(path, division.plan, Shard(index, COUNT))
+        planned = plan(division.parts[index], read_rows(path), made.conditions.columns())
+        return made.session(path, [made.target(f"shards {path}")]).run([planned])
+
+    def _merge(self) -> bool:
+        files = [str(path) for path in self.files if path.exists()]
+        if not files:
+            return False
+        self.noise.shuffle(files)
+        ended = self._ends(
+            "merge", lambda: merge([*files, "--to", str(self.to)], standalone_mode=False)
+        )
+        rows = read_rows(self.to)
+        if any(kept_row(folder_of(self.to, row)) is None for row in rows):
+            self.wrong.append("a merged row has no folder")
+        if not {*map(content, rows)} <= {c for file in self.files for c in contents(file)}:
+            self.wrong.append("a merged row is of no shard")
+        return ended
+
+
+def content(row: Row) -> bytes:
+    return encode(replace(row, attempt=1))
+
+
+def contents(path: Path) -> list[bytes]:
+    return [*map(content, read_rows(path))]
+
+
+def folder_of(path: Path, row: Row) -> Path:
+    return cell_folder(path, row.name, *row.row_key)
+
+
+def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
+    """Cases with so many kills in all; how many of each kind, and what was wrong."""
+    import_module("bench.report.recommendation")  # before the first fork
+    counts, wrong, noise = Counter[str](), list[str](), random.Random(seed)  # noqa: S311
+    undisturbed = Case(Path(tempfile.mkdtemp(dir=folder)), noise).run()
+    while counts.total() < kills:
+        place = Path(tempfile.mkdtemp(dir=folder))
+        most = min(IN_A_CASE, kills - counts.total())
+        case = Case(place, noise, most, undisturbed.usual_s).run()
+        counts += case.kills
+        wrong += [f"{place}: {line}" for line in case.wrong]
+        if not case.wrong:
+            shutil.rmtree(place)
+    return counts, wrong
+
+
+@click.command(help=__doc__)
+@click.option("--n", "kills", default=200, show_default=True, help="Kills.")
+@click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
+def main(kills: int, seed: int) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="minbert-shards-"))
+    begun = time.monotonic()
+    counts, wrong = strike(kills, seed, folder)
+    seconds = round(time.monotonic() - begun)
+    click.echo(json.dumps({"kills": counts, "seconds": seconds, "wrong": wrong}))
+    if wrong:
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The recipes for schedulers in docs/cluster.md: valid YAML, and commands that can be given."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.grid.__main__ import command as grid
+from bench.plan.shards import INDEXES, Shard
+from bench.results.merge import main as merge
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
+SECTION = PAGE.partition("## Any other scheduler\n")[2].partition("\n## ")[0]
+KUBERNETES, SKYPILOT, DSTACK, GITHUB = map(
+    yaml.safe_load, re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+)
+SCRIPTS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+
+
+def commands(name):
+    lines = re.findall(rf"minbert-bench {name} [^\n&]*[^\n& ]", SECTION.replace('"]', ""))
+    return [line.partition("   ")[0] for line in lines]
+
+
+def words(line, tmp_path, **environment):
+    """The arguments of a command as its shell passes them on."""
+    line = re.sub(r"\$\{\{ matrix\.\w+ \}\}", "$MATRIX", line)
+    code = f'minbert-bench() {{ printf "%s\\n" "$@"; }}; {line}'
+    done = subprocess.run(
+        ["/bin/bash", "-uc", code], env={**os.environ, **environment}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+RANKS = {
+    **dict.fromkeys((INDEXES[0], "PBS_ARRAY_INDEX", "SKYPILOT_NODE_RANK", "DSTACK_NODE_RANK"), "2"),
+    "MATRIX": "2", "SKYPILOT_NUM_NODES": "8", "DSTACK_NODES_NUM": "8",
+}  # fmt: skip
+
+
+def test_each_command_of_a_shard_is_one_that_bench_grid_takes(tmp_path):
+    lines = [line for line in commands("run") if "--shard" in line]
+    assert len(lines) == 6
+    for line in lines:
+        given = words(line, tmp_path, **RANKS)[1:]
+        options = grid.make_context("run", given).params
+        shard = Shard.parse(options["shard"], {INDEXES[0]: "2"})
+        own = re.findall(r"\$\w+|\{\{.*?\}\}", line)
+        assert (shard.index, shard.count) == (2 if own else 0, 3 if "matrix" in line else 8)
+        assert str(options["runs"]).endswith("runs.csv")
+        assert options["reports"] != Path("reports") or not own
+
+
+def test_each_merge_is_of_the_files_that_shards_leave(tmp_path):
+    for folder in ("0", "1", "shard-0", "shard-1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "runs.csv").touch()
+    for line in commands("merge"):
+        options = merge.make_context("merge", words(line, tmp_path)[1:]).params
+        assert options["path"] == Path("runs.csv")
+        assert len(options["files"]) in (2, 4)
+
+
+def test_kubernetes_counts_as_many_completions_as_shards():
+    spec = KUBERNETES["spec"]
+    assert (KUBERNETES["apiVersion"], KUBERNETES["kind"]) == ("batch/v1", "Job")
+    assert spec["completionMode"] == "Indexed"
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    assert pod["restartPolicy"] == "Never"
+    assert container["command"][:2] == ["sh", "-c"]
+    assert f"--shard auto/{spec['completions']} " in container["command"][2]
+    [mount], [volume] = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert container["workingDir"] == mount["mountPath"]
+
+
+def test_skypilot_and_dstack_pass_rank_and_number_of_nodes():
+    assert SKYPILOT["num_nodes"] == DSTACK["nodes"] == 8
+    assert "--shard $SKYPILOT_NODE_RANK/$SKYPILOT_NUM_NODES " in SKYPILOT["run"]
+    assert [*SKYPILOT["file_mounts"]] == ["/bucket"]
+    assert DSTACK["type"] == "task"
+    assert "--shard $DSTACK_NODE_RANK/$DSTACK_NODES_NUM " in DSTACK["commands"][-1]
+
+
+def test_the_matrix_has_an_index_for_each_shard():
+    shard, merging = GITHUB["jobs"]["shard"], GITHUB["jobs"]["merge"]
+    indexes = shard["strategy"]["matrix"]["index"]
+    assert indexes == list(range(len(indexes)))
+    assert f"--shard ${{{{ matrix.index }}}}/{len(indexes)} " in shard["steps"][1]["run"]
+    assert shard["steps"][2]["with"]["name"] == "shard-${{ matrix.index }}"
+    assert merging["needs"] == "shard"
+    assert merging["steps"][1]["with"]["pattern"] == "shard-*"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_a_shell_s(script):
+    subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True)
+    assert all(shlex.split(line, comments=True) for line in script.splitlines() if line[:1] != "#")
+
+
+def test_pbs_has_an_index_for_each_shard():
+    [script] = [script for script in SCRIPTS if "#PBS" in script]
+    last = int(re.search(r"#PBS -J 0-(\d+)", script)[1])
+    assert f"$PBS_ARRAY_INDEX/{last + 1}" in script
