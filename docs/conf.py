@@ -11,6 +11,7 @@ project = "minbert-bench"
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4
+smartquotes = False  # `--flag` in plain text stays as it is
 html_theme = "furo"
 html_title = "minbert-bench"
 html_copy_source = False

@@ -29,14 +29,16 @@ def outputs(kinds, folder):
         if block["kind"] not in (None, *kinds):
             return block[0]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        printed = subprocess.run(
-            ["/bin/sh", "-c", block["shown"] or block["text"]], cwd=folder, text=True, check=True,
+        done = subprocess.run(
+            ["/bin/sh", "-c", block["shown"] or block["text"]], cwd=folder, text=True, check=False,
             env=os.environ | {"PATH": path, "COLUMNS": "80", "PYTHONPATH": str(PAGE.parents[1])},
             stdout=subprocess.PIPE, stderr=None if __name__ == "__main__" else subprocess.DEVNULL,
-        ).stdout  # fmt: skip
+        )  # fmt: skip
+        if done.returncode not in (0, 1):  # 1 is an answer too: undecided
+            raise RuntimeError(f"{block['shown']} ended with {done.returncode}")
         if block["kind"] is None:
             return block[0]
-        new = {"shown": block["shown"], "text": re.sub(r" +$", "", printed, flags=re.MULTILINE)}
+        new = {"shown": block["shown"], "text": re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)}
         head = f"<!-- {block['kind']} {digest(new)} -->\n```console\n$ {new['shown']}\n"
         return f"{head}{new['text']}```"
 
