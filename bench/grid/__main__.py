@@ -24,7 +24,7 @@ from bench.grid.dryrun import print_plan
 from bench.grid.inputs import override, read_inputs
 from bench.grid.plans import Races, first_to_run, rounds
 from bench.grid.session import Session
-from bench.launch.checks import check_model, check_reports, check_space
+from bench.launch.checks import check_model, check_reports, check_space, rate_notes
 from bench.launch.signals import Signals
 from bench.machine.version import code_version
 from bench.plan import gridfile
@@ -191,7 +191,10 @@ def command(
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         inputs.check_engines(cells)
-    notes = inputs.every_note(cells, target.device, metric, some_run=some_run)
+    notes = [
+        *inputs.every_note(cells, target.device, metric, some_run=some_run),
+        *(rate_notes(cells) if search is None else ()),
+    ]
     if dry_run:
         _print_notes(notes)
         with Signals() as signals:

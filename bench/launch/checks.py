@@ -35,6 +35,7 @@ from bench.plan.cell import (
     named,
 )
 from bench.plan.gridfile import AUTO, Grid, Settings
+from bench.plan.learning_rates import origin_of
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.results.facts import facts_of
@@ -218,6 +219,13 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
     trained = layers_in(int(epochs) - 1, layers)
     line = _LINES["unfreezing_ends"]
     return [line.format(last=QUARTERS + 1, epochs=epochs, trained=trained, layers=layers)]
+
+
+def rate_notes(cells: Sequence[Cell]) -> list[str]:
+    """A note if default rates, measured at the usual alpha, meet a larger one or rsLoRA."""
+    usual = Settings().alpha
+    larger = [c for c in cells if c.rank and (c.use_rslora == ON or (c.alpha or 0) > usual)]
+    return [_LINES["rates_of_alpha"]] if any(origin_of(c) == "default" for c in larger) else []
 
 
 def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:

@@ -22,12 +22,14 @@ from bench.launch.checks import (
     early_stopping_notes,
     idle_notes,
     label_notes,
+    rate_notes,
     unfreezing_notes,
 )
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
-from bench.plan.gridfile import Settings, TaskRates
+from bench.plan.gridfile import Rates, Settings, TaskRates
+from bench.plan.learning_rates import origin_of, rates_of
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.worker.setup import standard
@@ -183,6 +185,17 @@ def test_training_that_ends_before_all_layers_train_is_reported(layers, epochs, 
         "train, and no embeddings"
     )
     assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers) == []
+
+
+def test_default_rates_are_noted_where_they_were_not_measured():
+    rates = rates_of(Rates(), "lora", "all-lin-only")
+    usual = replace(cell("lora", 64, "all-lin-only", "off"), alpha=16.0, **rates)
+    assert origin_of(usual) == "default"
+    assert rate_notes([usual, replace(usual, alpha=8.0)]) == []
+    for other in (replace(usual, use_rslora="on"), replace(usual, alpha=128.0)):
+        (line,) = rate_notes([usual, other])
+        assert "measured at alpha 16 without rsLoRA" in line
+        assert rate_notes([replace(other, learning_rate=1e-4)]) == []
 
 
 # Settings of training
