@@ -217,7 +217,7 @@ ON_DEV = stated(rows={"mode": "lora"}, pairs=3)
         (raced(0.0, seeds=range(4)), stated(), "movies: 4 of 5 pairs of trainings are there"),
         (raced(0.0, ["movies"]), stated(), "nyt: 0 pairs of settings, not 1"),
         (raced(0.0)[::2], stated(), "no row has mode lora, race on, rank 1"),
-        ([], stated(rows={"layers": ["attn", "all-lin"]}), "no row has layers attn or all-lin, rank 8"),
+        ([], stated(rows={"layers": ["attn", "all-lin"]}), "no row has layers attn or all-lin"),
         (raced(0.0), stated(COSTS), "no row has mode full, amp off"),
         (FAILED, stated(), "nyt: a training of lora rank 1 on all-lin-only, bf16 ended invalid"),
         (raced(0.0), NO_RATE, "movies: 0 pairs of settings, not 1 (learning_rate is 0.002, in"),
