@@ -22,13 +22,13 @@ from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pair
 from bench.analysis.setting import place_of_run
 from bench.common.grouping import grouped
 from bench.plan.cell import ON
-from bench.plan.claimsfile import SCORE, Claim, accepts, load
+from bench.plan.claimsfile import SCORE, Claim, accepts, load, shown
 from bench.plan.rows import RESUMED, Row
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from bench.stats.comparing import FAMILY, holm, mean_of_settings
-from bench.stats.intervals import POWER_Z, Interval, quantile
+from bench.stats.intervals import POWER_Z, Interval, pooled, quantile
 
 LEVEL: Final = 0.03
 """The nominal error of both directions of all primary claims together. With few trainings sums of
@@ -50,6 +50,7 @@ class Estimate:
     error: float
     freedom: float
     limit: float
+    floor: float = 0.0  # the part of the variance that more trainings do not reduce
 
     def beyond(self, sign: int) -> float:
         """The p-value of being beyond the limit: above it with sign 1, below it with −1."""
@@ -65,11 +66,12 @@ class Estimate:
             ends = np.exp(np.clip(ends, -700, 700))
         return Interval(*ends.tolist())
 
-    def more(self, level: float) -> float:
+    def more(self, level: float) -> float | None:
         """How many times the trainings there are would decide four times out of five, if the
-        estimate is true."""
-        reach = (float(quantile(level, self.freedom)) + POWER_Z) * self.error
-        return (reach / max(abs(self.value - self.limit), 1e-12)) ** 2
+        estimate is true; None if no number is known to."""
+        reach = float(quantile(level, self.freedom)) + POWER_Z
+        need = (max(abs(self.value - self.limit), 1e-12) / reach) ** 2
+        return (self.error**2 - self.floor) / (need - self.floor) if need > self.floor else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Judged:
     level: float  # two-sided, of the interval
     interval: Interval | None = None
     alone: Verdict = Verdict.UNDECIDED  # by the interval alone
-    more: float | None = None  # times the trainings there are that would decide an undecided one
+    more: float | None = None  # times the trainings that would decide; None too if no number would
     why: str = ""
 
 
@@ -140,8 +142,7 @@ def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate
     base, new = ([r for r in rows if accepts(terms, r)] for terms in (claim.base, claim.new))
     for terms, side in ((claim.base, base), (claim.new, new)):
         if not side:
-            named = {**claim.rows, **terms}
-            return f"no row has {', '.join(f'{column} {value}' for column, value in named.items())}"
+            return f"no row has {shown({**claim.rows, **terms})}"
     columns = claim.base.keys() | claim.new.keys()
     names = {c for c in columns if claim.base.get(c) != claim.new.get(c)}
     matched = matching(base, new, names | set(claim.differ), (values_of, values_of))
@@ -164,7 +165,7 @@ def estimate(claim: Claim, rows: Sequence[Row], values_of: ValuesOf) -> Estimate
 
 
 def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
-    pairs = []
+    pairs, of_trainings = [], 0.0
     for match in matches:
         first, pair = match.base.rows[0], score_pair(*match.sides)
         if isinstance(pair, str):
@@ -178,12 +179,18 @@ def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
             folds = grouped(seeds, fold_of.__getitem__)
             means = {fold: fmean(seeds[seed] for seed in own) for fold, own in folds.items()}
             pair = replace(pair, differences=means, values={})
+            # with one training of each fold, what more of them reduce is not known
+            if std := pooled([[seeds[seed] for seed in own] for own in folds.values()]):
+                of_trainings += std.value**2 / len(seeds) / len(matches) ** 2
         elif len(pair.values) < len(seeds):
             return f"{first.task}: predictions are not kept"
         if claim.margin.endswith("pt") and not pair.metric.bounded:
             return f"{first.task}: {pair.metric.label} has no points; give a share, such as -2%"
         pairs.append((first.data_digest, pair))
-    return over_tasks(claim, pairs)
+    found = over_tasks(claim, pairs)
+    if isinstance(found, str) or claim.rows.get("race") != ON:
+        return found
+    return replace(found, floor=max(found.error**2 - of_trainings, 0.0))
 
 
 def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate | str:
@@ -199,7 +206,7 @@ def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate
     if mean.spread is not None:
         error, freedom = mean.spread.error()
     limit = claim.limit / 100 * (abs(mean.base) if claim.margin.endswith("%") else 1.0)
-    return Estimate(metric.gain(mean.value), error, freedom, limit)
+    return Estimate(metric.gain(mean.value), error, freedom, limit, mean.of_examples)
 
 
 def _of_costs(claim: Claim, matches: Sequence[Match]) -> Estimate | str:

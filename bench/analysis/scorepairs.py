@@ -38,6 +38,7 @@ class ScorePair:
     spread: Spread | None = None  # variances over common seeds and examples; None with `errors`
     errors: tuple[float, float, float] = (math.inf, math.inf, math.inf)  # below, above, freedom
     rounding: float = 0.0  # a variance of the difference
+    of_examples: float = 0.0  # of a mean of pairs, its variance that more seeds do not reduce
     is_same: bool = False  # whether both sides are the same trainings, which gave the same
     differences: Mapping[int, float] = field(default_factory=dict)  # by common seed
     values: Mapping[int, Values] = field(default_factory=dict)  # by seed and example, if kept
@@ -189,6 +190,7 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
         parts.append((len(members), over))
     weights = [number / len(pairs) for number, _ in parts]
     errors, freedoms = zip(*(over.error() for _, over in parts), strict=True)
+    kept = [over.of_examples / over.examples for _, over in parts]
     variances = [(w * error) ** 2 for w, error in zip(weights, errors, strict=True)]
     error, freedom = map(float, intervals.satterthwaite(variances, freedoms))
     return ScorePair(
@@ -197,4 +199,5 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
         (min(p.seeds[0] for _, p in pairs), min(p.seeds[1] for _, p in pairs)),
         parts[0][1] if len(parts) == 1 else None,
         (error, error, freedom),
+        of_examples=sum(w**2 * variance for w, variance in zip(weights, kept, strict=True)),
     )  # fmt: skip

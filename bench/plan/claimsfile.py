@@ -26,14 +26,20 @@ def _column(name: str) -> str:
 
 
 def _values(of: dict[str, Any]) -> dict[str, Any]:
-    for name, value in of.items():
-        for one in value if isinstance(value, list) else [value]:
-            parse_value(_column(name), format_value(one))
-    return of
+    """Values as rows have them; an empty text is None."""
+
+    def parsed(name: str, value: Any) -> Any:
+        if value == []:
+            raise ValueError(f"the list of {name} is empty")
+        if isinstance(value, list):
+            return [parsed(name, one) for one in value]
+        return parse_value(name, format_value(value))
+
+    return {name: parsed(_column(name), value) for name, value in of.items()}
 
 
 Column = Annotated[str, AfterValidator(_column)]
-Scalar = str | int | float
+Scalar = str | int | float | None
 Values = Annotated[dict[str, Scalar], AfterValidator(_values)]
 Choices = Annotated[dict[str, Scalar | list[Scalar]], AfterValidator(_values)]
 Text = Annotated[str, Field(min_length=1)]
@@ -65,7 +71,9 @@ class Claim(Strict):
     @model_validator(mode="after")
     def _margin_has_a_unit_of_the_column(self) -> Self:
         form, example = (
-            (r"-?[\d.]+(pt|%)", "-1pt") if self.column == SCORE else (r"[\d.]+x", "0.5x")
+            (r"-?\d{1,9}(\.\d+)?(pt|%)", "-1pt")
+            if self.column == SCORE
+            else (r"\d{1,9}(\.\d+)?x", "0.5x")
         )
         if not re.fullmatch(form, self.margin) or (self.column != SCORE and self.limit <= 0):
             raise ValueError(
@@ -75,7 +83,7 @@ class Claim(Strict):
 
     @property
     def limit(self) -> float:
-        """The margin in its unit; ValueError if it is no number."""
+        """The margin in its unit."""
         return float(self.margin.rstrip("pt%x"))
 
 
@@ -93,11 +101,20 @@ class Claims(Strict):
 
 
 def accepts(values: Mapping[str, Scalar | list[Scalar]], row: Row) -> bool:
-    """Whether a row has these values, of a list one of them; an empty text is an empty field."""
+    """Whether a row has these values, of a list one of them."""
     return all(
-        ("" if row[name] is None else row[name]) in (value if isinstance(value, list) else [value])
+        row[name] in (value if isinstance(value, list) else [value])
         for name, value in values.items()
     )
+
+
+def shown(values: Mapping[str, Scalar | list[Scalar]]) -> str:
+    """Values as text, such as `mode lora, rank 1 or 8`."""
+    texts = (
+        (name, map(format_value, value if isinstance(value, list) else [value]))
+        for name, value in values.items()
+    )
+    return ", ".join(f"{name} {' or '.join(one or 'empty' for one in of)}" for name, of in texts)
 
 
 def load(path: Path) -> list[Claim]:

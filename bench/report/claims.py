@@ -27,9 +27,13 @@ def reason(judged: Judged) -> str:
     if judged.why:
         return clean(f"{judged.why}; to decide: {judged.claim.command}")
     if judged.verdict is Verdict.UNDECIDED:
-        more = judged.more
-        needed = f"{more:.1f} times the trainings" if more and more < 1000 else "no number of them"
-        return clean(f"if the estimate is true, {needed} would decide: {judged.claim.command}")
+        if judged.more is None:
+            needed = "no number of trainings is known to decide; more dev examples would"
+        elif judged.more < 1000:
+            needed = f"{judged.more:.1f} times the trainings would decide: {judged.claim.command}"
+        else:
+            needed = "over 1,000 times the trainings would be needed"
+        return clean(f"if the estimate is true, {needed}")
     return "" if judged.verdict is judged.alone else f"by Holm; by its bounds {judged.alone}"
 
 
@@ -45,10 +49,12 @@ def lines(judged: Sequence[Judged]) -> list[str]:
 
 def levels(judged: Sequence[Judged]) -> str:
     number = sum(one.claim.primary for one in judged)
+    if not number:
+        return "Each claim is judged alone, its interval at 95%."
     return (
-        f"With a probability of 95% no verdict on the {number} primary claims is wrong (Holm, each "
-        f"direction at {LEVEL / 2:.1%}). Their intervals are at {1 - LEVEL / max(number, 1):.2%} "
-        "(Bonferroni), those of other claims at 95% each."
+        f"With a probability of 95% no verdict on the {number} primary claims is wrong, if they "
+        f"are judged once (Holm, each direction at {LEVEL / 2:.1%}). Their intervals are at "
+        f"{1 - LEVEL / number:.2%} (Bonferroni), those of other claims at 95% each."
     )
 
 

@@ -10,8 +10,10 @@ import pytest
 from bench.analysis.claims import Estimate, Verdict, estimate, judge
 from bench.common.errors import InputError
 from bench.plan.claimsfile import Claim, load
+from bench.report.claims import levels, reason
 from bench.results.outcomes import no_values
 from bench.stats.comparing import holm
+from bench.stats.intervals import POWER_Z, quantile
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 TASKS = ("movies", "nyt")
@@ -68,7 +70,6 @@ def test_rows_flip_a_verdict_on_scores(gap, expected):
     one = verdict(raced(gap))
     assert one.verdict == expected
     assert one.interval.low < gap < one.interval.high
-    assert (one.more is not None) == (expected == "undecided")
 
 
 def test_each_task_has_its_own_variance_and_the_same_weight():
@@ -114,6 +115,7 @@ def test_rows_flip_a_verdict_on_costs(ratio, expected):
     one = verdict(in_alternation(ratio), stated(COSTS))
     assert one.verdict == expected
     assert one.interval.low < ratio < one.interval.high
+    assert (one.more is not None) == (expected == "undecided")
 
 
 def on_dev(gap, seeds=3, tasks=TASKS):
@@ -138,6 +140,56 @@ def test_seeds_on_dev_are_paired_by_example():
     assert verdict(rows, claim, values_of).verdict is Verdict.SUPPORTED
     rows, values_of = on_dev(-0.05)
     assert verdict(rows, claim, values_of).verdict is Verdict.REFUTED
+
+
+def test_more_trainings_do_not_reduce_the_variance_between_examples():
+    """Differences that vary between examples alone are the same in each training."""
+    claim, rng = stated(rows={"mode": "lora"}, pairs=3), np.random.default_rng(2)
+    rows = raced(0.0, ["movies"], range(6), race=None, fold=None)
+    of_examples = (rng.random(2000) < 0.04) * rng.choice([-1.0, 1.0], 2000)
+    of_examples -= of_examples.mean()
+
+    def judged(gap, of_seeds, examples=of_examples):
+        steps = of_seeds * np.array([-1, 1, -1, 1, -1, 1])
+        kept = {
+            (one.cell_id, one.seed): 0.6 + (one.rank == 1) * (examples + gap + steps[one.seed])
+            for one in rows
+        }
+
+        def values_of(run):
+            return kept[run[0].cell_id, run[0].seed]
+
+        scored = [one | {"dev_score": float(values_of([one]).mean())} for one in rows]
+        only = claim.model_copy(update={"tasks": ["movies"]})
+        found = estimate(only, scored, values_of)
+        return found, judge([only], [found])[0]
+
+    found, one = judged(-0.007, 0.0)
+    assert found.floor == pytest.approx(0.04 / 2000, rel=0.1)
+    assert one.verdict is Verdict.UNDECIDED
+    assert one.more is None
+    assert reason(one).endswith(
+        "no number of trainings is known to decide; more dev examples would"
+    )
+    found, one = judged(0.008, 0.02)
+    assert found.floor < found.error**2 / 2
+    reach = float(quantile(0.03, found.freedom)) + POWER_Z
+    assert reach * np.sqrt(found.floor + (found.error**2 - found.floor) / one.more) == (
+        pytest.approx(0.018)
+    )
+    assert reason(one).endswith("times the trainings would decide: run this")
+
+
+def test_folds_of_a_race_stay_as_they_are_with_more_trainings():
+    rows = raced(0.0, seeds=range(10), spread=0.02)
+    by_fold = [one | {"dev_score": one.dev_score + 0.05 * one.fold * (one.rank == 1)}
+               for one in rows]  # fmt: skip
+    found, other = (estimate(stated(pairs=10), of, no_values) for of in (rows, by_fold))
+    assert found.floor < found.error**2
+    assert other.error**2 - other.floor == pytest.approx(0.02**2 / 10 / 2, rel=0.5)
+    assert other.floor > 0.9 * other.error**2
+    single = estimate(stated(), raced(0.0), no_values)
+    assert single.floor == single.error**2  # one training of each fold shows nothing of them
 
 
 def test_of_metrics_without_points_the_margin_is_a_share():
@@ -165,6 +217,7 @@ ON_DEV = stated(rows={"mode": "lora"}, pairs=3)
         (raced(0.0, seeds=range(4)), stated(), "movies: 4 of 5 pairs of trainings are there"),
         (raced(0.0, ["movies"]), stated(), "nyt: 0 pairs of settings, not 1"),
         (raced(0.0)[::2], stated(), "no row has mode lora, race on, rank 1"),
+        ([], stated(rows={"layers": ["attn", "all-lin"]}), "no row has layers attn or all-lin"),
         (raced(0.0), stated(COSTS), "no row has mode full, amp off"),
         (FAILED, stated(), "nyt: a training of lora rank 1 on all-lin-only, bf16 ended invalid"),
         (raced(0.0), NO_RATE, "movies: 0 pairs of settings, not 1 (learning_rate is 0.002, in"),
@@ -245,6 +298,8 @@ def text_of(**changes):
     ("text", "message"),
     [
         (text_of(margin="-1"), "margin '-1' of dev_score has not its unit; write it as -1pt"),
+        (text_of(margin="-1.2.3pt"), "margin '-1.2.3pt' of dev_score has not its unit"),
+        (text_of(rows={"layers": []}), "the list of layers is empty"),
         (text_of(margin="0.5x"), "margin '0.5x' of dev_score has not its unit"),
         (text_of(column="peak_rss_mib"), "of peak_rss_mib has not its unit; write it as 0.5x"),
         (text_of(column="peak_rss_mib", margin="0x"), "has not its unit"),
@@ -281,6 +336,19 @@ def test_a_file_is_read_as_it_is_written(tmp_path):
 def test_an_empty_text_is_an_empty_field():
     rows = [one | {"rank": None} if one.rank == 8 else one for one in raced(0.0)]
     assert verdict(rows, stated(base={"rank": ""})).verdict is Verdict.SUPPORTED
+
+
+def test_values_are_read_as_those_of_rows_are():
+    assert stated(base={"rank": "8"}) == stated()
+    rows = raced(0.0, race=None, fold=None)
+    empty = stated(rows={"mode": "lora", "race": ""})
+    assert verdict(rows, empty).why == "movies: predictions are not kept"
+
+
+def test_of_no_primary_claims_nothing_is_promised():
+    judged = judge([stated(primary=False)], [exact(0.004)])
+    assert "primary claims" not in levels(judged)
+    assert "the 1 primary claims" in levels(judge([stated()], [exact(0.004)]))
 
 
 def test_lists_name_pairs_of_settings_whose_mean_counts():
