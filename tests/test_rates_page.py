@@ -5,6 +5,7 @@ from tests.experiments.rates import (
     PAGE,
     ROWS,
     TASKS,
+    at_shared_rates,
     curves,
     default_of,
     mean_regret,
@@ -24,3 +25,10 @@ def test_the_defaults_lose_at_most_a_point_on_average():
     found = regrets(CURVES, {name: default_of(name) for name in MAIN_NAMES})
     assert {name: {*own} for name, own in found.items()} == {key: {*TASKS} for key in MAIN_NAMES}
     assert mean_regret(found).high <= 1
+
+
+def test_ranks_can_share_rates():
+    found = at_shared_rates(CURVES)
+    losses = [loss for own in found.values() for loss in own.values()]
+    assert len(losses) == 4
+    assert sum(losses) / len(losses) <= 0.5

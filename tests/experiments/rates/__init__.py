@@ -241,6 +241,9 @@ MAIN_NAMES: Final = ("full", "head", *(f"{mode}, {layers}, rank 8" for mode in (
                      for layers in ("attn", "all-lin-only")))  # fmt: skip
 
 
+_RANK_8: Final = "lora, all-lin-only, rank 8"
+
+
 def group_of(name: str) -> str:
     """The group of parameters by whose rate those of a setting are named."""
     mode = name.partition(",")[0]
@@ -280,6 +283,17 @@ def chosen_elsewhere(every: Sequence[Curve]) -> dict[str, dict[str, float]]:
     return dict(found)
 
 
+def at_shared_rates(every: Sequence[Curve]) -> dict[str, dict[str, float]]:
+    """How many points ranks 1 and 64 lose on each task at the rates that are best for rank 8."""
+    best = {curve.task: curve.optimum for curve in every if curve.name == _RANK_8}
+    names = [_RANK_8.replace("rank 8", f"rank {rank}") for rank in (1, 64)]
+    found = defaultdict[str, dict[str, float]](dict)
+    for curve in every:
+        if curve.name in names:
+            found[curve.name][curve.task] = curve.regret(best[curve.task])
+    return dict(found)
+
+
 def mean_regret(found: Mapping[str, Mapping[str, float]]) -> Interval:
     """The mean over settings, and its interval by Student's t over tasks."""
     tasks = sorted({task for own in found.values() for task in own})
@@ -305,8 +319,9 @@ def page(text: str, every: Sequence[Curve]) -> str:
     return with_tables(
         text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
         others=[name for name in names if name not in main], default_of=default_of,
-        regrets=regrets(every, defaults),
+        regrets=regrets(every, defaults), shared=at_shared_rates(every),
         all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),
-        rate_of=rate_of, mean=lambda values: float(np.mean([*values])),
+        rate_of=rate_of, all_of=lambda of: [v for own in of.values() for v in own.values()],
+        mean=lambda values: float(np.mean([*values])),
         points=lambda value: f"{value:.2f}".replace("-", "−"),
     )  # fmt: skip
