@@ -21,8 +21,8 @@ from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
 from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
-from bench.results.exports import EXPORTS, Figures
-from bench.results.facts import FACTS, DataFacts
+from bench.results.exports import EXPORTS, read_exports
+from bench.results.facts import FACTS, read_facts
 from bench.results.outcomes import (
     Outcome,
     outcome_key,
@@ -87,8 +87,6 @@ class _Source:
     path: Path
     rows: list[Row] = field(default_factory=list)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
-    facts: Mapping[str, DataFacts] = field(default_factory=dict)
-    exports: Mapping[str, Figures] = field(default_factory=dict)
     shards: Mapping[str, Shards] = field(default_factory=dict)
     plan: Sequence[Row] = ()
 
@@ -104,8 +102,7 @@ def _read(path: Path, notes: list[str]) -> _Source:
         outcomes = read_outcomes(outcomes_file(path))
     except ValueError as error:
         raise InputError(f"{outcomes_file(path)}: can't be read ({error})") from error
-    files = FACTS.read(path), EXPORTS.read(path), SHARDS.read(path)
-    return _Source(path, rows, outcomes, *files, plan=read_plan(path))
+    return _Source(path, rows, outcomes, SHARDS.read(path), read_plan(path))
 
 
 def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
@@ -115,6 +112,7 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
     full."""
     notes: list[str] = []
     own, *others = sources = [_read(path, notes) for path in (to, *paths)]
+    facts, exports = read_facts(*paths, to), read_exports(*paths, to)
     shards, missing = merged_shards({source.path: source.shards for source in sources})
     own_folders = [[_folder(source.path, row) for row in source.rows] for source in others]
     rows = _Rows(own.rows, to)
@@ -140,7 +138,14 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
     for copied in folders:
         _copy_folder(*copied)
     shutil.rmtree(cells_folder(to) / _ASIDE, ignore_errors=True)
-    _write_rest(to, sources, shards)
+    FACTS.write(to, facts)
+    EXPORTS.write(to, exports)
+    SHARDS.write(to, shards)
+    plan: dict[CellKey, Row] = {}
+    for source in sources:
+        plan |= {row.key: row for row in source.plan if row.key not in plan}
+    if plan:
+        write_plan(to, plan.values())
     new_rows = sorted(rows.new, key=_time)
     os.sync()  # folders are durable before their rows
     every = b"".join(map(encode, [*own.rows, *new_rows]))
@@ -246,21 +251,3 @@ def _copy_folder(source: Path, target: Path, row: Row, new: Row) -> None:
 def _no_files(folder: str, names: list[str]) -> list[str]:
     paths = {name: Path(folder, name) for name in names}
     return [n for n, p in paths.items() if p.is_symlink() or not (p.is_file() or p.is_dir())]
-
-
-def _write_rest(to: Path, sources: Sequence[_Source], shards: Mapping[str, Shards]) -> None:
-    facts: dict[str, DataFacts] = {}
-    exports: dict[str, Figures] = {}
-    plan: dict[CellKey, Row] = {}
-    for source in sources:
-        for digest, own in source.facts.items():
-            facts[digest] = facts[digest] | own if digest in facts else own
-        for cell_id, figures in source.exports.items():
-            if cell_id not in exports or exports[cell_id].at < figures.at:
-                exports[cell_id] = figures
-        plan |= {row.key: row for row in source.plan if row.key not in plan}
-    FACTS.write(to, facts)
-    EXPORTS.write(to, exports)
-    SHARDS.write(to, shards)
-    if plan:
-        write_plan(to, plan.values())

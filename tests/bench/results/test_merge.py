@@ -240,6 +240,8 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
         merge(*files, to=to)
         merged = read_facts(to)
         assert sorted(merged) == ["d", "e"]
+        assert merged == read_facts(*files), "a report on several files shows the same"
+        assert read_exports(to) == read_exports(*files)
         assert {(r.name, r.train, len(r.scores)) for r in merged["d"].references} == {
             ("majority", 10, 1), ("tf-idf", 10, 1), ("tf-idf", 5, 0)
         }  # fmt: skip
