@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -89,13 +90,34 @@ def test_skypilot_and_dstack_pass_rank_and_number_of_nodes():
     assert "--shard $DSTACK_NODE_RANK/$DSTACK_NODES_NUM " in DSTACK["commands"][-1]
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_skypilot_copies_results_back_whatever_the_run_says_and_goes_on_from_them(tmp_path, code):
+    bucket, place = tmp_path / "bucket", tmp_path / "place"
+    script = SKYPILOT["run"].replace("/bucket", str(bucket))
+    run = f"minbert-bench() {{ echo row >> results/runs.csv; return {code}; }}\n"
+    for number in (1, 2):
+        place.mkdir()
+        done = subprocess.run(
+            ["/bin/bash", "-euc", run + script], cwd=place, check=False,
+            env={**os.environ, **RANKS},
+        )  # fmt: skip
+        assert done.returncode == code
+        assert (bucket / "2" / "runs.csv").read_text() == "row\n" * number
+        shutil.rmtree(place)
+
+
 def test_the_matrix_has_an_index_for_each_shard():
     shard, merging = GITHUB["jobs"]["shard"], GITHUB["jobs"]["merge"]
     indexes = shard["strategy"]["matrix"]["index"]
     assert indexes == list(range(len(indexes)))
     assert f"--shard ${{{{ matrix.index }}}}/{len(indexes)} " in shard["steps"][1]["run"]
-    assert shard["steps"][2]["with"]["name"] == "shard-${{ matrix.index }}"
+    upload = shard["steps"][2]
+    assert upload["with"]["name"] == "shard-${{ matrix.index }}"
     assert merging["needs"] == "shard"
+    assert shard["strategy"]["fail-fast"] is False
+    assert upload["if"] == merging["if"] == "${{ !cancelled() }}"
+    paths = merging["steps"][-1]["with"]["path"].split()
+    assert {"runs.csv", "runs/", "runs.*.json", "reports/"} < {*paths}
     assert merging["steps"][1]["with"]["pattern"] == "shard-*"
 
 

@@ -78,6 +78,13 @@ class Cells:
         planned = self._by_kind.plan(cells, [])
         forecasts = outlook_on(planned, partial(self._forecast, []), signals).forecasts
         usual = [None if forecasts is None else forecasts.usual_s(cell) for cell in cells]
+        for item, seconds in zip(planned, usual, strict=True):
+            if seconds is None and item.action == "run" and not item.cell.is_compiled:
+                raise InputError(
+                    f"--shard: the costs of {item.name} can't be counted here (see the note), so "
+                    "another machine may divide the plan otherwise; mend that and give the command "
+                    "again, or leave such cells out with --select"
+                )
         known = [seconds for seconds in usual if seconds is not None] or [1.0]
         mean = sum(known) / len(known)
         milliseconds = [round(1000 * (mean if s is None else s)) for s in usual]

@@ -190,12 +190,10 @@ update_facts: Final = FACTS.update
 
 
 def read_facts(*runs: Path) -> dict[str, DataFacts]:
-    """The facts of some CSVs by `data_digest`. Of the same data in several the last facts count,
-    with the references of all."""
+    """The facts of some CSVs by `data_digest`; of the same data in several, those of the last one
+    united with the others'."""
     every: dict[str, DataFacts] = {}
     for path in runs:
         for digest, facts in FACTS.read(path).items():
-            earlier = every[digest].references if digest in every else ()
-            more = {"references": (*earlier, *facts.references)}
-            every[digest] = facts.model_copy(update=more) if earlier else facts
+            every[digest] = facts | every[digest] if digest in every else facts
     return every

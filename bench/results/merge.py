@@ -21,8 +21,8 @@ from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
 from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
-from bench.results.exports import EXPORTS, Figures
-from bench.results.facts import FACTS, DataFacts
+from bench.results.exports import EXPORTS, read_exports
+from bench.results.facts import FACTS, read_facts
 from bench.results.outcomes import (
     Outcome,
     outcome_key,
@@ -87,8 +87,6 @@ class _Source:
     path: Path
     rows: list[Row] = field(default_factory=list)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
-    facts: Mapping[str, DataFacts] = field(default_factory=dict)
-    exports: Mapping[str, Figures] = field(default_factory=dict)
     shards: Mapping[str, Shards] = field(default_factory=dict)
     plan: Sequence[Row] = ()
 
@@ -104,8 +102,7 @@ def _read(path: Path, notes: list[str]) -> _Source:
         outcomes = read_outcomes(outcomes_file(path))
     except ValueError as error:
         raise InputError(f"{outcomes_file(path)}: can't be read ({error})") from error
-    files = FACTS.read(path), EXPORTS.read(path), SHARDS.read(path)
-    return _Source(path, rows, outcomes, *files, plan=read_plan(path))
+    return _Source(path, rows, outcomes, SHARDS.read(path), read_plan(path))
 
 
 def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
@@ -115,13 +112,16 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
     full."""
     notes: list[str] = []
     own, *others = sources = [_read(path, notes) for path in (to, *paths)]
+    facts, exports = read_facts(*paths, to), read_exports(*paths, to)
     shards, missing = merged_shards({source.path: source.shards for source in sources})
-    rows = _Rows(own.rows)
+    own_folders = [[_folder(source.path, row) for row in source.rows] for source in others]
+    rows = _Rows(own.rows, to)
     outcomes, folders = dict(own.outcomes), list[tuple[Path, Path, Row, Row]]()
-    for source in others:
+    placed = rows.placed([source.rows for source in others])
+    for source, paths_of, news in zip(others, own_folders, placed, strict=True):
         by_prefix = {}
-        for row, new in zip(source.rows, rows.placed(source.rows), strict=True):
-            folders.append((_folder(source.path, row), _folder(to, new), row, new))
+        for row, folder, new in zip(source.rows, paths_of, news, strict=True):
+            folders.append((folder, _folder(to, new), row, new))
             by_prefix[_prefix(row)] = _prefix(new)
         for key, outcome in source.outcomes.items():
             prefix, _, part = key.rpartition("/")
@@ -135,11 +135,18 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
             write_outcomes(outcomes_file(to), outcomes)
         except ValueError as error:
             raise InputError(f"{outcomes_file(to)}: {error}") from error
-    for folder in folders:
-        _copy_folder(*folder)
+    for copied in folders:
+        _copy_folder(*copied)
     shutil.rmtree(cells_folder(to) / _ASIDE, ignore_errors=True)
-    _write_rest(to, sources, shards)
-    new_rows = sorted(rows.new, key=lambda row: row.finished_at or row.started_at or "")
+    FACTS.write(to, facts)
+    EXPORTS.write(to, exports)
+    SHARDS.write(to, shards)
+    plan: dict[CellKey, Row] = {}
+    for source in sources:
+        plan |= {row.key: row for row in source.plan if row.key not in plan}
+    if plan:
+        write_plan(to, plan.values())
+    new_rows = sorted(rows.new, key=_time)
     os.sync()  # folders are durable before their rows
     every = b"".join(map(encode, [*own.rows, *new_rows]))
     write_atomically(to.resolve(), record(NAMES) + every)  # it may be a link
@@ -150,7 +157,8 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
 class _Rows:
     """The rows of the merged file, to which those of others are added, each measurement once."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], path: Path) -> None:
+        self._path = path
         self.new: list[Row] = []
         self.moved = 0
         self._attempts: dict[bytes, list[int]] = defaultdict(list)  # by content without attempt
@@ -163,24 +171,50 @@ class _Rows:
         self._attempts[_content(row)].append(row.attempt)
         self._taken[row.key].add(row.attempt)
 
-    def placed(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of a file with their attempts in the merged one; each counts as another
-        measurement, even if it looks the same as one before it in that file."""
-        known = {content: [*attempts] for content, attempts in self._attempts.items()}
-        result = []
-        for row in rows:
-            if same := known.get(_content(row)):
-                attempt = row.attempt if row.attempt in same else same[0]
-                same.remove(attempt)
-                result.append(replace(row, attempt=attempt))
-                continue
-            taken = self._taken[row.key]
-            new = replace(row, attempt=max(taken) + 1) if row.attempt in taken else row
-            self.moved += new is not row
-            self._add(new)
-            self.new.append(new)
-            result.append(new)
+    def _added(self, row: Row) -> Row:
+        new, taken = row, self._taken[row.key]
+        while new.attempt in taken or self._is_anothers(new):
+            new = replace(new, attempt=max({*taken, new.attempt}) + 1)
+        self.moved += new is not row
+        self._add(new)
+        self.new.append(new)
+        return new
+
+    def _is_anothers(self, row: Row) -> bool:
+        """Whether a run that has no row yet, such as a killed one, has the row's folder."""
+        folder = _folder(self._path, row)
+        if not folder.exists():
+            return False
+        kept = kept_row(folder)
+        return kept is None or encode(kept) != encode(row)
+
+    def placed(self, files: Sequence[Sequence[Row]]) -> list[list[Row]]:
+        """The rows of files with their attempts in the merged one, in the order of time, whichever
+        file is named first; each counts as another measurement, even if it looks the same as one
+        before it in its file."""
+        result = [[*rows] for rows in files]
+        seen: dict[tuple[int, bytes], set[int]] = defaultdict(set)
+        order = sorted(
+            (_time(row), row.attempt, encode(row), i, j)
+            for i, rows in enumerate(files)
+            for j, row in enumerate(rows)
+        )
+        for *_, i, j in order:
+            row, content = files[i][j], _content(files[i][j])
+            same = [
+                attempt for attempt in self._attempts[content] if attempt not in seen[i, content]
+            ]
+            if same:
+                new = replace(row, attempt=row.attempt if row.attempt in same else same[0])
+            else:
+                new = self._added(row)
+            seen[i, content].add(new.attempt)
+            result[i][j] = new
         return result
+
+
+def _time(row: Row) -> str:
+    return row.finished_at or row.started_at or ""
 
 
 def _prefix(row: Row) -> str:
@@ -209,29 +243,11 @@ def _copy_folder(source: Path, target: Path, row: Row, new: Row) -> None:
     aside = target.parent / _ASIDE / target.name
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside, ignore=_no_files)
-    if new.attempt != row.attempt and own is not None:
-        keep_row(aside, new)
+    if own is None or new.attempt != row.attempt:
+        keep_row(aside, new)  # also so that a merge that goes on knows whose it is
     aside.rename(target)
 
 
 def _no_files(folder: str, names: list[str]) -> list[str]:
     paths = {name: Path(folder, name) for name in names}
     return [n for n, p in paths.items() if p.is_symlink() or not (p.is_file() or p.is_dir())]
-
-
-def _write_rest(to: Path, sources: Sequence[_Source], shards: Mapping[str, Shards]) -> None:
-    facts: dict[str, DataFacts] = {}
-    exports: dict[str, Figures] = {}
-    plan: dict[CellKey, Row] = {}
-    for source in sources:
-        for digest, own in source.facts.items():
-            facts[digest] = facts[digest] | own if digest in facts else own
-        for cell_id, figures in source.exports.items():
-            if cell_id not in exports or exports[cell_id].at < figures.at:
-                exports[cell_id] = figures
-        plan |= {row.key: row for row in source.plan if row.key not in plan}
-    FACTS.write(to, facts)
-    EXPORTS.write(to, exports)
-    SHARDS.write(to, shards)
-    if plan:
-        write_plan(to, plan.values())

@@ -50,7 +50,7 @@ def merged_shards(
         if missing.keys() & plans.keys() and not common & plans.keys():
             raise InputError(
                 f"{path}: has shards of another plan than {first}, and neither plan is whole; "
-                "unite the shards of each first"
+                "rerun the shards whose printed plan differs, or unite the shards of each first"
             )
         if missing.keys() & plans.keys():
             common, first = common & plans.keys(), path

@@ -61,10 +61,11 @@ class GridRuns:
         Whatever else the command starts are processes as ever, unless workers are here.
 
         Args:
-            forecast, references: as of `without_extras`; None: a dry run alone has a forecast.
+            forecast, references: as of `without_extras`; None: dry runs and shards have a forecast.
         """
         argv = self.argv(*extra, **options)
-        forecast = "--dry-run" in extra if forecast is None else forecast
+        if forecast is None:
+            forecast = not {"--dry-run", "--shard"}.isdisjoint(extra)
         out, err = StringIO(), StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
@@ -93,7 +94,7 @@ class GridRuns:
         )
 
     def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
-        """Start it without extras, in a process group of its own."""
+        """Start it without extras that it can do without, in a process group of its own."""
         argv = self.argv(*extra, **options)
         return subprocess.Popen(
             [argv[0], "-m", __name__, *argv[3:]],
@@ -170,5 +171,5 @@ def workers_of(folder: Path) -> list[int]:
 
 
 if __name__ == "__main__":
-    with without_extras():
+    with without_extras(forecast="--shard" in sys.argv):
         run_command(command)

@@ -1,6 +1,7 @@
 """A grid in three processes that know nothing of each other, merged, against one run of it."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -33,10 +34,20 @@ def test_what_no_shard_can_be_of_is_refused_in_a_line(grid):
         done = grid.run("--shard", "0/3", *words)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert reason in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert done.stderr.count("error: ") == 1
+        assert [line.partition(" ")[0] for line in done.stderr.splitlines()][:-1] in (
+            [], ["predicting"]
+        )  # fmt: skip
     done = grid.run("--shard", "0/3", grid="quick")
     assert done.returncode == 2
     assert "excludes a race" in done.stderr
+    assert not grid.csv.exists()
+
+
+def test_a_machine_that_can_not_count_costs_divides_nothing(grid):
+    done = grid.run("--shard", "0/2", *SEEDS, forecast=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: --shard: the costs of \S+ can't be counted .*\n", done.stderr)
     assert not grid.csv.exists()
 
 
@@ -56,8 +67,8 @@ def test_a_shard_is_the_same_whatever_has_run(grid):
 
 
 def comparable(row):
-    """A row without its costs and times."""
-    others = {"flags", "message", "started_at", "finished_at", *COSTS}
+    """A row without its costs and times, and their predictions, which only shards have here."""
+    others = {"flags", "message", "started_at", "finished_at", "flops_per_token", *COSTS}
     others |= {name for name in vars(row) if name.endswith(("_ms", "_s", "_mhz", "_w"))}
     return {name: value for name, value in vars(row).items() if name not in others}
 

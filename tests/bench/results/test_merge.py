@@ -144,6 +144,48 @@ def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(
     check_complete(one, [extended])
 
 
+def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
+    """As of a run that was killed, or of a grid that trains the cell right now."""
+    source = fill(tmp_path / "a.csv", rows[:2])
+    (folder_of(source, rows[1]) / "row.json").unlink()
+    to = tmp_path / "all.csv"
+    for number in range(2):
+        begun = folder_of(to, rows[number])
+        begun.mkdir(parents=True)
+        (begun / "stdout.txt").write_text("own")
+    for _ in range(2):
+        assert merge(source, to=to)[0]["rows"] == 2
+        merged = read_rows(to)
+        assert [row.attempt for row in merged] == [2, 2]
+        for row in merged:
+            assert (
+                folder_of(to, row) / "stdout.txt"
+            ).read_text() == f"{row.started_at} {row.train_s}"
+            assert kept_row(folder_of(to, row)) == row
+            own = folder_of(to, replace(row, attempt=1))
+            assert [p.name for p in own.iterdir()] == ["stdout.txt"]
+        to.unlink()  # killed before rows were written
+    Store(to).append(rows[0])
+    assert [row.attempt for row in read_rows(to) if row.cell_id == rows[0].cell_id] == [1]
+
+
+def test_of_two_measurements_the_later_counts_whichever_file_is_named_first(tmp_path, rows):
+    late = [again(row) for row in rows[:3]]
+    one = fill(tmp_path / "a.csv", [rows[0], late[1], rows[2], late[2] | {"attempt": 2}])
+    middle = rows[2] | {"finished_at": "2026-12-24T10:00:00Z", "train_s": 7.0}
+    two = fill(tmp_path / "b.csv", [late[0], rows[1], middle])
+    results = []
+    for number, files in enumerate(((one, two), (two, one))):
+        merge(*files, to=tmp_path / f"{number}.csv")
+        results.append((tmp_path / f"{number}.csv").read_bytes())
+        merged = read_rows(tmp_path / f"{number}.csv")
+        for row in late:
+            last = max((r for r in merged if r.cell_id == row.cell_id), key=lambda r: r.attempt)
+            assert last.started_at == row.started_at
+        check_complete(tmp_path / f"{number}.csv", [one, two])
+    assert results[0] == results[1]
+
+
 def test_equal_rows_of_one_file_are_two_measurements(tmp_path, rows):
     skipped = rows[0] | {"status": "skipped", "message": "would run out of memory"}
     twice = fill(tmp_path / "a.csv", [skipped | {"attempt": 1}, skipped | {"attempt": 2}])
@@ -198,6 +240,8 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
         merge(*files, to=to)
         merged = read_facts(to)
         assert sorted(merged) == ["d", "e"]
+        assert merged == read_facts(*files), "a report on several files shows the same"
+        assert read_exports(to) == read_exports(*files)
         assert {(r.name, r.train, len(r.scores)) for r in merged["d"].references} == {
             ("majority", 10, 1), ("tf-idf", 10, 1), ("tf-idf", 5, 0)
         }  # fmt: skip
@@ -224,7 +268,7 @@ def test_missing_shards_are_noted_and_shards_of_other_plans_refused(tmp_path, ro
     known = to.read_bytes()
     with pytest.raises(InputError, match=r"c\.csv: has shards of another plan than .*b\.csv"):
         merge(a, b, c, to=tmp_path / "new.csv")
-    with pytest.raises(InputError, match=r"another plan than .*all\.csv"):
+    with pytest.raises(InputError, match=r"than .*all\.csv.* rerun the shards whose printed"):
         merge(c, to=to)
     assert to.read_bytes() == known
     assert not (tmp_path / "new.csv").exists()
