@@ -29,7 +29,8 @@ from minbert.data.tasks.prepared import FILE, Prepared, write
 
 _CACHE: Final = "MINBERT_CACHE"
 _TASK: Final = Task("fit", ("no", "yes"), (FILE,), is_own=True)
-BY_LIMIT: Final = "the limit of a control group"
+BY_PEAKS: Final = "measured peaks"
+BY_LIMIT: Final = f"the limit of a control group and {BY_PEAKS}"
 _PEAKS: Final = ("peak_process_vram_mib", "peak_cuda_reserved_mib", "peak_rss_mib")
 
 
@@ -86,8 +87,9 @@ def verified(
     cell: Cell, point: Point, model: Model, target: Target, limit_mib: float, mapped_mib: float,
     signals: Signals, say: Callable[[str], None],
 ) -> Verified:  # fmt: skip
-    """The boundary of a setting, from what was promised. A control group does not count the
-    `mapped_mib` of libraries' files, which were read before: its limit is less by them.
+    """The boundary of a setting, from what was promised. What fits ends within the limit, by its
+    measured peak too: a control group does not count the `mapped_mib` of libraries' files, which
+    were read before, so its limit is less by them, but not by other files that a worker maps.
     StoppedError if the user stops it, InputError for a training that fails otherwise than for its
     memory."""
     on_cpu = target.conditions.device == "cpu"
@@ -100,7 +102,7 @@ def verified(
     ):
         shown = Verified(
             model=model.name, setting=point.setting, length=point.length, limit_mib=limit_mib,
-            promised=point.batch, by=BY_LIMIT if group else "measured peaks",
+            promised=point.batch, by=BY_LIMIT if group else BY_PEAKS,
         )  # fmt: skip
 
         def fits(batch: int) -> bool:
@@ -109,7 +111,7 @@ def verified(
             peak = _train(sized, Path(folder), model, target, group, signals)
             if peak is not None:
                 shown.peaks_mib[batch] = peak
-            return peak is not None and (group is not None or peak <= limit_mib)
+            return peak is not None and peak <= limit_mib
 
         shown.found, shown.too_large = boundary(fits, point.batch)
     return shown

@@ -236,6 +236,11 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
         "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on "
         "texts of one length"
     )
+    entries += [{"promised": 9, "found": None}]
+    (tmp_path / "verified.json").write_text(json.dumps(entries))
+    note = costs().notes[0]
+    assert "2 of 5 verified batches" in note
+    assert "; 4 did not fit, 1 of them by an amount that is not known;" in note
 
 
 def test_curves_say_from_where_on_little_is_saved(undrawn):

@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from bench.fit.verify import Verified, boundary, larger
+from bench.fit import verify
+from bench.fit.verify import Verified, boundary, larger, verified
 from bench.launch.limit import limited
+from bench.results.curves import Point
+from tests.bench.synthetic_rows import cell
 from tests.components import need
 
 ROOT = Path(__file__).parents[3]
@@ -117,7 +122,28 @@ def test_the_boundary_of_a_tiny_model_is_found_by_training(tmp_path):
     assert process.returncode == (not Verified(**shown).is_right)
     assert str(shown["found"]) in shown["peaks_mib"]
     assert f"batch {shown['promised']:,}" in err
-    assert shown["by"] in ("the limit of a control group", "measured peaks")
+    assert shown["by"] in ("the limit of a control group and measured peaks", "measured peaks")
+    peaks = {int(batch): peak for batch, peak in shown["peaks_mib"].items()}
+    assert peaks[shown["found"]] <= 420
+    assert all(peak > 420 for batch, peak in peaks.items() if batch > shown["found"])
+
+
+@pytest.mark.parametrize("group", ["a group", None])
+def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
+    """A group's limit is not quite that of the measured peak."""
+    peaks = {10: 101.0, 9: 99.0}
+    monkeypatch.setattr(verify, "limited", lambda _: nullcontext(group))
+    monkeypatch.setattr(verify, "_train", lambda cell, *_: peaks[cell.batch_size])
+    devices = SimpleNamespace(using=lambda *_: nullcontext())
+    monkeypatch.setattr(verify, "Locks", lambda *_: nullcontext(devices))
+    target = SimpleNamespace(conditions=SimpleNamespace(device="cpu"), device_name="cpu")
+    point = Point(setting="full-fp32", mode="full", layers=None, length=16, batch=10,
+                  memory_mib={"rest": 1.0}, ms_per_1k_tokens=1.0)  # fmt: skip
+    model = SimpleNamespace(name="m")
+    shown = verified(
+        cell("full", None, None, "off"), point, model, target, 100.0, 10.0, None, lambda _: None
+    )
+    assert (shown.found, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 
 def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
