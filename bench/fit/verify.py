@@ -13,6 +13,7 @@ import numpy as np
 from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
+from bench.fit.answers import LARGEST
 from bench.launch.attempt import WORKER
 from bench.launch.limit import Limited, limited
 from bench.launch.locks import Locks, device_locks
@@ -57,15 +58,19 @@ class Verified:
         ratio = self.promised / self.found if self.found else float("inf")
         wrong = f"; the forecast was {'too large' if ratio > 1 else 'too small'} by "
         wrong += f"{abs(ratio - 1):.0%}" if self.found else "more than could be found"
+        other = f"{self.too_large:,} did not"
+        if self.too_large > LARGEST:
+            other = "the most that a grid takes"
         return (
             f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.found:,} "
-            f"fitted, {self.too_large:,} did not, by {self.by}{'' if self.is_right else wrong}"
+            f"fitted, {other}, by {self.by}{'' if self.is_right else wrong}"
         )
 
 
 def larger(batch: int) -> int:
-    """A tenth more, and at least one text."""
-    return batch + max(1, batch // 10)
+    """A tenth more, and at least one text; no more than a grid takes, after which comes one more,
+    which is never tried."""
+    return min(batch + max(1, batch // 10), max(LARGEST, batch + 1))
 
 
 def boundary(fits: Callable[[int], bool], promised: int) -> tuple[int, int]:
@@ -73,7 +78,7 @@ def boundary(fits: Callable[[int], bool], promised: int) -> tuple[int, int]:
     promised one on in steps of a tenth."""
     low, high = promised, larger(promised)
     if fits(low):
-        while fits(high):
+        while high <= LARGEST and fits(high):
             low, high = high, larger(high)
         return low, high
     while low:

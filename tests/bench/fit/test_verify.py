@@ -50,6 +50,16 @@ def test_a_tenth_more_is_at_least_one_text():
     assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
 
 
+def test_the_search_ends_at_the_most_that_a_grid_takes():
+    asked = []
+    found, too_large = boundary(lambda batch: not asked.append(batch), 60_000)
+    assert (found, asked) == (65_536, [60_000, 65_536])
+    assert boundary(lambda _: True, 65_536) == (65_536, too_large)
+    shown = entry(promised=65_536, found=65_536, too_large=too_large)
+    assert shown.is_right
+    assert "65,536 fitted, the most that a grid takes, by" in str(shown)
+
+
 def entry(**changes):
     values = {"model": "m", "setting": "full-fp32", "length": 16, "limit_mib": 900, "promised": 100,
               "by": "measured peaks", "found": 100, "too_large": 110}  # fmt: skip
@@ -96,6 +106,27 @@ def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
     with limited(100) as none:
         assert none is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale):
+    """A folder elsewhere has the limit's file, made with it, but no process can join."""
+    folder = tmp_path / f"minbert-fit-{os.getpid()}"
+    made = Path.mkdir
+    if is_stale:
+        folder.mkdir()
+
+    def with_limit(path, *args, **kwargs):
+        made(path, *args, **kwargs)
+        (path / "memory.max").touch()
+        (path / "cgroup.procs").mkdir(exist_ok=True) if path == folder else None
+
+    monkeypatch.setattr("bench.launch.limit.group_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(Path, "mkdir", with_limit)
+    monkeypatch.setattr("bench.launch.limit._REMOVE", 'read -r _; rm -r "$1"')
+    with limited(100) as none:
+        assert none is None
+        assert (folder / "memory.max").read_text() == str(100 * 2**20), "it was made anew"
 
 
 def test_a_group_is_removed(monkeypatch):
