@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from bench.common.errors import InputError, StoppedError
 from bench.doctor.check import DEVICE, FAILED, OK, SKIPPED, Check, Finding
-from bench.doctor.checks.memory_limit import available_mib
 from bench.doctor.process import FINDING
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions, torch_build, usable_threads
 from bench.machine.environment import VISIBLE, worker_environment
+from bench.machine.memory import available_mib
 from bench.machine.version import code_version
 
 BUDGET_S: Final = 300.0

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import psutil
 
 from adapters.methods import MODES
 from bench.analysis.costs import UNITS
@@ -25,7 +24,7 @@ from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import find_length
-from bench.fit.answers import Costs, is_plain, label_of
+from bench.fit.answers import Costs, is_plain, label_of, remarks
 from bench.fit.verify import verified
 from bench.forecast.client import NoPredictionError, find_formulae, lock_on
 from bench.forecast.costs import Variant
@@ -35,9 +34,11 @@ from bench.grid.inputs import Inputs, override, read_inputs
 from bench.launch.checks import check_reports
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
+from bench.machine.memory import available_mib
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.models import Model
+from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.results.curves import Curves, Point, curves_key, update_curves
 from bench.results.rowfile import read_rows
@@ -127,15 +128,20 @@ def command(
         full = [c for c in every if c.mode == "full" and is_plain(c) and c.amp in amps]
         settings = [*dict.fromkeys([*chosen, *full])]  # with what they are compared with
         costs = _costs(settings, inputs, model, target, runs, signals)
+        plain = sorted(filter(is_plain, costs.formulae), key=_order)
+        plain = [cell for cell in plain if cell.amp == plain[0].amp]
+        if reports is not None and (not plain or plain[0].mode != "full"):
+            raise InputError("--reports: the grid has no full fine-tuning to compare with")
         answers = costs.answers([c for c in chosen if c in costs.formulae], lengths, limit_mib)
         points = [point for _, point in answers]
+        notes = [*costs.notes, *remarks(points)]
         device = "the CPU" if costs.device == "cpu" else "a GPU"
         title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
         if not as_json:
             from bench.report.show import print_tables
             from bench.report.tables import table
 
-            print_tables([table("fit", [p.columns() for p in points], title)], costs.notes)
+            print_tables([table("fit", [p.columns() for p in points], title)], notes)
         shown = []
         for cell, point in answers if verify else ():
             if point.batch:
@@ -144,18 +150,14 @@ def command(
                 if not as_json:
                     echo(str(shown[-1]))
     if reports is not None:
-        cells = sorted(filter(is_plain, costs.formulae), key=_order)
-        cells = [cell for cell in cells if cell.amp == cells[0].amp]
-        if cells[0].mode != "full":
-            raise InputError("--reports: the grid has no full fine-tuning to compare with")
-        curves = costs.curves(cells, model.name, positions)
+        curves = costs.curves(plain, model.name, positions)
         if is_file(runs):
             update_curves(runs, curves_key(model.digest, costs.device), lambda _: curves)
         echo(f"report: {_write_page(reports, curves, points, title)}", err=True)
     if as_json:
         answer = {
             "model": model.name, "device": costs.device, "limit_mib": limit_mib,
-            "notes": costs.notes, "answers": [point.columns() for point in points],
+            "notes": notes, "answers": [point.columns() for point in points],
             "verified": [asdict(one) for one in shown],
         }  # fmt: skip
         echo(json.dumps(answer, indent=1))
@@ -177,10 +179,10 @@ def _target(kind: str, axes: Mapping[str, set[str]]) -> tuple[Target, bool]:
 
 
 def _own_mib(target: Target, is_here: bool) -> float:
-    """The memory that is free here, or a GPU's."""
+    """The memory that is free here, or all that a GPU has."""
     gpu = target.device.gpu
     if is_here and gpu is None:
-        return psutil.virtual_memory().available / 2**20
+        return available_mib()[0]
     if gpu is None or not gpu.memory_mib:
         raise InputError("--for cuda: say with --memory how much the GPU has, such as 16GiB")
     return float(gpu.memory_mib)
@@ -211,8 +213,10 @@ def _costs(
     alike = [r for r in rows if (r.conditions_id, r.model_digest, r.compile) == same]
     costs = Costs(formulae=formulae, device=here.worker_device, threads=here.threads, rows=alike)
     ran = [r for r in alike if r.is_ok and r.data_digest == cells[0].data_digest][::-1]
-    newest = {Variant.of(row): row for row in rows_like(ran, ran[:1])[::-1]} if ran else {}
-    some = [*newest.values()][-_LEARNED:]
+    newest: dict[Variant, Row] = {}
+    for row in rows_like(ran, ran[:1]) if ran else ():
+        newest.setdefault(Variant.of(row), row)
+    some = [*newest.values()][:_LEARNED][::-1]
     counting = Counting(here, inputs.data_folder, lock, target.gpu, configs)
     with suppress(NoPredictionError):
         if some and here.device == "cpu":
@@ -230,8 +234,8 @@ def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: st
 
     rows = [point.columns() for point in points]
     [lengths] = lengths_section(curves)
-    fits = Section("fits", "What fits", "The largest batch that fits", [title],
-                   tables=[table("fit", rows)])  # fmt: skip
+    fits = Section("fits", "What fits", "The largest batch that fits",
+                   [title, *remarks(points)], tables=[table("fit", rows)])  # fmt: skip
     facts = Facts(
         title=f"What fits of {curves.model}, and where an adapter saves memory",
         findings=lengths.lines[:1], sections=[fits, lengths], notes=[_HOW, *curves.notes],

@@ -20,8 +20,9 @@ from bench.plan.rows import Row
 from bench.results.curves import Curves, Point
 
 VERIFIED: Final = Path(__file__).with_name("verified.json")
-"""Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py."""
-_LARGEST: Final = 65_536
+"""Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py. Those that
+have found null did not fit by their measured peaks, and no smaller batch was tried."""
+LARGEST: Final = 65_536
 """The most examples that a batch of a grid may have."""
 _CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550
 _WORKSPACES_MIB: Final = 32.0  # of a GPU's libraries: 8 for a handle and stream, 32 on Hopper
@@ -40,6 +41,16 @@ def label_of(cell: Cell) -> str:
     """The name of a setting, without its seed."""
     others = [ABOUT[n].short.format(getattr(cell, n)) for n in _NAMED if not _is_usual(cell, n)]
     return ", ".join((cell.name.removesuffix(f"-s{cell.seed}"), *others))
+
+
+def remarks(points: Sequence[Point]) -> list[str]:
+    """What batches that are not bounded by memory alone mean."""
+    said = []
+    if any(point.batch == 0 for point in points):
+        said.append("batch 0: not even one text fits, whose memory is shown")
+    if any(point.batch == LARGEST for point in points):
+        said.append(f"batch {LARGEST:,}: the most that a grid takes; memory may allow more")
+    return said
 
 
 def is_plain(cell: Cell) -> bool:
@@ -69,11 +80,12 @@ class Costs:
         of = self.formulae[cell]
         tensors, lasting = of.tensors_mib(batch, length), of.weights_mib + of.optimizer_mib
         features = peak_features(Variant.of(cell), lasting, sum(tensors))
-        peak = apply(self.coefficients or memory_prior(self.device).values, features)
-        owned = {
-            "weights": of.weights_mib, "gradients": tensors[0], "optimizer": of.optimizer_mib,
-            "activations": tensors[1], "rest": peak - lasting - tensors[0] - tensors[1],
-        }  # fmt: skip
+        peak = max(0.0, apply(self.coefficients or memory_prior(self.device).values, features))
+        sizes = of.weights_mib, tensors[0], of.optimizer_mib, tensors[1]
+        owners = ("weights", "gradients", "optimizer", "activations")
+        share = min(1.0, peak / sum(sizes))  # of what is counted, where less was measured
+        owned = {name: share * mib for name, mib in zip(owners, sizes, strict=True)}
+        owned["rest"] = max(0.0, peak - sum(sizes))
         if self.device == "cpu":
             return {"libraries": of.imports_mib, **owned}
         others = _CONTEXT_MIB, _WORKSPACES_MIB, _RESERVE * peak
@@ -113,7 +125,7 @@ class Costs:
 
     def largest(self, cell: Cell, length: int, limit_mib: float) -> int:
         """The largest batch whose peak is within a limit; 0 if none is."""
-        low, high = 0, _LARGEST + 1  # one that fits, and one that does not
+        low, high = 0, LARGEST + 1  # one that fits, and one that does not
         while high - low > 1:
             middle = (low + high) // 2
             fits = self._peak_mib(cell, middle, length) <= limit_mib
@@ -132,13 +144,14 @@ class Costs:
                 of_full = 0 if full is None else self.largest(full, length, limit_mib)
                 batch = self.largest(cell, length, limit_mib)
                 answers.append((cell, self.point(cell, batch, length, of_full)))
+        if not answers:
+            raise InputError("what fits can't be forecast: the chosen settings can't be counted")
         if not any(point.batch for _, point in answers):
             least = min((point for _, point in answers), key=lambda point: point.peak_mib)
             parts = ", ".join(f"{mib:,.0f} {owner}" for owner, mib in least.memory_mib.items())
             raise InputError(
-                f"--memory {limit_mib:,.0f}MiB: no batch of any setting fits; the smallest that "
-                f"does is one text of {least.length} tokens in {least.setting}, which takes "
-                f"{least.peak_mib:,.0f}MiB ({parts})"
+                f"--memory {limit_mib:,.0f}MiB: even one text of {least.length} tokens in "
+                f"{least.setting} takes {least.peak_mib:,.0f} MiB ({parts})"
             )
         return answers
 
@@ -174,15 +187,18 @@ class Costs:
             unknown = "error of the forecast: unknown, as no batch was verified on a GPU yet"
             return [unknown, _ASSUMED, f"times: {times}"]
         pairs = [(one["promised"], one["found"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
-        close = sum(abs(promised - found) <= max(1, WITHIN * found) for promised, found in pairs)
-        worst = max((abs(promised / found - 1) for promised, found in pairs if found), default=0)
+        known = [(promised, found) for promised, found in pairs if found is not None]
+        close = sum(abs(promised - found) <= max(1, WITHIN * found) for promised, found in known)
+        worst = max((abs(promised / found - 1) for promised, found in known if found), default=0)
+        untold = len(pairs) - len(known)
+        too_large = sum(promised > found for promised, found in known) + untold
+        of_some = f", {untold} of them by an amount that is not known" if untold else ""
         error = (
             f"error of the forecast: {close} of {len(pairs)} verified batches were within "
             f"{WITHIN:.0%}, or one text, of the largest that fitted, the worst off by {worst:.0%}; "
-            f"{sum(promised > found for promised, found in pairs)} did not fit; each trained two "
-            "steps on texts of one length"
+            f"{too_large} did not fit{of_some}; each trained two steps on texts of one length"
         )
-        memory = f"fitted on {self.learned} settings that trained here"
+        memory = f"fitted on {self.learned} setting{'s'[: self.learned != 1]} that trained here"
         if not self.learned:
             memory = "by the prior; long trainings on texts of many lengths take more (docs/fit.md)"
         return [error, f"memory: {memory}", f"times: {times}"]

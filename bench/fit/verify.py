@@ -13,6 +13,7 @@ import numpy as np
 from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
+from bench.fit.answers import LARGEST
 from bench.launch.attempt import WORKER
 from bench.launch.limit import Limited, limited
 from bench.launch.locks import Locks, device_locks
@@ -29,7 +30,8 @@ from minbert.data.tasks.prepared import FILE, Prepared, write
 
 _CACHE: Final = "MINBERT_CACHE"
 _TASK: Final = Task("fit", ("no", "yes"), (FILE,), is_own=True)
-BY_LIMIT: Final = "the limit of a control group"
+BY_PEAKS: Final = "measured peaks"
+BY_LIMIT: Final = f"the limit of a control group and {BY_PEAKS}"
 _PEAKS: Final = ("peak_process_vram_mib", "peak_cuda_reserved_mib", "peak_rss_mib")
 
 
@@ -56,15 +58,19 @@ class Verified:
         ratio = self.promised / self.found if self.found else float("inf")
         wrong = f"; the forecast was {'too large' if ratio > 1 else 'too small'} by "
         wrong += f"{abs(ratio - 1):.0%}" if self.found else "more than could be found"
+        other = f"{self.too_large:,} did not"
+        if self.too_large > LARGEST:
+            other = "the most that a grid takes"
         return (
             f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.found:,} "
-            f"fitted, {self.too_large:,} did not, by {self.by}{'' if self.is_right else wrong}"
+            f"fitted, {other}, by {self.by}{'' if self.is_right else wrong}"
         )
 
 
 def larger(batch: int) -> int:
-    """A tenth more, and at least one text."""
-    return batch + max(1, batch // 10)
+    """A tenth more, and at least one text; no more than a grid takes, after which comes one more,
+    which is never tried."""
+    return min(batch + max(1, batch // 10), max(LARGEST, batch + 1))
 
 
 def boundary(fits: Callable[[int], bool], promised: int) -> tuple[int, int]:
@@ -72,7 +78,7 @@ def boundary(fits: Callable[[int], bool], promised: int) -> tuple[int, int]:
     promised one on in steps of a tenth."""
     low, high = promised, larger(promised)
     if fits(low):
-        while fits(high):
+        while high <= LARGEST and fits(high):
             low, high = high, larger(high)
         return low, high
     while low:
@@ -86,8 +92,9 @@ def verified(
     cell: Cell, point: Point, model: Model, target: Target, limit_mib: float, mapped_mib: float,
     signals: Signals, say: Callable[[str], None],
 ) -> Verified:  # fmt: skip
-    """The boundary of a setting, from what was promised. A control group does not count the
-    `mapped_mib` of libraries' files, which were read before: its limit is less by them.
+    """The boundary of a setting, from what was promised. What fits ends within the limit, by its
+    measured peak too: a control group does not count the `mapped_mib` of libraries' files, which
+    were read before, so its limit is less by them, but not by other files that a worker maps.
     StoppedError if the user stops it, InputError for a training that fails otherwise than for its
     memory."""
     on_cpu = target.conditions.device == "cpu"
@@ -100,7 +107,7 @@ def verified(
     ):
         shown = Verified(
             model=model.name, setting=point.setting, length=point.length, limit_mib=limit_mib,
-            promised=point.batch, by=BY_LIMIT if group else "measured peaks",
+            promised=point.batch, by=BY_LIMIT if group else BY_PEAKS,
         )  # fmt: skip
 
         def fits(batch: int) -> bool:
@@ -109,7 +116,7 @@ def verified(
             peak = _train(sized, Path(folder), model, target, group, signals)
             if peak is not None:
                 shown.peaks_mib[batch] = peak
-            return peak is not None and (group is not None or peak <= limit_mib)
+            return peak is not None and peak <= limit_mib
 
         shown.found, shown.too_large = boundary(fits, point.batch)
     return shown

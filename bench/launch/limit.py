@@ -13,8 +13,10 @@ from bench.launch.runner import group_folders, oom_kills_in
 _LIMITS: Final = ("memory.max", "memory.limit_in_bytes")  # by version 2 and 1
 _NO_SWAP: Final = ("memory.swap.max", "memory.swappiness")
 _JOIN: Final = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
-_REMOVE: Final = 'read -r _; n=0; until rmdir "$0" || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done'
-"""A shell that removes a group when the process that holds its stdin ends, however that ends."""
+_REMOVE: Final = """read -r _; n=0
+for folder; do while [ -d "$folder" ] && ! rmdir "$folder" && [ $n != 100 ]
+do n=$((n+1)); sleep 0.1; done; done"""
+"""A shell that removes groups when the process that holds its stdin ends, however that ends."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,25 @@ class Limited:
 @contextmanager
 def limited(mib: float) -> Iterator[Limited | None]:
     """A group with a limit, which is removed at the end, even of a process that is killed; None
-    where none can be made. Nothing may run in it any more at the end."""
-    folder = next(filter(None, (_made(parent, mib) for parent in group_folders())), None)
-    if folder is None:
+    where none can be made or joined. Nothing may run in it any more at the end."""
+    folders = [parent / f"minbert-fit-{os.getpid()}" for parent in group_folders()]
+    if not folders:
         yield None
         return
     remover = subprocess.Popen(
-        ["/bin/sh", "-c", _REMOVE, str(folder)], stdin=subprocess.PIPE,
+        ["/bin/sh", "-c", _REMOVE, "sh", *map(str, folders)], stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        yield Limited(folder)
+        made = (_made(folder, mib) for folder in folders)
+        yield next((group for group in made if group is not None), None)
     finally:
         remover.communicate()
 
 
-def _made(parent: Path, mib: float) -> Path | None:
-    folder = parent / f"minbert-fit-{os.getpid()}"
+def _made(folder: Path, mib: float) -> Limited | None:
+    with suppress(OSError):  # left by a process of the same number
+        folder.rmdir()
     try:
         folder.mkdir()
     except OSError:
@@ -60,8 +64,10 @@ def _made(parent: Path, mib: float) -> Path | None:
             path.write_text(str(int(mib * 2**20)))
         for path in filter(Path.is_file, (folder / name for name in _NO_SWAP)):
             path.write_text("0")
-        if limits:
-            return folder
+        group = Limited(folder)
+        joined = group.argv(["true"])
+        if limits and subprocess.run(joined, capture_output=True, check=False).returncode == 0:
+            return group
     with suppress(OSError):
         folder.rmdir()
     return None

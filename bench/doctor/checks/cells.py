@@ -22,8 +22,8 @@ from bench.common.errors import InputError
 from bench.common.files import text_or_empty
 from bench.common.messages import last_error
 from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
-from bench.doctor.checks.memory_limit import MIB
 from bench.launch.locks import FOLDER as LOCKS
+from bench.machine.memory import MIB
 from bench.plan.columns import COLUMNS
 from bench.plan.models import engine_version
 from bench.plan.rows import TIMING_FLAGS, Row

@@ -14,6 +14,7 @@ import torch
 
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import cpu, host_memory, memory_limit, software
+from bench.machine import memory
 
 HERE = Context("cpu", 2, "bf16", Path())
 
@@ -39,15 +40,15 @@ def test_the_least_limit_counts(
     monkeypatch, tmp_path, version, most, stat, address_space, mib, limit
 ):
     (tmp_path / "memory").mkdir()
-    *files, _ = memory_limit._FILES[version == 1]
+    *files, _ = memory._FILES[version == 1]
     for name, text in zip(files, (most, f"{2**27}", stat), strict=True):
         (tmp_path / name).write_text(f"{text}\n")
     limits = {resource.RLIMIT_AS: address_space or resource.RLIM_INFINITY}
     soft = lambda of: (limits.get(of, resource.RLIM_INFINITY),) * 2  # noqa: E731
-    monkeypatch.setattr(memory_limit.resource, "getrlimit", soft)
+    monkeypatch.setattr(memory.resource, "getrlimit", soft)
     machine = SimpleNamespace(available=512 * 2**20)
-    monkeypatch.setattr(memory_limit.psutil, "virtual_memory", lambda: machine)
-    assert memory_limit.available_mib(tmp_path) == (mib, limit)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    assert memory.available_mib(tmp_path) == (mib, limit)
 
 
 def load(monkeypatch, *windows):

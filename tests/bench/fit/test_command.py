@@ -101,8 +101,8 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--memory", "250MiB"], r"the smallest that does is one text of 16 tokens in .*, which "
-                                 r"takes \d{3}MiB \(\d+ libraries, "),
+        (["--memory", "250MiB"], r"250MiB: even one text of 16 tokens in .* takes \d{3} MiB "
+                                 r"\(\d+ libraries, "),
         (["--length", "1024"], "--length 1024: bert-tiny takes 3 to 512 tokens"),
         (["--length", "2"], "--length 2: bert-tiny takes 3 to 512 tokens"),
         (["--select", "rank=99"], "--select: no setting has rank=99"),
@@ -182,11 +182,68 @@ def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path)
     others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
     monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
     _, after, _ = ask(capsys, *words, "--runs", runs)
-    assert after["notes"][1] == "memory: fitted on 1 settings that trained here"
+    assert after["notes"][1] == "memory: fitted on 1 setting that trained here"
     parts = after["answers"][0]["memory_mib"]
     of_tensors = after["answers"][0]["peak_mib"] - parts["libraries"]
     lasting = parts["weights"] + parts["optimizer"] + parts["gradients"] + parts["activations"]
     assert of_tensors > 2.4 * lasting
+
+
+@pytest.mark.parametrize("plain", [("lora",), ()])
+def test_pages_without_full_fine_tuning_are_refused_before_training(tmp_path, monkeypatch, plain):
+    monkeypatch.setattr(module, "find_formulae", lambda jobs, *_: dict.fromkeys(jobs, FORMULAE))
+    monkeypatch.setattr(module, "verified", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(module, "is_plain", lambda c: c.mode in plain)
+    words = (*TINY, "--memory", "1GiB", "--length", "16", *SOME, "--verify", "--reports", tmp_path)
+    with pytest.raises(InputError, match="--reports: the grid has no full fine-tuning"):
+        run(*words, "--runs", "none.csv")
+
+
+def test_memory_is_learned_from_the_newest_settings(monkeypatch, tmp_path):
+    asked = []
+
+    def forecast(cells, rows, *_):
+        asked.extend(row.rank for row in rows)
+        raise module.NoPredictionError("enough")
+
+    def formulae(jobs, *_):
+        here.extend(jobs)
+        return dict.fromkeys(jobs, FORMULAE)
+
+    here = []
+    monkeypatch.setattr(module, "find_formulae", formulae)
+    monkeypatch.setattr(module, "make_forecast", forecast)
+    runs = tmp_path / "runs.csv"
+    runs.write_text("")
+    words = (*TINY, "--memory", "16GiB", "--length", "16", *SOME, "--json", "--runs", runs)
+    run(*words)
+    conditions = module.find_conditions("cpu").conditions.columns()
+    lora = next(c for c in here if c.mode == "lora")
+    rows = [
+        new_row(**replace(lora, rank=rank).columns(), **conditions, status="ok")
+        for rank in (1, 2, 3, 4, 5, 6, 7, 1)
+    ]
+    monkeypatch.setattr(module, "read_rows", lambda _: rows)
+    run(*words)
+    assert asked == [4, 5, 6, 7, 1]
+
+
+def test_parts_are_the_peak_where_less_was_measured_than_is_counted():
+    for most in (0.0, 0.5, -1.0):
+        of = replace(costs(), coefficients=(0.0, 0.0, most, most, most))
+        point = of.point(FULL, 10, 100)
+        assert min(point.memory_mib.values()) >= 0
+        assert point.peak_mib == pytest.approx(300 + max(0, most) * 910)
+
+
+def test_the_memory_of_this_machine_is_what_its_limits_leave(monkeypatch):
+    monkeypatch.setattr(module, "available_mib", lambda: (123.0, "left by a control group"))
+    assert module._own_mib(module.find_conditions("cpu"), True) == 123
+
+
+def test_without_a_setting_that_can_be_counted_nothing_is_answered():
+    with pytest.raises(InputError, match="the chosen settings can't be counted"):
+        costs().answers([], [16], 1000)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
@@ -236,6 +293,27 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
         "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on "
         "texts of one length"
     )
+    entries += [{"promised": 9, "found": None}]
+    (tmp_path / "verified.json").write_text(json.dumps(entries))
+    note = costs().notes[0]
+    assert "2 of 5 verified batches" in note
+    assert "; 4 did not fit, 1 of them by an amount that is not known;" in note
+
+
+def test_batches_that_memory_alone_does_not_bound_are_remarked_on():
+    of = costs()
+    assert answers.remarks([of.point(FULL, n, 16) for n in (1, 65_535)]) == []
+    few, most = answers.remarks([of.point(FULL, n, 16) for n in (0, 65_536, 0)])
+    assert few == "batch 0: not even one text fits, whose memory is shown"
+    assert most.startswith("batch 65,536: the most that a grid takes")
+
+
+def test_a_setting_that_saves_nothing_of_any_owner_has_no_such_sentence():
+    of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})
+    lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines
+    assert not any("What it saves" in line for line in lines)
+    [line] = [line for line in lines if "full fine-tuning, at 512" in line]
+    assert line.endswith(("under 10%.", "there."))
 
 
 def test_curves_say_from_where_on_little_is_saved(undrawn):

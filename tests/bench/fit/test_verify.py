@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from bench.fit.verify import Verified, boundary, larger
+from bench.fit import verify
+from bench.fit.verify import Verified, boundary, larger, verified
 from bench.launch.limit import limited
+from bench.results.curves import Point
+from tests.bench.synthetic_rows import cell
 from tests.components import need
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +48,16 @@ def test_the_search_goes_on_where_the_forecast_was_wrong(most, promised):
 
 def test_a_tenth_more_is_at_least_one_text():
     assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
+
+
+def test_the_search_ends_at_the_most_that_a_grid_takes():
+    asked = []
+    found, too_large = boundary(lambda batch: not asked.append(batch), 60_000)
+    assert (found, asked) == (65_536, [60_000, 65_536])
+    assert boundary(lambda _: True, 65_536) == (65_536, too_large)
+    shown = entry(promised=65_536, found=65_536, too_large=too_large)
+    assert shown.is_right
+    assert "65,536 fitted, the most that a grid takes, by" in str(shown)
 
 
 def entry(**changes):
@@ -93,6 +108,27 @@ def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale):
+    """A folder elsewhere has the limit's file, made with it, but no process can join."""
+    folder = tmp_path / f"minbert-fit-{os.getpid()}"
+    made = Path.mkdir
+    if is_stale:
+        folder.mkdir()
+
+    def with_limit(path, *args, **kwargs):
+        made(path, *args, **kwargs)
+        (path / "memory.max").touch()
+        (path / "cgroup.procs").mkdir(exist_ok=True) if path == folder else None
+
+    monkeypatch.setattr("bench.launch.limit.group_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(Path, "mkdir", with_limit)
+    monkeypatch.setattr("bench.launch.limit._REMOVE", 'read -r _; rm -r "$1"')
+    with limited(100) as none:
+        assert none is None
+        assert (folder / "memory.max").read_text() == str(100 * 2**20), "it was made anew"
+
+
 def test_a_group_is_removed(monkeypatch):
     with limited(100) as group:
         need(group is not None, "control groups that can be made")
@@ -117,7 +153,28 @@ def test_the_boundary_of_a_tiny_model_is_found_by_training(tmp_path):
     assert process.returncode == (not Verified(**shown).is_right)
     assert str(shown["found"]) in shown["peaks_mib"]
     assert f"batch {shown['promised']:,}" in err
-    assert shown["by"] in ("the limit of a control group", "measured peaks")
+    assert shown["by"] in ("the limit of a control group and measured peaks", "measured peaks")
+    peaks = {int(batch): peak for batch, peak in shown["peaks_mib"].items()}
+    assert peaks[shown["found"]] <= 420
+    assert all(peak > 420 for batch, peak in peaks.items() if batch > shown["found"])
+
+
+@pytest.mark.parametrize("group", ["a group", None])
+def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
+    """A group's limit is not quite that of the measured peak."""
+    peaks = {10: 101.0, 9: 99.0}
+    monkeypatch.setattr(verify, "limited", lambda _: nullcontext(group))
+    monkeypatch.setattr(verify, "_train", lambda cell, *_: peaks[cell.batch_size])
+    devices = SimpleNamespace(using=lambda *_: nullcontext())
+    monkeypatch.setattr(verify, "Locks", lambda *_: nullcontext(devices))
+    target = SimpleNamespace(conditions=SimpleNamespace(device="cpu"), device_name="cpu")
+    point = Point(setting="full-fp32", mode="full", layers=None, length=16, batch=10,
+                  memory_mib={"rest": 1.0}, ms_per_1k_tokens=1.0)  # fmt: skip
+    model = SimpleNamespace(name="m")
+    shown = verified(
+        cell("full", None, None, "off"), point, model, target, 100.0, 10.0, None, lambda _: None
+    )
+    assert (shown.found, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 
 def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
