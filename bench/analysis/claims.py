@@ -187,10 +187,10 @@ def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
         if claim.margin.endswith("pt") and not pair.metric.bounded:
             return f"{first.task}: {pair.metric.label} has no points; give a share, such as -2%"
         pairs.append((first.data_digest, pair))
-    found = over_tasks(claim, pairs)
-    if isinstance(found, str) or claim.rows.get("race") != ON:
-        return found
-    return replace(found, floor=max(found.error**2 - of_trainings, 0.0))
+    estimate = over_tasks(claim, pairs)
+    if isinstance(estimate, str) or claim.rows.get("race") != ON:
+        return estimate
+    return replace(estimate, floor=max(estimate.error**2 - of_trainings, 0.0))
 
 
 def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate | str:

@@ -20,8 +20,8 @@ from bench.plan.rows import Row
 from bench.results.curves import Curves, Point
 
 VERIFIED: Final = Path(__file__).with_name("verified.json")
-"""Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py. Those that
-have found null did not fit by their measured peaks, and no smaller batch was tried."""
+"""Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py. Those
+whose `fits` is null did not fit by their measured peaks, and no smaller batch was tried."""
 LARGEST: Final = 65_536
 """The most examples that a batch of a grid may have."""
 _CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550
@@ -186,12 +186,12 @@ class Costs:
         if self.device != "cpu":
             unknown = "error of the forecast: unknown, as no batch was verified on a GPU yet"
             return [unknown, _ASSUMED, f"times: {times}"]
-        pairs = [(one["promised"], one["found"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
-        known = [(promised, found) for promised, found in pairs if found is not None]
-        close = sum(abs(promised - found) <= max(1, WITHIN * found) for promised, found in known)
-        worst = max((abs(promised / found - 1) for promised, found in known if found), default=0)
+        pairs = [(one["promised"], one["fits"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
+        known = [(promised, fits) for promised, fits in pairs if fits is not None]
+        close = sum(abs(promised - fits) <= max(1, WITHIN * fits) for promised, fits in known)
+        worst = max((abs(promised / fits - 1) for promised, fits in known if fits), default=0)
         untold = len(pairs) - len(known)
-        too_large = sum(promised > found for promised, found in known) + untold
+        too_large = sum(promised > fits for promised, fits in known) + untold
         of_some = f", {untold} of them by an amount that is not known" if untold else ""
         error = (
             f"error of the forecast: {close} of {len(pairs)} verified batches were within "

@@ -46,23 +46,23 @@ class Verified:
     limit_mib: float
     promised: int
     by: str
-    found: int = 0
+    fits: int = 0
     too_large: int = 0
     peaks_mib: dict[int, float] = field(default_factory=dict)
 
     @property
     def is_right(self) -> bool:
-        return self.found == self.promised and self.too_large == larger(self.promised)
+        return self.fits == self.promised and self.too_large == larger(self.promised)
 
     def __str__(self) -> str:
-        ratio = self.promised / self.found if self.found else float("inf")
+        ratio = self.promised / self.fits if self.fits else float("inf")
         wrong = f"; the forecast was {'too large' if ratio > 1 else 'too small'} by "
-        wrong += f"{abs(ratio - 1):.0%}" if self.found else "more than could be found"
+        wrong += f"{abs(ratio - 1):.0%}" if self.fits else "an unknown amount"
         other = f"{self.too_large:,} did not"
         if self.too_large > LARGEST:
             other = "the most that a grid takes"
         return (
-            f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.found:,} "
+            f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.fits:,} "
             f"fitted, {other}, by {self.by}{'' if self.is_right else wrong}"
         )
 
@@ -118,7 +118,7 @@ def verified(
                 shown.peaks_mib[batch] = peak
             return peak is not None and peak <= limit_mib
 
-        shown.found, shown.too_large = boundary(fits, point.batch)
+        shown.fits, shown.too_large = boundary(fits, point.batch)
     return shown
 
 

@@ -285,7 +285,7 @@ def test_times_are_carried_over_from_rows_of_the_same_setting():
 
 
 def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
-    entries = [{"promised": p, "found": f} for p, f in ((109, 100), (2, 1), (50, 100), (115, 100))]
+    entries = [{"promised": p, "fits": f} for p, f in ((109, 100), (2, 1), (50, 100), (115, 100))]
     (tmp_path / "verified.json").write_text(json.dumps(entries))
     monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
     assert costs().notes[0] == (
@@ -293,7 +293,7 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
         "largest that fitted, the worst off by 100%; 3 did not fit; each trained two steps on "
         "texts of one length"
     )
-    entries += [{"promised": 9, "found": None}]
+    entries += [{"promised": 9, "fits": None}]
     (tmp_path / "verified.json").write_text(json.dumps(entries))
     note = costs().notes[0]
     assert "2 of 5 verified batches" in note

@@ -55,14 +55,14 @@ def test_the_search_ends_at_the_most_that_a_grid_takes():
     found, too_large = boundary(lambda batch: not asked.append(batch), 60_000)
     assert (found, asked) == (65_536, [60_000, 65_536])
     assert boundary(lambda _: True, 65_536) == (65_536, too_large)
-    shown = entry(promised=65_536, found=65_536, too_large=too_large)
+    shown = entry(promised=65_536, fits=65_536, too_large=too_large)
     assert shown.is_right
     assert "65,536 fitted, the most that a grid takes, by" in str(shown)
 
 
 def entry(**changes):
     values = {"model": "m", "setting": "full-fp32", "length": 16, "limit_mib": 900, "promised": 100,
-              "by": "measured peaks", "found": 100, "too_large": 110}  # fmt: skip
+              "by": "measured peaks", "fits": 100, "too_large": 110}  # fmt: skip
     return Verified(**{**values, **changes})
 
 
@@ -70,9 +70,9 @@ def entry(**changes):
     ("changes", "ending"),
     [
         ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
-        ({"found": 80, "too_large": 90}, "; the forecast was too large by 25%"),
-        ({"found": 125, "too_large": 137}, "; the forecast was too small by 20%"),
-        ({"found": 0, "too_large": 1}, "; the forecast was too large by more than could be found"),
+        ({"fits": 80, "too_large": 90}, "; the forecast was too large by 25%"),
+        ({"fits": 125, "too_large": 137}, "; the forecast was too small by 20%"),
+        ({"fits": 0, "too_large": 1}, "; the forecast was too large by an unknown amount"),
     ],
 )
 def test_a_line_says_what_was_shown_and_by_how_much_it_was_wrong(changes, ending):
@@ -149,14 +149,14 @@ def test_the_boundary_of_a_tiny_model_is_found_by_training(tmp_path):
     assert process.returncode in (0, 1), err
     [shown] = json.loads(out)["verified"]
     assert shown["promised"] == json.loads(out)["answers"][0]["batch"]
-    assert 0 < shown["found"] < shown["too_large"] <= 2 * shown["promised"]
+    assert 0 < shown["fits"] < shown["too_large"] <= 2 * shown["promised"]
     assert process.returncode == (not Verified(**shown).is_right)
-    assert str(shown["found"]) in shown["peaks_mib"]
+    assert str(shown["fits"]) in shown["peaks_mib"]
     assert f"batch {shown['promised']:,}" in err
     assert shown["by"] in ("the limit of a control group and measured peaks", "measured peaks")
     peaks = {int(batch): peak for batch, peak in shown["peaks_mib"].items()}
-    assert peaks[shown["found"]] <= 420
-    assert all(peak > 420 for batch, peak in peaks.items() if batch > shown["found"])
+    assert peaks[shown["fits"]] <= 420
+    assert all(peak > 420 for batch, peak in peaks.items() if batch > shown["fits"])
 
 
 @pytest.mark.parametrize("group", ["a group", None])
@@ -174,7 +174,7 @@ def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
     shown = verified(
         cell("full", None, None, "off"), point, model, target, 100.0, 10.0, None, lambda _: None
     )
-    assert (shown.found, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
+    assert (shown.fits, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 
 def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
