@@ -1,6 +1,7 @@
 """Counts the costs of a variant by running its steps and evaluations on fake tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,7 +13,7 @@ from bench.common.messages import one_line
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
 from bench.forecast.costs import Counts, Load, Shape, Shapes, ShapesOf, Variant, stages_of
-from bench.plan.cell import FAST, TRANSFORMERS
+from bench.plan.cell import FAST, TRANSFORMERS, Cell
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
 from bench.worker.setup import losses_of, unfreezing
@@ -43,16 +44,24 @@ def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts
     """
     job = replace(job, cell=replace(job.cell, **variant._asdict()))
     model = engine_of(job.cell).skeleton(job)
+    with (
+        countable(job.cell), FakeTensorMode(), kernels(job.cell.kernels or FAST),
+        Counter() as counter,
+    ):  # fmt: skip
+        fill(model, torch.device(job.device))
+        return run(model, job, shapes, counter)
+
+
+@contextmanager
+def countable(cell: Cell) -> Iterator[None]:
+    """Turns any error of another library's model into an UncountableError."""
     try:
-        with FakeTensorMode(), kernels(job.cell.kernels or FAST), Counter() as counter:
-            fill(model, torch.device(job.device))
-            return run(model, job, shapes, counter)
+        yield
     except Exception as error:
-        if job.cell.engine != TRANSFORMERS:
+        if cell.engine != TRANSFORMERS:
             raise
-        raise UncountableError(
-            f"{job.cell.model} can't run without values ({one_line(str(error))[:100]})"
-        ) from error
+        why = one_line(str(error))[:100]
+        raise UncountableError(f"{cell.model} can't run without values ({why})") from error
 
 
 def fill(model: nn.Module, device: torch.device) -> None:

@@ -20,11 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from bench.common.messages import one_line
 from bench.engines.engine import engine_of
-from bench.forecast.fake import UncountableError, batch_of, evaluate, fill, trainer_of
+from bench.forecast.fake import UncountableError, batch_of, countable, evaluate, fill, trainer_of
 from bench.forecast.formulae import Formulae
-from bench.plan.cell import FAST, TRANSFORMERS
+from bench.plan.cell import FAST
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter
 from minbert.kernels import products, reference
@@ -51,7 +50,7 @@ def trace(job: Job) -> Formulae:
     stands_in = job.device != "cpu" and not torch.cuda.is_available()
     job = _without_gpu(job) if stands_in else job
     cell = job.cell
-    try:
+    with countable(cell):
         model = engine_of(cell).skeleton(job)
         batch, prime = _traced_sizes(model, cell.max_length)
         texts, length = batch * (2 if model.heads[""].pairs else 1), _ALIGNED * prime
@@ -72,11 +71,6 @@ def trace(job: Job) -> Formulae:
             evaluate(model, trainer, "", (texts, length))
             held = [*model.parameters(), *model.buffers()]
             weights, optimizer = (sum(t.nbytes for t in each) / _MIB for each in (held, state))
-    except Exception as error:
-        if cell.engine != TRANSFORMERS:
-            raise
-        why = one_line(str(error))[:100]
-        raise UncountableError(f"{cell.model} can't run without values ({why})") from error
     terms = sorted({*flops, *moved, *tracer.terms})
     return Formulae(
         weights,
