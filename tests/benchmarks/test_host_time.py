@@ -2,9 +2,11 @@
 
 A step of a small encoder on a GPU waits for the host, so its own code paths for a GPU must not take
 more of the host's time than torch's own operators do. No GPU is needed: these paths run on the CPU,
-on a model of bert-base's 12 layers with so few numbers that a step is nearly all overhead. The
-benchmark fails if a whole interval of a ratio of times lies above 1. That kernels and bytes, which
-are counted on fake tensors, do not exceed plain torch's is a test: `tests/gpu/fake/counts.py`.
+on a model of bert-base's 12 layers with so few numbers that a step is nearly all overhead. Settings
+whose ratio's 95% interval lies above 1 are measured again, with four times as many steps, and the
+benchmark fails if their interval at a level corrected for the number of settings lies above 1 as
+well. That kernels and bytes, which are counted on fake tensors, do not exceed plain torch's is a
+test: `tests/gpu/fake/counts.py`.
 
     python -m tests.benchmarks.test_host_time --pairs 200
 
@@ -17,6 +19,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Final
 
 import click
@@ -40,14 +43,14 @@ TINY: Final = replace(
     attention_probs_dropout_prob=0.0,  # with it torch's attention is many operators on a CPU
 )
 PAIRS: Final = 30
-QUANTILE: Final = 1.96
+LEVEL: Final = 0.05
 TRIMMED: Final = 0.2
 """The share of the ratios at either end that the mean leaves out."""
 
 
 @dataclass(frozen=True)
 class HostTime:
-    """The host's time of a step, and its ratio to plain torch's with a 95% interval."""
+    """The host's time of a step, and its ratio to plain torch's with an interval."""
 
     ours_ms: float
     plain_ms: float
@@ -74,7 +77,7 @@ def as_on_gpu():
             os.sched_setaffinity(0, cores)
 
 
-def host_time(mode, layers, amp, pairs):
+def host_time(mode, layers, amp, pairs, level=LEVEL):
     """Measure steps of one model in pairs, ours and plain torch's, within `as_on_gpu`."""
     trainer = trainer_of(TINY, mode, layers, amp, rank=RANK, classes=CLASSES)
     ids = torch.ones(1, 2, dtype=torch.int64)
@@ -98,32 +101,47 @@ def host_time(mode, layers, amp, pairs):
     finally:
         gc.enable()
     times = np.array([[pair[FAST], pair[REFERENCE]] for pair in both])
-    return HostTime(*np.median(times, axis=0) * 1e3, *interval(np.log(times[:, 0] / times[:, 1])))
+    ratio = interval(np.log(times[:, 0] / times[:, 1]), level)
+    return HostTime(*np.median(times, axis=0) * 1e3, *ratio)
 
 
-def interval(logs):
-    """A ratio's trimmed mean and its 95% interval, from logarithms of pairs (Tukey and McLaughlin
+def interval(logs, level):
+    """A ratio's trimmed mean and its interval, from logarithms of pairs (Tukey and McLaughlin
     1963): interrupts make some pairs outliers."""
     logs = np.sort(logs)
     cut = int(TRIMMED * len(logs))
     mean = logs[cut : len(logs) - cut].mean()
     winsorised = np.clip(logs, logs[cut], logs[-cut - 1])
     error = winsorised.std(ddof=1) / ((1 - 2 * TRIMMED) * math.sqrt(len(logs)))
-    low, high = mean - QUANTILE * error, mean + QUANTILE * error
+    width = NormalDist().inv_cdf(1 - level / 2) * error
+    low, high = mean - width, mean + width
     return math.exp(mean), math.exp(low), math.exp(high)
+
+
+ROWS: Final = {label(*row): row for row in ((*of, amp) for of in SETTINGS for amp in AMP)}
 
 
 def host_times(pairs):
     """Measure all settings, by label."""
-    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
     with as_on_gpu():
-        return {label(*row): host_time(*row, pairs) for row in rows}
+        return {name: host_time(*row, pairs) for name, row in ROWS.items()}
+
+
+def slower_settings(times):
+    """The settings of `host_times` that a second measurement shows to be slower as well."""
+    with as_on_gpu():
+        again = {
+            name: host_time(*ROWS[name], 4 * PAIRS, LEVEL / len(ROWS))
+            for name, of in times.items()
+            if of.low > 1
+        }
+    return {name: str(of) for name, of in again.items() if of.low > 1}
 
 
 def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark):
     times = benchmark.pedantic(host_times, args=(PAIRS,), rounds=1, iterations=1)
     benchmark.extra_info["ratios"] = {name: round(of.ratio, 3) for name, of in times.items()}
-    assert not {name: str(of) for name, of in times.items() if of.low > 1}
+    assert not slower_settings(times)
 
 
 def table(times):
