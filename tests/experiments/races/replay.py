@@ -4,7 +4,8 @@ race all 34 settings of the grid `full` under AMP, and train the rounds that the
 Each task has 2,000 training examples. Seed s leaves out fold s mod 5, as round s + 1 of a race
 does, and is scored on all examples that are not among the 2,000. Their mean over the seeds is taken
 as the truth. A replayed race has five of the seeds in a random order, and of the scored examples as
-many for each round as a fold has.
+many for each round as a fold has. What is committed is not trained again: docs/replay.safetensors
+has right answers by training, and docs/race.csv the rows of the race.
 
 Example: python -m tests.experiments.races.replay
 """
@@ -42,6 +43,7 @@ ROWS: Final = _DOCS / "race.csv"
 TASKS: Final = ("movies", "nyt")
 RACED: Final = "movies"
 SEEDS: Final = 6
+SETTINGS: Final = 18
 SIZE: Final = 360  # examples of a round, as of 2,000 of which a tenth is set aside
 GRID: Final = """
 about = "18 settings for the replay of races"
@@ -58,41 +60,59 @@ amp = ["on"]
 """
 _UNUSED: Final = "unused.npy"
 """In a cell's folder: whether it is right on each example that is not among the 2,000."""
-Bits = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
 
-def every_round(*seeds: int) -> None:
-    """The command bench.grid, whose race trains all settings in the rounds of some seeds."""
+def every_round(seed: int, *unless: str) -> None:
+    """The command bench.grid, whose race trains all settings but some in the round of a seed."""
     from bench.common.command import run_command
     from bench.grid import plans
     from bench.grid.__main__ import command
 
     def rounds(_: Any, cells: Any, plan_now: Any) -> Iterator[list[Any]]:
-        for seed in seeds:
-            fold = seed % ROUNDS
-            yield plan_now([replace(cell, race=ON, seed=seed, fold=fold) for cell in cells])
+        wanted = [cell for cell in cells if _name(cell) not in unless]
+        yield plan_now([replace(cell, race=ON, seed=seed, fold=seed % ROUNDS) for cell in wanted])
 
     setattr(plans.Races, "rounds", rounds)  # noqa: B010
     run_command(command)
 
 
 def train(task: str, folder: Path) -> None:
-    """Train all that has no row yet, and score it on the unused examples."""
+    """Train what has no right answers yet, by seed, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
     grid = folder / "replay.toml"
     grid.write_text(GRID, encoding="utf-8")
-    calls = [f"every_round({', '.join(map(str, range(ROUNDS)))})", f"every_round({ROUNDS})"]
-    for call, runs in zip(calls, (folder / f"{task}.csv", folder / f"{task}-sixth.csv"),
-                          strict=True):  # fmt: skip
-        code = f"from tests.experiments.races.replay import every_round; {call}"
-        _grid(["-c", code], task, folder, runs, "--grid", str(grid), "--save-weights")
-        score_unused(runs)
-    if task == RACED:
-        full = ("--grid", "full", "--select", "amp=on")
-        _grid(["-m", "bench.grid"], task, folder, folder / f"{task}.csv", *full)
-        code = f"from tests.experiments.races.replay import every_round; {calls[0]}"
-        _grid(["-c", code], task, folder, folder / f"{task}.csv", *full)
+    for seed in range(SEEDS):
+        runs = folder / (f"{task}.csv" if seed < ROUNDS else f"{task}-sixth.csv")
+        done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
+        if len(done) < SETTINGS:
+            _grid(_every(seed, *done), task, folder, runs, "--grid", str(grid), "--save-weights")
+            score_unused(runs)
+            store(task, folder)
+
+
+def race(folder: Path) -> None:
+    """Race the grid `full` under AMP, and train the rounds that it spared."""
+    write_examples(RACED, Path(), folder, dev=None)
+    runs = folder / f"{RACED}.csv"
+    if not runs.exists():
+        for kept in _kept_with(ROWS):
+            runs.with_name(kept.name.replace(ROWS.stem, RACED, 1)).write_bytes(kept.read_bytes())
+    grid = ("--grid", "full", "--select", "amp=on")
+    _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
+    keep_rows(runs)
+    for seed in range(ROUNDS):
+        _grid(_every(seed), RACED, folder, runs, *grid)
+        keep_rows(runs)
+
+
+def _every(seed: int, *unless: str) -> list[str]:
+    call = f"every_round{(seed, *unless)}"
+    return ["-c", f"from tests.experiments.races.replay import every_round; {call}"]
+
+
+def _name(setting: Any) -> str:
+    return " ".join(str(v) for v in (setting.mode, setting.rank, setting.layers) if v)
 
 
 def _grid(start: Sequence[str], task: str, folder: Path, runs: Path, *options: str) -> None:
@@ -130,20 +150,44 @@ def score_unused(runs: Path) -> None:
         click.echo(f"{row.name}: {np.load(cell / _UNUSED).mean():.4f}")
 
 
-def right_answers(task: str, folder: Path) -> dict[str, Bools]:
-    """Whether each unused example is right with each seed [S, N]; the cheapest setting first."""
-    found: dict[str, dict[int, Bools]] = {}
-    memory: dict[str, float] = {}
+def store(task: str, folder: Path) -> None:
+    """Add right answers on the unused examples, a bit each, to the committed ones."""
+    bits = load_file(RIGHT) if RIGHT.is_file() else {}
     for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
-        for row in read_rows(runs):
+        for row in read_rows(runs) if runs.is_file() else ():
             path = folder_of(runs, row) / _UNUSED
             if row.status == "ok" and row.race == ON and path.is_file():
-                name = " ".join(str(v) for v in (row.mode, row.rank, row.layers) if v)
-                found.setdefault(name, {})[row.seed] = np.load(path)
-                memory[name] = min(memory.get(name, np.inf), row.peak_anon_mib or np.inf)
-    whole = {name: own for name, own in found.items() if len(own) == SEEDS}
-    order = sorted(whole, key=memory.__getitem__)
-    return {name: np.array([whole[name][seed] for seed in range(SEEDS)]) for name in order}
+                right = np.load(path)
+                key = f"{task}/{_name(row)}/{row.seed}/{len(right)}/{row.peak_anon_mib:.0f}"
+                bits[key] = np.packbits(right)
+    save_file(bits, RIGHT)
+
+
+def stored_answers() -> dict[str, dict[str, dict[int, Bools]]]:
+    """Whether each unused example is right, by task, setting and seed; the cheapest first."""
+    every: dict[str, dict[str, dict[int, Bools]]] = {}
+    memory: dict[str, float] = {}
+    for key, bits in (load_file(RIGHT) if RIGHT.is_file() else {}).items():
+        task, name, seed, count, mib = key.split("/")
+        own = every.setdefault(task, {}).setdefault(name, {})
+        own[int(seed)] = np.unpackbits(bits, count=int(count)).astype(bool)
+        memory[f"{task}/{name}"] = min(memory.get(f"{task}/{name}", np.inf), float(mib))
+    return {
+        task: dict(sorted(own.items(), key=lambda item: memory[f"{task}/{item[0]}"]))
+        for task, own in every.items()
+    }
+
+
+def right_answers() -> dict[str, dict[str, Bools]]:
+    """Right answers [S, N] by task and setting, where every training of the task is there."""
+    whole = {}
+    for task, own in stored_answers().items():
+        if len(own) == SETTINGS and all(len(seeds) == SEEDS for seeds in own.values()):
+            whole[task] = {
+                name: np.array([seeds[seed] for seed in range(SEEDS)])
+                for name, seeds in own.items()
+            }
+    return whole
 
 
 def replay(right: Bools, number: int) -> dict[str, float]:
@@ -201,15 +245,24 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
 def keep_rows(runs: Path) -> None:
     """Keep the rows of the race and of the rounds it spared beside the page, with outcomes."""
     keep_outcomes(runs, read_rows(runs))
-    for path in (runs, runs.with_suffix(".outcomes.safetensors")):
+    for path in _kept_with(runs):
         ROWS.with_name(path.name.replace(runs.stem, ROWS.stem, 1)).write_bytes(path.read_bytes())
 
 
-def raced_and_exhaustive() -> tuple[Raced, Race]:
-    """The race of the kept rows, and one of all their rounds that judges but once, in the end."""
+def _kept_with(runs: Path) -> list[Path]:
+    return [p for p in (runs, runs.with_suffix(".outcomes.safetensors")) if p.is_file()]
+
+
+def raced_and_exhaustive() -> tuple[Raced, Race] | None:
+    """The race of the kept rows, and one of all their rounds that judges but once, in the end; None
+    before every round is there."""
+    if not ROWS.is_file():
+        return None
     results = read_results([ROWS], None)
     group = groups(results.rows, results.planned, values_from(results.predictions_of))[0]
     raced = replayed(group, "memory")
+    if any(len(setting.values) < ROUNDS for setting in raced.settings):
+        return None
     whole, gain = Race(len(raced.settings), raced.race.margin), group.scoring.gain(1.0)
     for number in range(ROUNDS - 1):
         whole.rounds.append([gain * setting.values[number] for setting in raced.settings])
@@ -243,28 +296,26 @@ def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@click.command(help=__doc__)
-@click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
-@click.option("--races", "runs", default=1000, show_default=True)
-@click.option("--figures", "only_figures", is_flag=True, help="Only replay what is committed.")
-def main(folder: Path, runs: int, only_figures: bool) -> None:
-    if not only_figures:
-        folder.mkdir(parents=True, exist_ok=True)
-        stored: dict[str, Bits] = {}
-        for task in TASKS:
-            train(task, folder)
-            for name, right in right_answers(task, folder).items():
-                stored[f"{task}/{len(stored):03d}/{name}/{right.shape[2]}"] = np.packbits(right, 2)
-        save_file(stored, RIGHT)
-        keep_rows(folder / f"{RACED}.csv")
-    found: dict[str, dict[str, Bools]] = {}
-    for key, bits in sorted(load_file(RIGHT).items()):
-        task, _, name, count = key.split("/")
-        found.setdefault(task, {})[name] = np.unpackbits(bits, 2, int(count)).astype(bool)
-    result = {"replay": {task: figures(right, runs) for task, right in found.items()}}
-    result["real"] = race_figures(*raced_and_exhaustive())
+def write_page(races: int) -> None:
+    """Write the figures of what is committed, and the page."""
+    result = {"replay": {task: figures(own, races) for task, own in right_answers().items()}}
+    races_of_rows = raced_and_exhaustive()
+    result["real"] = race_figures(*races_of_rows) if races_of_rows else None
     REPLAY.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read_figures()), encoding="utf-8")
+
+
+@click.command(help=__doc__)
+@click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
+@click.option("--races", default=1000, show_default=True, help="Replayed races of a task.")
+@click.option("--figures", "only_figures", is_flag=True, help="Only replay what is committed.")
+def main(folder: Path, races: int, only_figures: bool) -> None:
+    if not only_figures:
+        folder.mkdir(parents=True, exist_ok=True)
+        for task in TASKS:
+            train(task, folder)
+        race(folder)
+    write_page(races)
 
 
 if __name__ == "__main__":
