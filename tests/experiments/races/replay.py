@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,16 +65,19 @@ Bools = NDArray[np.bool_]
 
 
 def every_round(seed: int, *unless: str) -> None:
-    """The command bench.grid, whose race trains all settings but some in the round of a seed."""
+    """The command bench.grid, whose race trains all settings but some in the round of a seed. Steps
+    are timed in the first round alone, which orders the settings."""
     from bench.common.command import run_command
     from bench.grid import plans
     from bench.grid.__main__ import command
+    from bench.plan.models import Model
 
     def rounds(_: Any, cells: Any, plan_now: Any) -> Iterator[list[Any]]:
         wanted = [cell for cell in cells if _name(cell) not in unless]
         yield plan_now([replace(cell, race=ON, seed=seed, fold=seed % ROUNDS) for cell in wanted])
 
     setattr(plans.Races, "rounds", rounds)  # noqa: B010
+    setattr(Model, "job", partialmethod(Model.job, measure=seed == 0))  # noqa: B010
     run_command(command)
 
 
@@ -271,7 +275,7 @@ def raced_and_exhaustive() -> tuple[Raced, Race] | None:
 
 
 def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
-    """Trainings and seconds of the race and of all rounds, and both answers."""
+    """Trainings of the race and of all rounds, the hours that they trained, and both answers."""
     rows = [row for setting in raced.settings for row in setting.rows]
     last = {
         raced.settings[i].label: raced.race.left.get(i, len(raced.race.rounds))
@@ -291,7 +295,7 @@ def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
     return {
         "settings": len(name), "rounds": len(raced.race.rounds),
         "trainings": [len(ran), len(rows)],
-        "hours": [round(sum(row.wall_s or 0 for row in some) / 3600, 2) for some in (ran, rows)],
+        "hours": [round(sum(row.train_s or 0 for row in some) / 3600, 2) for some in (ran, rows)],
         "race": answer(raced.race), "all rounds": answer(whole),
     }  # fmt: skip
 
