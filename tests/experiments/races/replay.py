@@ -302,7 +302,9 @@ def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
 
 def write_page(races: int) -> None:
     """Write the figures of what is committed, and the page."""
-    result = {"replay": {task: figures(own, races) for task, own in right_answers().items()}}
+    result: dict[str, Any] = {
+        "replay": {task: figures(own, races) for task, own in right_answers().items()}
+    }
     races_of_rows = raced_and_exhaustive()
     result["real"] = race_figures(*races_of_rows) if races_of_rows else None
     REPLAY.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
