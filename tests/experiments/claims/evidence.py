@@ -1,5 +1,5 @@
 """The rows of docs/claims.toml: trained in a folder by commands that continue where they stopped,
-and then kept in docs/ with an outcome for each example.
+from the rows in docs/ if the folder is new, and kept there with an outcome for each example.
 """
 
 import subprocess
@@ -28,6 +28,7 @@ from bench.stats.racing import ROUNDS
 from bench.studies.updates import truncate
 from bench.studies.updates.cells import KeptCell, find
 from tests.experiments.claims import ROOT
+from tests.experiments.races.replay import copy_rows
 from tests.experiments.rates import write_examples
 
 RANKS: Final = (1, 2, 4, 8, 16, 32)
@@ -37,28 +38,28 @@ TASKS: Final = ("movies", "amazon", "nyt", "tweets")
 
 def scores(folder: Path, options: Sequence[str]) -> None:
     """All settings in the five rounds of a race, and LoRA with another seed in each."""
-    runs = folder / "claims-scores.csv"
+    runs = _runs(folder, "claims-scores")
     for task in TASKS:
         for first, select in ((0, []), (ROUNDS, ["--select", "mode=lora"])):
             seeds = ", ".join(map(str, range(first, first + ROUNDS)))
             code = f"from tests.experiments.races.replay import every_round; every_round({seeds})"
             _grid(["-c", code], "scores", runs, "--race", "--lr", "auto", "--task", task, *select,
                   *options)  # fmt: skip
-    _keep(runs)
+            _keep(runs)
 
 
 def costs(folder: Path, options: Sequence[str], *, name: str = "claims-costs") -> None:
     """All settings in turn with each of eight seeds, scored on all other examples."""
-    runs = folder / f"{name}.csv"
+    runs = _runs(folder, name)
     _grid(["-m", "bench.grid"], "costs", runs, *_others("movies", folder, "claims"), *options)
     _keep(runs)
 
 
 def ranks(folder: Path, options: Sequence[str]) -> None:
-    runs = folder / "claims-ranks.csv"
+    runs = _runs(folder, "claims-ranks")
     for task in ("movies", "nyt"):
         _grid(["-m", "bench.grid"], "ranks", runs, *_others(task, folder, "claims"), *options)
-    _keep(runs)
+        _keep(runs)
 
 
 def updates(folder: Path, options: Sequence[str], data: Path) -> None:
@@ -110,6 +111,13 @@ def _others(task: str, folder: Path, prefix: str) -> list[str]:
         write_examples(task, Path(), folder, dev=None)
     data = ["--data", f"{folder / task}-train.csv", "--validation", f"{folder / task}-dev.csv"]
     return [*data, "--task", f"{prefix}-{task}"]
+
+
+def _runs(folder: Path, name: str) -> Path:
+    runs = folder / f"{name}.csv"
+    if not runs.exists():
+        copy_rows(ROOT / "docs" / runs.name, runs)
+    return runs
 
 
 def _grid(start: Sequence[str], grid: str, runs: Path, *options: str) -> None:

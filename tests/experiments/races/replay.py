@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +26,10 @@ from safetensors.numpy import load_file, save_file
 from bench.analysis.groups import groups
 from bench.analysis.racing import Raced
 from bench.analysis.racing import replay as replayed
-from bench.plan.cell import ON
+from bench.plan.cell import ON, Cell
 from bench.plan.job import Job
 from bench.results.origins import folder_of
+from bench.results.outcomes import outcomes_file
 from bench.results.predictions import keep_outcomes, values_from
 from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
@@ -64,9 +64,9 @@ _UNUSED: Final = "unused.npy"
 Bools = NDArray[np.bool_]
 
 
-def every_round(seed: int, *unless: str) -> None:
-    """The command bench.grid, whose race trains all settings but some in the round of a seed. Steps
-    are timed in the first round alone, which orders the settings."""
+def every_round(*seeds: int, unless: Sequence[str] = ()) -> None:
+    """The command bench.grid, whose race trains all settings but some in the rounds of some seeds.
+    Steps are timed in the first round alone, which orders the settings."""
     from bench.common.command import run_command
     from bench.grid import plans
     from bench.grid.__main__ import command
@@ -74,10 +74,16 @@ def every_round(seed: int, *unless: str) -> None:
 
     def rounds(_: Any, cells: Any, plan_now: Any) -> Iterator[list[Any]]:
         wanted = [cell for cell in cells if _name(cell) not in unless]
-        yield plan_now([replace(cell, race=ON, seed=seed, fold=seed % ROUNDS) for cell in wanted])
+        for seed in seeds:
+            fold = seed % ROUNDS
+            yield plan_now([replace(cell, race=ON, seed=seed, fold=fold) for cell in wanted])
 
+    def job(model: Model, cell: Cell, data: Path | None, **others: Any) -> Job:
+        return job_of(model, cell, data, measure=cell.seed == 0, **others)
+
+    job_of = Model.job
     setattr(plans.Races, "rounds", rounds)  # noqa: B010
-    setattr(Model, "job", partialmethod(Model.job, measure=seed == 0))  # noqa: B010
+    setattr(Model, "job", job)  # noqa: B010
     run_command(command)
 
 
@@ -100,8 +106,7 @@ def race(folder: Path) -> None:
     write_examples(RACED, Path(), folder, dev=None)
     runs = folder / f"{RACED}.csv"
     if not runs.exists():
-        for kept in _kept_with(ROWS):
-            runs.with_name(kept.name.replace(ROWS.stem, RACED, 1)).write_bytes(kept.read_bytes())
+        copy_rows(ROWS, runs)
     grid = ("--grid", "full", "--select", "amp=on")
     _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
     keep_rows(runs)
@@ -111,7 +116,7 @@ def race(folder: Path) -> None:
 
 
 def _every(seed: int, *unless: str) -> list[str]:
-    call = f"every_round{(seed, *unless)}"
+    call = f"every_round({seed}, unless={unless})"
     return ["-c", f"from tests.experiments.races.replay import every_round; {call}"]
 
 
@@ -249,12 +254,14 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
 def keep_rows(runs: Path) -> None:
     """Keep the rows of the race and of the rounds it spared beside the page, with outcomes."""
     keep_outcomes(runs, read_rows(runs))
-    for path in _kept_with(runs):
-        ROWS.with_name(path.name.replace(runs.stem, ROWS.stem, 1)).write_bytes(path.read_bytes())
+    copy_rows(runs, ROWS)
 
 
-def _kept_with(runs: Path) -> list[Path]:
-    return [p for p in (runs, runs.with_suffix(".outcomes.safetensors")) if p.is_file()]
+def copy_rows(runs: Path, to: Path) -> None:
+    """Copy rows, where there are any, and the outcomes beside them."""
+    for path, copy in ((runs, to), (outcomes_file(runs), outcomes_file(to))):
+        if path.is_file():
+            copy.write_bytes(path.read_bytes())
 
 
 def raced_and_exhaustive() -> tuple[Raced, Race] | None:
