@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,26 +94,33 @@ def train(task: str, folder: Path) -> None:
     grid = folder / "replay.toml"
     grid.write_text(GRID, encoding="utf-8")
     for seed in range(SEEDS):
-        runs = folder / (f"{task}.csv" if seed < ROUNDS else f"{task}-sixth.csv")
+        runs = _runs(task, folder) if seed < ROUNDS else folder / f"{task}-sixth.csv"
         done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
         if len(done) < SETTINGS:
             _grid(_every(seed, *done), task, folder, runs, "--grid", str(grid), "--save-weights")
             score_unused(runs)
             store(task, folder)
+            if task == RACED and seed < ROUNDS:
+                keep_rows(runs)
 
 
 def race(folder: Path) -> None:
     """Race the grid `full` under AMP, and train the rounds that it spared."""
     write_examples(RACED, Path(), folder, dev=None)
-    runs = folder / f"{RACED}.csv"
-    if not runs.exists():
-        copy_rows(ROWS, runs)
+    runs = _runs(RACED, folder)
     grid = ("--grid", "full", "--select", "amp=on")
     _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
     keep_rows(runs)
     for seed in range(ROUNDS):
         _grid(_every(seed), RACED, folder, runs, *grid)
         keep_rows(runs)
+
+
+def _runs(task: str, folder: Path) -> Path:
+    runs = folder / f"{task}.csv"
+    if task == RACED and not runs.exists():
+        copy_rows(ROWS, runs)
+    return runs
 
 
 def _every(seed: int, *unless: str) -> list[str]:
@@ -140,14 +148,19 @@ def score_unused(runs: Path) -> None:
     from minbert.data.tasks import load_task
     from minbert.training.evaluation import predict
 
+    @cache
+    def dev_of(engine: str, tokenizer: str, task: str, data: str, length: int) -> Any:
+        dev = load_task(task, Path(data)).dev
+        encoder = tokenizer_of(engine, Path(tokenizer))
+        return dev, encoder.encode(dev.text_a, dev.text_b, length)
+
     for row in read_rows(runs):
         cell = folder_of(runs, row)
         if row.status != "ok" or row.race != ON or not (cell / WEIGHTS).is_file():
             continue
         job = Job.read(cell)
-        dev = load_task(row.task, Path(str(job.data))).dev
-        texts = tokenizer_of(job.cell.engine, Path(job.tokenizer)).encode(
-            dev.text_a, dev.text_b, job.cell.max_length
+        dev, texts = dev_of(
+            job.cell.engine, job.tokenizer, row.task, str(job.data), job.cell.max_length
         )
         model = load_trained(job, cell)
         logits = predict(
