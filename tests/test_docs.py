@@ -74,6 +74,10 @@ def test_the_first_command_of_the_readme_can_append_to_the_committed_rows():
     assert Store(ROOT / "runs.csv").rows
 
 
+def test_the_readme_has_at_most_900_words():
+    assert len(read("README.md").split()) <= 900
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     (shown,) = re.findall(r"^(pip install .*) && (python -m pytest)$", read("README.md"), re.M)
     lines = read(".ci/run").splitlines()
