@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[2]
 LAYERS = ROOT / "tests" / "bench" / "engines" / "golden" / "layer-sets.txt"
 STEPS = ROOT / "docs" / "encoder-steps.json"
 CHECKPOINT = ROOT / "docs" / "mpnet.csv"
-_MEASURED_AS = dict.fromkeys(("xlm-roberta", "camembert", "data2vec-text"), "roberta")
-"""Architectures that compute what another does, whose steps stand for theirs."""
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -39,17 +37,9 @@ def page(results: Mapping[str, Any]) -> str:
     measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
     kinds = list(dict.fromkeys(row["kind"] for row in steps["rows"]))
 
-    def ratios_of(kind: str) -> str:
-        known = _MEASURED_AS.get(kind, kind)
-        if known not in kinds:
-            return "not measured"
-        text = ", ".join(f"{measured[known, *setting]['time'][0]:.2f}" for setting in SETTINGS)
-        return text if known == kind else f"{text} ({ARCHITECTURES[known].name})"
-
     layers = "\n".join(
         f"| {entry.name} | `{kind}` | {MINBERT if kind in FAMILIES else TRANSFORMERS} | "
-        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} | "
-        f"{ratios_of(kind)} |"
+        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} |"
         for kind, entry in ARCHITECTURES.items()
     )
     ratios = "\n".join(
@@ -65,32 +55,28 @@ def page(results: Mapping[str, Any]) -> str:
     }
     to_bert = ", ".join(f"{ratio:.2f} for {name}" for name, ratio in most.items())
     sizes = _table(
-        "rank 4",
+        "layer set",
         [
             {**row, "shown": f"{row.get('adapter', 0):,}"}
             for row in theirs
-            if row["setting"].endswith("-only") and "with" not in row["setting"]
-            and row["setting"].partition(" ")[0] in ("lora", "vera", "ia3")
+            if row["setting"].removeprefix("lora ") in ("attn-only", "all-lin-only")
         ],
     )  # fmt: skip
     done = [row for row in trained if "accuracy" in row]
-    worst, moved = min(row["accuracy"] for row in done), max(row["difference"] for row in done)
-    largest: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in sorted(results["parity"], key=lambda row: row["difference"]):
-        largest[row["architecture"], row["setting"]] = row
-    agreements = _table(
-        "method and layer set",
-        [
-            {**row, "shown": f"{largest[row['architecture'], row['setting']]['difference']:.1e}"}
-            for row in results["parity"]
-        ],
+    moved = max(row["difference"] for row in done)
+    largest: dict[str, float] = {}
+    for row in results["parity"]:
+        kind = row["architecture"]
+        largest[kind] = max(row["difference"], largest.get(kind, 0))
+    agreements = ", ".join(
+        f"{ARCHITECTURES[kind].name} {value:.1e}" for kind, value in largest.items()
     )
     from tests.encoders import HIDDEN
 
     text = Path(__file__).with_name("pages") / "encoders.md"
     return text.read_text(encoding="utf-8").format(
         versions=results["versions"], minutes=results["minutes"],
-        worst=worst, moved=moved, scores=scores, own_scores=own_scores, refused=refused,
+        moved=moved, scores=scores, own_scores=own_scores, refused=refused,
         layers=layers, width=HIDDEN, sizes=sizes, agreements=agreements, ratios=ratios,
         to_bert=to_bert, machine=steps["machine"], checkpoint=_checkpoint(),
     )  # fmt: skip

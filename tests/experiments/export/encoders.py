@@ -1,5 +1,5 @@
-"""The architectures of engine transformers in every format: the largest difference of a logit, as a
-table for docs/export.md. Takes a few minutes, most of it ONNX's.
+"""The architectures of engine transformers in every format: the largest differences of a logit, of
+which docs/export.md has the largest. Takes a few minutes, most of it ONNX's.
 
 python -m tests.experiments.export.encoders
 """

@@ -1,6 +1,7 @@
 """Losses of an exported folder's train.py and of the worker's cell, compared for many settings.
 
-`python -m tests.experiments.export.losses` trains all, and prints the table of docs/export.md.
+`python -m tests.experiments.export.losses` trains all, and prints two tables, whose largest values
+docs/export.md has.
 """
 
 import json
@@ -215,7 +216,7 @@ def main() -> None:
         found = {(row, column): next(values) for row, column, *_ in chosen}
     first = {key: value for key, value in found.items() if "head" in key[1]}
     rest = {key: value for key, value in found.items() if key not in first}
-    print(f"<!-- losses -->\n{table(first)}\n{table(rest)}<!-- /losses -->")
+    print(f"{table(first)}\n{table(rest)}", end="")
 
 
 if __name__ == "__main__":
