@@ -22,12 +22,7 @@ CHECKPOINT = ROOT / "docs" / "mpnet.csv"
 def page(results: Mapping[str, Any]) -> str:
     """The text of docs/encoders.md, for the results of `tests.experiments.encoders_table`."""
     trained = results["trained"]
-    theirs, own = (
-        [row for row in trained if row["engine"] == engine] for engine in (TRANSFORMERS, MINBERT)
-    )
-    scores, own_scores = (
-        _scores([{**row, "shown": _score(row)} for row in some]) for some in (theirs, own)
-    )
+    theirs = [row for row in trained if row["engine"] == TRANSFORMERS]
     refused = "\n".join(
         f"- {ARCHITECTURES[row['architecture']].name}: `{row['refused']}`"
         for row in theirs
@@ -37,11 +32,12 @@ def page(results: Mapping[str, Any]) -> str:
     measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
     kinds = list(dict.fromkeys(row["kind"] for row in steps["rows"]))
 
-    layers = "\n".join(
-        f"| {entry.name} | `{kind}` | {MINBERT if kind in FAMILIES else TRANSFORMERS} | "
-        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} |"
-        for kind, entry in ARCHITECTURES.items()
-    )
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for kind, entry in ARCHITECTURES.items():
+        engine = MINBERT if kind in FAMILIES else TRANSFORMERS
+        facts = (engine, *_layers()[kind], "sdpa" if entry.has_sdpa else "eager")
+        alike.setdefault(facts, []).append(f"{entry.name} (`{kind}`)")
+    layers = "\n".join(f"| {', '.join(some)} | {' | '.join(row)} |" for row, some in alike.items())
     ratios = "\n".join(
         f"| {ARCHITECTURES[kind].name} | "
         + " | ".join(_ratio(measured[kind, *setting]) for setting in SETTINGS)
@@ -76,7 +72,7 @@ def page(results: Mapping[str, Any]) -> str:
     text = Path(__file__).with_name("pages") / "encoders.md"
     return text.read_text(encoding="utf-8").format(
         versions=results["versions"], minutes=results["minutes"],
-        moved=moved, scores=scores, own_scores=own_scores, refused=refused,
+        moved=moved, scores=_scores(done), refused=refused,
         layers=layers, width=HIDDEN, sizes=sizes, agreements=agreements, ratios=ratios,
         to_bert=to_bert, machine=steps["machine"], checkpoint=_checkpoint(),
     )  # fmt: skip
@@ -93,11 +89,14 @@ def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the settings with a score below 1.00, and the names of the others."""
-    less = {row["setting"] for row in rows if row["shown"] != "1.00"}
-    perfect = dict.fromkeys(row["setting"] for row in rows if row["setting"] not in less)
-    table = _table("method and layer set", [row for row in rows if row["setting"] in less])
-    return f"{table}\n\n1.00 for each architecture: {', '.join(perfect)}."
+    """The lowest score of each setting over architectures and engines."""
+    lowest: dict[str, float] = {}
+    for row in rows:
+        lowest[row["setting"]] = min(row["accuracy"], lowest.get(row["setting"], 1))
+    by_score: dict[str, list[str]] = {}
+    for setting, score in sorted(lowest.items(), key=lambda item: item[1]):
+        by_score.setdefault(f"{score:.2f}", []).append(setting)
+    return "\n".join(f"| {score} | {', '.join(names)} |" for score, names in by_score.items())
 
 
 def _checkpoint() -> str:
@@ -111,10 +110,6 @@ def _checkpoint() -> str:
         f"{float(row['peak_rss_mib']):,.0f} | {int(row['params_trainable']):,} |"
         for row in rows
     ).replace("  ", " ")
-
-
-def _score(row: Mapping[str, Any]) -> str:
-    return "refused" if "refused" in row else f"{row['accuracy']:.2f}"
 
 
 def _layers() -> dict[str, list[str]]:
