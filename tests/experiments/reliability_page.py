@@ -42,15 +42,12 @@ def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
     for each in counts["counts"]:
         found = of.setdefault(each["kind"], Counter())
         found[each["worker"]] += each["injected"]
-        found.update({name: each[name] for name in ("missed", *_BAD)})
     rows = []
     for kind in KINDS:
         if (found := of.get(kind.name)) is None:
             continue
-        names = ("fake", "real", "missed", "lost", "duplicated")
-        numbers = [str(found[name]) for name in names]
-        told = kind.name, _MEANS[kind.name], ", ".join(kind.phases)
-        rows.append(f"| {' | '.join([*told, *numbers])} |")
+        numbers = [str(found[name]) for name in ("fake", "real")]
+        rows.append(f"| {' | '.join([kind.name, _MEANS[kind.name], *numbers])} |")
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
     limits = f"Where the machine allows it, resource limits were real: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}
@@ -67,19 +64,14 @@ def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
 
 
 def _gpu_faults() -> str:
-    """The table of GPU faults: short UUIDs, no remedy, and a row for all values of a variable that
-    have the same outcome."""
+    """The table of GPU faults: short UUIDs, no remedy, and a row for all faults of one outcome."""
     table = re.sub(r"(GPU-\w{8})-[\w-]+\)|; mend that, [^|]*? runs on the CPU", _kept, gpu.table())
     names: dict[str, list[str]] = {}
     for row in table.splitlines():
         name, _, outcome = row.strip("| ").partition(" | ")
-        if "CUDA_VISIBLE_DEVICES=" in name:
-            outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
-            names.setdefault(outcome, []).append(name)
-        else:
-            names[f"{outcome} | {len(names)}"] = [name]
-    rows = ((", ".join(some), outcome.partition(" | ")[0]) for outcome, some in names.items())
-    return "\n".join(f"| {name} | {outcome} |" for name, outcome in rows)
+        outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
+        names.setdefault(outcome, []).append(name)
+    return "\n".join(f"| {'; '.join(some)} | {outcome} |" for outcome, some in names.items())
 
 
 def _kept(found: re.Match[str]) -> str:

@@ -109,22 +109,23 @@ FAULTS: Final = (
     GpuFault("the driver is too old for torch's CUDA", FakeNvml(FIRST, driver="550.54"),
              cuda(problem=OLD)),
     GpuFault("the GPU is too old for torch", FakeNvml(V100), cuda(V100)),
-    GpuFault("the same, and another is not", FakeNvml(V100, FIRST), cuda(V100, FIRST)),
-    GpuFault("the same, with `--device cuda`", FakeNvml(V100, FIRST), cuda(V100, FIRST),
-             device="cuda"),
-    GpuFault("the same, and NVML does not answer", failing("nvmlInit"), cuda(V100, FIRST)),
+    GpuFault("one of two GPUs is too old for torch", FakeNvml(V100, FIRST), cuda(V100, FIRST)),
+    GpuFault("the first of two is too old, with `--device cuda`", FakeNvml(V100, FIRST),
+             cuda(V100, FIRST), device="cuda"),
+    GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"), cuda(V100, FIRST)),
     GpuFault("another process has the GPU to itself", FakeNvml(FIRST), cuda(TAKEN)),
-    GpuFault("the same, and another is free", check=cuda(TAKEN, SECOND)),
-    GpuFault("the same, with `--device cuda`", check=cuda(TAKEN, SECOND), device="cuda"),
+    GpuFault("another process has one of two to itself", check=cuda(TAKEN, SECOND)),
+    GpuFault("another process has the first of two, with `--device cuda`", check=cuda(TAKEN, SECOND),
+             device="cuda"),
     GpuFault("the GPU is full", FakeNvml(FIRST), cuda(FIRST, failures=_FULL)),
     GpuFault("all GPUs are broken", check=cuda(*ALL, failures=_BROKEN)),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
              cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
     GpuFault("the GPU emulates bf16", FakeNvml(T4), cuda(T4), amp="bf16"),
     GpuFault("torch is built without CUDA", build=None),
-    GpuFault("the same, with `--device cuda`", build=None, device="cuda"),
+    GpuFault("torch is built without CUDA, with `--device cuda`", build=None, device="cuda"),
     GpuFault("there is no driver", _NO_LIBRARY, cuda()),
-    GpuFault("the same, with `--device cuda`", _NO_LIBRARY, cuda(), device="cuda"),
+    GpuFault("there is no driver, with `--device cuda`", _NO_LIBRARY, cuda(), device="cuda"),
     GpuFault("the driver is not loaded", failing("nvmlInit", NOT_LOADED), cuda()),
     GpuFault("driver and library are of different versions", failing("nvmlInit", MISMATCH),
              cuda(problem="Error 803: unsupported display driver")),
@@ -133,13 +134,15 @@ FAULTS: Final = (
     GpuFault("the GPU is an instance in MIG mode", FakeNvml(FIRST), cuda(INSTANCE)),
     GpuFault("a GPU in MIG mode has no instances", FakeNvml(FIRST), cuda()),
     GpuFault("NVML's library is missing, and torch sees a GPU", _NO_LIBRARY, control="own"),
-    GpuFault("the same, and torch sees none", _NO_LIBRARY, cuda(problem=BUSY), control="own"),
+    GpuFault("NVML's library is missing, and torch sees none", _NO_LIBRARY, cuda(problem=BUSY),
+             control="own"),
     GpuFault("NVML shows no GPU, and torch sees one", FakeNvml()),
     GpuFault("NVML is missing on WSL or a Jetson, and torch sees a GPU", _NO_LIBRARY,
              control="other"),
-    GpuFault("the same, and torch sees none", _NO_LIBRARY, cuda(), control="other"),
+    GpuFault("NVML is missing on WSL or a Jetson, and torch sees none", _NO_LIBRARY, cuda(),
+             control="other"),
     GpuFault("NVML shows a GPU that CUDA does not know", FakeNvml(FIRST), cuda(SECOND)),
-    GpuFault("the same, and torch sees none", FakeNvml(FIRST), cuda()),
+    GpuFault("NVML shows a GPU, and torch sees none", FakeNvml(FIRST), cuda()),
     *(GpuFault(f"NVML fails in `nvml{call}`", failing(f"nvml{call}"))
       for call in ("Init", "SystemGetDriverVersion", "DeviceGetCount", "Shutdown")),
     *(GpuFault(f"`{VISIBLE}={value}`", visible=value) for value in (
@@ -150,10 +153,10 @@ FAULTS: Final = (
     )),
     GpuFault("the process that tries the GPU hangs (0.5 s are allowed here, else 120)",
              check=process("import signal; signal.pause()")),
-    GpuFault("it is killed", check=process("import os; os.kill(os.getpid(), 11)")),
-    GpuFault("it ends with an error", check=process(
+    GpuFault("that process is killed", check=process("import os; os.kill(os.getpid(), 11)")),
+    GpuFault("that process ends with an error", check=process(
         "raise ImportError('libcudart.so.13: cannot open shared object file')")),
-    GpuFault("it prints something else", check=process("print('[]')")),
+    GpuFault("that process prints something else", check=process("print('[]')")),
 )  # fmt: skip
 
 _WORKER: Final = f"""
@@ -186,7 +189,7 @@ def table() -> str:
     """The faults and what each gives, as rows of Markdown."""
     outcomes = [(fault.name, fault.outcome()) for fault in FAULTS]
     outcomes.append(("`set_device` raises in a worker", _ended(BROKEN)))
-    outcomes.append(("the same, and another process can use it", _ended(WORKS, FAILED)))
+    outcomes.append(("`set_device` raises, and another process can use the GPU", _ended(WORKS, FAILED)))
     rows = ((name, text.replace("|", "\\|")) for name, text in outcomes)
     return "\n".join(f"| {name} | {text} |" for name, text in rows)
 
