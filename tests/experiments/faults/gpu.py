@@ -112,11 +112,12 @@ FAULTS: Final = (
     GpuFault("one of two GPUs is too old for torch", FakeNvml(V100, FIRST), cuda(V100, FIRST)),
     GpuFault("the first of two is too old, with `--device cuda`", FakeNvml(V100, FIRST),
              cuda(V100, FIRST), device="cuda"),
-    GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"), cuda(V100, FIRST)),
+    GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"),
+             cuda(V100, FIRST)),
     GpuFault("another process has the GPU to itself", FakeNvml(FIRST), cuda(TAKEN)),
     GpuFault("another process has one of two to itself", check=cuda(TAKEN, SECOND)),
-    GpuFault("another process has the first of two, with `--device cuda`", check=cuda(TAKEN, SECOND),
-             device="cuda"),
+    GpuFault("another process has the first of two, with `--device cuda`",
+             check=cuda(TAKEN, SECOND), device="cuda"),
     GpuFault("the GPU is full", FakeNvml(FIRST), cuda(FIRST, failures=_FULL)),
     GpuFault("all GPUs are broken", check=cuda(*ALL, failures=_BROKEN)),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
@@ -189,7 +190,8 @@ def table() -> str:
     """The faults and what each gives, as rows of Markdown."""
     outcomes = [(fault.name, fault.outcome()) for fault in FAULTS]
     outcomes.append(("`set_device` raises in a worker", _ended(BROKEN)))
-    outcomes.append(("`set_device` raises, and another process can use the GPU", _ended(WORKS, FAILED)))
+    freed = "`set_device` raises, and another process can use the GPU"
+    outcomes.append((freed, _ended(WORKS, FAILED)))
     rows = ((name, text.replace("|", "\\|")) for name, text in outcomes)
     return "\n".join(f"| {name} | {text} |" for name, text in rows)
 
