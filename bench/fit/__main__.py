@@ -54,7 +54,7 @@ _HOW: Final = (
     "sizes, as formulae of the batch size and the length, give the memory of all others."
 )
 _EPILOG: Final = """\b
-Exit codes: 0, 1 if --verify shows a forecast to be wrong, 2 bad input.
+Exit codes: 0, 1 if --verify shows that a promised batch does not fit, 2 bad input.
 
 \b
 Examples:
@@ -161,7 +161,7 @@ def command(
             "verified": [asdict(one) for one in shown],
         }  # fmt: skip
         echo(json.dumps(answer, indent=1))
-    return 0 if all(one.is_right for one in shown) else 1
+    return 0 if all(one.is_kept for one in shown) else 1
 
 
 def _target(kind: str, axes: Mapping[str, set[str]]) -> tuple[Target, bool]:

@@ -51,19 +51,21 @@ class Verified:
     peaks_mib: dict[int, float] = field(default_factory=dict)
 
     @property
-    def is_right(self) -> bool:
-        return self.fits == self.promised and self.too_large == larger(self.promised)
+    def is_kept(self) -> bool:
+        """Whether the promised batch fitted; a larger one may fit too."""
+        return self.fits >= self.promised
 
     def __str__(self) -> str:
         ratio = self.promised / self.fits if self.fits else float("inf")
-        wrong = f"; the forecast was {'too large' if ratio > 1 else 'too small'} by "
+        wrong = f"; the promise was too {'large' if ratio > 1 else 'small'} by "
         wrong += f"{abs(ratio - 1):.0%}" if self.fits else "an unknown amount"
+        is_right = self.fits == self.promised and self.too_large == larger(self.promised)
         other = f"{self.too_large:,} did not"
         if self.too_large > LARGEST:
             other = "the most that a grid takes"
         return (
             f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.fits:,} "
-            f"fitted, {other}, by {self.by}{'' if self.is_right else wrong}"
+            f"fitted, {other}, by {self.by}{'' if is_right else wrong}"
         )
 
 
