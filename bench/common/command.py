@@ -11,12 +11,15 @@ from typing import Any, Final
 import click
 
 from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
-from bench.common.messages import echo
+from bench.common.files import text_or_empty
+from bench.common.messages import CONSOLE, echo
 from minbert.files import is_file
 from minbert.registry import note_unusable
 
 _LONGEST: Final = 2000  # the most characters of an error that are printed
 _RUNS: Final = Path("runs.csv")
+_RESULTS: Final = Path("results")
+"""The folder of a checkout that has the results of each of the user's own data sets in a folder."""
 _ROOT: Final = Path(__file__).parents[2]
 
 BAD_INPUT = (InputError, RefusedError)
@@ -51,6 +54,39 @@ def _set_import_path() -> None:
     os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
+def _in_checkout() -> bool:
+    """Whether the current folder is a checkout of this project, which has a runs.csv committed."""
+    return f'name = "{CONSOLE}"' in text_or_empty(Path("pyproject.toml"))
+
+
+def runs_for(data: str | None) -> Path:
+    """The file that gets results if none is named: of the user's own data, by its name, or of
+    embedded data (None)."""
+    return _RESULTS / data / _RUNS if data and _in_checkout() else _RUNS
+
+
+def default_runs() -> Path:
+    """The file that a command reads if none is named: runs.csv or, in a checkout, that of the last
+    grid. A note says which, if there are several."""
+    every = [_RUNS, *sorted(_RESULTS.glob(f"*/{_RUNS}"))] if _in_checkout() else [_RUNS]
+    last, *others = sorted(every, key=_planned_at, reverse=True)
+    if others:
+        elsewhere = " or ".join(map(str, others))
+        echo(f"note: this is {last}, of the last grid; --runs {elsewhere} reads others", err=True)
+    return last
+
+
+def _planned_at(runs: Path) -> float:
+    plan = runs.with_suffix("") / "plan.json"  # not the CSV, which git writes, too
+    return plan.stat().st_mtime if is_file(plan) else 0.0
+
+
+def reports_for(runs: Path) -> Path:
+    """The folder of reports if none is named: next to the results, of data of the user's own."""
+    is_own = _in_checkout() and runs.absolute().parent.parent == _RESULTS.absolute()
+    return runs.parent / "reports" if is_own else Path("reports")
+
+
 def with_runs(text: str) -> Callable[[Command], Command]:
     """Give a command the option `--runs FILE...` with a help text, which it gets as the argument
     `runs`. Both `--runs one --runs other` and `--runs one other` name two files. A missing file is
@@ -68,7 +104,7 @@ def with_runs(text: str) -> Callable[[Command], Command]:
         @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
         @wraps(function)
         def command(*, first: tuple[Path, ...], more: tuple[Path, ...], **others: Any) -> int:
-            runs = [*first, *more] or [_RUNS]
+            runs = [*first, *more] or [default_runs()]
             for path in runs:
                 if not is_file(path):
                     raise InputError(f"{path}: no such file of results; name one with --runs")
@@ -104,6 +140,8 @@ def options_in(
             fields["type"] = types[table["type"]]
         if "/" in flag:  # on or off, or neither is given
             fields.setdefault("default", None)
+        if table.get("default") == str(_RUNS):
+            fields |= {"default": default_runs, "show_default": str(_RUNS)}
         fields["help"] = table["help"].format_map(texts)
         return click.option(flag, *filter(None, [table.get("name")]), **fields)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from bench.analysis.costs import parse_where
-from bench.common.command import COUNT, FILE, options_in, run_command
+from bench.common.command import COUNT, FILE, options_in, reports_for, run_command, runs_for
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -120,8 +120,8 @@ def command(
     label_curve: bool,
     timeout: float | None,
     budget_min: float | None,
-    runs: Path,
-    reports: Path,
+    runs: Path | None,
+    reports: Path | None,
     metric: str | None,
     dry_run: bool,
     fresh: bool,
@@ -140,6 +140,11 @@ def command(
         })  # fmt: skip
     opening = open_executor({**where, "budget_min": budget_min})
     inputs = read_inputs(grid, data, metric, searches=lr == "auto")
+    if runs is None:
+        runs = runs_for(inputs.data.task.name if inputs.data_folder else None)
+        if runs.parent != Path():
+            note_to_stderr(f"results go to {runs.parent}/; --runs names another file")
+    reports = reports or reports_for(runs)
     store = Store(runs, code_version() if fresh else None)
     executor = opening(store, inputs.paths(), dry_run)
     target, *_ = executor.kinds.values()

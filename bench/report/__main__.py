@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench.common.command import FILE, options_in, run_command, with_runs
+from bench.common.command import FILE, options_in, reports_for, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.messages import command_line, echo
 from bench.plan.metrics import METRIC_HELP, METRICS
@@ -35,9 +35,10 @@ Examples:
     metric_help=METRIC_HELP,
 )
 def main(
-    runs: Sequence[Path], reports: Path, code_version: str | None, metric: str | None,
+    runs: Sequence[Path], reports: Path | None, code_version: str | None, metric: str | None,
     final: bool, test: str | None, history: bool, as_json: bool,
 ) -> int:  # fmt: skip
+    reports = reports or reports_for(runs[0])
     others = {"--final": final, "--test": test, "--code-version": code_version}
     for option in (name for name, value in others.items() if history and value):
         raise InputError(f"--history: does not go together with {option}")

@@ -1,6 +1,7 @@
 """Command lines that repeat what a report shows."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -8,6 +9,7 @@ from bench.analysis.costs import NEEDS
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
+from bench.common.command import reports_for
 from bench.common.messages import command_line
 from bench.plan import gridfile
 from bench.plan.cell import MINBERT, OFF, SEARCHED, TRANSFORMERS
@@ -47,7 +49,9 @@ def commands(
     if not group.is_race:
         lines.append(_line(group, *_alone(group, group.first, options, AXES), "--rerun", "ok"))
     narrow = [] if code_version is None else ["--code-version", code_version]
-    report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
+    runs = [*(sources or [_RUNS])]
+    into = f"{reports_for(Path(runs[0]))}/"
+    report = ["--runs", *runs, "--reports", into, *narrow, *_metric(group)]
     return [*lines, command_line("report", *report)]
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import click
 from filelock import FileLock
 
-from bench.common.command import FILE
+from bench.common.command import FILE, default_runs
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -42,7 +42,7 @@ Examples:
 """,
 )
 @click.option(
-    "--runs", "path", type=FILE, default=Path("runs.csv"), show_default=True,
+    "--runs", "path", type=FILE, default=default_runs, show_default="runs.csv",
     help="The file to rebuild, next to its cells' folders.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from bench.common.command import BAD_INPUT
+from bench.export.__main__ import command as export
 from bench.plan.job import Job
+from bench.recommend import main as recommend
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
+from bench.results.store import read_rows
 from minbert.data.tasks import load_data
-from tests.bench.grids import workers_here
+from tests.bench.grids import ROOT, GridRuns, workers_here
 from tests.cs224n import write_folder
 
 TOPICS = ("NA", "None", "weather, and climate", "sports")
@@ -204,3 +207,73 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
             topics = [next(w for w in text.split() if w in WORDS) for text in train.text_a[:4]]
             assert classes == [TOPICS[WORDS.index(word)] for word in topics]
     assert place.statuses() == ["ok"]
+
+
+class _Unplaced(GridRuns):
+    """Grids whose commands name no places for results."""
+
+    def argv(self, *extra, **options):
+        words = super().argv(*extra, **options)
+        first = words.index("--runs")
+        return words[:first] + words[first + 4 :]
+
+
+@pytest.fixture
+def unplaced(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    return _Unplaced(place.folder, place.model, workers_here=True)
+
+
+def one_step(unplaced, *flags):
+    flags = (*flags, "--select", "mode=head amp=off", "--max-steps", "1")
+    done = unplaced.run(*flags, quick=("--device", "cpu"))
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+OWN = ("--data", "reviews.csv", "--label", "topic")
+
+
+def test_in_a_checkout_own_data_have_a_folder_and_the_committed_files_stay(unplaced, capsys):
+    folder = unplaced.folder
+    (folder / "train.csv").rename(folder / "reviews.csv")
+    (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    committed = (ROOT / "runs.csv").read_bytes()
+    (folder / "runs.csv").write_bytes(committed)
+    done = one_step(unplaced, *OWN)
+    results = Path("results/reviews")
+    assert "note: results go to results/reviews/; --runs names another file" in done.stderr
+    assert f"report: {results}/reports/index.html" in done.stdout
+    assert (folder / "runs.csv").read_bytes() == committed
+    assert not (folder / "reports").exists()
+
+    # the commands that follow need no flag, and say what they read
+    which = f"note: this is {results}/runs.csv, of the last grid; --runs runs.csv reads others"
+    for command, flags in ((report, []), (recommend, ["--json"])):
+        command.main(flags, standalone_mode=False)
+        captured = capsys.readouterr()
+        assert which in captured.err
+    assert json.loads(captured.out)["settings"] == 1
+    with pytest.raises(BAD_INPUT, match=f"{results}/runs.csv: no cell is called none"):
+        export.main(["none", "--to", "model"], standalone_mode=False)
+    text = (results / "reports" / "report.md").read_text(encoding="utf-8")
+    assert f"--runs {results}/runs.csv --reports {results}/reports/" in text
+    assert not (folder / "reports").exists()
+
+    # until a grid runs on other data
+    one_step(unplaced, "--max-train", "64", "--max-dev", "16")
+    assert (folder / "runs.csv").read_bytes().startswith(committed)
+    assert (folder / "reports" / "index.html").exists()
+    recommend.main(["--json"], standalone_mode=False)
+    assert "note: this is runs.csv, of the last grid; --runs results" in capsys.readouterr().err
+    assert len(read_rows(results / "runs.csv")) == 1
+
+
+def test_outside_a_checkout_results_go_to_the_current_folder(unplaced):
+    (unplaced.folder / "train.csv").rename(unplaced.folder / "reviews.csv")
+    (unplaced.folder / "pyproject.toml").write_text('[project]\nname = "mine"\n')
+    done = one_step(unplaced, *OWN)
+    assert "results go to" not in done.stderr
+    assert unplaced.csv.exists()
+    assert (unplaced.folder / "reports" / "index.html").exists()
+    assert not (unplaced.folder / "results").exists()
