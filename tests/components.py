@@ -23,6 +23,7 @@ COMPONENTS: Final = {
     "sentence-transformers": "sentence-transformers and peft, the extra of that name",
     "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",
     "slurm": "a Slurm with munge (slurm-wlm, munge), for a cluster on this machine",
+    "trackers": "mlflow-skinny and tensorboard, the extra of that name",
     "transformers": "transformers and peft, the extra of that name",
 }
 

@@ -39,6 +39,7 @@ from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
 from bench.results.shards import keep_shard
 from bench.results.store import Store
+from bench.results.tracking import Tracking
 from minbert.files import is_folder
 
 _EPILOG: Final = """\b
@@ -123,6 +124,7 @@ def command(
     runs: Path | None,
     reports: Path | None,
     metric: str | None,
+    track: str | None,
     dry_run: bool,
     fresh: bool,
     keep: bool,
@@ -174,6 +176,7 @@ def command(
         curve=inputs.curve if label_curve else {},
         budget=Budget(math.inf if budget_min is None else 60 * budget_min),
         account=Account(executor.workers),
+        tracking=None if track is None else Tracking(track, runs, reports),
     )
     if limits:
         if not grid.settings.race:

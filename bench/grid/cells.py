@@ -29,6 +29,7 @@ from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
 from bench.results.row import kept_row
 from bench.results.store import Store, cell_folder
+from bench.results.tracking import Tracking
 from minbert.data.tasks.prepared import is_prepared, mark_used
 
 
@@ -49,6 +50,7 @@ class Cells:
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
     moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
+    tracking: Tracking | None = None
 
     @cached_property
     def weights(self) -> KeptWeights:
@@ -195,6 +197,9 @@ class PlanDispatcher:
         store.append(*(row for _, row in rows if not store.has(row)))
         for item, row in rows:
             self._finish(item, row)
+        if cells.tracking and cells.executor.workers <= 1:  # else others are being measured
+            for _, row in rows:
+                cells.tracking.send_row(row)
 
     def _next_attempt(self, item: Planned) -> tuple[Planned, Row | None]:
         """A planned cell with the number of its next attempt, and its row if another grid has run

@@ -298,6 +298,8 @@ class Session(Cells):
                     echo(f"to run these on the cluster, add: {self.executor.flags}")
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
+        if self.tracking is not None:
+            echo(self.tracking.finish([*last.values()]), err=True)
         ends = [*self.budget.lines(), *how_to_go_on(self.arguments, again, fell_back=fell_back)]
         echo("".join(ends), err=True, nl=False)
         if ended == "interrupted":

@@ -1,0 +1,192 @@
+"""Send results, costs of exports and the report to an experiment tracker, such as MLflow.
+
+Example: python -m bench.track runs.csv --to mlflow:http://localhost:5000
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench.common.command import FILE, reports_for, with_runs
+from bench.common.errors import InputError, cause_of
+from bench.common.files import text_or_empty
+from bench.common.messages import command_line, echo
+from bench.common.progress import progress_bar
+from bench.plan.cell import Value
+from bench.plan.columns import COLUMNS
+from bench.plan.rows import Row
+from bench.results.exports import read_exports
+from bench.results.origins import folder_of
+from bench.results.protocol import EPOCHS, STEPS
+from bench.results.store import read_rows
+from minbert.registry import Registry, load
+
+_PARAMETERS: Final = ("identity", "axes", "settings", "conditions")
+"""Groups of columns that a run has before anything is measured."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker gets of an attempt at a cell, or of a report, which has texts alone.
+
+    Attributes:
+        name: unique within results: that of the cell's folder, or `report`.
+        begun, ended: seconds since 1970.
+        numbers: measured values by column, and by form and cost of an exported model.
+        curves: numbers by step or epoch, such as `step/loss`.
+        texts: by the names of files.
+    """
+
+    name: str
+    task: str
+    status: str = "ok"
+    begun: float = 0.0
+    ended: float = 0.0
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Digest of its content, by which a tracker recognises what it has."""
+        return sha256(repr(self).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """A tracker that `--to` and `--track` name. `sender` is a function, as `module:function`, of a
+    place and a run; it returns false if the place has that run, by its digest, and replaces one of
+    the same name and task. `libraries` are the names by which what it needs is imported, `install`
+    the packages that pip installs."""
+
+    name: str
+    libraries: tuple[str, ...]
+    install: str
+    sender: str
+
+
+TRACKERS: Final = Registry(
+    Tracker,
+    "minbert_bench.trackers",
+    (
+        Tracker(
+            name="mlflow", libraries=("mlflow",), install="mlflow-skinny",
+            sender="bench.results.trackers:send_to_mlflow",
+        ),
+        Tracker(
+            name="tensorboard", libraries=("tensorboard",), install="tensorboard",
+            sender="bench.results.trackers:send_to_tensorboard",
+        ),
+    ),
+)  # fmt: skip
+
+
+class Tracking:
+    """Sends results to a tracker, until that fails. InputError if it is not `NAME:PLACE`, or its
+    libraries are not installed."""
+
+    def __init__(self, to: str, runs: Path, reports: Path) -> None:
+        name, _, self._place = to.partition(":")
+        if name not in TRACKERS or not self._place:
+            names = ", ".join(f"{known}:PLACE" for known in TRACKERS)
+            raise InputError(f"{to}: no tracker and place; give one of {names}")
+        self._tracker = TRACKERS[name]
+        if missing := [each for each in self._tracker.libraries if find_spec(each) is None]:
+            raise InputError(
+                f"{to}: needs {' and '.join(missing)}: pip install {self._tracker.install}"
+            )
+        self._to, self._runs, self._reports = to, runs, reports
+        self.failure, self.sent = "", 0
+        self._done: set[tuple[Value, ...]] = set()
+
+    def _send(self, make: Callable[[], TrackedRun]) -> None:
+        """Make and send a run, unless sending has failed before."""
+        if self.failure:
+            return
+        try:
+            self.sent += bool(load(self._tracker.sender)(self._place, make()))
+        except Exception as error:  # noqa: BLE001 (of a library, or of its server)
+            self.failure = cause_of(error)
+
+    def send_row(self, row: Row) -> None:
+        self._send(lambda: run_of(self._runs, row))
+        if not self.failure:
+            self._done.add(row.row_key)
+
+    def finish(self, rows: Sequence[Row]) -> str:
+        """Send what the tracker lacks of rows and of their report; returns a line on that."""
+        rest = [row for row in rows if row.row_key not in self._done and not self.failure]
+        with progress_bar(len(rest)) as show:
+            for number, row in enumerate(rest):
+                show(number, row.name)
+                self.send_row(row)
+        names = ("report.md", "index.html")
+        texts = {name: text_or_empty(self._reports / name) for name in names}
+        for task in {row.task: row for row in rows} if all(texts.values()) else ():
+            self._send(partial(TrackedRun, "report", task, texts=texts))
+        if self.failure:
+            again = command_line("track", "--runs", str(self._runs), "--to", self._to)
+            return f"not all is sent to {self._to}: {self.failure}; to send the rest: {again}"
+        return f"{self._to} has {len(rows)} cells; new in it are {self.sent} runs"
+
+
+def run_of(runs: Path, row: Row) -> TrackedRun:
+    """A row's run, by its columns and files. ValueError or KeyError for curves that are none."""
+    folder = folder_of(runs, row)
+    known = {column: row[column.name] for column in COLUMNS if row[column.name] is not None}
+    times = ("started_at", "finished_at")
+    parameters = {c.name: v for c, v in known.items() if c.group in _PARAMETERS or c.kind is str}
+    numbers = {c.name: float(v or 0) for c, v in known.items() if c.name not in parameters}
+    figures = read_exports(runs).get(row.cell_id)
+    for form in figures.forms if figures else ():
+        costs = form.model_dump(include={"size_mb", "one_ms", "batch_ms", "score"})
+        numbers |= {f"export/{form.name}/{n}": v for n, v in costs.items() if v is not None}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for name, unit in ((STEPS, "step"), (EPOCHS, "epoch")):
+        for record in csv.DictReader(text_or_empty(folder / name).splitlines()):
+            at = int(record.pop(unit))
+            for column, text in record.items():
+                if text:
+                    curves.setdefault(f"{unit}/{column}", []).append((at, float(text)))
+    begun, ended = (
+        datetime.fromisoformat(str(row[name])).timestamp() if row[name] else 0.0 for name in times
+    )
+    return TrackedRun(
+        folder.name, row.task, row.status or "", begun, ended, parameters, numbers, curves
+    )
+
+
+@click.command(
+    help="Send results to an experiment tracker, each attempt at a cell as a run, and the report. "
+    "What the tracker has already is not sent again, and what has changed replaces it.",
+    epilog="""\b
+Examples:
+  python -m bench.track runs.csv --to mlflow:http://localhost:5000
+  python -m bench.track runs.csv --to tensorboard:logs
+""",
+)
+@with_runs("Results to send, of one file.")
+@click.option("--to", required=True, metavar="NAME:PLACE", help=f"One of {', '.join(TRACKERS)}.")
+@click.option("--reports", type=FILE, help="Folder of the report, if it is not the usual one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def main(runs: Sequence[Path], to: str, reports: Path | None, as_json: bool) -> int:
+    if len(runs) > 1:
+        raise InputError("--runs: one file is sent at a time; bench.merge unites several")
+    tracking = Tracking(to, runs[0], reports or reports_for(runs[0]))
+    rows = read_rows(runs[0])
+    line = tracking.finish(rows)
+    if as_json:
+        numbers = {"rows": len(rows), "sent": tracking.sent, "failure": tracking.failure or None}
+        line = json.dumps(numbers)
+    echo(line, err=bool(tracking.failure) and not as_json)
+    return 1 if tracking.failure else 0
