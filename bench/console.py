@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "updates": ("bench.studies.updates.__main__", "command"),
     "forecast": ("bench.forecast.__main__", "main"),
     "merge": ("bench.results.merge", "main"),
+    "validate": ("bench.validate", "main"),
     "track": ("bench.results.tracking", "main"),
     "rebuild": ("bench.results.rebuild", "main"),
     "assets": ("minbert.assets.__main__", "main"),

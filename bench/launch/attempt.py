@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import write_atomically
 from bench.launch.runner import WorkerEnd, run_worker
 from bench.launch.signals import Signals
@@ -21,6 +21,7 @@ from bench.plan.planning import on_device
 from bench.plan.rows import Row, repeat_suffix
 from bench.results.row import keep_row, measured_row
 from bench.results.store import cell_folder
+from bench.results.submission import write_sums
 
 WORKER: Final = (sys.executable, "-m", "bench.worker")
 """The command that runs a cell; its last argument is the cell's folder."""
@@ -107,7 +108,12 @@ def run_cell(
     outcome = run_worker(
         folder, argv, env=env, timeout_s=run.timeout_s, on_progress=on_progress, signals=signals
     )
-    return outcome_row(run, target, outcome, folder), outcome
+    row = outcome_row(run, target, outcome, folder)
+    try:
+        write_sums(folder)
+    except (OSError, InputError) as error:
+        raise DiskFullError(f"{folder}: {cause_of(error)}") from error
+    return row, outcome
 
 
 def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) -> Row:

@@ -171,7 +171,7 @@ def front_table(group: Group) -> Table:
     rows = [
         {
             "setting": s.label,
-            **{f"by_{cost}": fronts[cost].get(id(s)) for cost in COSTS}, **_results(group, s),
+            **{f"by_{cost}": fronts[cost].get(id(s)) for cost in COSTS}, **results_of(group, s),
         }
         for s in on_front[:MOST_SETTINGS]
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def settings_table(group: Group) -> Table:
         fields: dict[str, object] = {
             "mode": s.mode, "rank": s.rank, "layers": s.layers or None, "amp": s.amp,
             "frozen_dtype": s.frozen or None, "unfreeze": s.unfreeze or None,
-            "rate": s.rate, "ok": f"{len(s.ok)}/{len(s.rows)}", **_results(group, s),
+            "rate": s.rate, "ok": f"{len(s.ok)}/{len(s.rows)}", **results_of(group, s),
         }  # fmt: skip
         return {name: value for name, value in fields.items() if has.get(name, True)}
 
@@ -210,7 +210,7 @@ def _units(group: Group) -> dict[str, str]:
     return columns | {f"{cost}_unit": x_label(group, cost) for cost in COSTS}
 
 
-def _results(group: Group, s: Setting) -> dict[str, object]:
+def results_of(group: Group, s: Setting) -> dict[str, object]:
     """Score and costs of a setting, and how they compare with full fine-tuning in fp32."""
     base, form = group.baseline, partial(score, group)
     estimates = {objective: s.estimate(column(group, objective)) for objective in OBJECTIVES}

@@ -83,7 +83,7 @@ def kept_predictions(runs: Path, note: Callable[[str], None] = note_to_stderr) -
             return None
         outcomes = _from_folder(runs, row, read_folder if logits else read)
         if outcomes is None:
-            keys = {part: outcome_key(row, part) for part in _parts(row.dev_metric)}
+            keys = {part: outcome_key(row, part) for part in parts_of(row.dev_metric)}
             outcomes = {part: stored[key] for part, key in keys.items() if key in stored}
             if outcomes and not _fit(row, outcomes):
                 note(f"{path}: outcomes that don't fit their rows are left out")
@@ -152,7 +152,7 @@ def first_of(sources: Sequence[PredictionsOf]) -> PredictionsOf:
     return of_rows
 
 
-def _parts(metric: str) -> Sequence[str]:
+def parts_of(metric: str) -> Sequence[str]:
     return tuple(PART_SCORES) if metric == OVERALL else ("",)
 
 
@@ -196,7 +196,7 @@ def read_folder(folder: Path, metric: str) -> Parts | None:
     try:
         with safe_open(folder / PREDICTIONS, framework="numpy") as file:
             notes, names = file.metadata() or {}, set(file.keys())
-            for part in _parts(metric):
+            for part in parts_of(metric):
                 prefix = f"{part}." if part else ""
                 if f"{prefix}logits" not in names:
                     continue

@@ -27,7 +27,7 @@ from bench.stats.steptimes import StepTimes, replay_times, training_times
 UNSTEADY: Final = 0.1
 """Half the interval of the time for 1,000 tokens, as a share of it, above which it is unstable."""
 
-_MEASURED: Final = {
+MEASURED: Final = {
     name
     for name, column in BY_NAME.items()
     if column.group not in ("identity", "axes", "settings", "conditions")
@@ -59,7 +59,7 @@ def measured_row(
         dev_examples: the number of dev examples of each part of the task.
         majority_score: on dev, of the training set's majority class, if there are classes.
     """
-    measured = {n: v for n, v in columns.items() if n in _MEASURED and v is not None}
+    measured = {n: v for n, v in columns.items() if n in MEASURED and v is not None}
     text = " ".join(message.split())[:500] or None
     row = row_of({**cell.columns(), **conditions, **measured, "status": status, "message": text})
     if status == "ok":
