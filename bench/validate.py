@@ -37,8 +37,7 @@ Examples:
     help="Folder to write the results of all valid folders into, in the JSON layout of "
     "method_comparison in PEFT's repository.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_json: bool) -> int:
+def main(folders: Sequence[Path], reports: Path | None, peft: Path | None) -> int:
     from bench.report.text import count
     from bench.results.rescoring import read_results
     from bench.results.submission import Submission
@@ -48,18 +47,11 @@ def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_js
         for number, folder in enumerate(folders):
             show(number, str(folder))
             checked.append(Submission.check(folder))
-    outcome = [
-        {"folder": str(each.folder), "rows": each.rows, "problems": each.problems,
-         "unchecked": dict(+each.unchecked)}
-        for each in checked
-    ]  # fmt: skip
-    for each in () if as_json else checked:
+    for each in checked:
         verdict = f"not valid, {count(len(each.problems), 'problem')}" if each.problems else "valid"
         echo("\n".join([*each.problems, f"{each.folder}: {each.rows} rows, {verdict}"]))
         for what, rows in (+each.unchecked).items():
             echo(f"  not checked in {rows} rows: {what}")
-    if as_json:
-        echo(json.dumps(outcome, indent=1))
     valid = [path for each in checked if not each.problems for path in each.runs]
     if valid and (reports or peft):
         from bench.report.pages import write_pages

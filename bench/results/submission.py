@@ -163,13 +163,15 @@ def _score(row: Row, folder: Path, outcomes: Parts, facts: DataFacts | None) -> 
     """The columns that predictions give. ValueError if there are none."""
     metric = row.dev_metric or ""
     score = float(values(metric, outcomes).mean())
-    if any(one.has_numbers for one in outcomes.values()) and row.dev_score is not None:
-        score = row.dev_score if abs(score - row.dev_score) < _ROUNDING else score
+    rounding = _ROUNDING if any(one.has_numbers for one in outcomes.values()) else 0.0
     sizes = {part or row.task: len(one.predicted) for part, one in outcomes.items()}
-    columns = {"dev_score": score, **score_interval(row | {"dev_score": score}, sizes, folder)}
+    columns: dict[str, Any] = {"dev_score": score}
+    columns |= score_interval(row | {"dev_score": score}, sizes, folder)
     if facts is not None and row.folds is None and "" in outcomes:
         columns["majority_score"] = majority_score(metric, outcomes[""], facts)
-    return {name: value for name, value in columns.items() if value is not None}
+    known = {n: v for n, v in columns.items() if v is not None}
+    same = [n for n, v in known.items() if abs(v - float(row[n] or 0)) < rounding]
+    return known | {n: row[n] for n in same}
 
 
 def _wrong_sums(sums: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ _SETTINGS: Final = {
 }
 
 
-def send_to_mlflow(place: str, run: TrackedRun) -> bool:
+def to_mlflow(place: str, run: TrackedRun) -> bool:
     """Send a run to the server or store at a URI, in an experiment of its task."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -50,7 +50,7 @@ def send_to_mlflow(place: str, run: TrackedRun) -> bool:
     return True
 
 
-def send_to_tensorboard(place: str, run: TrackedRun) -> bool:
+def to_tensorboard(place: str, run: TrackedRun) -> bool:
     """Write a run's events, parameters as hparams, into a folder by its task and name."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary

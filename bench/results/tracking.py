@@ -4,7 +4,6 @@ Example: python -m bench.track runs.csv --to mlflow:http://localhost:5000
 """
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,31 +63,25 @@ class TrackedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
-    """A tracker that `--to` and `--track` name. `sender` is a function, as `module:function`, of a
-    place and a run; it returns false if the place has that run, by its digest, and replaces one of
-    the same name and task. `libraries` are the names by which what it needs is imported, `install`
-    the packages that pip installs."""
+    """A tracker that `--to` and `--track` name, the library that it imports, and the package that
+    has it. `sender` is a function, as `module:function`, of a place and a run; it returns false if
+    the place has that run, by its digest, and replaces one of the same name and task."""
 
     name: str
-    libraries: tuple[str, ...]
+    library: str
     install: str
     sender: str
 
 
+_OWN: Final = (("mlflow", "mlflow-skinny"), ("tensorboard", "tensorboard"))
 TRACKERS: Final = Registry(
     Tracker,
     "minbert_bench.trackers",
-    (
-        Tracker(
-            name="mlflow", libraries=("mlflow",), install="mlflow-skinny",
-            sender="bench.results.trackers:send_to_mlflow",
-        ),
-        Tracker(
-            name="tensorboard", libraries=("tensorboard",), install="tensorboard",
-            sender="bench.results.trackers:send_to_tensorboard",
-        ),
-    ),
-)  # fmt: skip
+    [
+        Tracker(name=name, library=name, install=what, sender=f"bench.results.trackers:to_{name}")
+        for name, what in _OWN
+    ],
+)
 
 
 class Tracking:
@@ -101,10 +94,8 @@ class Tracking:
             names = ", ".join(f"{known}:PLACE" for known in TRACKERS)
             raise InputError(f"{to}: no tracker and place; give one of {names}")
         self._tracker = TRACKERS[name]
-        if missing := [each for each in self._tracker.libraries if find_spec(each) is None]:
-            raise InputError(
-                f"{to}: needs {' and '.join(missing)}: pip install {self._tracker.install}"
-            )
+        if find_spec(self._tracker.library) is None:
+            raise InputError(f"{to}: is not installed: pip install {self._tracker.install}")
         self._to, self._runs, self._reports = to, runs, reports
         self.failure, self.sent = "", 0
         self._done: set[tuple[Value, ...]] = set()
@@ -144,7 +135,6 @@ def run_of(runs: Path, row: Row) -> TrackedRun:
     """A row's run, by its columns and files. ValueError or KeyError for curves that are none."""
     folder = folder_of(runs, row)
     known = {column: row[column.name] for column in COLUMNS if row[column.name] is not None}
-    times = ("started_at", "finished_at")
     parameters = {c.name: v for c, v in known.items() if c.group in _PARAMETERS or c.kind is str}
     numbers = {c.name: float(v or 0) for c, v in known.items() if c.name not in parameters}
     figures = read_exports(runs).get(row.cell_id)
@@ -159,7 +149,8 @@ def run_of(runs: Path, row: Row) -> TrackedRun:
                 if text:
                     curves.setdefault(f"{unit}/{column}", []).append((at, float(text)))
     begun, ended = (
-        datetime.fromisoformat(str(row[name])).timestamp() if row[name] else 0.0 for name in times
+        datetime.fromisoformat(text).timestamp() if text else 0.0
+        for text in (row.started_at, row.finished_at)
     )
     return TrackedRun(
         folder.name, row.task, row.status or "", begun, ended, parameters, numbers, curves
@@ -178,15 +169,9 @@ Examples:
 @with_runs("Results to send, of one file.")
 @click.option("--to", required=True, metavar="NAME:PLACE", help=f"One of {', '.join(TRACKERS)}.")
 @click.option("--reports", type=FILE, help="Folder of the report, if it is not the usual one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-def main(runs: Sequence[Path], to: str, reports: Path | None, as_json: bool) -> int:
+def main(runs: Sequence[Path], to: str, reports: Path | None) -> int:
     if len(runs) > 1:
         raise InputError("--runs: one file is sent at a time; bench.merge unites several")
     tracking = Tracking(to, runs[0], reports or reports_for(runs[0]))
-    rows = read_rows(runs[0])
-    line = tracking.finish(rows)
-    if as_json:
-        numbers = {"rows": len(rows), "sent": tracking.sent, "failure": tracking.failure or None}
-        line = json.dumps(numbers)
-    echo(line, err=bool(tracking.failure) and not as_json)
+    echo(tracking.finish(read_rows(runs[0])), err=bool(tracking.failure))
     return 1 if tracking.failure else 0

@@ -149,16 +149,16 @@ def own_tracker(monkeypatch, **values):
     """A tracker as a plugin declares it, and the list of what it gets."""
     sent = Sent()
     monkeypatch.setattr("bench.results.tracking.load", lambda _: sent)
-    values = {"libraries": (), "install": "own", "sender": "own:send"} | values
+    values = {"library": "json", "install": "own", "sender": "own:send"} | values
     monkeypatch.setitem(TRACKERS.own, "own", Tracker(name="own", **values))
     return sent
 
 
 def test_a_tracker_that_is_not_installed_is_a_line_before_the_run(grid, monkeypatch):
-    own_tracker(monkeypatch, libraries=("no_such_module",))
+    own_tracker(monkeypatch, library="no_such_module")
     done = grid.run("--track", "own:there")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "error: own:there: needs no_such_module: pip install own" in done.stderr
+    assert "error: own:there: is not installed: pip install own" in done.stderr
     assert not grid.csv.exists()
 
 
