@@ -135,6 +135,17 @@ def test_a_folder_is_exported_in_the_plugins_format(installed):
     assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
 
 
+def test_results_are_sent_to_the_plugins_tracker(installed):
+    for new in (3, 0):
+        line = installed.run("bench.track", "--runs", "runs.csv", "--to", "lines:sent.jsonl")
+        assert line == f"lines:sent.jsonl has 2 cells; new in it are {new} runs\n"
+    lines = (installed.folder / "sent.jsonl").read_text().splitlines()
+    sent = {run["name"]: run["numbers"] for run in map(json.loads, lines)}
+    [row] = [row for row in read_rows(installed.folder / "runs.csv") if row.mode == "scale"]
+    [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
+    assert numbers["dev_score"] == pytest.approx(row.dev_score)
+
+
 def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):
     runs = installed.folder / "runs.csv"
     assert "scale" not in methods.MODES, "this process has no plugin"

@@ -113,6 +113,16 @@ def test_the_metadata_are_yaml_whatever_classes_and_names_are(exported, tmp_path
     assert result["metrics"] == [{"type": "accuracy", "name": "dev accuracy", "value": 0.6}]
 
 
+def test_the_hub_s_library_reads_the_score(exported, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    [result] = hub.ModelCard(text_of(exported, tmp_path)).data.eval_results
+    name = exported.task.name
+    assert (result.task_type, result.dataset_type) == ("text-classification", name)
+    assert (result.dataset_name, result.dataset_split) == (name, "dev")
+    known = (result.metric_type, result.metric_name, result.metric_value)
+    assert known == ("accuracy", "dev accuracy", 0.6)
+
+
 def test_markup_in_names_is_text(exported, tmp_path):
     markdown = pytest.importorskip("markdown")
     (tmp_path / "<b>model.bin").touch()

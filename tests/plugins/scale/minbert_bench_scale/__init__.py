@@ -6,6 +6,7 @@ from adapters.methods import Method
 from bench.executors.executor import Entry
 from bench.export.formats import FORMATS, Format
 from bench.plan.metrics import Metric
+from bench.results.tracking import Tracker
 
 METHOD = Method(
     name="scale",
@@ -49,4 +50,10 @@ FORMAT = Format(
     ),
     writer="minbert_bench_scale.numpy_format:write",
     files={"encoder.safetensors": "the weights"},
+)
+TRACKER = Tracker(
+    name="lines",
+    library="json",
+    install="nothing",
+    sender="minbert_bench_scale.lines:send",
 )

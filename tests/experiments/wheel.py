@@ -1,0 +1,121 @@
+"""Build the wheel, install it into a fresh environment, and use it outside the checkout: the
+command, three shards merged and compared with one run, the notebook, uvx and pipx.
+
+Example: `python -m tests.experiments.wheel`
+
+It installs all dependencies two or three times, takes some minutes, and prints a line for each
+thing shown. What uv installs is set by its own variables, such as UV_FIND_LINKS.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parents[2]
+GRID = ["run", "--grid", "smoke", "--device", "cpu", "--max-train", "192", "--max-steps", "2"]
+COUNT = 3
+NOTEBOOK = """
+import nbformat, sys
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+for cell in notebook.cells:
+    cell.source = cell.source.replace("../runs.csv", sys.argv[2])
+NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+print(sum("text/html" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())))
+"""
+ROWS = """
+import bench, json, sys
+rows = bench.load(sys.argv[1]).to_pandas()
+assert "site-packages" in bench.__file__, bench.__file__
+names = ["cell_id", "conditions_id", "status", "dev_score", "dev_loss", "params_trainable",
+         "tokens_total", "step_gflop", "code_version"]
+print(rows.sort_values("cell_id")[names].to_json(orient="records"))
+"""
+
+
+class Fresh:
+    """A folder outside the checkout, and an environment with the wheel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+        }
+        self.run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+        [self.wheel] = folder.glob("*.whl")
+        venv.create(folder / "venv", with_pip=True)
+        self.python = folder / "venv" / "bin" / "python"
+        self.run(self.python, "-m", "pip", "install", "-q", self.wheel, "nbclient", "ipykernel")
+
+    def run(self, *words: object) -> str:
+        done = subprocess.run(
+            [*map(str, words)], cwd=self.folder, env=self.environment, text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode not in (0, 1):  # 1: undecided
+            sys.exit(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    def bench(self, *words: object) -> str:
+        return self.run(self.folder / "venv" / "bin" / "minbert-bench", *words)
+
+
+def settings_of(report: Path) -> set[str]:
+    """The cells of the first columns of the report's tables of settings and of cells."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    return {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
+
+
+def shards(fresh: Fresh) -> None:
+    """Three shards, merged, and one run."""
+    fresh.bench(*GRID)
+    for index in range(COUNT):
+        places = ("--runs", f"{index}/runs.csv", "--reports", f"{index}/reports")
+        fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
+    parts = [f"{index}/runs.csv" for index in range(COUNT)]
+    fresh.bench("merge", *parts, "--to", "all/runs.csv")
+    fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
+    one, merged = (json.loads(fresh.run(fresh.python, "-c", ROWS, path))
+                   for path in ("runs.csv", "all/runs.csv"))  # fmt: skip
+    assert one == merged, (one, merged)
+    pages = [settings_of(fresh.folder / name / "report.md") for name in ("reports", "all/reports")]
+    assert pages[0] == pages[1]
+    assert pages[0]
+    answers = [json.loads(fresh.bench("recommend", "--runs", path, "--json"))
+               for path in ("runs.csv", "all/runs.csv")]  # fmt: skip
+    same = ("decided", "settings", "metric", "margin", "cross_fitted_score")
+    assert [answers[0][n] for n in same] == [answers[1][n] for n in same]
+    print(f"{COUNT} shards merged: {len(merged)} rows, {len(pages[0])} settings in the report and "
+          "the recommendation's base are those of one run; times differ")  # fmt: skip
+
+
+@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
+@click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
+@click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
+def main(uvx: bool, pipx: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        fresh = Fresh(Path(name))
+        print(f"{fresh.wheel.name}: {fresh.bench('--version').splitlines()[0]}")
+        assert "run --grid quick --data reviews.csv" in fresh.bench()
+        shards(fresh)
+        print(fresh.bench("validate", "all", "--reports", "side").splitlines()[-1])
+        tables = fresh.run(
+            fresh.python, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb",
+            fresh.folder / "all" / "runs.csv",
+        )  # fmt: skip
+        print(f"docs/notebook.ipynb ran, with {tables.strip()} outputs in HTML")
+        for wanted, words in ((uvx, ("uvx", "--from")), (pipx, ("pipx", "run", "--spec"))):
+            if wanted:
+                line = fresh.run(*words, fresh.wheel, "minbert-bench", "--version").splitlines()[0]
+                print(f"{words[0]}: {line}")
+
+
+if __name__ == "__main__":
+    main()
