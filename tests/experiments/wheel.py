@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parents[2]
-GRID = ["run", "--grid", "smoke", "--device", "cpu", "--max-train", "192", "--max-steps", "2"]
+GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=head", "--seeds", "2"]
 COUNT = 3
 NOTEBOOK = """
 import nbformat, sys
