@@ -19,7 +19,8 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parents[2]
-GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=head", "--seeds", "2"]
+GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=full,head,lora amp=off",
+        "--max-train", "192", "--max-dev", "64", "--max-steps", "2"]  # fmt: skip
 COUNT = 3
 NOTEBOOK = """
 import nbformat, sys
