@@ -68,12 +68,8 @@ class Submission:
         return result
 
     def _check_file(self, runs: Path) -> None:
-        rows, facts, outcomes = (
-            read_rows(runs),
-            read_facts(runs),
-            read_outcomes(outcomes_file(runs)),
-        )
-        read_exports(runs)
+        rows, outcomes = read_rows(runs), read_outcomes(outcomes_file(runs))
+        facts, _ = read_facts(runs), read_exports(runs)
         self.rows += len(rows)
         self.problems += [f"{folder_of(runs, row)}: {runs.name} lacks its row"
                           for row in rows_in_folders(runs, rows)]  # fmt: skip
@@ -127,17 +123,16 @@ class Submission:
             kept = kept_row(folder)
             yield folder / ROW, values_of(kept) if kept else {"attempt": None}
             if scored:
-                outcomes = read_folder(folder, row.dev_metric or "")
-                predictions[folder / PREDICTIONS] = outcomes or {}
+                predictions[folder / PREDICTIONS] = read_folder(folder, row.dev_metric or "") or {}
             if is_current and row.is_ok:
                 yield f"the other files in {folder}", _recomputed(row, folder)
         self.unchecked["no predictions: scores"] += scored and not predictions
         for path, outcomes in predictions.items():
-            for part, one in (outcomes or {}).items():
+            for part, one in outcomes.items():
                 data = row.task, row.data_digest, row.fold, part
                 if labels.setdefault(data, one.examples) != one.examples:
                     raise InputError(f"{path} has other labels of {row.task} than other cells have")
-            yield path, _score(row, path.parent, outcomes or {}, facts.get(row.data_digest))
+            yield path, _score(row, path.parent, outcomes, facts.get(row.data_digest))
 
 
 def _recomputed(row: Row, folder: Path) -> Mapping[str, Any]:
