@@ -18,11 +18,11 @@ from bench.examples.options import flag_of
 from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
-from bench.plan.problems import MULTI_LABEL, SINGLE_LABEL
+from bench.plan.problems import SINGLE_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write
-from minbert.data.tasks.splitting import strata_of, stratified
+from minbert.data.tasks.splitting import stratified
 from minbert.files import is_file, is_folder
 
 DEV_PARTS: Final = 10
@@ -115,7 +115,7 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
         data = read(spec)
         problem, classes = data.spec.problem or SINGLE_LABEL, data.spec.classes
-        task = Task(name, classes, multi_label=problem == MULTI_LABEL, is_own=True)
+        task = Task(name, classes, problem_name=problem, is_own=True)
         train, dev, notes = data.examples, data.validation, [*data.notes]
         if dev is None:
             train, dev = _split(train, task)
@@ -146,7 +146,7 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     """Split off the dev examples: strata in equal shares, groups and equal texts together. A class
     whose only examples would be dev examples stays in training."""
     keys = examples.keys()
-    is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
+    is_dev = stratified(keys, task.problem.strata(examples.labels), DEV_PARTS) == 0
     if task.kind == "classification":
         only_dev = np.setdiff1d(examples.labels[is_dev], examples.labels[~is_dev])
         back = {keys[index] for index in np.flatnonzero(np.isin(examples.labels, only_dev))}

@@ -84,7 +84,7 @@ def labels_of(task: Task, logits: _Logits) -> list[Any]:
     """The class of each row of logits, the list of its classes, or its number."""
     if task.kind == "regression":
         return [float(row[0]) for row in logits]
-    if task.multi_label:
+    if task.kind == "multi_label":
         return [
             [name for name, logit in zip(task.classes, row, strict=True) if logit > 0]
             for row in logits

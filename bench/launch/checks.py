@@ -171,7 +171,7 @@ def label_notes(data: Data) -> list[str]:
     notes = []
     for piece in data.pieces().values():
         for name, labels in (("training", piece.train.labels), ("dev", piece.dev.labels)):
-            if not piece.task.multi_label and constant(labels):
+            if labels.ndim == 1 and constant(labels):
                 notes.append(f"{piece.task.name}: all {name} labels are {labels[0]:g}")
     return list(dict.fromkeys(notes))
 

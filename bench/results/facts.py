@@ -7,13 +7,12 @@ show them on a machine that does not have the data.
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from pydantic import BaseModel
 
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
 from bench.plan.metrics import metric_of
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.problems import SINGLE_LABEL
 from bench.plan.rows import Row
 from bench.results.datafile import DataFile
 from minbert.data.tasks import TaskData
@@ -166,15 +165,15 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
 def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
     classes = data.task.classes
-    several = data.train.labels.ndim > 1
+    problem = data.task.problem
     counts = [
-        (labels.sum(axis=0) if several else np.bincount(labels, minlength=len(classes))).tolist()
+        problem.counts(labels, len(classes)).tolist()
         for labels in (data.train.labels, data.dev.labels)
         if classes
     ]
     return DataFacts(
         task=data.task.name,
-        problem=MULTI_LABEL if several else SINGLE_LABEL if classes else REGRESSION,
+        problem=problem.name,
         source=source,
         classes=classes,
         train=len(data.train),

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 from bench.plan.rows import Row
+from minbert.data.problems import problem_of
 
 _LARGEST: Final = 2**26
 """Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
@@ -63,10 +63,8 @@ class Outcome:
     logits: Array | None = None
 
     @property
-    def problem(self) -> Problem:
-        if self.has_numbers:
-            return REGRESSION
-        return SINGLE_LABEL if self.has_classes else MULTI_LABEL
+    def problem(self) -> str:
+        return problem_of(self.predicted).name
 
     @property
     def has_classes(self) -> bool:

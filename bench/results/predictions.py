@@ -36,6 +36,7 @@ from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS, STEPS
 from bench.results.scores import numbers
 from bench.results.store import cell_folder, cells_folder
+from minbert.data.problems import problem_of
 from minbert.files import is_folder
 
 _EXACT: Final = 1e-6
@@ -159,32 +160,18 @@ def parts_of(metric: str) -> Sequence[str]:
 def outcome_of(
     logits: NDArray[np.generic], labels: NDArray[np.generic], unit: tuple[float, float] | None
 ) -> Outcome:
-    """The outcome of logits [N, C], with them. ValueError if logits and labels do not fit each
-    other.
-
-    A label of several is predicted where its logit is above 0; so is the second class where one
-    logit stands for two.
+    """The outcome of logits [N, C], with them, as of `Problem.predicted`. ValueError if logits and
+    labels do not fit each other.
 
     Args:
-        labels: classes [N], numbers [N], or 0 and 1 for each label [N, C].
         unit: mean and std by which a regression's logits return to the unit of the labels.
     """
-    fits = logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1]
-    if not fits or (labels.ndim == 2 and labels.shape != logits.shape):
-        raise ValueError("there are no logits for each label")
-    digest = digest_of(labels)
-    if labels.ndim == 2:
-        return Outcome((logits.astype(np.float64) > 0).astype(np.uint8), labels, digest, logits)
-    if labels.dtype.kind == "f":
-        numbers = logits[:, 0]
-        if unit is not None:
-            numbers = numbers.astype(np.float64) * unit[1] + unit[0]
-        return Outcome(numbers, labels, digest)
-    single = logits.shape[1] == 1
-    if labels.size and not 0 <= labels.min() <= labels.max() < max(logits.shape[1], 2):
-        raise ValueError("there are labels without a logit")
-    predicted = logits[:, 0].astype(np.float64) > 0 if single else logits.argmax(axis=1)
-    return Outcome(predicted.astype(np.int64), labels, digest, logits)
+    predicted = problem_of(labels).predicted(logits, labels)
+    if labels.dtype.kind != "f":
+        return Outcome(predicted, labels, digest_of(labels), logits)
+    if unit is not None:
+        predicted = predicted.astype(np.float64) * unit[1] + unit[0]
+    return Outcome(predicted, labels, digest_of(labels))
 
 
 def read_folder(folder: Path, metric: str) -> Parts | None:

@@ -26,7 +26,7 @@ from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Task, find_task
 from minbert.errors import InputError
-from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
+from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.unfreezing import GradualUnfreezing
 
@@ -78,10 +78,11 @@ def without_held_out(
 
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     tasks = {part: find_task(part) if part else task for part in parts}
-    return {  # between two classes one logit of a part decides
-        part: BINARY if part and len(of.classes) == 2 else loss_name(of.kind, regression_loss)
-        for part, of in tasks.items()
+    losses = {  # between two classes one logit of a part decides
+        part: BINARY if part and len(task.classes) == 2 else task.problem.loss
+        for part, task in tasks.items()
     }
+    return {part: regression_loss or MSE if loss == MSE else loss for part, loss in losses.items()}
 
 
 def load_examples(job: Job) -> Data:

@@ -18,14 +18,6 @@ _ROUNDING: Final = 4
 """Units in the last place by which numbers may differ and still count as equal."""
 
 
-def loss_name(kind: str, regression_loss: str | None = None) -> str:
-    """The loss of a kind of task: `classification`, `multi_label` or `regression`; for the latter
-    `regression_loss`, or mse."""
-    if kind == "regression":
-        return regression_loss or MSE
-    return MULTI_LABEL if kind == "multi_label" else CROSS_ENTROPY
-
-
 def loss_of(
     loss: str,
     logits: Tensor,

@@ -4,7 +4,7 @@ import json
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +18,6 @@ from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, write_json
 from minbert.kernels.linear import Linear
 from minbert.model.checkpoint import config_for_export
 from minbert.model.classifier import BertClassifier, Classifier
-
-_PROBLEMS: Final = {
-    "classification": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 @torch.no_grad()
@@ -91,7 +85,7 @@ def labels_of(trained: Trained) -> dict[str, Any]:
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": _PROBLEMS[trained.task.kind],
+        "problem_type": trained.task.problem.library_type,
         "text_pairs": trained.dev.text_b is not None,
     }
 

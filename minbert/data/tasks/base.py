@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.metrics import micro_f1
+from minbert.data.problems import PROBLEMS, REGRESSION, SINGLE_LABEL, Problem
 from minbert.data.tasks.splitting import joined, normalised, position, smallest
 from minbert.errors import InputError
 
@@ -20,12 +20,6 @@ DECLARED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
     files("minbert.data.tasks").joinpath("tasks.toml").read_text("utf-8")
 )
 """The tables of tasks.toml."""
-_METRICS: Final = {
-    "classification": "accuracy",
-    "regression": "pearson",
-    "multi_label": "micro_f1",
-    "multitask": "overall",
-}
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Task:
             of a task without files is embedded.
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
-        multi_label: whether an example may have any number of the classes.
+        problem_name: of `PROBLEMS`; empty: one class for each example, or without classes a number.
         is_own: whether it is on the user's own data, with classes that this project does not know.
     """
 
@@ -46,21 +40,22 @@ class Task:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-    multi_label: bool = False
+    problem_name: str = ""
     is_own: bool = False
 
     @property
+    def problem(self) -> Problem:
+        """What is learned, unless it has parts."""
+        return PROBLEMS.get(self.problem_name) or (SINGLE_LABEL if self.classes else REGRESSION)
+
+    @property
     def kind(self) -> str:
-        """`classification`, `multi_label`, `regression`, or `multitask` with parts."""
-        if self.parts:
-            return "multitask"
-        if self.multi_label:
-            return "multi_label"
-        return "classification" if self.classes else "regression"
+        """The kind of its problem, or `multitask` with parts."""
+        return "multitask" if self.parts else self.problem.kind
 
     @property
     def metric(self) -> str:
-        return _METRICS[self.kind]
+        return "overall" if self.parts else self.problem.metric
 
     @property
     def num_outputs(self) -> int:
@@ -169,23 +164,16 @@ class Data(ABC):
 
     @property
     def majority(self) -> float | None:
-        """The dev score without learning: of always predicting the most frequent class of the
-        training examples, of several the first, or the labels that most of them have, and of a
-        part that is a regression that of no correlation. None for a task that is a regression."""
+        """The dev score without learning, as of `Problem.majority`; of a part that is a regression
+        that of no correlation. None for a task that is a regression."""
         if self.task.kind == "regression":
             return None
-        scores = [_majority(part) for part in self.parts.values()]
-        return sum(scores) / len(scores)
-
-
-def _majority(data: "TaskData") -> float:
-    if data.task.kind == "multi_label":
-        usual = data.train.labels.mean(axis=0) - 0.5
-        return micro_f1(np.tile(usual, (len(data.dev), 1)), data.dev.labels)
-    if data.task.kind == "classification":
-        majority = np.bincount(data.train.labels.astype(np.int64)).argmax()
-        return float(np.mean(data.dev.labels == majority))
-    return 0.5  # (1 + r) / 2 of no correlation, as an overall score counts it
+        scores = [
+            part.task.problem.majority(part.train.labels, part.dev.labels)
+            for part in self.parts.values()
+        ]
+        # (1 + r) / 2 of no correlation, as an overall score counts it
+        return sum(0.5 if score is None else score for score in scores) / len(scores)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minbert.data.tasks.base import Data, Examples, Sizes, TaskData, set_aside
-from minbert.data.tasks.splitting import strata_of, stratified
+from minbert.data.tasks.splitting import stratified
 from minbert.errors import InputError
 
 RACE_FOLDS: Final = 5  # and so the most rounds
@@ -64,7 +64,7 @@ class Folds:
 
     @cached_property
     def assignment(self) -> NDArray[np.int64]:
-        strata = strata_of(self.examples.labels, self.data.task.kind)
+        strata = self.data.task.problem.strata(self.examples.labels)
         return stratified(self._keys, strata, self.count)
 
     @cached_property

@@ -17,9 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from minbert.data.problems import problem_of
 from minbert.data.tasks.base import Examples, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
@@ -49,8 +47,7 @@ class Prepared:
 
     @property
     def task(self) -> Task:
-        is_multi_label = self.problem == "multi_label"
-        return Task(self.name, self.classes, (FILE,), multi_label=is_multi_label, is_own=True)
+        return Task(self.name, self.classes, (FILE,), problem_name=self.problem, is_own=True)
 
 
 def is_prepared(folder: Path | None) -> bool:
@@ -85,22 +82,13 @@ def _read(path: Path, task: Task) -> Examples:
         return Examples(
             tuple(row["a"] for row in rows),
             tuple(row["b"] for row in rows if "b" in row) or None,
-            _labels([row["label"] for row in rows], task),
+            task.problem.read([row["label"] for row in rows], len(task.classes)),
             tuple(row["group"] for row in rows if "group" in row) or None,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{path}: can't be read ({error}); start the grid again, which writes it anew"
         ) from error
-
-
-def _labels(values: list[Any], task: Task) -> NDArray[Any]:
-    if task.kind == "multi_label":
-        matrix = np.zeros((len(values), len(task.classes)), dtype=np.int8)
-        for row, indices in enumerate(values):
-            matrix[row, indices] = 1
-        return matrix
-    return np.array(values, dtype=np.int64 if task.classes else np.float64)
 
 
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
@@ -141,16 +129,15 @@ def mark_used(folder: Path) -> None:
 
 def lines(examples: Examples, classes: Sequence[str] = ()) -> Iterator[str]:
     """A line of JSON for each example. Labels are names where those of the classes are given."""
-    several = examples.labels.ndim == 2
+    written = problem_of(examples.labels).written
     for index, text in enumerate(examples.text_a):
         values: dict[str, Any] = {"a": text}
         if examples.text_b is not None:
             values["b"] = examples.text_b[index]
-        label = examples.labels[index]
-        values["label"] = np.flatnonzero(label).tolist() if several else label.item()
+        label = written(examples.labels[index])
         if classes:
-            numbers = values["label"]
-            values["label"] = [classes[n] for n in numbers] if several else classes[numbers]
+            label = [classes[n] for n in label] if isinstance(label, list) else classes[label]
+        values["label"] = label
         if examples.groups is not None:
             values["group"] = examples.groups[index]
         yield json.dumps(values, ensure_ascii=False) + "\n"

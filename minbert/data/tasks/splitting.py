@@ -17,9 +17,6 @@ TRAIN, DEV, TEST = SIDES = ("train", "dev", "test")
 _SHARES: Final = (0.8, 0.9)
 """Positions, from 0 to 1, at which dev and test begin."""
 
-_DECILES: Final = 10
-"""Strata of the labels of a regression."""
-
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -72,23 +69,6 @@ def smallest(texts: Iterable[str], count: int) -> list[int]:
     subset of what a larger one keeps, and classes keep their shares."""
     places = [(position(f"order {text}"), index) for index, text in enumerate(texts)]
     return sorted(index for _, index in sorted(places)[:count])
-
-
-def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
-    """The stratum of each example, [N], for `stratified`, by labels [N], or [N, C] of 0 and 1, and
-    the kind of task: the classes, tenths of the numbers in their order, or the combinations of
-    labels, rare ones together."""
-    if kind == "regression":
-        tenths = np.arange(1, _DECILES) / _DECILES
-        edges = np.quantile(labels.astype(np.float64), tenths, method="inverted_cdf")
-        return np.searchsorted(edges, labels.astype(np.float64)).astype(np.int64)
-    if labels.ndim == 1:
-        return labels.astype(np.int64)
-    packed = np.ascontiguousarray(np.packbits(labels.astype(bool), axis=1))
-    combinations = packed.view(f"V{packed.shape[1]}")[:, 0]
-    _, strata, sizes = np.unique(combinations, return_inverse=True, return_counts=True)
-    pooled = np.where(sizes < 10, len(sizes), np.arange(len(sizes)))
-    return pooled[strata].astype(np.int64)
 
 
 def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArray[np.int64]:

@@ -144,7 +144,9 @@ def _trained(
 
 def _task(kind: str) -> Task:
     classes = () if kind == "regression" else CLASSES
-    return Task("small", classes, is_own=True, multi_label=kind == "multi_label")
+    return Task(
+        "small", classes, is_own=True, problem_name="multi_label" if kind == "multi_label" else ""
+    )
 
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ from minbert.model.config import GEOMETRIES
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
-TOPICS = Task("topics", classes=("a", "b"), multi_label=True)
+TOPICS = Task("topics", classes=("a", "b"), problem_name="multi_label")
 SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
 
 

@@ -17,7 +17,7 @@ from tests.bench.tiny_cells import cell, ended, job_of
 from tests.bench.worker.test_training_settings import Steps
 from tests.bench.workloads import SHAPES
 
-TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), multi_label=True)
+TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), problem_name="multi_label")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minbert.data.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from minbert.data.tasks import (
     RACE_FOLDS,
     TASKS,
@@ -19,7 +20,7 @@ from minbert.data.tasks import (
     for_search,
     load_data,
 )
-from minbert.data.tasks.splitting import strata_of, stratified
+from minbert.data.tasks.splitting import stratified
 from minbert.errors import InputError
 from tests.cs224n import write_folder
 
@@ -80,15 +81,15 @@ def test_the_parts_of_known_texts_stay_what_they_are():
 
 
 def test_strata_are_classes_tenths_or_combinations():
-    assert strata_of(np.array([2, 0, 2]), "classification").tolist() == [2, 0, 2]
+    assert SINGLE_LABEL.strata(np.array([2, 0, 2])).tolist() == [2, 0, 2]
     numbers = RNG.permutation(100) / 7
-    strata = strata_of(numbers, "regression")
+    strata = REGRESSION.strata(numbers)
     assert np.bincount(strata).tolist() == [10] * 10
     assert (strata[np.argsort(numbers)] == np.sort(strata)).all()
-    assert len(set(strata_of(np.ones(50), "regression").tolist())) == 1
+    assert len(set(REGRESSION.strata(np.ones(50)).tolist())) == 1
     common = np.repeat(np.array([[0, 0, 1], [1, 0, 1]], dtype=np.int8), 20, axis=0)
     rare = np.array([[1, 1, 1], [0, 1, 0]], dtype=np.int8)
-    found = strata_of(np.concatenate([common, rare]), "multi_label")
+    found = MULTI_LABEL.strata(np.concatenate([common, rare]))
     assert [len(set(found[at].tolist())) for at in (slice(0, 20), slice(20, 40))] == [1, 1]
     assert len(set(found.tolist())) == 3, "those of fewer than ten examples are one stratum"
     assert found[40] == found[41]

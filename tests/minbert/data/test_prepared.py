@@ -19,7 +19,11 @@ def task_data(kind):
         "multi_label": np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=np.int8),
         "regression": np.array([0.1, -3.0, 1e-17, 4.75]),
     }[kind]
-    task = Task("mine", () if kind == "regression" else CLASSES, multi_label=kind == "multi_label")
+    task = Task(
+        "mine",
+        () if kind == "regression" else CLASSES,
+        problem_name="multi_label" if kind == "multi_label" else "",
+    )
     train = Examples(texts, tuple(reversed(texts)), labels, ("a", "a", "b", "c"))
     return TaskData(task, train, train.taken([1, 3]))
 

@@ -1,0 +1,156 @@
+"""The problems that a model can learn: how their labels are stored, split, counted, predicted and
+scored. Labels and predictions are plain arrays, whose shape and type show the problem."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minbert.data.metrics import micro_f1
+
+Labels = NDArray[Any]
+Floats = NDArray[Any]
+_DECILES: Final = 10
+"""Strata of the labels of a regression."""
+_FEW: Final = 10
+"""Examples of a combination of labels below which it is no stratum of its own."""
+
+
+class SingleLabel:
+    """One class for each example: labels int64 [N].
+
+    Attributes:
+        name: as in files of results, and for --problem.
+        kind: as in the digest of examples.
+        metric: the one in runs.csv.
+        loss: one of `minbert.training.losses.LOSSES`.
+        library_type: the `problem_type` of transformers.
+    """
+
+    name: ClassVar = "single_label"
+    kind: ClassVar = "classification"
+    metric: ClassVar = "accuracy"
+    loss: ClassVar = "cross-entropy"
+    library_type: ClassVar = "single_label_classification"
+
+    def read(self, values: Sequence[Any], classes: int) -> Labels:  # noqa: ARG002
+        """Labels from what `written` gives."""
+        return np.array(values, dtype=np.int64)
+
+    def written(self, label: Any) -> Any:
+        """The label of an example as JSON: the index of its class, or a list of them; or a
+        number."""
+        return label.item()
+
+    def strata(self, labels: Labels) -> NDArray[np.int64]:
+        """The stratum of each example [N], whose shares a split keeps."""
+        return labels.astype(np.int64)
+
+    def counts(self, labels: Labels, classes: int) -> NDArray[np.int64]:
+        """How often each class occurs, [classes]."""
+        return np.bincount(labels, minlength=classes)
+
+    def predicted(self, logits: Floats, labels: Labels) -> Labels:
+        """What logits [N, C] predict for examples with these labels. Of two classes with one
+        logit, the second is predicted where that is above 0. ValueError if logits and labels do not
+        fit each other."""
+        _check(logits, len(labels))
+        if labels.size and not 0 <= labels.min() <= labels.max() < max(logits.shape[1], 2):
+            raise ValueError("there are labels without a logit")
+        single = logits.shape[1] == 1
+        chosen = logits[:, 0].astype(np.float64) > 0 if single else logits.argmax(axis=1)
+        return chosen.astype(np.int64)
+
+    def majority(self, train: Labels, dev: Labels) -> float | None:
+        """The dev score without learning: of always predicting the most frequent class, of several
+        the first, or the labels that most examples have; None where it is not defined."""
+        return float(np.mean(dev == np.bincount(train).argmax()))
+
+
+class MultiLabel(SingleLabel):
+    """Any of several labels for each example: int8 of 0 and 1 [N, C]."""
+
+    name: ClassVar = "multi_label"
+    kind: ClassVar = "multi_label"
+    metric: ClassVar = "micro_f1"
+    loss: ClassVar = "multi-label"
+    library_type: ClassVar = "multi_label_classification"
+
+    def read(self, values: Sequence[Any], classes: int) -> Labels:
+        matrix = np.zeros((len(values), classes), dtype=np.int8)
+        for row, indices in enumerate(values):
+            matrix[row, indices] = 1
+        return matrix
+
+    def written(self, label: Any) -> Any:
+        return np.flatnonzero(label).tolist()
+
+    def strata(self, labels: Labels) -> NDArray[np.int64]:
+        """The combinations of labels, rare ones together."""
+        packed = np.ascontiguousarray(np.packbits(labels.astype(bool), axis=1))
+        combinations = packed.view(f"V{packed.shape[1]}")[:, 0]
+        _, strata, sizes = np.unique(combinations, return_inverse=True, return_counts=True)
+        pooled = np.where(sizes < _FEW, len(sizes), np.arange(len(sizes)))
+        return pooled[strata].astype(np.int64)
+
+    def counts(self, labels: Labels, classes: int) -> NDArray[np.int64]:  # noqa: ARG002
+        return np.asarray(labels.sum(axis=0))
+
+    def predicted(self, logits: Floats, labels: Labels) -> Labels:
+        """The labels whose logit is above 0."""
+        _check(logits, len(labels))
+        if labels.shape != logits.shape:
+            raise ValueError("there are no logits for each label")
+        return (logits.astype(np.float64) > 0).astype(np.uint8)
+
+    def majority(self, train: Labels, dev: Labels) -> float | None:
+        usual = train.mean(axis=0) - 0.5
+        return micro_f1(np.tile(usual, (len(dev), 1)), dev)
+
+
+class Regression(SingleLabel):
+    """A number for each example: float64 [N]; predictions are in the unit of the logits [N, 1]."""
+
+    name: ClassVar = "regression"
+    kind: ClassVar = "regression"
+    metric: ClassVar = "pearson"
+    loss: ClassVar = "mse"
+    library_type: ClassVar = "regression"
+
+    def read(self, values: Sequence[Any], classes: int) -> Labels:  # noqa: ARG002
+        return np.array(values, dtype=np.float64)
+
+    def strata(self, labels: Labels) -> NDArray[np.int64]:
+        """Tenths of the numbers in their order."""
+        tenths = np.arange(1, _DECILES) / _DECILES
+        edges = np.quantile(labels.astype(np.float64), tenths, method="inverted_cdf")
+        return np.searchsorted(edges, labels.astype(np.float64)).astype(np.int64)
+
+    def predicted(self, logits: Floats, labels: Labels) -> Labels:
+        _check(logits, len(labels))
+        return logits[:, 0]
+
+    def majority(self, train: Labels, dev: Labels) -> float | None:  # noqa: ARG002
+        return None
+
+
+def _check(logits: Floats, count: int) -> None:
+    if not (logits.ndim == 2 and len(logits) == count and logits.shape[1]):
+        raise ValueError("there are no logits for each label")
+
+
+Problem = SingleLabel
+SINGLE_LABEL: Final = SingleLabel()
+MULTI_LABEL: Final = MultiLabel()
+REGRESSION: Final = Regression()
+PROBLEMS: Final[dict[str, Problem]] = {
+    problem.name: problem for problem in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+}
+
+
+def problem_of(labels: Labels) -> Problem:
+    """The problem of labels, or of predictions in their shape."""
+    if labels.dtype.kind == "f":
+        return REGRESSION
+    return SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL
