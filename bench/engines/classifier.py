@@ -23,8 +23,8 @@ class EncoderClassifier(Classifier):
     """An encoder of transformers with its head.
 
     Args:
-        model: the architecture's own model for sequence classification, or, with another pooling
-            or head, its encoder.
+        model: the architecture's own model for sequence or token classification, or, with another
+            pooling or head, its encoder.
         head: the head on the pooled vector, or on tokens; None: `model` has its own.
 
     Attributes:
@@ -33,7 +33,9 @@ class EncoderClassifier(Classifier):
         takes_types: whether the encoder distinguishes the texts of a pair by token type.
     """
 
-    def __init__(self, model: Any, head: nn.Module | None, *, outputs: int, pooling: str) -> None:
+    def __init__(
+        self, model: Any, head: nn.Module | None, *, outputs: HeadConfig, pooling: str
+    ) -> None:
         super().__init__()
         vars(self)["model_of_library"] = model  # not a submodule: its children are
         self.model_type = str(model.config.model_type)
@@ -51,7 +53,7 @@ class EncoderClassifier(Classifier):
         accepted = inspect.signature(model.forward).parameters
         types = int(getattr(model.config, "type_vocab_size", 0) or 0)
         self.takes_types = "token_type_ids" in accepted and types > 1
-        self.heads = {"": HeadConfig(outputs)}
+        self.heads = {"": outputs}
         self.pad_id = int(model.config.pad_token_id or 0)
         self.reads_tokens = bool(getattr(head, "reads_tokens", False))
         self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.plan.cell import MULTITASK, Cell
 from bench.plan.job import Job
 from bench.plan.parts import SINGLE, from_text
+from minbert.data.problems import TOKEN_CLASSIFICATION
 from minbert.data.tasks import Task, find_task
 from minbert.model.classifier import HeadConfig
 
@@ -30,11 +31,11 @@ def folder_of(job: Job) -> Path | None:
     return None if job.data is None else Path(job.data)
 
 
-def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
+def heads_of(task: Task, parts: Sequence[str]) -> dict[str, HeadConfig]:
     """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
     two classes as well."""
     if list(parts) == [""]:
-        return task.num_outputs
+        return {"": HeadConfig(task.num_outputs, by_token=task.problem is TOKEN_CLASSIFICATION)}
     classes = {part: len(find_task(part).classes) for part in parts}
     return {
         part: HeadConfig(count if count > 2 else 1, pairs=part not in SINGLE)

@@ -19,7 +19,12 @@ from typing import Any, Final
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
@@ -75,7 +80,7 @@ _FINAL_NORMS: Final = (".final_norm.", ".final_layer_norm.", ".emb_layer_norm_af
 
 def import_libraries(job: Job) -> None:
     """As `Engine.import_libraries`. InputError if there is no such model."""
-    _kind(job.cell, _config(job))
+    _kind(job, _config(job))
     if job.cell.mode in METHODS:
         import peft  # noqa: F401
 
@@ -114,10 +119,10 @@ def _config(job: Job) -> Any:
             setattr(config, name, cell.dropout)
         elif "layerdrop" in name:
             setattr(config, name, 0.0)
-    outputs = heads_of(task_of(job), parts_of(cell))
-    if not isinstance(outputs, int):
+    heads = heads_of(task_of(job), parts_of(cell))
+    if "" not in heads:
         raise InputError(f"task {cell.task}: its parts are learned by engine minbert alone")
-    config.num_labels = outputs
+    config.num_labels = heads[""].outputs
     return config
 
 
@@ -156,7 +161,7 @@ def _read_config(job: Job) -> Any:
 def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     """The model with weights loaded, or drawn, all in fp32, without adapters."""
     cell, config = job.cell, _config(job)
-    kind, own_head = _kind(cell, config)
+    kind, own_head = _kind(job, config)
     _check_attention(cell, config.model_type, kind)
     options: dict[str, Any] = {"attn_implementation": cell.attn_implementation}
     if not own_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
@@ -180,8 +185,10 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     except Exception as error:  # of many kinds, by the format of the weights
         raise InputError(f"{cell.model}: transformers can't load it: {reason(error)}") from error
     _check_complete(inner, new, own_head, cell.model)
-    width, outputs = config.hidden_size, config.num_labels
-    head = None if own_head else HEADS[cell.head](width, outputs, cell.dropout)
+    outputs = heads_of(task_of(job), parts_of(cell))[""]
+    head = None
+    if not own_head:
+        head = HEADS[cell.head](config.hidden_size, outputs.outputs, cell.dropout)
     model = EncoderClassifier(inner, head, outputs=outputs, pooling=cell.pooling)
     prefix = f"{model.prefix}."
     if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:
@@ -198,21 +205,23 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     return model
 
 
-def _kind(cell: Cell, config: Any) -> tuple[Any, bool]:
+def _kind(job: Job, config: Any) -> tuple[Any, bool]:
     """The class of the model, and whether it comes with a head of its own."""
-    own_head = cell.pooling == _POOLER and cell.head == "linear"
+    cell, by_token = job.cell, heads_of(task_of(job), parts_of(job.cell))[""].by_token
+    own_head = (cell.pooling == _POOLER or by_token) and cell.head == "linear"
     if cell.pooling == _POOLER and not own_head and cell.head != "conv":
         raise InputError(
             f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
             f"{_POOLER} is the architecture's own head"
         )
-    auto = AutoModelForSequenceClassification if own_head else AutoModel
+    own = AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification
+    auto = own if own_head else AutoModel
     try:
         kind = auto._model_mapping[type(config)]
     except KeyError:
         raise InputError(
-            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
-            "encoder"
+            f"{cell.model}: transformers has no {config.model_type} model for "
+            f"{'words' if by_token else 'texts'}; take an encoder"
         ) from None
     return kind, own_head
 

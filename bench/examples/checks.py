@@ -18,8 +18,10 @@ from bench.common.progress import ShowStep
 from bench.examples.near import DEV, TRAIN, near_duplicates
 from bench.examples.tokens import auto_max_length, share_cut
 from bench.plan.findings import CONTROL, Affected, Checks, Lengths
+from minbert.data.problems import problem_of
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.splitting import normalised
+from minbert.data.words import joined
 
 SAMPLE: Final = 20_000
 """Most distinct texts among which near duplicates are searched; up to half of them are of dev."""
@@ -198,7 +200,7 @@ class _Sample:
 
 
 def _conflicts(data: TaskData, keys: Keys) -> Affected:
-    codes = _codes(np.concatenate([data.train.labels, data.dev.labels]))
+    codes = _codes(joined(data.train.labels, data.dev.labels))
     order = np.lexsort((codes, keys))
     sorted_keys, sorted_codes = keys[order], codes[order]
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=~sorted_keys[:1]))
@@ -225,10 +227,10 @@ def _codes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _label(data: TaskData, examples: Examples, index: int) -> str:
-    label = examples.labels[index]
-    if np.ndim(label):
-        names = [data.task.classes[at] for at in np.flatnonzero(label)]
-        return shown("+".join(names) or "none")
+    label = problem_of(examples.labels).written(examples.labels[index])
+    if isinstance(label, list):
+        names = [data.task.classes[at] for at in label]
+        return shown((" " if examples.by_word else "+").join(names) or "none")
     return shown(data.task.classes[int(label)]) if data.task.classes else f"{label:g}"
 
 

@@ -8,7 +8,9 @@ from typing import Final
 
 from bench.common.errors import InputError
 from bench.examples.records import Records, listed, quoted
+from bench.examples.words import DOCUMENT
 from bench.plan.dataset import DataSpec
+from bench.plan.problems import WORDS
 
 _NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
 
@@ -46,8 +48,33 @@ def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
     return chosen, tuple(_notes(spec, chosen, free))
 
 
+def as_words(table: Records, spec: DataSpec) -> DataSpec:
+    """A description with the columns and the problem of words with tags, if a table has lists of
+    both; documents are groups unless others are given."""
+    if spec.problem not in (None, WORDS):
+        return spec
+    by_name = {_plain(name): name for name in table.columns}
+    text, label = (
+        given or next((by_name[name] for name in _NAMES[role] if name in by_name), None)
+        for given, role in ((spec.text, "words"), (spec.label, "tags"))
+    )
+    if text not in table.columns or label not in table.columns:
+        return spec
+    _, first = next(table.read([text, label]), (0, ""))
+    if spec.problem is None and not (first and all(isinstance(each, list) for each in first)):
+        return spec
+    group = spec.group or (DOCUMENT if DOCUMENT in table.columns else None)
+    values = {"text": text, "label": label, "group": group, "problem": WORDS}
+    return spec.model_copy(update=values)
+
+
 def choose_texts(
-    table: Records, text: str | None, text_pair: str | None, *, pairs: bool
+    table: Records,
+    text: str | None,
+    text_pair: str | None,
+    *,
+    pairs: bool,
+    by_word: bool = False,
 ) -> tuple[str, ...]:
     """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
     column that is missing, or can't be inferred without doubt."""
@@ -56,6 +83,10 @@ def choose_texts(
     if text_pair is not None and not pairs:
         raise InputError(f"--text-pair {quoted(text_pair)}: the model takes single texts")
     free = _free(table, (text, text_pair))
+    if by_word and text is None:
+        words = (name for name in free if _plain(name) in _NAMES["words"])
+        text = next(words, None)
+        given = given.model_copy(update={"text": text})
     if len(free) == 1 and not text and not pairs:
         return (free[0],)
     chosen = _inferred(table, given, free)

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,15 +10,17 @@ from typing import Final
 import numpy as np
 
 from bench.common.errors import InputError
-from bench.examples.columns import check_columns, choose, columns_of
+from bench.examples.columns import as_words, check_columns, choose, columns_of
 from bench.examples.labels import Labels, as_lists, check_known, classes_of, encode, infer_problem
 from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
+from bench.examples.words import DOCUMENT, encode_tags
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORDS
 from minbert.data.tasks import Examples
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
+_WHITE: Final = re.compile(r"\s")
 _EMPTY: Final = "with an empty text"
 _LIST: Final = "with a list in place of a text"
 _BROKEN: Final = "with a NUL character or half of a surrogate pair"
@@ -46,19 +48,24 @@ def read(spec: DataSpec) -> ReadData:
     """The training and validation examples of a data set; nothing of its test examples. InputError:
     data that can't be read or used, or whose columns or problem are in doubt."""
     table, validation_table = training_tables(spec)
-    chosen, notes = choose(table, spec)
+    chosen, notes = choose(table, as_words(table, spec))
+    if validation_table is not None and chosen.group == DOCUMENT:  # they are not split
+        chosen = chosen.model_copy(update={"group": None})
     rows, labels, row_notes = _collect(table, chosen)
-    problem = spec.problem or infer_problem(labels)
+    problem = chosen.problem or infer_problem(labels)
     classes: tuple[str, ...] = ()
     split_notes: tuple[str, ...] = ()
     if problem == MULTI_LABEL:
         labels, split_notes = as_lists(labels, spec.classes)
-    if problem != REGRESSION:
+    if problem == WORDS:
+        classes, tags, split_notes = encode_tags(labels, spec.classes, is_known=bool(spec.classes))
+    elif problem != REGRESSION:
         classes = classes_of(labels, spec.classes)
     elif spec.classes:
         raise InputError(f"{table.name}: a regression has no classes, but some are given")
-    examples = replace(rows, labels=encode(labels, problem, classes))
-    if not np.ptp(examples.labels, axis=0).any():
+    values = tags if problem == WORDS else encode(labels, problem, classes)
+    examples = replace(rows, labels=values)
+    if problem != WORDS and not np.ptp(examples.labels, axis=0).any():
         raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
     resolved = chosen.model_copy(update={"problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
@@ -91,6 +98,10 @@ def _like(
     problem = spec.problem or SINGLE_LABEL
     if problem == MULTI_LABEL:
         labels, _ = as_lists(labels, spec.classes)
+    if problem == WORDS:
+        _, tags, more = encode_tags(labels, spec.classes, is_known=True)
+        notes += [f"{Path(table.name).name}: {note}" for note in more]
+        return replace(rows, labels=tags), (*table.notes, *notes)
     if problem != REGRESSION:
         check_known(labels, learnt, "which no training example has")
     return replace(rows, labels=encode(labels, problem, spec.classes)), (*table.notes, *notes)
@@ -147,6 +158,8 @@ def _row(fields: Fields, spec: DataSpec) -> tuple[str, Value, str, str] | str:
     """The text, the label, the second text and the group of a row; or why it is left out."""
     if isinstance(fields, str):
         return fields
+    if spec.problem == WORDS:
+        return _sentence(fields)
     text, label, *others = map(_stripped, fields)
     pair = others[0] if spec.text_pair is not None else ""
     group = others[-1] if spec.group is not None else ""
@@ -162,10 +175,36 @@ def _row(fields: Fields, spec: DataSpec) -> tuple[str, Value, str, str] | str:
     return text, label, pair or "", group or ""
 
 
-def texts_in(fields: Fields) -> tuple[str, ...] | str:
-    """The texts of a row without a label; or why it has none."""
+def _sentence(fields: Sequence[Value]) -> tuple[str, Value, str, str] | str:
+    """The same of words and their tags: the text has the words between single spaces."""
+    words, tags, *others = fields
+    group = others[0] if others else ""
+    if not isinstance(words, list) or not isinstance(tags, list) or isinstance(group, list):
+        return "without lists of words and of tags"
+    if not words:
+        return _EMPTY
+    if len(words) != len(tags):
+        return "with another number of tags than of words"
+    words = [_WHITE.sub("\u00a0", word.strip()) for word in words]
+    if not all(words):
+        return "with an empty word"
+    if not all(map(_is_readable, (*words, *tags))):
+        return _BROKEN
+    return " ".join(words), tags, "", group or ""
+
+
+class Words(tuple[str, ...]):
+    """The words of a text that are given as a list."""
+
+
+def texts_in(fields: Fields, *, by_word: bool = False) -> tuple[str, ...] | str:
+    """The texts of a row without a label, or its words if they may be given; or why it has
+    none."""
     if isinstance(fields, str):
         return fields
+    if by_word and isinstance(fields[0], list):
+        words = Words(_WHITE.sub("\u00a0", word.strip()) for word in fields[0])
+        return words if words and all(words) and all(map(_is_readable, words)) else _EMPTY
     texts = [text for text in map(_stripped, fields) if isinstance(text, str) and text]
     if len(texts) < len(fields):
         return _LIST if any(isinstance(field, list) for field in fields) else _EMPTY

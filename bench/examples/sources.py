@@ -8,6 +8,7 @@ from bench.common.errors import InputError
 from bench.examples import arrow
 from bench.examples.records import Records
 from bench.examples.textfiles import delimited, json_lines, plain_texts
+from bench.examples.words import conll, has_words
 from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
 
@@ -16,10 +17,13 @@ _NAMES: Final = {TRAIN: (TRAIN,), VALIDATION: (VALIDATION, "valid", "val", "dev"
 """Names of parts, and of files in a folder without their suffixes."""
 _READERS: Final[Mapping[str, Callable[[Path], Records]]] = {
     ".csv": delimited,
-    ".tsv": delimited,
+    ".tsv": lambda path: conll(path) if has_words(path) else delimited(path),
     ".jsonl": json_lines,
     ".json": json_lines,
     ".parquet": arrow.parquet,
+    ".conll": conll,
+    ".bio": conll,
+    ".txt": conll,
 }
 _SAVED: Final = ("dataset_dict.json", "state.json")
 
@@ -67,7 +71,9 @@ def _parts(spec: DataSpec) -> list[tuple[str, Path | Records]]:
         for name in names
         for suffix in _READERS
     ]
-    return [(file.stem, file) for file in files if is_file(file)]
+    files = [file for file in files if is_file(file)]
+    tables = [file for file in files if file.suffix != ".txt"]  # a text file may be about them
+    return [(file.stem, file) for file in tables or files]
 
 
 def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) -> Records | None:
@@ -83,7 +89,7 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) ->
 def table_of_texts(file: Path) -> Records:
     """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
     of examples. InputError: it doesn't exist, or can't be read."""
-    return _read(file, str(file), {".txt": plain_texts, **_READERS})
+    return _read(file, str(file), {**_READERS, ".txt": plain_texts})
 
 
 def _table(file: Path | Records, flag: str) -> Records:

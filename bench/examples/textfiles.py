@@ -34,7 +34,7 @@ def delimited(path: Path) -> Records:
     """A table of fields between delimiters, with a header: tabs in `.tsv`, else commas, unless the
     header then is one column and another delimiter gives more. InputError: a file without a header,
     or one that can't be read."""
-    header = next((line for line in _lines(path) if line.strip()), "")
+    header = next((line for line in read_lines(path) if line.strip()), "")
 
     def width(delimiter: str) -> int:
         return len(next(csv.reader([header], delimiter=delimiter), ()))
@@ -83,7 +83,7 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
 
     def lines() -> Iterator[str]:
         nonlocal line, size
-        for line in _lines(path):
+        for line in read_lines(path):
             size += len(line)
             if size > LONGEST:
                 raise InputError(
@@ -129,7 +129,7 @@ def json_lines(path: Path) -> Records:
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     """The JSON on each line that is not blank, its numbers as they are written; None: invalid."""
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.isspace():
             try:
                 record = _DECODER.decode(line.strip())
@@ -140,7 +140,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 def plain_texts(path: Path) -> Records:
     """A table whose only column, `text`, has the lines of a text file, empty ones too."""
-    return _texts(str(path), lambda: _lines(path))
+    return _texts(str(path), lambda: read_lines(path))
 
 
 def typed_texts(stream: BinaryIO, name: str) -> Records:
@@ -157,7 +157,8 @@ def _texts(name: str, lines: Callable[[], Iterator[str]]) -> Records:
     return Records(name, (TEXT,), read)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file. InputError with the number of one that can't be read."""
     encoding, errors = "utf-8-sig", "surrogateescape"
     try:
         with path.open("rb") as file:

@@ -8,7 +8,7 @@ old file is no longer found, and the examples are tokenised again.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +48,7 @@ _CODE: Final = tuple(
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 """Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
+_WORDS: Final = "words"
 _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"
 """The note with the names of the pieces, in their order."""
@@ -60,13 +61,20 @@ _VERSION: Final = metadata.version("transformers") if find_spec("transformers") 
 
 @dataclass(frozen=True)
 class TokenisedExamples:
-    """N examples as token ids, with their labels [N] or [N, C] as the task gives them."""
+    """N examples as token ids, with their labels as the task gives them."""
 
     encoded: Encoded
     labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def words_lost(self) -> int:
+        """The number of words with labels that have no token: they are cut, or nothing is left of
+        them."""
+        words = self.encoded.words
+        return 0 if words is None else int((self.labels >= 0).sum() - (words >= 0).sum())
 
 
 Sides = tuple[TokenisedExamples, TokenisedExamples]
@@ -112,9 +120,11 @@ def cut_notes(
     """A note, that begins with `whose`, about the texts that are cut, if there are any and they can
     be tokenised. The file is made, as by `share`, once the note is requested."""
     sides: list[Encoded] = []
+    lost_words = 0
     with _errors_of_tokenising_ignored():
         pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
         sides = [side.encoded for both in pieces.values() for side in both]
+        lost_words = sum(dev.words_lost for _, dev in pieces.values())
     texts, lost = cut_columns(sides).values()
     if texts:
         shown = f"{lost:.1%}" if lost >= 0.001 else "under 0.1%"
@@ -122,6 +132,9 @@ def cut_notes(
             f"{whose}max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} "
             f"texts, and {shown} of all tokens with them"
         )
+    if lost_words:
+        are = "1 word of dev is" if lost_words == 1 else f"{lost_words:,} words of dev are"
+        yield f"{whose}{are} cut or without a token, and count as predicted O"
 
 
 def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
@@ -138,7 +151,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 
     def examples(piece: str, side: str) -> TokenisedExamples:
         labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
-        return TokenisedExamples(Encoded(*columns), labels)
+        words = arrays.get(f"{piece}.{side}.{_WORDS}")
+        return TokenisedExamples(replace(Encoded(*columns), words=words), labels)
 
     names = notes[_PIECES].split(" ")
     return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}
@@ -151,8 +165,10 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
     arrays: mapped.Arrays = {}
 
     def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
-        encoded = encode(examples.text_a, examples.text_b, cell.max_length)
-        columns = {name: getattr(encoded, name) for name in _COLUMNS} | {_LABELS: examples.labels}
+        by_word = examples.by_word
+        encoded = encode(examples.text_a, examples.text_b, cell.max_length, by_word=by_word)
+        names = (*_COLUMNS, _WORDS) if by_word else _COLUMNS
+        columns = {name: getattr(encoded, name) for name in names} | {_LABELS: examples.labels}
         arrays.update({f"{piece}.{side}.{name}": column for name, column in columns.items()})
         return TokenisedExamples(encoded, examples.labels)
 
@@ -195,7 +211,8 @@ def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int6
     lengths = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(examples), _CHUNK):
         part = slice(start, start + _CHUNK)
-        encoded = encoder.encode(a[part], None if b is None else b[part], 4)  # few ids are kept
+        pairs = None if b is None else b[part]
+        encoded = encoder.encode(a[part], pairs, 4, by_word=examples.by_word)  # few ids are kept
         lengths.append(encoded.lengths + (0 if encoded.cut is None else encoded.cut))
     return np.concatenate(lengths)
 

@@ -20,7 +20,7 @@ from bench.worker.setup import losses_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
-from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION
+from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION, WORDS
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import ParameterGroup, Trainer, autocast, logits_of
 
@@ -189,13 +189,13 @@ def batch_of(
     head, device = model.heads[part], trainer.device
     count = shape[0] // 2 if head.pairs else shape[0]
     dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
-    labels = (count, head.outputs) if loss == MULTI_LABEL else (count,)
+    wide = {MULTI_LABEL: (count, head.outputs), WORDS: shape}
     ids = torch.zeros(shape, dtype=torch.int64, device=device)
     return Batch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         token_type_ids=None if part else torch.zeros_like(ids),
-        labels=torch.zeros(labels, dtype=dtype, device=device),
+        labels=torch.zeros(wide.get(loss, (count,)), dtype=dtype, device=device),
         tokens=ids.numel(),
         part=part,
     )

@@ -119,7 +119,8 @@ class Inputs:
                 parts=tuple(self.data.sizes) if self.data.task.parts else (),
                 model=model.name,
                 model_digest=model.digest,
-                pooling=model.pooling,
+                # tags are read at tokens: the head is always the architecture's own
+                pooling="pooler" if self.data.by_word else model.pooling,
                 data_digest=self.data.digest[:16],
                 amp_on=target.amp_on,
                 learning_rate_source=GRID,
@@ -150,6 +151,7 @@ class Inputs:
         checks.check_held_out(grid.settings.share_held_out, data)
         checks.check_loss(grid.variants, cells, data)
         checks.check_class_settings(grid.variants, data)
+        checks.check_words(cells, data)
         if searches:
             checks.check_search(grid, self.train_examples(), self.searched)
             checks.check_held_out(grid.settings.share_held_out, self.searched)

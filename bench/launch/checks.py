@@ -149,7 +149,7 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
 def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
     """Refuse settings of the loss of a class for data in which no text has exactly one."""
     kinds = {piece.task.kind for piece in data.pieces().values()}
-    if "classification" in kinds:
+    if kinds & {"classification", "token_classification"}:
         return
     usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
     for settings, name in product(variants, ("label_smoothing", "class_weights")):
@@ -157,6 +157,12 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
             raise _refusal(
                 "class_setting", name=name, value=value, task=data.task.name, labels=labels
             )
+
+
+def check_words(cells: Sequence[Cell], data: Data) -> None:
+    """Refuse heads on one vector of a text for tags of words."""
+    if data.by_word and (heads := {cell.head for cell in cells} - {"linear"}):
+        raise _refusal("head_of_words", head=min(heads), task=data.task.name)
 
 
 def early_stopping_notes(settings: Settings) -> list[str]:
@@ -182,6 +188,8 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
     without_effect = () if data.task.parts else named(lambda about: about.where == HAS_PARTS)
     if not data.regression:
         without_effect = (*without_effect, "regression_loss")
+    if data.by_word:
+        without_effect = (*without_effect, "pooling")
     idle = [
         name
         for name in without_effect

@@ -1,9 +1,10 @@
-"""The problems that a model can learn."""
+"""Names of the problems that a model can learn, which are those of `minbert.data.problems`."""
 
 from typing import Final, Literal
 
 SINGLE_LABEL: Final = "single_label"
 MULTI_LABEL: Final = "multi_label"
 REGRESSION: Final = "regression"
-Problem = Literal["single_label", "multi_label", "regression"]
-"""One class for each example, any of several labels, or a number."""
+WORDS: Final = "token_classification"
+Problem = Literal["single_label", "multi_label", "regression", "token_classification"]
+"""One class for each example, any of several labels, a number, or a tag for each word."""

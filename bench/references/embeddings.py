@@ -64,9 +64,10 @@ def _other(checkpoint: Path, pooling: str) -> "Classifier":
     from transformers import AutoModel
 
     from bench.engines.classifier import EncoderClassifier
+    from minbert.model.classifier import HeadConfig
 
     encoder = AutoModel.from_pretrained(
         checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32
     )
     pooling = "mean" if pooling == "mean" else "cls"
-    return EncoderClassifier(encoder, nn.Identity(), outputs=1, pooling=pooling)
+    return EncoderClassifier(encoder, nn.Identity(), outputs=HeadConfig(1), pooling=pooling)

@@ -45,6 +45,14 @@ def predict(
     Raises:
         ValueError: if there is nothing to learn from; the message says why.
     """
+    if train.by_word:
+        from bench.references.tags import frequent_tags, linear_tags
+
+        if name == FROZEN:
+            raise ValueError("it is not computed for words")
+        if name == TFIDF:
+            return linear_tags(task, train, dev)
+        return frequent_tags(task, train, dev), "the most frequent tag of each word, O for others"
     if name == TFIDF:
         predictions, method = tfidf(task, train, dev)
         return predictions, f"TF-IDF of words and pairs of words, {method}"

@@ -19,7 +19,7 @@ from bench.engines.outputs import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.examples import folds_of
 from bench.plan.job import Job
-from bench.plan.problems import REGRESSION
+from bench.plan.problems import REGRESSION, WORDS
 from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict, scores
@@ -57,7 +57,7 @@ def references(job: Job, names: list[str], count: int) -> Iterator[Reference | s
         result: dict[str, Score] = {}
         try:
             embed = None
-            if name == FROZEN:
+            if name == FROZEN and problem != WORDS:
                 embed = _embedded(job, (_compared(name, one, count) for one in _sets(data)))
             each = [_predicted(name, one, count, embed) for one in _sets(data)]
             labels, predictions, (about, *_) = zip(*each, strict=True)

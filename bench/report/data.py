@@ -38,7 +38,7 @@ def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "")
 def lines_on(data: DataFacts) -> list[str]:
     """The sizes of a data set and the number of problems with it, then its source and classes, what
     checks found, and lengths, a line each."""
-    shares = [train / max(1, data.train) for train, _ in data.class_counts.values()]
+    shares = [train / max(1, data.totals[0]) for train, _ in data.class_counts.values()]
     known = findings(data.checks) if data.checks else []
     return sentences("data", data=data, shares=shares, findings=known)
 
@@ -64,14 +64,16 @@ def tables(data: DataFacts) -> list[Table]:
     """The classes, the findings, some examples of each, and the lengths."""
     every = list[Table]()
     if data.class_counts:
+        in_train, in_dev = (max(1, total) for total in data.totals)
         rows = [
             {
-                "class": plain(name), "train": train, "train_share": train / max(1, data.train),
-                "dev": dev, "dev_share": dev / max(1, data.dev),
+                "class": plain(name), "train": train, "train_share": train / in_train,
+                "dev": dev, "dev_share": dev / in_dev,
             }
             for name, (train, dev) in data.class_counts.items()
         ]  # fmt: skip
-        every.append(table("data_classes", rows, folded=len(rows) > _MOST_CLASSES))
+        caption = "Entities by type" if data.words[0] else ""
+        every.append(table("data_classes", rows, caption, folded=len(rows) > _MOST_CLASSES))
     if data.checks is not None:
         every += [*_finding_tables(data.checks), _length_table(data.checks)]
     return every
@@ -119,21 +121,21 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     frequent = {name for name, _ in by_count[:_MOST_CLASSES]}
     drawn = [(name, counts) for name, counts in data.class_counts.items() if name in frequent]
     names = [shortened(plain(name), _LONGEST_NAME) for name, _ in drawn]
-    shares = _shares(data, [counts for _, counts in drawn])[: 2 if data.dev else 1]
+    counts = [counts for _, counts in drawn]
+    shares = _shares(data.totals, counts)[: 2 if data.dev else 1]
     caption = phrase("captions", "class_shares", len(shares), len(drawn), len(by_count))
     alt = phrase("captions", "class_shares_alt", names, shares, _SIDES)
     return _bars(names, shares, stem, alt, caption)
 
 
-def _shares(data: DataFacts, counts: Iterable[tuple[int, int]]) -> list[list[float]]:
+def _shares(totals: tuple[int, int], counts: Iterable[tuple[int, int]]) -> list[list[float]]:
     """The shares of train, and of dev, from the counts in both."""
     sides = zip(*counts, strict=True)
-    totals = data.train, data.dev
     return [[n / max(1, total) for n in side] for side, total in zip(sides, totals, strict=True)]
 
 
 def _finding_bars(data: DataFacts, findings: Sequence[tuple[str, Affected, str]]) -> Drawing:
-    shares = _shares(data, [(one.train, one.dev) for _, one, _ in findings])
+    shares = _shares((data.train, data.dev), [(one.train, one.dev) for _, one, _ in findings])
     alt = phrase("captions", "findings_alt", data, findings)
     names = [name for name, _, _ in findings]
     return _bars(names, shares, "findings", alt, phrase("captions", "findings"))

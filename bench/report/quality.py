@@ -16,7 +16,7 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, metric_of, metrics_for
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.problems import WORDS
 from bench.report import text
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
@@ -24,9 +24,10 @@ from bench.report.tables import DASH, Head, Table, table
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Array, Outcome
 from bench.results.predictions import PredictionsOf
-from bench.results.scores import numbers, probabilities, score_of
+from bench.results.scores import interval_of, probabilities
 from bench.stats.intervals import Floats, Interval
 from minbert.data.tasks import TASKS
+from minbert.data.words import entity_counts
 
 _MOST_SETTINGS: Final = 20  # settings in the table of all metrics
 _MOST_CLASSES: Final = 50  # classes in the table
@@ -53,7 +54,9 @@ def quality_sections(
         return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
 
     sections = [_metrics(group, predictions_of, outcomes[0])]
-    if not outcomes[0].has_numbers:
+    if outcomes[0].problem == WORDS:
+        sections.append(_types(best, outcomes, names))
+    elif not outcomes[0].has_numbers:
         sections += [_classes(best, outcomes, names), _calibration(outcomes)]
     return [section for section in sections if section is not None]
 
@@ -67,8 +70,7 @@ def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
 
 def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> Section | None:
     """All metrics of the settings that score best; None where there is only the group's own."""
-    by_class = SINGLE_LABEL if example.has_classes else MULTI_LABEL
-    names = metrics_for(REGRESSION if example.has_numbers else by_class)
+    names = metrics_for(example.problem)
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score"))]
     scored.sort(key=lambda pair: -group.scoring.gain(pair[1].value))
     settings = [setting for setting, _ in scored[:_MOST_SETTINGS]]
@@ -108,7 +110,7 @@ def _by_metric(
         return scores
     for name in names:
         with suppress(ValueError):
-            scores[name] = score_of(name, [numbers(name, outcome) for outcome in outcomes])
+            scores[name] = interval_of(name, outcomes)
     return scores
 
 
@@ -165,6 +167,32 @@ def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Sec
         elif (labels != predicted).any():
             tables.append(_confused(labels, predicted, names))
     return Section("classes", "Classes", heading, lines, drawings, tables)
+
+
+def _types(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
+    """Precision, recall and F1 of the entities of each type."""
+    labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
+    predicted = np.concatenate([one.predicted for one in outcomes])
+    rows, seeds = [], len(outcomes)
+    for begin in range(1, int(max(labels.max(), predicted.max())) + 1, 2):
+        others = ((tags >= 0) & ((tags - begin) // 2 != 0) for tags in (labels, predicted))
+        own = map(np.where, others, (0, 0), (labels, predicted))
+        hits, guessed, true = map(int, entity_counts(*own).sum(axis=0))
+        if guessed + true:
+            rows.append({
+                "class": names(begin)[2:], "support": f"{true // seeds:,}",
+                "predicted": text.num(guessed / seeds),
+                "precision": hits / guessed if guessed else None,
+                "recall": hits / true if true else None, "f1": 2 * hits / (guessed + true),
+            })  # fmt: skip
+    if not rows:
+        return None
+    low, high = (choose((row["f1"], row["class"]) for row in rows) for choose in (min, max))
+    ends = [f"{f1:.2f} ({name})" for f1, name in (low, high)]
+    heading, *lines = sentences("classes", noun="Types of entities", label=setting.label, ends=ends)
+    caption = phrase("captions", "classes", len(outcomes[0].predicted), seeds, len(rows), len(rows))
+    tables = [table("classes", rows, caption, words={"what": "type"})]
+    return Section("classes", "Types of entities", heading, lines, (), tables)
 
 
 def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names: Names) -> Table:

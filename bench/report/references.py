@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.problems import MULTI_LABEL, REGRESSION
+from bench.plan.problems import MULTI_LABEL, REGRESSION, WORDS
 from bench.report.pages import sentences
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, score, score_gap, span
@@ -44,6 +44,9 @@ def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[Refer
         TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
         FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
     }
+    if of_data.problem == WORDS:
+        names[MAJORITY] = ("the most frequent tag of each word", "most frequent tag")
+        names[TFIDF] = ("a linear model on features of words", "linear model")
     scored = [(one, one.scores.get(group.metric)) for one in of_data.references_for(group.first)]
     return [
         ReferencePoint(*names[one.name], None if score is None else Interval(*score), one.about)

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
 from bench.plan.metrics import metric_of
-from bench.plan.problems import SINGLE_LABEL
+from bench.plan.problems import SINGLE_LABEL, WORDS
 from bench.plan.rows import Row
 from bench.results.datafile import DataFile
 from minbert.data.tasks import TaskData
+from minbert.data.words import FEWEST_ENTITIES, FEWEST_HITS
 
 MAJORITY: Final = "majority"
 TFIDF: Final = "tf-idf"
@@ -73,11 +74,13 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     """Facts on one set of examples.
 
     Attributes:
-        problem: `single_label`, `multi_label`, `regression`, or `multitask` with parts.
+        problem: a name of `PROBLEMS`, or `multitask` with parts.
         source: the names of the files, without folders, or the name on the hub.
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
-        class_counts: of each class, in train and in dev; empty without classes.
+        class_counts: of each class, or of the entities of each type, in train and in dev; empty
+            without classes.
+        words: in train and in dev, if these have tags; else 0.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
     """
 
@@ -88,6 +91,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     train: int
     dev: int
     class_counts: dict[str, tuple[int, int]] = {}
+    words: tuple[int, int] = (0, 0)
     checks: Checks | None = None
     tokens_of: str = ""
     references: tuple[Reference, ...] = ()
@@ -123,6 +127,14 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return self.model_copy(update={"checks": checks})
 
     @property
+    def totals(self) -> tuple[int, int]:
+        """What `class_counts` are shares of, in train and in dev: examples, or all entities."""
+        if not self.words[0]:
+            return self.train, self.dev
+        train, dev = map(sum, zip(*self.class_counts.values(), strict=True))
+        return train, dev
+
+    @property
     def majority(self) -> tuple[str, float] | None:
         """The most frequent class of the training examples, of several the first, and its share of
         the dev examples, or of all where these are in folds; None unless each example has one
@@ -134,15 +146,23 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return name, dev / self.dev if self.dev else train / self.train
 
     def caution(self, metric: str) -> str:
-        """A warning if the rarest class has too few dev examples for a metric's intervals."""
+        """A warning if the rarest class has too few dev examples for a metric's intervals, or dev
+        too few entities."""
         side = 1 if self.dev else 0
+        if (total := self.totals[side]) < FEWEST_ENTITIES and self.problem == WORDS:
+            return (
+                f"{'dev has' if side else 'there are'} {total:,} entities; with fewer than "
+                f"{FEWEST_ENTITIES}, or {FEWEST_HITS} predicted right, F1 has no interval, and no "
+                "setting is shown to be better"
+            )
         few = [(n[side], name) for name, n in self.class_counts.items() if 0 < n[side] < FEWEST]
-        if not few or not metric_of(metric).by_class:
+        known = metric_of(metric)
+        if not few or not known.by_class or self.problem not in known.problems:
             return ""
         number, name = min(few)
         return (
             f"dev has {number} of class {name!r}; with fewer than {FEWEST} of a class, intervals "
-            f"of {metric_of(metric).label} are too narrow (docs/measuring.md#small-samples)"
+            f"of {known.label} are too narrow (docs/measuring.md#small-samples)"
         )
 
     def trained_on(self, cell: Cell | Row) -> int:
@@ -165,12 +185,8 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
 def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
     classes = data.task.classes
-    problem = data.task.problem
-    counts = [
-        problem.counts(labels, len(classes)).tolist()
-        for labels in (data.train.labels, data.dev.labels)
-        if classes
-    ]
+    problem, sides = data.task.problem, (data.train, data.dev)
+    train, dev = (problem.counted(side.labels, classes) if classes else {} for side in sides)
     return DataFacts(
         task=data.task.name,
         problem=problem.name,
@@ -178,7 +194,8 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
         classes=classes,
         train=len(data.train),
         dev=len(data.dev),
-        class_counts=dict(zip(classes, zip(*counts, strict=True), strict=True)),
+        class_counts={name: (count, dev[name]) for name, count in train.items()},
+        words=(sides[0].words, sides[1].words),
         checks=checks,
     )
 

@@ -8,6 +8,7 @@ part and a digest of the labels, which identifies the examples. Its type says wh
 
 - int8, int16 or int32 [N]: predicted classes;
 - uint8 [N, ⌈C / 8⌉]: bits of predicted labels;
+- int16 [N, W]: predicted tags of words, -1 after the last word of a text;
 - float64 [N]: numbers in the unit of the labels; float32 [N]: standardised numbers, of older files;
 - uint8 [⌈N / 8⌉]: bits of right or wrong, of older files.
 """
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
 from bench.plan.rows import Row
-from minbert.data.problems import problem_of
+from minbert.data.problems import MULTI_LABEL, problem_of
 
 _LARGEST: Final = 2**26
 """Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
@@ -50,11 +51,12 @@ class Outcome:
     """Predictions for the dev examples of a task, or of one part of it.
 
     Attributes:
-        predicted: classes [N], numbers [N], or 0 and 1 for each label [N, C]; without `labels`
-            right or wrong [N].
+        predicted: classes [N], numbers [N], 0 and 1 for each label [N, C], or tags of words [N, W];
+            without `labels` right or wrong [N].
         labels: of the same shape; None where only right and wrong are stored.
         examples: digest of the labels.
-        logits: [N, C] of classes or labels; None where not stored, or not asked for.
+        logits: [N, C] of classes or labels, or [M, C] of words; None where not stored, or not asked
+            for.
     """
 
     predicted: Array
@@ -144,6 +146,9 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
         if stored.shape[1] != (labels.shape[1] + 7) // 8:
             raise ValueError("it has bits of other labels")
         stored = np.unpackbits(stored.view(np.uint8), axis=1, count=labels.shape[1])
+    elif stored.dtype == labels.dtype == np.int16 and stored.ndim == labels.ndim == 2:
+        if (np.signbit(stored) != np.signbit(labels)).any():
+            raise ValueError("it has tags of other words")
     elif stored.dtype.kind not in "fi" or stored.ndim != 1 or stored.dtype == np.float16:
         raise ValueError("its predictions are neither classes nor numbers")
     elif stored.dtype.kind == "i" and labels.dtype.kind not in "iu":
@@ -157,9 +162,9 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
 
 def _stored(predicted: Array) -> Array:
     """Predictions in the type by which `_outcome` recognises them, as small as it can be."""
-    if predicted.ndim == 2:
+    if problem_of(predicted) is MULTI_LABEL:
         return np.packbits(predicted.astype(bool), axis=1)
-    if predicted.dtype.kind == "f":
+    if predicted.dtype.kind == "f" or predicted.ndim == 2:
         return predicted
     most = int(predicted.max(initial=0))
     small = next((t for t in (np.int8, np.int16) if most <= np.iinfo(t).max), np.int32)

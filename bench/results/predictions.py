@@ -34,7 +34,7 @@ from bench.results.outcomes import (
 )
 from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS, STEPS
-from bench.results.scores import numbers
+from bench.results.scores import has_interval, numbers
 from bench.results.store import cell_folder, cells_folder
 from minbert.data.problems import problem_of
 from minbert.files import is_folder
@@ -117,7 +117,9 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
         metric = rows[0].dev_metric or ""
         outcomes = predictions_of(rows, logits=metric_of(metric).needs_logits)
         try:
-            return None if outcomes is None else values(metric, outcomes)
+            if outcomes is None or not all(map(has_interval, outcomes.values())):
+                return None
+            return values(metric, outcomes)
         except ValueError:
             return None
 
@@ -160,8 +162,8 @@ def parts_of(metric: str) -> Sequence[str]:
 def outcome_of(
     logits: NDArray[np.generic], labels: NDArray[np.generic], unit: tuple[float, float] | None
 ) -> Outcome:
-    """The outcome of logits [N, C], with them, as of `Problem.predicted`. ValueError if logits and
-    labels do not fit each other.
+    """The outcome of logits [N, C], or of words [M, C], with them, as of `Problem.predicted`.
+    ValueError if logits and labels do not fit each other.
 
     Args:
         unit: mean and std by which a regression's logits return to the unit of the labels.

@@ -10,6 +10,7 @@ import numpy as np
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns
 from bench.plan.metrics import check_metric, metric_of, problem_of
+from bench.plan.problems import WORDS
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
@@ -23,7 +24,7 @@ from bench.results.predictions import (
     no_losses,
     no_predictions,
 )
-from bench.results.scores import numbers, score_of
+from bench.results.scores import interval_of, numbers
 from bench.results.store import read_plan, read_rows
 
 
@@ -109,7 +110,7 @@ def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataF
     names = ("dev_score", "dev_ci_low", "dev_ci_high", "majority_score")
     columns: Columns = {"dev_metric": metric, **dict.fromkeys(names)}
     try:
-        score = score_of(metric, [numbers(metric, outcomes[""])])
+        score = interval_of(metric, [outcomes[""]])
     except (KeyError, ValueError):
         return row | columns
     majority = majority_score(metric, outcomes[""], facts)
@@ -124,7 +125,9 @@ def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> fl
     labels = outcome.labels
     if facts is None or labels is None or not counts.size or outcome.has_numbers:
         return None
-    if outcome.has_classes:
+    if outcome.problem == WORDS:
+        predicted = np.minimum(labels, 0)  # O
+    elif outcome.has_classes:
         predicted = np.full_like(labels, counts.argmax())
     else:
         predicted = np.tile(2 * counts > facts.train, (len(labels), 1))

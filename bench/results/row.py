@@ -17,10 +17,10 @@ from bench.plan.metrics import OVERALL
 from bench.plan.parts import scores_of
 from bench.plan.rows import Row
 from bench.results.overall import EXACT, overall_interval, score_ends
-from bench.results.predictions import read_folder, values
+from bench.results.predictions import read_folder
 from bench.results.protocol import PANEL, ROW, STEPS
 from bench.results.rowfile import encode
-from bench.results.scores import score_of
+from bench.results.scores import interval_of
 from bench.stats.intervals import Interval
 from bench.stats.steptimes import StepTimes, replay_times, training_times
 
@@ -178,8 +178,8 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
         elif metric in EXACT:
             interval = Interval(score, *score_ends(metric, score, sum(examples.values())))
         else:
-            interval = score_of(metric, [values(metric, read_folder(folder, metric) or {})])
-    except ValueError:  # no predictions, or those of another task
+            interval = interval_of(metric, [(read_folder(folder, metric) or {})[""]])
+    except (KeyError, ValueError):  # no predictions, or those of another task
         return {}
     return {"dev_ci_low": interval.low, "dev_ci_high": interval.high}
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from bench.common.errors import RefusedError
 from bench.common.progress import note_to_stderr
 from bench.plan.metrics import METRICS, Metric, metric_of, metrics_for
+from bench.plan.problems import WORDS
 from bench.results.outcomes import Array, Outcome, Values
 from bench.results.overall import score_ends
 from bench.stats.intervals import Interval, around_correlation, spread
+from minbert.data.words import FEWEST_ENTITIES, FEWEST_HITS, entity_counts
 
 Floats = NDArray[np.float64]
 
@@ -100,13 +102,31 @@ def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
         try:
             # scikit-learn warns of a single class
             with suppress(ValueError), warnings.catch_warnings(action="ignore"):
-                score = score_of(metric, [numbers(metric, outcome)])
+                score = interval_of(metric, [outcome])
                 ends = (score.value, score.low, score.high)
                 if all(end is None or math.isfinite(end) for end in ends):
                     scores[metric] = ends
         except RefusedError as error:
             note_to_stderr(str(error))
     return scores
+
+
+def has_interval(outcome: Outcome) -> bool:
+    """Whether intervals from influences hold: of entities, where enough are true and predicted."""
+    if outcome.problem != WORDS or outcome.labels is None:
+        return True
+    tags = outcome.labels.astype(np.int16), outcome.predicted.astype(np.int16)
+    hits, _, true = entity_counts(*tags).sum(axis=0)
+    return bool(true >= FEWEST_ENTITIES and hits >= FEWEST_HITS)
+
+
+def interval_of(metric: str, outcomes: Sequence[Outcome]) -> Interval:
+    """A score with its interval, as of `score_of`, from the predictions of one or several seeds;
+    the interval is missing where it would not hold. ValueError as of `numbers` and `score_of`."""
+    values = [numbers(metric, outcome) for outcome in outcomes]
+    if all(map(has_interval, outcomes)):
+        return score_of(metric, values)
+    return Interval(float(np.mean(values)))
 
 
 def score_of(metric: str, values: Sequence[Values]) -> Interval:

@@ -1,8 +1,9 @@
 """Metrics: where scikit-learn and scipy have no such function, the value, and of each the influence
 of every example, from formulas, for whole arrays at once.
 
-All functions take labels and predictions: classes [N], numbers [N], or 0 and 1 for each label
-[N, C]; of a ranking, whether examples are of the class [N], and their scores [N].
+All functions take labels and predictions: classes [N], numbers [N], 0 and 1 for each label [N, C],
+or tags of words [N, W], whose examples are texts; of a ranking, whether examples are of the class
+[N], and their scores [N].
 bench/plan/metrics.toml names the functions.
 
 The influence of example i is N times the derivative of the metric with respect to the weight of
@@ -10,16 +11,18 @@ that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 19
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.stats.intervals import Floats
 from minbert.data import metrics as dev_metrics
+from minbert.data import words
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def balanced_accuracy(labels: Array, predicted: Array) -> float:
@@ -233,3 +236,50 @@ def _macro_f1_of_labels(labels: Array, predicted: Array) -> Floats:
     f1 = 2 * hits.sum(axis=0) / known
     change = hits @ (2 / known) - sizes @ (f1 / known)
     return np.asarray(len(labels) / labels.shape[1] * change)
+
+
+Counts = tuple[Floats, Floats]
+"""By text two numbers, the quotient of whose sums is the metric."""
+
+
+def _f1_counts(labels: Array, predicted: Array, *, any_start: bool = False) -> Counts:
+    hits, guessed, true = words.entity_counts(labels, predicted, any_start=any_start).T
+    return 2.0 * hits, 1.0 * guessed + true
+
+
+def _precision_counts(labels: Array, predicted: Array) -> Counts:
+    hits, guessed, _ = words.entity_counts(labels, predicted).T
+    return 1.0 * hits, 1.0 * guessed
+
+
+def _recall_counts(labels: Array, predicted: Array) -> Counts:
+    hits, _, true = words.entity_counts(labels, predicted).T
+    return 1.0 * hits, 1.0 * true
+
+
+def _word_counts(labels: Array, predicted: Array) -> Counts:
+    is_word = labels >= 0
+    return ((labels == predicted) & is_word).sum(axis=1) * 1.0, is_word.sum(axis=1) * 1.0
+
+
+def _quotient(counts: Callable[..., Counts], labels: Array, predicted: Array) -> float:
+    part, whole = (float(each.sum()) for each in counts(labels, predicted))
+    return part / whole if whole else 0.0
+
+
+def _quotient_influence(counts: Callable[..., Counts], labels: Array, predicted: Array) -> Floats:
+    part, whole = counts(labels, predicted)
+    total = max(float(whole.sum()), 1.0)
+    return np.asarray(len(labels) / total * (part - part.sum() / total * whole))
+
+
+_conll_counts: Final = partial(_f1_counts, any_start=True)
+entity_f1_conll: Final = partial(words.entity_f1, any_start=True)
+entity_precision: Final = partial(_quotient, _precision_counts)
+entity_recall: Final = partial(_quotient, _recall_counts)
+word_accuracy: Final = partial(_quotient, _word_counts)
+entity_f1_influence: Final = partial(_quotient_influence, _f1_counts)
+entity_f1_conll_influence: Final = partial(_quotient_influence, _conll_counts)
+entity_precision_influence: Final = partial(_quotient_influence, _precision_counts)
+entity_recall_influence: Final = partial(_quotient_influence, _recall_counts)
+word_accuracy_influence: Final = partial(_quotient_influence, _word_counts)

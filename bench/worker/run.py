@@ -44,6 +44,7 @@ from bench.worker.validity import Movement
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task
+from minbert.data.words import of_tokens
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
 from minbert.training.compiled import CompiledModel
@@ -313,6 +314,8 @@ class CellRun:
             self.losses.append(self.losses_kept.keep(loss))
             part_outputs = outputs.setdefault(batches[0].part, [])
             labels = [batch.labels for batch in batches]
+            if self.train[batches[0].part].tags is not None:
+                logits, labels = logits.flatten(0, -2), [each.flatten() for each in labels]
             answers = labels[0] if len(labels) == 1 else torch.cat(labels)
             part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(answers)))
             if len(part_outputs) == 1 and (not begun or self.unfreezing is not None):
@@ -325,6 +328,8 @@ class CellRun:
         scores: dict[str, float | None] = {}
         for part, pairs in outputs.items():
             predicted, true = (torch.cat(tensors).numpy() for tensors in zip(*pairs, strict=True))
+            if self.train[part].tags is not None:
+                predicted, true = of_tokens(predicted, true)
             scores[part] = score(self._metric(part), predicted, true)
         return float(losses.mean()), self._score(scores)
 
@@ -395,6 +400,7 @@ class CellRun:
             pad_id=self.model.pad_id,
             device=self.device,
             part=part,
+            tags=split.tags,
             on_batch=lambda done, total: self.progress.step(done, total, None),
         )
         if not np.isfinite(logits).all():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ from bench.plan.parts import from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
+from minbert.data.problems import problem_of
 from minbert.data.tasks import Data, Task, find_task
 from minbert.errors import InputError
-from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL
+from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL, WORDS
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.unfreezing import GradualUnfreezing
 
@@ -39,7 +41,7 @@ class Split:
         texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, of
             the first texts, and of the second.
         targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification. With
-            several labels for a text, those in floating point, [N, C].
+            several labels for a text, those in floating point, [N, C]; of words their tags [N, W].
     """
 
     texts: tuple[Encoded, ...]
@@ -55,6 +57,11 @@ class Split:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         return longest_of(self.texts)
+
+    @property
+    def tags(self) -> NDArray[Any] | None:
+        """The labels, if they are those of words."""
+        return self.labels if self.loss == WORDS else None
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":
         return replace(
@@ -156,9 +163,9 @@ def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[st
     0."""
     weights = {}
     for part, split in train.items():
-        if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY):
+        if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY, WORDS):
             classes = len((find_task(part) if part else task).classes)
-            counts = np.bincount(split.labels.astype(np.int64), minlength=classes)
+            counts = problem_of(split.labels).counts(split.labels, classes)
             inverse = np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0)
             balanced = counts.sum() / np.count_nonzero(counts) * inverse
             weights[part] = torch.from_numpy(balanced.astype(np.float32))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minbert.data.encoded import Encoded
+from minbert.data.words import INSIDE_WORD, OUTSIDE_TEXT
 
 CHUNK_BATCHES: Final = 50
 """Batches whose texts are sorted by length together.
@@ -49,7 +50,8 @@ class Batch:
         input_ids: [B, S] or [2 B, S], int64.
         attention_mask: the same shape, 1 at real tokens; None if there is no padding.
         token_type_ids: the same shape, 1 in the second text of a pair; None in a part of a task.
-        labels: [B], int64 or float32; of several labels for a text, [B, C], float32.
+        labels: [B], int64 or float32; of several labels for a text, [B, C], float32; of words at
+            their first tokens, [B, S], int64, with `INSIDE_WORD` or `OUTSIDE_TEXT` elsewhere.
         tokens: the number of real tokens.
     """
 
@@ -159,7 +161,8 @@ def collate(
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
-        labels: [N], or [N, C] with several labels for a text.
+        labels: [N], or [N, C] with several labels for a text; of texts read word by word the number
+            of each word, [N, W].
         buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
             one. None: it is padded to its longest text.
     """
@@ -171,18 +174,25 @@ def collate(
     mask = np.concatenate(real)
     has_mask = buckets is not None or not mask.all()
 
-    def padded(name: str, fill: int) -> Tensor:
+    def padded(name: str, fill: int) -> NDArray[np.int64]:
         values = [
             np.where(is_real, getattr(encoded, name)[np.where(is_real, starts + columns, 0)], fill)
             for (encoded, starts, _), is_real in zip(rows, real, strict=True)
         ]
-        return on_device(np.concatenate(values).astype(np.int64), device)
+        return np.concatenate(values).astype(np.int64)
+
+    wanted = labels[chosen]
+    if texts[0].words is not None:
+        words = padded("words", -1)  # [B, S]
+        wanted = np.take_along_axis(wanted.astype(np.int64), np.maximum(words, 0), axis=1)
+        elsewhere = np.where(words == -1, OUTSIDE_TEXT, INSIDE_WORD)
+        wanted = np.where(words >= 0, wanted, elsewhere)
 
     return Batch(
-        input_ids=padded("input_ids", pad_id),
+        input_ids=on_device(padded("input_ids", pad_id), device),
         attention_mask=on_device(mask.astype(np.int64), device) if has_mask else None,
-        token_type_ids=None if part else padded("token_type_ids", 0),
-        labels=on_device(labels[chosen], device),
+        token_type_ids=None if part else on_device(padded("token_type_ids", 0), device),
+        labels=on_device(wanted, device),
         tokens=int(mask.sum()),
         part=part,
     )

@@ -19,6 +19,9 @@ class Encoded:
     token_type_ids: NDArray[np.int8]  # [T], 1 in the second text of a pair and its [SEP]
     offsets: NDArray[np.int64]  # [N + 1]
     cut: NDArray[np.int64] | None = None  # [N], tokens cut from each text; None: not counted
+    words: NDArray[np.int32] | None = None
+    """[T], the number within its text of the word that a token is the first piece of; -2 at further
+    pieces, -1 at special tokens. None: texts are not read word by word."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -30,7 +33,8 @@ class Encoded:
         places = starts + np.arange(int(lengths.sum()))
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends])
         cut = None if self.cut is None else self.cut[indices]
-        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets, cut)
+        words = None if self.words is None else self.words[places]
+        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets, cut, words)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:

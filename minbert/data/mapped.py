@@ -18,13 +18,15 @@ Arrays = dict[str, NDArray[Any]]
 Notes = dict[str, str]
 
 _DIGEST: Final = "sha256"
-_TYPES: Final = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+_TYPES: Final = {
+    "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "F64": np.float64,
+}  # fmt: skip
 _BEFORE_HEADER: Final = 8
 """Bytes that hold the length of the header, little-endian."""
 
 
 def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> bytes:
-    """The content of a file that `read` reads, from arrays of int8, int32, int64 or float64 and any
+    """The content of a file that `read` reads, from arrays of int8 to int64 or float64 and any
     texts, except one called `sha256`."""
     from safetensors.numpy import save
 

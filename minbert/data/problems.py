@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from minbert.data import words
 from minbert.data.metrics import micro_f1
 
 Labels = NDArray[Any]
@@ -50,6 +51,11 @@ class SingleLabel:
     def counts(self, labels: Labels, classes: int) -> NDArray[np.int64]:
         """How often each class occurs, [classes]."""
         return np.bincount(labels, minlength=classes)
+
+    def counted(self, labels: Labels, classes: Sequence[str]) -> dict[str, int]:
+        """How often each class occurs, for people."""
+        counts = self.counts(labels, len(classes)).tolist()
+        return dict(zip(classes, counts, strict=True))
 
     def predicted(self, logits: Floats, labels: Labels) -> Labels:
         """What logits [N, C] predict for examples with these labels. Of two classes with one
@@ -135,6 +141,43 @@ class Regression(SingleLabel):
         return None
 
 
+class TokenClassification(SingleLabel):
+    """A tag for each word, as of `minbert.data.words`: int16 [N, W]; logits are those of words."""
+
+    name: ClassVar = "token_classification"
+    kind: ClassVar = "token_classification"
+    metric: ClassVar = "entity_f1"
+    loss: ClassVar = "words"
+
+    def read(self, values: Sequence[Any], classes: int) -> Labels:  # noqa: ARG002
+        return words.padded(values)
+
+    def written(self, label: Any) -> Any:
+        return label[label >= 0].tolist()
+
+    def strata(self, labels: Labels) -> NDArray[np.int64]:
+        """The combinations of types of entities, rare ones together."""
+        types = (labels.max(initial=0) + 1) // 2
+        has = [((labels - 1) // 2 == kind).any(axis=1) for kind in range(types)]
+        return MULTI_LABEL.strata(np.stack([np.zeros(len(labels)), *has], axis=1))
+
+    def counts(self, labels: Labels, classes: int) -> NDArray[np.int64]:
+        return np.bincount(labels[labels >= 0], minlength=classes)
+
+    def counted(self, labels: Labels, classes: Sequence[str]) -> dict[str, int]:
+        """The number of entities of each type."""
+        tags = super().counted(labels, classes)
+        return {name[2:]: count for name, count in tags.items() if name.startswith("B-")}
+
+    def predicted(self, logits: Floats, labels: Labels) -> Labels:
+        """The tag with the largest logit; O, the first of equal ones, of words without logits."""
+        return words.predicted_tags(logits, labels)
+
+    def majority(self, train: Labels, dev: Labels) -> float | None:  # noqa: ARG002
+        """0: without an entity."""
+        return 0.0
+
+
 def _check(logits: Floats, count: int) -> None:
     if not (logits.ndim == 2 and len(logits) == count and logits.shape[1]):
         raise ValueError("there are no logits for each label")
@@ -144,13 +187,15 @@ Problem = SingleLabel
 SINGLE_LABEL: Final = SingleLabel()
 MULTI_LABEL: Final = MultiLabel()
 REGRESSION: Final = Regression()
-PROBLEMS: Final[dict[str, Problem]] = {
-    problem.name: problem for problem in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
-}
+TOKEN_CLASSIFICATION: Final = TokenClassification()
+_ALL: Final = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION)
+PROBLEMS: Final[dict[str, Problem]] = {problem.name: problem for problem in _ALL}
 
 
 def problem_of(labels: Labels) -> Problem:
     """The problem of labels, or of predictions in their shape."""
     if labels.dtype.kind == "f":
         return REGRESSION
-    return SINGLE_LABEL if labels.ndim == 1 else MULTI_LABEL
+    if labels.ndim == 1:
+        return SINGLE_LABEL
+    return TOKEN_CLASSIFICATION if labels.dtype == np.int16 else MULTI_LABEL

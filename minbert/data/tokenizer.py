@@ -1,7 +1,7 @@
 """Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import BertProcessing
 
 from minbert.data.encoded import Encoded
@@ -68,38 +68,65 @@ class TextEncoder:
         return max(self._backend.get_vocab().values(), default=0)
 
     def encode(
-        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+        self,
+        text_a: Sequence[str],
+        text_b: Sequence[str] | None,
+        max_length: int,
+        *,
+        by_word: bool = False,
     ) -> Encoded:
         """Token ids of texts, or of pairs where `text_b` is given.
 
         An example of more than `max_length` tokens, special ones included, is cut at the end; of a
-        pair first the longer text is cut, then both. ValueError if `max_length` leaves no room for
-        [CLS] and [SEP], or there are not as many second texts as first ones.
+        pair first the longer text is cut, then both. With `by_word` the words of texts, between
+        single spaces, are split into tokens one by one. ValueError if `max_length` leaves no room
+        for [CLS] and [SEP], or there are not as many second texts as first ones.
         """
         backend = self._backend
         special = backend.num_special_tokens_to_add(text_b is not None)
         if max_length <= special:
             raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
         texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
+        if by_word:
+            texts = [text.split(" ") for text in text_a]
+            if isinstance(steps := backend.pre_tokenizer, ByteLevel):  # else words were one word
+                steps.add_prefix_space = True
+                backend.pre_tokenizer = steps
         tokens = np.zeros(len(texts), dtype=np.int64)
         ids, types = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int8)]
+        words = [np.empty(0, dtype=np.int32)]
         for start in range(0, len(texts), _CHUNK):
             chunk = texts[start : start + _CHUNK]
-            encodings = backend.encode_batch(chunk)
+            encodings = backend.encode_batch(chunk, is_pretokenized=by_word)
             lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
             tokens[start : start + _CHUNK] = lengths
             long = np.flatnonzero(lengths > max_length).tolist()
             backend.enable_truncation(max_length)
-            shortened = backend.encode_batch([chunk[place] for place in long])
+            cuts = [chunk[place] for place in long]
+            shortened = backend.encode_batch(cuts, is_pretokenized=by_word)
             for place, cut in zip(long, shortened, strict=True):
                 encodings[place] = cut
             backend.no_truncation()
             ids.append(np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int32))
             kinds = chain.from_iterable(each.type_ids for each in encodings)
             types.append(np.minimum(np.fromiter(kinds, np.int8), 1))  # some libraries have more
+            if by_word:
+                firsts = chain.from_iterable(_first_pieces(each.word_ids) for each in encodings)
+                words.append(np.fromiter(firsts, np.int32))
         left = np.minimum(tokens, max_length)
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)])
-        return Encoded(np.concatenate(ids), np.concatenate(types), offsets, tokens - left)
+        return Encoded(
+            np.concatenate(ids), np.concatenate(types), offsets, tokens - left,
+            np.concatenate(words) if by_word else None,
+        )  # fmt: skip
+
+
+def _first_pieces(words: Sequence[int | None]) -> Iterator[int]:
+    """What `Encoded.words` has for the tokens of a text, from the word of each."""
+    before = None
+    for word in words:
+        yield -1 if word is None else -2 if word == before else word
+        before = word
 
 
 class Tokenizer(TextEncoder):

@@ -103,7 +103,9 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
     values = {family.sizes.get(name, name): value for name, value in values.items()}
     if isinstance(model, BertEncoder):
         return values
-    if model.bert.pooler is not None or isinstance(model.classifier, ClassificationHead):
+    if model.heads[""].by_token:
+        values["architectures"] = [f"{family.classes}ForTokenClassification"]
+    elif model.bert.pooler is not None or isinstance(model.classifier, ClassificationHead):
         values["architectures"] = [f"{family.classes}ForSequenceClassification"]
     labels = {f"LABEL_{number}": number for number in range(model.heads[""].outputs)}
     return {

@@ -22,15 +22,17 @@ _PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\w*
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The head of a part of a task: its number of outputs, and whether it takes pairs of texts,
-    each of which goes through the encoder separately."""
+    """The head of a part of a task: its number of outputs, whether it takes pairs of texts, each of
+    which goes through the encoder separately, and whether it has outputs for each token."""
 
     outputs: int
     pairs: bool = False
+    by_token: bool = False
 
 
 class Classifier(nn.Module):
-    """A model that maps token ids to logits [B, C], as `BertClassifier` does, of any encoder.
+    """A model of any encoder that maps token ids to logits [B, C], or of tokens [B, S, C], as
+    `BertClassifier` does.
 
     Attributes:
         heads: its outputs by part of the task; of a task without parts under "".
@@ -93,12 +95,14 @@ class BertClassifier(Classifier):
         for_pairs = "nonlinear" if HEADS[head].reads_tokens else head
         modules = {
             part: HEADS[for_pairs if each.pairs else head](width, each.outputs, dropout)
-            if own is None
+            if own is None or each.by_token
             else ClassificationHead(width, each.outputs, dropout, own)
             for part, each in self.heads.items()
         }
         # an adapter may replace a head's module later
-        self.reads_tokens = {part: module.reads_tokens for part, module in modules.items()}
+        self.reads_tokens = {
+            part: modules[part].reads_tokens or each.by_token for part, each in self.heads.items()
+        }
         on_pairs = [part for part, config in self.heads.items() if config.pairs]
         two = encoders == 2 and 0 < len(on_pairs) < len(self.heads)
         served = [part for part in self.heads if not (two and part in on_pairs)]
@@ -129,14 +133,17 @@ class BertClassifier(Classifier):
         token_type_ids: Tensor | None = None,
         part: str = "",
     ) -> Tensor:
-        """Logits [B, C], from what the encoder takes; in a part on pairs all first texts, and
-        then all second texts."""
+        """Logits [B, C], or [B, S, C] of a head by token, from what the encoder takes; in a part on
+        pairs all first texts, and then all second texts."""
         head, pairs = self.classifier.get_submodule(part), self.heads[part].pairs
         encoder = self.bert_pairs if pairs and self.bert_pairs is not None else self.bert
         by_token = self.reads_tokens[part]
         first_only = self.pooling != "mean" and not by_token
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
-        logits: Tensor  # [B, C]
+        logits: Tensor
+        if self.heads[part].by_token:
+            logits = head(hidden)
+            return logits
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
             logits = head(hidden.to(exact), attention_mask)

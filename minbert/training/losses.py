@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from minbert.data.words import INSIDE_WORD
+
 CROSS_ENTROPY, BINARY, MULTI_LABEL = "cross-entropy", "binary", "multi-label"
+WORDS: Final = "words"
 MSE, PEARSON = "mse", "pearson"
-LOSSES: Final = (CROSS_ENTROPY, BINARY, MULTI_LABEL, MSE, PEARSON)
+LOSSES: Final = (CROSS_ENTROPY, BINARY, MULTI_LABEL, WORDS, MSE, PEARSON)
 REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
@@ -31,14 +34,18 @@ def loss_of(
     Args:
         loss: `cross-entropy` of logits [B, C] and classes [B]; `binary`, cross-entropy of one logit
             [B, 1] and classes 0 and 1 [B]; `multi-label`, the same of each logit [B, C] and its
-            label, 0 or 1 [B, C], averaged over examples and classes; `mse`, the squared error of
-            [B, 1] and numbers [B]; or `pearson`, 1 − r of the same. For a batch without a
+            label, 0 or 1 [B, C], averaged over examples and classes; `words`, cross-entropy of
+            logits [B, S, C] and labels [B, S], averaged over those from 0 on; `mse`, the squared
+            error of [B, 1] and numbers [B]; or `pearson`, 1 − r of the same. For a batch without a
             correlation, because it is constant or has one example, that is 1 and has no gradient.
-        class_weights, label_smoothing: of the first two losses, as torch.nn.CrossEntropyLoss has
+        class_weights, label_smoothing: of losses of one class, as torch.nn.CrossEntropyLoss has
             them.
     """
     if loss == BINARY and (class_weights is not None or label_smoothing):
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the same with two logits
+        loss = CROSS_ENTROPY
+    if loss == WORDS:
+        logits, labels = logits.flatten(0, -2), labels.flatten().clamp_min(INSIDE_WORD)
         loss = CROSS_ENTROPY
     if loss == CROSS_ENTROPY:
         return F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
@@ -75,7 +82,10 @@ def _constant(values: Tensor) -> Tensor:
 
 
 def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:
-    """The loss of `loss_of` over N examples, in double precision, without weights and smoothing."""
+    """The loss of `loss_of` over N examples, in double precision, without weights and smoothing; of
+    words from their logits [M, C] and tags [N, W]."""
+    if loss == WORDS:
+        loss, targets = CROSS_ENTROPY, targets[np.asarray(targets) >= 0]
     label_type = np.int64 if loss == CROSS_ENTROPY else np.float64
     x = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
     y = torch.from_numpy(np.ascontiguousarray(targets, dtype=label_type))

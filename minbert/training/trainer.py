@@ -91,7 +91,8 @@ class Trainer:
 
     def step(self, *batches: Batch) -> tuple[Tensor, Tensor]:
         """Take one step on the mean of the batches' gradients; the mean loss [] and the logits [B,
-        C] of all examples in order, both detached, on the device."""
+        C] of all examples in order, both detached, on the device; those of tokens are [B, S, C], or
+        of several batches [T, C]."""
         self.optimizer.zero_grad()
         outputs = [self._accumulate(batch, len(batches)) for batch in batches]
         if self.scaler is None:
@@ -107,7 +108,7 @@ class Trainer:
         if len(outputs) == 1:
             return outputs[0]
         losses, logits = zip(*outputs, strict=True)
-        return torch.stack(losses).mean(), torch.cat(logits)
+        return torch.stack(losses).mean(), torch.cat([each.flatten(0, -2) for each in logits])
 
     def _accumulate(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
         """Add a batch's share of the gradients of a step on `count` batches; its loss [] and logits

@@ -102,6 +102,7 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell
         amp=settings.amp,
         pad_id=model.bert.config.pad_token_id,
         device=next(model.parameters()).device,
+        tags=None if dev.encoded.words is None else dev.labels,
     )
     try:
         return values_for(cell.row.dev_metric or "", logits, dev.labels)

@@ -12,7 +12,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.problems import PROBLEMS, REGRESSION, SINGLE_LABEL, Problem
+from minbert.data.problems import (
+    PROBLEMS,
+    REGRESSION,
+    SINGLE_LABEL,
+    TOKEN_CLASSIFICATION,
+    Labels,
+    Problem,
+    problem_of,
+)
 from minbert.data.tasks.splitting import joined, normalised, position, smallest
 from minbert.errors import InputError
 
@@ -69,14 +77,15 @@ class Examples:
     """N texts, or pairs of texts, with their labels.
 
     Attributes:
-        labels: [N], classes or numbers; of several labels [N, C] of 0 and 1.
+        text_a: of words with tags, these between single spaces.
+        labels: as of its problem: [N], classes or numbers; [N, C], 0 and 1; or tags [N, W].
         groups: for each example the name of what it belongs to, such as a document or an author,
             all of whose examples stay on one side of a split; None: each is by itself.
     """
 
     text_a: tuple[str, ...]
     text_b: tuple[str, ...] | None
-    labels: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.int8]
+    labels: Labels
     groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -96,6 +105,16 @@ class Examples:
     def columns(self) -> tuple[tuple[str, ...], ...]:
         """The first texts and, of pairs, the second texts."""
         return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
+
+    @property
+    def by_word(self) -> bool:
+        """Whether labels are those of words."""
+        return problem_of(self.labels) is TOKEN_CLASSIFICATION
+
+    @property
+    def words(self) -> int:
+        """The number of words with a label; 0 of other labels."""
+        return int((self.labels >= 0).sum()) if self.by_word else 0
 
     def split_pairs(self) -> tuple["Examples", ...]:
         """The same, each as examples of single texts."""
@@ -157,6 +176,10 @@ class Data(ABC):
     @property
     def regression(self) -> bool:
         return any(part.task.kind == "regression" for part in self.parts.values())
+
+    @property
+    def by_word(self) -> bool:
+        return any(part.train.by_word for part in self.parts.values())
 
     @property
     def pairs_in_one(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from minbert.data import words
 from minbert.data.tasks.base import Data, Examples, Sizes, TaskData, set_aside
 from minbert.data.tasks.splitting import stratified
 from minbert.errors import InputError
@@ -55,7 +56,7 @@ class Folds:
             text_b = train.text_b + dev.text_b
         if train.groups is not None and dev.groups is not None:
             groups = train.groups + dev.groups
-        labels = np.concatenate([train.labels, dev.labels])
+        labels = words.joined(train.labels, dev.labels)
         return Examples(train.text_a + dev.text_a, text_b, labels, groups)
 
     @property

@@ -128,7 +128,8 @@ def mark_used(folder: Path) -> None:
 
 
 def lines(examples: Examples, classes: Sequence[str] = ()) -> Iterator[str]:
-    """A line of JSON for each example. Labels are names where those of the classes are given."""
+    """A line of JSON for each example. Where names of the classes are given, labels are names, and
+    words with tags are lists."""
     written = problem_of(examples.labels).written
     for index, text in enumerate(examples.text_a):
         values: dict[str, Any] = {"a": text}
@@ -138,6 +139,8 @@ def lines(examples: Examples, classes: Sequence[str] = ()) -> Iterator[str]:
         if classes:
             label = [classes[n] for n in label] if isinstance(label, list) else classes[label]
         values["label"] = label
+        if classes and examples.by_word:
+            values = {"tokens": text.split(" "), "tags": label}
         if examples.groups is not None:
             values["group"] = examples.groups[index]
         yield json.dumps(values, ensure_ascii=False) + "\n"

@@ -100,7 +100,7 @@ def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, la
     rows = [f'{{"text": "film {n}", "label": {label if n % 2 else other}}}' for n in range(40)]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
     data = read_file(tmp_path / "mine.jsonl")
-    task = Task("mine", data.spec.classes, multi_label=data.spec.problem == "multi_label")
+    task = Task("mine", data.spec.classes, problem_name=data.spec.problem or "")
     module._write(TaskData(task, data.examples, data.examples), tmp_path / "written")
     written = (tmp_path / "written" / "dev.jsonl").read_text().splitlines()
     expected = [json.loads(label if n % 2 else other) for n in range(40)]

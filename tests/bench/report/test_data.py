@@ -34,7 +34,7 @@ def test_the_section_says_what_the_data_are_and_what_was_found():
     )
     tags = np.array([[1, 0], [1, 1]], dtype=np.int8)
     several = TaskData(
-        Task("tags", ("new", "old")), Examples(("a", "b"), None, tags),
+        Task("tags", ("new", "old"), problem_name="multi_label"), Examples(("a", "b"), None, tags),
         Examples(("c", "d"), None, tags),
     )  # fmt: skip
     [group] = groups(ROWS)

@@ -1,0 +1,175 @@
+"""Words with tags: files with a word on each line (CoNLL), and tags as numbers, whatever their
+scheme."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.common.errors import InputError
+from bench.examples.labels import Labels
+from bench.examples.records import Fields, Records, Value, quoted
+from bench.examples.textfiles import read_lines
+from minbert.data.words import Tags, padded
+
+TOKENS, TAGS, DOCUMENT = "tokens", "tags", "-DOCSTART-"
+"""The columns of a table of sentences; the last, if the file marks documents, numbers them."""
+_TAG: Final = re.compile(r"O|[BIESLU]-.+")
+_ENDS: Final = {"E": "I", "L": "I", "S": "B", "U": "B"}
+"""Prefixes of IOBES and BILOU, and what IOB2 has in their place."""
+
+
+def has_words(path: Path) -> bool:
+    """Whether the first line of a file, comments aside, ends with a tag, as no header does."""
+    lines = (line.split() for line in read_lines(path) if line.strip())
+    first = next((fields for fields in lines if fields[0] not in ("#", DOCUMENT)), [])
+    return len(first) > 1 and _TAG.fullmatch(first[-1]) is not None
+
+
+def conll(path: Path) -> Records:
+    """A table of the sentences of a file with a word on each line: first the word, last its tag,
+    between tabs or spaces. Blank lines end sentences, and -DOCSTART- begins a document. InputError
+    for a file that can't be read; rows raise it for a line that has another form."""
+    has_documents, is_whole, is_empty = False, True, True
+    for line in read_lines(path):
+        is_empty &= line.isspace()
+        has_documents |= line.startswith(DOCUMENT)
+        is_whole = line.endswith("\n")
+    if is_empty:
+        raise InputError(f"{path}: is empty; a word and its tag are expected on each line")
+    notes = () if is_whole else (f"{path.name}: ends without a line break; is it complete?",)
+    columns = (TOKENS, TAGS, DOCUMENT) if has_documents else (TOKENS, TAGS)
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        for number, row in _sentences(path):
+            by_name: dict[str, Value] = dict(zip((TOKENS, TAGS, DOCUMENT), row, strict=True))
+            yield number, tuple(by_name[name] for name in wanted)
+
+    return Records(str(path), columns, read, notes=notes)
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], str]]]:
+    """The words, tags and document of each sentence, with its first line."""
+    words: list[str] = []
+    tags: list[str] = []
+    begin = first = width = document = 0
+    mark: str | None = None
+    for number, line in enumerate(read_lines(path), start=1):
+        text = line.strip("\r\n ")
+        if not text.strip() or text.startswith(DOCUMENT):
+            if words:
+                yield begin, (words, tags, str(document))
+                words, tags = [], []
+            document += text.startswith(DOCUMENT)
+            continue
+        if not width:
+            mark = "\t" if "\t" in text else None
+        fields = text.split(mark) if mark else re.split("[ \t]+", text)
+        is_tag = len(fields) > 1 and _TAG.fullmatch(fields[-1]) is not None
+        if text.startswith("#") and not (is_tag and width in (0, len(fields))):
+            continue  # a comment
+        where = f"{path}, line {number:,}"
+        if width and len(fields) != width:
+            raise InputError(
+                f"{where}: has {len(fields)} columns, and line {first:,} has {width}; a word and "
+                "its tag are expected, with the same columns on every line"
+            )
+        if not is_tag:
+            raise InputError(
+                f"{where}: ends with {quoted(fields[-1])}, which is no tag: O, or B-, I-, E-, S-, "
+                "L- or U- before a type, after a tab or spaces; other tags, such as parts of "
+                "speech, are not supported"
+            )
+        if not fields[0].strip():
+            raise InputError(f"{where}: has a tag without a word; remove the line, or add the word")
+        begin, first, width = begin if words else number, first or number, len(fields)
+        words.append(fields[0])
+        tags.append(fields[-1])
+    if words:
+        yield begin, (words, tags, str(document))
+
+
+def encode_tags(
+    labels: Labels, names: Sequence[str], *, is_known: bool
+) -> tuple[tuple[str, ...], Tags, tuple[str, ...]]:
+    """Classes in the order of `minbert.data.words`, tags by their numbers, and notes on the scheme.
+
+    Args:
+        labels: lists of tags; numbers stand for `names`, which are tags in their order.
+        is_known: whether other types than those in `names` are refused.
+
+    Raises:
+        InputError: for what is no tag, numbers without names, or only O.
+    """
+    occurring = set(labels.counts)
+    has_numbers = bool(occurring) and all(map(str.isdigit, occurring))
+    if has_numbers:
+        if not (names := names or labels.table.class_names.get(labels.column, ())):
+            raise InputError(
+                f"{labels.where} has numbers; give the tags in their order: --classes O,B-…,I-…"
+            )
+        if wrong := {tag for tag in occurring if int(tag) >= len(names)}:
+            raise InputError(f"{labels.where}: {min(wrong)} is the number of no class")
+        texts = [[names[int(tag)] for tag in value or ()] for value in labels.values]
+    else:
+        texts = [[*(value or ())] for value in labels.values]
+    prefixes, types = set[str](), dict[str, None]()
+    for index, text in enumerate(texts):
+        for tag in text:
+            if _TAG.fullmatch(tag) is None:
+                raise InputError(
+                    f"{labels.place(index)} has {quoted(tag)}: O, or B-, I-, E-, S-, L- or U- "
+                    "before a type is expected; parts of speech are not supported"
+                )
+            prefixes.add(tag[0])
+            types[tag[2:]] = None
+    given = [name[2:] for name in names if _TAG.fullmatch(name)]
+    order = [name for name in dict.fromkeys([*given, *sorted(types)]) if name]
+    if is_known and (unknown := types.keys() - {"", *given}):
+        index = next(i for i, text in enumerate(texts) if any(t[2:] in unknown for t in text))
+        raise InputError(
+            f"{labels.place(index)} has a tag of type {quoted(min(unknown))}, which no training "
+            "example has"
+        )
+    if not types.keys() - {""}:
+        raise InputError(f"{labels.where}: every word has the tag O, so there is nothing to learn")
+    scheme, rows, repaired = _as_iob2(texts, prefixes, {name: n for n, name in enumerate(order)})
+    notes = [f"tags: {scheme}{'' if scheme == 'IOB2' else ', read as IOB2'}"]
+    if repaired:
+        notes.append(f"tags: {repaired:,} entities begin with I- after another tag; read as B-")
+    classes = ("O", *(f"{prefix}-{name}" for name in order for prefix in "BI"))
+    if has_numbers and tuple(names) != classes:
+        raise InputError(
+            f"{labels.where} has numbers, and the classes of numbers are read as O, then B-… and "
+            "I-… of each type; write the tags as names"
+        )
+    return classes, padded(rows), tuple(notes)
+
+
+def _as_iob2(
+    texts: Sequence[Sequence[str]], prefixes: set[str], places: dict[str, int]
+) -> tuple[str, list[list[int]], int]:
+    """The scheme of tags, tags of IOB2 as numbers, and how many were against the scheme."""
+    rows, begun = [], Counter[str]()
+    for text in texts:
+        row: list[int] = []
+        before = ""
+        for tag in text:
+            prefix, name = _ENDS.get(tag[0], tag[0]), tag[2:]
+            follows = before[2:] == name and before[:1] not in ("", "O", "E", "L", "S", "U")
+            if tag == "O":
+                row.append(0)
+            elif prefix == "I" and follows:
+                row.append(2 * places[name] + 2)
+            else:
+                begun["after its type" if prefix == "B" and before[2:] == name else prefix] += 1
+                row.append(2 * places[name] + 1)
+            before = tag
+        rows.append(row)
+    if prefixes & _ENDS.keys():
+        scheme = "BILOU" if prefixes & {"L", "U"} else "IOBES"
+        return scheme, rows, begun["I"]
+    if begun["I"] and not begun["B"]:  # B is only where an entity follows one of its type
+        return "IOB1", rows, 0
+    return "IOB2", rows, begun["I"]

@@ -1,0 +1,93 @@
+"""Tags of words, and the entities that they mark.
+
+Tag 0 is O; of the entity type k, 2 k + 1 is B and 2 k + 2 is I, as in IOB2. The tags of N texts are
+int16 [N, W], with -1 after the last word of a text. Logits are those of all words, text after text,
+[M, C].
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tags = NDArray[np.int16]
+NO_WORD: Final = -1
+INSIDE_WORD, OUTSIDE_TEXT = -100, -101
+"""Labels of tokens that begin no word: further pieces of one; and padding and special tokens."""
+FEWEST_ENTITIES, FEWEST_HITS = 50, 10
+"""True entities, and those that are also predicted, below which an F1 has no interval."""
+
+
+def padded(texts: Sequence[Sequence[int]]) -> Tags:
+    """The tags of texts of any lengths as an array."""
+    tags = np.full((len(texts), max(map(len, texts), default=0)), NO_WORD, dtype=np.int16)
+    for row, values in zip(tags, texts, strict=True):
+        row[: len(values)] = values
+    return tags
+
+
+def joined(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Labels of two sets of examples as one; tags are padded to the longer text."""
+    if one.dtype == np.int16:
+        width = max(one.shape[1], other.shape[1])
+        one, other = (
+            np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=NO_WORD)
+            for each in (one, other)
+        )
+    return np.concatenate([one, other])
+
+
+def predicted_tags(logits: NDArray[Any], labels: Tags) -> Tags:
+    """The tag of the largest logit of each word, in the shape of the labels."""
+    words = labels >= 0
+    if logits.ndim != 2 or len(logits) != np.count_nonzero(words) or not logits.shape[1]:
+        raise ValueError("there are no logits for each word")
+    tags = np.full_like(labels, NO_WORD)
+    tags[words] = logits.argmax(axis=1)
+    return tags
+
+
+def of_tokens(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], Tags]:
+    """Logits [T, C] and labels [T] of tokens as logits of words and their tags [1, W], in which -1
+    is between texts."""
+    tags = labels[labels != INSIDE_WORD].astype(np.int16)
+    return logits[labels >= 0], np.maximum(tags, NO_WORD)[None]
+
+
+def _entities(tags: Tags, any_start: bool) -> NDArray[np.int64]:
+    """At the first word of each entity a number of its end and type, elsewhere -1, [N, W + 1]."""
+    texts = np.pad(tags, ((0, 0), (0, 1)), constant_values=NO_WORD)
+    flat = texts.ravel().astype(np.int64)
+    before = np.concatenate([[NO_WORD], flat[:-1]])
+    kind = (flat - 1) // 2
+    is_inside = (flat > 0) & (flat % 2 == 0)
+    continues = is_inside & (before > 0) & (kind == (before - 1) // 2)
+    starts = np.flatnonzero((flat > 0) & ~continues & (any_start | ~is_inside))
+    others = np.flatnonzero(~continues)
+    ends = others[np.searchsorted(others, starts, side="right")]
+    entities = np.full(len(flat), -1)
+    entities[starts] = (ends << 16) + kind[starts]
+    return entities.reshape(texts.shape)
+
+
+def entity_counts(labels: Tags, predicted: Tags, *, any_start: bool = False) -> NDArray[np.int64]:
+    """By text the numbers of entities that are predicted and true, predicted, and true, [N, 3].
+
+    An entity is predicted right if its type and both ends are. It begins with B; with `any_start`
+    also with an I that follows no word of its type, as conlleval counts.
+    """
+    true, guess = (_entities(tags, any_start) for tags in (labels, predicted))
+    hits = (true == guess) & (true >= 0)
+    return np.stack([each.sum(axis=1) for each in (hits, guess >= 0, true >= 0)], axis=1)
+
+
+def entity_f1(labels: Tags, predicted: Tags, *, any_start: bool = False) -> float:
+    """F1 over the entities of all texts; 0 where none is right, as in seqeval, and rounded as
+    there."""
+    counts = entity_counts(labels, predicted, any_start=any_start).sum(axis=0)
+    hits, guessed, true = map(int, counts)
+    if not hits:
+        return 0.0
+    precision, recall = hits / guessed, hits / true
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,129 @@
+"""Words with tags in files: CoNLL columns, JSON lines, schemes, and bad input."""
+
+import json
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.examples.own import find_source
+from bench.examples.reading import read, read_test
+from bench.plan.dataset import DataSpec
+from minbert.data.tasks import load_task
+
+IOB2 = "Ann\tB-per\nBo\tI-per\nsaw\tO\nOslo\tB-loc\n\nhi\tO\nEve\tB-per\nAl\tB-per\n"
+CLASSES = ("O", "B-loc", "I-loc", "B-per", "I-per")
+TAGS = [[3, 4, 0, 1], [0, 3, 3, -1]]
+
+
+def read_text(tmp_path, text, name="train.conll", **spec):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return read(DataSpec(path=str(tmp_path / name), **spec))
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.txt", "a.bio", "a.tsv"])
+def test_columns_are_read_in_every_suffix(tmp_path, name):
+    data = read_text(tmp_path, IOB2, name)
+    assert data.examples.text_a == ("Ann Bo saw Oslo", "hi Eve Al")
+    assert data.examples.labels.tolist() == TAGS
+    assert data.spec.classes == CLASSES
+    assert data.spec.problem == "token_classification"
+    assert "tags: IOB2" in data.notes
+
+
+SCHEMES = {
+    "IOB1": "Ann I-per\nBo I-per\nsaw O\nOslo I-loc\n\nhi O\nEve I-per\nAl B-per\n",
+    "IOBES": "Ann B-per\nBo E-per\nsaw O\nOslo S-loc\n\nhi O\nEve S-per\nAl S-per\n",
+    "BILOU": "Ann B-per\nBo L-per\nsaw O\nOslo U-loc\n\nhi O\nEve U-per\nAl U-per\n",
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_schemes_are_recognised_and_read_as_iob2(tmp_path, scheme):
+    data = read_text(tmp_path, SCHEMES[scheme])
+    assert data.examples.labels.tolist() == TAGS
+    assert f"tags: {scheme}, read as IOB2" in data.notes
+
+
+def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
+    lines = ["# id = 1 of 2", "-DOCSTART- -X- O", "", "", "# NN O", "Ann NN B-per", "\t", "Bo NN O",
+             "-DOCSTART- -X- O", "# text = B-per", "C NN O"]  # fmt: skip
+    data = read_text(tmp_path, "\n".join(lines))
+    assert data.examples.text_a == ("# Ann", "Bo", "C")
+    assert data.examples.groups == ("1", "1", "2")
+    assert "train.conll: ends without a line break; is it complete?" in data.notes
+
+
+def test_documents_stay_whole_in_a_split(tmp_path):
+    text = "".join(f"-DOCSTART- O\n\nAnn{n} B-per\n\nx{n} O\n\n" for n in range(40))
+    (tmp_path / "a.conll").write_text(text)
+    source = find_source(None, DataSpec(path=str(tmp_path / "a.conll")))
+    data = load_task(source.task, source.folder)
+    assert data.task.kind == "token_classification"
+    assert len(data.dev) == 8
+    assert not {*data.train.groups} & {*data.dev.groups}
+    assert data.majority == 0.0
+
+
+def test_an_entity_that_begins_with_i_is_counted(tmp_path):
+    data = read_text(tmp_path, "Ann I-per\nBo B-loc\nC I-per\n")
+    assert data.examples.labels.tolist() == [[3, 1, 3]]
+    assert "tags: 2 entities begin with I- after another tag; read as B-" in data.notes
+
+
+def test_json_lines_have_lists(tmp_path):
+    rows = [
+        {"id": 1, "tokens": ["Ann", "New York", "x"], "ner_tags": ["B-per", "B-loc", "O"]},
+        {"id": 2, "tokens": ["Ann"], "ner_tags": []},
+        {"id": 3, "tokens": ["Bo"], "ner_tags": ["O"]},
+        {"id": 4, "tokens": ["Cy"], "ner_tags": ["O"]},
+    ]
+    data = read_text(tmp_path, "\n".join(map(json.dumps, rows)), "a.jsonl")
+    assert data.examples.text_a == ("Ann New\u00a0York x", "Bo", "Cy")
+    assert data.examples.labels.tolist() == [[3, 1, 0], [0, -1, -1], [0, -1, -1]]
+    assert "a.jsonl: 1 row with another number of tags than of words left out, first at line 2" in (
+        data.notes
+    )
+    numbers = [{**row, "ner_tags": [*range(len(row["tokens"]))]} for row in rows]
+    text = "\n".join(map(json.dumps, numbers))
+    named = read_text(tmp_path, text, "b.jsonl", classes=("O", "B-per", "I-per"))
+    assert named.examples.labels.tolist() == [[0, 1, 2], [0, -1, -1], [0, -1, -1], [0, -1, -1]]
+    with pytest.raises(InputError, match=r"column `ner_tags` has numbers; give the tags in their"):
+        read_text(tmp_path, text, "b.jsonl")
+    with pytest.raises(InputError, match="write the tags as names"):
+        read_text(tmp_path, text, "b.jsonl", classes=("B-per", "I-per", "O"))
+
+
+WRONG = {
+    "Ann B-per\nBo\n": "train.conll, line 2: has 1 columns, and line 1 has 2",
+    "# a\nAnn,B-per\n": "train.conll, line 2: ends with `Ann,B-per`, which is no tag",
+    "Ann B-per\n\nBo NN O\n": "train.conll, line 3: has 3 columns, and line 1 has 2",
+    "Ann NOUN\n": "train.conll, line 1: ends with `NOUN`, which is no tag",
+    "Ann\tB-per\n\tO\n": "train.conll, line 2: has a tag without a word",
+    "Ann O\n": "every word has the tag O, so there is nothing to learn",
+    "\n": "train.conll: is empty; a word and its tag are expected on each line",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_bad_lines_are_refused_with_their_number(tmp_path, text):
+    with pytest.raises(InputError) as caught:
+        read_text(tmp_path, text)
+    assert WRONG[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_type_that_training_lacks_is_refused(tmp_path):
+    (tmp_path / "dev.conll").write_text("x O\n\ny O\nAnn B-org\n")
+    with pytest.raises(InputError, match=r"dev.conll, line 3: .* type `org`, which no training"):
+        read_text(tmp_path, IOB2, validation=str(tmp_path / "dev.conll"))
+    (tmp_path / "dev.conll").write_text("Al O\nAnn I-loc\n")
+    data = read_text(tmp_path, IOB2, validation=str(tmp_path / "dev.conll"))
+    assert data.validation.labels.tolist() == [[0, 1]]
+    spec = data.spec.model_copy(update={"test": str(tmp_path / "dev.conll")})
+    assert read_test(spec)[0].labels.tolist() == [[0, 1]]
+
+
+def test_a_table_in_a_tsv_stays_one(tmp_path):
+    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
+    data = read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv")
+    assert data.spec.problem == "single_label"

@@ -1,0 +1,111 @@
+"""Entities in tags against seqeval, and tags and logits as arrays."""
+
+import numpy as np
+import pytest
+from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
+
+from bench.plan.metrics import METRICS, metrics_for
+from bench.plan.problems import WORDS
+from bench.stats import metrics
+from minbert.data.problems import TOKEN_CLASSIFICATION, problem_of
+from minbert.data.tasks import Examples, Folds, Task, TaskData
+from minbert.data.words import (
+    INSIDE_WORD,
+    OUTSIDE_TEXT,
+    entity_counts,
+    entity_f1,
+    joined,
+    of_tokens,
+    padded,
+    predicted_tags,
+)
+
+NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
+RNG = np.random.default_rng(0)
+
+
+def drawn(seed, texts=30):
+    """Random tags and predictions, half of which are right."""
+    rng = np.random.default_rng(seed)
+    true = padded([rng.integers(0, 7, rng.integers(1, 12)) for _ in range(texts)])
+    other = rng.integers(0, 7, true.shape)
+    guess = np.where(rng.random(true.shape) < 0.5, other, true).astype(np.int16)
+    return true, np.where(true < 0, true, guess).astype(np.int16)
+
+
+def named(tags):
+    return [[NAMES[tag] for tag in row if tag >= 0] for row in tags.tolist()]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(40))
+def test_scores_are_those_of_seqeval_to_the_last_digit(seed):
+    true, guess = drawn(seed, texts=1 + 3 * seed)
+    pair, strict = (named(true), named(guess)), {"mode": "strict", "scheme": IOB2}
+    assert entity_f1(true, guess) == f1_score(*pair, **strict)
+    assert entity_f1(true, guess, any_start=True) == f1_score(*pair)
+    assert metrics.entity_precision(true, guess) == precision_score(*pair, **strict)
+    assert metrics.entity_recall(true, guess) == recall_score(*pair, **strict)
+
+
+def test_entities_end_at_the_end_of_a_text():
+    true = padded([[1, 2], [2, 1], [0], [3, 4, 4]])
+    assert entity_counts(true, true).tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1]]
+    shorter = padded([[1, 0], [2, 1], [1], [3, 4, 0]])
+    assert entity_counts(true, shorter)[:, 0].tolist() == [0, 1, 0, 0]
+    assert entity_f1(true, np.minimum(true, 0)) == 0.0
+
+
+@pytest.mark.parametrize("name", metrics_for(WORDS))
+def test_influences_are_derivatives_by_the_weight_of_a_text(name):
+    value, influence = METRICS[name].functions()
+    true, guess = drawn(7)
+    influences = influence(true, guess)
+    assert influences.sum() == pytest.approx(0, abs=1e-9)
+    at, copies = 4, 500  # one text more among 500 copies is a small step
+    many = [np.tile(tags, (copies, 1)) for tags in (true, guess)]
+    more = [np.concatenate([m, t[at : at + 1]]) for m, t in zip(many, (true, guess), strict=True)]
+    step = (value(*more) - value(*many)) * copies * len(true)
+    assert step == pytest.approx(influences[at], rel=0.01, abs=1e-3)
+
+
+def test_tags_and_logits_are_laid_out_text_after_text():
+    tags = padded([[1, 0], [], [2]])
+    assert tags.dtype == np.int16
+    assert tags.tolist() == [[1, 0], [-1, -1], [2, -1]]
+    assert joined(tags, padded([[0, 0, 0]])).tolist()[-2:] == [[2, -1, -1], [0, 0, 0]]
+    logits = np.eye(7)[[5, 0, 6]]
+    assert predicted_tags(logits, tags).tolist() == [[5, 0], [-1, -1], [6, -1]]
+    with pytest.raises(ValueError, match="no logits for each word"):
+        predicted_tags(logits[:2], tags)
+    labels = np.array([OUTSIDE_TEXT, 1, INSIDE_WORD, 0, OUTSIDE_TEXT, OUTSIDE_TEXT, 2])
+    words, flat = of_tokens(np.arange(7)[:, None], labels)
+    assert words.ravel().tolist() == [1, 3, 6]
+    assert flat.tolist() == [[-1, 1, 0, -1, -1, 2]]
+
+
+def test_folds_join_sides_whose_texts_are_of_other_lengths():
+    task = Task("names", NAMES, problem_name=WORDS, is_own=True)
+    short, long = padded([[1, 0]] * 8), padded([[3, 4, 0, 0]] * 4)
+    sides = [
+        Examples(tuple(f"{name}{n} b c d"[: 2 * labels.shape[1]] for n in range(len(labels))),
+                 None, labels)
+        for name, labels in (("x", short), ("y", long))
+    ]  # fmt: skip
+    folds = Folds(TaskData(task, *sides), 4)
+    assert folds.examples.labels.shape == (12, 4)
+    assert sum(folds.fold(n).dev.words for n in range(4)) == folds.examples.words == 32
+    assert folds.fold(0).majority == 0.0
+    assert folds.examples.by_word
+
+
+def test_a_problem_writes_what_it_reads():
+    values = [[1, 2, 0], [0]]
+    labels = TOKEN_CLASSIFICATION.read(values, 7)
+    assert [TOKEN_CLASSIFICATION.written(row) for row in labels] == values
+    assert problem_of(labels) is TOKEN_CLASSIFICATION
+    assert TOKEN_CLASSIFICATION.counted(labels, NAMES) == {"a": 1, "b": 0, "c": 0}
+    strata = TOKEN_CLASSIFICATION.strata(padded([[1, 2]] * 12 + [[0, 3]] * 12 + [[0]] * 12))
+    assert [len(set(part)) for part in np.split(strata, 3)] == [1, 1, 1]
+    assert len(set(strata.tolist())) == 3
