@@ -17,7 +17,12 @@ ADAPTER: Final = "adapter_model.safetensors"
 
 
 def save_adapter(
-    model: nn.Module, folder: Path, base_model: str | None = None, *, revision: str | None = None
+    model: nn.Module,
+    folder: Path,
+    base_model: str | None = None,
+    *,
+    revision: str | None = None,
+    task_type: str = "SEQ_CLS",
 ) -> None:
     """Save a model's adapters, and all else that trains in it, into a folder. If writing is
     interrupted, there is no adapter_config.json, so that the folder can't be mistaken for a
@@ -29,6 +34,7 @@ def save_adapter(
     Args:
         base_model, revision: name or path of the base model, and its revision on the hub, for the
             reader's information.
+        task_type: PEFT's name of what the head is for.
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
@@ -64,7 +70,7 @@ def save_adapter(
         "revision": revision,
         # in full, since a short name such as `dense` would also match the pooler
         "target_modules": [part.name for part in parts],
-        "task_type": "SEQ_CLS",
+        "task_type": task_type,
         "use_rslora": first.use_rslora,
         **own,
     }

@@ -33,7 +33,7 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     Raises:
         InputError: if it does not load, or if logits or the names of classes differ.
     """
-    count = len(trained.dev)
+    count = len(expected)
     hard = _hard_texts(trained)
     expected = np.concatenate([expected, trained.exact_logits(hard)])
     texts = texts_of(trained.dev) + texts_of(hard)
@@ -53,7 +53,8 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
         most = np.abs(answer.logits - expected).max()
         raise InputError(
             f"{_FAILED}: {cause}; logits differ by up to {most:.2g} in {len(wrong)} of "
-            f"{len(texts)} dev examples, first in number {wrong[0] + 1}"
+            f"{len(expected)} dev {'words' if trained.dev.by_word else 'examples'}, first in "
+            f"number {wrong[0] + 1}"
         )
     for label, own in zip(answer.labels, labels_of(trained.task, answer.logits), strict=True):
         if label != own:
@@ -70,11 +71,17 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
 def _hard_texts(trained: Trained) -> Examples:
     """An empty text and one that is cut, in case that dev has none."""
     texts = ("", "word " * trained.job.cell.max_length)
+    if trained.dev.by_word:
+        words = "word " * trained.job.cell.max_length
+        return Examples((words[:-1],), None, np.zeros((1, words.count(" ")), dtype=np.int16))
     pairs = None if trained.dev.text_b is None else texts[::-1]
     return Examples(texts, pairs, trained.dev.labels[:1].repeat(len(texts), axis=0))
 
 
 def texts_of(examples: Examples) -> list[Any]:
+    """Texts, pairs of texts, or lists of words, as snippets take them."""
+    if examples.by_word:
+        return [text.split(" ") for text in examples.text_a]
     if examples.text_b is None:
         return list(examples.text_a)
     return list(zip(examples.text_a, examples.text_b, strict=True))
@@ -113,6 +120,8 @@ def _cause(
     if _wrong(run(texts).logits, logits, tolerance):
         return "a part of the weights, such as the head, is missing: it is random in every process"
     wrong = _wrong(logits, expected, tolerance)
+    if trained.dev.by_word:
+        return "pooling, adapter scale or weights differ, or words are split into other tokens"
     right = [number for number in range(len(texts)) if number not in set(wrong)]
     first, second = (texts, None) if trained.dev.text_b is None else zip(*texts, strict=True)
     lengths = trained.tokenizer.encode(first, second, trained.job.cell.max_length).lengths  # [N]

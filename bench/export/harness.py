@@ -35,9 +35,8 @@ def main() -> None:
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
     model = snippet.load(folder, **request["options"])
     size = request["batch_size"]
-    rows = np.concatenate(
-        [snippet.logits(model, texts[n : n + size]) for n in range(0, len(texts), size)]
-    )
+    predict = answers.predictor(folder, snippet.logits, getattr(snippet, "tokens", None))
+    rows = np.concatenate([predict(model, texts[n : n + size]) for n in range(0, len(texts), size)])
     answer: dict[str, Any] = {"labels": [], "one_ms": [], "batch_ms": []}
     with suppress(IndexError):  # more logits than names: the parent compares their number
         answer["labels"] = answers.labels(folder, rows)
@@ -46,8 +45,8 @@ def main() -> None:
         repeated = cycle(texts)  # so that the last batch is full
         starts = range(0, len(texts), BATCH)[:BATCHES]
         batches = [[*islice(repeated, BATCH)] for _ in starts]
-        answer["one_ms"] = _times(snippet, model, ones)
-        answer["batch_ms"] = _times(snippet, model, batches)
+        answer["one_ms"] = _times(predict, model, ones)
+        answer["batch_ms"] = _times(predict, model, batches)
     answer["libraries"] = {
         name: metadata.version(name)
         for name in PACKAGES
@@ -65,14 +64,14 @@ def _limit_onnxruntime(threads: int) -> None:
     onnxruntime.InferenceSession = partial(onnxruntime.InferenceSession, sess_options=options)
 
 
-def _times(snippet: Any, model: Any, batches: list[list[Any]]) -> list[float]:
+def _times(predict: Any, model: Any, batches: list[list[Any]]) -> list[float]:
     """The time of each batch in ms, after three that don't count."""
     for batch in batches[:3]:
-        snippet.logits(model, batch)
+        predict(model, batch)
     times = []
     for batch in batches:
         start = time.perf_counter()
-        snippet.logits(model, batch)
+        predict(model, batch)
         times.append((time.perf_counter() - start) * 1000)
     return times
 

@@ -6,6 +6,7 @@ Example: python -m bench.predict my-model texts.csv --to predictions.csv
 import csv
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -28,11 +29,12 @@ from bench.common.files import atomic_file
 from bench.common.messages import echo, one_line, printable
 from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
-from bench.examples.reading import texts_in
+from bench.examples.reading import Words, texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.textfiles import typed_texts
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
+from bench.export.snippets.answers import words_in
 from bench.plan.adapter_configs import check_adapters
 from minbert.files import CONFIG, check_config, read_json
 
@@ -53,8 +55,8 @@ Examples:
   echo "a fine film" | python -m bench.predict my-model - --json
 """
 
-Answer = tuple[str | list[str] | float, Sequence[float]]
-"""The prediction for a text, and the probability of each class."""
+Answer = tuple[Any, Sequence[Any]]
+"""The prediction for a text, and the probability of each class; or the text and its entities."""
 Predict = Callable[[Sequence[Any]], list[Answer]]
 Write = Callable[[int, Answer | None], None]
 """Writes the answer to a row, by its number from 1; None: it has no text."""
@@ -80,10 +82,11 @@ def command(
         check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
     exported = format_in(folder)
     classes, takes_pairs = _read_outputs(folder / exported.config)
+    by_word = answers.by_word(folder)
     stdin = typed_texts(sys.stdin.buffer, "stdin")
     table = stdin if file == _STDIN else table_of_texts(Path(file))
-    columns = choose_texts(table, text, text_pair, pairs=takes_pairs)
-    rows = (texts_in(fields) for _, fields in table.read(columns))
+    columns = choose_texts(table, text, text_pair, pairs=takes_pairs, by_word=by_word)
+    rows = (texts_in(fields, by_word=by_word) for _, fields in table.read(columns))
     chunks = iter(lambda: [*islice(rows, _CHUNK)], [])
     first = next(chunks, None)
     if first is None:
@@ -92,14 +95,17 @@ def command(
         note_to_stderr(note)
     left_out: Counter[str] = Counter()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
-        predict = _load(folder, exported, base, weights)
-        write = (_json_writer if as_json else _csv_writer)(stream, classes)
+        predict = _load(folder, exported, base, weights, by_word)
+        if by_word:
+            write = _span_writer(stream, as_json)
+        else:
+            write = (_json_writer if as_json else _csv_writer)(stream, classes)
         done = 0
         for chunk in chain([first], chunks):
             left_out.update(row for row in chunk if isinstance(row, str))
-            answers = _in_order(predict, [row for row in chunk if not isinstance(row, str)])
+            predicted = _in_order(predict, [row for row in chunk if not isinstance(row, str)])
             for number, row in enumerate(chunk, start=done + 1):
-                write(number, None if isinstance(row, str) else next(answers))
+                write(number, None if isinstance(row, str) else next(predicted))
             done += len(chunk)
             show(done)
         if left_out.total() == done:
@@ -126,7 +132,9 @@ def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
         ) from error
 
 
-def _load(folder: Path, exported: Format, base: Path | None, weights: str | None) -> Predict:
+def _load(
+    folder: Path, exported: Format, base: Path | None, weights: str | None, by_word: bool
+) -> Predict:
     """The model of an exported folder, loaded by this project's own snippet of its format."""
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
@@ -148,8 +156,20 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     except (Exception, SystemExit) as error:
         raise InputError(f"{folder}: can't be loaded: {cause_of(error)}") from error
 
+    def entities(row: Any) -> Answer:
+        text = " ".join(row) if isinstance(row, Words) else row
+        is_given = isinstance(row, Words)
+        ends = [m.span() for m in re.finditer("[^ ]+", text)] if is_given else words_in(text)
+        if not ends:
+            return text, []
+        logits = answers.predictor(folder, snippet.logits, snippet.tokens)
+        rows = logits(model, [[text[begin:end] for begin, end in ends]])
+        return text, answers.spans(folder, ends, rows)
+
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
+            if by_word:
+                return [*map(entities, texts)]
             rows = snippet.logits(model, texts)
             labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)
         except Exception as error:
@@ -176,7 +196,8 @@ def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Ans
     """The answers to rows; texts of similar length are predicted together, so that little is
     padded."""
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    texts = [rows[i][0] if len(rows[i]) == 1 else rows[i] for i in order]
+    is_text = [len(row) == 1 and not isinstance(row, Words) for row in rows]
+    texts = [rows[i][0] if is_text[i] else rows[i] for i in order]
     answers = dict(zip(order, predict(texts) if texts else (), strict=True))
     return (answers[i] for i in range(len(rows)))
 
@@ -193,6 +214,28 @@ def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
         text = _harmless(prediction) if isinstance(prediction, str) else f"{prediction:.6g}"
         fields = [f"{share:.6g}" for share in shares][: len(classes)] or [""] * len(classes)
         writer.writerow([number, text, *fields])
+
+    return write
+
+
+def _span_writer(stream: TextIO, as_json: bool) -> Write:
+    """Writes the entities in a row's text: a line of JSON for the row, or of CSV for each."""
+    writer = csv.writer(stream, lineterminator="\n")
+    if not as_json:
+        writer.writerow(["row", "begin", "end", "type", "score", "text"])
+
+    def write(number: int, answer: Answer | None) -> None:
+        text, entities = answer or ("", [])
+        every = [
+            {**one, "score": float(f"{one['score']:.6g}"), "text": text[one["begin"] : one["end"]]}
+            for one in entities
+        ]
+        if as_json:
+            record = {"row": number, "entities": every if answer else None}
+            stream.write(f"{json.dumps(record, ensure_ascii=False)}\n")
+        for one in [] if as_json else every:
+            names = harmless(one["type"]), one["score"], harmless(one["text"])
+            writer.writerow([number, one["begin"], one["end"], *names])
 
     return write
 

@@ -68,13 +68,17 @@ class Trained:
     changed: int = 0
 
     def exact_logits(self, examples: Examples) -> NDArray[np.float32]:
-        """The model's logits [N, C] of examples in fp32, in the unit of the labels."""
+        """The model's logits [N, C] of examples, or [M, C] of words, in fp32, in the unit of the
+        labels."""
         import torch
 
         from minbert.training.evaluation import predict
 
         cell = self.job.cell
-        texts = self.tokenizer.encode(examples.text_a, examples.text_b, cell.max_length)
+        by_word = examples.by_word
+        texts = self.tokenizer.encode(
+            examples.text_a, examples.text_b, cell.max_length, by_word=by_word
+        )
         logits = predict(
             self.model,
             [texts],
@@ -82,6 +86,7 @@ class Trained:
             amp="off",
             pad_id=self.model.pad_id,
             device=torch.device("cpu"),
+            tags=examples.labels if by_word else None,
         )
         mean, std = self.unit
         return (logits.astype(np.float64) * std + mean).astype(np.float32)

@@ -30,7 +30,7 @@ _WORDS: Final = {
 }  # fmt: skip
 
 
-def why_not_scripted(cell: Cell, model_type: str = "bert") -> str | None:
+def why_not_scripted(cell: Cell, model_type: str = "bert", by_word: bool = False) -> str | None:
     """One line: the setting of a cell that the script has no place for, or the architecture of its
     encoder; None: it has all."""
     refused = {name: getattr(cell, name) for name in dict.fromkeys((*_WORDS, *_REFUSED))}
@@ -44,6 +44,7 @@ def why_not_scripted(cell: Cell, model_type: str = "bert") -> str | None:
         },
         f"the {cell.head} head": cell.head == "conv",
         "a part of the training examples": cell.max_train is not None,
+        "tags of words": by_word,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
@@ -59,7 +60,8 @@ def model_type_of(trained: Trained) -> str:
 def write_training(trained: Trained, folder: Path) -> None:
     """Write train.py and its settings into an exported folder, unless it has no place for them."""
     cell = trained.job.cell
-    if why_not_scripted(cell, model_type_of(trained)) is None and not trained.refitted:
+    why_not = why_not_scripted(cell, model_type_of(trained), trained.dev.by_word)
+    if why_not is None and not trained.refitted:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
         write_json(folder / SETTINGS, training_settings(trained))
 

@@ -1,4 +1,4 @@
-"""An adapter of PEFT for the architecture's own model for sequence classification."""
+"""An adapter of PEFT for the architecture's own model for sequence or token classification."""
 
 import math
 from copy import deepcopy
@@ -33,12 +33,18 @@ def write(trained: Trained, folder: Path) -> None:
     for them."""
     model, base = final_model(trained, merge=False), trained.base
     if isinstance(model, BertClassifier):
-        save_adapter(model, folder, reference(base), revision=base.revision)
+        save_adapter(
+            model, folder, reference(base), revision=base.revision, task_type=_task_type(trained)
+        )
     else:
         _save(trained, model, folder)
     write_config(trained, model, folder)
     write_json(folder / BASE, base_values(base))
     write_tokenizer(trained, folder)
+
+
+def _task_type(trained: Trained) -> str:
+    return "TOKEN_CLS" if trained.dev.by_word else "SEQ_CLS"
 
 
 def _save(trained: Trained, model: Classifier, folder: Path) -> None:
@@ -59,7 +65,7 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     config = deepcopy(adapted.active_peft_config)
     if first := first_factors(adapted):
         _subtract(first, tensors, config)
-    config.task_type, config.inference_mode = "SEQ_CLS", True
+    config.task_type, config.inference_mode = _task_type(trained), True
     config.base_model_name_or_path = reference(trained.base)
     config.revision = trained.base.revision
     config.modules_to_save = modules

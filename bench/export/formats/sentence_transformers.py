@@ -49,6 +49,8 @@ _NUMBERS: Final = {
 
 
 def write(trained: Trained, folder: Path) -> None:
+    if trained.dev.by_word:
+        raise InputError("sentence-transformers has no place for tags of words: --format onnx")
     model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))
     transformer = folder / _TRANSFORMER

@@ -1,4 +1,4 @@
-"""A checkpoint of transformers: the architecture's own model for sequence classification."""
+"""A checkpoint of transformers: the architecture's own model for sequences or tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from minbert.model.classifier import BertClassifier
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the whole model, adapters merged, for AutoModelForSequenceClassification."""
+    """Write the whole model, adapters merged, for AutoModelForSequenceClassification or, of
+    words, AutoModelForTokenClassification."""
     model = final_model(trained, merge=True)
     others: dict[str, Any] = {}
     if model.heads[""].outputs == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid

@@ -1,6 +1,7 @@
 """Answers in words: what the logits of predict.py, which is next to this file, mean."""
 
 import json
+import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,53 @@ def labels(folder: Path, rows: Any) -> list[Any]:
     return [names[row.argmax()] for row in rows]
 
 
+def by_word(folder: Path) -> bool:
+    """Whether the model has logits for each word of a text."""
+    config = read_config(folder)
+    return str(config.get("architectures", [""])[0]).endswith("ForTokenClassification")
+
+
+def predictor(folder: Path, logits: Any, tokens: Any) -> Callable[..., Any]:
+    """The function that returns logits of texts, or of the words of texts, made of two of
+    predict.py."""
+
+    def of_words(loaded: Any, texts: list[Any]) -> Any:
+        """Logits [M, C] of lists of words, each by its first token; 0 of words without a token."""
+        rows = []
+        for words, (values, numbers) in zip(texts, tokens(loaded, texts)):
+            row = np.zeros((len(words), values.shape[1]), dtype=np.float32)
+            for place in reversed(range(len(numbers))):
+                if numbers[place] is not None:
+                    row[numbers[place]] = values[place]
+            rows.append(row)
+        return np.concatenate(rows)
+
+    return of_words if by_word(folder) else logits
+
+
+def spans(folder: Path, words: list[tuple[int, int]], rows: Any) -> list[dict[str, Any]]:
+    """The entities in a text, from the ends of its words in characters and their logits: ends,
+    type, and score, the mean probability of its words' tags. An entity begins with B-."""
+    entities: list[dict[str, Any]] = []
+    open_type, scores = None, list[float]()
+    shares = probabilities(folder, rows).max(axis=1).tolist()
+    for (begin, end), tag, share in zip(words, labels(folder, rows), shares):
+        if tag.startswith("B-"):
+            open_type, scores = tag[2:], []
+            entities.append({"begin": begin, "type": open_type})
+        elif tag != f"I-{open_type}":
+            open_type = None
+        if open_type is not None:
+            scores.append(share)
+            entities[-1] |= {"end": end, "score": sum(scores) / len(scores)}
+    return entities
+
+
+def words_in(text: str) -> list[tuple[int, int]]:
+    """The ends of the words of a text: letters and digits, or single other signs."""
+    return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
+
+
 def probabilities(folder: Path, rows: Any) -> Any:
     """The probability of each class, [N, C]; the numbers themselves where there are no classes."""
     config = read_config(folder)
@@ -39,11 +87,17 @@ def probabilities(folder: Path, rows: Any) -> Any:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def main(load: Callable[..., Any], logits: Callable[..., Any], about: str | None) -> None:
-    """Print the label of each text on the command line, and its probabilities.
+def main(
+    load: Callable[..., Any],
+    logits: Callable[..., Any],
+    about: str | None,
+    tokens: Callable[..., Any] | None = None,
+) -> None:
+    """Print the label of each text on the command line, and its probabilities, or the entities in
+    it.
 
     Args:
-        load, logits, about: functions and description of predict.py.
+        load, logits, about, tokens: functions and description of predict.py.
     """
     folder = Path(__file__).parent
     parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
@@ -57,7 +111,15 @@ def main(load: Callable[..., Any], logits: Callable[..., Any], about: str | None
         if len(texts) % 2:
             parser.error("the model takes pairs: two texts each")
         texts = list(zip(texts[::2], texts[1::2]))
-    rows = logits(load(folder, vars(given).get("base")), texts)
+    loaded = load(folder, vars(given).get("base"))
+    if by_word(folder):
+        for text in texts:
+            words = words_in(text)
+            parts = [text[begin:end] for begin, end in words]
+            rows = predictor(folder, logits, tokens)(loaded, [parts]) if parts else np.empty((0, 1))
+            print(text, "->", *(str(span) for span in spans(folder, words, rows)))
+        return
+    rows = logits(loaded, texts)
     for text, label, row in zip(texts, labels(folder, rows), probabilities(folder, rows)):
         shown = zip(config["id2label"].values(), row)
         print(text, "->", label, *(f"{name}={value:.4g}" for name, value in shown))

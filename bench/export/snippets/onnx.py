@@ -24,24 +24,37 @@ def load(folder: Path, base: str | None = None, weights: str = "model.onnx") -> 
     return tokenizer, InferenceSession(folder / weights, providers=["CPUExecutionProvider"])
 
 
+def run(session: Any, encoded: Any) -> Any:
+    """Logits of encoded texts, [N, C], or [N, S, C] of their tokens."""
+    inputs = {
+        "input_ids": [text.ids for text in encoded],
+        "attention_mask": [text.attention_mask for text in encoded],
+        "token_type_ids": [text.type_ids for text in encoded],
+    }
+    arrays = {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()}
+    return session.run(["logits"], arrays)[0]
+
+
 def logits(loaded: Any, texts: list[Any]) -> Any:
     """Logits [N, C] of N texts or (text, text) pairs; numbers are in the unit of the labels."""
     tokenizer, session = loaded
-    rows = []
+    starts = range(0, len(texts), 32)
+    return np.concatenate(
+        [run(session, tokenizer.encode_batch(texts[start : start + 32])) for start in starts]
+    )
+
+
+def tokens(loaded: Any, texts: list[Any]) -> Any:
+    """For each text, a list of words, logits [S, C] of its tokens and the word of each token."""
+    tokenizer, session = loaded
     for start in range(0, len(texts), 32):
-        encoded = tokenizer.encode_batch(texts[start : start + 32])
-        inputs = {
-            "input_ids": [text.ids for text in encoded],
-            "attention_mask": [text.attention_mask for text in encoded],
-            "token_type_ids": [text.type_ids for text in encoded],
-        }
-        rows += session.run(
-            ["logits"], {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()}
-        )
-    return np.concatenate(rows)
+        batch = [list(words) for words in texts[start : start + 32]]
+        encoded = tokenizer.encode_batch(batch, is_pretokenized=True)
+        values = run(session, encoded)
+        yield from ((values[n], text.word_ids) for n, text in enumerate(encoded))
 
 
 if __name__ == "__main__":
     from answers import main
 
-    main(load, logits, __doc__)
+    main(load, logits, __doc__, tokens)

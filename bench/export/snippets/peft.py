@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, logging
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    logging,
+)
 from transformers.utils import cached_file, find_adapter_config_file
 
 
@@ -27,7 +33,9 @@ def load(folder: Path, base: str | None = None) -> Any:
     check_base(source, stored, revision)
     logging.set_verbosity_error()  # the base has no head or another; the adapter's replaces it
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    by_word = config.architectures[0].endswith("ForTokenClassification")
+    kind = AutoModelForTokenClassification if by_word else AutoModelForSequenceClassification
+    model = kind.from_pretrained(
         source,
         revision=revision,
         config=config,
@@ -63,7 +71,19 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
     return np.concatenate(rows)
 
 
+def tokens(loaded: Any, texts: list[Any]) -> Any:
+    """For each text, a list of words, logits [S, C] of its tokens and the word of each token."""
+    tokenizer, model = loaded
+    for start in range(0, len(texts), 32):
+        batch = [list(words) for words in texts[start : start + 32]]
+        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        inputs = tokenizer(batch, is_split_into_words=True, **options)
+        with torch.inference_mode():
+            values = model(**inputs).logits.numpy()
+        yield from ((values[n], inputs.word_ids(n)) for n in range(len(batch)))
+
+
 if __name__ == "__main__":
     from answers import main
 
-    main(load, logits, __doc__)
+    main(load, logits, __doc__, tokens)

@@ -11,12 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 
 def load(folder: Path, base: str | None = None) -> Any:
     """The tokenizer and the model; there is no base to load."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    by_word = config.architectures[0].endswith("ForTokenClassification")
+    kind = AutoModelForTokenClassification if by_word else AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, trust_remote_code=False)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()
 
 
@@ -33,7 +41,19 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
     return np.concatenate(rows)
 
 
+def tokens(loaded: Any, texts: list[Any]) -> Any:
+    """For each text, a list of words, logits [S, C] of its tokens and the word of each token."""
+    tokenizer, model = loaded
+    for start in range(0, len(texts), 32):
+        batch = [list(words) for words in texts[start : start + 32]]
+        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        inputs = tokenizer(batch, is_split_into_words=True, **options)
+        with torch.inference_mode():
+            values = model(**inputs).logits.numpy()
+        yield from ((values[n], inputs.word_ids(n)) for n in range(len(batch)))
+
+
 if __name__ == "__main__":
     from answers import main
 
-    main(load, logits, __doc__)
+    main(load, logits, __doc__, tokens)

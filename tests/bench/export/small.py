@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from adapters.injection import inject
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.engines.outputs import heads_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
@@ -20,7 +21,10 @@ from bench.export.snippets import answers
 from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
+from bench.plan.problems import WORDS
+from minbert.data.problems import PROBLEMS
 from minbert.data.tasks import Examples, Task
+from minbert.data.words import padded
 from minbert.files import sha256_of
 from minbert.model.checkpoint import load_encoder, save_checkpoint
 from minbert.model.classifier import BertClassifier, Classifier, initialise
@@ -33,6 +37,7 @@ from tests.components import need
 
 CLASSES: Final = ("wrong", "right", "maybe")
 """Not in the order of the alphabet."""
+TAGS: Final = ("O", "B-film", "I-film")
 HUB: Final = "someone/small"
 MAX_LENGTH: Final = 16
 UNIT: Final = (3.0, 1.5)
@@ -74,6 +79,10 @@ def base_of(folder: Path, on_hub: bool = True) -> Base:
 
 def examples(kind: str, pairs: bool) -> Examples:
     """Dev examples of all lengths, some beyond MAX_LENGTH tokens."""
+    if kind == WORDS:
+        texts = [" ".join(text.split()) for text in _TEXTS if text.strip()]
+        tags = [[n % len(TAGS) for n, _ in enumerate(text.split(" "))] for text in texts]
+        return Examples(tuple(texts), None, padded(tags))
     count = len(_TEXTS)
     labels: dict[str, NDArray[Any]] = {
         "classification": np.arange(count) % len(CLASSES),
@@ -102,7 +111,11 @@ def trained(
     )  # fmt: skip
     task = _task(kind)
     model = BertClassifier(
-        BertConfig.from_folder(folder), task.num_outputs, pooling=pooling, dropout=0.1, head=head
+        BertConfig.from_folder(folder),
+        heads_of(task, [""]),
+        pooling=pooling,
+        dropout=0.1,
+        head=head,
     )
     new_pooler = load_encoder(model.bert, folder)
     initialise(model, 0)
@@ -143,10 +156,9 @@ def _trained(
 
 
 def _task(kind: str) -> Task:
-    classes = () if kind == "regression" else CLASSES
-    return Task(
-        "small", classes, is_own=True, problem_name="multi_label" if kind == "multi_label" else ""
-    )
+    classes = {"regression": (), WORDS: TAGS}.get(kind, CLASSES)
+    name = kind if kind in PROBLEMS else "single_label"
+    return Task("small", classes, is_own=True, problem_name=name)
 
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
@@ -161,7 +173,8 @@ def answer_here(
         snippet = run_path(str(folder / SNIPPET))
         loaded = snippet["load"](folder, None if base is None else str(base.folder))
         starts = range(0, len(texts), batch_size)
-        batches = [snippet["logits"](loaded, texts[n : n + batch_size]) for n in starts]
+        predict = answers.predictor(folder, snippet["logits"], snippet.get("tokens"))
+        batches = [predict(loaded, texts[n : n + batch_size]) for n in starts]
     except (Exception, SystemExit) as error:
         lines = str(error).splitlines()
         raise InputError(f"{folder}: fails in a fresh process: {lines[-1]}") from error

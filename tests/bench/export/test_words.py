@@ -1,0 +1,129 @@
+"""Exported models that give a tag to each word."""
+
+import csv
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.export import predict
+from bench.export.check import check, texts_of
+from bench.export.snippets import answers
+from bench.plan.problems import WORDS
+from tests.bench.export.small import (
+    TAGS,
+    answer_here,
+    base_folder,
+    expected_logits,
+    exported,
+    trained,
+    trained_by_library,
+)
+
+CASES = [("peft", "lora", "attn-only"), ("peft", "dora", "all-lin-only"),
+         ("transformers", "full", None), ("onnx", "lora", "attn")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return base_folder(tmp_path_factory.mktemp("words") / "base")
+
+
+@pytest.mark.parametrize(("name", "mode", "layers"), CASES)
+def test_other_libraries_give_the_logits_of_every_word(folder, tmp_path, name, mode, layers):
+    own = trained(folder, mode, layers, kind=WORDS)
+    out = exported(own, name, tmp_path / "out")
+    expected = expected_logits(own)
+    assert expected.shape == (own.dev.words, len(TAGS))
+    assert np.abs(expected[:1] - expected[1:]).max() > 0.01
+    assert not expected.any(axis=1).all(), "some words are cut"
+    base = own.base if name == "peft" else None
+    with mock.patch("bench.export.check.run_fresh", lambda f, t, base=None, **other: answer_here(
+        f, t, base=own.base if name == "peft" else None, **other
+    )):  # fmt: skip
+        answer = check(own, out, expected)
+    assert answer.logits.shape == expected.shape
+    assert answer_here(out, texts_of(own.dev), base=base).labels == [
+        TAGS[row.argmax()] for row in expected
+    ]
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["BertForTokenClassification"]
+    if name == "peft":
+        adapter = json.loads((out / "adapter_config.json").read_text())
+        assert adapter["task_type"] == "TOKEN_CLS"
+
+
+def test_a_fresh_process_checks_it(folder, tmp_path):
+    own = trained(folder, "full", kind=WORDS)
+    out = exported(own, "transformers", tmp_path / "out")
+    expected = expected_logits(own)
+    assert check(own, out, expected).logits.shape == expected.shape
+    with pytest.raises(InputError, match=r"logits differ by up to 1 in .* dev words, first in"):
+        check(own, out, expected + 1)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("roberta", "peft"), ("distilbert", "transformers")])
+def test_engine_transformers_is_exported_too(encoders, tmp_path, kind, name):
+    own = trained_by_library(encoders(kind), "lora", "attn-only", kind=WORDS)
+    expected = expected_logits(own)
+    out = exported(own, name, tmp_path / "out")
+    answer = answer_here(out, texts_of(own.dev), base=own.base if name == "peft" else None)
+    np.testing.assert_allclose(answer.logits, expected, atol=1e-4, rtol=0)
+
+
+def test_sentence_transformers_has_no_place_for_it(folder, tmp_path):
+    own = trained(folder, "full", kind=WORDS)
+    with pytest.raises(InputError, match="no place for tags of words"):
+        exported(own, "sentence-transformers", tmp_path / "out")
+
+
+def test_entities_have_ends_types_and_scores(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({
+        "id2label": dict(enumerate(("O", "B-a", "I-a", "B-b", "I-b"))),
+        "problem_type": "single_label_classification",
+        "architectures": ["BertForTokenClassification"],
+    }))  # fmt: skip
+    assert answers.by_word(tmp_path)
+    text = "Ann-Marie (42)   saw it"
+    words = answers.words_in(text)
+    assert [text[a:b] for a, b in words] == ["Ann", "-", "Marie", "(", "42", ")", "saw", "it"]
+    tags = [1, 2, 2, 4, 3, 0, 2, 1]
+    rows = np.where(np.eye(5)[tags] == 1, 2.0, 0.0)
+    spans = answers.spans(tmp_path, words, rows)
+    assert [(one["begin"], one["end"], one["type"]) for one in spans] == [
+        (0, 9, "a"), (11, 13, "b"), (21, 23, "a")
+    ]  # fmt: skip
+    share = np.exp(2) / (np.exp(2) + 4)
+    assert all(one["score"] == pytest.approx(share) for one in spans)
+
+
+def test_spans_of_files_are_predicted(folder, tmp_path, capsys):
+    own = trained(folder, "full", kind=WORDS)
+    out = exported(own, "transformers", tmp_path / "out")
+    text = " ".join(own.dev.text_a[:3])
+    (tmp_path / "a.txt").write_text(f"{text}\n\n{own.dev.text_a[3]}\n")
+    lists = [{"tokens": text.split(" ")}, {"tokens": []}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lists)))
+    (tmp_path / "a.conll").write_text("\n".join(f"{word} O" for word in text.split(" ")))
+    rows = {}
+    for name in ("a.txt", "a.jsonl", "a.conll"):
+        arguments = [str(out), str(tmp_path / name), "--to", str(tmp_path / "out.csv")]
+        assert predict.command.main(arguments, standalone_mode=False) == 0
+        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+            rows[name] = list(csv.DictReader(file))
+    assert rows["a.conll"] == rows["a.jsonl"]
+    for row in rows["a.conll"]:
+        assert row["type"] == "film"
+        assert text[int(row["begin"]) : int(row["end"])] == row["text"]
+        assert 0.3 < float(row["score"]) <= 1
+    assert {row["row"] for row in rows["a.txt"]} <= {"1", "3"}
+    capsys.readouterr()
+    arguments = [str(out), str(tmp_path / "a.jsonl"), "--json"]
+    assert predict.command.main(arguments, standalone_mode=False) == 0
+    one, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [str(each["begin"]) for each in one["entities"]] == [
+        row["begin"] for row in rows["a.jsonl"]
+    ]
+    assert other == {"row": 2, "entities": None}

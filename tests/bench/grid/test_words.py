@@ -1,0 +1,132 @@
+"""From a CoNLL file to a report, a recommendation, an export and the entities of a new text."""
+
+import json
+import random
+
+import pytest
+
+from bench import recommend
+from bench.export import predict
+from bench.export.__main__ import command as export
+from bench.report.__main__ import main as report
+from bench.results.facts import read_facts
+from bench.results.predictions import keep_outcomes, kept_predictions, values_from
+from bench.results.store import read_rows
+from tests.bench.grids import workers_here
+
+GRID = """
+[settings]
+epochs = 8
+batch_size = 8
+dropout = 0.0
+max_length = 12
+learning_rates = { full = 5e-3 }
+
+[[cells]]
+mode = ["full", "head"]
+"""
+TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
+
+
+def write_conll(path, count, seed=0):
+    """Sentences whose entities are a word of a type, and all its repetitions after it."""
+    rng = random.Random(seed)  # noqa: S311
+    lines = []
+    for number in range(count):
+        before = ""
+        for _ in range(rng.randrange(3, 9)):
+            word = rng.choice(("apple", "banana", "cloud", "the", "of", f"n{number}"))
+            name = TAGS.get(word)
+            tag = "O" if name is None else f"{'I' if name == before else 'B'}-{name}"
+            lines.append(f"{word}\t{tag}")
+            before = name
+        lines.append("")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def place(grid, monkeypatch):
+    monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
+    (grid.folder / "words.toml").write_text(GRID, encoding="utf-8")
+    return grid
+
+
+def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypatch):
+    data = write_conll(place.folder / "train.conll", 140)
+    dev = write_conll(place.folder / "dev.conll", 60, seed=1)
+    test = write_conll(place.folder / "test.conll", 40, seed=2)
+    done = place.run(
+        "--data", str(data), "--validation", str(dev), "--save-weights",
+        grid=str(place.folder / "words.toml"), quick=("--device", "cpu"), references=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "note: tags: IOB2" in done.stderr
+    assert "reference points: entity_f1 of majority" in done.stderr
+    full, head = sorted(place.rows(), key=lambda row: row.mode)
+    assert {row.dev_metric for row in (full, head)} == {"entity_f1"}
+    assert full.dev_score > 0.7 > head.dev_score
+    assert full.dev_ci_low < full.dev_score < full.dev_ci_high
+    assert full.pooling == "pooler"
+    assert full.majority_score == 0.0
+    facts = read_facts(place.csv)[full.data_digest]
+    assert facts.class_counts.keys() == {"fruit", "sky"}
+    assert facts.words[1] == sum(bool(line) for line in dev.read_text().splitlines())
+    scores = {one.name: one.scores for one in facts.references}
+    assert 0.3 < scores["majority"]["entity_f1"][0] < scores["tf-idf"]["entity_f1"][0]
+    assert scores["tf-idf"]["word_accuracy"][0] > 0.95
+    assert not scores["frozen"]
+    page = (place.reports / "index.html").read_text(encoding="utf-8")
+    for text in ("Types of entities", "entity precision", "word accuracy", "most frequent tag"):
+        assert text in page
+
+    # scores of the file of outcomes are those of the folders
+    rows = read_rows(place.csv)
+    before = values_from(kept_predictions(place.csv))([full])
+    assert before.mean() == pytest.approx(full.dev_score, abs=1e-6)
+    assert keep_outcomes(place.csv, rows) == 2
+    place.csv.with_suffix("").rename(place.folder / "away")
+    after = values_from(kept_predictions(place.csv))([full])
+    assert (before == after).all()
+    (place.folder / "away").rename(place.csv.with_suffix(""))
+
+    arguments = ["--runs", str(place.csv), "--reports", str(place.reports)]
+    with workers_here():
+        flags = ["--metric", "entity_recall", "--final", "--test", str(test)]
+        assert report.main([*arguments, *flags], standalone_mode=False) == 0
+    assert "scores an entity" in capsys.readouterr().out
+    place_flags = ["--runs", str(place.csv)]
+    assert recommend.command.main(place_flags, standalone_mode=False) == 0
+    assert "Use full fine-tuning" in capsys.readouterr().out
+    model = place.folder / "model"
+    flags = ["recommended", "--to", str(model), *place_flags, "--format", "transformers"]
+    assert export.main(flags, standalone_mode=False) == 0
+    assert 'pipeline_tag: "token-classification"' in (model / "README.md").read_text()
+    capsys.readouterr()
+    (place.folder / "new.txt").write_text("the apple banana of cloud\n")
+    assert predict.command.main(
+        [str(model), str(place.folder / "new.txt"), "--json"], standalone_mode=False
+    ) == 0  # fmt: skip
+    spans = json.loads(capsys.readouterr().out)["entities"]
+    assert [(one["text"], one["type"]) for one in spans] == [
+        ("apple banana", "fruit"), ("cloud", "sky"),
+    ]  # fmt: skip
+
+
+def test_few_entities_have_no_interval_and_heads_on_texts_are_refused(place):
+    data = write_conll(place.folder / "train.conll", 40)
+    dev = write_conll(place.folder / "dev.conll", 10, seed=1)
+    flags = ("--data", str(data), "--validation", str(dev), "--select", "mode=full")
+    settings = {"grid": str(place.folder / "words.toml"), "quick": ("--device", "cpu")}
+    done = place.run(*flags, **settings)
+    assert done.returncode == 0, done.stderr
+    [row] = place.rows()
+    assert row.dev_score > 0
+    assert row.dev_ci_low is None
+    page = (place.reports / "index.html").read_text(encoding="utf-8")
+    assert "entities; with fewer than 50, or 10 predicted right, F1 has no interval" in page
+    text = GRID.replace("dropout", 'head = "conv"\ndropout')
+    (place.folder / "words.toml").write_text(text, encoding="utf-8")
+    done = place.run(*flags, **settings)
+    assert done.returncode == 2
+    assert "head conv: it is on one vector of a text, and task" in done.stderr
