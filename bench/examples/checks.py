@@ -201,6 +201,10 @@ class _Sample:
 
 def _conflicts(data: TaskData, keys: Keys) -> Affected:
     codes = _codes(joined(data.train.labels, data.dev.labels))
+    if data.train.by_word:  # signs are words with tags of their own
+        number: dict[str, int] = {}
+        texts = (*data.train.text_a, *data.dev.text_a)
+        keys = np.array([number.setdefault(t, len(number)) for t in texts], dtype=np.uint64)
     order = np.lexsort((codes, keys))
     sorted_keys, sorted_codes = keys[order], codes[order]
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=~sorted_keys[:1]))

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from bench.common.errors import InputError
+from bench.examples.checks import check
 from bench.examples.own import find_source
 from bench.examples.reading import read, read_test
 from bench.plan.dataset import DataSpec
-from minbert.data.tasks import load_task
+from minbert.data.tasks import Task, TaskData, load_task
 
 IOB2 = "Ann\tB-per\nBo\tI-per\nsaw\tO\nOslo\tB-loc\n\nhi\tO\nEve\tB-per\nAl\tB-per\n"
 CLASSES = ("O", "B-loc", "I-loc", "B-per", "I-per")
@@ -62,6 +63,14 @@ def test_documents_stay_whole_in_a_split(tmp_path):
     assert len(data.dev) == 8
     assert not {*data.train.groups} & {*data.dev.groups}
     assert data.majority == 0.0
+
+
+def test_texts_conflict_if_the_same_words_have_other_tags(tmp_path):
+    data = read_text(tmp_path, "Hi O\n\nHi O\n. O\n\nAnn B-per\n\nAnn O\n\nBo O\n")
+    task = Task("names", data.spec.classes, problem_name=data.spec.problem)
+    conflicts = check(TaskData(task, data.examples, data.examples.taken([4]))).conflicts
+    assert (conflicts.train, conflicts.dev) == (2, 0)
+    assert conflicts.shown == ("B-per, O: Ann",)
 
 
 def test_an_entity_that_begins_with_i_is_counted(tmp_path):

@@ -1,6 +1,7 @@
 """Cells that learn tags of words, in both engines, against plain scripts around transformers."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -207,3 +208,14 @@ def test_a_kept_cell_loads_again(words, encoders, mode, tmp_path):
         with torch.no_grad():
             assert torch.allclose(again(ids), run.model.eval()(ids), atol=1e-6)
         assert engine_of(side.cell).skeleton(side).heads[""].outputs == len(CLASSES)
+
+
+def test_compiled_code_learns_the_same(words, encoders, monkeypatch, tmp_path):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    of = ours(job_on(words, encoders("bert"), max_length=32))
+    losses = []
+    for name, value in (("plain", "off"), ("compiled", "on")):
+        side = replace(of, cell=replace(of.cell, compile=value))
+        losses.append([float(loss) for loss in ended(side, tmp_path / name).losses])
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
