@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
+import numpy as np
 from rich.console import Console
 
 from bench.common.command import FILE, options_in
@@ -156,20 +157,26 @@ def _load(
     except (Exception, SystemExit) as error:
         raise InputError(f"{folder}: can't be loaded: {cause_of(error)}") from error
 
-    def entities(row: Any) -> Answer:
-        text = " ".join(row) if isinstance(row, Words) else row
-        is_given = isinstance(row, Words)
-        ends = [m.span() for m in re.finditer("[^ ]+", text)] if is_given else words_in(text)
-        if not ends:
-            return text, []
-        logits = answers.predictor(folder, snippet.logits, snippet.tokens)
-        rows = logits(model, [[text[begin:end] for begin, end in ends]])
-        return text, answers.spans(folder, ends, rows)
+    def entities(rows: Sequence[Any]) -> Iterator[Answer]:
+        texts = [" ".join(row) if isinstance(row, Words) else row for row in rows]
+        ends = [
+            [word.span() for word in re.finditer("[^ ]+", text)]
+            if isinstance(row, Words)
+            else words_in(text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        every = zip(texts, ends, strict=True)
+        words = [[text[begin:end] for begin, end in each] for text, each in every if each]
+        run = answers.predictor(folder, snippet.logits, snippet.tokens)
+        left = iter(run(model, words) if words else ())
+        for text, each in zip(texts, ends, strict=True):
+            logits = [*islice(left, len(each))]
+            yield text, answers.spans(folder, each, np.array(logits)) if each else []
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
             if by_word:
-                return [*map(entities, texts)]
+                return [*entities(texts)]
             rows = snippet.logits(model, texts)
             labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)
         except Exception as error:
