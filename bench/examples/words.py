@@ -137,7 +137,8 @@ def encode_tags(
     scheme, rows, repaired = _as_iob2(texts, prefixes, {name: n for n, name in enumerate(order)})
     notes = [f"tags: {scheme}{'' if scheme == 'IOB2' else ', read as IOB2'}"]
     if repaired:
-        notes.append(f"tags: {repaired:,} entities begin with I- after another tag; read as B-")
+        begin = "1 entity begins" if repaired == 1 else f"{repaired:,} entities begin"
+        notes.append(f"tags: {begin} with I- after another tag; read as B-")
     classes = ("O", *(f"{prefix}-{name}" for name in order for prefix in "BI"))
     if has_numbers and tuple(names) != classes:
         raise InputError(

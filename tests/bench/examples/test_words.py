@@ -45,6 +45,12 @@ def test_schemes_are_recognised_and_read_as_iob2(tmp_path, scheme):
     assert f"tags: {scheme}, read as IOB2" in data.notes
 
 
+def test_an_entity_that_has_ended_does_not_go_on(tmp_path):
+    data = read_text(tmp_path, "Ann S-per\nBo I-per\nC O\n")
+    assert data.examples.labels.tolist() == [[1, 1, 0]]
+    assert "tags: 1 entity begins with I- after another tag; read as B-" in data.notes
+
+
 def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
     lines = ["# id = 1 of 2", "-DOCSTART- -X- O", "", "", "# NN O", "Ann NN B-per", "\t", "Bo NN O",
              "-DOCSTART- -X- O", "# text = B-per", "C NN O"]  # fmt: skip

@@ -94,7 +94,7 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     with workers_here():
         flags = ["--metric", "entity_recall", "--final", "--test", str(test)]
         assert report.main([*arguments, *flags], standalone_mode=False) == 0
-    assert "scores an entity" in capsys.readouterr().out
+    assert "by entity recall" in capsys.readouterr().out
     place_flags = ["--runs", str(place.csv)]
     assert recommend.command.main(place_flags, standalone_mode=False) == 0
     assert "entity F1 0." in capsys.readouterr().out
