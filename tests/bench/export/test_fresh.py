@@ -85,7 +85,9 @@ def test_timed_batches_are_full(tmp_path):
         "def logits(model, texts):\n"
         "    time.sleep(len(texts) / 1000)\n    return np.zeros((len(texts), 1))\n"
     )
-    (tmp_path / "answers.py").write_text("labels = lambda folder, rows: []\n")
+    (tmp_path / "answers.py").write_text(
+        "labels = lambda folder, rows: []\npredictor = lambda folder, logits, tokens: logits\n"
+    )
     answer = run_fresh(tmp_path, ["a text"] * 40, timed=True)
     assert len(answer.batch_ms) == 2
     assert min(answer.batch_ms) >= 32
