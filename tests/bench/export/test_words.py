@@ -9,7 +9,9 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.export import predict
+from bench.export.card import card
 from bench.export.check import check, texts_of
+from bench.export.formats import FORMATS
 from bench.export.snippets import answers
 from bench.plan.problems import WORDS
 from tests.bench.export.small import (
@@ -21,6 +23,7 @@ from tests.bench.export.small import (
     trained,
     trained_by_library,
 )
+from tests.bench.export.test_card import FIGURES
 
 CASES = [("peft", "lora", "attn-only"), ("peft", "dora", "all-lin-only"),
          ("transformers", "full", None), ("onnx", "lora", "attn")]  # fmt: skip
@@ -127,3 +130,12 @@ def test_spans_of_files_are_predicted(folder, tmp_path, capsys):
         row["begin"] for row in rows["a.jsonl"]
     ]
     assert other == {"row": 2, "entities": None}
+
+
+def test_the_card_says_how_to_call_it_and_why_there_is_no_script(folder, tmp_path):
+    own = trained(folder, "full", kind=WORDS)
+    out = exported(own, "transformers", tmp_path / "out")
+    text = card(own, out, FIGURES, None, format=FORMATS["transformers"], compared=None)
+    assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
+    assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
+    assert "tags of words, so this folder has none" in text
