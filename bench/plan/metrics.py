@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.common.errors import InputError
-from bench.plan.problems import SINGLE_LABEL
+from bench.plan.problems import DEFAULTS, SINGLE_LABEL
 from bench.plan.tables import read_tables
-from minbert.data.problems import PROBLEMS
 from minbert.registry import Registry, load
 
 OVERALL: Final = "overall"  # the dev score of a task of several parts: the mean of theirs
-DEFAULTS: Final = {name: problem.metric for name, problem in PROBLEMS.items()}
-"""The metric of each problem in runs.csv."""
 _WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)  # metrics without functions of their own
 
 

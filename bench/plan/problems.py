@@ -1,4 +1,5 @@
-"""Names of the problems that a model can learn, which are those of `minbert.data.problems`."""
+"""Names of the problems that a model can learn, and their metrics in runs.csv, which are those of
+`minbert.data.problems`: planning imports no numpy."""
 
 from typing import Final, Literal
 
@@ -8,3 +9,7 @@ REGRESSION: Final = "regression"
 WORDS: Final = "token_classification"
 Problem = Literal["single_label", "multi_label", "regression", "token_classification"]
 """One class for each example, any of several labels, a number, or a tag for each word."""
+DEFAULTS: Final = {
+    SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson", WORDS: "entity_f1",
+}  # fmt: skip
+"""The metric of each problem."""

@@ -8,12 +8,14 @@ from scipy.stats import spearmanr
 from sklearn import metrics as library
 from sklearn.preprocessing import label_binarize
 
-from bench.plan.metrics import DEFAULTS, METRICS, check_metric, metrics_for, problem_of
+from bench.plan.metrics import METRICS, check_metric, metrics_for, problem_of
+from bench.plan.problems import DEFAULTS
 from bench.results.outcomes import Outcome, joined
 from bench.results.predictions import kept_predictions, outcome_of, read_folder, values_from
 from bench.results.scores import numbers, probabilities, score_of
 from bench.results.store import cell_folder
 from bench.stats.intervals import spread
+from minbert.data.problems import PROBLEMS
 from tests.bench.synthetic_rows import new_row
 
 N = 300
@@ -183,6 +185,7 @@ def test_rows_of_a_run_are_joined_in_their_order(tmp_path):
 
 
 def test_metrics_belong_to_problems():
+    assert {name: problem.metric for name, problem in PROBLEMS.items()} == DEFAULTS
     for problem, default in DEFAULTS.items():
         assert problem_of(default) == problem
         assert metrics_for(problem)[0] == default
