@@ -1,6 +1,7 @@
 """The version of the code that measures, which follows from what workers import."""
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -68,10 +69,11 @@ def _imports(node: ast.AST) -> Iterator[str]:
 
 
 def code_version(root: Path = _ROOT) -> str:
-    """This project's version; in a checkout, with the last commit that changed what measures, so
+    """This project's release; in a checkout, with the last commit that changed what measures, so
     that commits to reports, tests and docs don't change it. Uncommitted changes to what measures
     add `-dirty` and their digest."""
-    version = metadata.version("minbert-bench")
+    # without the number of commits since the release, which other commits change
+    version = re.split(r"\.post|\.dev", metadata.version("minbert-bench"))[0]
     if not (root / ".git").exists():
         return version
     try:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import grimp
 import pytest
+from packaging.version import Version
 
 from bench.common.errors import InputError
 from bench.machine import conditions
@@ -196,7 +197,7 @@ def commit(folder):
 
 
 def test_a_change_of_what_measures_is_another_version(checkout):
-    package = metadata.version("minbert-bench")
+    package = Version(metadata.version("minbert-bench")).base_version
     assert code_version(checkout) == package, "nothing is committed"
     first = commit(checkout)
     clean = code_version(checkout)
@@ -218,6 +219,20 @@ def test_a_change_of_what_measures_is_another_version(checkout):
     assert code_version(checkout) == clean.replace(first, second)
     shutil.rmtree(checkout / ".git")
     assert code_version(checkout) == package
+
+
+@pytest.mark.parametrize(
+    ("installed", "release"),
+    [("0.1.0", "0.1.0"), ("0.1.0.dev0", "0.1.0"), ("0.1.0.dev1951", "0.1.0"),
+     ("0.1.0.post1.dev3", "0.1.0"), ("0.2.0rc1", "0.2.0rc1")],
+)  # fmt: skip
+def test_a_commit_has_one_version_whenever_its_package_was_built(
+    checkout, monkeypatch, installed, release
+):
+    monkeypatch.setattr(metadata, "version", lambda _name: installed)
+    assert code_version(checkout) == release, "nothing is committed"
+    head = commit(checkout)
+    assert code_version(checkout) == f"{release}+g{head}"
 
 
 _IMPORTED = """
