@@ -81,7 +81,7 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, 
     ended = run_action(checkout, tmp_path, inputs, event)
     assert ended.code == 1, ended.log
     assert run_comment(tmp_path, ended.outputs["compare.id"], event).code == 0
-    assert re.search(r"regressions?:.* lora rank 8 on attn-only", body.read_text())
+    assert re.search(r"Worse:.* lora rank 8 on attn-only", body.read_text())
     assert "--method PATCH repos/owner/name/issues/comments/77" in calls.read_text()
 
 

@@ -115,8 +115,10 @@ def _gains(comparison: Comparison) -> list[tuple[str, MachineCost]]:
 
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
-    """Results over all settings, then the largest change of each measure, the second of each."""
-    by_measure = grouped(results, lambda result: result[1].measure.column)
+    """Results over all settings, then the largest change of each measure, the second of each; what
+    is counted exactly comes last in each turn."""
+    ordered = sorted(results, key=lambda result: result[1].measure.exact)
+    by_measure = grouped(ordered, lambda result: result[1].measure.column)
     for of_measure in by_measure.values():
         of_measure.sort(key=lambda result: (result[0] is not None, -_size(result[1])))
     turns = chain.from_iterable(zip_longest(*by_measure.values()))

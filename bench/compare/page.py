@@ -43,6 +43,8 @@ _MOST: Final = 500
 _BRIEF: Final = (30, 15, 6, 3)
 """Rows that the table of results in the Markdown may have, if it is not too long with as many;
 other tables have a third."""
+_ALIKE: Final = 5
+"""Rows of the table of results with one measure and one verdict; regressions may have more."""
 _LARGEST: Final = 60_000
 """Bytes of the Markdown: a comment on GitHub holds 65,536 characters."""
 _ORDER: Final = (
@@ -144,42 +146,60 @@ def _cut(sentence: str) -> str:
     return text.shortened(text.clean(sentence), 200)
 
 
-def _table(results: Sequence[Result], caption: str, most: int, without: str = "") -> list[Table]:
+def _table(
+    results: Sequence[Result], caption: str, most: int, without: str = "", total: int = 0
+) -> list[Table]:
     """A table of the first results, without a column and empty ones; none without results."""
-    results = sorted(results, key=lambda result: _ORDER.index(result[1].verdict))
+    results = sorted(results, key=_rank)
     rows = [_fields(*result) for result in results[:most]]
     filled = {key for row in rows for key, field in row.items() if field not in ("", DASH)}
     rows = [{key: row[key] for key in row if key in filled - {without}} for row in rows]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
     return [
         replace(first, marks=marks)
-        for first in _first(table("compare", rows, caption), most, len(results))
+        for first in _first(table("compare", rows, caption), most, total or len(results))
     ]
+
+
+def _rank(result: Result) -> tuple[bool, bool, int]:
+    """Regressions come first, and what is counted exactly last."""
+    _, one = result
+    is_regression = one.verdict is Verdict.REGRESSION
+    return not is_regression, one.measure.exact, _ORDER.index(one.verdict)
 
 
 def _first(table: Table, most: int, total: int = 0) -> list[Table]:
     """The first rows of a table, with the number of all in the caption; none without rows."""
-    total = total or len(table.rows)
-    more = f" {most:,} of {total:,} are shown; all are in compare.json." if total > most else ""
-    first = replace(table, rows=table.rows[:most], caption=table.caption + more)
+    rows, total = table.rows[:most], total or len(table.rows)
+    more = f" {len(rows):,} of {total:,} are shown; all are in compare.json."
+    first = replace(table, rows=rows, caption=table.caption + more * (total > len(rows)))
     return [first] if table.rows else []
 
 
 def _results(comparison: Comparison, most: int) -> list[Table]:
-    """The results of settings in one table, without those that show no change."""
+    """The largest results of settings in one table, without those that show no change."""
     by_setting = [result for result in comparison.results if result[0] is not None]
     same = sum(one.verdict is Verdict.SAME for _, one in by_setting)
     hidden = (Verdict.SAME, Verdict.NOT_COMPARED)
     results = [result for result in by_setting if result[1].verdict not in hidden]
     without = f", without {same:,} that show no measurable difference" if same else ""
-    return _table(by_turns(results), f"Results by setting{without}.", most)
+    numbers: Counter[tuple[Measure, Verdict]] = Counter()
+    shown = []
+    for pair, one in by_turns(results):
+        numbers[one.measure, one.verdict] += 1
+        if one.verdict is Verdict.REGRESSION or numbers[one.measure, one.verdict] <= _ALIKE:
+            shown.append((pair, one))
+    caption = f"Results by setting, the largest of each measure{without}."
+    return _table(shown, caption, most, total=len(results))
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
-    """The results of settings by measure, of those that were compared anywhere."""
+    """The results of settings by measure, of those that were compared anywhere; what is counted
+    exactly comes last."""
+    every = sorted(comparison.results, key=lambda result: result[1].measure.exact)
     by_measure = {
         measure: [(pair, one) for pair, one in results if pair is not None]
-        for measure, results in grouped(comparison.results, lambda each: each[1].measure).items()
+        for measure, results in grouped(every, lambda each: each[1].measure).items()
     }
     return {
         measure: results for measure, results in by_measure.items()

@@ -111,11 +111,12 @@
       }
       return column;
     });
-    const place = el("div", { id: "cell-grid" });
-    table.parentNode.replaceWith(place);
+    // the controls of its pages are no part of the grid, or it would have children that are no rows
+    const place = el("div", { id: "cell-grid", "aria-label": "Cells" });
+    table.parentNode.replaceWith(place, el("div", { id: "cell-pages" }));
     const grid = window.cellGrid = new Tabulator(place, {
       data: rows, columns: columns, layout: "fitDataFill", pagination: true, paginationSize: 10,
-      paginationSizeSelector: [10, 20, 100, 1000], paginationCounter: "rows",
+      paginationSizeSelector: [10, 20, 100, 1000], paginationCounter: "rows", footerElement: "#cell-pages",
       columnDefaults: { headerFilterPlaceholder: "filter" }, initialFilter: [{ field: passes }],
       rowFormatter: function (row) { row.getElement().classList.toggle("failed", row.getData().failed); }
     });
@@ -123,7 +124,11 @@
     grid.on("dataFiltered", (_, kept) => {
       heading.textContent = kept.length === rows.length ? whole : kept.length + " of " + counted(rows.length, "cell") + " left";
     });
-    grid.on("tableBuilt", () => { grid.refreshFilter(); });  // filters may have changed meanwhile
+    grid.on("tableBuilt", () => {
+      grid.refreshFilter();  // filters may have changed meanwhile
+      place.querySelector(".tabulator-tableholder").setAttribute("role", "rowgroup");  // takes the focus, to scroll by keys
+      place.querySelector(".tabulator-table").setAttribute("role", "none");
+    });
     $("cells-hint").hidden = false;
     return grid;
   }
@@ -342,6 +347,7 @@
         ]
       });
       svg.setAttribute("role", "img");
+      for (const part of svg.querySelectorAll("g[aria-label]")) { part.setAttribute("role", "group"); }
       figure.append(svg);
       const front = svgNode("g", { class: "front" }), marks = svgNode("g", { class: "marks" });
       const dots = svg.querySelector("[aria-label=dot]");

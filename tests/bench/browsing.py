@@ -1,19 +1,36 @@
-"""A page in a real browser, which loads nothing else and complains of nothing."""
+"""A page in a real browser, which loads nothing else, complains of nothing and is accessible."""
 
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.bench.report.test_browser import PHONE as PHONE
 from tests.bench.report.test_browser import WIDE as WIDE
 from tests.bench.report.test_browser import open_page
 
+PAPER = {"width": 703, "height": 1017}
+"""The window of A4 within the margins of style.css, 12 and 14 mm."""
+
 
 def open_quietly(browser: Any, path: Path, size: dict[str, int]) -> Any:
-    """A page, all of whose details are open; fail if it is wider than the window."""
+    """A page, all of whose details are open; fail if it is wider than the window or, in a wide one,
+    if axe-core finds a violation."""
     page = open_page(browser, path, size)
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")
     assert page.complaints == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+    found = [*violations(page, "dark"), *violations(page, "light")] if size == WIDE else []
+    assert found == [], found
     return page
+
+
+def violations(page: Any, scheme: str) -> list[tuple[str, str]]:
+    """What axe-core finds: rules and elements; of dark pages, by the rule on contrast alone."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.emulate_media(color_scheme=scheme)
+    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
+    found = axe.run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
+    return [(each["id"], node["html"]) for each in found for node in each["nodes"]]

@@ -72,8 +72,8 @@ def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place):
     write_sides(time=1.5, score=-0.1)
     done = run("a.csv", "b.csv", "--reports", "there")
     assert done.exit_code == 1
-    first, *_, last = done.stdout.splitlines()
-    assert re.search(r"1\.50 \(.*\) times as long.*dev score −0\.100", first)
+    _, worse, *_, last = done.stdout.splitlines()
+    assert re.search(r"1\.50 \(.*\) times as long.*dev score −0\.100", worse)
     assert last == "there/compare.html"
     assert "regression" in Path("there/compare.md").read_text("utf-8")
     data = json.loads(Path("there/compare.json").read_text("utf-8"))

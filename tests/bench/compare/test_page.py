@@ -2,15 +2,16 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import markdown
 
 from bench.compare.conclusion import as_json, summary
-from bench.compare.page import write
-from tests.bench.browsing import WIDE, open_quietly
-from tests.bench.compare.constructed import constructed
+from bench.compare.page import _results, write
+from tests.bench.browsing import PAPER, WIDE, open_quietly
+from tests.bench.compare.constructed import MEASURES, constructed
 from tests.hostile import TEXTS
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
@@ -65,11 +66,48 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
     path = write(constructed(40, worse=0.5), tmp_path)
     for size in (WIDE, {"width": 360, "height": 800}):
         page = open_quietly(browser, path, size)
-        assert "regressions" in page.locator(".lead").first.inner_text()
+        headline = page.locator("header .headline")
+        assert headline.inner_text() == "23 regressions in 40 settings."
+        assert size_of(headline) > size_of(page.locator("h1")), "the verdict is the headline"
         figures = page.query_selector_all("figure svg")
         assert len(figures) == 6, "a picture for each measure, and one of machines"
         assert all(300 <= svg.bounding_box()["width"] <= size["width"] for svg in figures)
         page.close()
+
+
+def size_of(text):
+    return text.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")
+
+
+def test_no_table_is_cut_in_a_wide_window_or_in_print(browser, tmp_path):
+    long = " on all-lin-only, bf16 against dora rank 8 on all-lin-only, frozen weights in bf16"
+    path = write(constructed(40, texts=[long]), tmp_path)
+    page = open_quietly(browser, path, WIDE)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    cut += ".map(e => [e.ariaLabel, e.scrollWidth])"
+    assert page.evaluate(cut) == []
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    assert page.evaluate(cut) == []
+    page.close()
+
+
+def test_rows_begin_with_what_is_worse_and_end_with_exact_counts():
+    exact = {measure.label for measure in MEASURES if measure.exact}
+    conclusion = constructed(68, worse=0.5)
+    [table] = _results(conclusion.comparison, 500)
+    at = [head.key for head in table.heads].index
+    rows = [(row[at("measure")], row[at("verdict")]) for row in table.rows]
+    worse = [verdict == "regression" for _, verdict in rows]
+    assert worse == sorted(worse, reverse=True)
+    assert 0 < sum(worse) == len(conclusion.comparison.regressions)
+    for part in (rows[: sum(worse)], rows[sum(worse) :]):
+        counts = [measure in exact for measure, _ in part]
+        assert counts == sorted(counts)
+    others = Counter(rows[sum(worse) :])
+    assert max(others.values()) == 5, "of one verdict and measure"
+    number = f"{len(rows)} of "
+    assert number in table.caption
 
 
 def test_texts_of_rows_are_no_markup(tmp_path):

@@ -16,6 +16,7 @@ from bench.forecast.formulae import Formulae
 from bench.report.lengths import lengths_section
 from bench.results.curves import Curves, Point, curves_key, read_curves
 from minbert.assets.cache import cache_folder
+from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
 
 TINY = ("--model", "bert-tiny", "--init", "random", "--task", "movies", "--for", "cpu")
@@ -97,6 +98,16 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert data["points"] == curves.model_dump(mode="json")["points"]
     assert lengths_section(curves)[0].heading == "Memory and time by length and batch"
     assert lengths_section(None) == []
+
+
+def test_the_page_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
+    words = (*TINY, "--memory", "1GiB", "--length", "64", *SOME, "--reports", tmp_path)
+    assert run(*words, "--runs", tmp_path / "none.csv") == 0
+    for size in (WIDE, PHONE):
+        page = open_quietly(browser, tmp_path / "fit.html", size)
+        assert page.locator(".headline").inner_text().endswith(" under 10%.")
+        assert page.locator(".lead").first.inner_text().startswith("What it saves at 16 tokens")
+        page.close()
 
 
 @pytest.mark.parametrize(

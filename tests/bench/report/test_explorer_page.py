@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import re
 import time
 from dataclasses import replace
 from itertools import starmap
@@ -21,7 +22,7 @@ from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
 from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
-from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.browsing import PAPER, WIDE, open_page, violations
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
 
@@ -46,6 +47,29 @@ def shared_page(browser, index):
     yield page
     assert page.complaints == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    page.close()
+
+
+def test_it_is_accessible(browser, index):
+    page = open_page(browser, index, WIDE)
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    assert violations(page, "dark") == []
+    page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+    assert violations(page, "light") == []
+    page.close()
+
+
+def test_in_print_it_has_at_most_ten_pages_and_nothing_is_cut(browser, index):
+    page = open_page(browser, index, PAPER)
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    page.emulate_media(media="print")
+    texts = "[...document.querySelectorAll('table, svg, p')].filter(e => e.checkVisibility())"
+    ends = page.evaluate(f"{texts}.map(e => e.getBoundingClientRect().right)")
+    assert 600 < max(ends) <= PAPER["width"]
+    assert page.locator("#cell-grid").is_hidden()
+    assert page.locator(".printed").inner_text().endswith("their rows are in runs.csv.")
+    sheets = re.findall(rb"/Type ?/Page\b", page.pdf(format="A4"))
+    assert 5 <= len(sheets) <= 10
     page.close()
 
 
