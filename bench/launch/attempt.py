@@ -108,12 +108,7 @@ def run_cell(
     outcome = run_worker(
         folder, argv, env=env, timeout_s=run.timeout_s, on_progress=on_progress, signals=signals
     )
-    row = outcome_row(run, target, outcome, folder)
-    try:
-        write_sums(folder)
-    except (OSError, InputError) as error:
-        raise DiskFullError(f"{folder}: {cause_of(error)}") from error
-    return row, outcome
+    return outcome_row(run, target, outcome, folder), outcome
 
 
 def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) -> Row:
@@ -144,8 +139,11 @@ def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) 
 
 
 def keep(folder: Path, row: Row) -> None:
-    """Store a row in its cell's folder; DiskFullError if it can't be written."""
+    """Store a row in its cell's folder, and digests of what else is there, if anything is;
+    DiskFullError if they can't be written."""
     try:
+        if folder.is_dir():  # else somebody has deleted it
+            write_sums(folder)
         keep_row(folder, row)
-    except OSError as error:
-        raise DiskFullError(f"{folder}: {error.strerror}") from error
+    except (OSError, InputError) as error:
+        raise DiskFullError(f"{folder}: {cause_of(error)}") from error
