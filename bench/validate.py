@@ -37,7 +37,8 @@ Examples:
     help="Folder to write the results of all valid folders into, in the JSON layout of "
     "method_comparison in PEFT's repository.",
 )  # fmt: skip
-def main(folders: Sequence[Path], reports: Path | None, peft: Path | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_json: bool) -> int:
     from bench.report.text import count
     from bench.results.rescoring import read_results
     from bench.results.submission import Submission
@@ -47,7 +48,9 @@ def main(folders: Sequence[Path], reports: Path | None, peft: Path | None) -> in
         for number, folder in enumerate(folders):
             show(number, str(folder))
             checked.append(Submission.check(folder))
-    for each in checked:
+    if as_json:
+        echo(json.dumps([each.columns() for each in checked], indent=1))
+    for each in () if as_json else checked:
         verdict = f"not valid, {count(len(each.problems), 'problem')}" if each.problems else "valid"
         echo("\n".join([*each.problems, f"{each.folder}: {each.rows} rows, {verdict}"]))
         for what, rows in (+each.unchecked).items():

@@ -43,10 +43,10 @@ def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str
     )
     model.fit(hasher.transform(_features(train)), tags)
     scores = np.full((int((dev.labels >= 0).sum()), task.num_outputs), -np.inf)
-    found = model.decision_function(hasher.transform(_features(dev)))
-    if found.ndim == 1:  # of two tags the score of the second
-        found = np.stack([-found, found], axis=1)
-    scores[:, model.classes_] = found
+    values = model.decision_function(hasher.transform(_features(dev)))
+    if values.ndim == 1:  # of two tags the score of the second
+        values = np.stack([-values, values], axis=1)
+    scores[:, model.classes_] = values
     return scores, "logistic regression on the word, its ends and shape, and its neighbours"
 
 

@@ -49,6 +49,13 @@ class Submission:
     problems: list[str] = field(default_factory=list)
     unchecked: Counter[str] = field(default_factory=Counter)
 
+    def columns(self) -> dict[str, Any]:
+        """The verdict, for --json."""
+        return {
+            "folder": str(self.folder), "valid": not self.problems, "rows": self.rows,
+            "problems": self.problems, "not_checked": dict(+self.unchecked),
+        }  # fmt: skip
+
     @classmethod
     def check(cls, folder: Path) -> "Submission":
         """InputError for a folder without results."""

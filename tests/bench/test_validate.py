@@ -117,6 +117,15 @@ def test_files_that_are_missing_or_too_many(copy):
     assert f"{folder_of(copy / 'runs.csv', second)}: runs.csv lacks its row" in problems
 
 
+def test_verdicts_are_data_too(copy):
+    expected = {"folder": str(copy), "valid": True, "rows": 2, "problems": [], "not_checked": {}}
+    code, out = validate(copy, "--json")
+    assert (code, json.loads(out)) == (0, [expected])
+    (copy / "runs.outcomes.safetensors").write_bytes(b"damaged")
+    code, out = validate(copy, "--json")
+    assert (code, json.loads(out)[0]["valid"], len(json.loads(out)[0]["problems"])) == (1, False, 1)
+
+
 def test_labels_of_other_examples_are_caught(copy):
     from safetensors import safe_open
     from safetensors.numpy import save_file
