@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -305,6 +306,18 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
         "within 10%, or one text, of the largest that did; each leaves 6% to spare, and trained "
         "two steps on texts of one length"
     )
+
+
+def test_the_page_has_the_verified_batches():
+    page = (Path(__file__).parents[3] / "docs" / "fit.md").read_text(encoding="utf-8")
+    entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
+    assert f"The {len(entries)} that were drawn so far" in page
+    assert costs().notes[0] in page
+    for model in {entry["model"] for entry in entries}:
+        own = [(e["promised"], e["fits"]) for e in entries if e["model"] == model]
+        fitted = sum(promised <= fits for promised, fits in own)
+        close = sum(abs(promised - fits) <= max(1, fits / 10) for promised, fits in own)
+        assert f"| {model} | {len(own)} | {fitted} | {close} |" in page
 
 
 def test_batches_that_memory_alone_does_not_bound_are_remarked_on():
