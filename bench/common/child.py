@@ -83,9 +83,9 @@ def ask_by(
             return
         stderr.seek(0)
         text = stderr.read().decode(errors="replace")
-        *_, last = ["", *text.strip().splitlines()]
-        if code == _BAD_INPUT and last.startswith(_ERROR):
-            raise InputError(last.removeprefix(_ERROR))
+        errors = [line for line in text.splitlines() if line.startswith(_ERROR)]
+        if code == _BAD_INPUT and errors:  # what libraries write as they unload may follow it
+            raise InputError(errors[-1].removeprefix(_ERROR))
         raise ChildError(f"signal {-code}" if code < 0 else last_error(text) or f"exit code {code}")
 
 

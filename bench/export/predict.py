@@ -84,8 +84,8 @@ def command(
     exported = format_in(folder)
     classes, takes_pairs = _read_outputs(folder / exported.config)
     by_word = answers.by_word(folder)
-    stdin = typed_texts(sys.stdin.buffer, "stdin")
-    table = stdin if file == _STDIN else table_of_texts(Path(file))
+    is_typed = file == _STDIN
+    table = typed_texts(sys.stdin.buffer, "stdin") if is_typed else table_of_texts(Path(file))
     columns = choose_texts(table, text, text_pair, pairs=takes_pairs, by_word=by_word)
     rows = (texts_in(fields, by_word=by_word) for _, fields in table.read(columns))
     chunks = iter(lambda: [*islice(rows, _CHUNK)], [])

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.console import COMMANDS
 from bench.machine.conditions import find_conditions
@@ -96,7 +97,7 @@ def test_versions_are_those_of_a_row(console, place):
     assert done.stdout == (
         f"minbert-bench {here.code_version}\n"
         f"measurement {here.measurement_version}, schema {SCHEMA}\n"
-        f"Python {platform.python_version()}, torch {here.torch_version}, CUDA none\n"
+        f"Python {platform.python_version()}, torch {here.torch_version}, CUDA {torch.version.cuda or 'none'}\n"
     )
 
 

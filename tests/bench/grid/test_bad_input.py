@@ -30,7 +30,7 @@ def contents(folder):
         (("--select", "seed=7"), "no cell"),
         (("--task", "poems"), "poems"),
         (("--task", "sst"), "--data"),
-        (("--device", "cuda:9"), "cuda:9"),
+        (("--device", "cuda:9"), "--device cpu runs on the CPU"),
         (("--executor", "slurm", "--device", "all"), "the one device that Slurm gives it"),
         (("--executor", "slurm", "--device", "cuda:0,cuda:1"), "--device cuda:0,cuda:1: each"),
         (("--executor", "slurm", "--jobs", "2"), "--jobs is for this machine: leave it out"),
