@@ -78,6 +78,15 @@ def test_the_readme_has_at_most_900_words():
     assert len(read("README.md").split()) <= 900
 
 
+def test_the_docs_have_at_most_45_000_words_besides_what_commands_write():
+    """Commands write two whole pages, and what stands between two comments of one name."""
+    written = re.compile(r"<!-- ([\w ]+) -->.*?<!-- \1 -->", re.S)
+    pages = {page.name: written.sub("", page.read_text()) for page in (ROOT / "docs").glob("*.md")}
+    words = {name: len(text.split()) for name, text in pages.items()}
+    assert words["runs-csv.md"] + words["encoders.md"] > 5000
+    assert sum(words.values()) - words["runs-csv.md"] - words["encoders.md"] <= 45_000
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     (shown,) = re.findall(r"^(pip install .*) && (python -m pytest)$", read("README.md"), re.M)
     lines = read(".ci/run").splitlines()
