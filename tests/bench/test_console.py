@@ -93,11 +93,11 @@ def test_without_arguments_it_says_what_a_newcomer_needs(console, place):
 
 def test_versions_are_those_of_a_row(console, place):
     done = run(console, "--version")
-    here = find_conditions("cpu").conditions
+    here, cuda = find_conditions("cpu").conditions, torch.version.cuda or "none"
     assert done.stdout == (
         f"minbert-bench {here.code_version}\n"
         f"measurement {here.measurement_version}, schema {SCHEMA}\n"
-        f"Python {platform.python_version()}, torch {here.torch_version}, CUDA {torch.version.cuda or 'none'}\n"
+        f"Python {platform.python_version()}, torch {here.torch_version}, CUDA {cuda}\n"
     )
 
 

@@ -25,14 +25,13 @@ from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.attempt import Attempt
+from bench.launch.attempt import Attempt, keep
 from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
 from bench.plan.planning import Planned, groups_of
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
-from bench.results.row import keep_row
 from bench.results.store import Store, cell_folder
 
 POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
@@ -294,7 +293,7 @@ class SlurmExecutor(Executor):
                 for row in rows:
                     folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
                     if not (folder / ROW).exists():  # its process ended before it could keep it
-                        keep_row(folder, row)
+                        keep(folder, row)
                 if dispatcher is not None and (item := self._items.get(key_of(run))):
                     last.append((item, rows.pop()))
                 others += rows

@@ -38,12 +38,12 @@ from pydantic import TypeAdapter
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.executors.slurm.commands import TEXTS
-from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
-from bench.results.row import keep_row, row_from_json, row_to_json
+from bench.results.row import row_from_json, row_to_json
 from bench.results.store import cells_folder
 
 DONE: Final = "done"
@@ -212,7 +212,7 @@ class Submission:
         """Publish the row of an attempt and keep it in the cell's folder; false if it is closed."""
         if not publish(self.rows / attempt.file, row_to_json(row)):
             return False
-        keep_row(folder, row)
+        keep(folder, row)
         return True
 
     def row(self, attempt: TaskAttempt) -> Row | None:

@@ -18,6 +18,7 @@ from bench.executors.slurm.executor import POLL, find_cluster
 from bench.executors.slurm.submission import submissions_folder
 from bench.results.row import kept_row
 from bench.results.store import read_rows
+from bench.results.submission import Submission
 from tests.bench.grid.test_race import write_race
 from tests.bench.grids import GridRuns
 from tests.components import COMPONENTS, need
@@ -198,3 +199,5 @@ def test_a_race_goes_on_after_a_kill_in_its_second_round(cluster, tmp_path, tiny
     assert (raced.count(0), raced.count(1), max(raced) >= 2) == (3, 2, True)
     assert [row.race for row in rows[: len(raced)]] == ["on"] * len(raced)
     assert {row.seed for row in rows[len(raced) :]} == {0, 1, 2}
+    submission = Submission.check(tmp_path)
+    assert (submission.problems, +submission.unchecked) == ([], {})
