@@ -209,7 +209,7 @@ class Cluster:
         result = self.run("sinfo", "-h", "-N", "-o", "%N|%T", check=False)
         return dict(line.split("|", 1) for line in result.stdout.splitlines())
 
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 180.0) -> None:
         """Wait until a condition holds. The error has the ends of the daemons' output."""
         deadline = time.monotonic() + timeout_s
         while not condition():
