@@ -241,8 +241,8 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
     differences from the cheapest between seeds that leave out the same fold, and others."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
-    within = means * (1 - means) / every.shape[2]
-    own = np.sqrt(np.maximum(means.var(axis=1, ddof=1) - within.mean(axis=1), 0))
+    flips = every.var(axis=1, ddof=1).mean(axis=1) / every.shape[2]
+    own = np.sqrt(np.maximum(means.var(axis=1, ddof=1) - flips, 0))
     pair = every.astype(float) - every[0]
     rounds = np.array([
         [p[s, SIZE * s : SIZE * (s + 1)].mean() for s in range(ROUNDS)] for p in pair[1:]
