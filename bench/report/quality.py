@@ -27,7 +27,7 @@ from bench.results.predictions import PredictionsOf
 from bench.results.scores import interval_of, probabilities
 from bench.stats.intervals import Floats, Interval
 from minbert.data.tasks import TASKS
-from minbert.data.words import entity_counts
+from minbert.data.words import entity_counts, entity_kinds
 
 _MOST_SETTINGS: Final = 20  # settings in the table of all metrics
 _MOST_CLASSES: Final = 50  # classes in the table
@@ -174,13 +174,15 @@ def _types(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Secti
     labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
     predicted = np.concatenate([one.predicted for one in outcomes])
     rows, seeds = [], len(outcomes)
-    for begin in range(1, int(max(labels.max(), predicted.max())) + 1, 2):
-        others = ((tags >= 0) & ((tags - begin) // 2 != 0) for tags in (labels, predicted))
-        own = map(np.where, others, (0, 0), (labels, predicted))
-        hits, guessed, true = map(int, entity_counts(*own).sum(axis=0))
+
+    def name_of(kind: int) -> str:
+        return names(2 * kind + 1)[2:] if kind >= 0 else "none with these ends"
+
+    for kind in range((int(max(labels.max(), predicted.max())) + 1) // 2):
+        hits, guessed, true = map(int, entity_counts(labels, predicted, kind=kind).sum(axis=0))
         if guessed + true:
             rows.append({
-                "class": names(begin)[2:], "support": f"{true // seeds:,}",
+                "class": name_of(kind), "support": f"{true // seeds:,}",
                 "predicted": text.num(guessed / seeds),
                 "precision": hits / guessed if guessed else None,
                 "recall": hits / true if true else None, "f1": 2 * hits / (guessed + true),
@@ -192,6 +194,9 @@ def _types(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Secti
     heading, *lines = sentences("classes", noun="Types of entities", label=setting.label, ends=ends)
     caption = phrase("captions", "classes", len(outcomes[0].predicted), seeds, len(rows), len(rows))
     tables = [table("classes", rows, caption, words={"what": "type"})]
+    kinds, guesses = entity_kinds(labels, predicted)
+    if (kinds != guesses).any():
+        tables.append(_confused(kinds, guesses, name_of))
     return Section("classes", "Types of entities", heading, lines, (), tables)
 
 

@@ -152,8 +152,8 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         if (total := self.totals[side]) < FEWEST_ENTITIES and self.problem == WORDS:
             return (
                 f"{'dev has' if side else 'there are'} {total:,} entities; with fewer than "
-                f"{FEWEST_ENTITIES}, or {FEWEST_HITS} predicted right, F1 has no interval, and no "
-                "setting is shown to be better"
+                f"{FEWEST_ENTITIES}, or {FEWEST_HITS} predicted right, intervals are by "
+                "bootstrap, and no setting is shown to be better"
             )
         few = [(n[side], name) for name, n in self.class_counts.items() if 0 < n[side] < FEWEST]
         known = metric_of(metric)

@@ -231,11 +231,16 @@ def _macro_f1_of_labels(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
     predicted counts as 0."""
     true, guess = labels.astype(np.float64), predicted.astype(np.float64)
-    hits, sizes = true * guess, true + guess
+    return _mean_f1_influence(true * guess, true + guess)
+
+
+def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
+    """Of the mean F1 over C labels, given by example the hits of each, and how often it is true or
+    predicted, [N, C]."""
     known = np.maximum(sizes.sum(axis=0), 1)
     f1 = 2 * hits.sum(axis=0) / known
     change = hits @ (2 / known) - sizes @ (f1 / known)
-    return np.asarray(len(labels) / labels.shape[1] * change)
+    return np.asarray(len(hits) / hits.shape[1] * change)
 
 
 Counts = tuple[Floats, Floats]
@@ -260,6 +265,27 @@ def _recall_counts(labels: Array, predicted: Array) -> Counts:
 def _word_counts(labels: Array, predicted: Array) -> Counts:
     is_word = labels >= 0
     return ((labels == predicted) & is_word).sum(axis=1) * 1.0, is_word.sum(axis=1) * 1.0
+
+
+def _type_counts(labels: Array, predicted: Array) -> Counts:
+    """Hits, and how many are true or predicted, of each type that occurs, [N, K]."""
+    kinds = range((max(labels.max(initial=0), predicted.max(initial=0)) + 1) // 2)
+    counts = [words.entity_counts(labels, predicted, kind=kind).T for kind in kinds]
+    known = [
+        (hits, guessed + true) for hits, guessed, true in counts if guessed.any() or true.any()
+    ]
+    hits, sizes = (np.stack(each, axis=1) * 1.0 for each in zip(*known, strict=True))
+    return hits, sizes
+
+
+def entity_macro_f1(labels: Array, predicted: Array) -> float:
+    """The mean F1 over the types of entities; ValueError without an entity."""
+    hits, sizes = (each.sum(axis=0) for each in _type_counts(labels, predicted))
+    return float(np.mean(2 * hits / sizes))
+
+
+def entity_macro_f1_influence(labels: Array, predicted: Array) -> Floats:
+    return _mean_f1_influence(*_type_counts(labels, predicted))
 
 
 def _quotient(counts: Callable[..., Counts], labels: Array, predicted: Array) -> float:

@@ -56,7 +56,8 @@ def of_tokens(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any],
 
 
 def _entities(tags: Tags, any_start: bool) -> NDArray[np.int64]:
-    """At the first word of each entity a number of its end and type, elsewhere -1, [N, W + 1]."""
+    """At the first word of each entity a number of its end and type, which is in its lower 16 bits,
+    elsewhere -1, [N, W + 1]."""
     texts = np.pad(tags, ((0, 0), (0, 1)), constant_values=NO_WORD)
     flat = texts.ravel().astype(np.int64)
     before = np.concatenate([[NO_WORD], flat[:-1]])
@@ -71,15 +72,38 @@ def _entities(tags: Tags, any_start: bool) -> NDArray[np.int64]:
     return entities.reshape(texts.shape)
 
 
-def entity_counts(labels: Tags, predicted: Tags, *, any_start: bool = False) -> NDArray[np.int64]:
-    """By text the numbers of entities that are predicted and true, predicted, and true, [N, 3].
+def entity_counts(
+    labels: Tags, predicted: Tags, *, any_start: bool = False, kind: int | None = None
+) -> NDArray[np.int64]:
+    """By text the numbers of entities, of one type or of all, that are predicted and true,
+    predicted, and true, [N, 3].
 
     An entity is predicted right if its type and both ends are. It begins with B; with `any_start`
     also with an I that follows no word of its type, as conlleval counts.
     """
     true, guess = (_entities(tags, any_start) for tags in (labels, predicted))
+    if kind is not None:
+        true, guess = (np.where(_kinds(each) == kind, each, -1) for each in (true, guess))
     hits = (true == guess) & (true >= 0)
     return np.stack([each.sum(axis=1) for each in (hits, guess >= 0, true >= 0)], axis=1)
+
+
+def _kinds(entities: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(entities < 0, -1, entities & 0xFFFF)
+
+
+def entity_kinds(labels: Tags, predicted: Tags) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The types, true and predicted, of the places that are an entity in either; -1 where the other
+    has none with both of these ends."""
+    true, guess = (_entities(tags, any_start=False) for tags in (labels, predicted))
+    alike = (true >= 0) & (guess >= 0) & (true >> 16 == guess >> 16)
+    kinds, guesses = _kinds(true), _kinds(guess)
+    only = [each[(each >= 0) & ~alike] for each in (kinds, guesses)]
+    none = [np.full_like(each, -1) for each in only]
+    return (
+        np.concatenate([kinds[alike], only[0], none[1]]),
+        np.concatenate([guesses[alike], none[0], only[1]]),
+    )
 
 
 def entity_f1(labels: Tags, predicted: Tags, *, any_start: bool = False) -> float:

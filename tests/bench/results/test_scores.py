@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from scipy.special import softmax
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from sklearn import metrics as library
 from sklearn.preprocessing import label_binarize
 
@@ -12,10 +12,11 @@ from bench.plan.metrics import METRICS, check_metric, metrics_for, problem_of
 from bench.plan.problems import DEFAULTS
 from bench.results.outcomes import Outcome, joined
 from bench.results.predictions import kept_predictions, outcome_of, read_folder, values_from
-from bench.results.scores import numbers, probabilities, score_of
+from bench.results.scores import has_interval, interval_of, numbers, probabilities, score_of
 from bench.results.store import cell_folder
 from bench.stats.intervals import spread
 from minbert.data.problems import PROBLEMS
+from minbert.data.words import padded
 from tests.bench.synthetic_rows import new_row
 
 N = 300
@@ -128,6 +129,23 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
     assert score_of("rmse", [error]) == spread(error[None, :]).interval()
     several = score_of("rmse", [error, error + 50])
     assert several.value == pytest.approx(error.mean() + 25)
+
+
+def test_few_entities_have_an_interval_by_bootstrap_or_the_rule_of_three():
+    rng = np.random.default_rng(0)
+    true = padded([[1, 2, 0, 3]] * 20)
+    right = rng.random((20, 1)) < 0.7
+    some = Outcome(np.where(right, true, 0).astype(np.int16), true, "")
+    assert not has_interval(some)
+    score = interval_of("entity_recall", [some])
+    assert score.value == pytest.approx(right.mean())
+    low, high = binomtest(int(right.sum()), 20).proportion_ci(method="wilson")
+    assert (score.low, score.high) == pytest.approx((low, high), abs=0.07)
+    none = Outcome(np.minimum(true, 0), true, "")
+    upper = {metric: interval_of(metric, [none]).high for metric in ("entity_recall", "entity_f1")}
+    assert upper == {"entity_recall": 3 / 40, "entity_f1": 3 / 20}
+    assert interval_of("entity_recall", [none]).low == 0.0
+    assert interval_of("word_accuracy", [none]).value == 0.25
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from minbert.data.words import (
     OUTSIDE_TEXT,
     entity_counts,
     entity_f1,
+    entity_kinds,
     joined,
     of_tokens,
     padded,
@@ -47,6 +48,8 @@ def test_scores_are_those_of_seqeval_to_the_last_digit(seed):
     assert entity_f1(true, guess, any_start=True) == f1_score(*pair)
     assert metrics.entity_precision(true, guess) == precision_score(*pair, **strict)
     assert metrics.entity_recall(true, guess) == recall_score(*pair, **strict)
+    macro = f1_score(*pair, average="macro", **strict)
+    assert metrics.entity_macro_f1(true, guess) == pytest.approx(macro, abs=1e-12)
 
 
 def test_entities_end_at_the_end_of_a_text():
@@ -55,6 +58,15 @@ def test_entities_end_at_the_end_of_a_text():
     shorter = padded([[1, 0], [2, 1], [1], [3, 4, 0]])
     assert entity_counts(true, shorter)[:, 0].tolist() == [0, 1, 0, 0]
     assert entity_f1(true, np.minimum(true, 0)) == 0.0
+    with pytest.raises(ValueError, match="values to unpack"):
+        metrics.entity_macro_f1(padded([[0]]), padded([[0]]))
+
+
+def test_entities_of_the_same_ends_are_compared_by_type():
+    true, guess = padded([[1, 2, 0, 3, 1]]), padded([[3, 4, 0, 0, 1]])
+    assert [each.tolist() for each in entity_kinds(true, guess)] == [[0, 0, 1], [1, 0, -1]]
+    longer = padded([[1, 2, 2, 0, 1]])
+    assert [each.tolist() for each in entity_kinds(true, longer)] == [[0, 0, 1, -1], [0, -1, -1, 0]]
 
 
 @pytest.mark.parametrize("name", metrics_for(WORDS))
