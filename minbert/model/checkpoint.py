@@ -1,6 +1,5 @@
 """Reading and writing of weights in folders of the Hugging Face layout."""
 
-import shutil
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minbert.errors import InputError
-from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file, write_json
+from minbert.files import CONFIG, WEIGHTS, weights_file, write_json
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
 from minbert.model.heads import ClassificationHead
@@ -116,11 +115,9 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(
-    model: BertClassifier | BertEncoder, folder: Path, tokenizer: Path | None
-) -> None:
-    """Write a model as a checkpoint that this project and transformers load, with the tokenizer
-    files of another folder, if any. ValueError as of `state_dict_for_export`.
+def save_checkpoint(model: BertClassifier | BertEncoder, folder: Path) -> None:
+    """Write a model as a checkpoint, without a tokenizer, that this project and transformers load.
+    ValueError as of `state_dict_for_export`.
 
     transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
     weights of its linear layer are additional tensors in the file.
@@ -129,10 +126,6 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config_for_export(model))
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
-    if tokenizer is not None and tokenizer.resolve() != folder.resolve():
-        for name in (*VOCABULARIES, TOKENIZER_CONFIG):
-            if (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, folder / name)
 
 
 def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -41,7 +41,3 @@ class GradualUnfreezing:
         """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""
         for parameter, first in self._first_epochs.items():
             parameter.requires_grad_(epoch >= first)
-
-    def frozen(self, epoch: int) -> set[nn.Parameter]:
-        """The parameters that this freezes in an epoch, from 0."""
-        return {parameter for parameter, first in self._first_epochs.items() if epoch < first}

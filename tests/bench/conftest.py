@@ -1,5 +1,6 @@
 """A tiny checkpoint, places to run grids in, and a browser to look at pages with."""
 
+import shutil
 from dataclasses import replace
 from typing import Final
 
@@ -38,7 +39,9 @@ def narrow(layers, folder, vocabulary, spread=0.02):
     )
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
     initialise(model, 0)
-    save_checkpoint(model, folder, vocabulary)
+    save_checkpoint(model, folder)
+    for path in (*vocabulary.glob("tokenizer*.json"), *vocabulary.glob("vocab.txt")):
+        shutil.copy(path, folder)
     return folder
 
 

@@ -56,7 +56,7 @@ def write(trained: Trained, folder: Path) -> None:
     transformer = folder / _TRANSFORMER
     if isinstance(model, BertClassifier):
         model.bert.pooler, width = None, model.bert.config.hidden_size
-        save_checkpoint(model.bert, transformer, None)
+        save_checkpoint(model.bert, transformer)
         arguments = _NO_POOLER if model.bert.config.family.has_pooler else {}
     else:
         encoder = library_model(model)

@@ -17,7 +17,7 @@ def write(trained: Trained, folder: Path) -> None:
     if model.heads[""].outputs == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid
         others["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     if isinstance(model, BertClassifier):
-        save_checkpoint(model, folder, None)
+        save_checkpoint(model, folder)
     else:
         library_model(model).save_pretrained(folder, max_shard_size="1TB")  # in one file
     write_config(trained, model, folder, **others)

@@ -47,25 +47,19 @@ def load_data(
     *,
     max_train: int | None = None,
     max_dev: int | None = None,
-    folds: int | None = None,
-    fold: int | None = None,
 ) -> Data:
     """A task's examples, or those of its parts, for training and dev; never those for test.
-    InputError: unknown name, `data` missing or without its files, a failed download, or folds that
-    can't be made.
+    InputError: unknown name, `data` missing or without its files, or a failed download.
 
     Args:
         data: the folder that holds its files; None for an embedded task, which is fetched.
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.
-        folds, fold: with a number of folds, the fold that is dev; training has the others.
     """
     task = find_task(name, data)
     for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
         if count is not None and count < 1:
             raise InputError(f"{flag} {count}: give at least 1")
-    if folds is not None:
-        return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
     folder = _folder(task, data)
     if task.parts:
         return cs224n.load_parts(

@@ -90,7 +90,7 @@ def test_saved_weights_load_in_transformers_and_here(encoders, tmp_path, kind, p
         for parameter in model.parameters():
             parameter.add_(0.01)
         logits = model(ids, mask, types)
-    save_checkpoint(model, tmp_path, None)
+    save_checkpoint(model, tmp_path)
     kinds = (transformers.AutoModel, transformers.AutoModelForSequenceClassification)
     theirs = kinds[pooling == "pooler"].from_pretrained(tmp_path).eval()
     given = {"token_type_ids": types} if model.takes_types else {}
@@ -180,7 +180,7 @@ def test_an_exported_tokenizer_gives_what_the_model_takes(encoders, tmp_path, ki
     assert isinstance(tokenizer, Tokenizer)
     model = by("minbert", a_job)
     write_tokenizer(SimpleNamespace(tokenizer=tokenizer, model=model, job=a_job), tmp_path)
-    save_checkpoint(model, tmp_path, None)
+    save_checkpoint(model, tmp_path)
     given = transformers.AutoTokenizer.from_pretrained(tmp_path)(["a film"], return_tensors="pt")
     assert len(given) == inputs
     transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)(**given)

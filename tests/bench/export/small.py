@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from adapters.injection import inject
 from bench.common.errors import InputError
-from bench.engines.engine import engine_of
-from bench.engines.outputs import heads_of
+from bench.engines.engine import engine_of, heads_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
@@ -64,7 +63,7 @@ def base_folder(folder: Path, *, pooler: bool = True, seed: int = 0) -> Path:
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
     initialise(model, seed)
-    save_checkpoint(model.bert, folder, None)
+    save_checkpoint(model.bert, folder)
     return folder
 
 

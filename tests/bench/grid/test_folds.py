@@ -25,7 +25,7 @@ from bench.results.scores import score_of
 from bench.results.store import cell_folder
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
-from minbert.data.tasks import Sizes, load_data
+from minbert.data.tasks import Folds, Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.bench.stored_values import kept_values
@@ -92,7 +92,7 @@ def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran):
     for mode in ("full", "head"):
         labels = []
         for row in by_mode(ran, mode):
-            expected = load_data("sst", ran.data, folds=3, fold=row.fold).parts["sst"]
+            expected = Folds(load_data("sst", ran.data), 3).fold(row.fold)
             kept = predictions(ran, row)["labels"]
             assert kept.tolist() == expected.dev.labels.tolist()
             majority = np.bincount(expected.train.labels).argmax()

@@ -156,23 +156,17 @@ def test_all_folds_share_a_digest_that_says_what_is_in_them():
         assert Folds(data_of(), 4, max_train=cap, max_dev=cap).digest == plain.digest
 
 
-def test_a_fold_of_a_file_is_that_of_its_data(tmp_path):
-    folder = write_folder(tmp_path, count=40)
-    whole = Folds(load_data("sst", folder), 3, max_train=30)
-    for index in range(3):
-        one = load_data("sst", folder, max_train=30, folds=3, fold=index)
-        assert (one.digest, one.sizes) == (whole.digest, whole.fold(index).sizes)
-        assert one.parts["sst"].dev.text_a == whole.fold(index).dev.text_a
-    pairs = load_data("sts", folder, folds=3, fold=2).parts["sts"]
+def test_a_fold_of_pairs_has_both_texts(tmp_path):
+    pairs = Folds(load_data("sts", write_folder(tmp_path, count=40)), 3).fold(2)
     assert len(pairs.dev.text_b or ()) == len(pairs.dev) == 20
 
 
 def test_folds_that_cannot_be_made_are_refused(tmp_path):
     folder = write_folder(tmp_path)
     with pytest.raises(InputError, match="task multitask has parts"):
-        load_data("multitask", folder, folds=3, fold=0)
+        Folds(load_data("multitask", folder), 3)
     with pytest.raises(InputError, match="there is no fold 3 of 3; count from 0"):
-        load_data("sst", folder, folds=3, fold=3)
+        Folds(load_data("sst", folder), 3).fold(3)
     for count, groups, why in (
         (56, False, "2 to 55, the number of te"),
         (11, True, "2 to 10, the"),

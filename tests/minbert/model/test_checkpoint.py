@@ -206,22 +206,20 @@ def test_what_is_not_there_is_one_line(folder):
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_a_saved_checkpoint_is_read_again(tmp_path, folder, pooling):
+def test_a_saved_checkpoint_is_read_again(tmp_path, pooling):
     saved = tmp_path / "new" / "saved"
-    save_checkpoint(model(pooling), saved, folder)
+    save_checkpoint(model(pooling), saved)
     assert_loads(saved, pooler=pooling == "pooler")
-    assert (saved / "vocab.txt").read_text() == (folder / "vocab.txt").read_text()
     assert load_encoder(BertEncoder(CONFIG), saved) is (pooling == "mean")
     written = BertConfig.from_folder(saved)
     assert written == CONFIG
-    save_checkpoint(model(pooling, seed=1), saved, saved)
-    assert vocabulary_digest(saved) == vocabulary_digest(folder)
 
 
 def test_transformers_reads_a_saved_checkpoint(tmp_path, folder):
     library = peers.transformers()
     made = model()
-    save_checkpoint(made, tmp_path / "saved", folder)
+    save_checkpoint(made, tmp_path / "saved")
+    shutil.copy(folder / "vocab.txt", tmp_path / "saved")
     theirs, info = library.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "saved", output_loading_info=True
     )
