@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from bench.analysis.setting import number
 from bench.common.errors import InputError
-from bench.forecast.costs import Variant
+from bench.forecast.costs import Formulae, Variant
 from bench.forecast.fit import WITHIN, apply
 from bench.forecast.forecast import load_features, memory_prior, peak_features, time_prior
-from bench.forecast.formulae import Formulae
 from bench.plan.cell import ABOUT, Cell
 from bench.plan.gridfile import Settings
 from bench.plan.rows import Row

@@ -19,8 +19,7 @@ from bench.common.child import ChildError, ask
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo, one_line
-from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
-from bench.forecast.formulae import Formulae
+from bench.forecast.costs import Formulae, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE

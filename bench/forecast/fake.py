@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.common.messages import one_line
-from bench.engines.engine import engine_of
-from bench.engines.outputs import parts_of, task_of
+from bench.engines.engine import engine_of, parts_of, task_of
 from bench.forecast.costs import Counts, Load, Shape, Shapes, ShapesOf, Variant, stages_of
 from bench.plan.cell import FAST, TRANSFORMERS, Cell
 from bench.plan.job import Job

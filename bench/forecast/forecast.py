@@ -33,19 +33,14 @@ _MOST_ROWS: Final = 1000
 _DISTURBED: Final = {"disturbed", "throttled"}
 
 
-def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
-    """Features of the peak above imports, MiB."""
-    return peak_features(variant, totals.lasting_mib, totals.passing_mib)
-
-
 def peak_features(variant: Variant, lasting: float, passing: float) -> tuple[float, ...]:
-    """The same, by the MiB that last and those that pass."""
+    """Features of the peak above imports, MiB, by the MiB that last and those that pass."""
     half = variant.amp != "off"
     return 1.0, float(half), lasting, passing * (not half), passing * half
 
 
 def memory_prior(device: str) -> Prior:
-    """The coefficients of `memory_features` to expect before anything has run.
+    """The coefficients of `peak_features` to expect before anything has run.
 
     On a GPU, the peak is the memory of tensors. On the host it is more: an allocator keeps freed
     memory and can't reuse all of it, and products in half precision copy their inputs. The values
@@ -113,7 +108,7 @@ class Forecast:
         self.memory_column = memory_column
         self._hinted = False
         self.memory = Fit(
-            {variant: memory_features(variant, one) for variant, one in totals.items()},
+            {v: peak_features(v, one.lasting_mib, one.passing_mib) for v, one in totals.items()},
             memory_prior(device),
         )
         self.time = Fit(

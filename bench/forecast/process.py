@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from adapters.methods import METHODS
 from bench.common.child import serve
-from bench.forecast.costs import Totals, Variant, totals_of
-from bench.forecast.formulae import Formulae
+from bench.forecast.costs import Formulae, Totals, Variant, totals_of
 from bench.plan.job import Job
 from bench.worker import lifeline
 from bench.worker.imports import import_all

@@ -21,8 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from bench.engines.engine import engine_of
+from bench.forecast.costs import Formulae
 from bench.forecast.fake import UncountableError, batch_of, countable, evaluate, fill, trainer_of
-from bench.forecast.formulae import Formulae
 from bench.plan.cell import FAST
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter
