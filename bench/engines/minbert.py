@@ -12,7 +12,7 @@ from adapters.injection import parameter_groups as parameter_groups
 from adapters.layer import AdaptedLinear
 from adapters.methods import METHODS
 from bench.common.errors import InputError
-from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.engines.engine import heads_of, parts_of, task_of
 from bench.plan.cell import MIXED, ON
 from bench.plan.job import Job
 from minbert.model import classifier

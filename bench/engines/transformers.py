@@ -37,8 +37,7 @@ from adapters.methods import BITFIT, METHODS, PEFT
 from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.engines.classifier import EncoderClassifier, on_meta, reason, seeded
-from bench.engines.engine import Groups, on_cpu
-from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.engines.engine import Groups, heads_of, on_cpu, parts_of, task_of
 from bench.engines.peft import add_adapters
 from bench.plan.architectures import model_type_of
 from bench.plan.cell import ITERATIVE, OFF, ON, Cell

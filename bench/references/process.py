@@ -15,7 +15,7 @@ from bench.common.child import serve
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.engines.outputs import folder_of
+from bench.engines.engine import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.examples import folds_of
 from bench.plan.job import Job

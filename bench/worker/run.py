@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.engines.engine import engine_of
-from bench.engines.outputs import parts_of, task_of
+from bench.engines.engine import engine_of, parts_of, task_of
 from bench.examples.tokens import cut_columns
 from bench.plan.cell import FAST, ON, Columns
 from bench.plan.columns import PART_SCORES

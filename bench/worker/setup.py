@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.injection import decays
-from bench.engines.engine import engine_of
-from bench.engines.outputs import folder_of, parts_of, task_of
+from bench.engines.engine import engine_of, folder_of, parts_of, task_of
 from bench.examples import tokens
 from bench.plan.cell import BALANCED, ITERATIVE, Cell
 from bench.plan.examples import examples_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench.engines.outputs import heads_of
+from bench.engines.engine import heads_of
 from bench.plan.gridfile import Rates
 from bench.results.overall import overall
 from bench.worker.setup import losses_of
