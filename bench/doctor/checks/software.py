@@ -1,13 +1,15 @@
-"""Python, torch and the libraries of pyproject.toml, imported as a worker imports them."""
+"""Python, torch and the libraries of pyproject.toml, imported as a worker imports them; and the
+host memory that a process started now could use."""
 
 import os
 import platform
 from importlib import metadata
 
 from bench.common.messages import one_line
-from bench.doctor.check import Context, Finding, judged
+from bench.doctor.check import BY_NAME, Context, Finding, judged
 from bench.machine.conditions import torch_build
 from bench.machine.environment import DROPPED
+from bench.machine.memory import available_mib
 
 _PROJECT = "minbert-bench"
 
@@ -60,3 +62,11 @@ def _versions(python: str) -> list[str]:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{name} {version} is not {requirement.specifier}")
     return wrong
+
+
+def memory(context: Context) -> Finding:  # noqa: ARG001
+    """Compare the memory that is available now with the largest peak."""
+    available, limit = available_mib()
+    figures = {"available_mib": available, **BY_NAME["memory-limit"].limits}
+    failures = {"little": available < figures["needed_mib"]}
+    return judged("memory-limit", figures, failures, limit=limit)

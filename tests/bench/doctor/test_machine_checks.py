@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import cpu, host_memory, memory_limit, software
+from bench.doctor.checks import cpu, host_memory, software
 from bench.machine import memory
 
 HERE = Context("cpu", 2, "bf16", Path())
 
 
 def test_memory_for_the_full_grid(monkeypatch):
-    monkeypatch.setattr(memory_limit, "available_mib", lambda: (2047.0, "free on this machine"))
-    finding = memory_limit.check(HERE)
+    monkeypatch.setattr(software, "available_mib", lambda: (2047.0, "free on this machine"))
+    finding = software.memory(HERE)
     assert finding.verdict == FAILED
     assert "2,047 MiB are free on this machine" in finding.summary
 

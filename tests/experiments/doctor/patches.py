@@ -27,7 +27,7 @@ def of(module: str, name: str) -> Any:
     return mark
 
 
-_check = of("bench.doctor.checks.memory_limit", "check")
+_check = of("bench.doctor.checks.software", "memory")
 _environment = of("bench.machine.environment", "worker_environment")
 _elapsed_ms = of("bench.worker.probes.steps", "StepClock._elapsed_ms")
 _times = of("minbert.kernels.products", "times")
