@@ -23,6 +23,7 @@ from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
 from bench.results.exports import EXPORTS, read_exports
 from bench.results.facts import FACTS, read_facts
+from bench.results.origins import folder_of
 from bench.results.outcomes import (
     Outcome,
     outcome_key,
@@ -34,7 +35,7 @@ from bench.results.rebuild import rows_in_folders
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import Reading, encode, record, torn_line
 from bench.results.shards import SHARDS, Shards, merged_shards
-from bench.results.store import LOCK_TIMEOUT_S, cell_folder, cells_folder, read_plan, write_plan
+from bench.results.store import LOCK_TIMEOUT_S, cells_folder, read_plan, write_plan
 from minbert.files import is_file, is_folder
 
 _ASIDE: Final = ".merging"
@@ -114,14 +115,14 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
     own, *others = sources = [_read(path, notes) for path in (to, *paths)]
     facts, exports = read_facts(*paths, to), read_exports(*paths, to)
     shards, missing = merged_shards({source.path: source.shards for source in sources})
-    own_folders = [[_folder(source.path, row) for row in source.rows] for source in others]
+    own_folders = [[folder_of(source.path, row) for row in source.rows] for source in others]
     rows = _Rows(own.rows, to)
     outcomes, folders = dict(own.outcomes), list[tuple[Path, Path, Row, Row]]()
     placed = rows.placed([source.rows for source in others])
     for source, paths_of, news in zip(others, own_folders, placed, strict=True):
         by_prefix = {}
         for row, folder, new in zip(source.rows, paths_of, news, strict=True):
-            folders.append((folder, _folder(to, new), row, new))
+            folders.append((folder, folder_of(to, new), row, new))
             by_prefix[_prefix(row)] = _prefix(new)
         for key, outcome in source.outcomes.items():
             prefix, _, part = key.rpartition("/")
@@ -182,7 +183,7 @@ class _Rows:
 
     def _is_anothers(self, row: Row) -> bool:
         """Whether a run that has no row yet, such as a killed one, has the row's folder."""
-        folder = _folder(self._path, row)
+        folder = folder_of(self._path, row)
         if not folder.exists():
             return False
         kept = kept_row(folder)
@@ -224,13 +225,6 @@ def _prefix(row: Row) -> str:
 
 def _content(row: Row) -> bytes:
     return encode(replace(row, attempt=1))
-
-
-def _folder(path: Path, row: Row) -> Path:
-    try:
-        return cell_folder(path, row.name, *row.row_key)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _copy_folder(source: Path, target: Path, row: Row, new: Row) -> None:
