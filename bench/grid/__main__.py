@@ -22,7 +22,7 @@ from bench.executors.executor import open_executor, with_executor
 from bench.forecast.outlook import Outlook
 from bench.grid.dryrun import print_plan
 from bench.grid.inputs import override, read_inputs
-from bench.grid.plans import Races, first_to_run, rounds
+from bench.grid.plans import first_to_run, rounds
 from bench.grid.session import Session
 from bench.launch.checks import check_model, check_reports, check_space, rate_notes
 from bench.launch.signals import Signals
@@ -192,8 +192,8 @@ def command(
     search = None
     if lr == "auto":
         search = Search(cells, inputs.searched.digest[:16], session.scored)
-    races = Races(session.raced) if grid.settings.race else None
-    planned, number = first_to_run(rounds(cells, session.plan, search, races))
+    replay = session.raced if grid.settings.race else None
+    planned, number = first_to_run(rounds(cells, session.plan, search, replay))
     if number is None and not any(item.action == "run" for item in planned):
         planned = [*planned, *session.further(planned)]
     some_run = any(item.action == "run" for item in planned)
@@ -231,7 +231,7 @@ def command(
         _print_notes(executor.check(first, signals))
     if part is not None and division is not None:
         keep_shard(runs, division.plan, part)
-    return session.run(rounds(cells, session.plan, search, races), as_json)
+    return session.run(rounds(cells, session.plan, search, replay), as_json)
 
 
 def _check_divisible(reasons: Mapping[str, bool]) -> None:

@@ -1,7 +1,7 @@
 """Plans of a run: by kind of device, and by round of a search for learning rates or of a race."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -70,23 +70,25 @@ class Kinds:
 
 PlanNow = Callable[[Sequence[Cell]], list[Planned]]
 """Plans cells by the results that there are when it is called."""
+Replay = Callable[[Sequence[Planned]], Raced | None]
+"""Replays a race from the rows of its cells."""
 
 
 def rounds(
-    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None, race: "Races | None" = None
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None, replay: Replay | None = None
 ) -> Iterator[list[Planned]]:
     """The plans of a run: those of a search for learning rates, if any, then the grid's own, or
-    those of a race."""
+    those of a race, if one is replayed."""
     rated: PlanNow = plan_now
     if search is not None:
         for candidates in search.rounds():
             yield plan_now(candidates)
         cells = [search.tuned(cell) or without_rates(cell) for cell in cells]
         rated = partial(_with_rates, search, plan_now)
-    if race is None:
+    if replay is None:
         yield rated(cells)
     else:
-        yield from race.rounds(cells, rated)
+        yield from race_rounds(cells, rated, replay)
 
 
 def _with_rates(search: Search, plan_now: PlanNow, cells: Sequence[Cell]) -> list[Planned]:
@@ -101,30 +103,24 @@ def _with_rates(search: Search, plan_now: PlanNow, cells: Sequence[Cell]) -> lis
     return planned
 
 
-@dataclass(frozen=True)
-class Races:
-    """The plans of races. `replay` replays one from the rows of its cells."""
-
-    replay: Callable[[Sequence[Planned]], Raced | None]
-
-    def rounds(self, cells: Sequence[Cell], plan_now: PlanNow) -> Iterator[list[Planned]]:
-        """The plans of the rounds and, once there is a pick, of it and the best on all examples."""
-        planned: list[Planned] = []
-        for number in range(ROUNDS):
-            of_round = [replace(cell, race=ON, seed=number, fold=number) for cell in cells]
-            yield plan_now(of_round)
-            planned += (ran := plan_now(of_round))  # with the ids of the devices that ran them
-            raced = self.replay(planned)
-            if raced is None or len(raced.race.rounds) <= number:
-                return
-            left = (
-                raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
-            )
-            cells = [cell for cell, own in zip(cells, ran, strict=True) if _has(left, own.cell)]
-            if raced.race.is_over:
-                break
-        if cells:
-            yield plan_now([replace(c, seed=seed) for seed in range(FEWEST_SEEDS) for c in cells])
+def race_rounds(
+    cells: Sequence[Cell], plan_now: PlanNow, replay: Replay
+) -> Iterator[list[Planned]]:
+    """The plans of the rounds and, once there is a pick, of it and the best on all examples."""
+    planned: list[Planned] = []
+    for number in range(ROUNDS):
+        of_round = [replace(cell, race=ON, seed=number, fold=number) for cell in cells]
+        yield plan_now(of_round)
+        planned += (ran := plan_now(of_round))  # with the ids of the devices that ran them
+        raced = replay(planned)
+        if raced is None or len(raced.race.rounds) <= number:
+            return
+        left = raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
+        cells = [cell for cell, own in zip(cells, ran, strict=True) if _has(left, own.cell)]
+        if raced.race.is_over:
+            break
+    if cells:
+        yield plan_now([replace(c, seed=seed) for seed in range(FEWEST_SEEDS) for c in cells])
 
 
 def _has(settings: Sequence[Setting], cell: Cell) -> bool:

@@ -73,7 +73,7 @@ def every_round(*seeds: int, unless: Sequence[str] = ()) -> None:
     from bench.grid.__main__ import command
     from bench.plan.models import Model
 
-    def rounds(_: Any, cells: Any, plan_now: Any) -> Iterator[list[Any]]:
+    def rounds(cells: Any, plan_now: Any, _replay: Any) -> Iterator[list[Any]]:
         wanted = [cell for cell in cells if _name(cell) not in unless]
         for seed in seeds:
             fold = seed % ROUNDS
@@ -83,7 +83,7 @@ def every_round(*seeds: int, unless: Sequence[str] = ()) -> None:
         return job_of(model, cell, data, measure=cell.seed == 0, **others)
 
     job_of = Model.job
-    setattr(plans.Races, "rounds", rounds)  # noqa: B010
+    setattr(plans, "race_rounds", rounds)  # noqa: B010
     setattr(Model, "job", job)  # noqa: B010
     run_command(command)
 
