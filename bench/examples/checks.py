@@ -17,7 +17,7 @@ from bench.common.messages import printable
 from bench.common.progress import ShowStep
 from bench.examples.near import DEV, TRAIN, near_duplicates
 from bench.examples.tokens import auto_max_length, share_cut
-from bench.plan.findings import CONTROL, Affected, Checks, Lengths
+from bench.plan.dataset import CONTROL, Affected, Checks, Lengths
 from minbert.data.problems import problem_of
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.splitting import normalised

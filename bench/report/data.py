@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.plan.findings import CONTROL, Affected, Checks
+from bench.plan.dataset import CONTROL, Affected, Checks
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from bench.plan.cell import Cell
-from bench.plan.findings import Checks
+from bench.plan.dataset import Checks
 from bench.plan.metrics import metric_of
 from bench.plan.problems import SINGLE_LABEL, WORDS
 from bench.plan.rows import Row

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.examples import checks, near
 from bench.examples.checks import check, leaks
-from bench.plan.findings import CONTROL
+from bench.plan.dataset import CONTROL
 from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.splitting import normalised
 
