@@ -15,8 +15,8 @@ from torch import nn
 from adapters.methods import METHODS
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK, Cell
+from bench.plan.columns import SINGLE, parse_parts
 from bench.plan.job import Job
-from bench.plan.parts import SINGLE, from_text
 from minbert.data.problems import TOKEN_CLASSIFICATION
 from minbert.data.tasks import Task, find_task
 from minbert.model.classifier import Classifier, HeadConfig
@@ -72,7 +72,7 @@ def parts_of(cell: Cell) -> list[str]:
     without parts."""
     if cell.task != MULTITASK:
         return [""]
-    rates = from_text(cell.task_rates or "")
+    rates = parse_parts(cell.task_rates or "")
     return [part for part in find_task(MULTITASK).parts if part in rates]
 
 

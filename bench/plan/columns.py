@@ -1,7 +1,9 @@
-"""The format of runs.csv: its columns, and how their fields are written and read."""
+"""The format of runs.csv: its columns, and how their fields are written and read, also those of the
+parts of task `multitask`."""
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, get_args, get_type_hints
 
@@ -16,6 +18,7 @@ PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": 
 """The parts of task `multitask`, and the column of each part's dev score."""
 CORRELATED: Final = ("sts",)
 """Parts whose score is a correlation r, counted as (1 + r) / 2; the others have an accuracy."""
+SINGLE: Final = ("sst",)  # parts with single texts; the others have pairs of texts
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: about.values for name, about in ABOUT.items() if about.values},
@@ -188,3 +191,31 @@ def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:
     rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
     axes = {"mode": mode, "layers": layers}
     return tuple(name for name in rates if BY_NAME[name].applies(axes))
+
+
+def format_parts(values: Mapping[str, float]) -> str:
+    """A setting by part as a field of runs.csv, such as `quora=5 sst=4 sts=3`."""
+    return " ".join(f"{part}={values[part]:.7g}" for part in sorted(values))
+
+
+def parse_parts(text: str) -> dict[str, float]:
+    """The inverse of `format_parts`; ValueError for anything else."""
+    values: dict[str, float] = {}
+    for term in text.split(" "):
+        part, _, value = term.partition("=")
+        number = float(value)
+        if part not in PART_SCORES or part in values or not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"{text[:60]!r} is no setting by part, such as quora=5 sst=4 sts=3")
+        values[part] = number
+    return values
+
+
+def most_encoders(parts: Collection[str]) -> int:
+    """The largest number of encoders: two where there are both single texts and pairs."""
+    return len({part in SINGLE for part in parts})
+
+
+def part_scores(row: Row) -> dict[str, float]:
+    """The dev scores in a row, by part; parts without one are left out."""
+    scores = {part: row[column] for part, column in PART_SCORES.items()}
+    return {part: score for part, score in scores.items() if isinstance(score, float)}

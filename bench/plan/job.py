@@ -9,7 +9,7 @@ from adapters.methods import has_adapters
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, FP32, MIXED, MULTITASK, Cell
-from bench.plan.parts import from_text
+from bench.plan.columns import parse_parts
 
 FILE: Final = "cell.json"
 _LONGEST: Final = 2**20
@@ -121,7 +121,7 @@ def _check_parts(cell: Cell) -> None:
         value = getattr(cell, name)
         try:
             if value is not None:
-                from_text(value)
+                parse_parts(value)
         except ValueError as error:
             raise InputError(f"has {shown(value)} as {name}") from error
     needed = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)

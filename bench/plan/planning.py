@@ -24,9 +24,9 @@ from bench.plan.cell import (
     Columns,
     named,
 )
+from bench.plan.columns import format_parts, most_encoders
 from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Rates, Settings
 from bench.plan.learning_rates import rates_of
-from bench.plan.parts import most_encoders, to_text
 from bench.plan.rows import (
     FLAGS,
     RESUMED,
@@ -247,8 +247,8 @@ def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]
     return {
         "encoders": min(settings.encoders, most_encoders(parts)),
         "task_order": settings.task_order,
-        "task_rates": to_text(rates),
-        "task_decays": to_text({p: default if d is None else d for p, d in decays.items()}),
+        "task_rates": format_parts(rates),
+        "task_decays": format_parts({p: default if d is None else d for p, d in decays.items()}),
     }
 
 

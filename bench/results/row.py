@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
 from bench.plan.cell import Cell, Columns
-from bench.plan.columns import BY_NAME, LARGEST, row_of, values_of
+from bench.plan.columns import BY_NAME, LARGEST, part_scores, row_of, values_of
 from bench.plan.metrics import OVERALL
-from bench.plan.parts import scores_of
 from bench.plan.rows import Row
 from bench.results.overall import EXACT, overall_interval, score_ends
 from bench.results.predictions import read_folder
@@ -173,7 +172,7 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
         return {}
     try:
         if metric == OVERALL:
-            scores = {part: value for part, value in scores_of(row).items() if part in examples}
+            scores = {part: value for part, value in part_scores(row).items() if part in examples}
             interval = overall_interval(scores, examples) if scores else Interval(score)
         elif metric in EXACT:
             interval = Interval(score, *score_ends(metric, score, sum(examples.values())))

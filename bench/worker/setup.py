@@ -18,9 +18,9 @@ from adapters.injection import decays
 from bench.engines.engine import engine_of, folder_of, parts_of, task_of
 from bench.examples import tokens
 from bench.plan.cell import BALANCED, ITERATIVE, Cell
+from bench.plan.columns import parse_parts
 from bench.plan.examples import examples_of
 from bench.plan.job import Job
-from bench.plan.parts import from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
@@ -175,7 +175,7 @@ def factors_of(cell: Cell) -> dict[str, tuple[float, float]]:
     """By part, the factor on the rates of `trained_groups`, and the factor on their decays."""
     if cell.task_rates is None:
         return {"": (1.0, cell.weight_decay)}
-    rates, decays = from_text(cell.task_rates), from_text(cell.task_decays or "")
+    rates, decays = parse_parts(cell.task_rates), parse_parts(cell.task_decays or "")
     return {part: (rate, decays[part]) for part, rate in rates.items()}
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from bench.plan.cell import MULTITASK, Cell
-from bench.plan.columns import PART_SCORES
+from bench.plan.columns import PART_SCORES, format_parts
 from bench.plan.metrics import OVERALL
-from bench.plan.parts import to_text
 from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import find_task
 from tests.bench.places import CommandPlace
@@ -93,7 +92,7 @@ class Place(CommandPlace):
         parts: Sequence[str] = PARTS, **settings: Any,
     ) -> Path:  # fmt: skip
         """Add a cell of task multitask, likewise."""
-        ones = to_text(dict.fromkeys(parts, 1.0))
+        ones = format_parts(dict.fromkeys(parts, 1.0))
         settings = {"encoders": 1, "task_order": "proportional", "task_rates": ones,
                     "task_decays": ones, "data_digest": "d15ea5e", **settings}  # fmt: skip
         scores = {PART_SCORES[part]: 0.5 for part in parts}

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
-from bench.plan.columns import PART_SCORES
-from bench.plan.parts import from_text
+from bench.plan.columns import PART_SCORES, parse_parts
 from bench.plan.rows import Row, current_rows
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS
@@ -104,7 +103,7 @@ def _learned(row: Row) -> Collection[str]:
     if row.task != MULTITASK:
         return (row.task,)
     try:
-        return from_text(row.task_rates or "")
+        return parse_parts(row.task_rates or "")
     except ValueError:
         return ()
 

@@ -9,10 +9,20 @@ import pytest
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.cell import MULTITASK
-from bench.plan.columns import BY_NAME, CORRELATED, PART_SCORES, VALUES, parse_value, row_of
+from bench.plan.columns import (
+    BY_NAME,
+    CORRELATED,
+    PART_SCORES,
+    VALUES,
+    format_parts,
+    most_encoders,
+    parse_parts,
+    parse_value,
+    part_scores,
+    row_of,
+)
 from bench.plan.job import Job
 from bench.plan.metrics import OVERALL
-from bench.plan.parts import from_text, most_encoders, scores_of, to_text
 from bench.plan.planning import Resolved, expand
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
@@ -49,11 +59,11 @@ def test_names_are_those_of_the_task():
 
 def test_settings_by_part_have_one_order_and_come_back():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
-    assert to_text(values) == "quora=1e-05 sst=4 sts=3"
-    assert from_text(to_text(values)) == values
+    assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
+    assert parse_parts(format_parts(values)) == values
     for text in ("", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"):
         with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
-            from_text(text)
+            parse_parts(text)
 
 
 # The score
@@ -139,7 +149,7 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
     assert row["majority_score"] == 0.5
     assert row["flags"] is None
     assert of_majority(0.72)["flags"] == "not_learned"
-    assert scores_of(row) == SCORES
+    assert part_scores(row) == SCORES
     lacking = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
     for parts, ends in (({"sst": 100}, wilson(50, 100)), ({"movies": 100}, (None, None))):
         assert tuple(score_interval(lacking, parts, Path()).values()) == ends, "of the task's parts"

@@ -9,8 +9,8 @@ from bench.analysis.groups import groups
 from bench.common.errors import InputError
 from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE
+from bench.plan.columns import format_parts
 from bench.plan.learning_rates import kind_of
-from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.pruning import dominating
 from bench.plan.rows import Row
@@ -90,7 +90,7 @@ def test_cells_have_the_settings_of_their_table():
     (own,) = (c for c in cells if c.batch_size == 32)
     assert {(c.head, c.encoders, c.task_order) for c in plain} == {("linear", 1, "proportional")}
     assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
-    assert own.task_decays == to_text(dict.fromkeys(parts.parts, 0.5))
+    assert own.task_decays == format_parts(dict.fromkeys(parts.parts, 0.5))
     assert {c.held_out for c in cells} == {0.1}
     assert len({c.cell_id for c in cells}) == 3
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from bench.plan.cell import MULTITASK
-from bench.plan.columns import PART_SCORES
+from bench.plan.columns import PART_SCORES, format_parts
 from bench.plan.job import FILE
-from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.baseline import BASELINE
 from bench.studies.ensemble.baselines import cosine, threshold
@@ -105,7 +104,7 @@ def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint,
     examples = load_data(MULTITASK, data)
     add_real(place, "sst", data, tiny_checkpoint)
     of = place.rows.pop().cell
-    text = to_text(dict.fromkeys(PARTS, 1.0))
+    text = format_parts(dict.fromkeys(PARTS, 1.0))
     of = replace(
         of, task=MULTITASK, data_digest=examples.digest[:16], encoders=1,
         task_order="proportional", task_rates=text, task_decays=text,
