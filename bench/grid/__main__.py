@@ -35,9 +35,9 @@ from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
 from bench.plan.selection import parse_selection, select
 from bench.plan.shards import Shard
+from bench.results.merge import keep_shard
 from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
-from bench.results.shards import keep_shard
 from bench.results.store import Store
 from bench.results.tracking import Tracking
 from minbert.files import is_folder

@@ -14,13 +14,16 @@ from typing import Final
 
 import click
 from filelock import FileLock
+from pydantic import BaseModel
 
 from bench.common.command import FILE
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.common.messages import command_line, echo
+from bench.common.messages import command_line, echo, some_of
 from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
+from bench.plan.shards import Shard
+from bench.results.datafile import DataFile
 from bench.results.exports import EXPORTS, read_exports
 from bench.results.facts import FACTS, read_facts
 from bench.results.origins import folder_of
@@ -34,9 +37,56 @@ from bench.results.outcomes import (
 from bench.results.rebuild import rows_in_folders
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import Reading, encode, record, torn_line
-from bench.results.shards import SHARDS, Shards, merged_shards
 from bench.results.store import LOCK_TIMEOUT_S, cells_folder, read_plan, write_plan
 from minbert.files import is_file, is_folder
+
+
+class Shards(BaseModel, extra="forbid", frozen=True):
+    """The shards of a plan that have begun, of `count`; in `runs.shards.json`, by
+    `Division.plan`."""
+
+    count: int
+    begun: tuple[int, ...]
+
+    def __add__(self, other: "Shards | None") -> "Shards":
+        more = () if other is None else other.begun
+        return Shards(count=self.count, begun=tuple(sorted({*self.begun, *more})))
+
+    @property
+    def missing(self) -> list[str]:
+        return [f"{i}/{self.count}" for i in range(self.count) if i not in self.begun]
+
+
+SHARDS: Final = DataFile(".shards.json", Shards, "which shards of a plan have run")
+
+
+def keep_shard(runs: Path, plan: str, shard: Shard) -> None:
+    own = Shards(count=shard.count, begun=(shard.index,))
+    SHARDS.update(runs, plan, lambda known: own + known)
+
+
+def merged_shards(
+    files: Mapping[Path, Mapping[str, Shards]],
+) -> tuple[dict[str, Shards], list[str]]:
+    """The shards in some files together, and lines on plans of which some are missing. InputError
+    for files with parts of plans, none of which is in all of them."""
+    every: dict[str, Shards] = {}
+    for plans in files.values():
+        for plan, shards in plans.items():
+            every[plan] = shards + every.get(plan)
+    missing = {plan: shards.missing for plan, shards in every.items() if shards.missing}
+    common, first = set(missing), Path()
+    for path, plans in files.items():
+        if missing.keys() & plans.keys() and not common & plans.keys():
+            raise InputError(
+                f"{path}: has shards of another plan than {first}, and neither plan is whole; "
+                "rerun the shards whose printed plan differs, or unite the shards of each first"
+            )
+        if missing.keys() & plans.keys():
+            common, first = common & plans.keys(), path
+    notes = [f"plan {plan}: shards {some_of(of, 9)} are missing" for plan, of in missing.items()]
+    return every, notes
+
 
 _ASIDE: Final = ".merging"
 """The folder, among those of cells, in which one is copied before it gets its place."""

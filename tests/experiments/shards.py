@@ -24,10 +24,10 @@ import click
 from bench.plan.planning import plan
 from bench.plan.rows import Row
 from bench.plan.shards import Shard, divide
+from bench.results.merge import SHARDS, keep_shard
 from bench.results.merge import main as merge
 from bench.results.row import kept_row
 from bench.results.rowfile import encode
-from bench.results.shards import SHARDS, keep_shard
 from bench.results.store import cell_folder, read_rows
 from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.parent import stub_report

@@ -10,10 +10,9 @@ from bench.analysis.recommendation import recommended_from
 from bench.plan.rows import DECLARED
 from bench.report.render import render
 from bench.results.facts import facts_file
-from bench.results.merge import merge
+from bench.results.merge import SHARDS, Shards, merge
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
-from bench.results.shards import SHARDS, Shards
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from tests.bench.grids import GridRuns, without_extras
 from tests.experiments.shards import strike

@@ -18,7 +18,7 @@ from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
 from bench.results.exports import Figures, keep_figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
-from bench.results.merge import main
+from bench.results.merge import SHARDS, Shards, main
 from bench.results.outcomes import (
     Outcome,
     digest_of,
@@ -29,7 +29,6 @@ from bench.results.outcomes import (
 )
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import encode, record
-from bench.results.shards import SHARDS, Shards
 from bench.results.store import Store, cell_folder, cells_folder, read_plan, read_rows, write_plan
 from tests.bench.synthetic_rows import synthetic_rows
 
