@@ -66,7 +66,7 @@ def find_trained(
     # torch loads after the training, which has a process of its own
     from bench.examples.tokenizers import tokenizer_of
     from bench.worker.setup import load_examples
-    from bench.worker.trained import load_trained
+    from bench.worker.weights import load_trained
 
     data = load_examples(job).pieces()[""]
     kept, unit = _kept_logits(folder)

@@ -51,7 +51,7 @@ def main(folder: Path) -> int:
     job = Job.read(folder)
     import_all(job)  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    from bench.worker.failures import is_of_device, is_out_of_memory
+    from bench.worker.device import is_of_device, is_out_of_memory
     from bench.worker.progress import Progress
     from bench.worker.run import CellRun, InvalidError
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
-from bench.worker.failures import is_out_of_memory
+from bench.worker.device import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
 from minbert.model.classifier import Classifier

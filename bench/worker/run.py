@@ -38,8 +38,7 @@ from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import Epoch
 from bench.worker.setup import Split
-from bench.worker.stopping import EarlyStopping
-from bench.worker.validity import Movement
+from bench.worker.weights import EarlyStopping, Movement
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task

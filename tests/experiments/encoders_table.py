@@ -36,7 +36,7 @@ from bench.plan.models import engine_version
 from bench.results.protocol import WEIGHTS
 from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.model.classifier import Classifier
 from minbert.model.families import FAMILIES

@@ -12,7 +12,7 @@ from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.machine.conditions import torch_build
 from bench.machine.devices import Device, read_driver, resolve_device
 from bench.machine.environment import VISIBLE
-from bench.worker.failures import is_of_device, is_out_of_memory
+from bench.worker.device import is_of_device, is_out_of_memory
 from bench.worker.probes.gpu import MIB, Gpu
 from bench.worker.probes.memory import cuda_peaks_mib, start_cuda_peaks
 

@@ -28,7 +28,7 @@ from bench.studies.updates.modules import (
     random_spectrum,
     spectrum_of,
 )
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.plan.cell import Columns
-from bench.worker.failures import if_memory_suffices
+from bench.worker.device import if_memory_suffices
 
 _ATEN: Final = torch.ops.aten
 

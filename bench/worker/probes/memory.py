@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.common.files import text_or_empty
 from bench.plan.cell import Columns
-from bench.worker.failures import if_memory_suffices
+from bench.worker.device import if_memory_suffices
 from minbert.data.batches import Batch
 from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer, autocast, logits_of

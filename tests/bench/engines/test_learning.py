@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from tests.encoders import KINDS
 from tests.experiments.encoders_table import (
     SETTINGS,

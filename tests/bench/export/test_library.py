@@ -11,7 +11,7 @@ from bench.export.check import texts_of
 from bench.export.formats import default_format, refusal
 from bench.export.training import why_not_scripted
 from bench.worker.saving import save_weights
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
 from tests.encoders import Checkpoints, need_transformers
 from tests.experiments.export.encoders import largest_difference

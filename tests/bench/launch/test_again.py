@@ -13,7 +13,7 @@ from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.job import Job
 from bench.results.predictions import read_folder
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from minbert.data.tasks import TaskData, load_task
 from tests.bench.grids import workers_here
 from tests.bench.tiny_cells import EXAMPLES, cell, job_of

@@ -23,9 +23,10 @@ from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
-from bench.worker import failures, lifeline
+from bench.worker import device as worker_device
+from bench.worker import lifeline
 from bench.worker import run as running
-from bench.worker.failures import is_of_device, is_out_of_memory
+from bench.worker.device import is_of_device, is_out_of_memory
 from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.gpu import (
     ALL,
@@ -236,7 +237,7 @@ def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
     error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
     for free_mib in (10, 1000):  # of which a library takes some
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda mib=free_mib: (mib * 2**20, 2**36))
-        assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
+        assert is_out_of_memory(error) == (free_mib < worker_device._LIBRARY_MIB)
 
 
 @pytest.fixture

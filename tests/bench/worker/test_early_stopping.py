@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.stopping import EarlyStopping
+from bench.worker.weights import EarlyStopping
 from minbert.data.tasks import load_data
 from minbert.training.losses import mean_loss
 from tests.bench.tiny_cells import PARTS, csv_rows, ended

@@ -20,7 +20,7 @@ from bench.results.kept import keeps_by_default, largest_weights
 from bench.worker import saving
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.trained import load_trained
+from bench.worker.weights import load_trained
 from minbert.data.tasks import load_data
 from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS

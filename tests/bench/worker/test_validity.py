@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.engines import minbert
-from bench.worker.validity import Movement
+from bench.worker.weights import Movement
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
 from tests.encoders import job
 

@@ -195,7 +195,7 @@ def test_a_cell_keeps_predictions_of_words_and_scores_entities(words, encoders, 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_kept_cell_loads_again(words, encoders, mode, tmp_path):
-    from bench.worker.trained import load_trained
+    from bench.worker.weights import load_trained
 
     layers = "attn-only" if mode == "lora" else None
     of = replace(job_on(words, encoders("bert"), mode, layers, epochs=2), keep=True)

@@ -175,5 +175,5 @@ def forecast_is_off(real: Any) -> Any:
 
 
 other_heads = of("bench.engines.transformers", "_draw_head")(lambda _real: lambda *_: None)
-oom_is_a_crash = of("bench.worker.failures", "is_out_of_memory")(lambda _real: lambda _error: False)
+oom_is_a_crash = of("bench.worker.device", "is_out_of_memory")(lambda _real: lambda _error: False)
 row_lacks_peak = of("bench.worker.run", "CellRun.memory")(lambda _real: lambda _self: {})

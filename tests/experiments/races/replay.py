@@ -144,7 +144,7 @@ def score_unused(runs: Path) -> None:
     import torch
 
     from bench.examples.tokenizers import tokenizer_of
-    from bench.worker.trained import load_trained
+    from bench.worker.weights import load_trained
     from minbert.data.tasks import load_task
     from minbert.training.evaluation import predict
 
