@@ -14,8 +14,7 @@ from adapters.methods import METHODS, Method
 from minbert.kernels.products import times
 from minbert.kernels.reference import has_values
 
-_CANCELLED: Final = 0.1
-"""n² / |w|² below which a row's norm is not taken from the factored sum."""
+_CANCELLED: Final = 0.1  # n² / |w|² below which a row's norm is not taken from the factored sum
 
 
 class DoraLinear(LowRankLinear):

@@ -103,8 +103,7 @@ BITFIT: Final = "bitfit"
 (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
 LOW_RANK: Final = ("lora", "dora")
 """Modes with the options of LoRA."""
-_PLAIN: Final = ("full", "head", BITFIT)
-"""Modes without adapters."""
+_PLAIN: Final = ("full", "head", BITFIT)  # modes without adapters
 METHODS: Final = Registry(Method, "minbert_bench.methods", _METHODS, taken=_PLAIN)
 ADAPTER_MODES: Final = tuple(METHODS)
 MODES: Final = (*_PLAIN, *ADAPTER_MODES)

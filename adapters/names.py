@@ -40,8 +40,7 @@ def trains_encoder(mode: str, layers: str | None) -> bool:
 
 
 _ENDS: Final = re.compile(r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*")
-_LONGEST: Final = 100
-"""Characters of ends of names, which are a part of the names of folders."""
+_LONGEST: Final = 100  # characters of ends of names, which are a part of the names of folders
 
 
 def is_layers(text: str) -> bool:

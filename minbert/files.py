@@ -27,8 +27,7 @@ _OTHER_SETTINGS: Final = (
 TOKENIZER_FILES: Final = (*_ANY_VOCABULARY, *_OTHER_SETTINGS)
 POOLING: Final = "1_Pooling/config.json"
 """The pooling of an embedding model, as sentence-transformers saves it."""
-_INDEX: Final = "model.safetensors.index.json"
-"""In a folder whose weights are in several files."""
+_INDEX: Final = "model.safetensors.index.json"  # in a folder whose weights are in several files
 _NAMING_FILES: Final = {"configuration_files", "transformers_weights"}
 """Keys of a configuration by which transformers reads other files in place of the usual."""
 _ADAPTER: Final = "adapter_config.json"

@@ -39,10 +39,8 @@ SETTINGS: Final = (
 
 _CLASSES: Final = 3
 _RANK: Final = 4
-_ALPHA: Final = 8
-"""Twice the rank, so that a path that leaves out the scale differs."""
-_SCALE: Final = 1024.0
-"""Of fp16's losses: low enough that no step overflows and is skipped."""
+_ALPHA: Final = 8  # twice the rank, so that a path that leaves out the scale differs
+_SCALE: Final = 1024.0  # of fp16's losses: low enough that no step overflows and is skipped
 _trainer: Final = partial(Trainer, losses={"": "cross-entropy"}, schedule=lambda _step: 1.0)
 
 

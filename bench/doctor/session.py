@@ -25,8 +25,7 @@ from bench.machine.version import code_version
 BUDGET_S: Final = 300.0
 """Seconds for all checks: on a machine so busy that they don't fit, the last ones are skipped."""
 _NO_TIME: Final = "the checks do not fit into {:.0f} s here; name it to run it alone"
-_GRACE_S: Final = 0.5
-"""Seconds between asking a check to end and killing it."""
+_GRACE_S: Final = 0.5  # seconds between asking a check to end and killing it
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,7 @@ for _name in ("eager", "sdpa"):
     AttentionMaskInterface.register(_name, _without_asking(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
 
 _POOLER: Final = "pooler"
-_TOKENS: Final = 100
-"""Token ids of the check are below this; that of padding may be any."""
+_TOKENS: Final = 100  # token ids of the check are below this; that of padding may be any
 _ROUNDING: Final = 1e-3
 _TINY: Final = 1e-12
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}

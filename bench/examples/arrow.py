@@ -28,8 +28,7 @@ _BATCH: Final = 10_000
 _BATCH_BYTES: Final = 2**26
 _EXPANSION: Final = 200
 """How many times the size of its file a table may have; texts are compressed to a tenth."""
-_SMALL: Final = 2**28
-"""Bytes that any table may have."""
+_SMALL: Final = 2**28  # bytes that any table may have
 _ROOM: Final = 2**29
 """Bytes of memory that one step of reading may take, besides those for the files' own size."""
 _PER_BYTE: Final = 4

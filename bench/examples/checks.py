@@ -28,8 +28,7 @@ SAMPLE: Final = 20_000
 STEPS: Final = ("duplicates", "near duplicates", "labels and characters", "lengths")
 SHOWN: Final = 5
 """Examples that are shown of a finding."""
-_LONGEST: Final = 100
-"""Characters of a text that are shown."""
+_LONGEST: Final = 100  # characters of a text that are shown
 _PERCENTILES: Final = (50, 90, 95, 99, 100)
 _BINS: Final = 40
 _MOST_LABELS: Final = 4

@@ -20,8 +20,7 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
 _MOST_CELLS: Final = 2**29
 """Most entries of the table of examples and classes of a multi-label problem: 512 MiB."""
-_FEW: Final = 20
-"""Integers with more distinct values may as well be amounts; so may classes be ids."""
+_FEW: Final = 20  # integers with more distinct values may as well be amounts; so may classes be ids
 _SEPARATORS: Final = ("|", ";", ",")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")

@@ -50,8 +50,7 @@ _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 _LABELS: Final = "labels"
 _WORDS: Final = "words"
 _DATA: Final = "data_digest"
-_PIECES: Final = "pieces"
-"""The note with the names of the pieces, in their order."""
+_PIECES: Final = "pieces"  # the note with the names of the pieces, in their order
 LENGTH_STEP: Final = 8
 MOST_CUT: Final = 0.01
 """The share of tokens that `max_length auto` stays below."""

@@ -19,8 +19,7 @@ from bench.stats.best import has_collapsed
 from minbert.files import is_file
 
 RECOMMENDED: Final = "recommended"
-_FEWEST: Final = 4
-"""Characters of a cell's id that may stand for it."""
+_FEWEST: Final = 4  # characters of a cell's id that may stand for it
 _MOST_NAMED: Final = 4
 
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from bench.export.trained import Base
 
 _HARNESS: Final = Path(__file__).with_name("harness.py")
-_HIDDEN: Final = ("adapters", "bench", "minbert")
-"""Packages that the process can't import."""
+_HIDDEN: Final = ("adapters", "bench", "minbert")  # packages that the process can't import
 _CACHES: Final = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE")
 """Environment variables that would lead past HF_HUB_CACHE."""
 BATCH_SIZE: Final = 32

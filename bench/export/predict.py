@@ -40,11 +40,9 @@ from bench.plan.adapter_configs import check_adapters
 from minbert.files import CONFIG, check_config, read_json
 
 _STDIN: Final = "-"
-_CHUNK: Final = 1024
-"""Rows that are predicted before the next ones are read."""
+_CHUNK: Final = 1024  # rows that are predicted before the next ones are read
 _PATIENCE_S: Final = 2.0
-_MARK: Final = "|"
-"""Between the classes of a text that has several, unless it is in a class's name."""
+_MARK: Final = "|"  # between the classes of a text that has several, unless it is in a class's name
 _EPILOG: Final = """\b
 FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
 stdin, with a text on each line. A row without a text has an empty prediction.

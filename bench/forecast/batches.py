@@ -15,8 +15,7 @@ from bench.plan.job import Job
 from bench.worker.setup import examples, without_held_out
 from minbert.data.batches import plan_epoch, plan_evaluation
 
-_EPOCHS: Final = 3
-"""The number of epochs whose batches are planned; later epochs are alike."""
+_EPOCHS: Final = 3  # the number of epochs whose batches are planned; later epochs are alike
 _NONE: Final[Shape] = (0, 0)
 
 Lengths = NDArray[np.int64]

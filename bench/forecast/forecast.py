@@ -28,8 +28,7 @@ MOST_REPLAYED_STEPS: Final = 52
 """The most of these steps, with one pass to warm up."""
 REPLAYED_SHARE: Final = 0.15
 """Share of the training's steps that are run to time it, between these bounds."""
-_MOST_ROWS: Final = 1000
-"""The most rows that a fit is made on; the newest count."""
+_MOST_ROWS: Final = 1000  # the most rows that a fit is made on; the newest count
 _DISTURBED: Final = {"disturbed", "throttled"}
 
 

@@ -32,8 +32,7 @@ from minbert.model.classifier import Classifier
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
-_ALIGNED: Final = 8
-"""Some kernels pad a length to a multiple of it: the traced one is a multiple."""
+_ALIGNED: Final = 8  # some kernels pad a length to a multiple of it: the traced one is a multiple
 _PRIMES: Final = (17, 13, 19, 23, 11, 29, 31, 7, 5, 3)
 _GRADIENTS, _ACTIVATIONS, _OTHERS, _STATE = range(4)
 Term = tuple[int, int]

@@ -30,8 +30,7 @@ from minbert.data.problems import MULTI_LABEL, problem_of
 _LARGEST: Final = 2**26
 """Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
 quarters."""
-_WHOLE: Final = "dev"
-"""The name in a file for a task without parts."""
+_WHOLE: Final = "dev"  # the name in a file for a task without parts
 _LABELS: Final = "labels"
 _EXAMPLES: Final = "examples"
 

@@ -33,8 +33,7 @@ MEASURED: Final = {
 } | {"grid", "attempt", "repeat"}
 """Columns that a run may fill; the others come from the cell, its conditions and the outcome."""
 
-_LARGEST_FILE: Final = 2**26
-"""Most bytes of steps.csv that are read: a million steps."""
+_LARGEST_FILE: Final = 2**26  # most bytes of steps.csv that are read: a million steps
 _LARGEST_PANEL: Final = 2**24
 """Most bytes of panel.csv that are read; a bootstrap of more takes minutes and adds nothing."""
 

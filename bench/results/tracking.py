@@ -34,8 +34,7 @@ from minbert.registry import Registry, load
 _PARAMETERS: Final = ("identity", "axes", "settings", "conditions")
 """Groups of columns that a run has before anything is measured."""
 _DIGEST: Final = "minbert_bench_digest"
-_MOST: Final = 1000
-"""Metrics of one request to MLflow."""
+_MOST: Final = 1000  # metrics of one request to MLflow
 _SETTINGS: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # its thread would run while cells are measured
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",

@@ -22,8 +22,7 @@ then tries whether another process can."""
 
 _NOT_INITIALISED: Final = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
 """Errors that cuBLAS and cuDNN also raise when memory runs out."""
-_LIBRARY_MIB: Final = 256
-"""With less memory free on the GPU, lack of memory was the reason."""
+_LIBRARY_MIB: Final = 256  # with less memory free on the GPU, lack of memory was the reason
 _LEAST: Final = 4096
 """Numbers in the first block; each further block is twice as long, so that there are few."""
 

@@ -18,8 +18,7 @@ from bench.results.protocol import WEIGHTS
 from minbert.files import is_file
 from minbert.model.classifier import Classifier
 
-_NAMED: Final = 3
-"""Parameters that a message names."""
+_NAMED: Final = 3  # parameters that a message names
 _BITS: Final = {2: torch.int16, 4: torch.int32}
 """Integer types by the number of bytes of a floating-point type."""
 

@@ -21,8 +21,7 @@ _DIGEST: Final = "sha256"
 _TYPES: Final = {
     "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "F64": np.float64,
 }  # fmt: skip
-_BEFORE_HEADER: Final = 8
-"""Bytes that hold the length of the header, little-endian."""
+_BEFORE_HEADER: Final = 8  # bytes that hold the length of the header, little-endian
 
 
 def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> bytes:

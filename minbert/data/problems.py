@@ -12,10 +12,8 @@ from minbert.data.metrics import micro_f1
 
 Labels = NDArray[Any]
 Floats = NDArray[Any]
-_DECILES: Final = 10
-"""Strata of the labels of a regression."""
-_FEW: Final = 10
-"""Examples of a combination of labels below which it is no stratum of its own."""
+_DECILES: Final = 10  # strata of the labels of a regression
+_FEW: Final = 10  # examples of a combination of labels below which it is no stratum of its own
 
 
 class SingleLabel:

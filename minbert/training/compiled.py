@@ -24,8 +24,7 @@ from minbert.errors import InputError
 from minbert.training import COMPILES_FROM
 from minbert.training.trainer import autocast
 
-_MODES: Final = {"cuda": "reduce-overhead"}
-"""On a GPU CUDA graphs; elsewhere torch's default."""
+_MODES: Final = {"cuda": "reduce-overhead"}  # on a GPU CUDA graphs; elsewhere torch's default
 _ROUNDS: Final = {"cuda": 3}
 """Steps on each bucket until nothing more is compiled: a CUDA graph is recorded in the second step
 and launched from the third on. On other devices one step."""

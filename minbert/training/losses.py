@@ -17,8 +17,7 @@ LOSSES: Final = (CROSS_ENTROPY, BINARY, MULTI_LABEL, WORDS, MSE, PEARSON)
 REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
-_ROUNDING: Final = 4
-"""Units in the last place by which numbers may differ and still count as equal."""
+_ROUNDING: Final = 4  # units in the last place by which numbers may differ and still count as equal
 
 
 def loss_of(

@@ -33,10 +33,8 @@ from bench.results.store import Store, cell_folder
 from minbert.assets.embedded import ASSETS, fetch
 
 RUNS: Final = "runs.csv"
-_POLL_S: Final = 0.02
-"""Seconds between two calls of `on_poll` while a grid runs."""
-_DISK_MIB: Final = 50
-"""For rows, reports and progress of a grid's cells."""
+_POLL_S: Final = 0.02  # seconds between two calls of `on_poll` while a grid runs
+_DISK_MIB: Final = 50  # for rows, reports and progress of a grid's cells
 _GRIDS: Final = Path(__file__).parents[1] / "grids"
 
 GROUPS: Final = ("size", "time", "memory", "quality")

@@ -20,8 +20,7 @@ SAMPLES: Final = 20
 """Readings of the GPU while it works. As in a cell, it counts as slowed, or used by others, where
 it is in more than 5% of them."""
 _SAMPLE_S: Final = 0.05
-_WARM_UP_S: Final = 1.0
-"""An idle GPU takes some tenths of a second to raise its clocks."""
+_WARM_UP_S: Final = 1.0  # an idle GPU takes some tenths of a second to raise its clocks
 _SIZE: Final = 1024
 
 BLOCK_MIB: Final = 256

@@ -15,8 +15,7 @@ _TOKENS, _RANK = 1344, 8
 _HIDDEN: Final = GEOMETRIES["minilm"].hidden_size
 _WIDE: Final = GEOMETRIES["minilm"].intermediate_size
 _LARGE: Final = ("forward", 2048, 2048, 2048)
-_ROUNDS: Final = 8
-"""The fastest counts, so that other programs don't slow a whole shape."""
+_ROUNDS: Final = 8  # the fastest counts, so that other programs don't slow a whole shape
 
 
 def check(context: Context) -> Finding:

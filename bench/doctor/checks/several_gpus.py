@@ -31,8 +31,7 @@ _WINDOW_S: Final = 0.3
 _WINDOWS: Final = 3
 _TEXTS, _LONGEST = 64, 24
 _SIDE: Final = 8192
-_COPIED: Final = 1 << 25
-"""Numbers of fp32: 128 MiB."""
+_COPIED: Final = 1 << 25  # numbers of fp32: 128 MiB
 
 
 def check(context: Context) -> Finding:

@@ -13,8 +13,7 @@ _SLEEP_S: Final = 0.05
 _REPEATS: Final = 12
 _WARM_UP_S: Final = 1.0
 """An idle GPU takes some tenths of a second to raise its clocks, which sleeps of cycles follow."""
-_CYCLES: Final = 20_000_000
-"""GPU cycles of the shorter sleep: 10 to 20 ms."""
+_CYCLES: Final = 20_000_000  # GPU cycles of the shorter sleep: 10 to 20 ms
 
 
 def check(context: Context) -> Finding:

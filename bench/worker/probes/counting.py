@@ -42,8 +42,7 @@ _NO_WORK: Final = {
 }
 """Operators that make storages without writing to them, or views that are not marked as views."""
 
-_CUDA_BLOCK: Final = 512
-"""Bytes to a multiple of which torch's allocator on a GPU rounds up."""
+_CUDA_BLOCK: Final = 512  # bytes to a multiple of which torch's allocator on a GPU rounds up
 
 
 class Work(NamedTuple):

@@ -27,10 +27,8 @@ _LARGEST_FILE: Final = 2**28
 """Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
 _LONGEST_LINE: Final = 2**17
 """Characters; the csv library's own limit is global, and other code may change it."""
-_SHOWN: Final = 5
-"""Rows left out that are reported one by one; the others are counted."""
-_SHOWN_LABEL: Final = 20
-"""Characters of a wrong label that are shown."""
+_SHOWN: Final = 5  # rows left out that are reported one by one; the others are counted
+_SHOWN_LABEL: Final = 20  # characters of a wrong label that are shown
 _CLASS: Final = re.compile(r"[0-9]+(\.0*)?")
 """A class is written as `3` or, in a table of floats, as `3.0`."""
 

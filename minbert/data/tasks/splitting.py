@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TRAIN, DEV, TEST = SIDES = ("train", "dev", "test")
-_SHARES: Final = (0.8, 0.9)
-"""Positions, from 0 to 1, at which dev and test begin."""
+_SHARES: Final = (0.8, 0.9)  # positions, from 0 to 1, at which dev and test begin
 
 _WORD: Final = re.compile(r"\w+")
 
