@@ -1,6 +1,10 @@
 """Judge the hypotheses of a claims file by rows: supported, refuted or undecided.
 
-Example: python -m bench.claims --claims docs/claims.toml
+Exit codes: 0 all primary claims are decided, 1 one is not, 2 bad input.
+
+Examples:
+  python -m bench.claims
+  python -m bench.claims --claims mine.toml --runs mine.csv --json
 """
 
 import json
@@ -10,21 +14,13 @@ from typing import Final
 
 import click
 
-from bench.common.command import FILE, run_command
+from bench.common.command import FILE, described, run_command
 from bench.common.messages import echo
 
 _RUNS: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-_EPILOG: Final = """\b
-Exit codes: 0 all primary claims are decided, 1 one is not, 2 bad input.
-
-\b
-Examples:
-  python -m bench.claims
-  python -m bench.claims --claims mine.toml --runs mine.csv --json
-"""
 
 
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @click.option("--claims", "path", type=FILE, default="docs/claims.toml", show_default=True)
 @click.option("--runs", multiple=True, type=_RUNS, help="Results in place of those it names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")

@@ -1,6 +1,11 @@
 """Recommend a setting from finished runs: the cheapest that is shown to be no worse than the best.
 
-Example: python -m bench.recommend --prefer time --where "memory<=6GiB score>=0.60"
+Exit codes: 0 decided, 1 undecided, 2 bad input.
+
+Examples:
+  python -m bench.recommend
+  python -m bench.recommend --prefer time --margin 1pt
+  python -m bench.recommend --where "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 """
 
 import json
@@ -11,23 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.analysis.costs import EXAMPLE, NEEDS, Need
-from bench.common.command import options_in, run_command, with_runs
+from bench.common.command import described, options_in, run_command, with_runs
 from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 
 if TYPE_CHECKING:
     from bench.analysis.recommendation import Recommendation
     from bench.results.rescoring import Results
-
-_EPILOG = f"""\b
-Exit codes: 0 decided, 1 undecided, 2 bad input.
-
-\b
-Examples:
-  python -m bench.recommend
-  python -m bench.recommend --prefer time --margin 1pt
-  python -m bench.recommend --where "{EXAMPLE}"
-"""
 
 
 with_needs = options_in(
@@ -77,7 +72,7 @@ def recommended_in(
     return recommend(candidates_of(group, size), prefer, limits), others
 
 
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @with_runs("Results to recommend from.")
 @with_needs
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")

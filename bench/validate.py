@@ -1,6 +1,10 @@
 """Check folders of results that somebody submits: whether all that their files say agrees.
 
-Example: python -m bench.validate submitted/*
+Exit codes: 0 all folders are valid, 1 one is not, 2 bad input.
+
+Examples:
+  python -m bench.validate results
+  python -m bench.validate submitted/* --reports reports
 """
 
 import json
@@ -10,22 +14,13 @@ from pathlib import Path
 
 import click
 
-from bench.common.command import FILE, run_command
+from bench.common.command import FILE, described, run_command
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
 from bench.common.progress import progress_bar
 
-_EPILOG = """\b
-Exit codes: 0 all folders are valid, 1 one is not, 2 bad input.
 
-\b
-Examples:
-  python -m bench.validate results
-  python -m bench.validate submitted/* --reports reports
-"""
-
-
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @click.argument("folders", nargs=-1, required=True, type=FILE, metavar="FOLDER...")
 @click.option(
     "--reports", type=FILE,

@@ -87,6 +87,16 @@ def reports_for(runs: Path) -> Path:
     return runs.parent / "reports" if is_own else Path("reports")
 
 
+def described(
+    doc: str | None, cls: type[click.Command] = click.Command
+) -> Callable[[Command], click.Command]:
+    """Make a command of a function, with its module's docstring: the first paragraph is the help,
+    and the others follow the options, with their lines as they are."""
+    first, *others = (doc or "").strip().split("\n\n")
+    epilog = "\n\n".join(f"\b\n{text}" for text in others)
+    return click.command(cls=cls, help=first, epilog=epilog)
+
+
 def with_runs(text: str) -> Callable[[Command], Command]:
     """Give a command the option `--runs FILE...` with a help text, which it gets as the argument
     `runs`. Both `--runs one --runs other` and `--runs one other` name two files. A missing file is

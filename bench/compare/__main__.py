@@ -1,8 +1,16 @@
 """Compare two sets of results: what is worse, by how much, and how sure that is.
 
-Example: python -m bench.compare before.csv after.csv
+Exit codes: 0 no regression, 1 a regression or a newly failing cell (with --strict also if a
+regression is not excluded), 2 bad input or nothing comparable. docs/comparing.md explains the
+verdicts.
 
-With --run it measures the two sides first, in alternation.
+Examples:
+  python -m bench.compare before.csv after.csv
+  python -m bench.compare runs.csv --base "amp=off" --new "amp=bf16"
+  python -m bench.compare runs.csv --base "code_version=0.1.0+g1" --new "code_version=0.1.0+g2"
+  python -m bench.compare before.csv after.csv --max-slowdown 10% --strict --json
+  python -m bench.compare --run ../before . --grid docs/steps.toml
+  python -m bench.compare --run --grid smoke --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
 
 import json
@@ -13,25 +21,11 @@ from typing import Final
 
 import click
 
-from bench.common.command import FILE, options_in, run_command
+from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.plan.metrics import METRICS
 
-_EPILOG: Final = """\b
-Exit codes: 0 no regression, 1 a regression or a newly failing cell (with --strict also if a
-regression is not excluded), 2 bad input or nothing comparable. docs/comparing.md explains the
-verdicts.
-
-\b
-Examples:
-  python -m bench.compare before.csv after.csv
-  python -m bench.compare runs.csv --base "amp=off" --new "amp=bf16"
-  python -m bench.compare runs.csv --base "code_version=0.1.0+g1" --new "code_version=0.1.0+g2"
-  python -m bench.compare before.csv after.csv --max-slowdown 10% --strict --json
-  python -m bench.compare --run ../before . --grid docs/steps.toml
-  python -m bench.compare --run --grid smoke --base "amp=off" --new "amp=bf16" -- --max-steps 50
-"""
 _ROUNDS: Final = 24
 _FOLDER: Final = Path("runs/compare")
 _with_flags: Final = options_in(
@@ -53,7 +47,7 @@ class _Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG, cls=_Command)
+@described(__doc__, _Command)
 @click.argument("places", nargs=-1, type=FILE, metavar="BASE [NEW]")
 @_with_flags
 @click.pass_obj

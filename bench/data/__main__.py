@@ -1,7 +1,11 @@
 """What is in a data set: its classes, duplicates, leaks from dev, conflicting labels, lengths and
 encoding errors.
 
-Example: python -m bench.data train.csv
+Examples:
+  python -m bench.data
+  python -m bench.data train.csv --label topic --reports reports/
+  python -m bench.data reviews.csv --write examples/
+  python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
 """
 
 import json
@@ -13,7 +17,7 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import FILE, options_in, run_command
+from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
@@ -45,16 +49,9 @@ _HOW: Final = (
     "distinct texts chosen by digest.",
     "Lengths of pairs are those of both texts; tokens include special ones.",
 )
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.data
-  python -m bench.data train.csv --label topic --reports reports/
-  python -m bench.data reviews.csv --write examples/
-  python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
-"""
 
 
-@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@described(__doc__)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
 @options_in(
     Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details},

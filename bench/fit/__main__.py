@@ -1,6 +1,13 @@
 """The largest batch of each setting that fits into a given memory, and what it costs.
 
-Example: python -m bench.fit --memory 8GiB --length 32,128,512
+Exit codes: 0, 1 if --verify shows that a promised batch does not fit, 2 bad input.
+
+Examples:
+  python -m bench.fit
+  python -m bench.fit --memory 8GiB --length 256
+  python -m bench.fit --data reviews.csv --select "mode=full,lora" --verify
+  python -m bench.fit --for cuda --memory 16GiB --length 512 --select amp=fp16
+  python -m bench.fit --model bert-base --init random --reports reports
 """
 
 import json
@@ -17,7 +24,7 @@ import click
 
 from adapters.methods import MODES
 from bench.analysis.costs import UNITS
-from bench.common.command import FILE, options_in, run_command
+from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import command_line, echo
 from bench.common.progress import note_to_stderr
@@ -53,17 +60,6 @@ _HOW: Final = (
     "One training step and one evaluation of each setting ran on tensors without values. Their "
     "sizes, as formulae of the batch size and the length, give the memory of all others."
 )
-_EPILOG: Final = """\b
-Exit codes: 0, 1 if --verify shows that a promised batch does not fit, 2 bad input.
-
-\b
-Examples:
-  python -m bench.fit
-  python -m bench.fit --memory 8GiB --length 256
-  python -m bench.fit --data reviews.csv --select "mode=full,lora" --verify
-  python -m bench.fit --for cuda --memory 16GiB --length 512 --select amp=fp16
-  python -m bench.fit --model bert-base --init random --reports reports
-"""
 
 
 def _memory(text: str) -> float:
@@ -88,7 +84,7 @@ _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
 }
 
 
-@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @options_in(Path(__file__).with_name("options.toml"), _TYPES, {"data": with_data})
 def command(
     data: dict[str, Any], memory: float | None, lengths: list[int] | None, grid_name: str | None,

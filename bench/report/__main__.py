@@ -1,6 +1,10 @@
 """Render the report again from runs.csv, without running anything.
 
-Example: python -m bench.report --runs runs.csv --reports reports/
+Examples:
+  python -m bench.report
+  python -m bench.report --runs laptop.csv server.csv --reports reports/
+  python -m bench.report --metric macro_f1
+  python -m bench.report --history --runs history.csv
 """
 
 import json
@@ -12,22 +16,14 @@ from typing import Any
 
 import click
 
-from bench.common.command import FILE, options_in, reports_for, run_command, with_runs
+from bench.common.command import FILE, described, options_in, reports_for, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.messages import command_line, echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.rows import Row
 
-_EPILOG = """\b
-Examples:
-  python -m bench.report
-  python -m bench.report --runs laptop.csv server.csv --reports reports/
-  python -m bench.report --metric macro_f1
-  python -m bench.report --history --runs history.csv
-"""
 
-
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @with_runs("Results to show; several files are shown together.")
 @options_in(
     Path(__file__).with_name("options.toml"),

@@ -1,16 +1,21 @@
 """An ensemble of cells that have run, chosen on held-out training examples and scored on dev.
 
-Example: python -m bench.ensemble --runs runs.csv --task movies
+Examples:
+  python -m bench.ensemble --runs runs.csv
+  python -m bench.ensemble --runs runs.csv --task sst --average logits --json
+  python -m bench.ensemble --runs runs.csv --task sst --baselines --data path/to/data
+  python -m bench.ensemble --runs sst.csv quora.csv sts.csv --task sst,quora,sts
+  python -m bench.ensemble --runs runs.csv --csv ensemble.csv --reports reports/
 """
 
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from bench.common.command import FILE, options_in, run_command, with_runs
+from bench.common.command import FILE, described, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
@@ -25,17 +30,8 @@ from bench.studies.outputs import Study, with_outputs
 if TYPE_CHECKING:
     from bench.report.pages import Facts
 
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.ensemble --runs runs.csv
-  python -m bench.ensemble --runs runs.csv --task sst --average logits --json
-  python -m bench.ensemble --runs runs.csv --task sst --baselines --data path/to/data
-  python -m bench.ensemble --runs sst.csv quora.csv sts.csv --task sst,quora,sts
-  python -m bench.ensemble --runs runs.csv --csv ensemble.csv --reports reports/
-"""
 
-
-@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@described(__doc__)
 @with_runs("Results files whose cells can be members, one or several.")
 @options_in(
     Path(__file__).with_name("options.toml"),

@@ -1,7 +1,11 @@
 """The changes that training made to a model's weights, and whether they have low rank: singular
 values of each linear layer's update, for cells that have kept their weights.
 
-Example: python -m bench.updates --runs runs.csv --reports reports/
+Examples:
+  python -m bench.updates
+  python -m bench.updates --runs full.csv adapters.csv --csv updates.csv --reports reports/
+  python -m bench.updates --truncate 0,1,5,8,10,32
+  python -m bench.updates --runs sst.csv --truncate 0,1,8 --data path/to/data --json
 """
 
 import os
@@ -9,11 +13,8 @@ from collections.abc import Sequence
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import Final
 
-import click
-
-from bench.common.command import FILE, options_in, run_command, with_runs
+from bench.common.command import FILE, described, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.progress import progress_bar
@@ -25,16 +26,8 @@ from bench.studies.updates.cells import KeptCell, find
 from bench.studies.updates.modules import COLUMNS, Update, rows_of
 from bench.studies.updates.truncation import Truncation, parse_ranks, problems
 
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.updates
-  python -m bench.updates --runs full.csv adapters.csv --csv updates.csv --reports reports/
-  python -m bench.updates --truncate 0,1,5,8,10,32
-  python -m bench.updates --runs sst.csv --truncate 0,1,8 --data path/to/data --json
-"""
 
-
-@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@described(__doc__)
 @with_runs("Results files whose cells have kept their weights, one or several.")
 @options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
 @with_outputs("updates", "each cell and layer")
