@@ -7,8 +7,9 @@ from operator import attrgetter
 from typing import Final
 
 from bench.analysis.groups import CHANGED, Group
+from bench.common.grouping import grouped
 from bench.plan.budget import was_left_out
-from bench.plan.cell import ABOUT, Value
+from bench.plan.cell import ABOUT
 from bench.plan.columns import BY_NAME, group_names
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.pages import phrase
@@ -29,7 +30,6 @@ _DISTINGUISHING: Final = {
     "code_version": "{}",
 }
 """Columns that distinguish cells of the same name, and how a name includes their value."""
-_distinguishing = attrgetter(*_DISTINGUISHING)
 _RUNS: Final = ("adapter", "repeat", "code_version")
 """Columns that are shown where rows differ in them."""
 _AXES: Final = frozenset(group_names("axes"))
@@ -130,22 +130,16 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
     """A function that names each of some cells for people, distinctly among them."""
-    alike: dict[str, set[tuple[Value, ...]]] = {}
-    for row in rows:
-        alike.setdefault(_short_name(row), set()).add(_distinguishing(row))
+    alike = grouped(rows, _short_name)
 
     @cache
-    def differing(short: str) -> list[bool]:
-        """Which of the columns differ among the cells of a short name."""
-        return [len(set(values)) > 1 for values in zip(*alike[short], strict=True)]
+    def differing(short: str) -> list[str]:
+        return [n for n in _DISTINGUISHING if len({row[n] for row in alike[short]}) > 1]
 
     def name(row: Row) -> str:
         short = _short_name(row)
-        fields = zip(differing(short), _distinguishing(row), _DISTINGUISHING.values(), strict=True)
-        shown = [
-            form.format(value) for differs, value, form in fields if differs and value is not None
-        ]
-        return ", ".join((short, *shown))
+        values = {n: row[n] for n in differing(short) if row[n] is not None}
+        return ", ".join((short, *(_DISTINGUISHING[n].format(v) for n, v in values.items())))
 
     return name
 
