@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -99,14 +99,20 @@ def add_legend(figure: Figure, handles: Sequence[Artist], most: int = 6, **style
         figure.legend(handles=handles, loc="outside lower center", **usual | style)
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range: 1, 2 and 5 times each power of ten, or only 1 if these are many."""
+def log_axis(
+    axes: Axes, low: float, high: float, form: Callable[[float], str] = "{:g}".format
+) -> None:
+    """Make the horizontal axis logarithmic, with round numbers in a range as its ticks: 1, 2 and 5
+    times each power of ten, or only 1 if these are many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine, coarse = (
         [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
         for factors in ((1, 2, 5), (1,))
     )
-    return fine if len(fine) <= _MOST_TICKS else coarse
+    ticks = fine if len(fine) <= _MOST_TICKS else coarse
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [form(tick) for tick in ticks])
+    axes.minorticks_off()
 
 
 def to_svg(figure: Figure, stem: str) -> str:

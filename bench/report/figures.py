@@ -32,7 +32,7 @@ from bench.report.drawing import (
     add_legend,
     canvas,
     lay_out,
-    log_ticks,
+    log_axis,
     name_lines,
     to_svg,
 )
@@ -357,13 +357,11 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
             points(axes, best, "rate", "score", size=8.5)
             ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
             choices += [f"{kind} {rate:g}" for rate in best["rate"]]
-        axes.set(xscale="log", xlabel="learning rate", ylabel=y_label, title=title)
+        axes.set(xlabel="learning rate", ylabel=y_label, title=title)
         low, high = rows["rate"].min(), rows["rate"].max()
         low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
+        log_axis(axes, low, high)
         axes.set_xlim(low, high)
-        ticks = log_ticks(low, high)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
         legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""

@@ -18,7 +18,7 @@ from bench.report.drawing import (
     Drawing,
     add_legend,
     canvas,
-    log_ticks,
+    log_axis,
     name_lines,
     to_svg,
 )
@@ -93,10 +93,7 @@ def intervals(
             axes.get_yticklabels()[0].set_fontweight("bold")
             axes.axhline(0.5, color=GRID, linewidth=0.8)
         if is_ratio and highest / lowest > _WIDEST:
-            axes.set_xscale("log")
-            ticks = log_ticks(lowest, highest)
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+            log_axis(axes, lowest, highest)
         else:
             axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(x_label, loc="right")

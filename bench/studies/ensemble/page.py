@@ -21,7 +21,7 @@ from bench.report.drawing import (
     PURPLE,
     Drawing,
     canvas,
-    log_ticks,
+    log_axis,
     name_lines,
     to_svg,
 )
@@ -221,11 +221,8 @@ def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption
                     textcoords="offset points", va="center", fontsize=7.5, color=INK,
                 )  # fmt: skip
         low, high = min(counts) / 1.5, max(counts) * 8
-        axes.set_xscale("log")
+        log_axis(axes, low, high, lambda tick: f"{tick / 1e6:g}M")
         axes.set_xlim(low, high)
-        ticks = log_ticks(low, high)
-        axes.set_xticks(ticks, [f"{tick / 1e6:g}M" for tick in ticks])
-        axes.minorticks_off()
         axes.set_xlabel("parameters of all members together")
         axes.set_ylabel(label)
         axes.margins(y=0.12)

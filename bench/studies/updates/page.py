@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
+from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_axis, to_svg
 from bench.report.pages import Facts, sections_of, sentences
 from bench.report.text import count, plain
 from bench.studies.updates import tables
@@ -78,11 +78,8 @@ def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> 
     with canvas(3.8) as (figure, axes):
         for (name, curve), style in zip(curves, styles, strict=True):
             axes.plot(np.arange(1, len(curve) + 1), curve, label=name, **style)
-        axes.set_xscale("log")
         most = max(map(len, lines.values()))
-        ticks = log_ticks(1, most)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        log_axis(axes, 1, most)
         axes.set_xlim(1, most)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("directions k, largest first")
