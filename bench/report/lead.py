@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.groups import Encoders, Group, differing
-from bench.analysis.setting import number
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.plan.cell import MULTITASK, Value
@@ -16,7 +14,7 @@ from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.report.pages import phrase, sentences
 from bench.report.recommendation import subject
-from bench.report.text import count, plain
+from bench.report.text import plain
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
@@ -33,13 +31,9 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
     every = [setting for setting in group.settings if setting.scores]
-    train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
     cells = grouped([row for row in group.rows if row.is_ok], lambda row: row.cell_id).values()
-    batch = group.shared("batch_size")
     return sentences(
-        "lead",
-        group=group, known=partial(_known, group), by_name=_by_name,
-        modes=dict.fromkeys(setting.mode for setting in group.settings),
+        "lead", group=group, by_name=_by_name,
         seeds={len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok},
         repeats={len({row.repeat or 1 for row in rows}) for rows in cells} or {1},
         several=any(len(setting.scores) > 1 for setting in every),
@@ -51,22 +45,13 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
             else f"the accuracy on {part}"
             for part, column in PART_SCORES.items() if group.shared(column) is not None
         ],
-        train=train, dev=dev, steps=steps, epochs=group.shared("epochs"),
-        examples=number(known.train if known and group.folds is None else train) or 0,
-        seen=(number(steps) or 0) * (number(batch) or 0),
-        in_steps=f"{count(int(steps), 'step')} of {batch or 'some'} examples" if steps else "",
+        examples=known.train if known and group.folds is None else group.shared("max_train"),
         caution=plain(known.caution(group.metric)) if known else "",
-        cut=number(group.shared("texts_cut")), cut_tokens=number(group.shared("tokens_cut")),
         machines={
             (at, row.seed, row.fold): row.machine or "a machine not recorded"
             for at, setting in enumerate(group.settings) for row in setting.elsewhere
         },
     )  # fmt: skip
-
-
-def _known(group: Group, column: str) -> str:
-    value = group.shared(column)
-    return "not recorded" if value is None else str(value)
 
 
 def differences(group: Group, first: Group) -> str:

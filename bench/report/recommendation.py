@@ -126,21 +126,17 @@ def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
     """Sentences on a recommendation: `advice` for all of them, `obstacles` for why nothing is
     recommended."""
-    known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
+    group = recommended.candidates.group
     return sentences(
-        template, r=recommended, known=known, group=group, pick=pick, i=recommended.pick,
-        full=group.full(pick.amp if pick else "off"), base=group.baseline,
+        template, r=recommended, known=recommended.candidates, group=group, one_file=one_file,
         not_run=_not_run(recommended), origins=_origins(recommended), can_tune=_can_tune(group),
-        one_file=one_file, confirmed=CONFIRMED, seeds_needed=_seeds_needed(recommended),
-        most_seeds=max((len(sample.scores) for sample in known.samples), default=0),
-        row_metrics=ROW_METRICS, ended=_ended(group), misses=_misses(recommended),
-        size=group.scoring.size,
-        unkept=sum(not one.values for one in known.samples), own_score=_score, cost=_cost,
+        seeds_needed=_seeds_needed(recommended), ended=_ended(group), misses=_misses(recommended),
+        collapses=_collapses(recommended), size=group.scoring.size, own_score=_score, cost=_cost,
         form_cost=form_cost, ratios=ratios, against_full=against_full, against=_against,
-        margin_text=margin_text,
-        rounded_up=_rounded_up, excluded_rate=excluded_rate,
-        withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, collapses=_collapses(recommended),
-        most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
+        margin_text=margin_text, rounded_up=_rounded_up, excluded_rate=excluded_rate,
+        withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, confirmed=CONFIRMED,
+        row_metrics=ROW_METRICS, most=int(MOST), most_named=_MOST_NAMED,
+        most_seeds_named=_MOST_SEEDS,
     )  # fmt: skip
 
 
