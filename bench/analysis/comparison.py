@@ -254,14 +254,9 @@ def compare(
     values_of: tuple[ValuesOf, ValuesOf],
     looks: int = 1,
 ) -> Comparison:
-    """Two sets of rows, compared through the settings that they share. InputError if the limit of
-    scores is none, or not one of the metric.
-
-    Args:
-        named: columns that filters name, in which matching settings may differ.
-        values_of: the numbers of dev examples of BASE and of NEW.
-        looks: how often at most the comparison is made while rows are still being added.
-    """
+    """Two sets of rows, compared through the settings that they share, which may differ in the
+    columns that filters name, `looks` times at most while rows are being added. InputError if the
+    limit of scores is none, or not one of the metric."""
     matched = matching(base, new, named, values_of)
     matches = matched.matches
     labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])

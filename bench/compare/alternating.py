@@ -64,15 +64,11 @@ class CellPair:
 
 
 def cell_pairs(
-    cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str] = ()
+    cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str]
 ) -> list[CellPair]:
     """The cells that both sides have, matched by their axes, with a note on all others; InputError
-    if there are none. Axes that one side does not have may differ.
-
-    Args:
-        chosen: axes by which the cells were selected.
-        named: those among them in which the sides may differ, too.
-    """
+    if there are none. They were selected by the chosen axes, and may differ in those among them
+    that are `named`, and in axes that one side does not have."""
     differ = {*named, *(["learning_rate"] if "mode" in named else [])}
     differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
     shared = [axis for axis in AXES if axis not in differ]
@@ -133,12 +129,9 @@ class Alternation:
 
     def measure(self) -> Measured:
         """Measure until every setting is decided, or for the most rounds. Results of an earlier run
-        count if its code, packages, cells, devices and threads were the same.
-
-        Raises:
-            InputError: for bad input, before anything is written, and if a side can't go on.
-            StoppedError: if the user stopped it; how to go on is printed.
-        """
+        count if its code, packages, cells, devices and threads were the same. InputError for bad
+        input, before anything is written, and if a side can't go on; StoppedError if the user
+        stopped it, after printing how to go on."""
         chosen, named = self._axes()
         slots, options = several_slots(self.options)
         here: list[Any] = [usable_threads(), recorded(os.environ, on_gpu=True)]
@@ -303,12 +296,8 @@ class _Session:
             end.result()
 
     def _run_cells(self, repeat: _Repeat, slot: Target | None, devices: Locks) -> None:
-        """Run a repeat of cells, unless they have results.
-
-        Raises:
-            InputError: if they have none then, or the side's code is no longer the same.
-            StoppedError: if the user stopped it.
-        """
+        """Run a repeat of cells, unless they have results. InputError if they have none then, or
+        the side's code is no longer the same; StoppedError if the user stopped it."""
         side, ids, workers = repeat.side, repeat.ids, len(self.slots)
         if ids <= self._ended(repeat).keys():
             return

@@ -39,13 +39,8 @@ def find_facts(
     longest: int,
     show: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> DataFacts:
-    """The facts on a task's examples, in tokens of a model.
-
-    Args:
-        source, tokens_of: as in `DataFacts`.
-        longest: the model's positions.
-        show: called as each step begins, with its number and name.
-    """
+    """The facts on a task's examples, in tokens of a model with so many positions; `show` is called
+    as each step begins, with its number and name."""
     show(0, "tokens")
     tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
     checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
@@ -74,19 +69,10 @@ def find_references(
     yield notes: the scores, and why some are missing.
 
     Those that fail are left out: for good if they take longer than `LONGEST_S`, else until the next
-    run. Nothing is started where none is missing.
-
-    Args:
-        runs: the CSV of the cells.
-        data_digest, facts: of their examples.
-        planned: the jobs of the cells that will run; tries of a search for learning rates, which
-            are scored on other examples, have no reference points.
-        gpu: the UUID of the one GPU that the process sees; empty: none.
-        timeout_s: the user's limit for a cell, which applies if it is below `LONGEST_S`.
-
-    Raises:
-        StoppedError: if the user stops it.
-        DiskFullError: if the facts can't be written.
+    run, as after the user's limit for a cell, if that is less. Nothing is started where none is
+    missing, nor for tries of a search for learning rates, which are scored on other examples. The
+    process sees the GPU of a UUID alone, or none. StoppedError if the user stops it, DiskFullError
+    if the facts can't be written.
     """
     longest_s = LONGEST_S if timeout_s is None else min(timeout_s, LONGEST_S)
     distinct = {

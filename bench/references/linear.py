@@ -40,11 +40,8 @@ def predict(
     embeddings: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, str]:
     """Predictions [N, C] of a reference point on dev, and a line on how they were made; `frozen`
-    takes the embeddings [N, H] of `train` and of `dev`.
-
-    Raises:
-        ValueError: if there is nothing to learn from; the message says why.
-    """
+    takes the embeddings [N, H] of `train` and of `dev`. ValueError says why, if there is nothing to
+    learn from."""
     if train.by_word:
         from bench.references.tags import frequent_tags, linear_tags
 
@@ -82,11 +79,7 @@ def majority(task: Task, train: Examples, count: int) -> Floats:
 def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
     """Predictions on dev of a linear model on TF-IDF of words and pairs of words, and how it was
     fitted. For a pair of texts the features are the difference and the product of both vectors, and
-    their cosine.
-
-    Raises:
-        ValueError: if all training labels are the same, or no two texts share a word.
-    """
+    their cosine. ValueError if all training labels are the same, or no two texts share a word."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -109,11 +102,8 @@ def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
 
 def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[Floats, str]:
     """Predictions on dev of a linear model on embeddings [N, H] of both sides, standardised by the
-    training examples, and how it was fitted.
-
-    Raises:
-        ValueError: if all training labels are the same, or embeddings are not finite.
-    """
+    training examples, and how it was fitted. ValueError if all training labels are the same, or
+    embeddings are not finite."""
     if not np.isfinite(vectors).all() or not np.isfinite(dev).all():
         raise ValueError("the encoder's embeddings are not finite")
     from sklearn.preprocessing import StandardScaler

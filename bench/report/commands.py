@@ -134,13 +134,8 @@ def narrowed(
     lr: str = "",
     **options: object,
 ) -> str:
-    """The command line of a group's grid, narrowed by --select, with other values of options.
-
-    Args:
-        rerun: the status of cells that run again.
-        lr: `auto` for a search for learning rates, with as many seeds as a recommendation needs.
-        options: values of options that replace the group's, such as seeds.
-    """
+    """The command line of a group's grid, narrowed by --select, with other values of options, and
+    with --rerun and --lr, which searches with as many seeds as a recommendation needs."""
     grid, search = _grid(group, group.first)
     if lr:
         search = ("--lr", lr)

@@ -56,12 +56,8 @@ def explorer(
     sources: Sequence[str] = (),
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The settings, metric and pairs of a group with its recommendation among all, ready for JSON.
-
-    Args:
-        sources: the files that the rows came from, as a command line names them.
-        facts: by `data_digest`, facts on the data, for commands.
-    """
+    """The settings, metric and pairs of a group with its recommendation among all, ready for JSON;
+    the files that the rows came from and facts on the data are for commands."""
     candidates = recommended.candidates
     group = candidates.group
     places = {id(setting): i for i, setting in enumerate(candidates.settings)}

@@ -175,13 +175,8 @@ def tradeoff(
     references: Sequence[tuple[str, float]] = (), beyond: str = "",
     form: Callable[[float], str] = fixed,
 ) -> Drawing:  # fmt: skip
-    """Dev score against a cost; settings on the Pareto front are joined and numbered.
-
-    Args:
-        references: names and scores of dashed lines.
-        beyond: a text at the better end of the axis, on scores that are too good for it.
-        form: the format of scores.
-    """
+    """Dev score against a cost; settings on the Pareto front are joined and numbered. References
+    are dashed lines; a text at the better end of the axis is on scores that are beyond it."""
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
     with canvas(4.3) as (figure, axes):

@@ -42,12 +42,8 @@ def find_final(
     """The test score of the setting that is recommended from the report's first group or, where
     none is, of the best by dev score, measured now unless these test examples were scored before.
     InputError if no setting has a score, or there are no test examples, or the data, the model or
-    the cell's folder are gone. StoppedError if the user stops it.
-
-    Args:
-        rows: those of the CSV, scored by the metric that decides.
-        test_file: the test examples; None: those that the grid was given.
-    """
+    the cell's folder are gone. StoppedError if the user stops it. Rows are scored by the metric
+    that decides; without a test file, the examples are those that the grid was given."""
     setting, metric = _choose(runs, rows, predictions_of)
     row = min(setting.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
     folder = folder_of(runs, row)

@@ -62,12 +62,8 @@ def intervals(
     words: Mapping[Verdict, str] | None = None,
 ) -> Drawing:
     """Ratios or differences: over all settings on top, then by setting, the largest first. Of very
-    many settings the extremes are drawn.
-
-    Args:
-        limit: the ratio − 1, or difference, within which changes are tolerated; it is shaded.
-        words: for verdicts, where they have another meaning.
-    """
+    many settings the extremes are drawn. The limit, the ratio − 1 or difference within which
+    changes are tolerated, is shaded; `words` are for verdicts that have another meaning."""
     word = {verdict: (words or {}).get(verdict, verdict.value) for verdict in _MARKS}
     ordered = sorted(entries, key=lambda entry: -entry.interval.value)
     drawn = ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]

@@ -75,12 +75,8 @@ def write_pages(
     folder: Path, name: str, facts: Facts, *, data: Mapping[str, Any] | None = None, text: str = ""
 ) -> Path:
     """Write the pages and their figures, delete older figures, and return the HTML page's path.
-    Errors are those of `write_all`.
-
-    Args:
-        data: the content of NAME.json; None: there is no such file.
-        text: the Markdown; empty: that of the facts.
-    """
+    `data` is the content of NAME.json, if there is such a file; `text` the Markdown, if it is not
+    that of the facts. Errors are those of `write_all`."""
     pages = {}
     if data is not None:
         lines = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)

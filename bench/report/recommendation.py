@@ -60,13 +60,8 @@ def advice(
     exports: Mapping[str, Figures] = MappingProxyType({}),
     sources: Sequence[str] = (),
 ) -> Advice:
-    """A group's recommendation in words.
-
-    Args:
-        facts: by `data_digest`, for commands.
-        exports: by `cell_id`, what exported models cost to use.
-        sources: names of the files that the rows are from.
-    """
+    """A group's recommendation in words: with facts by `data_digest`, for commands; what exported
+    models cost to use, by `cell_id`; and names of the files that the rows are from."""
     known, pick = recommended.candidates, recommended.pick
     one_file = len(sources) <= 1
     lines = [narrowed(known.group, facts, **selection) for selection in _selections(recommended)]

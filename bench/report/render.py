@@ -72,13 +72,10 @@ def render(
     code_version: str | None = None,
 ) -> Path:
     """Write the report on some results into a folder, and return the path of its index.html; errors
-    as `write_all`, and InputError if no row is of that version.
+    as `write_all`, and InputError if no row is of `code_version`, the only one that is shown.
 
-    Args:
-        results: of a cell's attempts the last `ok` one counts.
-        planned: axes, settings and ids of planned cells; those without a row are shown as not run,
-            and their group comes first. None: those that were planned last.
-        code_version: the only version of the code whose rows are shown; None: all versions.
+    Of a cell's attempts the last `ok` one counts. Planned cells, by default those that were planned
+    last, are shown as not run where they have no row, and their group comes first.
     """
     content = report(results, planned, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]

@@ -80,12 +80,8 @@ def table(
     total: int = 0,
 ) -> Table:
     """A table with the caption and the columns that columns.toml declares under a name, those that
-    its rows have.
-
-    Args:
-        rows: the fields of each by column; None and NaN for a dash.
-        words: what the names in braces in the declaration stand for.
-    """
+    its rows have. Rows have fields by column, None and NaN for a dash; `words` are what the names
+    in braces in the declaration stand for."""
     rows, columns = [*rows], declared(name)
     caption = caption or columns.get("caption", "")
     heads, shown = [], list[tuple[str, Callable[[object], str]]]()

@@ -38,10 +38,8 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
 
     A single logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with
     either kind of head can be averaged. Predicted numbers [N, 1] are scaled to mean 0 and std 1
-    instead: models that learned a correlation have no common scale.
-
-    Raises:
-        ValueError: for predicted numbers that are all the same.
+    instead: models that learned a correlation have no common scale. ValueError if they are all the
+    same.
     """
     values = logits.astype(np.float64)
     if metric == "pearson":
@@ -73,12 +71,8 @@ def choose(
 
     The best model alone comes first. Of all sizes up to `most`, each member counted by its weight,
     the smallest with the highest score is taken. Ties go to the model that scores higher alone,
-    then to the one that comes first in `among`.
-
-    Args:
-        predictions: of each model on held-out examples, [N, C], as `as_averaged` returns them.
-        labels: [N], as `minbert.data.metrics.score` takes them.
-        among: indices of the models to choose from, at least one; all by default.
+    then to the one that comes first in `among`, indices of the models to choose from. Predictions
+    are those of each model on held-out examples, [N, C], as `as_averaged` returns them.
     """
     indices = list(range(len(predictions)) if among is None else among)
 

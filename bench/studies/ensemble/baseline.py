@@ -52,15 +52,10 @@ def with_transformers(
 
     If they can't train that setting, they train the best they can, by score on held-out examples;
     if they can train none, a note says so. A failed training adds a problem. Results of earlier
-    calls are reused. Where all members were trained on a CPU, so are these.
-
-    Args:
-        runs: a CSV, in whose folder of cells the trainings are kept.
-        data: the folder of the tasks' files, if they are not embedded.
-
-    Raises:
-        InputError: if examples or a checkpoint are missing, before anything is trained.
-        StoppedError: if the user stopped a training.
+    calls are reused: trainings are kept in the folder of cells of the CSV. Where all members were
+    trained on a CPU, so are these. InputError if examples, of a folder of data unless they are
+    embedded, or a checkpoint are missing, before anything is trained; StoppedError if the user
+    stopped a training.
     """
     from bench.machine.conditions import find_conditions
 

@@ -72,14 +72,10 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Pool]:
     The pool for a part of task `multitask` has cells that learned it alone and cells that learned
     all parts together, as long as they predicted the same examples. Where they did not, the cells
     of the part alone are left out, or the others if the part was asked for and `multitask` was not.
+    Tasks without cells are ignored; if none is asked for, it is the only one, or all parts.
 
-    Args:
-        asked: tasks; those without cells are ignored. None: the only task, or all parts of
-            `multitask`.
-
-    Raises:
-        InputError: if there is no such cell, if there are several tasks and none was asked for, if
-            cells have different data, or if predictions are missing or damaged.
+    InputError if there is no such cell, if there are several tasks and none was asked for, if cells
+    have different data, or if predictions are missing or damaged.
     """
     files = ", ".join(map(str, runs))
     rows = [

@@ -161,11 +161,8 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
     examples, and score it on dev.
 
     The best member has the highest score on held-out examples: dev chooses nothing. Ties go to the
-    lowest cell id, so that the order of rows doesn't matter.
-
-    Raises:
-        InputError: for predicted numbers or labels that are all the same, or members with different
-            classes.
+    lowest cell id, so that the order of rows doesn't matter. InputError for predicted numbers or
+    labels that are all the same, or members with different classes.
     """
     task, metric, members = pool.task, pool.metric, pool.members
     if metric == "pearson" and not np.ptp(pool.held_labels):
