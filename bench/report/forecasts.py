@@ -1,4 +1,4 @@
-"""The report's section on forecasts, against measurements."""
+"""The report's sections on forecasts: against measurements, and by length and batch."""
 
 from statistics import fmean, median
 from typing import Final
@@ -7,13 +7,22 @@ import pandas as pd
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import number
+from bench.common.grouping import grouped
 from bench.plan.rows import Row
-from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
-from bench.report.figures import legend, points
+from bench.report.drawing import GRID, INK, Drawing, add_legend, canvas, to_svg
+from bench.report.figures import COLOURS, LINES, legend, points
 from bench.report.pages import Section, sentences
+from bench.report.tables import table
 from bench.report.text import one_of, x_label
+from bench.results.curves import Curves
 
 _CLOSE: Final = 0.1
+_ASKED: Final = ("lora", "attn-only")
+_MEMORY: Final = "peak_mib"
+_LABELS: Final = {
+    "length": "tokens of each text", "batch": "texts in a batch", _MEMORY: "memory, × full",
+    "ms_per_1k_tokens": "time, × full",
+}  # fmt: skip
 
 
 def forecasts_section(group: Group) -> list[Section]:
@@ -67,3 +76,46 @@ def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
     alt = f"Predicted against measured {label}: {close} of {len(rows)} points in the band."
     caption = "A dot for each setting, its seeds averaged; the band is 10% either way."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def lengths_section(curves: Curves | None) -> list[Section]:
+    """Memory and time by length and batch, as bench.fit forecasts them; none without curves."""
+    if curves is None:
+        return []
+    by_length = [point for point in curves.points if point.batch == curves.batch]
+    settings = [*grouped(by_length, lambda point: point.setting).values()]
+    shown = [(points[0], points[-1]) for points in settings]
+    # LoRA on attention is what most ask about
+    others = sorted(shown[1:], key=lambda ends: (ends[0].mode, ends[0].layers) != _ASKED)
+    heading, *lines = sentences("lengths", full=shown[0], others=others, of=curves)
+    drawings = [
+        _curves(curves, x, cost)
+        for x, cost in (("length", _MEMORY), ("batch", _MEMORY), ("length", "ms_per_1k_tokens"))
+    ]
+    rows = [ends[place].columns() for place in (0, -1) for ends in shown]
+    owners = table("fit", rows, f"The peak by owner, MiB, in batches of {curves.batch} texts.")
+    return [Section("lengths", "Length and batch", heading, lines, drawings, [owners])]
+
+
+def _curves(curves: Curves, x: str, cost: str) -> Drawing:
+    """A line for each setting, against full fine-tuning, at the other size that the curves have."""
+    other = "batch" if x == "length" else "length"
+    points = [p.columns() for p in curves.points if getattr(p, other) == getattr(curves, other)]
+    full = {p[x]: p[cost] for p in points if p["setting"] == points[0]["setting"]}
+    stem = f"{'memory' if cost == _MEMORY else 'time'}-by-{x}"
+    handles = []
+    with canvas(3.6) as (figure, axes):
+        for setting, own in grouped(points, lambda point: str(point["setting"])).items():
+            mode, is_narrow = str(own[0]["mode"]), own[0]["layers"] == _ASKED[1]
+            handles += axes.plot(
+                [p[x] for p in own], [p[cost] / (full.get(p[x]) or 1) for p in own],
+                linestyle="--" if is_narrow else LINES[mode], color=COLOURS[mode], label=setting,
+            )  # fmt: skip
+        ticks = sorted({int(p[x]) for p in points})
+        axes.set(xscale="log", xlabel=_LABELS[x], ylabel=_LABELS[cost], ylim=(0, None))
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+        add_legend(figure, handles, most=2)
+    size = f"{getattr(curves, other)} {'texts a batch' if other == 'batch' else 'tokens a text'}"
+    alt = f"{_LABELS[cost]} by {_LABELS[x]}, {size}: {len(handles)} lines."
+    return Drawing(stem, to_svg(figure, stem), alt, f"Forecast, {size}; nothing was trained.")

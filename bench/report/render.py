@@ -27,9 +27,8 @@ from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
-from bench.report.forecasts import forecasts_section
+from bench.report.forecasts import forecasts_section, lengths_section
 from bench.report.labels import label_curve, labels_section
-from bench.report.lengths import lengths_section
 from bench.report.pages import (
     LISTED,
     Section,

@@ -13,7 +13,7 @@ from bench.fit import __main__ as module
 from bench.fit import answers
 from bench.fit.__main__ import _lengths, _memory, command
 from bench.forecast.costs import Formulae, Variant
-from bench.report.lengths import lengths_section
+from bench.report.forecasts import lengths_section
 from bench.results.curves import Curves, Point, curves_key, read_curves
 from minbert.assets.cache import cache_folder
 from tests.bench.browsing import PHONE, WIDE, open_quietly
