@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.claims import LEVEL, Judged, Verdict, judge_file
+from bench.analysis.claims import LEVEL, Judged, judge_file
 from bench.common.errors import InputError
 from bench.plan.claimsfile import SCORE
-from bench.report.pages import Section
+from bench.report.pages import Section, phrase
 from bench.report.tables import table
 from bench.report.text import clean, fixed, signed, with_span
 from minbert.files import is_file
@@ -24,17 +24,7 @@ def measured(judged: Judged) -> str:
 
 def reason(judged: Judged) -> str:
     """Why a claim is undecided and what would decide it, or where Holm and the bounds differ."""
-    if judged.why:
-        return clean(f"{judged.why}; to decide: {judged.claim.command}")
-    if judged.verdict is Verdict.UNDECIDED:
-        if judged.more is None:
-            needed = "no number of trainings is known to decide; more dev examples would"
-        elif judged.more < 1000:
-            needed = f"{judged.more:.1f} times the trainings would decide: {judged.claim.command}"
-        else:
-            needed = "over 1,000 times the trainings would be needed"
-        return clean(f"if the estimate is true, {needed}")
-    return "" if judged.verdict is judged.alone else f"by Holm; by its bounds {judged.alone}"
+    return clean(phrase("claims", "reason", judged))
 
 
 def lines(judged: Sequence[Judged]) -> list[str]:
@@ -48,14 +38,7 @@ def lines(judged: Sequence[Judged]) -> list[str]:
 
 
 def levels(judged: Sequence[Judged]) -> str:
-    number = sum(one.claim.primary for one in judged)
-    if not number:
-        return "Each claim is judged alone, its interval at 95%."
-    return (
-        f"With a probability of 95% no verdict on the {number} primary claims is wrong, if they "
-        f"are judged once (Holm, each direction at {LEVEL / 2:.1%}). Their intervals are at "
-        f"{1 - LEVEL / number:.2%} (Bonferroni), those of other claims at 95% each."
-    )
+    return phrase("claims", "levels", sum(one.claim.primary for one in judged), LEVEL)
 
 
 def claims_section(runs: Sequence[Path]) -> list[Section]:
