@@ -34,17 +34,6 @@ with_needs = options_in(
 """Gives a command the options `--prefer`, `--where`, `--margin` and `--metric`."""
 
 
-def recommendation_of(
-    runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None
-) -> "tuple[Recommendation, int, Results]":
-    """As `recommended_in`, from files of results by a metric, with these results. InputError also
-    for files that can't be read."""
-    from bench.results.rescoring import read_results
-
-    results = read_results(runs, metric)
-    return *recommended_in(results, prefer, where, margin), results
-
-
 def recommended_in(
     results: "Results", prefer: Need, where: str, margin: str | None
 ) -> "tuple[Recommendation, int]":
@@ -86,8 +75,10 @@ def main(
 ) -> int:
     from bench.report import recommendation
     from bench.report.text import count
+    from bench.results.rescoring import read_results
 
-    recommended, others, results = recommendation_of(runs, prefer, where, margin, metric)
+    results = read_results(runs, metric)
+    recommended, others = recommended_in(results, prefer, where, margin)
     advice = recommendation.advice(
         recommended, results.facts, results.exports, [str(path) for path in runs]
     )

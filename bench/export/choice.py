@@ -64,10 +64,12 @@ def recommended_cell(
     Raises:
         InputError: if nothing is recommended, or the setting was scored in folds.
     """
-    from bench.recommend import recommendation_of
+    from bench.recommend import recommended_in
     from bench.report.recommendation import subject
+    from bench.results.rescoring import read_results
 
-    recommended, others, _ = recommendation_of([runs], prefer, where, margin, metric)
+    results = read_results([runs], metric)
+    recommended, others = recommended_in(results, prefer, where, margin)
     if others:
         note_to_stderr(
             f"the recommendation is for {subject(recommended.candidates.group)}; there are "
