@@ -41,8 +41,7 @@ def commands(
     again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
-    of_race = [*_options(group, facts, {"seeds": None}), *_metric(group)]
-    of_grid = of_race if group.race else options
+    of_grid = options_of(group, facts, {"seeds": None}) if group.race else options
     lines = [
         _line(group, grid, *of_grid, *search, race=bool(group.race)) for grid, search in grids[:8]
     ]
@@ -53,11 +52,6 @@ def commands(
     into = f"{reports_for(Path(runs[0]))}/"
     report = ["--runs", *runs, "--reports", into, *narrow, *_metric(group)]
     return [*lines, command_line("report", *report)]
-
-
-def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
-    """The options that all command lines of a group's grids share, as words."""
-    return [*_options(group, facts), *_metric(group)]
 
 
 def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
@@ -100,8 +94,7 @@ def train_command(
     group: Group, row: Row, seeds: int, facts: Mapping[str, DataFacts] = MappingProxyType({})
 ) -> str:
     """The command line that trains a row's setting alone, on all examples, with so many seeds."""
-    options = [*_options(group, facts, {"seeds": seeds}), *_metric(group)]
-    return _line(group, *_alone(group, row, options))
+    return _line(group, *_alone(group, row, options_of(group, facts, {"seeds": seeds})))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
@@ -144,8 +137,8 @@ def narrowed(
     again = ["--rerun", rerun] if rerun else []
     if group.race:
         options = {**options, "seeds": None}
-    every = [*_options(group, facts, options), *_metric(group)]
-    return _line(group, grid, *every, *search, *narrow, *again, race=bool(group.race))
+    every = [*options_of(group, facts, options), *search, *narrow, *again]
+    return _line(group, grid, *every, race=bool(group.race))
 
 
 def _grid(group: Group, row: Row) -> tuple[str, tuple[str, ...]]:
@@ -178,12 +171,13 @@ def _models(group: Group) -> list[str]:
     return list({row.model_digest: row.model for row in group.rows}.values())
 
 
-def _options(
+def options_of(
     group: Group,
     facts: Mapping[str, DataFacts],
     others: Mapping[str, object] = MappingProxyType({}),
 ) -> list[str]:
-    """The options of a group's grid; of those in `others`, with their values there."""
+    """The options that all command lines of a group's grids share, as words; of those in `others`,
+    with their values there."""
     names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
              "max_steps", "max_train", "max_dev")  # fmt: skip
     values = {name: others.get(name, group.shared(name)) for name in names}
@@ -199,7 +193,8 @@ def _options(
         values["max_length"] = length
     values |= _data(group, facts) | _devices(group)
     given = {name: str(value) for name, value in values.items() if value is not None}
-    return [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
+    words = [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
+    return [*words, *_metric(group)]
 
 
 def _devices(group: Group) -> dict[str, str]:
