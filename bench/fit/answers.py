@@ -27,10 +27,6 @@ LARGEST: Final = 65_536
 _CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550
 _WORKSPACES_MIB: Final = 32.0  # of a GPU's libraries: 8 for a handle and stream, 32 on Hopper
 _RESERVE: Final = 0.1  # of the tensors' memory, which torch's allocator on a GPU holds beyond it
-_ASSUMED: Final = (
-    f"assumed of the GPU: its context takes {_CONTEXT_MIB:.0f} MiB, libraries "
-    f"{_WORKSPACES_MIB:.0f} MiB, and the allocator keeps {_RESERVE:.0%} more than tensors need"
-)
 _NAMED: Final = ("gradient_checkpointing", "gradient_accumulation_steps")
 """Settings that change the memory of a cell, and that its name lacks."""
 _ANY: Final[dict[str, Any]] = {"batch_size": 1, "max_length": 1}
@@ -182,22 +178,12 @@ class Costs:
     @property
     def notes(self) -> list[str]:
         """What the answers are based on, with the error of forecasts that were verified."""
-        times = f"by the speed of {len(self._ratios)} runs on this machine"
-        if not self._ratios:
-            times = "as usual for such a device, right within a factor of a few: none of these ran"
-        if self.device != "cpu":
-            unknown = "error of the forecast: unknown, as no batch was verified on a GPU yet"
-            return [unknown, _ASSUMED, f"times: {times}"]
+        from bench.report.pages import sentences  # loads matplotlib
+
         pairs = [(one["promised"], one["fits"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
-        kept = sum(promised <= fits for promised, fits in pairs)
-        close = sum(abs(promised - fits) <= max(1, WITHIN * fits) for promised, fits in pairs)
-        error = (
-            f"error of the forecast: {kept} of {len(pairs)} promised batches fitted when they "
-            f"were verified, and {close} were within {WITHIN:.0%}, or one text, of the largest "
-            f"that did; each leaves {_SPARE:.0%} to spare, and trained two steps on texts of one "
-            "length"
-        )
-        memory = f"fitted on {self.learned} setting{'s'[: self.learned != 1]} that trained here"
-        if not self.learned:
-            memory = "by the prior; long trainings on texts of many lengths take more (docs/fit.md)"
-        return [error, f"memory: {memory}", f"times: {times}"]
+        return sentences(
+            "fit", costs=self, runs=len(self._ratios), pairs=pairs, within=WITHIN, spare=_SPARE,
+            kept=sum(promised <= fits for promised, fits in pairs), context=_CONTEXT_MIB,
+            close=sum(abs(promised - fits) <= max(1, WITHIN * fits) for promised, fits in pairs),
+            workspaces=_WORKSPACES_MIB, reserve=_RESERVE,
+        )  # fmt: skip
