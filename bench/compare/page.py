@@ -1,7 +1,6 @@
 """The files of a comparison: pages, pictures and JSON. Loads matplotlib."""
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.grouping import grouped
-from bench.common.messages import command_line
 from bench.compare.conclusion import (
     Conclusion,
     as_json,
@@ -34,7 +32,7 @@ from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Facts, Section, markdown, sentences, write_pages
+from bench.report.pages import Facts, Section, called, markdown, sentences, write_pages
 from bench.report.tables import DASH, Head, Table, table
 
 PAGES: Final = "compare"
@@ -116,7 +114,7 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
             percent=percent,
         ),
-        command=text.without_paths(command_line("compare", *sys.argv[1:])),
+        command=called("compare"),
         how="How it was computed",
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ Examples:
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ import click
 from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
-from bench.common.messages import command_line, echo
+from bench.common.messages import echo
 from bench.common.progress import ShowStep, note_to_stderr, progress_bar
 from bench.examples.checks import SAMPLE
 from bench.examples.near import LONGEST, THRESHOLD, N
@@ -117,8 +116,8 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
 def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
     """Write the pages with their figures, and return the path of the HTML page."""
     from bench.report.data import drawings, lines_on, tables
-    from bench.report.pages import Facts, sections_of, write_pages
-    from bench.report.text import plain, without_paths
+    from bench.report.pages import Facts, called, sections_of, write_pages
+    from bench.report.text import plain
 
     title, *lines = lines_on(facts)
     page = Facts(
@@ -127,7 +126,7 @@ def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
         sections=sections_of([], tables(facts), drawings(facts)),
         how="How it was checked",
         notes=[*_HOW, *map(plain, notes)],
-        command=without_paths(command_line("data", *sys.argv[1:])),
+        command=called("data"),
     )
     return write_pages(folder, _PAGES, page)
 

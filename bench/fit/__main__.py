@@ -12,7 +12,6 @@ Examples:
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -26,7 +25,7 @@ from adapters.methods import MODES
 from bench.analysis.costs import UNITS
 from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
-from bench.common.messages import command_line, echo
+from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
 from bench.examples.tokenizers import tokenizer_of
@@ -224,9 +223,8 @@ def _costs(
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:
     """Write fit.md, fit.html and fit.json, and return the path of the HTML page."""
     from bench.report.forecasts import lengths_section
-    from bench.report.pages import Facts, Section, write_pages
+    from bench.report.pages import Facts, Section, called, write_pages
     from bench.report.tables import table
-    from bench.report.text import without_paths
 
     rows = [point.columns() for point in points]
     [lengths] = lengths_section(curves)
@@ -235,7 +233,7 @@ def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: st
     facts = Facts(
         title=f"What fits of {curves.model}, and where an adapter saves memory",
         findings=lengths.lines[:1], sections=[fits, lengths], notes=[_HOW, *curves.notes],
-        command=without_paths(command_line("fit", *sys.argv[1:])),
+        command=called("fit"),
     )  # fmt: skip
     return write_pages(folder, _PAGES, facts, data=curves.model_dump(mode="json") | {"fits": rows})
 

@@ -6,6 +6,7 @@ Importing this loads matplotlib.
 """
 
 import json
+import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
+from bench.common.messages import command_line
 from bench.report import text
 from bench.report.drawing import MARK, Drawing, as_file, inline
 from bench.report.tables import Table
@@ -57,6 +59,11 @@ class Facts:
     notes: Sequence[str]
     command: str
     how: str = "How it was made"
+
+
+def called(name: str) -> str:
+    """The command line of this process, `bench.NAME`, without folders of this machine."""
+    return text.without_paths(command_line(name, *sys.argv[1:]))
 
 
 def sections_of(

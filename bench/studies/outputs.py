@@ -1,6 +1,5 @@
 """The options of a study's command that say where its results go, and their output."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -9,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.common.command import FILE, Command, options_in
 from bench.common.csvfile import check_csv, write_csv
-from bench.common.messages import command_line, echo
+from bench.common.messages import echo
 from bench.launch.checks import check_reports
-from bench.report.text import without_paths
 
 if TYPE_CHECKING:
     from bench.report.pages import Facts
@@ -61,10 +59,10 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
                 write_csv(csv_file, study.columns, study.rows)
             try:
                 if reports is not None:
-                    from bench.report.pages import write_pages
+                    from bench.report.pages import called, write_pages
 
-                    facts = study.facts(without_paths(command_line(name, *sys.argv[1:])))
-                    echo(f"report: {write_pages(reports, name, facts)}", err=True)
+                    page = write_pages(reports, name, study.facts(called(name)))
+                    echo(f"report: {page}", err=True)
             finally:
                 for problem in study.problems:
                     echo(f"error: {problem}", err=True)
