@@ -4,18 +4,8 @@ same work."""
 from collections.abc import Iterable, Sequence
 from math import isfinite
 
+from bench.analysis import engines
 from bench.analysis.comparison import Compared, Pair
-from bench.analysis.engines import (
-    KEPT,
-    MEMORY,
-    TIME,
-    Agreement,
-    Baseline,
-    agreements,
-    baselines,
-    share_of_limit,
-    unmatched,
-)
 from bench.plan.rows import Row
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
@@ -29,15 +19,15 @@ from bench.results.predictions import LossesOf
 
 def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesOf) -> list[Section]:
     """The section on engines; none unless both engines ran a model."""
-    compared, agreed = baselines(rows, values_of), agreements(rows, losses_of)
-    without = unmatched(compared) if compared else {}
+    compared, agreed = engines.baselines(rows, values_of), engines.agreements(rows, losses_of)
+    without = engines.unmatched(compared) if compared else {}
     compared = [baseline for baseline in compared if baseline.comparison.pairs]
     if not compared and not without:
         return []
     heading, *lines = sentences(
         "engines", is_compared=bool(compared), agreed=agreed, unmatched=without,
         ranges=[(one.name, known) for one in compared if (known := _range(one))],
-        drifted=any(not one.gates for of in compared for _, one in of.compared(TIME)),
+        drifted=any(not one.gates for of in compared for _, one in of.compared(engines.TIME)),
     )  # fmt: skip
     tables = [_costs(compared)] if compared else []
     tables += [_losses(agreed)] if compared and agreed else []
@@ -46,7 +36,7 @@ def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesO
 
 def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
     """A line if the losses of both engines differ."""
-    differing = [one.minbert.name for one in agreements(rows, losses_of) if not one.agrees]
+    differing = [one.minbert.name for one in engines.agreements(rows, losses_of) if not one.agrees]
     warning = (
         f"{WARNING} engines minbert and transformers don't do the same work: the losses of "
         f"{', '.join(dict.fromkeys(differing))} differ."
@@ -54,21 +44,21 @@ def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
     return [warning] if differing else []
 
 
-def _range(baseline: Baseline) -> str:
+def _range(baseline: engines.Baseline) -> str:
     parts = []
-    for what, columns in (("time", (TIME,)), ("memory", MEMORY)):
+    for what, columns in (("time", (engines.TIME,)), ("memory", engines.MEMORY)):
         values = [one.interval.value for _, one in baseline.compared(*columns) if one.interval]
         if values:
             parts.append(f"{range_of(values, times)} times the {what}")
     return " and ".join(parts)
 
 
-def _costs(compared: Iterable[Baseline]) -> Table:
+def _costs(compared: Iterable[engines.Baseline]) -> Table:
     rows = []
     for baseline in compared:
         by_column = [
             {id(pair): one for pair, one in baseline.compared(*columns)}
-            for columns in ((TIME,), MEMORY, (KEPT,))
+            for columns in ((engines.TIME,), engines.MEMORY, (engines.KEPT,))
         ]
         for pair in baseline.comparison.pairs:
             ratios = [known.get(id(pair)) for known in by_column]
@@ -79,8 +69,8 @@ def _costs(compared: Iterable[Baseline]) -> Table:
                     "base": num(time.base if time else None),
                     "new": num(time.new if time else None),
                     "time": _ratio(time), "memory": _ratio(memory), "kept": _ratio(kept),
-                    "base_limit": share_of_limit(pair.base),
-                    "new_limit": share_of_limit(pair.new),
+                    "base_limit": engines.share_of_limit(pair.base),
+                    "new_limit": engines.share_of_limit(pair.new),
                 })  # fmt: skip
     return table("engines", rows)
 
@@ -97,7 +87,7 @@ def _ratio(one: Compared | None) -> str | None:
     return times(one.interval.value) if same else with_span(one.interval, times)
 
 
-def _losses(agreed: Sequence[Agreement]) -> Table:
+def _losses(agreed: Sequence[engines.Agreement]) -> Table:
     rows = [
         {
             "cell": one.minbert.name, "attention": one.transformers.attn_implementation or None,
@@ -111,12 +101,12 @@ def _losses(agreed: Sequence[Agreement]) -> Table:
     return table("losses", rows, marks=marks)
 
 
-def _drawings(compared: Iterable[Baseline]) -> list[Drawing]:
+def _drawings(compared: Iterable[engines.Baseline]) -> list[Drawing]:
     drawings = []
     for number, baseline in enumerate(compared, start=1):
         entries = [
             Entry(_name(pair), one.interval, one.verdict)
-            for pair, one in baseline.compared(TIME) if one.interval
+            for pair, one in baseline.compared(engines.TIME) if one.interval
         ]  # fmt: skip
         label, stem = f"time, minbert / transformers + PEFT {baseline.name}", f"engines-{number}"
         if entries:

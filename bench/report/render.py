@@ -17,7 +17,7 @@ from bench.analysis.groups import Encoders, Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
-from bench.report import cells, lead, tables, text
+from bench.report import cells, lead, pages, tables, text
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import amp_section, changes_sections
 from bench.report.claims import claims_section
@@ -29,16 +29,6 @@ from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.forecasts import forecasts_section, lengths_section
 from bench.report.labels import label_curve, labels_section
-from bench.report.pages import (
-    LISTED,
-    Section,
-    html_environment,
-    markdown_environment,
-    phrase,
-    read,
-    sentences,
-    write_all,
-)
 from bench.report.quality import quality_sections
 from bench.report.race import race_section
 from bench.report.rates import rates_section
@@ -78,8 +68,8 @@ def render(
     """
     content = report(results, planned, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
-    pages = {"report.md": _markdown(content), "index.html": _html(content)}
-    write_all(reports, pages, drawings)
+    files = {"report.md": _markdown(content), "index.html": _html(content)}
+    pages.write_all(reports, files, drawings)
     return reports / "index.html"
 
 
@@ -112,8 +102,8 @@ def report(
     others = rest[:_MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
-    before, after = list[Section](), list[Section]()
-    first_lines = [phrase("groups", "without_cells", bool(searches))]
+    before, after = list[pages.Section](), list[pages.Section]()
+    first_lines = [pages.phrase("groups", "without_cells", bool(searches))]
     if first and recommended:
         data = facts.get(str(first.shared("data_digest")))
         first_lines = [*lead.lead(first, facts), *reference_lines(first, points)]
@@ -133,7 +123,7 @@ def report(
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
-            *([phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
+            *([pages.phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
             *first_lines,
             *engine_warnings(rows, results.losses_of),
             *lead.versions(latest(rows).values(), code_version, left_out),
@@ -146,7 +136,7 @@ def report(
             *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
             *claims_section(results.runs),
         ],
-        "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
+        "cells_heading": pages.phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
         "failures_heading": failures_heading, "failures": failures,
         "others": [
@@ -160,7 +150,7 @@ def report(
         "conditions_lines": tables.conditions_lines(first) if first else [],
         "times_lines": between_processes(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
-        "commands_lines": sentences("commands"), "terms": _terms(),
+        "commands_lines": pages.sentences("commands"), "terms": _terms(),
     }  # fmt: skip
 
 
@@ -215,30 +205,30 @@ def _other(
 
 def _vendored(name: str) -> str:
     """A vendored file without the comment that names its source map, which is not here."""
-    lines = read(f"vendor/{name}").splitlines()
+    lines = pages.read(f"vendor/{name}").splitlines()
     return "\n".join(line for line in lines if "sourceMappingURL" not in line)
 
 
 def _html(facts: dict[str, Any]) -> str:
-    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), read("style.css")]
+    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), pages.read("style.css")]
     scripts = ["tabulator-6.5.3/tabulator.min.js"]
     if facts["explorer"]:
         scripts += ["d3-7.9.0/d3.min.js", "plot-0.6.17/plot.umd.min.js"]
     parts = {
         "style": Markup("\n".join(styles)),  # noqa: S704
-        "script": Markup("\n".join([*map(_vendored, scripts), read("explore.js")])),  # noqa: S704
+        "script": Markup("\n".join([*map(_vendored, scripts), pages.read("explore.js")])),  # noqa: S704
         "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
-    return html_environment().get_template("index.html.jinja").render(**(facts | parts))
+    return pages.html_environment().get_template("index.html.jinja").render(**(facts | parts))
 
 
-def _brief(facts: Mapping[str, Any]) -> dict[str, Section]:
+def _brief(facts: Mapping[str, Any]) -> dict[str, pages.Section]:
     return {section.anchor: section for section in facts["sections"] if section.anchor in _BRIEF}
 
 
 def _markdown(facts: dict[str, Any]) -> str:
-    template = markdown_environment().get_template("report.md.jinja")
-    content = facts | dict.fromkeys(_BRIEF) | _brief(facts) | {"listed": LISTED}
+    template = pages.markdown_environment().get_template("report.md.jinja")
+    content = facts | dict.fromkeys(_BRIEF) | _brief(facts) | {"listed": pages.LISTED}
     for rows in _ROWS:
         page = template.render(content | {"most": rows, "terms": {}})
         page = template.render(content | {"most": rows, "terms": _terms(page)})
@@ -255,5 +245,5 @@ def _terms(page: str | None = None) -> dict[str, str]:
         words = (re.escape(word) for word in re.split(", | and ", term))
         return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
 
-    terms: dict[str, str] = tomllib.loads(read("terms.toml"))
+    terms: dict[str, str] = tomllib.loads(pages.read("terms.toml"))
     return {term: terms[term] for term in terms if page is None or is_used(term)}
