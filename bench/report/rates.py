@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 import pandas as pd
@@ -15,13 +16,16 @@ from bench.report.cells import why
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 
-_RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_KIND: Final = ("mode", "layers", "rank", "unfreeze")
-_NAMES: Final = (
+_choice: Final = attrgetter(
+    *("mode", "layers", "rank", "unfreeze"),
+    *("learning_rate", "learning_rate_base", "learning_rate_head"),
+)
+_conditions: Final = attrgetter(
     *(n for n in named(lambda about: about.compared in ("group", "never")) if n != "data_digest"),
-    "task", "max_train", "max_dev",
-)  # fmt: skip
-"""Columns in which a search's tries equal the cells that they are for; data and machine differ."""
+    *("task", "max_train", "max_dev"),
+)
+"""What a search's tries have in common with the cells that they are for; data and machine differ.
+"""
 
 
 def rates_section(
@@ -63,13 +67,11 @@ def candidates(
     cells: Sequence[Row] = group.rows if group else ()
     machine = group.first.conditions_id if group else None
     borrowed = _borrowed(group.first, list(done.values())) if group else {}
-    searched = {_values(row, _NAMES) for row in cells}
-    used = {
-        _values(row, (*_KIND, *_RATES)) for row in cells if row.learning_rate_source == SEARCHED
-    }
+    searched = {_conditions(row) for row in cells}
+    used = {_choice(row) for row in cells if row.learning_rate_source == SEARCHED}
     records = [
         {
-            "here": _values(row, _NAMES) in searched
+            "here": _conditions(row) in searched
             and (row.conditions_id == machine or borrowed.get(row.cell_id) is row),
             "elsewhere": row.conditions_id != machine,
             "task": row.task, "kind": _kind(row),
@@ -79,7 +81,7 @@ def candidates(
             "status": row.status or "not run",
             "why": "" if row.status in ("ok", None) else why(row),
             "data": row.data_digest, "metric": row.dev_metric,
-            "chosen": _values(row, (*_KIND, *_RATES)) in used,
+            "chosen": _choice(row) in used,
         }
         for row in [*done.values(), *(replace(row, status=None) for row in waiting)]
     ]  # fmt: skip
@@ -101,10 +103,6 @@ def _borrowed(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
         if row.conditions_id != machine and row.cell_id not in own
         if row.software == here.software
     }
-
-
-def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
-    return tuple(row[name] for name in names)
 
 
 def _kind(row: Row) -> str:
