@@ -26,6 +26,7 @@ from bench.analysis.matching import (
 )
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
 from bench.analysis.setting import Setting, place_of_run
+from bench.common.messages import some_of
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
@@ -458,10 +459,8 @@ def _differs(
     for name in columns:
         sides = [list(dict.fromkeys(row[name] for row in side)) for side in rows]
         if set(sides[0]) != set(sides[1]) or (is_mixed and name == "code_version"):
-            texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
-            more = [len(side) - _MOST_VALUES for side in sides]
-            texts = [f"{t} and {m} more" if m > 0 else t for t, m in zip(texts, more, strict=True)]
-            result.append((name, texts[0], texts[1]))
+            base, new = (some_of([*map(text_of, side)], _MOST_VALUES) for side in sides)
+            result.append((name, base, new))
     return tuple(result)
 
 
