@@ -10,8 +10,8 @@ Examples:
 
 import json
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -26,9 +26,6 @@ from bench.studies.ensemble.baselines import with_baselines
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.result import ensemble_of, overall_of
 from bench.studies.outputs import Study, with_outputs
-
-if TYPE_CHECKING:
-    from bench.report.pages import Facts
 
 
 @described(__doc__)
@@ -70,22 +67,14 @@ def command(
         results = with_transformers(results, runs[0], data)
     together = [overall] if (overall := overall_of(results)) else []
 
-    def show() -> None:
-        from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
-
-        print_sections([*together, *results])
-
-    def facts(line: str) -> "Facts":
-        from bench.studies.ensemble.page import facts_of
-
-        return facts_of([*together, *results], line)
+    from bench.studies.ensemble import page  # loads pandas and matplotlib
 
     return Study(
         columns=rows.COLUMNS,
         rows=rows.csv_rows([*results, *together]),
         to_json=lambda: json.dumps(rows.as_json(results, overall), indent=2),
-        show=show,
-        facts=facts,
+        show=partial(page.print_sections, [*together, *results]),
+        facts=partial(page.facts_of, [*together, *results]),
         problems=[problem for result in results for problem in result.problems],
     )
 
