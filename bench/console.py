@@ -86,7 +86,6 @@ def _summary(module: str) -> str:
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, is_wanted: bool) -> None:
-    """Print the versions that a row of results has."""
     if not is_wanted:
         return
     from bench.machine.conditions import MEASUREMENT_VERSION, torch_build
@@ -119,6 +118,5 @@ def _group(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
     os.environ[CALLED] = CONSOLE
     run_command(_group, CONSOLE)

@@ -43,8 +43,6 @@ Kind = Literal["count", "memory", "time", "score"]
 
 
 class Verdict(StrEnum):
-    """The result of a comparison."""
-
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
     SMALL = "below the minimum effect"
@@ -126,8 +124,6 @@ Result = tuple[Pair | None, Compared]  # a result of a pair, or over all setting
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two sets of rows, compared."""
-
     pairs: tuple[Pair, ...]
     overall: tuple[Compared, ...]  # by measure: geometric mean of ratios, mean difference of scores
     unmatched: tuple[Unmatched, ...]

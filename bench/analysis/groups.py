@@ -138,7 +138,6 @@ class Group:
 
     @property
     def is_race(self) -> bool:
-        """Whether its rows are rounds of a race."""
         return self.rows[0].race == ON
 
     @property

@@ -44,7 +44,6 @@ class Raced:
 
     @property
     def trainings(self) -> int:
-        """The number of trainings that the rounds have."""
         return sum(values is not None for one in self.race.rounds for values in one)
 
     def gap(self, i: int) -> float | None:

@@ -114,7 +114,6 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
 
 
 def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
-    """Write the pages with their figures, and return the path of the HTML page."""
     from bench.report.data import drawings, lines_on, tables
     from bench.report.pages import Facts, called, sections_of, write_pages
     from bench.report.text import plain

@@ -221,7 +221,6 @@ def _costs(
 
 
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:
-    """Write fit.md, fit.html and fit.json, and return the path of the HTML page."""
     from bench.report.forecasts import lengths_section
     from bench.report.pages import Facts, Section, called, write_pages
     from bench.report.tables import table

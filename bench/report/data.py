@@ -61,7 +61,6 @@ def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
 
 
 def tables(data: DataFacts) -> list[Table]:
-    """The classes, the findings, some examples of each, and the lengths."""
     every = list[Table]()
     if data.class_counts:
         in_train, in_dev = (max(1, total) for total in data.totals)
@@ -106,7 +105,6 @@ def _length_table(checks: Checks) -> Table:
 
 
 def drawings(data: DataFacts) -> list[Drawing]:
-    """The figures of a data set: its classes, lengths and findings."""
     every = [class_shares(data, "classes")] if data.class_counts else []
     if data.checks is not None:
         every.append(_length_histogram(data.checks))

@@ -44,8 +44,6 @@ _MARKS: Final = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a picture."""
-
     label: str
     interval: Interval
     verdict: Verdict

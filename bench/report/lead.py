@@ -23,7 +23,6 @@ _MOST: Final = 6  # versions, machines or settings that a sentence names
 
 
 def title(group: Group) -> str:
-    """The report's heading: the model and the task that were compared."""
     return f"Fine-tuning {subject(group)}"
 
 
@@ -55,7 +54,6 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
 
 
 def differences(group: Group, first: Group) -> str:
-    """The columns in which a group differs from the first, and how."""
     return phrase("groups", "differences", _differences(group, first))
 
 
@@ -64,7 +62,6 @@ def _differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
 
 
 def differs(group: Group, first: Group, encoders: Encoders | None = None) -> str:
-    """A sentence on the columns in which a group differs from the first."""
     is_encoder = encoders is not None and group in encoders.groups.values()
     return phrase("groups", "differs", _differences(group, first), is_encoder)
 

@@ -96,7 +96,6 @@ def write_pages(
 
 
 def html(facts: Facts) -> str:
-    """The self-contained HTML page."""
     page = html_environment().get_template("page.html.jinja")
     module = " ".join(facts.command.split()[2:3])  # of `python -m MODULE`
     style = Markup(read("style.css"))  # noqa: S704

@@ -44,8 +44,6 @@ _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smalle
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation of a group in words."""
-
     recommended: Recommendation
     heading: str  # the answer in a sentence
     sentences: Sequence[str]  # what it gains and loses, how sure that is, and what is missing

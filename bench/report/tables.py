@@ -51,8 +51,6 @@ class Head:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text."""
-
     heads: Sequence[Head]
     rows: Sequence[Sequence[str]]
     caption: str = ""

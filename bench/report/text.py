@@ -54,7 +54,6 @@ def score(group: Group, value: float) -> str:
 
 
 def score_gap(group: Group, value: float) -> str:
-    """A difference of scores in a group, with its sign."""
     return signed(value, group.decimals)
 
 
@@ -85,7 +84,6 @@ def value_of(interval: Interval) -> str:
 
 
 def difference(interval: Interval) -> str:
-    """The value of a difference, with its sign."""
     return signed(interval.value)
 
 

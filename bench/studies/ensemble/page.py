@@ -209,7 +209,6 @@ def _draw_scores(marks: Sequence[_Mark], label: str, stem: str, alt: str, captio
 
 
 def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
-    """Scores against parameters, for marks whose parameters are known."""
     known = [(mark, mark.parameters) for mark in marks if mark.parameters]
     counts = [parameters for _, parameters in known]
     with canvas(3.6) as (figure, axes):

@@ -103,7 +103,6 @@ def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> li
 
 
 def explanations(updates: Sequence[Update]) -> list[str]:
-    """Sentences on the quantities and on how to read them."""
     modes = {update.cell.row.mode for update in updates}
     readings = [method.reading for name, method in METHODS.usable().items() if name in modes]
     return sentences("updates", updates=updates, readings=filter(None, readings))
