@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from bench.common.command import FILE, described, run_command
+from bench.common.command import FILE, described, options_in, run_command
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
 from bench.common.progress import progress_bar
@@ -22,17 +22,7 @@ from bench.common.progress import progress_bar
 
 @described(__doc__)
 @click.argument("folders", nargs=-1, required=True, type=FILE, metavar="FOLDER...")
-@click.option(
-    "--reports", type=FILE,
-    help="Folder to write results.html and results.md into, with the settings of all valid "
-    "folders side by side.",
-)  # fmt: skip
-@click.option(
-    "--peft", type=FILE, metavar="DIR",
-    help="Folder to write the results of all valid folders into, in the JSON layout of "
-    "method_comparison in PEFT's repository.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+@options_in(Path(__file__).with_name("validate.toml"), {"path": FILE})
 def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_json: bool) -> int:
     from bench.report.text import count
     from bench.results.rescoring import read_results
