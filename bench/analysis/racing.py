@@ -12,7 +12,6 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, point, settings_of
 from bench.common.errors import InputError
 from bench.plan.budget import was_left_out
-from bench.plan.rows import Row
 from bench.stats.intervals import Floats
 from bench.stats.racing import ROUNDS, Race, Round
 
@@ -110,11 +109,9 @@ def _round(
                     "--rerun ok runs it again"
                 )
             values[i] = group.scoring.gain(1.0) * setting.values[number]
-        elif not any(row.seed == number and _has_failed(row) for row in setting.rows):
+        elif not any(
+            row.seed == number and row.status not in (None, "interrupted") and not was_left_out(row)
+            for row in setting.rows
+        ):
             return None
     return values
-
-
-def _has_failed(row: Row) -> bool:
-    """Whether a row without a score is the last word on its cell."""
-    return row.status not in (None, "interrupted") and not was_left_out(row)

@@ -129,10 +129,6 @@ def to_svg(figure: Figure, stem: str) -> str:
     return text.replace(">", f">\n{MARK}", 1)
 
 
-def as_file(drawing: Drawing) -> str:
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{drawing.svg}'
-
-
 def inline(drawing: Drawing) -> str:
     """The SVG for a page: of any size, in the page's colours, labelled for screen readers."""
     text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)

@@ -24,11 +24,12 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
 from bench.common.messages import command_line
 from bench.report import text
-from bench.report.drawing import MARK, Drawing, as_file, inline
+from bench.report.drawing import MARK, Drawing, inline
 from bench.report.tables import Table
 
 LISTED: Final = 500
 """Rows of a table that the Markdown lists; web hosts cut off a longer file soon after."""
+_XML: Final = '<?xml version="1.0" encoding="utf-8"?>'
 _MARKDOWN: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
     | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
@@ -185,7 +186,7 @@ def write_all(
     """Write each file atomically: figures, in their place inside the folder, then pages; then
     delete figures of an older report. InputError if the folder can't be written, DiskFullError if
     there is no space left."""
-    figures = {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings}
+    figures = {f"{drawing.stem}.svg": f"{_XML}\n{drawing.svg}" for drawing in drawings}
     figures_folder = folder / place
     try:
         for each in (folder, figures_folder):

@@ -25,7 +25,7 @@ from bench.report.commands import (
     usual_seeds,
 )
 from bench.report.pages import phrase, sentences
-from bench.report.tables import DASH, Head, Table, table
+from bench.report.tables import DASH, Table, table
 from bench.report.text import num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
@@ -436,7 +436,10 @@ def lines(answer: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
     every = [f"{answer.heading}.", *answer.sentences]
     if (shown := answer.table) is not None:
-        use = [_in_words(shown.heads[8:], row[8:]) for row in shown.rows]
+        use = [
+            "".join(f", {head.text} {field}" for head, field in costs if field != DASH)
+            for costs in (zip(shown.heads[8:], row[8:], strict=True) for row in shown.rows)
+        ]
         if use[0]:
             every.append(f"Exported{use[0]}.")
         if len(shown.rows) > 1:
@@ -446,12 +449,6 @@ def lines(answer: Advice) -> list[str]:
                 for row, more in zip(shown.rows[1:], use[1:], strict=True)
             ]
     return [*every, *(f"  {command}" for command in answer.commands)]
-
-
-def _in_words(heads: Sequence[Head], fields: Sequence[str]) -> str:
-    """What an exported model costs to use, from its fields of the table, as ends of a sentence."""
-    shown = zip(heads, fields, strict=True)
-    return "".join(f", {head.text} {field}" for head, field in shown if field != DASH)
 
 
 def subject(group: Group) -> str:
