@@ -18,7 +18,7 @@ from bench.plan.dataset import HUB
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.plan.selection import AXES
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TASKS
 
@@ -33,7 +33,7 @@ def commands(
     group: Group,
     sources: Sequence[str],
     code_version: str | None = None,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    facts: KnownFacts = NO_FACTS,
 ) -> list[str]:
     """Command lines for the grids of a group, for one of its cells, and for this report. A user's
     own grid is named by its file; the folder of a task's files is left for the user to fill in, and
@@ -76,9 +76,7 @@ def _alone(
     return [grid, *options, *search, "--select", _cell(group, row, bool(search), axes)]
 
 
-def confirm_command(
-    recommended: Recommendation, trainings: int, facts: Mapping[str, DataFacts]
-) -> str:
+def confirm_command(recommended: Recommendation, trainings: int, facts: KnownFacts) -> str:
     """The command line that trains the recommended setting alone until it has so many trainings:
     by --confirm, where it is what bench.grid recommends, too."""
     known, group = recommended.candidates, recommended.candidates.group
@@ -90,9 +88,7 @@ def confirm_command(
     return train_command(group, row, trainings, facts)
 
 
-def train_command(
-    group: Group, row: Row, seeds: int, facts: Mapping[str, DataFacts] = MappingProxyType({})
-) -> str:
+def train_command(group: Group, row: Row, seeds: int, facts: KnownFacts = NO_FACTS) -> str:
     """The command line that trains a row's setting alone, on all examples, with so many seeds."""
     return _line(group, *_alone(group, row, options_of(group, facts, {"seeds": seeds})))
 
@@ -120,7 +116,7 @@ def _metric(group: Group) -> list[str]:
 
 def narrowed(
     group: Group,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    facts: KnownFacts = NO_FACTS,
     *,
     select: str = "",
     rerun: str = "",
@@ -172,9 +168,7 @@ def _models(group: Group) -> list[str]:
 
 
 def options_of(
-    group: Group,
-    facts: Mapping[str, DataFacts],
-    others: Mapping[str, object] = MappingProxyType({}),
+    group: Group, facts: KnownFacts, others: Mapping[str, object] = MappingProxyType({})
 ) -> list[str]:
     """The options that all command lines of a group's grids share, as words; of those in `others`,
     with their values there."""
@@ -208,7 +202,7 @@ def _devices(group: Group) -> dict[str, str]:
     return {"device": ",".join(every) if len(every) == int(workers) else "all"}
 
 
-def _data(group: Group, facts: Mapping[str, DataFacts]) -> dict[str, str]:
+def _data(group: Group, facts: KnownFacts) -> dict[str, str]:
     task = TASKS.get(str(group.shared("task")))
     if task is not None:
         return {"data": "DIR"} if task.files else {}

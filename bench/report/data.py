@@ -3,7 +3,7 @@
 Importing this loads matplotlib.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
-from bench.results.facts import DataFacts
+from bench.results.facts import DataFacts, KnownFacts
 
 _MOST_CLASSES: Final = 24  # classes in a figure, the most frequent ones
 _LONGEST_NAME: Final = 30
@@ -23,7 +23,7 @@ _SIDES: Final = ("train", "dev")
 _DROP: Final = "--drop-leaks leaves them out"
 
 
-def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "") -> list[Section]:
+def data_section(group: Group, facts: KnownFacts, prefix: str = "") -> list[Section]:
     """The section on a group's examples; none without facts on them, by `data_digest`."""
     data = facts.get(str(group.shared("data_digest")))
     if data is None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import ceil, floor, isfinite, log, log10
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ from bench.report.recommendation import against_full, in_brief, margin_text, obs
 from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 from bench.results.store import cell_folder
 
 _MOST_CELLS: Final = 20  # cells of a setting whose figures are listed; of more, only ids are known
@@ -52,9 +51,7 @@ _SYMBOLS: Final = {"s": "square", "D": "diamond", "o": "circle", "^": "triangle"
 
 
 def explorer(
-    recommended: Recommendation,
-    sources: Sequence[str] = (),
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    recommended: Recommendation, sources: Sequence[str] = (), facts: KnownFacts = NO_FACTS
 ) -> dict[str, Any]:
     """The settings, metric and pairs of a group with its recommendation among all, ready for JSON;
     the files that the rows came from and facts on the data are for commands."""

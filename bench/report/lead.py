@@ -1,8 +1,7 @@
 """The heading and the first lines of a group: what was compared, on what, and from which rows."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bench.analysis.groups import Encoders, Group, differing
@@ -15,7 +14,7 @@ from bench.plan.rows import Row
 from bench.report.pages import phrase, sentences
 from bench.report.recommendation import subject
 from bench.report.text import plain
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 from minbert.data.tasks import TASKS
 
 _UNKNOWN: Final = "a version not recorded"
@@ -26,7 +25,7 @@ def title(group: Group) -> str:
     return f"Fine-tuning {subject(group)}"
 
 
-def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
+def lead(group: Group, facts: KnownFacts = NO_FACTS) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
     every = [setting for setting in group.settings if setting.scores]

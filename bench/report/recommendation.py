@@ -28,7 +28,7 @@ from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Table, table
 from bench.report.text import num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
 from bench.stats.racing import ROUNDS
 
@@ -54,7 +54,7 @@ class Advice:
 
 def advice(
     recommended: Recommendation,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    facts: KnownFacts = NO_FACTS,
     exports: Mapping[str, Figures] = MappingProxyType({}),
     sources: Sequence[str] = (),
 ) -> Advice:

@@ -1,6 +1,6 @@
 """Reference points beside a group's scores: what methods without fine-tuning score on its data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,7 +11,7 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION, WORDS
 from bench.report.pages import sentences
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, score, score_gap, span
-from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts, FinalScore
+from bench.results.facts import FROZEN, MAJORITY, TFIDF, FinalScore, KnownFacts
 from bench.stats.intervals import Interval, difference
 
 WARNING: Final = "Warning:"
@@ -28,7 +28,7 @@ class ReferencePoint:
     about: str
 
 
-def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[ReferencePoint]:
+def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
     """The reference points of a group; none without scores."""
     of_data = facts.get(str(group.shared("data_digest")))
     if of_data is None or not group.has_quality:

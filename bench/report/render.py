@@ -37,7 +37,7 @@ from bench.report.references import WARNING, final_line, reference_lines, refere
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.curves import Curves, curves_file, curves_key, read_curves
-from bench.results.facts import DataFacts
+from bench.results.facts import KnownFacts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results
 from minbert.files import is_file
@@ -176,8 +176,8 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _other(
-    group: Group, first: Group, number: int, facts: Mapping[str, DataFacts],
-    encoders: Encoders | None,
+    group: Group, first: Group, number: int, facts: KnownFacts,
+    encoders: Encoders | None
 ) -> dict[str, Any]:  # fmt: skip
     """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()

@@ -1,9 +1,8 @@
 """The section on where memory and a step go, and why adapters save as much of them as they do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.breakdown import (
@@ -25,7 +24,7 @@ from bench.report.commands import narrowed
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 from bench.report.text import range_of, short_name, x_label
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 
 _NAMED: Final = 0.02  # the share of a total from which the change of a part is named
 _STATE: Final = ("gradients", "optimizer")
@@ -50,9 +49,7 @@ class _Bar:
 
 
 def why_section(
-    group: Group,
-    pick: Setting | None = None,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    group: Group, pick: Setting | None = None, facts: KnownFacts = NO_FACTS
 ) -> list[Section]:
     """The section, unless no setting has known parts; the pick is the recommended setting."""
     settings = representatives(group, pick)

@@ -4,7 +4,9 @@ They stand in `runs.data.json` next to runs.csv, by the rows' `data_digest`, so 
 show them on a machine that does not have the data.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from pydantic import BaseModel
@@ -200,6 +202,9 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     )
 
 
+KnownFacts = Mapping[str, DataFacts]
+"""Facts by the `data_digest` of rows."""
+NO_FACTS: Final[KnownFacts] = MappingProxyType({})
 FACTS: Final = DataFile(".data.json", DataFacts, "reference points and scores on test examples")
 facts_file: Final = FACTS.path
 update_facts: Final = FACTS.update
