@@ -1,6 +1,5 @@
-"""The output of a command on its rows: tables on a terminal, or JSON."""
+"""The output of a command: tables on a terminal, and values for JSON."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -10,8 +9,6 @@ from rich.table import Table as Grid
 
 from bench.common.messages import as_called, printable
 from bench.report.tables import Table
-
-Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH: Final = 200  # characters of a line if stdout is no terminal
 _MOST: Final = 500
@@ -37,11 +34,6 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.print()
     for line in lines:
         console.print(printable(as_called(line)), soft_wrap=True)
-
-
-def as_json(rows: Rows, more: Mapping[str, Any]) -> str:
-    """Rows and further fields as JSON, with null for numbers that are not finite."""
-    return json.dumps(finite({**more, "rows": rows}), indent=2, allow_nan=False)
 
 
 def finite(value: Any, form: Callable[[str], str] = str) -> Any:

@@ -1,5 +1,6 @@
 """The options of a study's command that say where its results go, and their output."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -19,13 +20,13 @@ _FLAGS: Final = Path(__file__).with_name("outputs.toml")
 
 @dataclass(frozen=True)
 class Study:
-    """The results of a study: columns and rows of its CSV, functions that make JSON of them, print
-    them as text, and make the content of their pages by a command line, and failures, a line
-    each."""
+    """The results of a study: columns and rows of its CSV, functions that make values for JSON
+    of them, print them as text, and make the content of their pages by a command line, and
+    failures, a line each."""
 
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
-    to_json: Callable[[], str]
+    to_json: Callable[[], Any]
     show: Callable[[], None]
     facts: Callable[[str], "Facts"]
     problems: Sequence[str]
@@ -52,7 +53,9 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
                 check_reports(reports, name)
             study = function(runs=runs, **others)
             if as_json:
-                echo(study.to_json())
+                from bench.report.show import finite
+
+                echo(json.dumps(finite(study.to_json()), indent=2, allow_nan=False))
             else:
                 study.show()
             if csv_file is not None:

@@ -8,7 +8,6 @@ Examples:
   python -m bench.ensemble --runs runs.csv --csv ensemble.csv --reports reports/
 """
 
-import json
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,7 +71,7 @@ def command(
     return Study(
         columns=rows.COLUMNS,
         rows=rows.csv_rows([*results, *together]),
-        to_json=lambda: json.dumps(rows.as_json(results, overall), indent=2),
+        to_json=lambda: rows.as_json(results, overall),
         show=partial(page.print_sections, [*together, *results]),
         facts=partial(page.facts_of, [*together, *results]),
         problems=[problem for result in results for problem in result.problems],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from bench.common.command import FILE, described, options_in, run_command, with_runs
 from bench.common.errors import InputError
@@ -57,17 +58,13 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
     notes += dict.fromkeys(note for cell in cut for note in task_of(cell.row, cell.folder).notes)
     rows, errors = rows_of(updates), problems(truncations)
 
-    from bench.report.show import as_json, print_tables
+    from bench.report.show import print_tables
     from bench.studies.updates import page, tables
 
-    def to_json() -> str:
-        more = {
-            "cells": tables.as_json(updates),
-            "truncated": [cell.as_json() for cell in truncations],
-            "notes": notes,
-            "problems": errors,
-        }
-        return as_json(rows, more)
+    def to_json() -> dict[str, Any]:
+        truncated = [cell.as_json() for cell in truncations]
+        values = {"cells": tables.as_json(updates), "truncated": truncated}
+        return values | {"notes": notes, "problems": errors, "rows": rows}
 
     def show() -> None:
         lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
