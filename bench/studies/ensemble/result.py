@@ -33,22 +33,14 @@ _PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
 
 @dataclass(frozen=True)
 class Entry:
-    """An ensemble, a cell or a baseline with its score on dev.
+    """An ensemble, a cell or a baseline with its score on dev."""
 
-    Attributes:
-        kind: the same for every task, such as `ensemble` or `best member`.
-        name: such as a cell's name; the kind, where it has no name of its own.
-        values: a number for each dev example, [N], whose mean is the score.
-        held_score: the score on held-out examples; None for a baseline that didn't predict them.
-        members: the cells whose parameters it has, or as many as; empty where not known.
-    """
-
-    kind: str
-    name: str
+    kind: str  # the same for every task, such as `ensemble` or `best member`
+    name: str  # such as a cell's name; the kind, where it has no name of its own
     dev: Interval
-    values: Values
-    held_score: float | None = None
-    members: tuple[Member, ...] = ()
+    values: Values  # a number for each dev example [N], whose mean is the score
+    held_score: float | None = None  # on held-out examples; None: it didn't predict them
+    members: tuple[Member, ...] = ()  # the cells whose parameters it has; empty: not known
 
     @property
     def label(self) -> str:
@@ -83,23 +75,16 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An ensemble, or those of several tasks together, and what it is compared with.
+    """An ensemble, or those of several tasks together, and what it is compared with."""
 
-    Attributes:
-        task: of several, such as `sst+sts`.
-        others: baselines, as far as they were asked for.
-        published: scores from papers to show with it; None: they were not asked for.
-        notes: remarks for the user, a line each, on the data too; `problems`: failures.
-    """
-
-    task: str
+    task: str  # of several, such as `sst+sts`
     metric: str
     ensemble: Entry
     best: Entry
-    others: Sequence[Entry] = ()
-    published: Sequence[Published] | None = None
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    others: Sequence[Entry] = ()  # baselines, as far as they were asked for
+    published: Sequence[Published] | None = None  # scores from papers; None: not asked for
+    notes: tuple[str, ...] = ()  # remarks for the user, a line each, on the data too
+    problems: tuple[str, ...] = ()  # failures, a line each
 
     @property
     def compared(self) -> list[Entry]:
