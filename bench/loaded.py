@@ -148,14 +148,9 @@ class Loaded:
         if group.has_quality and group.learned:
             points = reference_points(group, facts)
             figures = tradeoff.tradeoffs(group, tables.frame(group), "", points)
-        return (
-            html_environment()
-            .get_template("notebook.html.jinja")
-            .render(
-                title=lead.title(group),
-                lead=lead.lead(group, facts),
-                figures=figures,
-                settings=tables.settings_table(group),
-                where=" and ".join(path.name for path in self.results.runs),
-            )
-        )
+        where = " and ".join(path.name for path in self.results.runs)
+        page = html_environment().get_template("notebook.html.jinja")
+        return page.render(
+            title=lead.title(group), lead=lead.lead(group, facts), figures=figures, where=where,
+            settings=tables.settings_table(group),
+        )  # fmt: skip

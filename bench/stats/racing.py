@@ -78,22 +78,16 @@ def compare_rounds(rounds: Sequence[Round], live: Sequence[int]) -> Differences:
 
 
 class Race:
-    """A race of K settings in the order of their costs, the cheapest first.
-
-    Attributes:
-        best: settings that may be the best: no other is shown to be better.
-        picks: settings that may be picked: they are, or may still be, shown to be no worse than the
-            best by more than the margin, and none that costs less is shown to be.
-        shown: of those the cheapest that is shown to be, after three rounds; None: none.
-        left: the round after which a setting left, being in neither.
-    """
+    """A race of K settings in the order of their costs, the cheapest first. Those in `best` may be
+    the best: no other is shown to be better. Those in `picks` may be picked: they are, or may still
+    be, shown to be no worse than the best by more than the margin, and none that costs less is."""
 
     def __init__(self, count: int, margin: float) -> None:
         self.margin = margin
         self.rounds: list[Round] = []
         self.best, self.picks = set(range(count)), set(range(count))
-        self.shown: int | None = None
-        self.left: dict[int, int] = {}
+        self.shown: int | None = None  # the cheapest that is shown to be, after three rounds
+        self.left: dict[int, int] = {}  # the round after which a setting left, being in neither
 
     @property
     def live(self) -> list[int]:
