@@ -29,7 +29,7 @@ class Choice(NamedTuple):
     """
 
     weights: Weights
-    held_score: float
+    held_score: float | None
     additions: Sequence[tuple[int, float]]
 
 

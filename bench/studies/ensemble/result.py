@@ -18,7 +18,7 @@ from bench.results.overall import counted, overall, overall_interval
 from bench.results.predictions import mean_of_parts, values_for
 from bench.results.scores import score_of
 from bench.stats.intervals import Interval, spread
-from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
+from bench.studies.ensemble.averages import Choice, Floats, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
 from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score
@@ -158,10 +158,7 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
     if len({predictions.shape[1] for predictions in (*held_out, *dev)}) > 1:
         raise InputError(f"{task}: cells predict different numbers of classes; keep them apart")
     choice_of = partial(choose, held_out, pool.held_labels, metric)
-
-    def entry(kind: str, choice: Choice, name: str = "") -> Entry:
-        return _average(pool, dev, choice.weights, choice.held_score, kind, name)
-
+    entry = partial(_average, pool, dev)
     by_id = sorted(range(len(members)), key=lambda index: str(members[index].row.cell_id))
     choice, best_alone = choice_of(most=most, among=by_id), choice_of(most=1, among=by_id)
     best = members[best_alone.weights[0][0]]
@@ -170,7 +167,7 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
         if digest != best.row.model_digest:
             own = [i for i in by_id if str(members[i].row.model_digest) == digest]
             first = choice_of(most=1, among=own)
-            encoders.append(entry(f"best of {label}", first, members[first.weights[0][0]].row.name))
+            encoders.append(entry(first, f"best of {label}", members[first.weights[0][0]].row.name))
     notes = list(TASKS[task].notes) if task in TASKS else []
     if pool.left_out:
         cells = count(pool.left_out, "cell")
@@ -180,11 +177,11 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
         metric=metric,
         pool=pool,
         average=average,
-        ensemble=entry(ENSEMBLE, choice),
-        best=entry(BEST, best_alone, pool.label_of(best)),
+        ensemble=entry(choice, ENSEMBLE),
+        best=entry(best_alone, BEST, pool.label_of(best)),
         members=[(members[index], weight) for index, weight in choice.weights],
         alone=[
-            entry(CELL, choice_of(most=1, among=[index]), pool.label_of(member))
+            entry(choice_of(most=1, among=[index]), CELL, pool.label_of(member))
             for index, member in enumerate(members)
         ],
         stages=_stages(pool, choice, dev),
@@ -199,7 +196,7 @@ def average_of_all(pool: Pool, average: str) -> Entry:
     held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
     held_score = score(pool.metric, averaged(held_out, weights), pool.held_labels)
-    return _average(pool, dev, weights, held_score, ALL)
+    return _average(pool, dev, Choice(weights, held_score, ()), ALL)
 
 
 def entry_for(
@@ -216,17 +213,11 @@ def entry_for(
     return Entry(kind, name or kind, score_of(pool.metric, [values]), values, held_score, members)
 
 
-def _average(
-    pool: Pool,
-    dev: Sequence[Floats],
-    weights: Weights,
-    held_score: float | None,
-    kind: str,
-    name: str = "",
-) -> Entry:
-    members = tuple(pool.members[index] for index, _ in weights)
+def _average(pool: Pool, dev: Sequence[Floats], choice: Choice, kind: str, name: str = "") -> Entry:
+    members = tuple(pool.members[index] for index, _ in choice.weights)
     try:
-        return entry_for(pool, kind, averaged(dev, weights), name, held_score, members)
+        predictions = averaged(dev, choice.weights)
+        return entry_for(pool, kind, predictions, name, choice.held_score, members)
     except ValueError as error:
         raise InputError(f"{pool.task}: the {kind} can't be scored: {error}") from error
 
