@@ -18,8 +18,7 @@ from bench.machine.version import measuring
 from bench.plan.cell import digest
 
 _ROOT: Final = Path(__file__).parents[2]
-_TICK_S: Final = 0.1
-"""Seconds after which a stop by the user is noticed."""
+_TICK_S: Final = 0.1  # seconds after which a stop by the user is noticed
 _FIND: Final = """
 from importlib.metadata import distribution
 from importlib.util import find_spec

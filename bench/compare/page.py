@@ -36,15 +36,13 @@ from bench.report.pages import Facts, Section, called, markdown, sentences, writ
 from bench.report.tables import DASH, Head, Table, table
 
 PAGES: Final = "compare"
-_MOST: Final = 500
-"""Rows of a table on the HTML page."""
+_MOST: Final = 500  # rows of a table on the HTML page
 _BRIEF: Final = (30, 15, 6, 3)
 """Rows that the table of results in the Markdown may have, if it is not too long with as many;
 other tables have a third."""
 _ALIKE: Final = 5
 """Rows of the table of results with one measure and one verdict; regressions may have more."""
-_LARGEST: Final = 60_000
-"""Bytes of the Markdown: a comment on GitHub holds 65,536 characters."""
+_LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,536 characters
 _ORDER: Final = (
     Verdict.REGRESSION, Verdict.IMPROVEMENT, Verdict.UNDECIDED, Verdict.SMALL, Verdict.SAME,
     Verdict.NOT_COMPARED,

@@ -24,10 +24,8 @@ from minbert.files import is_file, is_folder
 Terms = Mapping[str, tuple[str, ...]]
 """Texts by column, each a value or several with commas between them."""
 
-_LISTED: Final = 8
-"""Values that an error lists."""
-_LONGEST: Final = 40
-"""Characters of such a value."""
+_LISTED: Final = 8  # values that an error lists
+_LONGEST: Final = 40  # characters of such a value
 
 
 @dataclass(frozen=True)

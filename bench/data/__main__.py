@@ -36,11 +36,9 @@ from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import lines
 from minbert.data.tasks.splitting import DEV, TRAIN
 
-_PAGES: Final = "data"
-"""Name of the pages and of the folder of their figures."""
+_PAGES: Final = "data"  # name of the pages and of the folder of their figures
 _MODEL: Final = str(Settings().model)
-_SLOW: Final = 5000
-"""Examples above which checks take seconds, and progress is shown."""
+_SLOW: Final = 5000  # examples above which checks take seconds, and progress is shown
 _HOW: Final = (
     "Texts are compared without case and punctuation; a pair is compared by both texts.",
     f"Near duplicates share {THRESHOLD:.0%} of their character {N}-grams (Jaccard similarity), of "

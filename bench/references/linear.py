@@ -28,8 +28,7 @@ STRENGTHS: Final = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 _HALF: Final = 0.5
 _LEAST: Final = 1e-12
 _ITERATIONS: Final = 200
-_LARGEST: Final = 2**27
-"""Most weights of a model, 1 GiB: outputs times features."""
+_LARGEST: Final = 2**27  # most weights of a model, 1 GiB: outputs times features
 
 
 def predict(

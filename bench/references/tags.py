@@ -14,8 +14,7 @@ from minbert.data.tasks import Examples, Task
 _ALPHA: Final = 1e-6  # strength of the regularisation
 _EPOCHS: Final = 20
 _ENDS: Final = 3  # characters of the longest prefix and suffix
-_EDGE: Final = ""
-"""The word before the first and after the last."""
+_EDGE: Final = ""  # the word before the first and after the last
 
 
 def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:

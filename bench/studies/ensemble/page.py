@@ -34,8 +34,7 @@ from bench.studies.ensemble.published import Published, caveat
 from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE, Entry, Overall, Result, TaskResult
 from minbert.data.tasks import TASKS
 
-_MOST_CELLS: Final = 40
-"""Single cells in a figure."""
+_MOST_CELLS: Final = 40  # single cells in a figure
 BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"
 _SHAPES: Final = {
@@ -46,8 +45,7 @@ _SHAPES: Final = {
     PUBLISHED: ("D", PURPLE, PAPER, 5.5),
 }
 """Marker, colour, the colour that fills it, and size."""
-_LONGEST: Final = 44
-"""Characters of a label."""
+_LONGEST: Final = 44  # characters of a label
 _DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
 _WORDS: Final = {"correlated": CORRELATED, "enumerated": enumerated}
 

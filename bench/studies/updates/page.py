@@ -15,12 +15,9 @@ from bench.studies.updates.truncation import Truncation, problems
 
 _COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
-_MOST: Final = len(_COLOURS)
-"""Cells in a figure; the tables have them all."""
-_PERCENT: Final = 90
-"""Share of the energy for which a figure shows ranks by layer."""
-_HALF_A_LINE: Final = 26
-"""Characters of a name, where two stand side by side."""
+_MOST: Final = len(_COLOURS)  # cells in a figure; the tables have them all
+_PERCENT: Final = 90  # share of the energy for which a figure shows ranks by layer
+_HALF_A_LINE: Final = 26  # characters of a name, where two stand side by side
 _RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
 _BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
