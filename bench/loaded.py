@@ -12,7 +12,7 @@ from typing import Any, Final
 import pandas as pd
 from markupsafe import escape
 
-from bench.analysis.comparison import Limits, compare
+from bench.analysis.comparison import Limits
 from bench.analysis.costs import Need
 from bench.analysis.groups import Group, ordered_groups
 from bench.common.errors import InputError
@@ -126,17 +126,11 @@ class Loaded:
     def compare(self, other: "Loaded") -> Answer:
         """The answer of `bench.compare`, from these results to newer ones. InputError where nothing
         can be compared."""
-        sides = [
+        base, new = (
             SideRows(of.runs[0], "", [*of.rows], values_from(of.predictions_of))
             for of in (self.results, other.results)
-        ]
-        base, new = sides
-        limits = Limits()
-        compared = compare(base.rows, new.rows, limits, values_of=(base.values_of, new.values_of))
-        if not conclusion.is_compared(compared):
-            why = "; ".join(conclusion.obstacles(compared)[:2]) or "no results that ended ok"
-            raise InputError(f"{base.name} and {new.name}: nothing to compare: {why}")
-        outcome = conclusion.Conclusion(compared, base, new, limits)
+        )
+        outcome = conclusion.conclude(base, new, Limits())
         lines = conclusion.summary(outcome, details=True)
         return Answer(tuple(lines), conclusion.as_json(outcome))
 

@@ -58,9 +58,8 @@ def command(
     select: str | None, rounds: int | None, runs: Path | None,
 ) -> int:  # fmt: skip
     # imported late: these load numpy and scipy, and the page matplotlib
-    from bench.analysis.comparison import compare
     from bench.compare.alternating import Alternation
-    from bench.compare.conclusion import Conclusion, as_json, is_compared, obstacles, summary
+    from bench.compare.conclusion import as_json, conclude, summary
     from bench.compare.sides import limits as parse_limits
     from bench.compare.sides import read_sides
     from bench.launch.checks import check_reports
@@ -86,14 +85,7 @@ def command(
             if value is not None:
                 raise InputError(f"{name} needs --run")
         one, other, named = read_sides(places, base, new, metric)
-    comparison = compare(
-        one.rows, other.rows, limits, named=named, values_of=(one.values_of, other.values_of),
-        looks=looks,
-    )  # fmt: skip
-    if not is_compared(comparison):
-        why = "; ".join(obstacles(comparison)[:2]) or "no results that ended ok"
-        raise InputError(f"{one.name} and {other.name}: nothing to compare: {why}")
-    conclusion = Conclusion(comparison, one, other, limits, strict, looks)
+    conclusion = conclude(one, other, limits, named, strict, looks)
 
     from bench.compare.page import write
 

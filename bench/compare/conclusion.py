@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain, zip_longest
 from typing import Any, Final
 
-from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Result, Verdict
+from bench.analysis.comparison import Compared, Comparison, Limits, Pair, Result, Verdict, compare
 from bench.analysis.machines import MachineCost
 from bench.analysis.setting import Setting
+from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import enumerated
 from bench.compare.sides import SideRows
@@ -52,17 +53,23 @@ class Conclusion:
         return int(bool(compared.regressions or compared.failing or (self.strict and self.is_open)))
 
 
-def is_compared(comparison: Comparison) -> bool:
-    verdicts = {one.verdict for _, one in comparison.results}
-    changed = comparison.failing or comparison.passing
-    machines = comparison.machines and comparison.machines.rows
-    return bool(verdicts - {Verdict.NOT_COMPARED} or changed or machines)
-
-
-def obstacles(comparison: Comparison) -> list[str]:
-    whys = [each.why for each in comparison.unmatched]
-    whys += [one.why for _, one in comparison.having(Verdict.NOT_COMPARED)]
-    return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
+def conclude(
+    base: SideRows, new: SideRows, limits: Limits, named: Collection[str] = (),
+    strict: bool = False, looks: int = 1,
+) -> Conclusion:  # fmt: skip
+    """The comparison of two sides, as by `compare`; InputError where nothing can be compared."""
+    values_of = base.values_of, new.values_of
+    compared = compare(base.rows, new.rows, limits, named=named, values_of=values_of, looks=looks)
+    verdicts = {one.verdict for _, one in compared.results}
+    changed = compared.failing or compared.passing
+    machines = compared.machines and compared.machines.rows
+    if not (verdicts - {Verdict.NOT_COMPARED} or changed or machines):
+        whys = [each.why for each in compared.unmatched]
+        whys += [one.why for _, one in compared.having(Verdict.NOT_COMPARED)]
+        counts = Counter(filter(None, map(clean, whys))).most_common(2)
+        why = "; ".join(text for text, _ in counts) or "no results that ended ok"
+        raise InputError(f"{base.name} and {new.name}: nothing to compare: {why}")
+    return Conclusion(compared, base, new, limits, strict, looks)
 
 
 def figures(one: Compared) -> str:
@@ -139,12 +146,12 @@ def _by_reason(results: Iterable[Result]) -> list[tuple[int, str, list[str]]]:
     return [(*key, [label for label, _ in names]) for key, names in alike.items()]
 
 
-def _excluded(comparison: Comparison) -> dict[tuple[Kind, float | None, int, int], list[str]]:
+def _excluded(comparison: Comparison) -> dict[tuple[str, float | None, int, int], list[str]]:
     """By kind and limit the number of settings in which a change for the worse is excluded, and of
     all, with the labels of the measures."""
     compared = [one for pair in comparison.pairs for one in pair.compared
                 if one.verdict is not Verdict.NOT_COMPARED]  # fmt: skip
-    excluded: dict[tuple[Kind, float | None, int, int], list[str]] = {}
+    excluded: dict[tuple[str, float | None, int, int], list[str]] = {}
     for label, alike in grouped(compared, lambda one: one.measure.label).items():
         if number := sum(one.verdict in EXCLUDED for one in alike):
             key = alike[-1].measure.kind, alike[-1].limit, number, len(alike)
