@@ -1,18 +1,24 @@
 """Export a trained cell as a folder that transformers, PEFT, sentence-transformers or onnxruntime
 load without this project.
 
-Example: python -m bench.export recommended --to my-model
+CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
+which --prefer, --where, --margin and --metric narrow as in python -m bench.recommend.
+
+Examples:
+  python -m bench.export recommended --to my-model
+  python -m bench.export recommended --where "memory<=1400MiB" --refit --to my-model
+  python -m bench.export lora-r8-attn-only-bf16-s0 --format onnx --to my-model
 """
 
 import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from bench.common.command import FILE, options_in, run_command
+from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import command_line, echo
@@ -31,19 +37,8 @@ from bench.recommend import with_needs
 from bench.results.origins import folder_of, model_of
 from minbert.files import is_file, is_folder
 
-_EPILOG: Final = """\b
-CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
-which --prefer, --where, --margin and --metric narrow as in python -m bench.recommend.
 
-\b
-Examples:
-  python -m bench.export recommended --to my-model
-  python -m bench.export recommended --where "memory<=1400MiB" --refit --to my-model
-  python -m bench.export lora-r8-attn-only-bf16-s0 --format onnx --to my-model
-"""
-
-
-@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @click.argument("cell", metavar="CELL|recommended")
 @options_in(
     Path(__file__).with_name("options.toml"),

@@ -1,6 +1,12 @@
 """Predictions of an exported model for a file of texts.
 
-Example: python -m bench.predict my-model texts.csv --to predictions.csv
+FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
+stdin, with a text on each line. A row without a text has an empty prediction.
+
+Examples:
+  python -m bench.predict my-model texts.txt
+  python -m bench.predict my-model reviews.csv --text review --to predictions.csv
+  echo "a fine film" | python -m bench.predict my-model - --json
 """
 
 import csv
@@ -23,7 +29,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from bench.common.command import FILE, options_in
+from bench.common.command import FILE, described, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import atomic_file
@@ -43,16 +49,6 @@ _STDIN: Final = "-"
 _CHUNK: Final = 1024  # rows that are predicted before the next ones are read
 _PATIENCE_S: Final = 2.0
 _MARK: Final = "|"  # between the classes of a text that has several, unless it is in a class's name
-_EPILOG: Final = """\b
-FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
-stdin, with a text on each line. A row without a text has an empty prediction.
-
-\b
-Examples:
-  python -m bench.predict my-model texts.txt
-  python -m bench.predict my-model reviews.csv --text review --to predictions.csv
-  echo "a fine film" | python -m bench.predict my-model - --json
-"""
 
 Answer = tuple[Any, Sequence[Any]]
 """The prediction for a text, and the probability of each class; or the text and its entities."""
@@ -61,7 +57,7 @@ Write = Callable[[int, Answer | None], None]
 """Writes the answer to a row, by its number from 1; None: it has no text."""
 
 
-@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@described(__doc__)
 @click.argument("folder", metavar="MODEL", type=FILE)
 @click.argument("file", metavar="FILE|-")
 @options_in(Path(__file__).with_name("predict.toml"), {"file": FILE})

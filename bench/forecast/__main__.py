@@ -1,6 +1,8 @@
 """Check how well memory and time are forecast for settings that the fit has not seen.
 
-Example: python -m bench.forecast --check runs.csv
+Examples:
+  python -m bench.forecast --check runs.csv
+  python -m bench.forecast --check runs.csv --model path/to/checkpoint --data path/to/data --json
 """
 
 import json
@@ -8,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import click
 from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.groups import Group, groups
-from bench.common.command import BAD_INPUT, FILE, options_in, run_command
+from bench.common.command import BAD_INPUT, FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.forecast.client import NoPredictionError, lock_on
@@ -31,14 +32,8 @@ from minbert.model.config import GEOMETRIES
 
 _FEWEST: Final = 5
 
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.forecast --check runs.csv
-  python -m bench.forecast --check runs.csv --model path/to/checkpoint --data path/to/data --json
-"""
 
-
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
 def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
     if not runs.is_file():
