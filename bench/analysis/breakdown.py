@@ -46,8 +46,7 @@ class Breakdown:
 
 
 def memory_parts(group: Group, setting: Setting) -> Breakdown | None:
-    """The parts of the peak in the group's main column of memory, over the runs in which all are
-    known; None without any."""
+    """The parts of the peak in the main column of memory, over the runs in which all are known."""
     on_cpu = group.memory_column == "peak_rss_mib"
     names = tuple(f"{name}_mib" for name in OWNERS)
     libraries = ("imports_anon_mib", "peak_anon_mib") if on_cpu else ()

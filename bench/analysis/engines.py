@@ -137,8 +137,7 @@ def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
 
 
 def share_of_limit(setting: Setting) -> float | None:
-    """The time of the unavoidable matrix products of a setting, as a share of its time;
-    None where not measured."""
+    """The time of a setting's unavoidable matrix products, as a share of its time."""
     times, products = (setting.by_run(column) for column in (TIME, "products_ms"))
     both = times.keys() & products.keys()
     if not both:

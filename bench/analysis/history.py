@@ -90,8 +90,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The series of a group's settings, over the versions that have the reference; `left_out` are
-    those without it."""
+    """The series of settings over the versions that have the reference; `left_out` lack it."""
 
     group: Group
     reference: Setting

@@ -122,8 +122,7 @@ def _references(matches: Sequence[Match]) -> Ints:
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
-    """Estimates of the logarithm of the ratio of ratios to the reference's, over runs of one seed
-    and repeat."""
+    """Estimates of the log ratio of ratios to the reference's, over runs of one seed and repeat."""
     pairs = zip(runs.of_pair.tolist(), runs.places, strict=True)
     by_place = dict(zip(pairs, runs.differences(column), strict=True))
     values, samples = [], []

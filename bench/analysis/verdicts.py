@@ -83,8 +83,7 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
 
 
 def best_by_score(group: Group) -> Setting | None:
-    """The setting with the best score, of those that learned; None where none is known, or where
-    scores can't be weighed."""
+    """The best setting by score, of those that learned; None where scores can't be weighed."""
     if not group.learned:
         return None
     learned = [setting for setting in group.settings if setting.ok and setting.learned]

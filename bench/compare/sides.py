@@ -115,8 +115,7 @@ def parse_terms(text: str | None, option: str) -> Terms:
 
 
 def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list[Row]:
-    """The rows that match all terms of a filter; InputError with the values that there are if there
-    are none."""
+    """The rows that match all terms of a filter; InputError with possible values if none do."""
     left = rows
     for column, texts in terms.items():
         values = {row[column] for row in left}

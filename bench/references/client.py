@@ -49,8 +49,7 @@ def find_facts(
 
 
 def tokens_of(tokenizer: Path, longest: int) -> str:
-    """`DataFacts.tokens_of` of a model; InputError of `minbert` for a vocabulary that can't be
-    used."""
+    """`DataFacts.tokens_of` of a model; InputError for a vocabulary that can't be used."""
     return f"{vocabulary_digest(tokenizer)[:16]}, {longest}"
 
 
@@ -117,8 +116,7 @@ def _with_references(
 
 
 def lacking(facts: DataFacts, cell: Cell) -> list[str]:
-    """Names of the reference points that are missing for a cell; none for random weights, which
-    learn nothing."""
+    """The missing reference points of a cell; none for random weights, which learn nothing."""
     if cell.init != "pretrained":
         return []
     known = {reference.name for reference in facts.references_for(cell)}

@@ -28,8 +28,7 @@ def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:
 
 
 def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
-    """Scores of logistic regression, and how it was fitted. ValueError if all words have one
-    tag."""
+    """Scores of logistic regression and how it was fitted; ValueError if all words have one tag."""
     from sklearn.feature_extraction import FeatureHasher
     from sklearn.linear_model import SGDClassifier
 

@@ -89,8 +89,7 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
 def _name_ends(
     figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]], lift: float = 0.0
 ) -> None:
-    """Write the names of lines to the right of their ends, so many pixels above them, without
-    overlaps."""
+    """Name lines to the right of their ends, so many pixels above them, without overlaps."""
     lay_out(figure)
     upwards = sorted(ends, key=lambda end: end[2])
     moved: list[float] = []

@@ -75,8 +75,7 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
 
 
 def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
-    """A sentence on the versions of the code, if rows are of several, or those of all others but
-    one are left out."""
+    """A sentence on the versions of the code, if there are several, or one alone is shown."""
     if only is not None:
         return [phrase("groups", "version", plain(only), left_out)]
     names = [str(row.code_version or _UNKNOWN) for row in rows]

@@ -117,8 +117,7 @@ def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) 
 
 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
-    """Sentences on a recommendation: `advice` for all of them, `obstacles` for why nothing is
-    recommended."""
+    """Sentences of a template: `advice`, or `obstacles` for why nothing is recommended."""
     group = recommended.candidates.group
     return sentences(
         template, r=recommended, known=recommended.candidates, group=group, one_file=one_file,

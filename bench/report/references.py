@@ -73,8 +73,7 @@ def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]
 
 
 def final_line(final: FinalScore, metric: str = "") -> str:
-    """A sentence with the score on test examples by the metric that decides in the report; by
-    default that of the choice."""
+    """A sentence with the score on test examples by a metric or, without that, by the choice's."""
     metric = metric if metric in final.scores else final.metric
     score, form = final.scores.get(metric), partial(by_metric, metric)
     known = None if score is None else Interval(*score)

@@ -79,8 +79,7 @@ def command(
 
 
 def parse_tasks(text: str | None) -> tuple[str, ...]:
-    """The distinct tasks in a text such as `"sst,quora"`; none for None, InputError for a text
-    without a task."""
+    """The distinct tasks in a text such as `"sst,quora"`; InputError for a text without one."""
     if text is None:
         return ()
     names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))

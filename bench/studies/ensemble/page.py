@@ -179,8 +179,7 @@ def _published_tables(result: Result) -> list[Table]:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A marker in a figure, of one of the kinds in `_SHAPES`; `parameters` are None where not
-    known."""
+    """A marker in a figure, of one of the kinds in `_SHAPES`."""
 
     label: str
     kind: str

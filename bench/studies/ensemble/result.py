@@ -96,8 +96,7 @@ class Result:
         return self.ensemble.less(self.best)
 
     def differences(self, entry: Entry) -> tuple[Interval | None, Interval | None]:
-        """An entry's score less the best member's, and less the ensemble's; None for those
-        themselves."""
+        """An entry's score less the best member's and the ensemble's; None for those themselves."""
         is_best = entry is self.best or (
             entry.kind == CELL and entry.members[0] is self.best.members[0]
         )
@@ -207,8 +206,7 @@ def entry_for(
     held_score: float | None = None,
     members: tuple[Member, ...] = (),
 ) -> Entry:
-    """An entry of predictions [N, C] on the pool's dev examples; ValueError for predicted numbers
-    that are all the same."""
+    """An entry of predictions [N, C] on the pool's dev examples; ValueError if all are the same."""
     values = values_for(pool.metric, predictions, pool.labels)
     return Entry(kind, name or kind, score_of(pool.metric, [values]), values, held_score, members)
 

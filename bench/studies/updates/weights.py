@@ -100,8 +100,7 @@ def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
 
 
 def load_model(cell: KeptCell, base: Model) -> BertClassifier:
-    """A cell's trained model, ready to predict, with the checkpoint that it was trained from;
-    InputError as `load_trained`."""
+    """A cell's trained model with the checkpoint of its base; InputError as `load_trained`."""
     job = replace(Job.read(cell.folder), checkpoint=str(base.checkpoint))
     return cast(BertClassifier, load_trained(job, cell.folder))
 
