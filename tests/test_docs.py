@@ -185,6 +185,13 @@ def test_links_lead_to_files_and_headings_that_are_there(path):
     assert [link for link in links if leads_nowhere(path, link)] == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_blank_line_does_not_split_a_table(path):
+    """The site shows rows after it as text with bars."""
+    parts = re.findall(r"(?:^\|.*\n?)+", prose(path), re.MULTILINE)
+    assert [part for part in parts if not re.match(r".*\n\|[ :|-]+\|\n", part)] == []
+
+
 def test_the_readme_has_the_least_and_the_largest_ratio_of_other_encoders():
     rows = json.loads(read("docs/encoder-steps.json"))["rows"]
     for kinds in (("roberta", "distilbert", "electra"), ("modernbert", "deberta-v2")):
