@@ -153,7 +153,9 @@ def command(
 
     cells = select(inputs.cells(target), axes)
     if not cells:
-        raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
+        own = grid.name not in gridfile.names()
+        remedy = "; add a table [[cells]] that does" if own else ""
+        raise InputError(f"--select: no cell of grid {grid.name} has {selection}{remedy}")
     inputs.check(cells, executor.devices, searches=lr == "auto")
     if grid.settings.race:
         inputs.check_race(cells, {kind.amp_on for kind in executor.kinds.values()})

@@ -56,6 +56,7 @@ def test_a_wrong_flag(grid, extra, message):
 @pytest.mark.parametrize(
     ("text", "extra", "message"),
     [
+        ("[[cells]]\nmode=['full']", ("--select", "mode=head"), "mine has mode=head; add a table"),
         ("[settings]\nepoch=3\n[[cells]]\nmode=['full']", (), "settings.epoch"),
         (
             "[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']",
