@@ -77,6 +77,11 @@ def last_error(stderr: str) -> str:
     return one_line(lines[-1]) if lines else ""
 
 
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun: `1 cell`, `2 cells`."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def some_of(names: Sequence[str], most: int) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

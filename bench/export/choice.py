@@ -72,8 +72,8 @@ def recommended_cell(
     recommended, others = recommended_in(results, prefer, where, margin)
     if others:
         note_to_stderr(
-            f"the recommendation is for {subject(recommended.candidates.group)}; there are "
-            f"{others} other groups of results"
+            f"the recommendation is for {subject(recommended.candidates.group)}; besides "
+            f"it there {'is' if others == 1 else 'are'} {count(others, 'other group')} of results"
         )
     setting = recommended.setting
     if setting is None or not recommended.decided:

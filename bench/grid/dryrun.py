@@ -80,7 +80,9 @@ def print_plan(
         console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
     noun = "candidates" if after else "cells"
-    console.print(f"{count_cells(planned, noun)}: {to_run} to run, {len(planned) - to_run} not")
+    console.print(
+        f"{count_cells(planned, noun[:-1])}: {to_run} to run, {len(planned) - to_run} not"
+    )
     if elsewhere:
         console.print(scores_sentence(elsewhere, noun))
     if total["basis"] is not None:

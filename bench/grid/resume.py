@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from bench.common.messages import command_line
+from bench.common.messages import command_line, count
 from bench.plan.planning import RERUN, Planned
 from bench.plan.rows import Row
 
@@ -22,7 +22,8 @@ def how_to_go_on(
     and of those that have `fallen_back`."""
     lines = []
     if fell_back:
-        lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
+        cells = count(fell_back, "cell")
+        lines.append(f"{cells} did not end ok this time: older results count instead\n")
     if fell_back or counts is None or any(counts.get(status) for status in _GO_ON):
         lines.append(f"to go on: {command_line('grid', *arguments)}\n")
     for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
+from bench.common.messages import count
 from bench.plan.rows import RESUMED, Row
 
 _LEFT_OUT: Final = "left out: "
@@ -51,7 +52,9 @@ class Budget:
         if not self.left_out:
             return []
         whole = f"the budget of {minutes(self.seconds)} min"
-        lines = [f"{len(self.left_out)} cells were left out for {whole}\n"]
+        number = len(self.left_out)
+        were = "was" if number == 1 else "were"
+        lines = [f"{count(number, 'cell')} {were} left out for {whole}\n"]
         if longer := [s for s in self.left_out.values() if s is not None and s > self.seconds]:
             lines.append(
                 f"{len(longer)} of them are predicted to take longer than all of it, up to "

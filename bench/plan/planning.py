@@ -10,6 +10,7 @@ from typing import Any, Final
 from adapters.methods import METHODS, PEFT, has_layers, has_rank
 from adapters.names import trains_base
 from bench.common.errors import InputError
+from bench.common.messages import count
 from bench.plan.cell import (
     ABOUT,
     DEFAULT,
@@ -278,10 +279,11 @@ def check_rerun(text: str) -> str:
     return text
 
 
-def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
+def count_cells(planned: Sequence[Planned], what: str = "cell") -> str:
     cells = len({item.cell.cell_id for item in planned})
     repeats = len({item.key for item in planned})
-    return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
+    shown = count(cells, what)
+    return shown if repeats == cells else f"{count(repeats, 'repeat')} of {shown}"
 
 
 def scores_elsewhere(planned: Iterable[Planned]) -> int:

@@ -8,6 +8,7 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import Objective, column
+from bench.common.messages import count as count  # as text.count, too
 from bench.common.messages import printable
 from bench.plan.cell import Cell, Value
 from bench.plan.learning_rates import origin_of
@@ -94,11 +95,6 @@ difference_with_span: Final = partial(with_span, shape=signed)
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
     """The least and the largest of some values; one of them where both look alike."""
     return " to ".join(dict.fromkeys(shape(float(end)) for end in (min(values), max(values))))
-
-
-def count(number: int, thing: str, things: str | None = None) -> str:
-    """A number with its noun: `1 cell`, `2 cells`."""
-    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def short_name(of: Row | Setting, *names: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from bench.common.errors import InputError, RefusedError, StoppedError
+from bench.common.messages import count
 from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
@@ -232,8 +233,8 @@ class SlurmExecutor(Executor):
                 self._largest = max(self._largest, len(groups))
                 self._size = min(2 * max(self._size, len(groups)), most)
                 self._ready = self._ready[len(groups) :]
-                cells = _count(sum(map(len, groups)), "cell")
-                tasks = _count(len(groups), "array task")
+                cells = count(sum(map(len, groups)), "cell")
+                tasks = count(len(groups), "array task")
                 dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
 
     def _look(self, dispatcher: Dispatcher) -> None:
@@ -251,7 +252,7 @@ class SlurmExecutor(Executor):
             self._take(one, queued, dispatcher)
             for why, ends in groupby(sorted(one.not_run.values()), key=itemgetter(0)):
                 nodes = [node for _, node in ends]
-                tasks = _count(len(nodes), "array task")
+                tasks = count(len(nodes), "array task")
                 note = f"job {one.submission.job}: {tasks} never began: {why}"
                 if named := sorted({*filter(None, nodes)}):
                     note += f" (to leave nodes out: --slurm exclude={','.join(named)})"
@@ -261,7 +262,7 @@ class SlurmExecutor(Executor):
         for entry in queued or ():
             if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
                 self._stuck.add((entry.job, entry.reason))
-                tasks = _count(len(entry.indexes), "array task")
+                tasks = count(len(entry.indexes), "array task")
                 dispatcher.display.note(
                     f"job {entry.job}: {tasks} can't start ({entry.reason}); details: scontrol "
                     f"show job {entry.job}; if held: scontrol release {entry.job}; to give up: "
@@ -272,7 +273,7 @@ class SlurmExecutor(Executor):
             running = sum(len(one.indexes) for one in queued) - pending
             more = f", {len(self._ready)} to be submitted" if self._ready else ""
             dispatcher.display.stage(
-                f"{_count(running, 'array task')} running, {pending} pending{more}", running
+                f"{count(running, 'array task')} running, {pending} pending{more}", running
             )
 
     def _take(
@@ -373,10 +374,6 @@ def find_cluster(
 def _queued(submissions: Iterable[Following]) -> list[Queued]:
     every = [one.submission for one in submissions]
     return commands.queued([one.name for one in every], {one.request["user"] for one in every})
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _not_empty(groups: Iterable[Iterable[Attempt | None]]) -> list[list[Attempt]]:

@@ -350,7 +350,7 @@ def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
     assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
     out, err = capsys.readouterr()
     assert "3 cells: 3 ok" in out
-    assert "3 cells did not end ok this time: their older results count" in err
+    assert "3 cells did not end ok this time: older results count instead" in err
     assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
 
 
@@ -439,7 +439,7 @@ def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run
         out, err = capsys.readouterr()
         assert "2 cells: 1 ok, 1 skipped" in out
         assert "left out: predicted to take 100 min, and" in err
-        assert f"1 cells were left out for the budget of {minutes} min" in err
+        assert f"1 cell was left out for the budget of {minutes} min" in err
         assert "longer than all of it, up to 100 min" in err
         assert "to go on: python -m bench.grid" in err
         assert "--rerun skipped" not in err

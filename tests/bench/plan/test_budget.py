@@ -48,7 +48,7 @@ def test_at_the_end_cells_that_would_never_fit_are_reported():
     budget, forward = budget_of(10)
     forward(5)
     budget.leave_out("a", 8 * MINUTE)
-    assert budget.lines() == ["1 cells were left out for the budget of 10 min\n"]
+    assert budget.lines() == ["1 cell was left out for the budget of 10 min\n"]
     budget.leave_out("b", 30 * MINUTE)
     budget.leave_out("c", 12 * MINUTE)
     first, second = budget.lines()
@@ -111,7 +111,7 @@ def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_
             f"to run again what ended timeout: {plain} --rerun timeout\n",
         ]
         assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [
-            "2 cells did not end ok this time: their older results count\n",
+            "2 cells did not end ok this time: older results count instead\n",
             f"to go on: {command}\n",
         ]
 
