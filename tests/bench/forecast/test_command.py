@@ -17,7 +17,7 @@ from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, find_costs
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.fake import UncountableError
-from bench.forecast.forecast import memory_features, time_features
+from bench.forecast.forecast import peak_features, time_features
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
@@ -243,9 +243,10 @@ def measured(smoke):
     rows = []
     for cell in smoke.cells:
         variant = Variant.of(cell)
-        features = variant, forecast.totals[variant]
-        memory = forecast.imports_mib(variant) + 80 + 1.1 * sum(memory_features(*features)[2:])
-        costs = {"peak_rss_mib": memory, "wall_s": 6 + 1e-4 * time_features(*features)[1]}
+        totals = forecast.totals[variant]
+        tensors = sum(peak_features(variant, totals.lasting_mib, totals.passing_mib)[2:])
+        memory = forecast.imports_mib(variant) + 80 + 1.1 * tensors
+        costs = {"peak_rss_mib": memory, "wall_s": 6 + 1e-4 * time_features(variant, totals)[1]}
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
         rows.append(row | costs)
     return rows

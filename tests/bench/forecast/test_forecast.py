@@ -7,7 +7,7 @@ from bench.forecast import forecast as forecasting
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.forecast import (
     Forecast,
-    memory_features,
+    peak_features,
     replayed_steps,
     rows_like,
     rows_of_model,
@@ -35,7 +35,8 @@ TOTALS = {
 
 
 def peak(variant):
-    values = memory_features(variant, TOTALS[variant])
+    totals = TOTALS[variant]
+    values = peak_features(variant, totals.lasting_mib, totals.passing_mib)
     return IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
 
 
