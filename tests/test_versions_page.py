@@ -19,6 +19,8 @@ MADE_OF = {
 """Files without a column for the version, and the cells that they were made of."""
 BY_COMMIT = "peers.csv"
 """The one whose version is that of commits which its page names."""
+BY_PROGRAM = "alternatives.csv"
+"""The one of runs of other programs, too, which has no grids, and may have no rows yet."""
 FILES = ["runs.csv", *sorted(path.name for path in DOCS.glob("*.csv"))]
 
 
@@ -53,6 +55,9 @@ def test_each_file_has_the_versions_that_the_page_says(file):
     made_of = rows(MADE_OF.get(file, file))
     if file in MADE_OF:
         assert {row["cell_id"] for row in rows(file)} - {""} <= {row["cell_id"] for row in made_of}
+    if file == BY_PROGRAM:
+        assert {row["measurement_version"] for row in made_of} <= told[""]
+        return
     grids = [row["grid"] if row["grid"] in told else "" for row in made_of]
     found = set(zip(grids, (row["measurement_version"] for row in made_of), strict=True))
     assert found == {(grid, version) for grid, versions in told.items() for version in versions}
@@ -85,5 +90,6 @@ def test_pages_that_quote_rows_lead_there():
             quoting.add(path.name)
             assert "#measurement-versions)" in text, path.name
     assert quoting == {
-        "results.md", "paper.md", "performance.md", "comparing.md", "encoders.md", "rates.md"
+        "results.md", "paper.md", "performance.md", "comparing.md", "encoders.md", "rates.md",
+        "alternatives.md",
     }  # fmt: skip

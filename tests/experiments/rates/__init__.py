@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from bench.results.predictions import keep_outcomes, kept_predictions
 from bench.results.rowfile import read_rows
 from bench.results.scores import numbers
 from bench.stats.intervals import Interval, mean_t
-from minbert.data.tasks import TaskData, load_data
+from minbert.data.tasks import Data, TaskData, load_data
 from tests.experiments.pages import with_tables
 
 _DOCS: Final = Path(__file__).parents[3] / "docs"
@@ -81,11 +81,7 @@ GRIDS: Final = {
 def write_examples(task: str, data: Path, folder: Path, dev: int | None = DEV) -> None:
     """Write 2,000 training examples of a task, and so many others to score (None: all), as CSV
     files. Equal texts stay together."""
-    loaded = load_data(task, data if task == "sts" else None)
-    assert isinstance(loaded, TaskData)
-    rows = defaultdict(list)
-    for key, row in _rows(loaded):
-        rows[key].append(row)
+    rows = grouped_rows(load_data(task, data if task == "sts" else None))
     keys = sorted(rows)
     random.Random(0).shuffle(keys)  # noqa: S311
     parts: dict[str, list[list[object]]] = {"train": [], "dev": []}
@@ -97,13 +93,16 @@ def write_examples(task: str, data: Path, folder: Path, dev: int | None = DEV) -
             csv.writer(file).writerows([[*names, "label"], *parts[part][:most]])
 
 
-def _rows(data: TaskData) -> Iterator[tuple[str, list[object]]]:
-    classes = data.task.classes
+def grouped_rows(data: Data) -> dict[str, list[list[object]]]:
+    """The rows of train and dev, texts and a label each, by the key of what belongs together."""
+    assert isinstance(data, TaskData)
+    classes, rows = data.task.classes, defaultdict[str, list[list[object]]](list)
     for examples in (data.train, data.dev):
-        keys, labels = examples.keys(), examples.labels
-        for n, key in enumerate(keys):
-            label = classes[int(labels[n])] if classes else float(labels[n])
-            yield key, [*(column[n] for column in examples.columns), label]
+        for n, key in enumerate(examples.keys()):
+            label = examples.labels[n]
+            named = classes[int(label)] if classes else float(label)
+            rows[key].append([*(column[n] for column in examples.columns), named])
+    return rows
 
 
 def write_grid(path: Path, some: Some, exponent: float | None) -> None:

@@ -1,0 +1,180 @@
+"""This project against what people use to classify texts, with the same wall time and encoder.
+
+A run is one way, on a CSV with some of a task's labels, with one seed: a program in `ways/`, in a
+process of its own, which writes a model and the predictions of texts without labels. ways.toml has
+the ways. Finished runs are rows of docs/alternatives.csv, and docs/alternatives.safetensors has
+whether each prediction was right.
+
+`python -m tests.experiments.alternatives --help`
+"""
+
+import csv
+import random
+import tomllib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from bench.common.csvfile import write_csv
+from bench.common.files import write_atomically
+from bench.stats.intervals import spread
+from minbert.data.tasks import load_data
+from tests.experiments.pages import with_tables
+from tests.experiments.rates import grouped_rows
+
+HERE: Final = Path(__file__).parent
+ROWS: Final = HERE.parents[2] / "docs" / "alternatives.csv"
+PAGE: Final = ROWS.with_suffix(".md")
+WAYS: Final[dict[str, dict[str, Any]]] = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
+OURS: Final = ("quick", "race")
+TASKS: Final = {"movies": 2500, "nyt": 1500, "quora": 4000}
+"""Tasks, and how many examples of each are the test part."""
+LABELS: Final = ("all", "1000", "100")
+SEEDS: Final = ("0", "1", "2")
+MINUTES: Final = 20.0
+MARGIN: Final = 0.01
+"""How much worse than the best of the others our answer may be without being called a loss."""
+COLUMNS: Final = (
+    "task", "labels", "way", "seed", "minutes", "status", "reason", "score", "examples",
+    "wall_s", "peak_mib", "model_mb", "lines", "other_cores", "note", "command", "versions",
+    "measurement_version",
+)  # fmt: skip
+Row = Mapping[str, Any]
+Bools = NDArray[np.bool_]
+Key = tuple[str, str, str, str]
+"""Seed, task, labels and way."""
+
+
+@cache
+def split(task: str, data: Path) -> tuple[list[list[Any]], list[list[Any]]]:
+    """A header and rows to train on, and those of the test part, the same ones each time. What
+    belongs together, such as equal texts, is in one part."""
+    rows = grouped_rows(load_data(task, data if task == "quora" else None))
+    keys = sorted(rows)
+    random.Random(0).shuffle(keys)  # noqa: S311
+    parts: dict[bool, list[list[Any]]] = {True: [], False: []}
+    for key in keys:
+        parts[len(parts[True]) < TASKS[task]] += rows[key]
+    texts = ["text"] if len(parts[True][0]) == 2 else ["a", "b"]
+    return [[*texts, "label"], *parts[False]], [[*texts, "label"], *parts[True][: TASKS[task]]]
+
+
+def write_files(
+    parts: tuple[list[list[Any]], list[list[Any]]], labels: str, seed: str, folder: Path
+) -> list[str]:
+    """Write a training CSV with a number of labels that a seed draws, and the texts to predict,
+    whose labels are returned."""
+    (head, *rows), test = parts
+    random.Random(int(seed)).shuffle(rows)  # noqa: S311
+    some = rows if labels == "all" else rows[: int(labels)]
+    texts = [row[:-1] for row in test]
+    for name, part in {"train.csv": [head, *some], "new.csv": texts}.items():
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(part)
+    return [row[-1] for row in test[1:]]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none without a file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def key_of(row: Row) -> Key:
+    return row["seed"], row["task"], row["labels"], row["way"]
+
+
+def keep(path: Path, row: Row, right: Bools | None) -> None:
+    """Add a row, after the right answers of its predictions, a bit each."""
+    if right is not None:
+        bits = _read_bits(path) | {"/".join(key_of(row)): np.packbits(right)}
+        write_atomically(path.with_suffix(".safetensors"), save(bits))
+    write_csv(path, COLUMNS, sorted([*read_csv(path), row], key=key_of))
+
+
+def _read_bits(path: Path) -> dict[str, NDArray[np.uint8]]:
+    path = path.with_suffix(".safetensors")
+    return load_file(path) if path.is_file() else {}
+
+
+def right_answers(path: Path) -> dict[Key, Bools]:
+    """Whether each prediction of the runs that ended ok is right."""
+    bits, done = _read_bits(path), [row for row in read_csv(path) if row["status"] == "ok"]
+    return {
+        key_of(row): np.unpackbits(bits["/".join(key_of(row))], count=int(row["examples"])) > 0
+        for row in done
+    }
+
+
+def hours_left(missing: Sequence[Key], rows: Sequence[Row], minutes: float) -> float:
+    """Hours of missing runs: each like those of its way and labels that have run, or the limit."""
+    known = defaultdict[tuple[str, ...], list[float]](list)
+    for row in rows:
+        known[key_of(row)[2:]].append(float(row["wall_s"] or 0) / 3600)
+    return float(sum(np.mean(known.get(key[2:], minutes / 60)) for key in missing))
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """What the page has: a table for each task and number of labels, with the differences from each
+    of ours to the best of the others."""
+    rows, right, tables = read_csv(path), right_answers(path), []
+    for task, labels in product(TASKS, LABELS):
+        ways = {
+            way: [row for row in rows if key_of(row)[1:] == (task, labels, way)] for way in WAYS
+        }
+        shown = [_figures(way, some, right) for way, some in ways.items() if some]
+        if shown:
+            gaps = [gap for name in OURS if (gap := _gap(name, task, labels, right))]
+            tables.append({"task": task, "labels": labels, "ways": shown, "gaps": gaps})
+    return {
+        "tables": tables, "runs": len(rows), "margin": MARGIN,
+        "planned": len(SEEDS) * len(TASKS) * len(LABELS) * len(WAYS),
+        "hours": sum(float(row["wall_s"] or 0) for row in rows) / 3600,
+        "other_cores": max((float(row["other_cores"] or 0) for row in rows), default=0.0),
+        "versions": {row["way"]: row["versions"] for row in rows if row["versions"]},
+        "commands": {row["way"]: row["command"] for row in rows if row["command"]},
+    }  # fmt: skip
+
+
+def _figures(way: str, rows: Sequence[Row], right: Mapping[Key, Bools]) -> dict[str, Any]:
+    """The score of a way with its interval over seeds and examples, and means of other columns."""
+    done = [row for row in rows if row["status"] == "ok"]
+    other = [row for row in rows if row["status"] != "ok"]
+    costs = ("wall_s", "peak_mib", "model_mb", "lines")
+    score = np.array([right[key_of(row)] for row in done], float)
+    return {
+        "way": way, "seeds": len(done), "score": spread(score).interval() if done else None,
+        "costs": {name: float(np.mean([float(row[name]) for row in done])) if done else None
+                  for name in costs},
+        "others": sorted({f"{row['status']}: {row['reason']}".rstrip(": ") for row in other}),
+        "missing": len(other),
+    }  # fmt: skip
+
+
+def _gap(name: str, task: str, labels: str, right: Mapping[Key, Bools]) -> dict[str, Any] | None:
+    """The difference from one of ours to the best of the others, over common seeds and examples."""
+    gaps = {}
+    for other in [way for way in WAYS if way not in OURS]:
+        pairs = [
+            (right.get((seed, task, labels, name)), right.get((seed, task, labels, other)))
+            for seed in SEEDS
+        ]
+        both = [a.astype(float) - b for a, b in pairs if a is not None and b is not None]
+        if both:
+            gaps[other] = spread(np.array(both)).interval()
+    best = min(gaps, key=lambda other: gaps[other].value, default=None)
+    return None if best is None else {"ours": name, "best": best, "gap": gaps[best]}
+
+
+def page(text: str, path: Path = ROWS) -> str:
+    """The text of docs/alternatives.md with the tables of some rows."""
+    return with_tables(text, HERE, **figures(path))

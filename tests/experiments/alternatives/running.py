@@ -1,0 +1,203 @@
+"""Running a way: its environment, its process, and the row of a run."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
+from typing import Any, Final
+
+import click
+import numpy as np
+import psutil
+
+from bench.machine.conditions import MEASUREMENT_VERSION
+from tests.experiments.alternatives import COLUMNS, HERE, WAYS, Bools, read_csv
+
+_PERIOD_S: Final = 0.25  # between two looks at the memory of a run
+_LONGEST: Final = 200  # characters of a reason or a note
+_ENVIRONMENT: Final = {
+    "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
+    "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+
+
+class InstallError(Exception):
+    """An environment that can't be made, with pip's reason."""
+
+
+def run_way(
+    name: str, seed: str, answers: Sequence[str], folder: Path, minutes: float,
+    tick: Callable[[float], None] = lambda _: None,
+) -> tuple[dict[str, Any], Bools | None]:  # fmt: skip
+    """Run a way on the files of a folder, which also has the environments and an empty folder for
+    the run. Returns columns of its row, and whether each prediction is right; None where it failed.
+    `tick` is called with the seconds so far, again and again."""
+    way, work = WAYS[name], folder / "run"
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+    row |= {"way": name, "seed": seed, "minutes": minutes, "examples": len(answers),
+            "measurement_version": MEASUREMENT_VERSION}  # fmt: skip
+    try:
+        python = python_of(way.get("requirements", ""), folder)
+    except InstallError as error:
+        return row | {"status": "not installed", "reason": str(error)}, None
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    seconds, program = int(60 * minutes), HERE / "ways" / f"{way['program']}.py"
+    files = [folder / "train.csv", folder / "new.csv", encoder(folder), work]
+    words = [python, "-P", program, *files, seed, seconds, *way.get("arguments", ())]
+    row |= run_limited([*map(str, words)], work, seconds, tick, imports="requirements" not in way)
+    last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
+    for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
+        last = last.replace(str(path), "…")
+    command = f"python {program.name} train.csv new.csv minilm . {seed} {seconds}"
+    row |= {"lines": code_lines(program), "versions": versions(python, way["libraries"])}
+    if (commands := work / "commands.txt").is_file():
+        lines = commands.read_text("utf-8").splitlines()
+        grids = [HERE / name for name in way["arguments"] if name.endswith(".toml")]
+        own = sum(len(path.read_text("utf-8").splitlines()) for path in grids)
+        row["lines"], command = len(lines) + own, " && ".join(lines)
+    row["command"] = command
+    if row["status"] != "ok":
+        return row | {"reason": last if row["status"] == "failed" else ""}, None
+    predicted = np.array([one["prediction"] for one in read_csv(work / "predictions.csv")])
+    size = sum(path.stat().st_size for path in (work / "model").rglob("*") if path.is_file())
+    if len(predicted) != len(answers) or not size:
+        why = f"{len(predicted)} predictions of {len(answers)} texts, a model of {size} bytes"
+        return row | {"status": "failed", "reason": why}, None
+    right = predicted == np.array(answers)
+    costs = {"score": f"{right.mean():.4f}", "model_mb": f"{size / 1e6:.2f}"}
+    return row | costs | {"note": last}, right
+
+
+def encoder(folder: Path) -> Path:
+    """The embedded encoder as a folder of sentence-transformers, which transformers reads, too."""
+    path = folder / "minilm"
+    if not path.is_dir():
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.models import Normalize, Pooling, Transformer
+
+        from minbert.assets.embedded import fetch
+
+        base = Transformer(str(fetch("minilm")), max_seq_length=256)
+        pooling = Pooling(base.get_embedding_dimension(), "mean")
+        unfinished = folder / ".minilm"
+        SentenceTransformer(modules=[base, pooling, Normalize()]).save(str(unfinished))
+        unfinished.rename(path)
+    return path
+
+
+def python_of(requirements: str, folder: Path) -> str:
+    """The Python of an environment, which is made if it is not there; our own without a name."""
+    if not requirements:
+        return sys.executable
+    text = HERE / "requirements" / f"{requirements}.txt"
+    place = folder / "environments" / requirements
+    python, finished = place / "bin" / "python", place / text.name
+    if not finished.is_file() or finished.read_bytes() != text.read_bytes():
+        click.echo(f"installing {text.name}", err=True)
+        venv.create(place, with_pip=True, clear=True)
+        install = [
+            str(python),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "-r",
+            str(text),
+        ]
+        done = subprocess.run(install, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise InstallError(last_line(done.stderr))
+        shutil.copy(text, finished)
+    return str(python)
+
+
+def run_limited(
+    words: Sequence[str], work: Path, seconds: float, tick: Callable[[float], None], *,
+    imports: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a command in a folder for at most some seconds, with two threads and its output in
+    log.txt. Returns its status, time, the peak of the memory of it and its descendants, and how
+    many cores other processes had busy, on average.
+
+    Args:
+        imports: whether it inherits from where this process imports.
+    """
+    inherited = {k: v for k, v in os.environ.items() if imports or not k.startswith("PYTHON")}
+    locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # grids elsewhere don't keep it waiting
+    busy_s, begun, peak = _others_s(), time.monotonic(), 0
+    with (work / "log.txt").open("w", encoding="utf-8") as log:
+        child = psutil.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=work,
+            env=inherited | _ENVIRONMENT | locks,
+        )  # fmt: skip
+        try:
+            while (code := child.poll()) is None and time.monotonic() - begun < seconds:
+                peak = max(peak, sum(map(_rss, _tree(child))))
+                tick(time.monotonic() - begun)
+                time.sleep(_PERIOD_S)
+        finally:
+            _end(child)
+    wall_s = time.monotonic() - begun
+    return {
+        "status": "over time" if code is None else "failed" if code else "ok",
+        "wall_s": f"{wall_s:.1f}", "peak_mib": f"{peak / 2**20:.0f}",
+        "other_cores": f"{max(0.0, _others_s() - busy_s) / wall_s:.2f}",
+    }  # fmt: skip
+
+
+def _tree(child: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [child, *child.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _end(child: psutil.Process) -> None:
+    """End a process and its descendants: asked at first, so that they can end others in order."""
+    processes = _tree(child)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            if process.is_running():
+                end(process)
+        _, processes = psutil.wait_procs(processes, timeout=10)
+
+
+def _others_s() -> float:
+    """Seconds that processors worked for other processes than ended children of this one."""
+    times, own = psutil.cpu_times(), getrusage(RUSAGE_CHILDREN)
+    return float(times.user + times.nice + times.system - own.ru_utime - own.ru_stime)
+
+
+def versions(python: str, libraries: Sequence[str]) -> str:
+    code = f"from importlib.metadata import version as v\nfor n in {libraries}: print(n, v(n))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return ", ".join(done.stdout.splitlines())
+
+
+def code_lines(program: Path) -> int:
+    """The lines of a program beside blank ones, comments and its docstring."""
+    text = program.read_text(encoding="utf-8")
+    code = ast.get_docstring(ast.parse(text), clean=False) or ""
+    rest = text.replace(f'"""{code}"""', "", 1).splitlines()
+    return sum(1 for line in rest if line.strip() and not line.lstrip().startswith("#"))
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank, without addresses."""
+    line = (text.strip().splitlines() or ["no message"])[-1]
+    return re.sub(r"\w+://\S+", "…", line)[:_LONGEST]

@@ -1,0 +1,60 @@
+"""This project's commands: a grid, the export of its answer, and predictions.
+
+The last argument is the grid. Where nothing is recommended, the best of the race's rounds is trained
+on all examples by `--refit`. commands.txt has the commands that ran.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from minbert.assets.embedded import asset_folder
+
+train, new, _, out = map(Path, sys.argv[1:5])
+seconds, grid = int(sys.argv[6]), sys.argv[7]
+for path, name in ((train, "train.csv"), (new, "new.csv")):
+    shutil.copy(path, out / name)
+if (own := Path(__file__).parents[1] / grid).is_file():
+    shutil.copy(own, out)
+texts = pd.read_csv(new, nrows=1).columns
+pair = f" --text {texts[0]} --text-pair {texts[1]}" if len(texts) == 2 else ""
+
+
+def run(command: str) -> subprocess.CompletedProcess[bytes]:
+    with (out / "commands.txt").open("a") as file:
+        file.write(f"{command}\n")
+    words = shlex.split(command.replace("BASE", str(asset_folder("minilm"))))
+    words[0] = sys.executable
+    return subprocess.run(words, cwd=out, check=False)
+
+
+def trained() -> pd.DataFrame:
+    every = pd.read_csv(out / "runs.csv", keep_default_na=False)
+    rounds = every[(every["status"] == "ok") & (every["race"] == "on")]
+    return rounds.assign(dev_score=rounds["dev_score"].astype(float))
+
+
+def best_of_rounds() -> str:
+    """The id of a cell of the setting with the best scores in the most rounds."""
+    rounds = trained()
+    setting = [rounds[name] for name in ("mode", "rank", "layers")]
+    scores = rounds.groupby(setting)["dev_score"].agg(["count", "mean"])
+    best = scores.sort_values(["count", "mean"]).index[-1]
+    return rounds.set_index(["mode", "rank", "layers"]).loc[[best], "cell_id"].iloc[0]
+
+
+minutes = 0.75 * seconds / 60
+run(f"python -m bench.grid --grid {grid} --data train.csv{pair} --budget {minutes:g}")
+cell = "recommended"
+if run("python -m bench.export recommended --to model").returncode:
+    cell = f"{best_of_rounds()} --refit"
+    run(f"python -m bench.export {cell} --to model").check_returncode()
+base = " --base BASE" if (out / "model" / "adapter_config.json").is_file() else ""
+to = f"{pair} --to predictions.csv{base}"
+run(f"python -m bench.predict model new.csv{to}").check_returncode()
+rounds = trained()
+print(f"exported {cell}; {len(rounds)} trainings in {rounds['seed'].nunique()} rounds")
