@@ -17,24 +17,10 @@ from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.progress import progress_bar
 from tests.components import CS224N
-from tests.experiments.alternatives import (
-    LABELS,
-    MINUTES,
-    PAGE,
-    ROWS,
-    SEEDS,
-    TASKS,
-    WAYS,
-    Key,
-    hours_left,
-    keep,
-    key_of,
-    page,
-    read_csv,
-    split,
-    write_files,
-)  # fmt: skip
+from tests.experiments import alternatives as runs
 from tests.experiments.alternatives.running import run_way
+
+_PATH = click.Path(path_type=Path)
 
 
 def _some(flag: str, values: Any) -> Any:
@@ -43,44 +29,38 @@ def _some(flag: str, values: Any) -> Any:
     return click.option(flag, multiple=True, default=[*values], type=choice, help=text)
 
 
-_PATH = click.Path(path_type=Path)
-
-
 @click.command(help=__doc__)
 @click.argument("part", required=False, type=click.Choice(["pages"]))
-@_some("--task", TASKS)
-@_some("--way", WAYS)
-@_some("--labels", LABELS)
-@_some("--seed", SEEDS)
-@click.option("--minutes", default=MINUTES, show_default=True, help="Wall time of a run.")
-@click.option("--rows", default=ROWS, type=_PATH, help="Where rows are kept.")
+@_some("--task", runs.TASKS)
+@_some("--way", runs.WAYS)
+@_some("--labels", runs.LABELS)
+@_some("--seed", runs.SEEDS)
+@click.option("--minutes", default=runs.MINUTES, show_default=True, help="Wall time of a run.")
+@click.option("--rows", default=runs.ROWS, type=_PATH, help="Where rows are kept.")
 @click.option("--data", default=CS224N, type=_PATH, help="The folder with the files of quora.")
 @click.option("--folder", default="runs/alternatives", show_default=True, type=_PATH)
-def main(
-    part: str | None, rows: Path, folder: Path, minutes: float, data: Path, **some: Any
-) -> None:
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # a run that is ended ends its processes
+def main(part: str, rows: Path, folder: Path, minutes: float, data: Path, **some: Any) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends the run's processes
     if not part:
         keys = [*product(some["seed"], some["task"], some["labels"], some["way"])]
         run_missing(keys, rows, data, folder.resolve(), minutes)
-    if rows == ROWS:
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    if rows == runs.ROWS:
+        text = runs.page(runs.PAGE.read_text(encoding="utf-8"))
+        runs.PAGE.write_text(text, encoding="utf-8")
 
 
-def run_missing(keys: list[Key], path: Path, data: Path, folder: Path, minutes: float) -> None:
+def run_missing(keys: list[runs.Key], path: Path, data: Path, folder: Path, minutes: float) -> None:
     """Run what has no row yet, and keep each row as soon as it is there."""
-    rows = read_csv(path)
+    rows = runs.read_csv(path)
     if {row["minutes"] for row in rows} - {str(minutes)}:
         raise InputError(
             f"--minutes {minutes:g}: {path} has rows of another time; name another file by --rows"
         )
-    missing = [key for key in keys if key not in {*map(key_of, rows)}]
+    missing = [key for key in keys if key not in {*map(runs.key_of, rows)}]
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(missing)) as show:
         for number, (seed, task, labels, way) in enumerate(missing):
-            left = hours_left(missing[number:], read_csv(path), minutes)
+            left = runs.hours_left(missing[number:], runs.read_csv(path), minutes)
             name = f"{task}, {labels} labels, {way}, seed {seed}"
             show(number, f"{name}; at most {left:.1f} h left")
 
@@ -88,9 +68,9 @@ def run_missing(keys: list[Key], path: Path, data: Path, folder: Path, minutes: 
                 if sys.stderr.isatty():
                     show(number, f"{name}: {seconds:.0f} s of {60 * minutes:.0f}")
 
-            answers = write_files(split(task, data), labels, seed, folder)
+            answers = runs.write_files(runs.split(task, data), labels, seed, folder)
             row, right = run_way(way, seed, answers, folder, minutes, tick)
-            keep(path, row | {"task": task, "labels": labels}, right)
+            runs.keep(path, row | {"task": task, "labels": labels}, right)
             click.echo(f"{name}: {row['score'] or row['status']} {row['reason'] or row['note']}")
 
 

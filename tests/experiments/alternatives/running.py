@@ -1,6 +1,5 @@
 """Running a way: its environment, its process, and the row of a run."""
 
-import ast
 import os
 import re
 import shutil
@@ -9,6 +8,7 @@ import sys
 import time
 import venv
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any, Final
@@ -21,15 +21,10 @@ from bench.machine.conditions import MEASUREMENT_VERSION
 from tests.experiments.alternatives import COLUMNS, HERE, WAYS, Bools, read_csv
 
 _PERIOD_S: Final = 0.25  # between two looks at the memory of a run
-_LONGEST: Final = 200  # characters of a reason or a note
 _ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
     "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
 }  # fmt: skip
-
-
-class InstallError(Exception):
-    """An environment that can't be made, with pip's reason."""
 
 
 def run_way(
@@ -39,31 +34,29 @@ def run_way(
     """Run a way on the files of a folder, which also has the environments and an empty folder for
     the run. Returns columns of its row, and whether each prediction is right; None where it failed.
     `tick` is called with the seconds so far, again and again."""
-    way, work = WAYS[name], folder / "run"
+    way, work, seconds = WAYS[name], folder / "run", int(60 * minutes)
+    program, needs = HERE / "ways" / f"{way['program']}.py", way.get("requirements")
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {"way": name, "seed": seed, "minutes": minutes, "examples": len(answers),
             "measurement_version": MEASUREMENT_VERSION}  # fmt: skip
-    try:
-        python = python_of(way.get("requirements", ""), folder)
-    except InstallError as error:
-        return row | {"status": "not installed", "reason": str(error)}, None
+    python, why_not = environment(needs, folder) if needs else (sys.executable, "")
+    if why_not:
+        return row | {"status": "not installed", "reason": why_not}, None
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    seconds, program = int(60 * minutes), HERE / "ways" / f"{way['program']}.py"
     files = [folder / "train.csv", folder / "new.csv", encoder(folder), work]
     words = [python, "-P", program, *files, seed, seconds, *way.get("arguments", ())]
-    row |= run_limited([*map(str, words)], work, seconds, tick, imports="requirements" not in way)
+    row |= run_limited([*map(str, words)], work, seconds, tick, imports=not needs)
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
     for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
         last = last.replace(str(path), "…")
-    command = f"python {program.name} train.csv new.csv minilm . {seed} {seconds}"
-    row |= {"lines": code_lines(program), "versions": versions(python, way["libraries"])}
+    row |= {"lines": code_lines(program), "versions": versions(python, way["libraries"]),
+            "command": " ".join(Path(str(word)).name for word in words)}  # fmt: skip
     if (commands := work / "commands.txt").is_file():
         lines = commands.read_text("utf-8").splitlines()
         grids = [HERE / name for name in way["arguments"] if name.endswith(".toml")]
         own = sum(len(path.read_text("utf-8").splitlines()) for path in grids)
-        row["lines"], command = len(lines) + own, " && ".join(lines)
-    row["command"] = command
+        row |= {"lines": len(lines) + own, "command": " && ".join(lines)}
     if row["status"] != "ok":
         return row | {"reason": last if row["status"] == "failed" else ""}, None
     predicted = np.array([one["prediction"] for one in read_csv(work / "predictions.csv")])
@@ -93,30 +86,20 @@ def encoder(folder: Path) -> Path:
     return path
 
 
-def python_of(requirements: str, folder: Path) -> str:
-    """The Python of an environment, which is made if it is not there; our own without a name."""
-    if not requirements:
-        return sys.executable
-    text = HERE / "requirements" / f"{requirements}.txt"
-    place = folder / "environments" / requirements
-    python, finished = place / "bin" / "python", place / text.name
+def environment(needs: str, folder: Path) -> tuple[str, str]:
+    """The Python of an environment, which is made if it is not there, and why that failed."""
+    text = HERE / "requirements" / f"{needs}.txt"
+    place = folder / "environments" / needs
+    python, finished = str(place / "bin" / "python"), place / text.name
     if not finished.is_file() or finished.read_bytes() != text.read_bytes():
         click.echo(f"installing {text.name}", err=True)
         venv.create(place, with_pip=True, clear=True)
-        install = [
-            str(python),
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "install",
-            "-r",
-            str(text),
-        ]
+        install = [python, "-m", "pip", "--disable-pip-version-check", "install", "-r", str(text)]
         done = subprocess.run(install, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise InstallError(last_line(done.stderr))
+            return python, last_line(done.stderr)
         shutil.copy(text, finished)
-    return str(python)
+    return python, ""
 
 
 def run_limited(
@@ -124,12 +107,8 @@ def run_limited(
     imports: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a command in a folder for at most some seconds, with two threads and its output in
-    log.txt. Returns its status, time, the peak of the memory of it and its descendants, and how
-    many cores other processes had busy, on average.
-
-    Args:
-        imports: whether it inherits from where this process imports.
-    """
+    log.txt; `imports`: with the paths that this process imports from. Returns its status, its time,
+    the peak of its memory and that of its descendants, and the cores that others had busy."""
     inherited = {k: v for k, v in os.environ.items() if imports or not k.startswith("PYTHON")}
     locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # grids elsewhere don't keep it waiting
     busy_s, begun, peak = _others_s(), time.monotonic(), 0
@@ -140,7 +119,9 @@ def run_limited(
         )  # fmt: skip
         try:
             while (code := child.poll()) is None and time.monotonic() - begun < seconds:
-                peak = max(peak, sum(map(_rss, _tree(child))))
+                with suppress(psutil.NoSuchProcess):
+                    tree = [child, *child.children(recursive=True)]
+                    peak = max(peak, sum(process.memory_info().rss for process in tree))
                 tick(time.monotonic() - begun)
                 time.sleep(_PERIOD_S)
         finally:
@@ -153,26 +134,14 @@ def run_limited(
     }  # fmt: skip
 
 
-def _tree(child: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [child, *child.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _rss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _end(child: psutil.Process) -> None:
+def _end(child: psutil.Popen) -> None:
     """End a process and its descendants: asked at first, so that they can end others in order."""
-    processes = _tree(child)
+    processes = []
+    with suppress(psutil.NoSuchProcess):
+        processes = [child, *child.children(recursive=True)]
     for end in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):
                 end(process)
         _, processes = psutil.wait_procs(processes, timeout=10)
 
@@ -191,13 +160,11 @@ def versions(python: str, libraries: Sequence[str]) -> str:
 
 def code_lines(program: Path) -> int:
     """The lines of a program beside blank ones, comments and its docstring."""
-    text = program.read_text(encoding="utf-8")
-    code = ast.get_docstring(ast.parse(text), clean=False) or ""
-    rest = text.replace(f'"""{code}"""', "", 1).splitlines()
-    return sum(1 for line in rest if line.strip() and not line.lstrip().startswith("#"))
+    code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
+    return len(re.findall(r"^\s*[^\s#]", code, re.M))
 
 
 def last_line(text: str) -> str:
-    """The last line that is not blank, without addresses."""
+    """The last line that is not blank, without addresses, cut after 200 characters."""
     line = (text.strip().splitlines() or ["no message"])[-1]
-    return re.sub(r"\w+://\S+", "…", line)[:_LONGEST]
+    return re.sub(r"\w+://\S+", "…", line)[:200]

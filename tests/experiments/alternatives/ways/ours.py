@@ -1,7 +1,7 @@
 """This project's commands: a grid, the export of its answer, and predictions.
 
-The last argument is the grid. Where nothing is recommended, the best of the race's rounds is trained
-on all examples by `--refit`. commands.txt has the commands that ran.
+The last argument is the grid. Where nothing is recommended, the best of the race's rounds is
+trained alone. commands.txt has the commands that ran.
 """
 
 import shlex
@@ -32,29 +32,29 @@ def run(command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(words, cwd=out, check=False)
 
 
-def trained() -> pd.DataFrame:
-    every = pd.read_csv(out / "runs.csv", keep_default_na=False)
-    rounds = every[(every["status"] == "ok") & (every["race"] == "on")]
-    return rounds.assign(dev_score=rounds["dev_score"].astype(float))
+def rounds() -> pd.DataFrame:
+    rows = pd.read_csv(out / "runs.csv", keep_default_na=False).query("status == 'ok'")
+    rows = rows[rows["race"] == "on"]
+    return rows.assign(dev_score=rows["dev_score"].astype(float))
 
 
 def best_of_rounds() -> str:
-    """The id of a cell of the setting with the best scores in the most rounds."""
-    rounds = trained()
-    setting = [rounds[name] for name in ("mode", "rank", "layers")]
-    scores = rounds.groupby(setting)["dev_score"].agg(["count", "mean"])
-    best = scores.sort_values(["count", "mean"]).index[-1]
-    return rounds.set_index(["mode", "rank", "layers"]).loc[[best], "cell_id"].iloc[0]
+    """The axes of the setting with the best scores in the most rounds."""
+    scores = rounds().groupby(["mode", "rank", "layers"])["dev_score"].agg(["count", "mean"])
+    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]
+    return " ".join(f"{name}={best[name]}" for name in scores.index.names if best[name] != "")
 
 
 minutes = 0.75 * seconds / 60
-run(f"python -m bench.grid --grid {grid} --data train.csv{pair} --budget {minutes:g}")
+grid = f"python -m bench.grid --grid {grid} --data train.csv{pair}"
+run(f"{grid} --budget {minutes:g}")
 cell = "recommended"
-if run("python -m bench.export recommended --to model").returncode:
-    cell = f"{best_of_rounds()} --refit"
+if run(f"python -m bench.export {cell} --to model").returncode:
+    alone = f'{grid} --no-race --save-weights --select "{best_of_rounds()}"'
+    run(alone).check_returncode()
+    cell = pd.read_csv(out / "runs.csv")["cell_id"].iloc[-1]
     run(f"python -m bench.export {cell} --to model").check_returncode()
 base = " --base BASE" if (out / "model" / "adapter_config.json").is_file() else ""
 to = f"{pair} --to predictions.csv{base}"
 run(f"python -m bench.predict model new.csv{to}").check_returncode()
-rounds = trained()
-print(f"exported {cell}; {len(rounds)} trainings in {rounds['seed'].nunique()} rounds")
+print(f"exported {cell}; {len(rounds())} trainings in {rounds()['seed'].nunique()} rounds")

@@ -35,7 +35,7 @@ loader = DataLoader(examples.to_dict("records"), 32, shuffle=True, collate_fn=co
 optimizer, steps = torch.optim.AdamW(model.parameters(), lr=3e-4), 20 * len(loader)
 schedule = transformers.get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
 model.train()
-for done, batch in enumerate(chain.from_iterable(repeat(loader, 20)), start=1):
+for batch in chain.from_iterable(repeat(loader, 20)):
     model(**batch).loss.backward()
     optimizer.step()
     schedule.step()
@@ -50,4 +50,4 @@ with torch.inference_mode():
     for batch in DataLoader(texts.to_dict("records"), 32, collate_fn=collate):
         predicted += [classes[i] for i in model(**batch).logits.argmax(dim=1)]
 pd.DataFrame({"prediction": predicted}).to_csv(out / "predictions.csv", index=False)
-print(f"{done} of {steps} steps")
+print(f"{schedule.last_epoch} of {steps} steps")

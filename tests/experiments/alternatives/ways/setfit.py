@@ -12,8 +12,8 @@ examples, texts = (pd.read_csv(path, dtype=str, keep_default_na=False) for path 
 model = SetFitModel.from_pretrained(str(encoder), labels=sorted(set(examples["label"])))
 iterations = min(20, max(1, 20_000 // len(examples)))  # each has two pairs of every text
 arguments = TrainingArguments(
-    output_dir=str(out / "training"), seed=int(sys.argv[5]), num_iterations=iterations, report_to="none",
-    save_strategy="no",
+    output_dir=str(out / "training"), seed=int(sys.argv[5]), num_iterations=iterations,
+    report_to="none", save_strategy="no",
 )  # fmt: skip
 joined = examples[list(texts.columns)].agg(" ".join, axis=1)
 data = Dataset.from_dict({"text": list(joined), "label": list(examples["label"])})
