@@ -9,6 +9,7 @@ whether each prediction was right.
 """
 
 import csv
+import io
 import random
 import tomllib
 from collections import defaultdict
@@ -83,10 +84,8 @@ def write_files(
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV; none without a file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [*csv.DictReader(file)]
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [*csv.DictReader(io.StringIO(text, newline=""))]
 
 
 def key_of(row: Row) -> Key:
@@ -109,10 +108,8 @@ def _read_bits(path: Path) -> dict[str, NDArray[np.uint8]]:
 def right_answers(path: Path) -> dict[Key, Bools]:
     """Whether each prediction of the runs that ended ok is right."""
     bits, done = _read_bits(path), [row for row in read_csv(path) if row["status"] == "ok"]
-    return {
-        key_of(row): np.unpackbits(bits["/".join(key_of(row))], count=int(row["examples"])) > 0
-        for row in done
-    }
+    keys = {key_of(row): int(row["examples"]) for row in done}
+    return {key: np.unpackbits(bits["/".join(key)], count=n) > 0 for key, n in keys.items()}
 
 
 def hours_left(missing: Sequence[Key], rows: Sequence[Row], minutes: float) -> float:

@@ -110,7 +110,7 @@ def run_limited(
     log.txt; `imports`: with the paths that this process imports from. Returns its status, its time,
     the peak of its memory and that of its descendants, and the cores that others had busy."""
     inherited = {k: v for k, v in os.environ.items() if imports or not k.startswith("PYTHON")}
-    locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # grids elsewhere don't keep it waiting
+    locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # other grids don't keep it waiting
     busy_s, begun, peak = _others_s(), time.monotonic(), 0
     with (work / "log.txt").open("w", encoding="utf-8") as log:
         child = psutil.Popen(
