@@ -19,3 +19,4 @@ settings = {
 predictor.fit(examples, hyperparameters=settings, time_limit=0.75 * seconds, seed=seed)
 predicted = predictor.predict(texts)
 pd.DataFrame({"prediction": predicted}).to_csv(out / "predictions.csv", index=False)
+print(f"{predicted.nunique()} of {examples['label'].nunique()} classes are predicted")
