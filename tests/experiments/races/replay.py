@@ -46,6 +46,7 @@ TASKS: Final = ("movies", "nyt")
 RACED: Final = "movies"
 SEEDS: Final = 6
 SETTINGS: Final = 18
+IN_RACE: Final = 34  # settings of the real race
 SIZE: Final = 360  # examples of a round, as of 2,000 of which a tenth is set aside
 GRID: Final = """
 about = "18 settings for the replay of races"
@@ -285,7 +286,8 @@ def raced_and_exhaustive() -> tuple[Raced, Race] | None:
     results = read_results([ROWS], None)
     group = groups(results.rows, results.planned, values_from(results.predictions_of))[0]
     raced = replayed(group, "memory")
-    if any(len(setting.values) < ROUNDS for setting in raced.settings):
+    is_whole = all(len(setting.values) == ROUNDS for setting in raced.settings)
+    if len(raced.settings) < IN_RACE or not is_whole:
         return None
     whole, gain = Race(len(raced.settings), raced.race.margin), group.scoring.gain(1.0)
     for number in range(ROUNDS - 1):
