@@ -32,9 +32,10 @@ _ROUNDING: Final = 1e-6  # of scores that are correlations
 
 def write_sums(folder: Path) -> None:
     """Write the digests of the files of a cell that has ended, but for weights, which may be
-    deleted, and its row, which gets another attempt when results are merged."""
-    names = sorted(path.name for path in folder.iterdir() if is_file(path))
-    lines = [f"{sha256_of(folder / n)}  {n}\n" for n in names if n not in (SUMS, ROW, WEIGHTS)]
+    deleted, its row, which gets another attempt when results are merged, and unfinished files."""
+    paths = sorted(path for path in folder.iterdir() if is_file(path) and path.name[0] != ".")
+    names = [path.name for path in paths if path.name not in (SUMS, ROW, WEIGHTS)]
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in names]
     write_atomically(folder / SUMS, "".join(lines).encode())
 
 

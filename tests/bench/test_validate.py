@@ -15,7 +15,7 @@ from bench.results.origins import folder_of
 from bench.results.predictions import keep_outcomes
 from bench.results.row import keep_row
 from bench.results.rowfile import encode, read_rows, record
-from bench.results.submission import SUMS, Submission
+from bench.results.submission import SUMS, Submission, write_sums
 from bench.validate import main
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import synthetic_rows
@@ -100,6 +100,14 @@ def test_incomplete_conditions_are_named(copy, name):
     changed(copy, **{name: None})
     line = f"conditions are incomplete: no {name}"
     assert any(line in problem for problem in Submission.check(copy).problems)
+
+
+def test_digests_leave_out_what_another_process_is_writing(copy):
+    folder = folder_of(copy / "runs.csv", read_rows(copy / "runs.csv")[0])
+    before = (folder / SUMS).read_text()
+    (folder / ".row.json.tmp").write_text("{")
+    write_sums(folder)
+    assert (folder / SUMS).read_text() == before
 
 
 def test_files_that_are_missing_or_too_many(copy):
