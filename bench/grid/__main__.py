@@ -1,6 +1,15 @@
 """Plan a grid, run the cells that have no result yet, each in its own process, and render a report.
 
-Example: python -m bench.grid --grid smoke
+Examples:
+  python -m bench.grid --grid smoke
+  python -m bench.grid --grid full --max-train 2000 --seeds 3
+  python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
+  python -m bench.grid --grid full --data train.csv --label topic
+  python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
+  python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
+  python -m bench.grid --grid full --model minilm,path/to/roberta
+  python -m bench.grid --grid full --device all
+  python -m bench.grid --grid full --executor slurm --slurm "partition=gpu gres=gpu:1"
 """
 
 import math
@@ -14,7 +23,15 @@ from typing import Any, Final
 import click
 
 from bench.analysis.costs import parse_where
-from bench.common.command import COUNT, FILE, options_in, reports_for, run_command, runs_for
+from bench.common.command import (
+    COUNT,
+    FILE,
+    described,
+    options_in,
+    reports_for,
+    run_command,
+    runs_for,
+)
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -41,19 +58,6 @@ from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from bench.results.tracking import Tracking
 from minbert.files import is_folder
-
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.grid --grid smoke
-  python -m bench.grid --grid full --max-train 2000 --seeds 3
-  python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
-  python -m bench.grid --grid full --data train.csv --label topic
-  python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
-  python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
-  python -m bench.grid --grid full --model minilm,path/to/roberta
-  python -m bench.grid --grid full --device all
-  python -m bench.grid --grid full --executor slurm --slurm "partition=gpu gres=gpu:1"
-"""
 
 
 class _Amount(click.FloatRange):
@@ -106,7 +110,7 @@ _with_flags: Final = options_in(
 )
 
 
-@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@described(__doc__)
 @_with_flags
 def command(
     grid_name: str,

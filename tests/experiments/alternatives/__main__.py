@@ -1,6 +1,6 @@
 """Classify texts by this project and by what people use, with the same wall time, and write
 docs/alternatives.md; with PART `pages` only that. Runs that have a row are not run again: it can
-take several sessions, and at most 63 hours in all. To run one again, delete its row.
+take at most 63 hours in all, and can be made in parts. To run one again, delete its row.
 
 Example: python -m tests.experiments.alternatives --way quick --way tfidf --labels 100
 """
