@@ -48,19 +48,19 @@ def rows(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_file_has_the_versions_that_the_page_says(file):
-    told = {grid: versions for (name, grid), versions in stated().items() if name == file}
-    assert told, f"no line on {file} in {HEADING}"
+    named = {grid: versions for (name, grid), versions in stated().items() if name == file}
+    assert named, f"no line on {file} in {HEADING}"
     if file == BY_COMMIT:
         return
     made_of = rows(MADE_OF.get(file, file))
     if file in MADE_OF:
         assert {row["cell_id"] for row in rows(file)} - {""} <= {row["cell_id"] for row in made_of}
     if file == BY_PROGRAM:
-        assert {row["measurement_version"] for row in made_of} <= told[""]
+        assert {row["measurement_version"] for row in made_of} <= named[""]
         return
-    grids = [row["grid"] if row["grid"] in told else "" for row in made_of]
+    grids = [row["grid"] if row["grid"] in named else "" for row in made_of]
     found = set(zip(grids, (row["measurement_version"] for row in made_of), strict=True))
-    assert found == {(grid, version) for grid, versions in told.items() for version in versions}
+    assert found == {(grid, version) for grid, versions in named.items() for version in versions}
 
 
 def test_the_commits_of_the_file_without_versions_stand_in_its_section():

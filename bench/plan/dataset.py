@@ -1,5 +1,5 @@
 """A set of examples: the user's own, as the table `[data]` of a grid file or the flags describe it;
-and what checks of one found, as `runs.data.json` and reports hold it."""
+and the findings of checks on one, as `runs.data.json` and reports hold it."""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -74,7 +74,7 @@ class Lengths(_Frozen):
 
 
 class Checks(_Frozen):
-    """What checks of the training and dev examples found. The key of an example is its text,
+    """Findings of the checks on training and dev examples. The key of an example is its text,
     normalised: words without case and punctuation; of a pair, both texts."""
 
     duplicates: Affected  # of an earlier example of the same side, by key

@@ -159,7 +159,7 @@ def versions(python: str, libraries: Sequence[str]) -> str:
 
 
 def code_lines(program: Path) -> int:
-    """The lines of a program beside blank ones, comments and its docstring."""
+    """The lines of a program without blank ones, comments and its docstring."""
     code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
     return len(re.findall(r"^\s*[^\s#]", code, re.M))
 
