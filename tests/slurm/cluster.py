@@ -29,8 +29,8 @@ NODES: Final = ("node1", "node2")
 URGENT: Final = "urgent"
 """The partition whose jobs requeue those of the default one, after one second of grace."""
 
-_MEMORY_MIB: Final = 2000
-"""The memory of each node."""
+_MEMORY_MIB: Final = 3000
+"""The memory of each node: a worker with a CUDA build of torch takes a third of it."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
 _MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
