@@ -27,8 +27,9 @@ _DOCS: Final = Path(__file__).parents[3] / "docs"
 FIGURES: Final = _DOCS / "races.json"
 REPLAY: Final = _DOCS / "replay.json"
 PAGE: Final = _DOCS / "racing.md"
-_OWN: Final = np.float32(np.hypot(0.1, 0.12))
-"""The std of the part of a setting on an example, in one training; that of its difficulty is 1."""
+_OWN: Final = np.float32(0.27)
+"""The std of the part of a setting on an example, in one training; that of its difficulty is 1. Two
+settings then differ on as many examples as those of the replay do."""
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,8 @@ def replay(right: Bools, number: int) -> dict[str, float]:
 def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
     """What replayed races do, and how trainings vary: `by_seed` is the std of scores beside what
     examples contribute, `ratio` that of `compare_rounds`, `same_fold` and `other_folds` the std of
-    differences from the cheapest between seeds that leave out the same fold, and others."""
+    differences from the cheapest between seeds that leave out the same fold, and others, `disagree`
+    the share of examples on which two settings with the same seed differ, its median."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
     flips = every.var(axis=1, ddof=1).mean(axis=1) / every.shape[2]
@@ -251,6 +252,7 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
     once = np.array([pair[i, 0].var() / SIZE for i in range(1, len(pair))])
     of_pairs = means[1:] - means[0]
     last = of_pairs[:, [0, ROUNDS]]  # two seeds that leave out the same fold
+    shares = [(every[i] != every[j]).mean(axis=1) for i in range(len(every)) for j in range(i)]
     races = [replay(every, number) for number in range(runs)]
     mean = {name: float(np.nanmean([race[name] for race in races])) for name in races[0]}
     return {
@@ -261,6 +263,7 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
         "ratio": float(np.sum(rounds.var(axis=1, ddof=1)) / np.sum(once)),
         "same_fold": float(np.sqrt(last.var(axis=1, ddof=1).mean())),
         "other_folds": float(np.sqrt(of_pairs[:, :ROUNDS].var(axis=1, ddof=1).mean())),
+        "disagree": float(np.median(shares)),
         "races": runs, **{name: round(value, 5) for name, value in mean.items()},
     }  # fmt: skip
 
