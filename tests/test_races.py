@@ -29,3 +29,12 @@ def test_a_race_of_the_page_is_the_same_each_time():
     world = World("few", losses=(0.2, 0.02, 0.0), examples=200)
     assert run(world, 3) == run(world, 3)
     assert run(world, 3)["trainings"] < 1
+
+
+def test_scenarios_vary_as_much_as_the_trainings_of_the_replay():
+    world, rng = World("two", losses=(0.0, 0.0), examples=100_000), np.random.default_rng(0)
+    one, other = world.rounds(world.truth(rng), rng)[0]
+    differ = [figures["disagree"] for figures in FIGURES["replay"].values()]
+    assert min(differ) <= np.mean(one != other) <= max(differ)
+    between_folds = [figures["other_folds"] for figures in FIGURES["replay"].values()]
+    assert np.hypot(*world.by_seed * 2) >= max(between_folds)
