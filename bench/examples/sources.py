@@ -7,6 +7,7 @@ from typing import Final
 from bench.common.errors import InputError
 from bench.examples import arrow
 from bench.examples.records import Records
+from bench.examples.spans import annotated
 from bench.examples.textfiles import delimited, json_lines, plain_texts
 from bench.examples.words import conll, has_words
 from bench.plan.dataset import HUB, DataSpec
@@ -15,11 +16,11 @@ from minbert.files import is_file, is_folder
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _NAMES: Final = {TRAIN: (TRAIN,), VALIDATION: (VALIDATION, "valid", "val", "dev"), TEST: (TEST,)}
 """Names of parts, and of files in a folder without their suffixes."""
-_READERS: Final[Mapping[str, Callable[[Path], Records]]] = {
+_READERS: Final[dict[str, Callable[[Path], Records]]] = {
     ".csv": delimited,
     ".tsv": lambda path: conll(path) if has_words(path) else delimited(path),
-    ".jsonl": json_lines,
-    ".json": json_lines,
+    ".jsonl": annotated,
+    ".json": annotated,
     ".parquet": arrow.parquet,
     ".conll": conll,
     ".bio": conll,
@@ -89,7 +90,8 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) ->
 def table_of_texts(file: Path) -> Records:
     """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
     of examples. InputError: it doesn't exist, or can't be read."""
-    return _read(file, str(file), {**_READERS, ".txt": plain_texts})
+    own = {".txt": plain_texts, ".jsonl": json_lines, ".json": json_lines}
+    return _read(file, str(file), _READERS | own)
 
 
 def _table(file: Path | Records, flag: str) -> Records:

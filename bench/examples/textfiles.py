@@ -106,10 +106,10 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
 
 
 def json_lines(path: Path) -> Records:
-    """A table of JSON objects, one on each line; its columns are the keys of the first 1,000.
-    InputError: a file without objects, or one that can't be read."""
+    """A table of JSON objects, one on each line, or in one array; its columns are the keys of the
+    first 1,000. InputError: a file without objects, or one that can't be read."""
     columns: dict[str, None] = {}
-    for _, record in islice(_objects(path), 1000):
+    for _, record in islice(json_values(path), 1000):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
     if not columns:
@@ -118,17 +118,28 @@ def json_lines(path: Path) -> Records:
         )
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
-        for number, record in _objects(path):
+        for number, record in json_values(path):
             if isinstance(record, dict):
                 yield number, fields_of(map(record.get, wanted))
             else:
                 yield number, "that are no JSON objects"
 
-    return Records(str(path), tuple(columns), read)
+    return Records(
+        str(path), tuple(columns), read, unit="line" if _array(path) is None else "record"
+    )
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Any]]:
-    """The JSON on each line that is not blank, its numbers as they are written; None: invalid."""
+def json_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON on each line that is not blank, or of each element of one array, its numbers as they
+    are written; None: invalid."""
+    if (array := _array(path)) is not None:
+        for number, value in enumerate(array, start=1):
+            match value:
+                case [str(text), dict(rest)]:  # as spaCy's examples for training
+                    yield number, {TEXT: text, **rest}
+                case _:
+                    yield number, value
+        return
     for number, line in enumerate(read_lines(path), start=1):
         if not line.isspace():
             try:
@@ -136,6 +147,19 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError):
                 record = None
             yield number, record
+
+
+def _array(path: Path) -> list[Any] | None:
+    """The elements of a file that is one JSON array; None of any other."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+        if path.suffix.lower() != ".json" or begin[:1] != b"[":
+            return None
+        array = _DECODER.decode(path.read_text(encoding="utf-8-sig").strip())
+    except (OSError, ValueError, RecursionError):  # as lines it has a message
+        return None
+    return array if isinstance(array, list) else None
 
 
 def plain_texts(path: Path) -> Records:

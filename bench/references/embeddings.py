@@ -1,8 +1,9 @@
-"""Embeddings of texts by an encoder that was not trained for the task. torch is imported on use."""
+"""Embeddings of texts, or of their words, by an encoder that was not trained for the task. torch is
+imported on use."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ _BATCH: Final = 64
 
 
 def embedder(
-    checkpoint: Path, pooling: str, device: str
-) -> Callable[[Encoded], NDArray[np.float64]]:
-    """A function that returns the embeddings [N, H] of texts, computed in fp32.
+    checkpoint: Path, pooling: str, device: str, *, by_word: bool = False
+) -> Callable[..., NDArray[Any]]:
+    """A function that returns the embeddings [N, H] of texts, computed in fp32; of texts with tags
+    the last hidden state at the first token of each word [M, H].
 
     With pooling `pooler` they are the pooler's in BERT, with random weights, as in cells, where the
     checkpoint lacks it. In other architectures they are the last hidden state at the first token,
@@ -30,35 +32,37 @@ def embedder(
 
     from minbert.training.evaluation import predict
 
-    model = (_bert if model_type_of(checkpoint) in FAMILIES else _other)(checkpoint, pooling)
+    make = _bert if model_type_of(checkpoint) in FAMILIES else _other
+    model = make(checkpoint, pooling, by_word)
     model.to(torch.device(device))
 
-    def embed(texts: Encoded) -> NDArray[np.float64]:
+    def embed(texts: Encoded, tags: NDArray[Any] | None = None) -> NDArray[Any]:
         embeddings = predict(
             model, [texts], batch_size=_BATCH, amp="off", pad_id=model.pad_id,
-            device=torch.device(device),
+            device=torch.device(device), tags=tags,
         )  # fmt: skip
-        return embeddings.astype(np.float64)
+        return embeddings if by_word else embeddings.astype(np.float64)
 
     return embed
 
 
-def _bert(checkpoint: Path, pooling: str) -> "Classifier":
+def _bert(checkpoint: Path, pooling: str, by_word: bool) -> "Classifier":
     """A BERT, which returns embeddings as if they were logits."""
     from torch import nn
 
     from minbert.model.checkpoint import load_encoder
-    from minbert.model.classifier import BertClassifier, initialise
+    from minbert.model.classifier import BertClassifier, HeadConfig, initialise
     from minbert.model.config import BertConfig
 
-    model = BertClassifier(BertConfig.from_folder(checkpoint), 1, pooling=pooling, dropout=0.0)
+    config, heads = BertConfig.from_folder(checkpoint), {"": HeadConfig(1, by_token=by_word)}
+    model = BertClassifier(config, heads, pooling=pooling, dropout=0.0)
     load_encoder(model.bert, checkpoint)
     initialise(model, 0)
     model.classifier = nn.Identity()
     return model
 
 
-def _other(checkpoint: Path, pooling: str) -> "Classifier":
+def _other(checkpoint: Path, pooling: str, by_word: bool) -> "Classifier":
     """An encoder of another architecture, likewise."""
     from torch import float32, nn
     from transformers import AutoModel
@@ -66,8 +70,15 @@ def _other(checkpoint: Path, pooling: str) -> "Classifier":
     from bench.engines.classifier import EncoderClassifier
     from minbert.model.classifier import HeadConfig
 
+    class Hidden(nn.Module):
+        reads_tokens = True
+
+        def forward(self, hidden: Any, _mask: Any) -> Any:
+            return hidden
+
     encoder = AutoModel.from_pretrained(
         checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32
     )
     pooling = "mean" if pooling == "mean" else "cls"
-    return EncoderClassifier(encoder, nn.Identity(), outputs=HeadConfig(1), pooling=pooling)
+    head = Hidden() if by_word else nn.Identity()
+    return EncoderClassifier(encoder, head, outputs=HeadConfig(1), pooling=pooling)

@@ -42,10 +42,10 @@ def predict(
     takes the embeddings [N, H] of `train` and of `dev`. ValueError says why, if there is nothing to
     learn from."""
     if train.by_word:
-        from bench.references.tags import frequent_tags, linear_tags
+        from bench.references.tags import frequent_tags, frozen_tags, linear_tags
 
-        if name == FROZEN:
-            raise ValueError("it is not computed for words")
+        if name == FROZEN and embeddings is not None:
+            return frozen_tags(task, train, *embeddings)
         if name == TFIDF:
             return linear_tags(task, train, dev)
         return frequent_tags(task, train, dev), "the most frequent tag of each word, O for others"

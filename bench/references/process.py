@@ -32,8 +32,8 @@ from minbert.data.tasks import Examples, Folds, TaskData
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
 
-Embed = Callable[[Examples], Floats]
-"""From examples to their embeddings [N, H]."""
+Embed = Callable[[Examples], NDArray[Any]]
+"""From examples to their embeddings [N, H], or to those of their words [M, H]."""
 
 
 def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
@@ -57,8 +57,9 @@ def references(job: Job, names: list[str], count: int) -> Iterator[Reference | s
         result: dict[str, Score] = {}
         try:
             embed = None
-            if name == FROZEN and problem != WORDS:
-                embed = _embedded(job, (_compared(name, one, count) for one in _sets(data)))
+            if name == FROZEN:
+                sets = (_compared(name, one, count) for one in _sets(data))
+                embed = _embedded(job, sets, by_word=problem == WORDS)
             each = [_predicted(name, one, count, embed) for one in _sets(data)]
             labels, predictions, (about, *_) = zip(*each, strict=True)
             result = scores(problem, np.concatenate(predictions), np.concatenate(labels))
@@ -119,17 +120,24 @@ def _share(some: Examples, every: Examples) -> str:
     return f"{len(some):,}" if len(some) == len(every) else f"{len(some):,} of {len(every):,}"
 
 
-def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]]) -> Embed:
-    """The embeddings of some examples, each made once, however many sets it is in."""
+def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]], *, by_word: bool) -> Embed:
+    """The embeddings of some examples, each made once, however many sets it is in; those of words
+    whenever they are wanted."""
+    cell = job.cell
+    tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
+    place = Path(job.checkpoint or ""), cell.pooling, job.device
+    if by_word:
+        of_words = embedder(*place, by_word=True)
+        return lambda each: of_words(
+            tokenizer.encode(each.text_a, None, cell.max_length, by_word=True), each.labels
+        )
     rows: dict[tuple[str, ...], int] = {}
     for side in chain.from_iterable(sets):
         for texts in zip(*side.columns, strict=True):
             rows.setdefault(texts, len(rows))
     text_a, *text_b = zip(*rows, strict=True)
-    cell = job.cell
-    tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
     encoded = tokenizer.encode(text_a, text_b[0] if text_b else None, cell.max_length)
-    vectors = embedder(Path(job.checkpoint or ""), cell.pooling, job.device)(encoded)
+    vectors = embedder(*place)(encoded)
     return lambda each: vectors[[rows[texts] for texts in zip(*each.columns, strict=True)]]
 
 

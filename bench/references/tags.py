@@ -1,5 +1,5 @@
-"""Predictions of tags of words without an encoder: the most frequent tag of each word, and a linear
-model on features of the word and its neighbours."""
+"""Predictions of tags of words without training an encoder: the most frequent tag of each word, and
+linear models on features of the word and its neighbours, or on its embedding."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from bench.references.linear import Floats
 from minbert.data.tasks import Examples, Task
 
 _ALPHA: Final = 1e-6  # strength of the regularisation
+_ALPHA_FROZEN: Final = 1e-4  # of features that are embeddings
+_MOST: Final = 100_000  # words with embeddings that are trained on
 _EPOCHS: Final = 20
 _ENDS: Final = 3  # characters of the longest prefix and suffix
 _EDGE: Final = ""  # the word before the first and after the last
@@ -30,22 +32,46 @@ def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:
 def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
     """Scores of logistic regression and how it was fitted; ValueError if all words have one tag."""
     from sklearn.feature_extraction import FeatureHasher
+
+    hasher = FeatureHasher(input_type="string", alternate_sign=False)
+    features = (hasher.transform(_features(side)) for side in (train, dev))
+    about = "logistic regression on the word, its ends and shape, and its neighbours"
+    return _scores(task, train, *features, alpha=_ALPHA), about
+
+
+def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> tuple[Floats, str]:
+    """The same on embeddings of the words [M, H] of both sides, of training words at most
+    `_MOST`."""
+    from sklearn.preprocessing import StandardScaler
+
+    ends = np.cumsum((train.labels >= 0).sum(axis=1))
+    texts = int(np.searchsorted(ends, _MOST, side="right")) or 1
+    some = train.taken(range(min(texts, len(train))))
+    scaler = StandardScaler().fit(fitted[: some.words])
+    features = (scaler.transform(each) for each in (fitted[: some.words], scored))
+    about = "embeddings of the words by the frozen encoder, logistic regression"
+    if some.words < train.words:
+        about += f" on the first {some.words:,} of {train.words:,} words"
+    return _scores(task, some, *features, alpha=_ALPHA_FROZEN), about
+
+
+def _scores(task: Task, train: Examples, fitted: Any, scored: Any, alpha: float) -> Floats:
+    """Scores [M, C] by features of training words and of those that are scored."""
     from sklearn.linear_model import SGDClassifier
 
     tags = train.labels[train.labels >= 0]
     if not tags.any():
         raise ValueError("no training word has a tag other than O")
-    hasher = FeatureHasher(input_type="string", alternate_sign=False)
     model: Any = SGDClassifier(
-        loss="log_loss", alpha=_ALPHA, max_iter=_EPOCHS, tol=None, average=True, random_state=0
+        loss="log_loss", alpha=alpha, max_iter=_EPOCHS, tol=None, average=True, random_state=0
     )
-    model.fit(hasher.transform(_features(train)), tags)
-    scores = np.full((int((dev.labels >= 0).sum()), task.num_outputs), -np.inf)
-    values = model.decision_function(hasher.transform(_features(dev)))
+    model.fit(fitted, tags)
+    scores = np.full((scored.shape[0], task.num_outputs), -np.inf)
+    values = model.decision_function(scored)
     if values.ndim == 1:  # of two tags the score of the second
         values = np.stack([-values, values], axis=1)
     scores[:, model.classes_] = values
-    return scores, "logistic regression on the word, its ends and shape, and its neighbours"
+    return scores
 
 
 def _words(examples: Examples) -> Iterator[str]:

@@ -27,7 +27,7 @@ from bench.results.predictions import PredictionsOf
 from bench.results.scores import interval_of, probabilities
 from bench.stats.intervals import Floats, Interval
 from minbert.data.tasks import TASKS
-from minbert.data.words import entity_counts, entity_kinds
+from minbert.data.words import entity_counts, entity_kinds, recalled
 
 _MOST_SETTINGS: Final = 20  # settings in the table of all metrics
 _MOST_CLASSES: Final = 50  # classes in the table
@@ -55,7 +55,7 @@ def quality_sections(
 
     sections = [_metrics(group, predictions_of, outcomes[0])]
     if outcomes[0].problem == WORDS:
-        sections.append(_types(best, outcomes, names))
+        sections.append(_types(best, outcomes, names, facts))
     elif not outcomes[0].has_numbers:
         sections += [_classes(best, outcomes, names), _calibration(outcomes)]
     return [section for section in sections if section is not None]
@@ -169,8 +169,11 @@ def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Sec
     return Section("classes", "Classes", heading, lines, drawings, tables)
 
 
-def _types(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
-    """Precision, recall and F1 of the entities of each type."""
+def _types(
+    setting: Setting, outcomes: Sequence[Outcome], names: Names, facts: DataFacts | None
+) -> Section | None:
+    """Precision, recall and F1 of the entities of each type, which are taken for which, and recall
+    of those that training has and of those that are new."""
     labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
     predicted = np.concatenate([one.predicted for one in outcomes])
     rows, seeds = [], len(outcomes)
@@ -197,6 +200,13 @@ def _types(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Secti
     kinds, guesses = entity_kinds(labels, predicted)
     if (kinds != guesses).any():
         tables.append(_confused(kinds, guesses, name_of))
+    right = recalled(labels, predicted).reshape(seeds, -1)
+    if facts is not None and len(is_new := facts.is_new) == right.shape[1]:
+        rows = [
+            {"entities": name, "support": f"{chosen.sum():,}", "recall": right[:, chosen].mean()}
+            for name, chosen in (("in training", ~is_new), ("new", is_new)) if chosen.any()
+        ]  # fmt: skip
+        tables.append(table("new_entities", rows))
     return Section("classes", "Types of entities", heading, lines, (), tables)
 
 

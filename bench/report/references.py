@@ -47,6 +47,7 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
     if of_data.problem == WORDS:
         names[MAJORITY] = ("the most frequent tag of each word", "most frequent tag")
         names[TFIDF] = ("a linear model on features of words", "linear model")
+        names[FROZEN] = ("a linear model on words of the frozen encoder", "frozen encoder")
     scored = [(one, one.scores.get(group.metric)) for one in of_data.references_for(group.first)]
     return [
         ReferencePoint(*names[one.name], None if score is None else Interval(*score), one.about)

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from pydantic import BaseModel
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from bench.plan.cell import Cell
 from bench.plan.dataset import Checks
@@ -18,7 +20,7 @@ from bench.plan.problems import SINGLE_LABEL, WORDS
 from bench.plan.rows import Row
 from bench.results.datafile import DataFile
 from minbert.data.tasks import TaskData
-from minbert.data.words import FEWEST_ENTITIES, FEWEST_HITS
+from minbert.data.words import FEWEST_ENTITIES, FEWEST_HITS, entities_in
 
 MAJORITY: Final = "majority"
 TFIDF: Final = "tf-idf"
@@ -83,6 +85,8 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         class_counts: of each class, or of the entities of each type, in train and in dev; empty
             without classes.
         words: in train and in dev, if these have tags; else 0.
+        new_entities: of the entities of dev, in their order, a bit that is 1 where training has
+            none with the same words and type, in hexadecimal.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
     """
 
@@ -94,6 +98,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     dev: int
     class_counts: dict[str, tuple[int, int]] = {}
     words: tuple[int, int] = (0, 0)
+    new_entities: str = Field("", pattern="^([0-9a-f]{2})*$")
     checks: Checks | None = None
     tokens_of: str = ""
     references: tuple[Reference, ...] = ()
@@ -135,6 +140,13 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
             return self.train, self.dev
         train, dev = map(sum, zip(*self.class_counts.values(), strict=True))
         return train, dev
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """Of each entity of dev whether training has none with the same words and type; empty where
+        that is not known."""
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.new_entities), np.uint8))
+        return bits[: self.totals[1]].astype(bool)
 
     @property
     def majority(self) -> tuple[str, float] | None:
@@ -189,6 +201,11 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     classes = data.task.classes
     problem, sides = data.task.problem, (data.train, data.dev)
     train, dev = (problem.counted(side.labels, classes) if classes else {} for side in sides)
+    new = ""
+    if checks is not None and data.train.by_word:
+        train_entities, entities = (entities_in(side.text_a, side.labels) for side in sides)
+        known = {*train_entities}
+        new = np.packbits([each not in known for each in entities]).tobytes().hex()
     return DataFacts(
         task=data.task.name,
         problem=problem.name,
@@ -198,6 +215,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
         dev=len(data.dev),
         class_counts={name: (count, dev[name]) for name, count in train.items()},
         words=(sides[0].words, sides[1].words),
+        new_entities=new,
         checks=checks,
     )
 

@@ -88,6 +88,23 @@ def entity_counts(
     return np.stack([each.sum(axis=1) for each in (hits, guess >= 0, true >= 0)], axis=1)
 
 
+def recalled(labels: Tags, predicted: Tags) -> NDArray[np.bool_]:
+    """Of each true entity, text after text, whether it is predicted right."""
+    true, guess = (_entities(tags, any_start=False) for tags in (labels, predicted))
+    return np.asarray((true == guess)[true >= 0])
+
+
+def entities_in(texts: Sequence[str], tags: Tags) -> list[tuple[int, str]]:
+    """The type and the words of each entity, text after text, of words between single spaces."""
+    entities = _entities(tags, any_start=False)
+    width, words = entities.shape[1], [text.split(" ") for text in texts]
+    return [
+        (int(number & 0xFFFF), " ".join(words[row][at : (number >> 16) - row * width]))
+        for row, at in np.argwhere(entities >= 0).tolist()
+        for number in (entities[row, at],)
+    ]
+
+
 def _kinds(entities: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(entities < 0, -1, entities & 0xFFFF)
 

@@ -71,13 +71,21 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     assert full.majority_score == 0.0
     facts = read_facts(place.csv)[full.data_digest]
     assert facts.class_counts.keys() == {"fruit", "sky"}
+    assert 0 < facts.is_new.mean() < 1
     assert facts.words[1] == sum(bool(line) for line in dev.read_text().splitlines())
     scores = {one.name: one.scores for one in facts.references}
     assert 0.3 < scores["majority"]["entity_f1"][0] < scores["tf-idf"]["entity_f1"][0]
     assert scores["tf-idf"]["word_accuracy"][0] > 0.95
-    assert not scores["frozen"]
+    assert scores["frozen"]["entity_f1"][0] > 0
     page = (place.reports / "index.html").read_text(encoding="utf-8")
-    for text in ("Types of entities", "entity precision", "word accuracy", "most frequent tag"):
+    assert "Training has none of the same words and type for" in page
+    for text in (
+        "whose words and type training has",
+        "Types of entities",
+        "entity precision",
+        "word accuracy",
+        "most frequent tag",
+    ):
         assert text in page
 
     # scores of the file of outcomes are those of the folders

@@ -13,6 +13,7 @@ from minbert.data.tasks import Examples, Folds, Task, TaskData
 from minbert.data.words import (
     INSIDE_WORD,
     OUTSIDE_TEXT,
+    entities_in,
     entity_counts,
     entity_f1,
     entity_kinds,
@@ -20,6 +21,7 @@ from minbert.data.words import (
     of_tokens,
     padded,
     predicted_tags,
+    recalled,
 )
 
 NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
@@ -67,6 +69,14 @@ def test_entities_of_the_same_ends_are_compared_by_type():
     assert [each.tolist() for each in entity_kinds(true, guess)] == [[0, 0, 1], [1, 0, -1]]
     longer = padded([[1, 2, 2, 0, 1]])
     assert [each.tolist() for each in entity_kinds(true, longer)] == [[0, 0, 1, -1], [0, -1, -1, 0]]
+
+
+def test_entities_have_words_and_are_recalled_or_not():
+    true = padded([[1, 2, 0], [3], [0, 1, 1]])
+    texts = ("New York is", "Ann", "in Oslo Bergen")
+    assert entities_in(texts, true) == [(0, "New York"), (1, "Ann"), (0, "Oslo"), (0, "Bergen")]
+    guess = padded([[1, 0, 0], [3], [0, 1, 2]])
+    assert recalled(true, guess).tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("name", metrics_for(WORDS))
