@@ -36,7 +36,7 @@ def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str
     hasher = FeatureHasher(input_type="string", alternate_sign=False)
     features = (hasher.transform(_features(side)) for side in (train, dev))
     about = "logistic regression on the word, its ends and shape, and its neighbours"
-    return _scores(task, train, *features, alpha=_ALPHA), about
+    return _scores(task, train, _ALPHA, *features), about
 
 
 def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> tuple[Floats, str]:
@@ -52,10 +52,10 @@ def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> 
     about = "embeddings of the words by the frozen encoder, logistic regression"
     if some.words < train.words:
         about += f" on the first {some.words:,} of {train.words:,} words"
-    return _scores(task, some, *features, alpha=_ALPHA_FROZEN), about
+    return _scores(task, some, _ALPHA_FROZEN, *features), about
 
 
-def _scores(task: Task, train: Examples, fitted: Any, scored: Any, alpha: float) -> Floats:
+def _scores(task: Task, train: Examples, alpha: float, fitted: Any, scored: Any) -> Floats:
     """Scores [M, C] by features of training words and of those that are scored."""
     from sklearn.linear_model import SGDClassifier
 
