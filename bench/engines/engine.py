@@ -17,9 +17,9 @@ from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK, Cell
 from bench.plan.columns import SINGLE, parse_parts
 from bench.plan.job import Job
-from minbert.data.problems import TOKEN_CLASSIFICATION
 from minbert.data.tasks import Task, find_task
 from minbert.model.classifier import Classifier, HeadConfig
+from minbert.training.losses import WORDS
 
 Groups = dict[str, dict[str, nn.Parameter]]
 """Trainable parameters by name, in the groups that have separate learning rates: `adapter`; `base`,
@@ -88,7 +88,7 @@ def heads_of(task: Task, parts: Sequence[str]) -> dict[str, HeadConfig]:
     """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
     two classes as well."""
     if list(parts) == [""]:
-        return {"": HeadConfig(task.num_outputs, by_token=task.problem is TOKEN_CLASSIFICATION)}
+        return {"": HeadConfig(task.num_outputs, by_token=task.problem.loss == WORDS)}
     classes = {part: len(find_task(part).classes) for part in parts}
     return {
         part: HeadConfig(count if count > 2 else 1, pairs=part not in SINGLE)

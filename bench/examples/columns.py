@@ -10,7 +10,7 @@ from bench.common.errors import InputError
 from bench.examples.records import Records, listed, quoted
 from bench.examples.words import DOCUMENT
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import WORDS
+from bench.plan.problems import BY_WORD, WORDS
 
 _NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
 
@@ -51,7 +51,7 @@ def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
 def as_words(table: Records, spec: DataSpec) -> DataSpec:
     """A description with the columns and the problem of words with tags, if a table has lists of
     both; documents are groups unless others are given."""
-    if spec.problem not in (None, WORDS):
+    if spec.problem not in (None, *BY_WORD):
         return spec
     by_name = {_plain(name): name for name in table.columns}
     text, label = (
@@ -64,7 +64,7 @@ def as_words(table: Records, spec: DataSpec) -> DataSpec:
     if spec.problem is None and not (first and all(isinstance(each, list) for each in first)):
         return spec
     group = spec.group or (DOCUMENT if DOCUMENT in table.columns else None)
-    values = {"text": text, "label": label, "group": group, "problem": WORDS}
+    values = {"text": text, "label": label, "group": group, "problem": spec.problem or WORDS}
     return spec.model_copy(update=values)
 
 

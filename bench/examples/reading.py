@@ -14,9 +14,16 @@ from bench.examples.columns import as_words, check_columns, choose, columns_of
 from bench.examples.labels import Labels, as_lists, check_known, classes_of, encode, infer_problem
 from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
-from bench.examples.words import DOCUMENT, encode_tags
+from bench.examples.words import DOCUMENT, encode_classes, encode_tags, have_scheme
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORDS
+from bench.plan.problems import (
+    BY_WORD,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    WORD_CLASSES,
+    WORDS,
+)
 from minbert.data.tasks import Examples
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -57,15 +64,18 @@ def read(spec: DataSpec) -> ReadData:
     split_notes: tuple[str, ...] = ()
     if problem == MULTI_LABEL:
         labels, split_notes = as_lists(labels, spec.classes)
-    if problem == WORDS:
-        classes, tags, split_notes = encode_tags(labels, spec.classes, is_known=bool(spec.classes))
+    if problem == WORDS and not have_scheme(labels, spec.classes):
+        problem = WORD_CLASSES
+    if problem in BY_WORD:
+        read_tags = encode_tags if problem == WORDS else encode_classes
+        classes, tags, split_notes = read_tags(labels, spec.classes, is_known=bool(spec.classes))
     elif problem != REGRESSION:
         classes = classes_of(labels, spec.classes)
     elif spec.classes:
         raise InputError(f"{table.name}: a regression has no classes, but some are given")
-    values = tags if problem == WORDS else encode(labels, problem, classes)
+    values = tags if problem in BY_WORD else encode(labels, problem, classes)
     examples = replace(rows, labels=values)
-    if problem != WORDS and not np.ptp(examples.labels, axis=0).any():
+    if problem not in BY_WORD and not np.ptp(examples.labels, axis=0).any():
         raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
     resolved = chosen.model_copy(update={"problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
@@ -98,8 +108,9 @@ def _like(
     problem = spec.problem or SINGLE_LABEL
     if problem == MULTI_LABEL:
         labels, _ = as_lists(labels, spec.classes)
-    if problem == WORDS:
-        _, tags, more = encode_tags(labels, spec.classes, is_known=True)
+    if problem in BY_WORD:
+        read_tags = encode_tags if problem == WORDS else encode_classes
+        _, tags, more = read_tags(labels, spec.classes, is_known=True)
         notes += [f"{Path(table.name).name}: {note}" for note in more]
         return replace(rows, labels=tags), (*table.notes, *notes)
     if problem != REGRESSION:
@@ -158,7 +169,7 @@ def _row(fields: Fields, spec: DataSpec) -> tuple[str, Value, str, str] | str:
     """The text, the label, the second text and the group of a row; or why it is left out."""
     if isinstance(fields, str):
         return fields
-    if spec.problem == WORDS:
+    if spec.problem in BY_WORD:
         return _sentence(fields)
     text, label, *others = map(_stripped, fields)
     pair = others[0] if spec.text_pair is not None else ""

@@ -9,7 +9,7 @@ from bench.examples import arrow
 from bench.examples.records import Records
 from bench.examples.spans import annotated
 from bench.examples.textfiles import delimited, json_lines, plain_texts
-from bench.examples.words import conll, has_words
+from bench.examples.words import UNIVERSAL, conll, has_words
 from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
 
@@ -24,6 +24,7 @@ _READERS: Final[dict[str, Callable[[Path], Records]]] = {
     ".parquet": arrow.parquet,
     ".conll": conll,
     ".bio": conll,
+    UNIVERSAL: conll,
     ".txt": conll,
 }
 _SAVED: Final = ("dataset_dict.json", "state.json")

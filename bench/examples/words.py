@@ -1,5 +1,5 @@
 """Words with tags: files with a word on each line (CoNLL), and tags as numbers, whatever their
-scheme."""
+scheme; or with other classes, such as parts of speech."""
 
 import re
 from collections import Counter
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.examples.labels import Labels
+from bench.examples.labels import Labels, check_known, classes_of
 from bench.examples.records import Fields, Records, Value, quoted
 from bench.examples.textfiles import read_lines
-from minbert.data.words import Tags, padded
+from minbert.data.words import CLASSES, Tags, padded
 
 TOKENS, TAGS, DOCUMENT = "tokens", "tags", "-DOCSTART-"
 """The columns of a table of sentences; the last, if the file marks documents, numbers them."""
+UNIVERSAL: Final = ".conllu"
+"""The suffix of files of Universal Dependencies, of ten columns."""
+_COLUMNS: Final = 10
 _TAG: Final = re.compile(r"O|[BIESLU]-.+")
 _ENDS: Final = {"E": "I", "L": "I", "S": "B", "U": "B"}
 """Prefixes of IOBES and BILOU, and what IOB2 has in their place."""
@@ -29,8 +32,9 @@ def has_words(path: Path) -> bool:
 
 def conll(path: Path) -> Records:
     """A table of the sentences of a file with a word on each line: first the word, last its tag,
-    between tabs or spaces. Blank lines end sentences, and -DOCSTART- begins a document. InputError
-    for a file that can't be read; rows raise it for a line that has another form."""
+    between tabs or spaces; in `.conllu` the word is second and its part of speech fourth. Blank
+    lines end sentences, and -DOCSTART- begins a document. InputError for a file that can't be read;
+    rows raise it for a line that has another form."""
     has_documents, is_whole, is_empty = False, True, True
     for line in read_lines(path):
         is_empty &= line.isspace()
@@ -55,6 +59,8 @@ def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], st
     tags: list[str] = []
     begin = first = width = document = 0
     mark: str | None = None
+    suffix = path.suffix.lower()
+    has_scheme = suffix in (".txt", ".tsv")  # which may be other files
     for number, line in enumerate(read_lines(path), start=1):
         text = line.strip("\r\n ")
         if not text.strip() or text.startswith(DOCUMENT):
@@ -66,6 +72,10 @@ def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], st
         if not width:
             mark = "\t" if "\t" in text else None
         fields = text.split(mark) if mark else re.split("[ \t]+", text)
+        if suffix == UNIVERSAL and len(fields) == _COLUMNS:
+            if not fields[0].isdigit():
+                continue  # a word that the next lines split, or one that the text has not
+            fields = [fields[1], fields[3]]
         is_tag = len(fields) > 1 and _TAG.fullmatch(fields[-1]) is not None
         if text.startswith("#") and not (is_tag and width in (0, len(fields))):
             continue  # a comment
@@ -75,14 +85,15 @@ def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], st
                 f"{where}: has {len(fields)} columns, and line {first:,} has {width}; a word and "
                 "its tag are expected, with the same columns on every line"
             )
-        if not is_tag:
+        has_scheme |= not width and is_tag
+        if has_scheme and not is_tag:
             raise InputError(
                 f"{where}: ends with {quoted(fields[-1])}, which is no tag: O, or B-, I-, E-, S-, "
-                "L- or U- before a type, after a tab or spaces; other tags, such as parts of "
-                "speech, are not supported"
+                "L- or U- before a type, after a tab or spaces; files of other tags, such as parts "
+                "of speech, end with .conll, .bio or .conllu"
             )
-        if not fields[0].strip():
-            raise InputError(f"{where}: has a tag without a word; remove the line, or add the word")
+        if len(fields) < 2 or not fields[0].strip():
+            raise InputError(f"{where}: a word and its tag are expected, after a tab or spaces")
         begin, first, width = begin if words else number, first or number, len(fields)
         words.append(fields[0])
         tags.append(fields[-1])
@@ -120,7 +131,7 @@ def encode_tags(
             if _TAG.fullmatch(tag) is None:
                 raise InputError(
                     f"{labels.place(index)} has {quoted(tag)}: O, or B-, I-, E-, S-, L- or U- "
-                    "before a type is expected; parts of speech are not supported"
+                    "before a type is expected, as other tags have"
                 )
             prefixes.add(tag[0])
             types[tag[2:]] = None
@@ -146,6 +157,29 @@ def encode_tags(
             "I-… of each type; write the tags as names"
         )
     return classes, padded(rows), tuple(notes)
+
+
+def have_scheme(labels: Labels, names: Sequence[str]) -> bool:
+    """Whether tags mark entities: one that is not O has a prefix. Numbers stand for names."""
+    tags = set(labels.counts)
+    if all(map(str.isdigit, tags)):
+        tags = {*(names or labels.table.class_names.get(labels.column, ()))}
+    tags -= {"O"}
+    return not tags or any(map(_TAG.fullmatch, tags))
+
+
+def encode_classes(
+    labels: Labels, given: Sequence[str], *, is_known: bool
+) -> tuple[tuple[str, ...], Tags, tuple[str, ...]]:
+    """The same of other classes of words than tags with a scheme, such as parts of speech."""
+    if is_known:
+        check_known(labels, given, "which no training example has")
+    classes = classes_of(labels, given)
+    places = {name: index for index, name in enumerate(classes)}
+    if len(classes) < 2:
+        raise InputError(f"{labels.where}: all words have the tag {classes[0]}; nothing to learn")
+    rows = [[places[tag] for tag in value or ()] for value in labels.values]
+    return classes, padded(rows).astype(CLASSES), ()
 
 
 def _as_iob2(

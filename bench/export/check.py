@@ -73,7 +73,9 @@ def _hard_texts(trained: Trained) -> Examples:
     texts = ("", "word " * trained.job.cell.max_length)
     if trained.dev.by_word:
         words = "word " * trained.job.cell.max_length
-        return Examples((words[:-1],), None, np.zeros((1, words.count(" ")), dtype=np.int16))
+        return Examples(
+            (words[:-1],), None, np.zeros((1, words.count(" ")), dtype=trained.dev.labels.dtype)
+        )
     pairs = None if trained.dev.text_b is None else texts[::-1]
     return Examples(texts, pairs, trained.dev.labels[:1].repeat(len(texts), axis=0))
 

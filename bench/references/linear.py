@@ -48,7 +48,7 @@ def predict(
             return frozen_tags(task, train, *embeddings)
         if name == TFIDF:
             return linear_tags(task, train, dev)
-        return frequent_tags(task, train, dev), "the most frequent tag of each word, O for others"
+        return frequent_tags(task, train, dev), "the most frequent tag of each word"
     if name == TFIDF:
         predictions, method = tfidf(task, train, dev)
         return predictions, f"TF-IDF of words and pairs of words, {method}"

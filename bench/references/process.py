@@ -19,7 +19,7 @@ from bench.engines.engine import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.examples import folds_of
 from bench.plan.job import Job
-from bench.plan.problems import REGRESSION, WORDS
+from bench.plan.problems import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict, scores
@@ -59,7 +59,7 @@ def references(job: Job, names: list[str], count: int) -> Iterator[Reference | s
             embed = None
             if name == FROZEN:
                 sets = (_compared(name, one, count) for one in _sets(data))
-                embed = _embedded(job, sets, by_word=problem == WORDS)
+                embed = _embedded(job, sets, by_word=problem in BY_WORD)
             each = [_predicted(name, one, count, embed) for one in _sets(data)]
             labels, predictions, (about, *_) = zip(*each, strict=True)
             result = scores(problem, np.concatenate(predictions), np.concatenate(labels))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.plan.problems import WORDS
 from bench.references.linear import Floats
 from minbert.data.tasks import Examples, Task
 
@@ -21,12 +22,14 @@ _EDGE: Final = ""  # the word before the first and after the last
 
 def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:
     """1 for the tag that is most frequent for the word in the training texts, of several the first;
-    O for other words."""
+    for other words O, or of other classes the most frequent one."""
     counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for word, tag in zip(_words(train), train.labels[train.labels >= 0].tolist(), strict=True):
         counts[word][tag] += 1
     best = {word: min(of, key=lambda tag: (-of[tag], tag)) for word, of in counts.items()}
-    return np.eye(task.num_outputs)[[best.get(word, 0) for word in _words(dev)]]
+    is_entity = task.problem.name == WORDS
+    other = 0 if is_entity else int(task.problem.counts(train.labels, 0).argmax())
+    return np.eye(task.num_outputs)[[best.get(word, other) for word in _words(dev)]]
 
 
 def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
@@ -60,8 +63,8 @@ def _scores(task: Task, train: Examples, alpha: float, fitted: Any, scored: Any)
     from sklearn.linear_model import SGDClassifier
 
     tags = train.labels[train.labels >= 0]
-    if not tags.any():
-        raise ValueError("no training word has a tag other than O")
+    if len(np.unique(tags)) < 2:
+        raise ValueError("all training words have the same tag")
     model: Any = SGDClassifier(
         loss="log_loss", alpha=alpha, max_iter=_EPOCHS, tol=None, average=True, random_state=0
     )

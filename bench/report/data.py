@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.analysis.groups import Group
 from bench.plan.dataset import CONTROL, Affected, Checks
+from bench.plan.problems import WORDS
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
@@ -71,7 +72,7 @@ def tables(data: DataFacts) -> list[Table]:
             }
             for name, (train, dev) in data.class_counts.items()
         ]  # fmt: skip
-        caption = "Entities by type" if data.words[0] else ""
+        caption = "Entities by type" if data.problem == WORDS else ""
         every.append(table("data_classes", rows, caption, folded=len(rows) > _MOST_CLASSES))
     if data.checks is not None:
         every += [*_finding_tables(data.checks), _length_table(data.checks)]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, metric_of, metrics_for
-from bench.plan.problems import WORDS
+from bench.plan.problems import WORD_CLASSES, WORDS
 from bench.report import text
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
@@ -54,11 +54,19 @@ def quality_sections(
         return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
 
     sections = [_metrics(group, predictions_of, outcomes[0])]
-    if outcomes[0].problem == WORDS:
+    if outcomes[0].problem == WORD_CLASSES:
+        sections.append(_classes(best, [*map(_of_words, outcomes)], names))
+    elif outcomes[0].problem == WORDS:
         sections.append(_types(best, outcomes, names, facts))
     elif not outcomes[0].has_numbers:
         sections += [_classes(best, outcomes, names), _calibration(outcomes)]
     return [section for section in sections if section is not None]
+
+
+def _of_words(outcome: Outcome) -> Outcome:
+    """The same with each word as an example."""
+    labels: Any = outcome.labels
+    return Outcome(outcome.predicted[labels >= 0], labels[labels >= 0], outcome.examples)
 
 
 def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:

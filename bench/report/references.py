@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.problems import MULTI_LABEL, REGRESSION, WORDS
+from bench.plan.problems import BY_WORD, MULTI_LABEL, REGRESSION
 from bench.report.pages import sentences
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, score, score_gap, span
@@ -44,7 +44,7 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
         TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
         FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
     }
-    if of_data.problem == WORDS:
+    if of_data.problem in BY_WORD:
         names[MAJORITY] = ("the most frequent tag of each word", "most frequent tag")
         names[TFIDF] = ("a linear model on features of words", "linear model")
         names[FROZEN] = ("a linear model on words of the frozen encoder", "frozen encoder")

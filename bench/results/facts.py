@@ -202,7 +202,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     problem, sides = data.task.problem, (data.train, data.dev)
     train, dev = (problem.counted(side.labels, classes) if classes else {} for side in sides)
     new = ""
-    if checks is not None and data.train.by_word:
+    if checks is not None and problem.name == WORDS:
         train_entities, entities = (entities_in(side.text_a, side.labels) for side in sides)
         known = {*train_entities}
         new = np.packbits([each not in known for each in entities]).tobytes().hex()

@@ -8,7 +8,7 @@ part and a digest of the labels, which identifies the examples. Its type says wh
 
 - int8, int16 or int32 [N]: predicted classes;
 - uint8 [N, ⌈C / 8⌉]: bits of predicted labels;
-- int16 [N, W]: predicted tags of words, -1 after the last word of a text;
+- int16 or int32 [N, W]: predicted tags of words, -1 after the last word of a text;
 - float64 [N]: numbers in the unit of the labels; float32 [N]: standardised numbers, of older files;
 - uint8 [⌈N / 8⌉]: bits of right or wrong, of older files.
 """
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bench.common.files import write_atomically
 from bench.plan.rows import Row
 from minbert.data.problems import MULTI_LABEL, problem_of
+from minbert.data.words import are_tags
 
 _LARGEST: Final = 2**26
 """Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
@@ -145,7 +146,7 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
         if stored.shape[1] != (labels.shape[1] + 7) // 8:
             raise ValueError("it has bits of other labels")
         stored = np.unpackbits(stored.view(np.uint8), axis=1, count=labels.shape[1])
-    elif stored.dtype == labels.dtype == np.int16 and stored.ndim == labels.ndim == 2:
+    elif are_tags(stored) and are_tags(labels) and stored.dtype == labels.dtype:
         if (np.signbit(stored) != np.signbit(labels)).any():
             raise ValueError("it has tags of other words")
     elif stored.dtype.kind not in "fi" or stored.ndim != 1 or stored.dtype == np.float16:

@@ -10,7 +10,7 @@ import numpy as np
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns
 from bench.plan.metrics import check_metric, metric_of, problem_of
-from bench.plan.problems import WORDS
+from bench.plan.problems import WORD_CLASSES, WORDS
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
@@ -127,8 +127,8 @@ def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> fl
         return None
     if outcome.problem == WORDS:
         predicted = np.minimum(labels, 0)  # O
-    elif outcome.has_classes:
-        predicted = np.full_like(labels, counts.argmax())
+    elif outcome.has_classes or outcome.problem == WORD_CLASSES:
+        predicted = np.where(np.equal(labels, -1), labels, counts.argmax()).astype(labels.dtype)
     else:
         predicted = np.tile(2 * counts > facts.train, (len(labels), 1))
     logits = np.zeros((len(labels), max(len(counts), 2)))

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.words import entity_f1, predicted_tags
+from minbert.data.words import entity_f1, predicted_tags, word_accuracy
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -42,13 +42,15 @@ def pearson(predicted: Floats, labels: Floats) -> float | None:
 
 def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
     """A dev score: `accuracy` or `micro_f1` of logits [N, C], `pearson` of predictions [N, 1], or
-    `entity_f1` of logits of words [M, C] and their tags. ValueError for another metric."""
+    `entity_f1` or `word_accuracy` of logits of words [M, C] and their tags. ValueError for another
+    metric."""
     if metric == "accuracy":
         return accuracy(logits, labels.astype(np.int64))
     if metric == "micro_f1":
         return micro_f1(logits, labels)
     if metric == "pearson":
         return pearson(logits[:, 0], labels.astype(np.float64))
-    if metric == "entity_f1":
-        return entity_f1(labels.astype(np.int16), predicted_tags(logits, labels.astype(np.int16)))
+    if metric in (of_words := {"entity_f1": entity_f1, "word_accuracy": word_accuracy}):
+        tags = labels.astype(np.int16)
+        return of_words[metric](tags, predicted_tags(logits, tags))
     raise ValueError(f"no metric is called {metric!r}")

@@ -176,6 +176,26 @@ class TokenClassification(SingleLabel):
         return 0.0
 
 
+class WordClassification(TokenClassification):
+    """One class for each word, such as its part of speech: int32 [N, W]."""
+
+    name: ClassVar = "word_classification"
+    metric: ClassVar = "word_accuracy"
+
+    def read(self, values: Sequence[Any], classes: int) -> Labels:
+        return super().read(values, classes).astype(words.CLASSES)
+
+    def strata(self, labels: Labels) -> NDArray[np.int64]:
+        return np.zeros(len(labels), dtype=np.int64)
+
+    def counted(self, labels: Labels, classes: Sequence[str]) -> dict[str, int]:
+        """The number of words of each class."""
+        return SingleLabel.counted(self, labels, classes)
+
+    def majority(self, train: Labels, dev: Labels) -> float | None:
+        return SingleLabel.majority(self, train[train >= 0], dev[dev >= 0])
+
+
 def _check(logits: Floats, count: int) -> None:
     if not (logits.ndim == 2 and len(logits) == count and logits.shape[1]):
         raise ValueError("there are no logits for each label")
@@ -186,7 +206,8 @@ SINGLE_LABEL: Final = SingleLabel()
 MULTI_LABEL: Final = MultiLabel()
 REGRESSION: Final = Regression()
 TOKEN_CLASSIFICATION: Final = TokenClassification()
-_ALL: Final = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION)
+WORD_CLASSIFICATION: Final = WordClassification()
+_ALL: Final = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION, WORD_CLASSIFICATION)
 PROBLEMS: Final[dict[str, Problem]] = {problem.name: problem for problem in _ALL}
 
 
@@ -196,4 +217,6 @@ def problem_of(labels: Labels) -> Problem:
         return REGRESSION
     if labels.ndim == 1:
         return SINGLE_LABEL
-    return TOKEN_CLASSIFICATION if labels.dtype == np.int16 else MULTI_LABEL
+    if not words.are_tags(labels):
+        return MULTI_LABEL
+    return TOKEN_CLASSIFICATION if labels.dtype == words.ENTITIES else WORD_CLASSIFICATION

@@ -1,8 +1,8 @@
 """Tags of words, and the entities that they mark.
 
 Tag 0 is O; of the entity type k, 2 k + 1 is B and 2 k + 2 is I, as in IOB2. The tags of N texts are
-int16 [N, W], with -1 after the last word of a text. Logits are those of all words, text after text,
-[M, C].
+int16 [N, W], with -1 after the last word of a text; other classes of words, such as parts of
+speech, are int32. Logits are those of all words, text after text, [M, C].
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-Tags = NDArray[np.int16]
+Tags = NDArray[Any]
+ENTITIES, CLASSES = np.dtype(np.int16), np.dtype(np.int32)
+"""The types of tags that mark entities, and of other classes of words."""
 NO_WORD: Final = -1
 INSIDE_WORD, OUTSIDE_TEXT = -100, -101
 """Labels of tokens that begin no word: further pieces of one; and padding and special tokens."""
@@ -27,9 +29,13 @@ def padded(texts: Sequence[Sequence[int]]) -> Tags:
     return tags
 
 
+def are_tags(labels: NDArray[Any]) -> bool:
+    return labels.ndim == 2 and labels.dtype in (ENTITIES, CLASSES)
+
+
 def joined(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     """Labels of two sets of examples as one; tags are padded to the longer text."""
-    if one.dtype == np.int16:
+    if are_tags(one):
         width = max(one.shape[1], other.shape[1])
         one, other = (
             np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=NO_WORD)
@@ -53,6 +59,11 @@ def of_tokens(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any],
     is between texts."""
     tags = labels[labels != INSIDE_WORD].astype(np.int16)
     return logits[labels >= 0], np.maximum(tags, NO_WORD)[None]
+
+
+def word_accuracy(labels: Tags, predicted: Tags) -> float:
+    """The share of words whose tag is predicted."""
+    return float((labels == predicted)[labels >= 0].mean())
 
 
 def _entities(tags: Tags, any_start: bool) -> NDArray[np.int64]:

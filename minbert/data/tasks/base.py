@@ -16,12 +16,11 @@ from minbert.data.problems import (
     PROBLEMS,
     REGRESSION,
     SINGLE_LABEL,
-    TOKEN_CLASSIFICATION,
     Labels,
     Problem,
-    problem_of,
 )
 from minbert.data.tasks.splitting import joined, normalised, position, smallest
+from minbert.data.words import are_tags
 from minbert.errors import InputError
 
 DECLARED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
@@ -109,7 +108,7 @@ class Examples:
     @property
     def by_word(self) -> bool:
         """Whether labels are those of words."""
-        return problem_of(self.labels) is TOKEN_CLASSIFICATION
+        return are_tags(self.labels)
 
     @property
     def words(self) -> int:

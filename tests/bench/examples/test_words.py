@@ -142,3 +142,31 @@ def test_a_table_in_a_tsv_stays_one(tmp_path):
     rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
     data = read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv")
     assert data.spec.problem == "single_label"
+
+
+UNIVERSAL = """# sent_id = 1
+1-2	don't	_	_	_	_	_	_	_	_
+1	do	do	AUX	_	_	0	root	_	_
+2	n't	not	PART	_	_	1	advmod	_	x=O
+
+1	go	go	VERB	_	_	0	root	_	_
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.conllu", UNIVERSAL), ("a.conll", "do AUX\nn't PART\n\ngo VERB\n")]
+)
+def test_parts_of_speech_are_classes_of_words(tmp_path, name, text):
+    data = read_text(tmp_path, text, name)
+    assert data.examples.text_a == ("do n't", "go")
+    assert data.spec.problem == "word_classification"
+    assert data.spec.classes == ("AUX", "PART", "VERB")
+    assert data.examples.labels.tolist() == [[0, 1], [2, -1]]
+    with pytest.raises(InputError, match="has the label `X`, which no training example has"):
+        (tmp_path / "test.conll").write_text("a X\n")
+        read_test(data.spec.model_copy(update={"test": str(tmp_path / "test.conll")}))
+
+
+def test_words_of_one_class_teach_nothing(tmp_path):
+    with pytest.raises(InputError, match="all words have the tag X; nothing to learn"):
+        read_text(tmp_path, "a X\nb X\n")

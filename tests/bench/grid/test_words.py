@@ -140,3 +140,38 @@ def test_few_entities_decide_nothing_and_heads_on_texts_are_refused(place):
     done = place.run(*flags, **settings)
     assert done.returncode == 2
     assert "head conv: it is on one vector of a text, and task" in done.stderr
+
+
+def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
+    sentences = [f"the DET\nword{n % 7} NOUN\nruns VERB\n" for n in range(120)]
+    data = place.folder / "train.conll"
+    data.write_text("\n".join(sentences), encoding="utf-8")
+    done = place.run(
+        "--data", str(data), "--select", "mode=full", "--save-weights", references=True,
+        grid=str(place.folder / "words.toml"), quick=("--device", "cpu"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [row] = place.rows()
+    assert (row.dev_metric, row.dev_score) == ("word_accuracy", 1.0)
+    assert row.majority_score == pytest.approx(1 / 3)
+    page = (place.reports / "index.html").read_text(encoding="utf-8")
+    assert "words of training and" in page
+    assert "Classes: with full" in page
+    [scores] = [read_facts(place.csv)[row.data_digest].references]
+    assert {one.name: one.scores["word_accuracy"][0] for one in scores} == pytest.approx(
+        {"majority": 1.0, "tf-idf": 1.0, "frozen": 1.0}, abs=0.01
+    )
+    before = values_from(kept_predictions(place.csv))([row])
+    assert keep_outcomes(place.csv, read_rows(place.csv)) == 1
+    place.csv.with_suffix("").rename(place.folder / "away")
+    assert (values_from(kept_predictions(place.csv))([row]) == before).all()
+    (place.folder / "away").rename(place.csv.with_suffix(""))
+    model = place.folder / "model"
+    flags = [row.name, "--to", str(model), "--runs", str(place.csv), "--format", "transformers"]
+    assert export.main(flags, standalone_mode=False) == 0
+    (place.folder / "new.txt").write_text("the word3 runs\n")
+    capsys.readouterr()
+    words = [str(model), str(place.folder / "new.txt"), "--json"]
+    assert predict.command.main(words, standalone_mode=False) == 0
+    spans = json.loads(capsys.readouterr().out)["entities"]
+    assert [one["type"] for one in spans] == ["DET", "NOUN", "VERB"]
