@@ -150,15 +150,21 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _array(path: Path) -> list[Any] | None:
-    """The elements of a file that is one JSON array; None of any other."""
+    """The elements of a file that is one JSON array; None of any other. InputError for a broken
+    one."""
     try:
         with path.open("rb") as file:
             begin = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
         if path.suffix.lower() != ".json" or begin[:1] != b"[":
             return None
         array = _DECODER.decode(path.read_text(encoding="utf-8-sig").strip())
-    except (OSError, ValueError, RecursionError):  # as lines it has a message
+    except (OSError, UnicodeError):  # as lines it has a message
         return None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: begins as an array of JSON and is none ({one_line(str(error))[:100]}); is it "
+            "complete?"
+        ) from error
     return array if isinstance(array, list) else None
 
 

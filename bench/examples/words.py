@@ -86,14 +86,14 @@ def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], st
                 "its tag are expected, with the same columns on every line"
             )
         has_scheme |= not width and is_tag
-        if has_scheme and not is_tag:
+        if (has_scheme or len(fields) < 2) and not is_tag:
             raise InputError(
                 f"{where}: ends with {quoted(fields[-1])}, which is no tag: O, or B-, I-, E-, S-, "
                 "L- or U- before a type, after a tab or spaces; files of other tags, such as parts "
                 "of speech, end with .conll, .bio or .conllu"
             )
-        if len(fields) < 2 or not fields[0].strip():
-            raise InputError(f"{where}: a word and its tag are expected, after a tab or spaces")
+        if not fields[0].strip():
+            raise InputError(f"{where}: has a tag without a word; remove the line, or add the word")
         begin, first, width = begin if words else number, first or number, len(fields)
         words.append(fields[0])
         tags.append(fields[-1])

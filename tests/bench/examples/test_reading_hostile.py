@@ -136,9 +136,14 @@ def test_broken_json_is_left_out_or_refused(file):
         assert data.notes[-1].endswith(" left out, first at line 7")
     assert "only 1 of 7 rows can" in refusal(file("\n".join([good[0], *broken]), "d.jsonl"))
     array = ",\n".join(good)
-    for content in (f"[{array}]", json.dumps([{"text": "a"}], indent=1), "[]", ""):
+    for content in ("[]", ""):
         assert "no line is a JSON object" in refusal(file(content, "d.json"))
-    assert "7 rows that are no JSON" in refusal(file(f"[\n{array}\n]", "d.json"))
+    for content in (f"[{array}", f"[{nested(100_000)}]"):
+        assert "begins as an array of JSON and is none" in refusal(file(content, "d.json"))
+    for content in (f"[{array}]", f"[\n{array}\n]"):
+        assert read_file(file(content, "d.json")).examples.text_a == tuple("abcdef")
+    mixed = read_file(file(f"[{array}, 1, null, [2]]", "d.json"))
+    assert mixed.notes[-1] == "d.json: 3 rows that are no JSON objects left out, first at record 7"
     text = '{"text": {"a": 1}, "label": "x"}'
     assert "1 row with nested or binary values left out" in refusal(file(text, "d.jsonl"))
 

@@ -100,5 +100,5 @@ def test_other_json_is_read_as_before(tmp_path):
     table = annotated(write(tmp_path, "a.json", records))
     assert (table.columns, table.unit) == (("text", "label"), "record")
     (tmp_path / "b.json").write_text("[1, 2")
-    with pytest.raises(InputError, match="no line is a JSON object"):
+    with pytest.raises(InputError, match="begins as an array of JSON and is none"):
         annotated(tmp_path / "b.json")

@@ -112,7 +112,7 @@ WRONG = {
     "Ann B-per\nBo\n": "train.conll, line 2: has 1 columns, and line 1 has 2",
     "# a\nAnn,B-per\n": "train.conll, line 2: ends with `Ann,B-per`, which is no tag",
     "Ann B-per\n\nBo NN O\n": "train.conll, line 3: has 3 columns, and line 1 has 2",
-    "Ann NOUN\n": "train.conll, line 1: ends with `NOUN`, which is no tag",
+    "Ann B-per\nBo NOUN\n": "train.conll, line 2: ends with `NOUN`, which is no tag",
     "Ann\tB-per\n\tO\n": "train.conll, line 2: has a tag without a word",
     "Ann O\n": "every word has the tag O, so there is nothing to learn",
     "\n": "train.conll: is empty; a word and its tag are expected on each line",
@@ -162,9 +162,10 @@ def test_parts_of_speech_are_classes_of_words(tmp_path, name, text):
     assert data.spec.problem == "word_classification"
     assert data.spec.classes == ("AUX", "PART", "VERB")
     assert data.examples.labels.tolist() == [[0, 1], [2, -1]]
+    (tmp_path / "test.conll").write_text("a X\n")
+    spec = data.spec.model_copy(update={"test": str(tmp_path / "test.conll")})
     with pytest.raises(InputError, match="has the label `X`, which no training example has"):
-        (tmp_path / "test.conll").write_text("a X\n")
-        read_test(data.spec.model_copy(update={"test": str(tmp_path / "test.conll")}))
+        read_test(spec)
 
 
 def test_words_of_one_class_teach_nothing(tmp_path):
