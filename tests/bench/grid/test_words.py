@@ -6,6 +6,7 @@ import random
 import pytest
 
 from bench import recommend
+from bench.compare.__main__ import command as compare
 from bench.export import predict
 from bench.export.__main__ import command as export
 from bench.report.__main__ import main as report
@@ -175,3 +176,21 @@ def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
     assert predict.command.main(words, standalone_mode=False) == 0
     spans = json.loads(capsys.readouterr().out)["entities"]
     assert [one["type"] for one in spans] == ["DET", "NOUN", "VERB"]
+
+
+def test_a_race_with_searched_rates_and_a_comparison_of_its_rows(place, capsys):
+    data = write_conll(place.folder / "train.conll", 150)
+    dev = write_conll(place.folder / "dev.conll", 60, seed=1)
+    flags = ("--race", "--lr", "auto", "--data", str(data), "--validation", str(dev))
+    grid = str(place.folder / "words.toml")
+    done = place.run(*flags, grid=grid, quick=("--device", "cpu", "--epochs", "1"))
+    assert done.returncode == 0, done.stderr
+    rows = place.rows()
+    assert {row.dev_metric for row in rows} == {"entity_f1"}
+    raced = [row for row in rows if row.race and not row.is_trial]
+    assert {row.fold for row in raced} >= {0, 1, 2}
+    assert sum(row.is_trial for row in rows) >= 6
+    assert "a race among 2 settings" in done.stdout.lower()
+    arguments = [str(place.csv), str(place.csv), "--reports", str(place.folder / "page")]
+    assert compare.main(arguments, standalone_mode=False) == 0
+    assert "of entity F1" in capsys.readouterr().out
