@@ -208,10 +208,12 @@ def _types(
     kinds, guesses = entity_kinds(labels, predicted)
     if (kinds != guesses).any():
         tables.append(_confused(kinds, guesses, name_of))
-    right = recalled(labels, predicted).reshape(seeds, -1)
-    if facts is not None and len(is_new := facts.is_new) == right.shape[1]:
+    right, is_new = recalled(labels, predicted), facts.is_new if facts else np.empty(0, np.bool_)
+    is_dev = all(row.fold is None for runs in setting.runs.values() for row in runs[0])
+    if is_dev and is_new.size and len(right) == seeds * len(is_new):
+        of_seeds = right.reshape(seeds, -1)
         rows = [
-            {"entities": name, "support": f"{chosen.sum():,}", "recall": right[:, chosen].mean()}
+            {"entities": name, "support": f"{chosen.sum():,}", "recall": of_seeds[:, chosen].mean()}
             for name, chosen in (("in training", ~is_new), ("new", is_new)) if chosen.any()
         ]  # fmt: skip
         tables.append(table("new_entities", rows))

@@ -149,7 +149,7 @@ def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
     data.write_text("\n".join(sentences), encoding="utf-8")
     done = place.run(
         "--data", str(data), "--select", "mode=full", "--save-weights", references=True,
-        grid=str(place.folder / "words.toml"), quick=("--device", "cpu"),
+        grid=str(place.folder / "words.toml"), quick=("--device", "cpu", "--epochs", "3"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     [row] = place.rows()
