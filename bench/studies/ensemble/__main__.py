@@ -21,7 +21,7 @@ from bench.plan.columns import PART_SCORES
 from bench.plan.models import engine_version
 from bench.studies.ensemble import rows
 from bench.studies.ensemble.averages import AVERAGES
-from bench.studies.ensemble.baselines import with_baselines
+from bench.studies.ensemble.baselines import with_baselines, with_transformers
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.result import ensemble_of, overall_of
 from bench.studies.outputs import Study, with_outputs
@@ -61,8 +61,6 @@ def command(
     if baselines:
         results = [with_baselines(result, data) for result in results]
     if peer:
-        from bench.studies.ensemble.baseline import with_transformers
-
         results = with_transformers(results, runs[0], data)
     together = [overall] if (overall := overall_of(results)) else []
 

@@ -11,8 +11,7 @@ from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES, format_parts
 from bench.plan.job import FILE
 from bench.studies.ensemble import baselines
-from bench.studies.ensemble.baseline import BASELINE
-from bench.studies.ensemble.baselines import cosine, threshold
+from bench.studies.ensemble.baselines import BASELINE, cosine, threshold
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of

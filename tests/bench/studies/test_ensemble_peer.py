@@ -11,8 +11,8 @@ from bench.machine import conditions
 from bench.plan import models
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
-from bench.studies.ensemble import baseline
-from bench.studies.ensemble.baseline import BASELINE, why_not
+from bench.studies.ensemble import baselines
+from bench.studies.ensemble.baselines import BASELINE, why_not
 from minbert.data.tasks import load_task
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
@@ -113,7 +113,7 @@ def trained(monkeypatch):
         names.append(job.cell.name)
         return np.eye(5)[load_task("movies", **tiny_cells.EXAMPLES).dev.labels]
 
-    monkeypatch.setattr(baseline, "train_baseline", train)
+    monkeypatch.setattr(baselines, "train_baseline", train)
     return names
 
 
@@ -122,7 +122,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
 ):
     need_peft()
     asked, cpu = [], conditions.find_conditions("cpu")
-    monkeypatch.setattr(conditions, "find_conditions", lambda device: asked.append(device) or cpu)
+    monkeypatch.setattr(baselines, "find_conditions", lambda device: asked.append(device) or cpu)
     add_trainable(place, tiny_checkpoint, seed=0)
     other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
     add_trainable(place, tiny_checkpoint, seed=2)
