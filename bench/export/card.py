@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,8 @@ from bench.plan.learning_rates import origin_of
 from bench.plan.metrics import metric_of
 from bench.report.commands import commands
 from bench.report.pages import LISTED, markdown_environment
-from bench.report.tables import DASH, Head, Table
+from bench.report.show import finite
+from bench.report.tables import Table, table
 from bench.report.text import by_metric, count, num, plain, trained_for, without_paths
 from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, Figures
 from bench.results.facts import DataFacts
@@ -74,59 +74,44 @@ def card(
 
 def _json(value: Any) -> str:
     """A value as JSON, without control characters in its texts."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: clean(inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [clean(inner) for inner in value]
-        return plain(value) if isinstance(value, str) else value
-
-    return json.dumps(clean(value), ensure_ascii=False)
+    return json.dumps(finite(value, plain), ensure_ascii=False)
 
 
 def figures_table(figures: Figures) -> Table:
     """What each form costs to use."""
-    heads = [
-        Head("form", "form"), Head("format", "format"), Head("size", "size, MB", "", True),
-        Head("one", "one text, ms", "", True), Head("batch", f"{BATCH} texts, ms", "", True),
-        Head("score", f"dev {metric_of(figures.metric).label}", "", True),
-        Head("changed", "other predictions", "", True),
-        Head("gap", "largest difference of a logit", "", True),
-    ]  # fmt: skip
     rows = [
-        [
-            _FORMS[form.name], form.format,
-            *(DASH if value is None else num(value)
-              for value in (form.size_mb, form.one_ms, form.batch_ms)),
-            DASH if form.score is None else by_metric(figures.metric, form.score),
-            DASH if form.changed is None else f"{form.changed:,} of {figures.examples:,}",
-            DASH if form.largest_difference is None else f"{form.largest_difference:.1e}",
-        ]
+        {
+            "form": _FORMS[form.name], "format": form.format, "size": form.size_mb,
+            "one": form.one_ms, "batch": form.batch_ms,
+            "score": None if form.score is None else by_metric(figures.metric, form.score),
+            "changed": (
+                None if form.changed is None else f"{form.changed:,} of {figures.examples:,}"
+            ),
+            "gap": form.largest_difference,
+        }
         for form in figures.forms
     ]  # fmt: skip
-    shown = [i for i in range(len(heads)) if any(row[i] != DASH for row in rows)]
-    return Table([heads[i] for i in shown], [[row[i] for i in shown] for row in rows])
+    used = {name for row in rows for name, value in row.items() if value is not None}
+    rows = [{name: row[name] for name in row if name in used} for row in rows]
+    words = {"texts": str(BATCH), "metric": metric_of(figures.metric).label}
+    return table("card_forms", rows, words=words)
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:
     if facts is None or not facts.class_counts:
         return None
-    heads = [Head("class", "class"), Head("train", "training examples", "", True)]
-    heads += [Head("dev", "dev examples", "", True)] if facts.dev and not together else []
-    rows = []
-    for name, counts in facts.class_counts.items():
-        shown = [sum(counts)] if together else counts[: len(heads) - 1]
-        rows.append([plain(name), *(f"{n:,}" for n in shown)])
-    return Table(heads, rows)
+    sides = ("train", "dev") if facts.dev and not together else ("train",)
+    return table("card_counts", (
+        {"class": plain(name)} | dict(zip(sides, [sum(n)] if together else n, strict=False))
+        for name, n in facts.class_counts.items()
+    ))  # fmt: skip
 
 
 def _settings(cell: Cell) -> Table:
     values = {name: getattr(cell, name) for name in group_names("axes") + group_names("settings")}
-    rows = [
-        [name, plain(without_paths(format_value(value))), BY_NAME[name].meaning]
+    return table("card_settings", (
+        {"setting": name, "value": plain(without_paths(format_value(value))),
+         "about": BY_NAME[name].meaning}
         for name, value in values.items()
         if value is not None and BY_NAME[name].applies(values)
-    ]
-    heads = [Head("setting", "setting"), Head("value", "value"), Head("about", "meaning")]
-    return Table(heads, rows)
+    ))  # fmt: skip
