@@ -132,15 +132,11 @@ def check_score(runs: Path, row: Row) -> None:
 
 def _with_weights(runs: Path, rows: list[Row]) -> Row:
     """The row of the lowest seed and fold whose weights were kept, or else of the lowest."""
-    return min(
-        rows,
-        key=lambda row: (
-            not is_file(folder_of(runs, row) / WEIGHTS),
-            row.seed,
-            row.fold or 0,
-            row.repeat,
-        ),
-    )
+
+    def place(row: Row) -> tuple[bool, int, int, int]:
+        return not is_file(folder_of(runs, row) / WEIGHTS), row.seed, row.fold or 0, row.repeat
+
+    return min(rows, key=place)
 
 
 def _named(rows: list[Row]) -> str:

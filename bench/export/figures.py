@@ -2,7 +2,6 @@
 own."""
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.common.progress import ShowStep
 from bench.export.check import texts_of
 from bench.export.formats import FORMATS, Format, default_format, missing_library
 from bench.export.fresh import run_fresh
@@ -23,8 +23,6 @@ from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of
 from bench.results.scores import numbers
 
-OnProgress = Callable[[int, str], None]
-"""Called as each form begins, with the number of forms done and the form's name."""
 _WEIGHTS: Final = {ONNX: "model.onnx", INT8: "model-int8.onnx"}
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
 _SUFFIXES: Final = (".safetensors", ".bin")
@@ -35,7 +33,7 @@ def measure(
     folder: Path,
     format: Format,  # noqa: A002
     expected: NDArray[np.floating],
-    on_progress: OnProgress,
+    show: ShowStep,
 ) -> Figures:
     """Measure the forms of an exported model on dev.
 
@@ -57,7 +55,7 @@ def measure(
     forms: list[Form] = []
     with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
         for name, form in formats.items():
-            on_progress(len(forms), name)
+            show(len(forms), name)
             is_here = name == exported or form.name == format.name == "onnx"
             place = folder if is_here else Path(temporary, form.name)
             try:
@@ -98,12 +96,15 @@ def _measured(
     outcome, own = (
         outcome_of(each, trained.dev.labels, (0.0, 1.0)) for each in (answer.logits, expected)
     )
+    files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
+    if name in _WEIGHTS:
+        files = [folder / _WEIGHTS[name]]
     differs = outcome.predicted != own.predicted
     changed = np.count_nonzero(differs if differs.ndim == 1 else differs.any(axis=1))
     return Form(
         name=name,
         format=format.name,
-        size_mb=_size_mb(folder, _WEIGHTS.get(name)),
+        size_mb=sum(path.stat().st_size for path in files) / 1e6,
         one_ms=median(answer.one_ms),
         batch_ms=median(answer.batch_ms),
         score=None if trained.refitted else _score(trained.task.metric, outcome),
@@ -120,9 +121,3 @@ def _score(metric: str, outcome: Outcome) -> float | None:
     except ValueError:
         return None
     return score if math.isfinite(score) else None
-
-
-def _size_mb(folder: Path, name: str | None) -> float:
-    """The size of a form's weights in MB: of the file with this name, or of all weights."""
-    files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
-    return sum(path.stat().st_size for path in ([folder / name] if name else files)) / 1e6

@@ -73,7 +73,11 @@ def write(trained: Trained, folder: Path) -> None:
     write_json(folder / _POOLING / CONFIG, {"word_embedding_dimension": width, **pooling})
     modules = _modules(len(layers))
     for (layer, activation), module in zip(layers, modules[2:], strict=True):
-        _write_dense(layer, activation, folder / module["path"])
+        (place := folder / module["path"]).mkdir()
+        sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
+        write_json(place / CONFIG, {**sizes, "bias": True, "activation_function": activation})
+        tensors = {f"linear.{name}": value for name, value in layer.state_dict().items()}
+        save_file(tensors, place / WEIGHTS[0], metadata={"format": "pt"})
     write_json(folder / _LABELS, labels_of(trained))
     write_json(folder / _MODULES, modules)
 
@@ -114,11 +118,3 @@ def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:
     if isinstance(model.classifier, NonlinearHead):
         yield model.classifier.dense, _GELU
     yield last_layer(model), _IDENTITY
-
-
-def _write_dense(layer: nn.Linear, activation: str, folder: Path) -> None:
-    folder.mkdir()
-    sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
-    write_json(folder / CONFIG, {**sizes, "bias": True, "activation_function": activation})
-    tensors = {f"linear.{name}": value for name, value in layer.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})

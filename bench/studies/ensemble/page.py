@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.common.messages import echo, enumerated
@@ -20,6 +19,7 @@ from bench.report.drawing import (
     PAPER,
     PURPLE,
     Drawing,
+    add_legend,
     canvas,
     log_axis,
     name_lines,
@@ -201,7 +201,7 @@ def _draw_scores(marks: Sequence[_Mark], label: str, stem: str, alt: str, captio
             axes.axhline(len(measured) - 0.5, color=GREY, linewidth=0.9)
         name_lines(axes, [shortened(mark.label, _LONGEST) for mark in lines])
         axes.set_xlabel(label)
-        _legend(figure)
+        add_legend(figure, axes.get_legend_handles_labels()[0], 3)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -218,11 +218,9 @@ def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption
                 )  # fmt: skip
         low, high = min(counts) / 1.5, max(counts) * 8
         log_axis(axes, low, high, lambda tick: f"{tick / 1e6:g}M")
-        axes.set_xlim(low, high)
-        axes.set_xlabel("parameters of all members together")
-        axes.set_ylabel(label)
+        axes.set(xlim=(low, high), xlabel="parameters of all members together", ylabel=label)
         axes.margins(y=0.12)
-        _legend(figure)
+        add_legend(figure, axes.get_legend_handles_labels()[0], 3)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -250,8 +248,7 @@ def _draw_choice(
                 linestyle=style, label=name,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("members, each counted by its weight")
-        axes.set_ylabel(label)
+        axes.set(xlabel="members, each counted by its weight", ylabel=label)
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
@@ -271,8 +268,3 @@ def _lengths(mark: _Mark) -> list[list[float]] | None:
     """The lengths of an interval's lower and upper half."""
     ends = mark.score.ends()
     return ends and [[abs(mark.score.value - end)] for end in ends]
-
-
-def _legend(figure: Figure) -> None:
-    columns = min(len(figure.axes[0].get_legend_handles_labels()[1]), 3)
-    figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4)

@@ -77,10 +77,8 @@ def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> 
             axes.plot(np.arange(1, len(curve) + 1), curve, label=name, **style)
         most = max(map(len, lines.values()))
         log_axis(axes, 1, most)
-        axes.set_xlim(1, most)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("directions k, largest first")
-        axes.set_ylabel("share of the energy")
+        labels = {"xlabel": "directions k, largest first", "ylabel": "share of the energy"}
+        axes.set(xlim=(1, most), ylim=(0, 1.02), **labels)
         _legend(figure)
     (alt,) = sentences("updates_figures", figure="energy", curves=curves[:-1])
     return Drawing(stem, to_svg(figure, stem), alt, caption)
@@ -130,8 +128,7 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
             )  # fmt: skip
         axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("rank of updates")
-        axes.set_ylabel(f"dev {shown[0].metric}")
+        axes.set(xlabel="rank of updates", ylabel=f"dev {shown[0].metric}")
         _legend(figure)
     stem = f"truncated-{shown[0].metric}"
     alt, caption = sentences("updates_figures", figure="scores", truncations=shown)
