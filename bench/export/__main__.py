@@ -22,13 +22,7 @@ from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import command_line, echo
-from bench.export.choice import (
-    RECOMMENDED,
-    check_exportable,
-    check_score,
-    named_cell,
-    recommended_cell,
-)
+from bench.export import choice
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
 from bench.export.trained import describe_base
 from bench.launch.signals import Signals
@@ -59,9 +53,11 @@ def command(
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
     target = _target(folder)
-    is_recommended = cell == RECOMMENDED
-    row, settings = recommended_cell(runs, **needs) if is_recommended else named_cell(runs, cell)
-    check_exportable(row)
+    is_recommended = cell == choice.RECOMMENDED
+    row, settings = (
+        choice.recommended_cell(runs, **needs) if is_recommended else choice.named_cell(runs, cell)
+    )
+    choice.check_exportable(row)
     if is_recommended and row.folds is not None and not refit:
         raise InputError(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
@@ -74,7 +70,7 @@ def command(
     form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
     if not (refit or allow_low_score):
-        check_score(runs, trained.row)
+        choice.check_score(runs, trained.row)
 
     from bench.export.exporting import export
 

@@ -7,21 +7,7 @@ from typing import Final
 from matplotlib.lines import Line2D
 
 from bench.analysis.comparison import Verdict
-from bench.report.drawing import (
-    BLUE,
-    GREEN,
-    GREY,
-    GRID,
-    INK,
-    ORANGE,
-    PAPER,
-    Drawing,
-    add_legend,
-    canvas,
-    log_axis,
-    name_lines,
-    to_svg,
-)
+from bench.report import drawing
 from bench.report.pages import phrase
 from bench.report.text import fixed, signed
 from bench.stats.intervals import Interval
@@ -33,11 +19,11 @@ _WIDEST: Final = 4.0
 """The quotient of the ends of a range of ratios beyond which its axis is logarithmic."""
 _LARGEST: Final = 1e6  # the end of an axis of ratios, or of differences
 _MARKS: Final = {
-    Verdict.REGRESSION: (ORANGE, "X", ORANGE),
-    Verdict.IMPROVEMENT: (GREEN, "^", GREEN),
-    Verdict.SMALL: (BLUE, "D", BLUE),
-    Verdict.SAME: (INK, "o", INK),
-    Verdict.UNDECIDED: (GREY, "o", PAPER),
+    Verdict.REGRESSION: (drawing.ORANGE, "X", drawing.ORANGE),
+    Verdict.IMPROVEMENT: (drawing.GREEN, "^", drawing.GREEN),
+    Verdict.SMALL: (drawing.BLUE, "D", drawing.BLUE),
+    Verdict.SAME: (drawing.INK, "o", drawing.INK),
+    Verdict.UNDECIDED: (drawing.GREY, "o", drawing.PAPER),
 }
 """Colour, marker and its fill."""
 
@@ -58,7 +44,7 @@ def intervals(
     *,
     is_ratio: bool,
     words: Mapping[Verdict, str] | None = None,
-) -> Drawing:
+) -> drawing.Drawing:
     """Ratios or differences: over all settings on top, then by setting, the largest first. Of very
     many settings the extremes are drawn. The limit, the ratio − 1 or difference within which
     changes are tolerated, is shaded; `words` are for verdicts that have another meaning."""
@@ -68,11 +54,11 @@ def intervals(
     lines = [*([overall] if overall else []), *drawn]
     none = 1.0 if is_ratio else 0.0
     lowest, highest = _ends(lines, none, is_ratio)
-    with canvas(1.25 + 0.17 * max(len(lines), 3)) as (figure, axes):
+    with drawing.canvas(1.25 + 0.17 * max(len(lines), 3)) as (figure, axes):
         if limit is not None:
             near = 1 / (1 + limit) if is_ratio else -limit
-            axes.axvspan(near, none + limit, color=GRID, alpha=0.6, linewidth=0, zorder=0)
-        axes.axvline(none, color=INK, linewidth=0.9, zorder=1)
+            axes.axvspan(near, none + limit, color=drawing.GRID, alpha=0.6, linewidth=0, zorder=0)
+        axes.axvline(none, color=drawing.INK, linewidth=0.9, zorder=1)
         for y, entry in enumerate(lines):
             colour, marker, face = _MARKS[entry.verdict]
             if ends := entry.interval.ends():
@@ -82,12 +68,12 @@ def intervals(
                 [min(max(entry.interval.value, lowest), highest)], [y], marker,
                 color=colour, markerfacecolor=face, markersize=4.6, zorder=3,
             )  # fmt: skip
-        name_lines(axes, [_short(entry.label) for entry in lines], 0.4, fontsize=7.5)
+        drawing.name_lines(axes, [_short(entry.label) for entry in lines], 0.4, fontsize=7.5)
         if overall:
             axes.get_yticklabels()[0].set_fontweight("bold")
-            axes.axhline(0.5, color=GRID, linewidth=0.8)
+            axes.axhline(0.5, color=drawing.GRID, linewidth=0.8)
         if is_ratio and highest / lowest > _WIDEST:
-            log_axis(axes, lowest, highest)
+            drawing.log_axis(axes, lowest, highest)
         else:
             axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(x_label, loc="right")
@@ -97,11 +83,11 @@ def intervals(
                    linestyle="none", label=word[verdict])
             for verdict, (colour, marker, face) in _MARKS.items() if verdict in verdicts
         ]  # fmt: skip
-        add_legend(figure, handles, ncols=2, fontsize=8)
+        drawing.add_legend(figure, handles, ncols=2, fontsize=8)
     form = fixed if is_ratio else signed
     alt = phrase("captions", "intervals_alt", x_label, lines[:MOST], _short, form, word)
     caption = phrase("captions", "intervals", len(drawn), len(ordered), limit is not None)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return drawing.Drawing(stem, drawing.to_svg(figure, stem), alt, caption)
 
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:

@@ -12,15 +12,7 @@ from torch import Tensor
 from adapters.peft_format import ADAPTER, save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import Groups, engine_of
-from bench.export.formats import BASE
-from bench.export.formats.contents import (
-    base_values,
-    final_model,
-    library_model,
-    reference,
-    write_config,
-    write_tokenizer,
-)
+from bench.export.formats import BASE, contents
 from bench.export.trained import Trained
 from minbert.files import write_json
 from minbert.model.classifier import BertClassifier, Classifier
@@ -31,16 +23,15 @@ _PREFIX: Final = "base_model.model."
 def write(trained: Trained, folder: Path) -> None:
     """Write the adapter, with all other modules that have trained; InputError if PEFT has no place
     for them."""
-    model, base = final_model(trained, merge=False), trained.base
+    model, base = contents.final_model(trained, merge=False), trained.base
     if isinstance(model, BertClassifier):
-        save_adapter(
-            model, folder, reference(base), revision=base.revision, task_type=_task_type(trained)
-        )
+        name, task = contents.reference(base), _task_type(trained)
+        save_adapter(model, folder, name, revision=base.revision, task_type=task)
     else:
         _save(trained, model, folder)
-    write_config(trained, model, folder)
-    write_json(folder / BASE, base_values(base))
-    write_tokenizer(trained, folder)
+    contents.write_config(trained, model, folder)
+    write_json(folder / BASE, contents.base_values(base))
+    contents.write_tokenizer(trained, folder)
 
 
 def _task_type(trained: Trained) -> str:
@@ -66,7 +57,7 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     if first := first_factors(adapted):
         _subtract(first, tensors, config)
     config.task_type, config.inference_mode = _task_type(trained), True
-    config.base_model_name_or_path = reference(trained.base)
+    config.base_model_name_or_path = contents.reference(trained.base)
     config.revision = trained.base.revision
     config.modules_to_save = modules
     config.save_pretrained(folder)
@@ -93,7 +84,7 @@ def _subtract(
 def _trained_modules(groups: Groups, trained: Trained) -> list[str]:
     """The modules that train besides adapters; of the head the outermost ones, since PEFT saves
     its `classifier` whole. One with adapters in it is refused: PEFT does not save these with it."""
-    encoder = f"{library_model(trained.model).base_model_prefix}."
+    encoder = f"{contents.library_model(trained.model).base_model_prefix}."
     modules = sorted(
         {
             name.rpartition(".")[0] if name.startswith(encoder) else name.partition(".")[0]

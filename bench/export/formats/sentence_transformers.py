@@ -14,13 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench.common.errors import InputError
-from bench.export.formats.contents import (
-    final_model,
-    labels_of,
-    last_layer,
-    library_model,
-    write_tokenizer,
-)
+from bench.export.formats import contents
 from bench.export.trained import Trained
 from minbert.files import CONFIG, WEIGHTS, read_json, write_json
 from minbert.model.checkpoint import save_checkpoint
@@ -51,7 +45,7 @@ _NUMBERS: Final = {
 def write(trained: Trained, folder: Path) -> None:
     if trained.dev.by_word:
         raise InputError("sentence-transformers has no place for tags of words: --format onnx")
-    model = final_model(trained, merge=True)
+    model = contents.final_model(trained, merge=True)
     layers = list(_dense_layers(model))
     transformer = folder / _TRANSFORMER
     if isinstance(model, BertClassifier):
@@ -59,11 +53,11 @@ def write(trained: Trained, folder: Path) -> None:
         save_checkpoint(model.bert, transformer)
         arguments = _NO_POOLER if model.bert.config.family.has_pooler else {}
     else:
-        encoder = library_model(model)
+        encoder = contents.library_model(model)
         encoder.save_pretrained(transformer)
         width, parameters = encoder.config.hidden_size, signature(type(encoder)).parameters
         arguments = _NO_POOLER if "add_pooling_layer" in parameters else {}
-    write_tokenizer(trained, transformer)
+    contents.write_tokenizer(trained, transformer)
     length = trained.job.cell.max_length
     values = {"max_seq_length": length, "do_lower_case": False, "model_args": arguments}
     write_json(transformer / _SETTINGS, values)
@@ -78,7 +72,7 @@ def write(trained: Trained, folder: Path) -> None:
         write_json(place / CONFIG, {**sizes, "bias": True, "activation_function": activation})
         tensors = {f"linear.{name}": value for name, value in layer.state_dict().items()}
         save_file(tensors, place / WEIGHTS[0], metadata={"format": "pt"})
-    write_json(folder / _LABELS, labels_of(trained))
+    write_json(folder / _LABELS, contents.labels_of(trained))
     write_json(folder / _MODULES, modules)
 
 
@@ -117,4 +111,4 @@ def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:
         yield model.classifier.dense, _ACTIVATIONS[model.classifier.head.activation]
     if isinstance(model.classifier, NonlinearHead):
         yield model.classifier.dense, _GELU
-    yield last_layer(model), _IDENTITY
+    yield contents.last_layer(model), _IDENTITY
