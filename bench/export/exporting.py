@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -79,26 +79,24 @@ def export(
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder, in a temporary one of this user, that becomes `folder` at the end, and of which
     nothing stays after an error. If the export is killed, the next one in that place removes it."""
-    part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder.parent)
-        part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder.parent))
-        model = part / "model"
-        model.mkdir()
-        with FileLock(part / _LOCK):
-            yield model
-        for path in (model, *model.rglob("*")):  # safetensors' files are for their owner alone
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
-        model.rename(folder)  # an empty folder is replaced
+        with TemporaryDirectory(
+            prefix=_PART, dir=folder.parent, ignore_cleanup_errors=True
+        ) as part:
+            model = Path(part, "model")
+            model.mkdir()
+            with FileLock(Path(part, _LOCK)):
+                yield model
+            for path in (model, *model.rglob("*")):  # safetensors' files are for their owner alone
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
+            model.rename(folder)  # an empty folder is replaced
     except (OSError, SafetensorError) as error:  # the latter of a full disk, too
         reason = one_line(getattr(error, "strerror", None) or str(error))
         raise DiskFullError(
             f"--to {folder}: can't be written ({reason}); nothing was left there"
         ) from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _remove_stale(place: Path) -> None:
