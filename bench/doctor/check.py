@@ -16,85 +16,50 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True)
 class Check:
-    """A question about this machine.
+    """A question about this machine."""
 
-    Attributes:
-        name: of the check on the command line, in JSON and in docs/doctor.md.
-        function: its file in `bench.doctor.checks` and the function there, `file:function`; it
-            takes a `Context` and the arguments, and returns a `Finding`.
-        unknown: what is not known if it fails or is skipped, as the end of "it is not known …".
-        devices: the kinds of devices it applies to.
-        expected_s: how long it takes on two cores, for the display of what is left.
-        limit_s: after which it is ended, and failed.
-        needs: the checks whose failure makes this one pointless; it is then skipped.
-        memory_mib: host memory that it needs, by default to import torch; with less available it is
-            skipped.
-        is_advice: whether measurements are right although it fails; `advice`: the failures after
-            which they are.
-        limits: the numbers that decide whether it fails.
-        start: the beginning {start} of several summaries.
-        ok, failed: the summary if it passed, and by failure, if another.
-        remedy, remedies: what to do about a failure, and about some failures.
-    """
-
-    name: str
-    function: str
+    name: str  # on the command line, in JSON and in docs/doctor.md
+    function: str  # `file:function` in bench.doctor.checks: of a `Context` and the arguments
     question: str
-    unknown: str
+    unknown: str  # if it fails or is skipped, as the end of "it is not known …"
     arguments: Sequence[str] = ()
-    devices: Sequence[str] = ("cpu", "cuda")
-    expected_s: float = 3.0
-    limit_s: float = 180.0
-    needs: Sequence[str] = ("software",)
-    memory_mib: float = 600.0
-    is_advice: bool = False
-    advice: Sequence[str] = ()
-    limits: Mapping[str, Any] = field(default_factory=dict)
-    start: str = ""
-    ok: str = ""
-    failed: Mapping[str, str] = field(default_factory=dict)
-    remedy: str = ""
-    remedies: Mapping[str, str] = field(default_factory=dict)
+    devices: Sequence[str] = ("cpu", "cuda")  # the kinds of devices that it applies to
+    expected_s: float = 3.0  # on two cores, for the display of what is left
+    limit_s: float = 180.0  # after which it is ended, and failed
+    needs: Sequence[str] = ("software",)  # checks after whose failure it is pointless, and skipped
+    memory_mib: float = 600.0  # of the host, by default to import torch; with less it is skipped
+    is_advice: bool = False  # whether measurements are right although it fails
+    advice: Sequence[str] = ()  # the failures after which they are
+    limits: Mapping[str, Any] = field(default_factory=dict)  # the numbers that decide
+    start: str = ""  # the beginning {start} of several summaries
+    ok: str = ""  # the summary if it passed
+    failed: Mapping[str, str] = field(default_factory=dict)  # and by failure, if another
+    remedy: str = ""  # what to do about a failure
+    remedies: Mapping[str, str] = field(default_factory=dict)  # and about some failures
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a check is given.
+    """What a check is given."""
 
-    Attributes:
-        device: as the worker sees it, `cpu` or `cuda:0`.
-        amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
-        folder: an empty folder for its files, removed afterwards.
-        amps: the values of `amp` that the device can compute with.
-        visible: the user's value of CUDA_VISIBLE_DEVICES; None: it is not set.
-    """
-
-    device: str
+    device: str  # as the worker sees it, `cpu` or `cuda:0`
     threads: int
-    amp_on: str
-    folder: Path
-    amps: Sequence[str] = ("off", "bf16")
-    visible: str | None = None
+    amp_on: str  # the type that `amp = on` stands for here, `bf16` or `fp16`
+    folder: Path  # an empty folder for its files, removed afterwards
+    amps: Sequence[str] = ("off", "bf16")  # the values of `amp` that the device can compute with
+    visible: str | None = None  # the user's value of CUDA_VISIBLE_DEVICES; None: it is not set
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check; its fields are keys of the JSON.
-
-    Attributes:
-        verdict: `ok`, `failed` or `skipped`.
-        summary: one line, with the figures that decided it, or why it was skipped.
-        remedy: what to do about a failure, one line; empty if ok.
-        figures: what was measured; names end in their unit.
-        is_advice: whether measurements are right although it failed.
-    """
+    """The result of a check; its fields are keys of the JSON."""
 
     check: str
-    verdict: str
-    summary: str
-    remedy: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    is_advice: bool = False
+    verdict: str  # `ok`, `failed` or `skipped`
+    summary: str  # one line, with the figures that decided it, or why it was skipped
+    remedy: str = ""  # what to do about a failure, one line; empty if ok
+    figures: Mapping[str, Any] = field(default_factory=dict)  # named with their unit at the end
+    is_advice: bool = False  # whether measurements are right although it failed
     seconds: float = 0.0
 
 

@@ -28,20 +28,13 @@ BATCH_SIZE: Final = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers of an exported model to N texts or pairs, and versions of the libraries that made
-    them.
+    """The answers of an exported model to N texts or pairs."""
 
-    Attributes:
-        logits: [N, C], of a regression in the unit of the labels.
-        labels: for each text, as the snippet names them: a class, a list of classes, or a number.
-        one_ms, batch_ms: latency of one text and of a batch of 32, tokenising included, when timed.
-    """
-
-    logits: NDArray[np.float32]
-    labels: list[Any]
-    one_ms: list[float]
-    batch_ms: list[float]
-    libraries: dict[str, str]
+    logits: NDArray[np.float32]  # [N, C], of a regression in the unit of the labels
+    labels: list[Any]  # for each text, as the snippet names them: a class, classes, or a number
+    one_ms: list[float]  # latency of one text, tokenising included, when timed
+    batch_ms: list[float]  # and of a batch of 32
+    libraries: dict[str, str]  # versions of those that made them
 
 
 def run_fresh(

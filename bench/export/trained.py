@@ -43,29 +43,19 @@ class Base:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained cell.
-
-    Attributes:
-        model: in fp32, on the CPU, in evaluation mode, its adapters not merged.
-        unit: mean and std by which the logits of a regression return to the unit of the labels;
-            else 0 and 1.
-        refitted: whether it was trained on all examples, those of dev included.
-        again: whether it was trained for the export, so that its score is another than that of the
-            first training.
-        changed: the number of dev predictions in fp32 that differ from the kept ones.
-    """
+    """A trained cell."""
 
     row: Row
     job: Job
     base: Base
     task: Task
-    model: "Classifier"
+    model: "Classifier"  # in fp32, on the CPU, in evaluation mode, its adapters not merged
     tokenizer: "TextEncoder"
     dev: Examples
-    unit: tuple[float, float]
-    refitted: bool
-    again: bool = False
-    changed: int = 0
+    unit: tuple[float, float]  # mean and std that give logits the labels' unit; else 0 and 1
+    refitted: bool  # whether it was trained on all examples, those of dev included
+    again: bool = False  # whether it was trained for the export, and has another score
+    changed: int = 0  # the number of dev predictions in fp32 that differ from the kept ones
 
     def exact_logits(self, examples: Examples) -> NDArray[np.float32]:
         """The model's logits [N, C] of examples, or [M, C] of words, in fp32, in the unit of the

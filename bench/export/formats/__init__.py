@@ -33,37 +33,20 @@ ANSWERS: Final = _SNIPPETS / "answers.py"
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format.
+    """A format; its writer and checker are functions as `module:function`."""
 
-    Attributes:
-        name: as `--format` takes it.
-        extra: this project's extra with its libraries; empty: a plugin brings them.
-        libraries: names under which its libraries are imported, for writing and for checking.
-        mark: a file that is in every folder of the format, and in none of those before it.
-        snippet: the script that loads it.
-        cannot: the reason why it can't express a cell; None: it can.
-        writer: the function that writes a trained cell's model, tokenizer and configuration into
-            a folder, as `module:function`.
-        checker: likewise, of a folder: it refuses files that a library would not take for data
-            alone.
-        config: the file that names the classes.
-        is_adapter: whether it holds adapters, to be added to their base.
-        cut: what cuts texts, for the model card.
-        files: what each of its own files is, for the model card.
-    """
-
-    name: str
-    extra: str = ""
-    libraries: tuple[str, ...]
-    mark: str
-    snippet: Path
-    cannot: Callable[[Cell], str | None]
-    writer: str
-    checker: str = ""
-    config: str = CONFIG
-    is_adapter: bool = False
-    cut: str = f"by {SNIPPET}"
-    files: Mapping[str, str] = field(default_factory=dict)
+    name: str  # as `--format` takes it
+    extra: str = ""  # this project's extra with its libraries; empty: a plugin brings them
+    libraries: tuple[str, ...]  # as they are imported, for writing and for checking
+    mark: str  # a file that is in every folder of the format, and in none of those before it
+    snippet: Path  # the script that loads it
+    cannot: Callable[[Cell], str | None]  # why it can't express a cell; None: it can
+    writer: str  # writes a trained cell's model, tokenizer and configuration into a folder
+    checker: str = ""  # refuses files of a folder that a library would not take for data alone
+    config: str = CONFIG  # the file that names the classes
+    is_adapter: bool = False  # whether it holds adapters, to be added to their base
+    cut: str = f"by {SNIPPET}"  # what cuts texts, for the model card
+    files: Mapping[str, str] = field(default_factory=dict)  # what each of its own is, for the card
 
     def write(self, trained: "Trained", folder: Path) -> None:
         load(self.writer)(trained, folder)
