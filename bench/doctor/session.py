@@ -58,18 +58,10 @@ def examine(
     show: Callable[[Check, float], AbstractContextManager[None]],
     on_finding: Callable[[Finding], None],
 ) -> Examination:
-    """Run checks.
-
-    Args:
-        requested: the device as on the command line.
-        show: the context in which a check runs, made from it and the seconds expected for it and
-            those after it.
-        on_finding: called with each result.
-
-    Raises:
-        InputError: if a device other than `auto` was requested and can't be used.
-        StoppedError: if the user stopped it.
-    """
+    """Run checks on a device as on the command line, each in the context that `show` makes of it
+    and of the seconds expected for it and those after it; `on_finding` is called with each result.
+    InputError if a device other than `auto` was requested and can't be used, StoppedError if the
+    user stopped it."""
     findings: list[Finding] = []
     causes: dict[str, str] = {}  # of checks that can't run, the one that failed
 

@@ -42,19 +42,13 @@ _HALF_OF_LARGEST: Final = 2.0**-8
 def find_trained(
     runs: Path, row: Row, model: Model, base: Base, *, refit: bool
 ) -> tuple[Trained, NDArray[np.float32]]:
-    """The trained model of a row, and its logits [N, C] of the dev examples in fp32, in the unit of
-    the labels.
+    """The trained model of a row, with the checkpoint that it was trained from, and its logits [N,
+    C] of the dev examples in fp32, in the unit of the labels.
 
     Where weights were not kept the cell is trained again, and the row is that of the new training.
-    That of a refit, on all examples, those of dev included, has no score.
-
-    Args:
-        model, base: the checkpoint that it was trained from.
-
-    Raises:
-        InputError: if the examples are gone or have changed, the training fails, or the weights are
-            not those of the kept predictions.
-        StoppedError: if the user stops the training.
+    That of a refit, on all examples, those of dev included, has no score. InputError if the
+    examples are gone or have changed, the training fails, or the weights are not those of the kept
+    predictions. StoppedError if the user stops the training.
     """
     folder = folder_of(runs, row)
     again = refit or not is_file(folder / WEIGHTS)

@@ -28,11 +28,7 @@ _Logits = NDArray[np.float32]
 def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     """Compare an exported folder with the model that it was made from, by its logits [N, C] in fp32
     in the unit of the labels, on all dev examples, an empty text and one that is cut; returns the
-    answers to the former.
-
-    Raises:
-        InputError: if it does not load, or if logits or the names of classes differ.
-    """
+    answers to the former. InputError if it does not load, or logits or names of classes differ."""
     count = len(expected)
     hard = _hard_texts(trained)
     expected = np.concatenate([expected, trained.exact_logits(hard)])

@@ -59,11 +59,7 @@ def recommended_cell(
 ) -> tuple[Row, int]:
     """A cell of the setting that is recommended, and the number of settings among which it was: the
     one of the lowest seed whose weights were kept, or else of the lowest seed, since the best of
-    several scores is too good by chance.
-
-    Raises:
-        InputError: if nothing is recommended, or the setting was scored in folds.
-    """
+    several scores is too good by chance. InputError if nothing is recommended."""
     from bench.recommend import recommended_in
     from bench.report.recommendation import subject
     from bench.results.rescoring import read_results
@@ -103,14 +99,9 @@ def check_exportable(row: Row) -> None:
 
 def check_score(runs: Path, row: Row) -> None:
     """Refuse a model whose dev score is below the range of its setting's trainings: below their
-    mean by more than the metric's margin, by which bench.recommend withdraws a setting, too.
-
-    Args:
-        row: of the model's own training, which may be another than that in the CSV.
-
-    Raises:
-        InputError: naming both scores.
-    """
+    mean by more than the metric's margin, by which bench.recommend withdraws a setting, too. The
+    row is of the model's own training, which may be another than that in the CSV. The InputError
+    names both scores."""
     metric = metric_of(row.dev_metric)
     scores = [
         metric.gain(one.dev_score)

@@ -41,18 +41,14 @@ def export(
     *,
     settings: int | None,
 ) -> tuple[dict[str, str], Figures]:
-    """Write a trained cell in a format, check it, and measure what it costs to use; returns the
-    versions of the libraries that checked it, and the costs.
+    """Write a trained cell in a format into a new folder, which is there only once all is done;
+    check that it gives the cell's own logits [N, C] in fp32 on dev, in the unit of the labels; and
+    measure what it costs to use, which is kept next to the CSV. Returns the versions of the
+    libraries that checked it, and the costs. `settings` is the number of those among which the cell
+    was chosen by score; None: it was not.
 
-    Args:
-        logits: [N, C], the cell's own in fp32 on dev, in the unit of the labels.
-        runs: the CSV next to which the figures are kept.
-        folder: the new folder, which is there only once all is done.
-        settings: the number of settings among which the cell was chosen by score; None: it was not.
-
-    Raises:
-        InputError: if the folder does not predict as the cell does, or its libraries fail.
-        DiskFullError: if it can't be written.
+    InputError if the folder does not predict as the cell does, or its libraries fail. DiskFullError
+    if it can't be written.
     """
     facts = read_facts(runs).get(trained.row.data_digest)
     with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:

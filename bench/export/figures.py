@@ -35,16 +35,12 @@ def measure(
     expected: NDArray[np.floating],
     show: ShowStep,
 ) -> Figures:
-    """Measure the forms of an exported model on dev.
+    """Measure the forms of an exported model on dev, where the cell's own model has the expected
+    logits [N, C] in fp32, in the unit of the labels.
 
     Forms other than the exported one are written into a temporary folder and removed. One of them
-    whose library is missing, or that fails, is listed with the reason.
-
-    Args:
-        expected: the logits [N, C] of the cell's own model in fp32, in the unit of the labels.
-
-    Raises:
-        InputError: if the exported form fails.
+    whose library is missing, or that fails, is listed with the reason; InputError if the exported
+    form fails.
     """
     threads = usable_threads()
     exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED

@@ -48,20 +48,13 @@ def run_fresh(
     threads: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Answer:
-    """Run an exported model's snippet on texts or pairs, in a process that can't import this
-    project.
+    """Run the snippet of an exported model, or another one, on texts or pairs, in a process that
+    can't import this project. InputError with the last line that it wrote, if it fails.
 
-    Args:
-        snippet: the script to run in place of the folder's own.
-        base: the checkpoint that adapters refer to: from its folder here, under its name on the hub
-            if the hub has it. None: the snippet gets it by itself.
-        weights: the file of the weights, if the format has several.
-        timed: whether to measure latencies.
-        threads: that the libraries may use; None: as they choose.
-        batch_size: of the predictions, not of the measured ones.
-
-    Raises:
-        InputError: with the last line that the process wrote, if it fails.
+    The base of adapters comes from its folder here, under its name on the hub if the hub has it;
+    without one the snippet gets it by itself. `weights` is the file of the weights, if the format
+    has several. `timed`, latencies are measured, whose batches have a size of their own. Libraries
+    use as many threads as they choose, unless a number is given.
     """
     options = {} if weights is None else {"weights": weights}
     environment = {key: value for key, value in os.environ.items() if key not in _CACHES}

@@ -64,12 +64,8 @@ def shapes_of(
     unseen_texts: Mapping[str, Texts] | None = None,
 ) -> dict[str, Shapes]:
     """Shapes of the batches over all seeds, planned as a worker plans them; with early stopping,
-    those of all planned epochs.
-
-    Args:
-        train, dev: texts by part of the task; a task without parts has the single part "".
-        unseen_texts: held-out texts that are evaluated with dev after each epoch.
-    """
+    those of all planned epochs. Texts are by part of the task; a task without parts has the single
+    part "". Unseen texts are held-out ones that are evaluated with dev after each epoch."""
     epochs, max_steps = cell.epochs, cell.max_steps
     accumulated = cell.gradient_accumulation_steps
     longest = {part: _longest(texts) for part, texts in train.items()}

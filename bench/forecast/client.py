@@ -47,16 +47,12 @@ class NoPredictionError(Exception):
 def find_costs(
     jobs: Mapping[Variant, Job], seeds: Sequence[int], lock: Lock = nullcontext, gpu: str = ""
 ) -> dict[Variant, Totals]:
-    """The costs of some variants, without those that can't be counted, of which a note is printed.
+    """The costs of some variants, each with a job that stands for all of its cells, and with the
+    seeds whose batches are planned; without those that can't be counted, of which a note is
+    printed.
 
-    Args:
-        jobs: a job for each variant, the same for all cells of the variant.
-        seeds: those whose batches are planned.
-        lock: what other grids count while it is waited for is not counted again.
-        gpu: the UUID of the one GPU that the counting process sees; empty: none.
-
-    Raises:
-        NoPredictionError: if none can be counted.
+    What other grids count while the lock is waited for is not counted again. The counting process
+    sees the GPU with this UUID alone; empty: none. NoPredictionError if none can be counted.
     """
     counted = to_count(jobs)
     totals = _known(_answers(Totals, seeds, {v: jobs[v] for v in counted}, lock, gpu))

@@ -33,14 +33,8 @@ class UncountableError(Exception):
 
 def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
     """Counts of a variant by part of the task, for each unfreezing stage in order, from the code
-    that trains it, run on tensors without data.
-
-    Args:
-        job: of any cell that agrees with the variant in all else.
-
-    Raises:
-        UncountableError: if the model of another library asks for values.
-    """
+    that trains it, run on tensors without data; the job is of any cell that agrees with the variant
+    in all else. UncountableError if the model of another library asks for values."""
     job = replace(job, cell=replace(job.cell, **variant._asdict()))
     model = engine_of(job.cell).skeleton(job)
     with (

@@ -33,16 +33,12 @@ class Prior:
 def fit(
     design: Sequence[Sequence[float]], measured: Sequence[float], prior: Prior
 ) -> tuple[float, ...]:
-    """Non-negative coefficients of a linear model.
+    """Non-negative coefficients of a linear model from the features [n, k] of measurements [n]
+    above 0, and a prior of k coefficients, whose values are returned where nothing is measured.
 
     They minimise the squared relative errors, in units of `NOISE`, plus the squared distances from
     the prior, in units of its spread: ridge regression about the prior. So one measurement moves
     them a little, and many determine those that they identify.
-
-    Args:
-        design: features of each measurement, [n, k].
-        measured: [n], above 0.
-        prior: of k coefficients; its values are returned where nothing is measured.
     """
     if not len(measured):
         return prior.values

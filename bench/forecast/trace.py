@@ -39,13 +39,9 @@ Term = tuple[int, int]
 
 
 def trace(job: Job) -> Formulae:
-    """The formulae of the variant of a cell, whose model takes texts up to its `max_length`.
-
-    A GPU that torch can't use is stood in for by its kernels on tensors of the CPU.
-
-    Raises:
-        UncountableError: if the model asks for values, or has sizes like every batch's.
-    """
+    """The formulae of the variant of a cell, whose model takes texts up to its `max_length`. A GPU
+    that torch can't use is stood in for by its kernels on tensors of the CPU. UncountableError if
+    the model asks for values, or has sizes like every batch's."""
     stands_in = job.device != "cpu" and not torch.cuda.is_available()
     job = _without_gpu(job) if stands_in else job
     cell = job.cell

@@ -36,17 +36,14 @@ class StepTimes:
 def replay_times(
     passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000
 ) -> StepTimes:
-    """Times of timing batches, with bootstrap intervals.
+    """Times of timing batches, with bootstrap intervals, from the ms of each batch in each pass [P,
+    B], ValueError unless there is one, and the tokens without padding of each batch [B].
 
     The batches are fixed and only their times vary, so differences between batches are no part of
     the interval. A disturbance often affects a whole pass, so whole passes are resampled. With P
     passes, resampling underestimates the variation: the distance of each end from the estimate is
     multiplied by √(P / (P − 1)) (Rao and Wu 1988) and by the ratio of Student's t to the normal
     quantile. The interval always contains the estimate. One pass has no interval.
-
-    Args:
-        passes: ms of each batch in each pass, [P, B]; ValueError unless there is one.
-        tokens: tokens without padding of each batch, [B].
     """
     data = np.asarray(passes, dtype=float)
     if data.ndim != 2 or not data.size or data.shape[1] != len(tokens):
@@ -85,7 +82,8 @@ class TrainingTimes(StepTimes):
 def training_times(
     times: Sequence[float], tokens: Sequence[int], padded: Sequence[int]
 ) -> TrainingTimes:
-    """Times of a training's own steps, in order.
+    """Times of a training's own steps, from the ms of each in order [N], ValueError for fewer than
+    `STEPS_ENOUGH`, and the tokens of its batch without and with padding [N].
 
     Batches differ in size, so each step is compared with the expected time of its size: a parabola
     fitted to the steps' tokens with padding, on which the computation depends. The warm-up ends
@@ -94,10 +92,6 @@ def training_times(
     because the seed determines them equally for every setting. A disturbance often affects
     neighbouring steps, so the later steps are split into four blocks, and the intervals are a
     jackknife over the blocks, with Student's t.
-
-    Args:
-        times: ms of each step, [N]; ValueError for fewer than `STEPS_ENOUGH`.
-        tokens, padded: tokens of each step's batch without and with padding, [N].
     """
     ms, sizes = np.asarray(times, dtype=float), np.asarray(padded, dtype=float)
     if ms.ndim != 1 or not ms.shape == sizes.shape == np.shape(tokens) or ms.size < STEPS_ENOUGH:

@@ -56,18 +56,11 @@ def run_cells(
     address_space: int | None = None,
     on_poll: Callable[[int], None] = lambda _pid: None,
 ) -> list[Row]:
-    """Run a grid of `bench/doctor/grids` in a folder of its own, and return its rows in the order
-    in which they ran.
-
-    Args:
-        options: more words of the command line.
-        address_space: bytes that each of its processes may map; None: no limit of its own.
-        on_poll: called all the time with the process id of the grid.
-
-    Raises:
-        SkipError: if the embedded model and data are neither in the cache nor can be fetched.
-        InputError: if the grid ends without a row.
-    """
+    """Run a grid of `bench/doctor/grids` in a folder of its own, with more options, and return its
+    rows in the order in which they ran. Each of its processes may map so many bytes of address
+    space; `on_poll` is called all the time with the process id of the grid. SkipError if the
+    embedded model and data are neither in the cache nor can be fetched, InputError if the grid ends
+    without a row."""
     try:
         for asset in ASSETS:
             fetch(asset)
