@@ -110,7 +110,10 @@ def drawings(data: DataFacts) -> list[Drawing]:
     if data.checks is not None:
         every.append(_length_histogram(data.checks))
         if known := findings(data.checks):
-            every.append(_finding_bars(data, known))
+            shares = _shares((data.train, data.dev), [(one.train, one.dev) for _, one, _ in known])
+            alt = phrase("captions", "findings_alt", data, known)
+            names = [name for name, _, _ in known]
+            every.append(_bars(names, shares, "findings", alt, phrase("captions", "findings")))
     return every
 
 
@@ -131,13 +134,6 @@ def _shares(totals: tuple[int, int], counts: Iterable[tuple[int, int]]) -> list[
     """The shares of train, and of dev, from the counts in both."""
     sides = zip(*counts, strict=True)
     return [[n / max(1, total) for n in side] for side, total in zip(sides, totals, strict=True)]
-
-
-def _finding_bars(data: DataFacts, findings: Sequence[tuple[str, Affected, str]]) -> Drawing:
-    shares = _shares((data.train, data.dev), [(one.train, one.dev) for _, one, _ in findings])
-    alt = phrase("captions", "findings_alt", data, findings)
-    names = [name for name, _, _ in findings]
-    return _bars(names, shares, "findings", alt, phrase("captions", "findings"))
 
 
 def _bars(

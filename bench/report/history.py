@@ -65,15 +65,6 @@ def write_history(
     return write_pages(folder, "history", facts, data=data), data
 
 
-def _findings(shown: History) -> list[str]:
-    return sentences(
-        "history_findings", versions=len(shown.versions), shortest=SHORTEST,
-        settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
-        changed=len({id(change.series.setting) for change in shown.changes}), most=_MOST_FINDINGS,
-        events=_events(shown),
-    )  # fmt: skip
-
-
 def _events(shown: History) -> list[tuple[str, str, list[str]]]:
     """Settings with a version and what changed since it; all others as one where all ratios of a
     measure change."""
@@ -214,8 +205,14 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
 
 def _data(shown: History) -> dict[str, Any]:
     names = [version.name for version in shown.versions]
+    findings = sentences(
+        "history_findings", versions=len(names), shortest=SHORTEST,
+        settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
+        changed=len({id(change.series.setting) for change in shown.changes}), most=_MOST_FINDINGS,
+        events=_events(shown),
+    )  # fmt: skip
     return {
-        "findings": _findings(shown),
+        "findings": findings,
         "group": title(shown.group),
         "reference": shown.reference.label,
         "versions": [{"version": v.name, "started_at": v.started_at} for v in shown.versions],

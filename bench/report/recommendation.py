@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil, floor, log10
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
@@ -146,10 +146,9 @@ def _not_run(recommended: Recommendation) -> dict[str, str]:
 
 def _origins(recommended: Recommendation) -> dict[Origin, int]:
     """The number of settings by how their learning rates came about."""
-    every: dict[Origin, int] = {"tuned": 0, "default": 0, "given": 0}
-    for i in recommended.among:
-        every[origin_of(recommended.candidates.settings[i].rows[0])] += 1
-    return every
+    settings = recommended.candidates.settings
+    known = Counter[Origin](origin_of(settings[i].rows[0]) for i in recommended.among)
+    return {origin: known[origin] for origin in get_args(Origin)}
 
 
 def _can_tune(group: Group) -> bool:

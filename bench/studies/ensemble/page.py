@@ -3,8 +3,8 @@ this loads pandas and matplotlib."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -82,7 +82,10 @@ def _sections(results: Sequence[Result]) -> list[Section]:
         if isinstance(result, TaskResult):
             anchor, short, title = f"task-{number}", clean(result.task), clean(result.task)
             tables += _cells_tables(result)
-        tables += _published_tables(result)
+        if papers := _papers(result):
+            caption = caveat(papers[0].task)
+            rows = [paper._asdict() for paper in papers]
+            tables.append(table("published", rows, f"{caption[:1].upper()}{caption[1:]}."))
         heading, *lines = sentences(
             "ensemble", result=result, title=title, label=dev_label(result.metric), **_WORDS
         )
@@ -168,17 +171,7 @@ def _papers(result: Result) -> list[Published]:
     return [paper for paper in result.published or () if paper.metric == result.metric]
 
 
-def _published_tables(result: Result) -> list[Table]:
-    papers = _papers(result)
-    if not papers:
-        return []
-    caption = caveat(papers[0].task)
-    rows = [paper._asdict() for paper in papers]
-    return [table("published", rows, f"{caption[:1].upper()}{caption[1:]}.")]
-
-
-@dataclass(frozen=True)
-class _Mark:
+class _Mark(NamedTuple):
     """A marker in a figure, of one of the kinds in `_SHAPES`."""
 
     label: str
