@@ -66,13 +66,9 @@ def recommended_in(
 @with_needs
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(
-    runs: Sequence[Path],
-    prefer: Need,
-    where: str,
-    margin: str | None,
-    metric: str | None,
+    runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None,
     as_json: bool,
-) -> int:
+) -> int:  # fmt: skip
     from bench.report import recommendation
     from bench.report.text import count
     from bench.results.rescoring import read_results

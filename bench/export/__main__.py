@@ -40,16 +40,9 @@ from minbert.files import is_file, is_folder
     {"needs": with_needs},
 )
 def command(
-    cell: str,
-    folder: Path,
-    name: str | None,
-    merge: bool,
-    refit: bool,
-    allow_low_score: bool,
-    runs: Path,
-    as_json: bool,
-    **needs: Any,
-) -> int:
+    cell: str, folder: Path, name: str | None, merge: bool, refit: bool, allow_low_score: bool,
+    runs: Path, as_json: bool, **needs: Any,
+) -> int:  # fmt: skip
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
     target = _target(folder)

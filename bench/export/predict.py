@@ -62,15 +62,9 @@ Write = Callable[[int, Answer | None], None]
 @click.argument("file", metavar="FILE|-")
 @options_in(Path(__file__).with_name("predict.toml"), {"file": FILE})
 def command(
-    folder: Path,
-    file: str,
-    text: str | None,
-    text_pair: str | None,
-    to: Path | None,
-    as_json: bool,
-    base: Path | None,
-    weights: str | None,
-) -> int:
+    folder: Path, file: str, text: str | None, text_pair: str | None, to: Path | None,
+    as_json: bool, base: Path | None, weights: str | None,
+) -> int:  # fmt: skip
     if to is not None:
         if folder.resolve() in to.resolve().parents:
             raise InputError(f"--to {to}: is in the model's folder; name a file elsewhere")

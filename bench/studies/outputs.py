@@ -41,12 +41,9 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
         @options_in(_FLAGS, {"path": FILE}, name=name, rows=rows)
         @wraps(function)
         def command(
-            runs: Sequence[Path],
-            csv_file: Path | None,
-            as_json: bool,
-            reports: Path | None,
+            runs: Sequence[Path], csv_file: Path | None, as_json: bool, reports: Path | None,
             **others: Any,
-        ) -> int:
+        ) -> int:  # fmt: skip
             if csv_file is not None:
                 check_csv(csv_file, runs)
             if reports is not None:

@@ -35,14 +35,9 @@ from bench.studies.outputs import Study, with_outputs
 )
 @with_outputs("ensemble", "each score, single cells included")
 def command(
-    runs: Sequence[Path],
-    task: str | None,
-    average: str,
-    most: int,
-    baselines: bool,
-    peer: bool,
+    runs: Sequence[Path], task: str | None, average: str, most: int, baselines: bool, peer: bool,
     data: Path | None,
-) -> Study:
+) -> Study:  # fmt: skip
     if data is not None and not (baselines or peer):
         raise InputError(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
