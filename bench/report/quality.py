@@ -245,13 +245,13 @@ def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> D
             cell = (column - 0.5, row - 0.5)
             axes.add_patch(Rectangle(cell, 1, 1, facecolor=BLUE, alpha=0.75 * share, linewidth=0))
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size)
-        axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5))
+        ends = (-0.5, number - 0.5)
+        axes.set(xlim=ends, ylim=ends[::-1], xlabel="predicted", ylabel="true")
         axes.grid(visible=False)
         short = [text.shortened(name, _LONGEST) for name in names]
         axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
                         ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
         axes.set_yticks(range(number), short, fontsize=size + 1)
-        axes.set(xlabel="predicted", ylabel="true")
     right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
     caption = phrase("captions", "confusion", *over)
     alt = f"Confusion matrix. Predicted right of each class: {right}."
