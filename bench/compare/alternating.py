@@ -45,8 +45,7 @@ _OWN: Final = (
     "--rerun", "--budget",
 )  # fmt: skip
 """Options of bench.grid that can't be passed on."""
-_Cell = Mapping[str, Any]
-"""A cell as in the JSON of a plan."""
+_Cell = Mapping[str, Any]  # a cell as in the JSON of a plan
 
 
 @dataclass(frozen=True)

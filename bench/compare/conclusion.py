@@ -21,8 +21,7 @@ from bench.report.show import finite
 from bench.report.text import clean, fixed, signed, span
 from bench.stats.intervals import Interval
 
-SCHEMA: Final = 1
-"""Raised when a key of the JSON changes its meaning."""
+SCHEMA: Final = 1  # raised when a key of the JSON changes its meaning
 EXCLUDED: Final = (Verdict.SAME, Verdict.SMALL, Verdict.IMPROVEMENT)
 """Verdicts by which a change for the worse beyond the minimum effect is excluded."""
 

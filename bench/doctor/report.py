@@ -18,8 +18,7 @@ from bench.doctor.check import CHECKS, DEVICE, FAILED, OK, SKIPPED, Finding
 from bench.doctor.session import Examination
 from bench.machine.version import code_version
 
-SCHEMA: Final = 1
-"""Raised when a key of the JSON changes its meaning."""
+SCHEMA: Final = 1  # raised when a key of the JSON changes its meaning
 _SIGNS: Final = {OK: "✓", FAILED: "✗", SKIPPED: "–"}
 _WORDS: Final = {OK: "ok     ", FAILED: "FAILED ", SKIPPED: "skipped"}
 """The same where stdout can't show these signs."""

@@ -15,8 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 BATCH = 32
-ONE_BY_ONE, BATCHES = 50, 20
-"""The most texts, and batches, that are timed."""
+ONE_BY_ONE, BATCHES = 50, 20  # the most texts, and batches, that are timed
 PACKAGES = ("peft", "sentence-transformers", "tokenizers", "torch", "transformers", "onnxruntime")
 
 

@@ -13,8 +13,7 @@ from minbert.files import write_json
 from minbert.model.classifier import BertClassifier
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
-SETTINGS: Final = "training.json"
-"""The file of settings, which the script reads."""
+SETTINGS: Final = "training.json"  # the file of settings, which the script reads
 
 _MODES: Final = ("full", "head", "lora", "dora")
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")

@@ -9,10 +9,8 @@ import numpy as np
 
 from bench.forecast.costs import Variant
 
-NOISE: Final = 0.03
-"""The relative error of a measurement that no model explains."""
-WITHIN: Final = 0.1
-"""The relative error up to which a prediction counts as right."""
+NOISE: Final = 0.03  # the relative error of a measurement that no model explains
+WITHIN: Final = 0.1  # the relative error up to which a prediction counts as right
 
 Features = tuple[float, ...]
 

@@ -22,10 +22,8 @@ from bench.plan.cell import ON
 from bench.plan.rows import Row
 from bench.stats.steptimes import STEPS_ENOUGH
 
-REPLAYED_STEPS: Final = 24
-"""The fewest steps that are run to time a short training after its end."""
-MOST_REPLAYED_STEPS: Final = 52
-"""The most of these steps, with one pass to warm up."""
+REPLAYED_STEPS: Final = 24  # the fewest steps that are run to time a short training after its end
+MOST_REPLAYED_STEPS: Final = 52  # the most of these steps, with one pass to warm up
 REPLAYED_SHARE: Final = 0.15
 """Share of the training's steps that are run to time it, between these bounds."""
 _MOST_ROWS: Final = 1000  # the most rows that a fit is made on; the newest count

@@ -31,8 +31,7 @@ _KIND: Final = tuple(
 )
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]
-Like = tuple[Kind, Variant]
-"""What all cells with the same costs have in common."""
+Like = tuple[Kind, Variant]  # what all cells with the same costs have in common
 
 
 def _kind(cell: Cell | Row) -> Kind:

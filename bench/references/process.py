@@ -32,8 +32,7 @@ from minbert.data.tasks import Examples, Folds, TaskData
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
 
-Embed = Callable[[Examples], NDArray[Any]]
-"""From examples to their embeddings [N, H], or to those of their words [M, H]."""
+Embed = Callable[[Examples], NDArray[Any]]  # their embeddings [N, H], or of their words [M, H]
 
 
 def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:

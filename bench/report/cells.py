@@ -17,8 +17,7 @@ from bench.report.tables import DASH, Head, Table, declared, table
 from bench.report.text import by_metric, count, fixed, num, one_of, short_name, without_paths
 from bench.results.overhead import overhead_s
 
-MOST_CELLS: Final = 3000
-"""Rows of the page's table of cells: about 2 MB, which open at once."""
+MOST_CELLS: Final = 3000  # rows of the page's table of cells: about 2 MB, which open at once
 MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 

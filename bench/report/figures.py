@@ -48,8 +48,7 @@ COLOURS, MARKERS, LINES = (
     for i, neutral in enumerate((GREY, "o", ":"))
 )
 """By mode; neutral ones for a mode whose plugin is not installed."""
-AMPS: Final = ("off", "bf16", "fp16")
-"""Drawn hollow, full and half full."""
+AMPS: Final = ("off", "bf16", "fp16")  # drawn hollow, full and half full
 PARTS: Final = {
     "libraries": GREY, "weights": BLUE, "optimizer": PURPLE, "gradients": ORANGE,
     "backward": ORANGE, "activations": GREEN, "forward": GREEN, "rest": GRID,
@@ -264,8 +263,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
         points(axes, rows.assign(y=y), name, "y", size=5.5)
         name_lines(axes, kinds)
-        axes.set_xlim(0, max(float(rows[name].max()) * 1.06, 1e-9))
-        axes.set_xlabel(x_label)
+        axes.set(xlim=(0, max(float(rows[name].max()) * 1.06, 1e-9)), xlabel=x_label)
         base = rows[rows["baseline"]][name]
         unit = float(base.iloc[0]) if len(base) else 0.0
         if rows[name].max() < unit * _LARGEST_RATIO:

@@ -12,8 +12,7 @@ from bench.report.pages import phrase
 from bench.report.text import fixed, signed
 from bench.stats.intervals import Interval
 
-MOST: Final = 70
-"""Settings in a picture."""
+MOST: Final = 70  # settings in a picture
 _LONGEST: Final = 46  # characters of a label
 _WIDEST: Final = 4.0
 """The quotient of the ends of a range of ratios beyond which its axis is logarithmic."""

@@ -32,8 +32,7 @@ from bench.results.facts import NO_FACTS, KnownFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
 from bench.stats.racing import ROUNDS
 
-CONFIRMED: Final = 29
-"""Trainings of which none collapsed that exclude a rate of collapses of 10%."""
+CONFIRMED: Final = 29  # trainings of which none collapsed that exclude a rate of collapses of 10%
 _MOST_NAMED: Final = 4  # more settings than these are counted and not named
 _MOST_SEEDS: Final = 30  # more seeds than these are not suggested
 _USES: Final = {f"use_{form}": form for form in (MERGED, ONNX, INT8)}

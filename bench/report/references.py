@@ -14,8 +14,7 @@ from bench.report.text import by_metric, score, score_gap, span
 from bench.results.facts import FROZEN, MAJORITY, TFIDF, FinalScore, KnownFacts
 from bench.stats.intervals import Interval, difference
 
-WARNING: Final = "Warning:"
-"""The first word of a line that pages show as a warning."""
+WARNING: Final = "Warning:"  # the first word of a line that pages show as a warning
 
 
 @dataclass(frozen=True)

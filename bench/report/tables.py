@@ -23,10 +23,8 @@ from bench.report import text
 from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
 
 DASH: Final = "–"
-MOST_DRAWN: Final = 400
-"""Settings in a figure; each takes 0.5 KB of the page, in up to ten figures."""
-MOST_SETTINGS: Final = 500
-"""Settings in a table."""
+MOST_DRAWN: Final = 400  # settings in a figure; each takes 0.5 KB of the page, in up to ten figures
+MOST_SETTINGS: Final = 500  # settings in a table
 _COPIED: Final = (
     "label", "encoder", "mode", "rank", "layers", "amp", "unfreezes", "rate", "frozen",
 )  # fmt: skip

@@ -243,8 +243,7 @@ def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
     return np.asarray(len(hits) / hits.shape[1] * change)
 
 
-Counts = tuple[Floats, Floats]
-"""By text two numbers, the quotient of whose sums is the metric."""
+Counts = tuple[Floats, Floats]  # by text two numbers, the quotient of whose sums is the metric
 
 
 def _f1_counts(labels: Array, predicted: Array, *, any_start: bool = False) -> Counts:

@@ -40,12 +40,9 @@ _GRIDS: Final = Path(__file__).parents[1] / "grids"
 GROUPS: Final = ("size", "time", "memory", "quality")
 OPTIONAL: Final = ("best_epoch", "peak_process_vram_mib", "process_vram_source")
 """Columns that are empty in a good row: those of settings that it does not have, and NVML's."""
-STEPS_TAKEN: Final = 6
-"""As in grid.toml."""
-SIZES: Final = (8, 512)
-"""Texts in a batch of the small and of the large cell."""
-ROOM_MIB: Final = 100
-"""What the small cell has left."""
+STEPS_TAKEN: Final = 6  # as in grid.toml
+SIZES: Final = (8, 512)  # texts in a batch of the small and of the large cell
+ROOM_MIB: Final = 100  # what the small cell has left
 
 
 def run_cells(

@@ -19,8 +19,7 @@ from bench.worker.probes.memory import MIB, Phases, forget_peak, peak_so_far, re
 
 BLOCK_MIB: Final = 256
 
-_WARM, _WINDOWS, _STEPS = 4, 4, 4
-"""Steps before the first window, windows, and steps in each."""
+_WARM, _WINDOWS, _STEPS = 4, 4, 4  # steps before the first window, windows, and steps in each
 _BATCH: Final = (64, 64)
 """Texts, and tokens of each: a layer's activations are blocks of some MiB, as in a real step."""
 

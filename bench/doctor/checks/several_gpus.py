@@ -24,8 +24,7 @@ from bench.machine.environment import VISIBLE, worker_environment
 
 COMMAND: Final = (sys.executable, "-m", "bench.doctor.checks.several_gpus")
 WORK: Final = "a step", "a large product", "a copy to the GPU"
-Times = Mapping[str, tuple[float, ...]]
-"""Milliseconds of each kind of work, by GPU."""
+Times = Mapping[str, tuple[float, ...]]  # milliseconds of each kind of work, by GPU
 _WARM_UP_S: Final = 0.5
 _WINDOW_S: Final = 0.3
 _WINDOWS: Final = 3

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from bench.export.trained import Trained
 
 SNIPPET: Final = "predict.py"
-BASE: Final = "base.json"
-"""Name of the file that says which base an adapter was trained on."""
+BASE: Final = "base.json"  # name of the file that says which base an adapter was trained on
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
 ANSWERS: Final = _SNIPPETS / "answers.py"
 """The script that all formats share, which has the same name in an exported folder."""
