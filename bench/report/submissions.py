@@ -6,9 +6,9 @@ from typing import Any
 
 from bench.analysis.groups import ordered_groups
 from bench.plan.rows import latest
-from bench.report.pages import Facts, sections_of
+from bench.report.pages import Facts, sections_of, sentences
 from bench.report.tables import results_of, table
-from bench.report.text import count, trained_for
+from bench.report.text import trained_for
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results
 
@@ -24,18 +24,10 @@ def side_by_side(results: Results, notes: Sequence[str], command: str) -> Facts:
         for group in groups if group.baseline for setting in group.settings if setting.ok
     ]  # fmt: skip
     rows.sort(key=lambda row: str(row["setting"]))  # stable: then by group
-    if left_out := sum(group.baseline is None for group in groups):
-        notes = [*notes, f"{count(left_out, 'group')} without full fine-tuning in fp32 left out."]
-    machines, models, tasks = (
-        count(len({row[name] for row in rows}), what)
-        for name, what in (("machine", "machine"), ("model", "model"), ("task", "data set"))
-    )
-    finding = (
-        f"{count(len(rows), 'setting')} on {machines}, of {models} on {tasks}. Each is compared "
-        "with full fine-tuning in fp32 of the same machine, model and data."
-    )
-    tables = sections_of((), [table("side_by_side", rows)], ())
-    title = "Results side by side"
+    left_out = sum(group.baseline is None for group in groups)
+    finding, *more = sentences("side_by_side", rows=rows, left_out=left_out)
+    tables, title = sections_of((), [table("side_by_side", rows)], ()), "Results side by side"
+    notes = [*notes, *more]
     return Facts(title=title, findings=[finding], sections=tables, notes=notes, command=command)
 
 
