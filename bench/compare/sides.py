@@ -49,10 +49,8 @@ def read_sides(
 ) -> tuple[SideRows, SideRows, frozenset[str]]:
     """Both sides, and the columns to which their filters give different values: of two files, or of
     one by both filters, such as `amp=off mode=lora,dora`; scores by a metric, or each row's own.
-
     InputError for other numbers of files or filters, a file that can't be read, a filter that names
-    no column or matches no row, and filters that share rows.
-    """
+    no column or matches no row, and filters that share rows."""
     filters = {"--base": base, "--new": new}
     if len(files) == 1 and None in filters.values():
         raise InputError(

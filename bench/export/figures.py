@@ -36,12 +36,9 @@ def measure(
     show: ShowStep,
 ) -> Figures:
     """Measure the forms of an exported model on dev, where the cell's own model has the expected
-    logits [N, C] in fp32, in the unit of the labels.
-
-    Forms other than the exported one are written into a temporary folder and removed. One of them
-    whose library is missing, or that fails, is listed with the reason; InputError if the exported
-    form fails.
-    """
+    logits [N, C] in fp32, in the unit of the labels. Forms other than the exported one are written
+    into a temporary folder and removed. One of them whose library is missing, or that fails, is
+    listed with the reason; InputError if the exported form fails."""
     threads = usable_threads()
     exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED
     merged, onnx = FORMATS[default_format(trained.row.cell, merge=True)], FORMATS["onnx"]

@@ -145,11 +145,9 @@ def _run(request: object, count: int, gpu: str) -> str:
 
 
 def lock_on(device: str, signals: Signals) -> Lock:
-    """Locks on a device, since counting would disturb the times of another grid on it.
-
-    Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
-    the user stops the wait, or what runs inside.
-    """
+    """Locks on a device, since counting would disturb the times of another grid on it. Entering one
+    raises NoPredictionError if the device can't be locked. StoppedError is raised if the user stops
+    the wait, or what runs inside."""
 
     @contextmanager
     def lock() -> Iterator[None]:

@@ -43,13 +43,10 @@ class Variant(_named_tuple()):  # type: ignore[misc]
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The batches of a cell, or of one part of its task, padding included.
-
-    `train` has the mean length, `…_largest` the most tokens; both are empty for a part without
-    training batches. A step is one of the optimizer, on `accumulated` batches. `train_tokens`
-    counts all steps, `evaluate_tokens` one evaluation. An evaluation follows each epoch that is
-    begun.
-    """
+    """The batches of a cell, or of one part of its task, padding included. `train` has the mean
+    length, `…_largest` the most tokens; both are empty for a part without training batches. A step
+    is one of the optimizer, on `accumulated` batches. `train_tokens` counts all steps,
+    `evaluate_tokens` one evaluation. An evaluation follows each epoch that is begun."""
 
     train: Shape
     train_largest: Shape
@@ -79,12 +76,10 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """The costs of a variant in one part of the task and one stage of unfreezing.
-
-    Memory is that of weights (buffers included), of the optimizer's state, and everything alive at
-    the peak of a step or an evaluation on the largest batch. Work is that of a step of mean length
-    and of an evaluation's largest batch.
-    """
+    """The costs of a variant in one part of the task and one stage of unfreezing. Memory is that of
+    weights (buffers included), of the optimizer's state, and everything alive at the peak of a step
+    or an evaluation on the largest batch. Work is that of a step of mean length and of an
+    evaluation's largest batch."""
 
     weights_mib: float
     optimizer_mib: float
@@ -204,11 +199,9 @@ def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:
 
 
 def to_count(variants: Iterable[Variant]) -> list[Variant]:
-    """The variants to count, from which the costs of all the given ones follow.
-
-    Of ranks these are the lowest and the highest: all costs grow linearly with the rank, except
-    that a peak may move to another place.
-    """
+    """The variants to count, from which the costs of all the given ones follow. Of ranks these are
+    the lowest and the highest: all costs grow linearly with the rank, except that a peak may move
+    to another place."""
     by_kind = _by_kind(variants).values()
     return sorted({end for kind in by_kind for end in (kind[0], kind[-1])}, key=str)
 

@@ -69,11 +69,9 @@ def fill(model: nn.Module, device: torch.device) -> None:
 
 def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict[str, list[Counts]]:
     """Run steps and evaluations of each part in each stage, as `count`; the model was filled while
-    the counter was active.
-
-    A part without training batches is evaluated all the same. The optimizer is AdamW for all: the
-    others keep as much state, and need values that fake tensors don't have.
-    """
+    the counter was active. A part without training batches is evaluated all the same. The optimizer
+    is AdamW for all: the others keep as much state, and need values that fake tensors don't
+    have."""
     cell, trainer = job.cell, trainer_of(model, job)
     gradual = unfreezing(model, cell)
     keeps_best = cell.early_stopping is not None and trainer.device.type == "cpu"
@@ -111,12 +109,10 @@ class _Steps:
     copied: float
 
     def count_stage(self, shapes: ShapesOf) -> dict[str, Counts]:
-        """Run two steps and one evaluation batch of each part.
-
-        The first step has mean length and gives the work; it also creates the optimizer's state,
-        which exists in all later steps. The second has the largest batch and gives the peak. The
-        evaluation runs while the last step's gradients still exist, as in a cell.
-        """
+        """Run two steps and one evaluation batch of each part. The first step has mean length and
+        gives the work; it also creates the optimizer's state, which exists in all later steps. The
+        second has the largest batch and gives the peak. The evaluation runs while the last step's
+        gradients still exist, as in a cell."""
         trained = {part: batches for part, batches in shapes.items() if batches.steps}
         work = {part: self._work_of_step(part, batches) for part, batches in trained.items()}
         peaks: dict[str, int] = {}

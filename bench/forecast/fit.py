@@ -17,11 +17,9 @@ Features = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Prior:
-    """Expected coefficients before anything is measured, and how far they may be off.
-
-    With `rates`, they are known only up to a common factor, which is fitted as the median of the
-    measurements' ratios to the prior.
-    """
+    """Expected coefficients before anything is measured, and how far they may be off. With `rates`,
+    they are known only up to a common factor, which is fitted as the median of the measurements'
+    ratios to the prior."""
 
     values: tuple[float, ...]
     spread: tuple[float, ...]
@@ -91,10 +89,8 @@ class Fit:
 
     def checks(self) -> dict[str, dict[Variant, float]]:
         """Predictions of every variant by fits that have not seen it, by what they were made on.
-
         That is nothing but the prior; the variants that ran earlier, as in a first run; all
-        variants of other modes and layer sets; and all other variants.
-        """
+        variants of other modes and layer sets; and all other variants."""
         points = [*self.points.values()]
         kinds = [(variant.mode, variant.layers) for variant in self._measured]
         ways: dict[str, Callable[[int, int], bool]] = {

@@ -37,12 +37,10 @@ def peak_features(variant: Variant, lasting: float, passing: float) -> tuple[flo
 
 
 def memory_prior(device: str) -> Prior:
-    """The coefficients of `peak_features` to expect before anything has run.
-
-    On a GPU, the peak is the memory of tensors. On the host it is more: an allocator keeps freed
-    memory and can't reuse all of it, and products in half precision copy their inputs. The values
-    for the host were measured with minilm, two sizes of BERT and glibc.
-    """
+    """The coefficients of `peak_features` to expect before anything has run. On a GPU, the peak is
+    the memory of tensors. On the host it is more: an allocator keeps freed memory and can't reuse
+    all of it, and products in half precision copy their inputs. The values for the host were
+    measured with minilm, two sizes of BERT and glibc."""
     if device.startswith("cuda"):
         return Prior((0.0, 0.0, 1.0, 1.0, 1.0), (30.0, 30.0, 0.2, 0.2, 0.2))
     return Prior((75.0, 0.0, 1.2, 1.12, 1.12), (100.0, 60.0, 0.3, 0.4, 0.5))

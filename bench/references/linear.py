@@ -113,10 +113,8 @@ def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[F
 
 def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Floats, str]:
     """Predictions of logistic regression for classes and labels, of ridge regression for numbers.
-
     Of `STRENGTHS` the one is used that has the least loss (log loss, or squared error) on a share
-    of the training examples, held out by digest of their texts; the model is then fitted on all.
-    """
+    of the training examples, held out by digest of their texts; the model is then fitted on all."""
     from sklearn.model_selection import GridSearchCV, PredefinedSplit
 
     labels = train.labels

@@ -61,11 +61,9 @@ def render(
     code_version: str | None = None,
 ) -> Path:
     """Write the report on some results into a folder, and return the path of its index.html; errors
-    as `write_all`, and InputError if no row is of `code_version`, the only one that is shown.
-
-    Of a cell's attempts the last `ok` one counts. Planned cells, by default those that were planned
-    last, are shown as not run where they have no row, and their group comes first.
-    """
+    as `write_all`, and InputError if no row is of `code_version`, the only one that is shown. Of a
+    cell's attempts the last `ok` one counts. Planned cells, by default those that were planned
+    last, are shown as not run where they have no row, and their group comes first."""
     content = report(results, planned, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     files = {"report.md": _markdown(content), "index.html": _html(content)}

@@ -108,12 +108,10 @@ class Differences:
 
 
 def compare_all(samples: Sequence[Sample]) -> Differences:
-    """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
-
-    The variance of a difference has a part of seeds and one of examples, from the two-way layout of
+    """Compare settings in pairs: by seed, and by example where the numbers of both are kept. The
+    variance of a difference has a part of seeds and one of examples, from the two-way layout of
     both with interaction. The part of the seeds is pooled over all pairs; a pair whose settings
-    vary more keeps the sum of theirs, with the degrees of freedom of one pair.
-    """
+    vary more keeps the sum of theirs, with the degrees of freedom of one pair."""
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
     scores = scores.reshape(len(samples), len(every))

@@ -131,12 +131,10 @@ def unpaired(base: Estimates, new: Estimates) -> Estimates:
 
 
 def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
-    """The mean over settings, none of them NaN, as one estimate [1].
-
-    Its error is that of resampling the repeats within each setting, in closed form: the settings
-    are fixed, and their errors add up as those of independent estimates. Those of settings that
-    share their setting of BASE are taken as equal, which is rather too wide.
-    """
+    """The mean over settings, none of them NaN, as one estimate [1]. Its error is that of
+    resampling the repeats within each setting, in closed form: the settings are fixed, and their
+    errors add up as those of independent estimates. Those of settings that share their setting of
+    BASE are taken as equal, which is rather too wide."""
     count = len(estimates.value)
     _, first, pools = np.unique(estimates.single, return_index=True, return_inverse=True)
     # the variance of the sum, by settings whose std is one estimate
@@ -162,12 +160,10 @@ def holm(p_values: Floats, level: float) -> NDArray[np.bool_]:
 
 
 def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:
-    """The number of repeats of each side that would decide, four times out of five.
-
-    That is the number by which an interval about no difference is within ± limit; where there are
-    as many already, because the estimate is close to the limit, the number by which the interval
-    leaves the limit on its one side or the other. None: more than 1,000, or no number.
-    """
+    """The number of repeats of each side that would decide, four times out of five. That is the
+    number by which an interval about no difference is within ± limit; where there are as many
+    already, because the estimate is close to the limit, the number by which the interval leaves the
+    limit on its one side or the other. None: more than 1,000, or no number."""
     from scipy.special import chdtri
 
     freedom = np.where(np.isfinite(estimates.freedom), estimates.freedom, 1.0)

@@ -235,11 +235,9 @@ def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
 
 def scattered(runs: Sequence[Interval], std: Std) -> Interval:
     """The mean of positive quantities, one or several, whose logarithms belong to a pool of runs.
-
     The uncertainty of one run is that of the pool's std, or of the runs' own intervals on average,
     whichever is larger. Where the runs scatter more than the rest of the pool, their own std is
-    used if it makes the interval wider.
-    """
+    used if it makes the interval wider."""
     mean = sum(run.value for run in runs) / len(runs)
     logs = [_log(run) for run in runs if run.value > 0]
     own = [(ends[1] - ends[0]) / 2 for log in logs if (ends := log.ends())]

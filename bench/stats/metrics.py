@@ -170,10 +170,8 @@ def pearson_influence(labels: Floats, predicted: Floats) -> Floats:
 
 def spearman_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of Spearman's correlation: Pearson's of the ranks, where equal numbers have their mean rank.
-
     An example counts by its own ranks, and by what it adds to the ranks of the larger numbers.
-    ValueError if numbers are all the same.
-    """
+    ValueError if numbers are all the same."""
     one, two = _ranks(predicted), _ranks(labels)
     u, v = _standard(one), _standard(two)
     rho = float((u * v).mean())

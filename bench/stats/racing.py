@@ -34,12 +34,10 @@ Round = Sequence[Floats | None]
 
 
 def compare_rounds(rounds: Sequence[Round], live: Sequence[int]) -> Differences:
-    """Compare those settings in pairs that have all rounds, of K in all.
-
-    Rounds differ in examples and seed, so the variance between them has both parts. It is pooled
-    over all pairs, as a ratio to the variance over the examples of a round, and never smaller than
-    that; a pair whose settings vary more keeps the sum of theirs.
-    """
+    """Compare those settings in pairs that have all rounds, of K in all. Rounds differ in examples
+    and seed, so the variance between them has both parts. It is pooled over all pairs, as a ratio
+    to the variance over the examples of a round, and never smaller than that; a pair whose settings
+    vary more keeps the sum of theirs."""
     means = np.array([[np.nan if v is None else v.mean() for v in one] for one in rounds]).T
     level, count = LEVELS[len(rounds) - 1], len(means)
     difference, common, own = between_seeds(means)

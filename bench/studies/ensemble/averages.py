@@ -22,11 +22,9 @@ Weights = tuple[tuple[int, int], ...]
 
 
 class Choice(NamedTuple):
-    """The members of an ensemble and its score on held-out examples.
-
-    `additions` are all steps of the greedy choice, later ones that were not taken included: the
-    index of the model that was added, and the held-out score after it; −∞ where it has none.
-    """
+    """The members of an ensemble and its score on held-out examples. `additions` are all steps of
+    the greedy choice, later ones that were not taken included: the index of the model that was
+    added, and the held-out score after it; −∞ where it has none."""
 
     weights: Weights
     held_score: float | None
@@ -34,13 +32,10 @@ class Choice(NamedTuple):
 
 
 def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
-    """A model's logits [N, C] as they enter the average: unchanged, or as probabilities.
-
-    A single logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with
-    either kind of head can be averaged. Predicted numbers [N, 1] are scaled to mean 0 and std 1
-    instead: models that learned a correlation have no common scale. ValueError if they are all the
-    same.
-    """
+    """A model's logits [N, C] as they enter the average: unchanged, or as probabilities. A single
+    logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with either kind of
+    head can be averaged. Predicted numbers [N, 1] are scaled to mean 0 and std 1 instead: models
+    that learned a correlation have no common scale. ValueError if they are all the same."""
     values = logits.astype(np.float64)
     if metric == "pearson":
         std = values.std()

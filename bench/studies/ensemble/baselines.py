@@ -69,13 +69,10 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
 
 
 def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
-    """Predictions [N, C] on dev by the cosine of both texts' embeddings, for pairs of
-    texts with a number or two classes.
-
-    An embedding is the mean of a text's hidden states in the encoder of a checkpoint, as it was
-    before training. The cosine is the predicted number; for two classes it is compared with the
-    threshold that is most accurate on train.
-    """
+    """Predictions [N, C] on dev by the cosine of both texts' embeddings, for pairs of texts with a
+    number or two classes. An embedding is the mean of a text's hidden states in the encoder of a
+    checkpoint, as it was before training. The cosine is the predicted number; for two classes it is
+    compared with the threshold that is most accurate on train."""
     from minbert.data.tokenizer import Tokenizer
 
     encode, embed = Tokenizer.from_folder(checkpoint).encode, embedder(checkpoint, "mean", "cpu")

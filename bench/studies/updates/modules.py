@@ -48,12 +48,10 @@ class Spectrum:
         return int(np.searchsorted(self.shares, share)) + 1
 
     def figures(self) -> dict[str, int | float]:
-        """All figures by the names in `FIGURES`.
-
-        `nonzero` counts singular values above rounding error, as numpy's `matrix_rank`. The stable
-        rank is the energy over the largest s² (Rudelson and Vershynin 2007), the effective rank the
-        exponential of the entropy of s / Σ s (Roy and Vetterli 2007); both are from 1 to the rank.
-        """
+        """All figures by the names in `FIGURES`. `nonzero` counts singular values above rounding
+        error, as numpy's `matrix_rank`. The stable rank is the energy over the largest s² (Rudelson
+        and Vershynin 2007), the effective rank the exponential of the entropy of s / Σ s (Roy and
+        Vetterli 2007); both are from 1 to the rank."""
         values, largest = self.values, self.values[0]
         shares = values[values > 0] / values.sum()
         return {

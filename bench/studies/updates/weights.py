@@ -117,11 +117,9 @@ def linear_weights(encoder: nn.Module) -> dict[Position, Tensor]:
 
 
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
-    """The update [o, i] that an adapter adds to the frozen weight of a part of its layer.
-
-    In float64 and, for LoRA, from its factors: the difference of merged weights would include their
-    rounding. Zero for a part without an adapter.
-    """
+    """The update [o, i] that an adapter adds to the frozen weight of a part of its layer. In
+    float64 and, for LoRA, from its factors: the difference of merged weights would include their
+    rounding. Zero for a part without an adapter."""
     exact = deepcopy(layer).double()
     with torch.no_grad():
         rows = exact.weight_change().chunk(len(layer.parts))[index]
