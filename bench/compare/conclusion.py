@@ -18,7 +18,7 @@ from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
 from bench.report.pages import sentences
 from bench.report.show import finite
-from bench.report.text import clean, fixed, signed, span
+from bench.report.text import clean, fixed, signed, with_span
 from bench.stats.intervals import Interval
 
 SCHEMA: Final = 1  # raised when a key of the JSON changes its meaning
@@ -78,8 +78,7 @@ def figures(one: Compared) -> str:
     value = one.interval.value
     digits = 2 if value >= 0.1 and abs(value - 1) >= 0.095 else 3
     form = signed if one.measure.kind == "score" else partial(fixed, digits=digits)
-    ends = "" if one.measure.exact else span(one.interval, form)
-    return f"{form(value)}{f' ({ends})' if ends else ''}"
+    return form(value) if one.measure.exact else with_span(one.interval, form)
 
 
 def name(pair: Pair | None) -> str:

@@ -136,7 +136,8 @@ class Costs:
         answers = []
         for length in lengths:
             for cell in cells:
-                full = next((c for c in self.full(cell.amp)), None)
+                plain = (c for c in self.formulae if is_plain(c) and c.amp == cell.amp)
+                full = next((c for c in plain if c.mode == "full"), None)
                 of_full = 0 if full is None else self.largest(full, length, limit_mib)
                 batch = self.largest(cell, length, limit_mib)
                 answers.append((cell, self.point(cell, batch, length, of_full)))
@@ -151,10 +152,6 @@ class Costs:
                 f"{f', and {_SPARE:.0%} to spare' if self.device == 'cpu' else ''}"
             )
         return answers
-
-    def full(self, amp: str) -> list[Cell]:
-        """Plain full fine-tuning in a precision, if it is among the settings."""
-        return [c for c in self.formulae if (c.mode, c.amp) == ("full", amp) and is_plain(c)]
 
     def curves(self, cells: Sequence[Cell], model: str, positions: int) -> Curves:
         """Of settings, the first of which is full fine-tuning."""

@@ -82,9 +82,8 @@ def _name(pair: Pair) -> str:
 def _ratio(one: Compared | None) -> str | None:
     if one is None or one.interval is None:
         return None
-    ends = one.interval.ends()
-    same = ends is None or ends[0] == ends[1]
-    return times(one.interval.value) if same else with_span(one.interval, times)
+    is_exact = one.interval.low == one.interval.high
+    return times(one.interval.value) if is_exact else with_span(one.interval, times)
 
 
 def _losses(agreed: Sequence[engines.Agreement]) -> Table:

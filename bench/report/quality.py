@@ -99,9 +99,10 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     )  # fmt: skip
     heads = [Head("setting", "setting")]
     heads += [Head(name, metric_of(name).label, metric_of(name).about, True) for name in known]
+    forms = {name: partial(text.by_metric, name) for name in known}
     rows = [
-        [setting, *(_with_ends(name, of[name]) if name in of else DASH for name in known)]
-        for setting, of in values.items()
+        [label, *(text.with_span(of[n], form) if n in of else DASH for n, form in forms.items())]
+        for label, of in values.items()
     ]
     shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
     caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
@@ -120,11 +121,6 @@ def _by_metric(
         with suppress(ValueError):
             scores[name] = interval_of(name, outcomes)
     return scores
-
-
-def _with_ends(name: str, score: Interval) -> str:
-    form = partial(text.by_metric, name)
-    return f"{form(score.value)} ({text.span(score, form)})"
 
 
 def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
