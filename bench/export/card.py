@@ -12,13 +12,12 @@ from bench.export.trained import Trained
 from bench.export.training import model_type_of, why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
-from bench.plan.learning_rates import origin_of
 from bench.plan.metrics import metric_of
 from bench.report.commands import commands
 from bench.report.pages import LISTED, markdown_environment
 from bench.report.show import finite
 from bench.report.tables import Table, table
-from bench.report.text import by_metric, count, num, plain, trained_for, without_paths
+from bench.report.text import by_metric, plain, without_paths
 from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, Figures
 from bench.results.facts import DataFacts
 
@@ -39,7 +38,7 @@ def card(
 ) -> str:
     """The text of a model card, with facts on the data that the row was trained on, where known,
     and the number of settings `compared`, among which this one was chosen; None: it was named."""
-    row = trained.row
+    row, cell = trained.row, trained.job.cell
     group = groups([row])[0]
     paths = {row.data_digest: facts} if facts else {}
     forms = [form for form in figures.forms if form.format == format.name and not form.missing]
@@ -48,14 +47,13 @@ def card(
         "trained": trained, "row": row, "task": trained.task, "base": trained.base,
         "setting": group.settings[0].label, "figures": figures, "facts": facts,
         "compared": compared, "format": format, "form": forms[0] if forms else None,
-        "why_not_scripted": why_not_scripted(
-            trained.job.cell, model_type_of(trained), trained.dev.by_word
-        ), "form_names": _FORMS,
+        "why_not_scripted": why_not_scripted(cell, model_type_of(trained), trained.dev.by_word),
+        "form_names": _FORMS,
         # the last lines serve a command line
         "snippet": format.snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0],
         "costs": figures_table(figures),
         "counts": _counts(facts, trained.refitted),
-        "settings": _settings(trained.job.cell),
+        "settings": _settings(cell),
         "command": [
             command_line("export", row.cell_id, "--refit", "--to", "DIR")
             if trained.refitted
@@ -64,9 +62,7 @@ def card(
         "files": sorted({path.name for path in folder.iterdir()} | {CARD}), "folders": folders,
         "listed": LISTED,
         "where": "training.json",
-        "json": _json, "plain": plain, "count": count, "num": num, "by_metric": by_metric,
-        "metric_of": metric_of, "origin_of": origin_of, "trained_for": trained_for,
-        "without_paths": without_paths,
+        "json": _json,
     }  # fmt: skip
     text = markdown_environment(__package__).get_template("card.md.jinja").render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

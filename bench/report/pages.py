@@ -110,10 +110,13 @@ def markdown(name: str, facts: Facts) -> str:
 
 
 def _environment(*packages: str, **more: Any) -> Environment:
-    return Environment(  # noqa: S701 (callers say how values are escaped)
+    """The environment of templates, which call the functions of `text` by name."""
+    environment = Environment(  # noqa: S701 (callers say how values are escaped)
         loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "bench.report")]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **more,
     )  # fmt: skip
+    environment.globals |= {name: use for name, use in vars(text).items() if callable(use)}
+    return environment
 
 
 def html_environment() -> Environment:
@@ -143,10 +146,7 @@ def markdown_environment(package: str = "bench.report") -> Environment:
 
 @cache
 def _text_environment() -> Environment:
-    """The environment of templates of plain text, which call the functions of `text` by name."""
-    environment = _environment(finalize=lambda value: " ".join(str(value).splitlines()))
-    environment.globals |= {name: use for name, use in vars(text).items() if callable(use)}
-    return environment
+    return _environment(finalize=lambda value: " ".join(str(value).splitlines()))
 
 
 def sentences(template: str, **facts: object) -> list[str]:
