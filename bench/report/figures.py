@@ -349,11 +349,10 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
             points(axes, best, "rate", "score", size=8.5)
             ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
             choices += [f"{kind} {rate:g}" for rate in best["rate"]]
-        axes.set(xlabel="learning rate", ylabel=y_label, title=title)
         low, high = rows["rate"].min(), rows["rate"].max()
         low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
         log_axis(axes, low, high)
-        axes.set_xlim(low, high)
+        axes.set(xlim=(low, high), xlabel="learning rate", ylabel=y_label, title=title)
         legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""

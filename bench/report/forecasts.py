@@ -58,9 +58,8 @@ def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:
         predicted, values = setting.by_run(forecast), setting.by_run(measured)
         if runs := predicted.keys() & values.keys():
             means = (fmean(side[run] for run in runs) for side in (predicted, values))
-            names = "mode", "amp", "predicted", "measured"
-            rows.append(dict(zip(names, (setting.mode, setting.amp, *means), strict=True)))
-    return pd.DataFrame(rows)
+            rows.append((setting.mode, setting.amp, *means))
+    return pd.DataFrame(rows, columns=["mode", "amp", "predicted", "measured"])
 
 
 def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:

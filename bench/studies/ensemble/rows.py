@@ -118,6 +118,5 @@ def _task_as_json(result: TaskResult) -> Row:
 
 def _with_ends(name: str, prefix: str, interval: Interval | None) -> Row:
     names = (name, f"{prefix}_ci_low", f"{prefix}_ci_high")
-    if interval is None:
-        return dict.fromkeys(names)
-    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))
+    ends = (interval.value, interval.low, interval.high) if interval else (None,) * len(names)
+    return dict(zip(names, ends, strict=True))
