@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.export.formats import ANSWERS, SNIPPET
-
-if TYPE_CHECKING:
-    from bench.export.trained import Base
+from bench.export.trained import Base
 
 _HARNESS: Final = Path(__file__).with_name("harness.py")
 _HIDDEN: Final = ("adapters", "bench", "minbert")  # packages that the process can't import
@@ -42,7 +40,7 @@ def run_fresh(
     texts: Sequence[str] | Sequence[tuple[str, str]],
     *,
     snippet: Path | None = None,
-    base: "Base | None" = None,
+    base: Base | None = None,
     weights: str | None = None,
     timed: bool = False,
     threads: int | None = None,
@@ -95,7 +93,7 @@ def run_fresh(
         return Answer(logits, **json.loads(answer.read_text(encoding="utf-8")))
 
 
-def hub_cache(base: "Base", folder: Path) -> Path:
+def hub_cache(base: Base, folder: Path) -> Path:
     """A cache folder of the hub's library that holds the base alone, as a link to its files."""
     commit = base.revision or "0" * 40
     model = folder / f"models--{base.name.replace('/', '--')}"

@@ -11,17 +11,15 @@ from pathlib import Path
 from runpy import run_path
 from shutil import copyfile
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from adapters.methods import METHODS
 from adapters.names import trains_encoder
 from bench.common.errors import InputError
+from bench.export.trained import Trained
 from bench.plan.cell import MINBERT, Cell
 from minbert.files import CONFIG
 from minbert.registry import Registry, load
-
-if TYPE_CHECKING:
-    from bench.export.trained import Trained
 
 SNIPPET: Final = "predict.py"
 BASE: Final = "base.json"  # name of the file that says which base an adapter was trained on
@@ -47,7 +45,7 @@ class Format:
     cut: str = f"by {SNIPPET}"  # what cuts texts, for the model card
     files: Mapping[str, str] = field(default_factory=dict)  # what each of its own is, for the card
 
-    def write(self, trained: "Trained", folder: Path) -> None:
+    def write(self, trained: Trained, folder: Path) -> None:
         load(self.writer)(trained, folder)
 
     def check(self, folder: Path) -> None:
