@@ -1,18 +1,17 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
-import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 from bench.examples.records import Records, listed, quoted
 from bench.examples.words import DOCUMENT
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import BY_WORD, WORDS
+from bench.plan.metrics import BY_WORD, WORDS
 
-_NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
+_NAMES: Final = read_tables(__file__, "columns.toml")
 
 
 def columns_of(spec: DataSpec) -> list[str]:

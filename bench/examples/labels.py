@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.examples.records import Records, Value, listed, quoted
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
+from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
 _MOST_CELLS: Final = 2**29
 """Most entries of the table of examples and classes of a multi-label problem: 512 MiB."""

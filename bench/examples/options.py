@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bench.common.command import options_in
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import Problem
+from bench.plan.metrics import Problem
 
 PATH: Final = "FILE|DIR|hub:NAME"
 _HELP: Final = (

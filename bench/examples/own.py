@@ -18,7 +18,7 @@ from bench.examples.options import flag_of
 from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
-from bench.plan.problems import SINGLE_LABEL
+from bench.plan.metrics import SINGLE_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write

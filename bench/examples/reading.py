@@ -16,7 +16,7 @@ from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
 from bench.examples.words import DOCUMENT, encode_classes, encode_tags, have_scheme
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import (
+from bench.plan.metrics import (
     BY_WORD,
     MULTI_LABEL,
     REGRESSION,

@@ -8,7 +8,6 @@ most lines are in checks.toml beside this file.
 import math
 import os
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Final
 
 from adapters.methods import METHODS
 from bench.common.errors import InputError
-from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
+from bench.common.files import check_not_elsewhere, folder_for_now, read_tables, try_to_write
 from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
@@ -55,9 +54,7 @@ SPACE_PER_STEP: Final = 64  # bytes of a line of steps.csv
 SPACE_AT_LEAST: Final = 2**26
 FEWEST_OF_CURVE: Final = 10  # training examples of a point of a learning curve
 
-_LINES: Final[Mapping[str, str]] = tomllib.loads(
-    Path(__file__).with_suffix(".toml").read_text("utf-8")
-)
+_LINES: Final[Mapping[str, str]] = read_tables(__file__, "checks.toml")
 
 
 def _refusal(name: str, /, **values: object) -> InputError:

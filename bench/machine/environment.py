@@ -4,12 +4,11 @@ test compares the table of them in docs/measuring.md with the lists here."""
 import hashlib
 import re
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Final
 
+from bench.common.files import read_tables
 from bench.common.messages import CALLED
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -34,12 +33,10 @@ _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SET: Final = (VISIBLE, ORDER, *_THREADS, _TUNABLES)
 """Variables that are set; the last only if the user doesn't configure the allocator with it."""
 
-_VARIABLES: Final = tomllib.loads(
-    Path(__file__).with_name("environment.toml").read_text(encoding="utf-8")
-)
-DROPPED: Final[list[str]] = _VARIABLES["dropped"]
-RECORDED: Final[list[str]] = _VARIABLES["recorded"]
-RECORDED_ON_GPU: Final[list[str]] = _VARIABLES["recorded_on_gpu"]
+_VARIABLES: Final[Mapping[str, Sequence[str]]] = read_tables(__file__, "environment.toml")
+DROPPED: Final = _VARIABLES["dropped"]
+RECORDED: Final = _VARIABLES["recorded"]
+RECORDED_ON_GPU: Final = _VARIABLES["recorded_on_gpu"]
 
 _PLACES: Final = ("_DIR", "_FILE", "_HOME", "_PATH")
 """The endings of variables that name places of files, and change no number."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 from bench.plan.cell import digest
-from bench.plan.tables import read_tables
 from minbert.files import read_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ FILE: Final = "adapter_config.json"
 _TYPE: Final = "peft_type"
 _MODEL: Final = "auto_mapping"
 """The base's class, which PEFT writes and imports only in AutoPeftModel, which isn't used."""
-_KNOWN: Final = read_tables("adapter_methods.toml")
+_KNOWN: Final = read_tables(__file__, "adapter_methods.toml")
 _FIELDS: Final[Mapping[str, Sequence[str]]] = _KNOWN["fields"]
 _METHODS: Final[Mapping[str, Sequence[str]]] = _KNOWN["methods"]
 _UNSUITED: Final = {name: why for why, names in _KNOWN["unsuited"].items() for name in names}

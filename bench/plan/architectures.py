@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 from bench.common.messages import shown
-from bench.plan.tables import read_tables
 from minbert.files import config_file, read_json
 from minbert.model.config import BertConfig
 from minbert.model.families import BERT, FAMILIES
@@ -28,7 +28,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     model_type: Architecture(
         **{"first_position": FAMILIES.get(model_type, BERT).first_position, **table}
     )
-    for model_type, table in read_tables("architectures.toml").items()
+    for model_type, table in read_tables(__file__, "architectures.toml").items()
 }
 
 

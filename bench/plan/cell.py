@@ -19,9 +19,8 @@ from typing import Any, Final, Literal, get_args, get_type_hints
 
 from adapters.methods import LOW_RANK, METHODS, MODES, PEFT, has_adapters
 from adapters.names import LAYER_SETS, trains_base
-from bench.plan.metrics import metric_of
-from bench.plan.problems import REGRESSION, SINGLE_LABEL
-from bench.plan.tables import read_tables
+from bench.common.files import read_tables
+from bench.plan.metrics import REGRESSION, SINGLE_LABEL, metric_of
 
 Value = str | int | float | None
 Columns = dict[str, Value]  # values by the names of columns of runs.csv
@@ -284,7 +283,7 @@ class Cell:
 
 
 def _declared() -> dict[str, About]:
-    tables = read_tables("settings.toml")
+    tables = read_tables(__file__, "settings.toml")
     names = [item.name for item in fields(Cell)]
     if differing := tables.keys() ^ set(names):
         raise TypeError(f"settings.toml and bench.plan.cell.Cell differ in {sorted(differing)}")

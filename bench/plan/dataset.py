@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.plan.problems import Problem
+from bench.plan.metrics import Problem
 
 HUB: Final = "hub:"  # the beginning of a path that names a data set on the Hugging Face hub
 CONTROL: Final = "control characters"  # a key of `Checks.encoding`

@@ -1,15 +1,34 @@
 """The dev metrics: which problems have them, which way is better, in what unit, how much counts as
-no worse, and what computes them. metrics.toml beside this file has this project's."""
+no worse, and what computes them. metrics.toml beside this file has this project's.
+
+The names of problems, and their metrics in runs.csv, are those of `minbert.data.problems`: planning
+imports no numpy.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bench.common.errors import InputError
-from bench.plan.problems import DEFAULTS, SINGLE_LABEL
-from bench.plan.tables import read_tables
+from bench.common.files import read_tables
 from minbert.registry import Registry, load
 
+SINGLE_LABEL: Final = "single_label"
+MULTI_LABEL: Final = "multi_label"
+REGRESSION: Final = "regression"
+WORDS: Final = "token_classification"
+WORD_CLASSES: Final = "word_classification"
+BY_WORD: Final = (WORDS, WORD_CLASSES)
+Problem = Literal[
+    "single_label", "multi_label", "regression", "token_classification", "word_classification"
+]
+"""One class for each example, any of several labels, a number, a tag for each word that marks
+entities, or another class for each word."""
+DEFAULTS: Final = {
+    SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson", WORDS: "entity_f1",
+    WORD_CLASSES: "word_accuracy",
+}  # fmt: skip
+"""The metric of each problem."""
 OVERALL: Final = "overall"  # the dev score of a task of several parts: the mean of theirs
 _WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)  # metrics without functions of their own
 
@@ -72,7 +91,7 @@ class Metric:
 METRICS: Final = Registry(
     Metric,
     "minbert_bench.metrics",
-    (Metric(name=name, **table) for name, table in read_tables("metrics.toml").items()),
+    (Metric(name=name, **table) for name, table in read_tables(__file__, "metrics.toml").items()),
 )
 ROW_METRICS: Final = (*DEFAULTS.values(), OVERALL)
 """The metrics in runs.csv; the others are chosen for a report."""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from bench.common.files import read_tables
 from bench.plan.cell import ABOUT, Cell, Value
-from bench.plan.tables import read_tables
 
-_TABLES: Final = read_tables("columns.toml")
+_TABLES: Final = read_tables(__file__, "columns.toml")
 STATUSES: Final[Mapping[str, str]] = _TABLES["statuses"]
 RESUMED: Final = ("interrupted", "skipped")
 """Statuses that a grid runs again by itself; cells of the others, except `ok`, wait for --rerun."""

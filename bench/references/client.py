@@ -16,7 +16,7 @@ from bench.launch.signals import Signals
 from bench.machine.environment import worker_environment
 from bench.plan.cell import Cell
 from bench.plan.job import Job
-from bench.plan.problems import DEFAULTS
+from bench.plan.metrics import DEFAULTS
 from bench.results.facts import FROZEN, REFERENCES, DataFacts, Reference, facts_of, update_facts
 from bench.results.protocol import PARENT_PID
 from minbert.data.tasks import TaskData

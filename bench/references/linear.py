@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.problems import SINGLE_LABEL
+from bench.plan.metrics import SINGLE_LABEL
 from bench.results.facts import FROZEN, TFIDF
 from bench.results.predictions import outcome_of
 from bench.results.scores import Score, every_score

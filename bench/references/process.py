@@ -19,7 +19,7 @@ from bench.engines.engine import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.examples import folds_of
 from bench.plan.job import Job
-from bench.plan.problems import BY_WORD, REGRESSION
+from bench.plan.metrics import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict, scores

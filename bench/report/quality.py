@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import best_by_score
-from bench.plan.metrics import METRICS, metric_of, metrics_for
-from bench.plan.problems import WORD_CLASSES, WORDS
+from bench.plan.metrics import METRICS, WORD_CLASSES, WORDS, metric_of, metrics_for
 from bench.report import text
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences

@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.problems import BY_WORD, MULTI_LABEL, REGRESSION
+from bench.plan.metrics import BY_WORD, MULTI_LABEL, REGRESSION
 from bench.report.pages import sentences
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, score, score_gap, span

@@ -15,8 +15,7 @@ from pydantic import BaseModel, Field
 
 from bench.plan.cell import Cell
 from bench.plan.dataset import Checks
-from bench.plan.metrics import metric_of
-from bench.plan.problems import SINGLE_LABEL, WORDS
+from bench.plan.metrics import SINGLE_LABEL, WORDS, metric_of
 from bench.plan.rows import Row
 from bench.results.datafile import DataFile
 from minbert.data.tasks import TaskData

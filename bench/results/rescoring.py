@@ -9,8 +9,7 @@ import numpy as np
 
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns
-from bench.plan.metrics import check_metric, metric_of, problem_of
-from bench.plan.problems import WORD_CLASSES, WORDS
+from bench.plan.metrics import WORD_CLASSES, WORDS, check_metric, metric_of, problem_of
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import RefusedError
 from bench.common.progress import note_to_stderr
-from bench.plan.metrics import METRICS, Metric, metric_of, metrics_for
-from bench.plan.problems import WORDS
+from bench.plan.metrics import METRICS, WORDS, Metric, metric_of, metrics_for
 from bench.results.outcomes import Array, Outcome, Values
 from bench.results.overall import score_ends
 from bench.stats.intervals import Interval, around_correlation, spread

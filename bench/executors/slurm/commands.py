@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import time
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 from bench.common.messages import one_line
 
-TEXTS: Final = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+TEXTS: Final = read_tables(__file__, "texts.toml")
 """Options that can't be given and why, and what messages say of cells that Slurm ended."""
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PATIENCE_S: Final = 60

@@ -20,7 +20,7 @@ from bench.export.snippets import answers
 from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
-from bench.plan.problems import WORDS
+from bench.plan.metrics import WORDS
 from minbert.data.problems import PROBLEMS
 from minbert.data.tasks import Examples, Task
 from minbert.data.words import padded

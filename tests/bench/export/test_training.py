@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from bench.export.cells import _kept_logits
 from bench.export.training import SETTINGS, why_not_scripted
-from bench.plan.problems import MULTI_LABEL, REGRESSION
+from bench.plan.metrics import MULTI_LABEL, REGRESSION
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
 from tests.bench.tiny_cells import cell

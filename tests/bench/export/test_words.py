@@ -13,7 +13,7 @@ from bench.export.card import card
 from bench.export.check import check, texts_of
 from bench.export.formats import FORMATS
 from bench.export.snippets import answers
-from bench.plan.problems import WORDS
+from bench.plan.metrics import WORDS
 from tests.bench.export.small import (
     TAGS,
     answer_here,

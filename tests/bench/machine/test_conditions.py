@@ -271,7 +271,7 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
         for module in sorted(graph.modules):
             if source(module) in before:
                 imported |= set(map(source, graph.find_modules_directly_imported_by(module)))
-    tables = re.compile(r'read_tables\("(.+?)"\)')
+    tables = re.compile(r'read_tables\(__file__, "(.+?)"\)')
     texts = {path: (ROOT / path).read_text() for path in imported}
     imported |= {path.parent / name for path in texts for name in tables.findall(texts[path])}
     listed = set(map(Path, measuring()))

@@ -8,8 +8,7 @@ from scipy.stats import binomtest, spearmanr
 from sklearn import metrics as library
 from sklearn.preprocessing import label_binarize
 
-from bench.plan.metrics import METRICS, check_metric, metrics_for, problem_of
-from bench.plan.problems import DEFAULTS
+from bench.plan.metrics import DEFAULTS, METRICS, check_metric, metrics_for, problem_of
 from bench.results.outcomes import Outcome, joined
 from bench.results.predictions import kept_predictions, outcome_of, read_folder, values_from
 from bench.results.scores import has_interval, interval_of, numbers, probabilities, score_of

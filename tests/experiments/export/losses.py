@@ -24,7 +24,7 @@ from bench.export.formats import FORMATS
 from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
 from bench.export.training import write_training
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tokenizer import Tokenizer

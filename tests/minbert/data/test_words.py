@@ -5,8 +5,7 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
-from bench.plan.metrics import METRICS, metrics_for
-from bench.plan.problems import WORDS
+from bench.plan.metrics import METRICS, WORDS, metrics_for
 from bench.stats import metrics
 from minbert.data.problems import TOKEN_CLASSIFICATION, problem_of
 from minbert.data.tasks import Examples, Folds, Task, TaskData
