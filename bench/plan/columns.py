@@ -70,36 +70,22 @@ class Column:
 
 def _columns() -> tuple[Column, ...]:
     kinds = {name: plain_type(hint) for name, hint in get_type_hints(Row).items()}
-    settings: list[Column] = []
-    for name, setting in ABOUT.items():
-        settings.append(
-            Column(
-                name=name,
-                kind=kinds[name],
-                group="axes" if setting.compared == "axis" else "settings",
-                meaning=setting.meaning,
-                where=setting.where,
-                title=setting.title or name,
-            )
-        )
-        if name == "alpha":
-            meaning = "the factor of the adapter's update"
-            settings.append(
-                replace(settings[-1], name="scale", kind=float, meaning=meaning, title="scale")
-            )
     lists = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
-    others = [
-        Column(
-            name=name,
-            kind=kinds[name],
-            group=about["group"],
-            meaning=about["meaning"].format(**lists),
-            where=about.get("where", ""),
-            title=about.get("title", name),
-        )
-        for name, about in DECLARED.items()
+
+    def column(name: str, group: str, about: Mapping[str, Any]) -> Column:
+        meaning, title = about["meaning"].format(**lists), about.get("title") or name
+        where, kind = about.get("where", ""), kinds[name]
+        return Column(name=name, kind=kind, group=group, meaning=meaning, where=where, title=title)
+
+    settings = [
+        column(name, "axes" if about.compared == "axis" else "settings", vars(about))
+        for name, about in ABOUT.items()
     ]
-    first = sum(column.group == "identity" for column in others)
+    alpha, meaning = [*ABOUT].index("alpha"), "the factor of the adapter's update"
+    scale = replace(settings[alpha], name="scale", kind=float, meaning=meaning, title="scale")
+    settings.insert(alpha + 1, scale)
+    others = [column(name, about["group"], about) for name, about in DECLARED.items()]
+    first = sum(one.group == "identity" for one in others)
     return *others[:first], *settings, *others[first:]
 
 
