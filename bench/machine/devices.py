@@ -1,7 +1,7 @@
 """The devices that a command's cells run on, chosen by --device and checked before they run.
 
 NVML only says whether there is a driver. Torch lists the GPUs that CUDA_VISIBLE_DEVICES shows and
-checks one, in a process of its own (`bench.machine.gpu_check`).
+checks one, in a process of its own (`bench.machine.gpu_trial`).
 """
 
 import os

@@ -1,20 +1,31 @@
-"""Runs `bench.machine.gpu_check`, a process that checks a GPU, and reads its output."""
+"""Checks a GPU with torch, in a process of its own: `python -m bench.machine.gpu_trial`, whose
+request is the GPU's index.
+
+It starts before anything is planned, so that the planning process does not load torch, and survives
+a driver that hangs or crashes.
+"""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from bench.common.child import ChildError, ask_by
+from bench.common.child import ChildError, ask_by, serve
 from bench.common.errors import InputError
+from bench.common.messages import one_line
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 
 ON_CPU: Final = "--device cpu runs on the CPU"  # the remedy that messages name
 PATIENCE_S: Final = 120.0
 """Loading torch and one product take seconds, or a minute from a slow network folder."""
+_DTYPES: Final = {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Torch's types by the value of `amp` that computes in them."""
+_SIZE: Final = 32
+_ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,8 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class Answer:
-    """The output of `bench.machine.gpu_check`: the GPUs that it saw, or the problem, and the
-    reasons why the GPU in question can't compute, by value of `amp`."""
+    """The process's answer: the GPUs that it saw, or the problem, and the reasons why the GPU in
+    question can't compute, by value of `amp`."""
 
     gpus: tuple[GpuInfo, ...] = ()
     problem: str = ""
@@ -49,10 +60,10 @@ Check = Callable[[str | None, int], Answer]
 
 
 def check_gpu(value: str | None, index: int) -> Answer:
-    """Run `bench.machine.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None inherits it.
-    InputError if it does not end in time, or without an answer."""
+    """Check a GPU with a value of CUDA_VISIBLE_DEVICES; None inherits it. InputError if the process
+    does not end in time, or without an answer."""
     env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
-    return check_by([sys.executable, "-m", "bench.machine.gpu_check"], env, index=index)
+    return check_by([sys.executable, "-m", "bench.machine.gpu_trial"], env, index=index)
 
 
 def why_unusable(gpu: str) -> str | None:
@@ -78,3 +89,46 @@ def check_by(
             ) from None
         raise InputError(f"torch ended while it tried the GPU: {error}; {ON_CPU}") from None
     return TypeAdapter(Answer).validate_python(last)
+
+
+def check(index: int) -> dict[str, Any]:
+    """The fields of an `Answer`: the failures are those of the GPU with an index."""
+    import torch
+
+    built = [m for name in torch.cuda.get_arch_list() if (m := _ARCHITECTURE.search(name))]
+    capabilities = tuple(sorted({(int(m[1]), int(m[2])) for m in built}))
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        gpus = tuple(
+            GpuInfo(g.name, "", (g.major, g.minor), f"GPU-{g.uuid}", g.total_memory // 2**20)
+            for g in properties
+        )
+    except (RuntimeError, AssertionError) as error:
+        return asdict(Answer(problem=_first_line(error), capabilities=capabilities))
+    failures = failures_on(f"cuda:{index}") if index < len(gpus) else {}
+    return asdict(Answer(gpus, failures=failures, capabilities=capabilities))
+
+
+def failures_on(device: str) -> Mapping[str, str]:
+    """The reasons why products can't be computed on a device, by value of `amp`."""
+    import torch
+
+    failures = {}
+    for amp, name in _DTYPES.items():
+        try:
+            ones = torch.ones(_SIZE, _SIZE, dtype=getattr(torch, name), device=device)
+            result = float((ones @ ones).sum())
+            if result != _SIZE**3:
+                failures[amp] = f"a product of ones gave {result:g} instead of {_SIZE**3}"
+        except RuntimeError as error:
+            failures[amp] = _first_line(error)
+    return failures
+
+
+def _first_line(error: BaseException) -> str:
+    return one_line(str(error).partition("\n")[0]) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(serve(lambda index: [check(index)]))

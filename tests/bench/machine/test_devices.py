@@ -17,7 +17,7 @@ import torch
 
 from bench.common.child import serve
 from bench.common.errors import InputError
-from bench.machine import conditions, gpu_check, gpu_trial
+from bench.machine import conditions, gpu_trial
 from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
@@ -172,7 +172,7 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
 
 def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
     ones = torch.ones
-    assert gpu_check.failures_on("cpu") == {}
+    assert gpu_trial.failures_on("cpu") == {}
 
     def fake(*size, dtype, device):
         if dtype == torch.bfloat16:
@@ -180,7 +180,7 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
         return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
 
     monkeypatch.setattr(torch, "ones", fake)
-    failures = gpu_check.failures_on("cpu")
+    failures = gpu_trial.failures_on("cpu")
     assert failures.pop("bf16") == NO_IMAGE
     assert failures.pop("fp16").startswith("a product of ones gave ")
     assert failures == {}
@@ -195,9 +195,9 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
         "get_device_properties": properties,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *_, result=result: result)
-    monkeypatch.setattr(gpu_check, "failures_on", lambda device: {"bf16": f"not on {device}"})
+    monkeypatch.setattr(gpu_trial, "failures_on", lambda device: {"bf16": f"not on {device}"})
     monkeypatch.setattr("sys.stdin", io.StringIO("0"))
-    assert serve(lambda index: [gpu_check.check(index)]) == 0
+    assert serve(lambda index: [gpu_trial.check(index)]) == 0
     code = f"print('chatter'); print({capsys.readouterr().out!r})"
     answer = check_by([sys.executable, "-S", "-c", code], os.environ)
     (gpu,) = answer.gpus
@@ -206,7 +206,7 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
     monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{OLD}\nmore")))
-    assert gpu_check.check(0)["problem"] == OLD
+    assert gpu_trial.check(0)["problem"] == OLD
 
 
 # The device fails while a cell runs
