@@ -17,6 +17,14 @@ from minbert.kernels.linear import activate
 from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
 
 
+def draw_factor(a: Tensor, seed: int, name: str) -> None:
+    """Initialise a factor A [r, i] of a layer as PEFT does, Kaiming-uniform with a = √5, so within
+    ±1/√i; B begins at zero."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+
+
 class LowRankLinear(AdaptedLinear):
     """A frozen weight W [o, i] with an update s B A of factors A [r, i] and B [o, r].
 
@@ -62,14 +70,10 @@ class LowRankLinear(AdaptedLinear):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """Initialise A as PEFT does, Kaiming-uniform with a = √5, so within ±1/√i, and B to
-        zero."""
         self.lora_B.zero_()
         for row, part in enumerate(part for part in self.parts if part.rank):
-            name = hashlib.sha256(f"{seed} {part.name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
             values = torch.empty(part.rank, self.in_features)
-            nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
+            draw_factor(values, seed, part.name)
             self.lora_A[row, : part.rank] = values.to(self.lora_A)
 
     def of_parts(self, stacked: Tensor) -> Tensor:

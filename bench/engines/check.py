@@ -140,11 +140,7 @@ def _load(folder: Path) -> None:
     from minbert.model.encoder import BertEncoder
 
     config = BertConfig.from_folder(folder)
-    if (highest := tokenizer_of(MINBERT, folder).highest_id) >= config.vocab_size:
-        raise InputError(
-            f"{folder}: its tokenizer has token ids up to {highest}, and its vocab_size is "
-            f"{config.vocab_size}: they are of different models"
-        )
+    _check_ids(folder, tokenizer_of(MINBERT, folder).highest_id, config.vocab_size)
     encoder = BertEncoder(config, pooler=config.family.head is None)
     load_encoder(encoder, folder)
     for name, parameter in encoder.named_parameters():
@@ -158,14 +154,23 @@ def _build(jobs: list[Job]) -> str:
     from bench.examples.tokenizers import fast_tokenizer
 
     models = [transformers.skeleton(job) for job in jobs]
-    tokenizer = fast_tokenizer(Path(jobs[0].tokenizer))
-    transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
+    highest = fast_tokenizer(Path(jobs[0].tokenizer)).highest_id
+    library: Any = models[0].model_of_library
+    _check_ids(jobs[0].cell.model, highest, library.config.vocab_size)
     for own in grouped(jobs, _COMPUTES).values():
         transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
     adapted = [job for job in jobs if job.cell.own_kernels == ON and job.cell.mode in LOW_RANK]
     for own in grouped(adapted, _ADAPTS).values():
         transformers.check_own_kernels(own[-1])  # of the highest rank
     return str(models[0].blocks)
+
+
+def _check_ids(model: object, highest: int, size: int) -> None:
+    if highest >= size:
+        raise InputError(
+            f"{model}: its tokenizer has token ids up to {highest}, and its vocab_size is {size}: "
+            "they are of different models"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """The adapters of engine transformers: those of PEFT, on the layers that a cell names."""
 
-import hashlib
 import json
-import math
 import re
 from contextlib import nullcontext
 from itertools import chain
@@ -11,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from adapters.low_rank import draw_factor
 from adapters.methods import LOW_RANK, PEFT
 from bench.common.errors import InputError
 from bench.engines.classifier import (
@@ -26,6 +25,7 @@ from bench.engines.layer_sets import listed
 from bench.plan.adapter_configs import check_adapter_config
 from bench.plan.cell import DEFAULT, ON
 from bench.plan.job import Job
+from bench.plan.models import check_rank
 
 _REFUSED: Final = {
     "corda": "needs examples before training",
@@ -79,7 +79,10 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
     if not model.names["adapter"]:
         raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
     if cell.mode in LOW_RANK and cell.init_lora_weights == DEFAULT and not is_meta:
-        _draw_factors(model, cell.seed)
+        for name, parameter in model.named_parameters():
+            owner, is_a, _ = name.partition(".lora_A.")
+            if is_a:
+                draw_factor(parameter, cell.seed, owner)
 
 
 def _tensor_names(model: nn.Module) -> set[str]:
@@ -105,12 +108,7 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     targets = model.blocks.adapted(str(cell.layers), cell.model)
     for name in targets if cell.mode in LOW_RANK else ():
         layer: Any = model.get_submodule(name)
-        width = min(layer.in_features, layer.out_features)
-        if cell.rank is not None and cell.rank > width:
-            raise InputError(
-                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
-                f"take a rank of at most {width}"
-            )
+        check_rank(cell, name, min(layer.in_features, layer.out_features))
     if not model.own_head:  # PEFT sees the encoder alone
         targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
     if cell.mode in LOW_RANK:
@@ -164,14 +162,3 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     if getattr(config, "exclude_modules", "") is None:  # as PEFT does for a head it knows
         config.exclude_modules = sorted({n.rpartition(".")[0] for n in model.names["head"]})
     return config
-
-
-@torch.no_grad()
-def _draw_factors(model: EncoderClassifier, seed: int) -> None:
-    """Draw every A as `adapters.low_rank.LowRankLinear.reset_parameters` does."""
-    for name, parameter in model.named_parameters():
-        owner, is_a, _ = name.partition(".lora_A.")
-        if is_a:
-            digest = hashlib.sha256(f"{seed} {owner}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)

@@ -304,16 +304,6 @@ def check_own_kernels(job: Job) -> None:
             )
 
 
-def check_vocabulary(job: Job, most: int) -> None:
-    """Refuse a tokenizer whose largest token id is above those of the model's embeddings."""
-    size = int(_config(job).vocab_size)
-    if most >= size:
-        raise InputError(
-            f"{job.cell.model}: its tokenizer has token ids up to {most}, and its vocab_size is "
-            f"{size}: they are of different models"
-        )
-
-
 @torch.no_grad()
 def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
     """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,

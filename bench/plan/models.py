@@ -197,11 +197,15 @@ def _check_layers(cells: Sequence[Cell], config: BertConfig) -> None:
         for layer in adapted_layers(cell.layers, others):
             wide = layer in ("intermediate.dense", "output.dense")
             width = min(hidden, config.intermediate_size) if wide else hidden
-            if cell.rank is not None and cell.rank > width:
-                raise InputError(
-                    f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is "
-                    f"{width}; take a rank of at most {width}"
-                )
+            check_rank(cell, layer, width)
+
+
+def check_rank(cell: Cell, layer: str, width: int) -> None:
+    if cell.rank is not None and cell.rank > width:
+        raise InputError(
+            f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is {width}; "
+            f"take a rank of at most {width}"
+        )
 
 
 _LIBRARIES: Final = ("transformers", "peft")
