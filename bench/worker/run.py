@@ -22,7 +22,7 @@ from bench.plan.cell import FAST, ON, Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
-from bench.results.protocol import LAUNCHED_AT
+from bench.results.protocol import LAUNCHED_AT, MACHINE
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker import saving, setup
 from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, shared_cache
@@ -43,6 +43,7 @@ from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task
 from minbert.data.words import of_tokens
+from minbert.files import write_json
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
 from minbert.training.compiled import CompiledModel
@@ -151,7 +152,7 @@ class CellRun:
         batches = [batch for step in chosen for batch in step]
         self.columns |= measure_products(self.model, batches, self.cell.amp, self.device)
         self.flags += machine.doubts
-        saving.write_machine(self.folder, machine.report)
+        write_json(self.folder / MACHINE, machine.report)
 
     def _replay(self, trainer: Trainer, chosen: Sequence[Sequence[Batch]]) -> MachineWatch:
         """Time steps on a few batches, for a training too short to show its own step times."""
@@ -387,23 +388,22 @@ class CellRun:
         return sum(losses) / len(losses), scores
 
     def _predictions(self, splits: Mapping[str, Split]) -> dict[str, NDArray[np.float32]]:
-        return {part: self._predict(part, split) for part, split in splits.items()}
-
-    def _predict(self, part: str, split: Split) -> NDArray[np.float32]:
-        logits = predict(
-            self.model,
-            split.texts,
-            batch_size=self.cell.batch_size,
-            amp=self.cell.amp,
-            pad_id=self.model.pad_id,
-            device=self.device,
-            part=part,
-            tags=split.tags,
-            on_batch=lambda done, total: self.progress.step(done, total, None),
-        )
-        if not np.isfinite(logits).all():
-            raise InvalidError("the dev logits are not finite")
-        return logits
+        every = {}
+        for part, split in splits.items():
+            every[part] = predict(
+                self.model,
+                split.texts,
+                batch_size=self.cell.batch_size,
+                amp=self.cell.amp,
+                pad_id=self.model.pad_id,
+                device=self.device,
+                part=part,
+                tags=split.tags,
+                on_batch=lambda done, total: self.progress.step(done, total),
+            )
+            if not np.isfinite(every[part]).all():
+                raise InvalidError("the dev logits are not finite")
+        return every
 
     def _replayed_batches(self) -> tuple[list[list[Batch]], Batch, list[Batch]]:
         """Batches of the first epoch: those of the steps that are replayed, the largest, and those

@@ -1,7 +1,6 @@
 """Files of a cell: its curves, predictions and, if they are kept, its trained weights."""
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import nn
 
 from bench.common.files import umask, write_atomically
-from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS, WEIGHTS
+from bench.results.protocol import EPOCHS, PANEL, PHASES, PREDICTIONS, STEPS, WEIGHTS
 from bench.worker.probes.memory import Phases
 from bench.worker.probes.replay import Replayed
 from bench.worker.probes.steps import Step
@@ -118,11 +117,6 @@ def write_phases(folder: Path, phases: Phases) -> None:
         for name, seconds in phases.seconds.items()
     ]
     _write_csv(folder / PHASES, rows)
-
-
-def write_machine(folder: Path, report: dict[str, Any]) -> None:
-    text = json.dumps(report, indent=2) + "\n"
-    (folder / MACHINE).write_text(text, encoding="utf-8")
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

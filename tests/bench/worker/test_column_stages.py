@@ -85,10 +85,9 @@ class Staged(CellRun):
         self.trainer = super()._train()
         return self.trainer
 
-    def _predict(self, part, of):
-        held = self.held_out.values()
-        self.world.seconds += HELD_OUT_S if any(of is each for each in held) else 0.0
-        return super()._predict(part, of)
+    def _predictions(self, splits):
+        self.world.seconds += HELD_OUT_S * len(splits) if splits is self.held_out else 0.0
+        return super()._predictions(splits)
 
     def _step(self, trainer, batch):
         loss, logits = super()._step(trainer, batch)

@@ -47,7 +47,7 @@ def job(checkpoint, mode, layers=None, **changes):
 
 def predictions(run, model):
     own, run.model = run.model, model
-    logits = {part: run._predict(part, split) for part, split in run.dev.items()}
+    logits = run._predictions(run.dev)
     run.model = own
     return logits
 
