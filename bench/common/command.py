@@ -104,14 +104,10 @@ def with_runs(text: str) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         @click.option(
-            "--runs",
-            "first",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="FILE...",
+            "--runs", "first", multiple=True, type=FILE, metavar="FILE...",
             help=f"{text}  [default: {_RUNS}]",
-        )
-        @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+        )  # fmt: skip
+        @click.argument("more", nargs=-1, type=FILE, metavar="")
         @wraps(function)
         def command(*, first: tuple[Path, ...], more: tuple[Path, ...], **others: Any) -> int:
             runs = [*first, *more] or [default_runs()]

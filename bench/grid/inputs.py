@@ -65,9 +65,11 @@ class Inputs:
         return for_search(load_data(task, self.data_folder, max_train=train, max_dev=dev))
 
     @cached_property
-    def _round(self) -> Callable[[int | None], Data]:
-        """The examples of a round of a race, kept until those of another are needed."""
-        return lru_cache(maxsize=1)(partial(for_race, self.data))
+    def _fold(self) -> Callable[[int | None], Data]:
+        """The examples of a fold, or of a round of a race, kept until those of another are needed:
+        the cells of a fold run one after the other."""
+        fold = partial(for_race, self.data) if self.folds is None else self.folds.fold
+        return lru_cache(maxsize=1)(fold)
 
     @cached_property
     def curve(self) -> dict[int, TaskData]:
@@ -79,10 +81,10 @@ class Inputs:
         if cell.max_train is not None and cell.max_train != self.grid.settings.max_train:
             return self.curve[cell.max_train]
         if cell.race == ON:
-            return self._round(cell.fold)
+            return self._fold(cell.fold)
         if cell.is_candidate:
             return self.searched
-        return self.data if self.folds is None else _fold_of(self.folds, cell.fold)
+        return self.data if self.folds is None else self._fold(cell.fold)
 
     def paths(self) -> list[Path]:
         models = (model.checkpoint for model in self.models.values())
@@ -208,12 +210,6 @@ class Inputs:
             tokenizer = self.models[cell.model].tokenizer
             whose = f"{cell.model}: " if several else ""
             yield from cut_notes(examples, cell, tokenizer, self.data_folder, whose)
-
-
-@lru_cache(maxsize=1)
-def _fold_of(folds: Folds, index: int | None) -> Data:
-    """A fold, kept until another is needed: the cells of a fold run one after the other."""
-    return folds.fold(index)
 
 
 def read_inputs(

@@ -48,12 +48,10 @@ class Attempt:
     def name(self) -> str:
         return self.prefix + self.job.cell.name + repeat_suffix(self.job.repeat)
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
-
     def folder(self, runs: Path) -> Path:
-        return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
+        cell, job = self.job.cell, self.job
+        key = cell.cell_id, job.conditions_id, job.repeat, job.attempt
+        return cell_folder(runs, cell.name, *key)
 
     def on(self, target: Target) -> "Attempt":
         """The same attempt with a device's conditions, usual AMP type and, if auto, `compile`."""

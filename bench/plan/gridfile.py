@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
@@ -46,18 +46,22 @@ class OneOf:
         return core_schema.literal_schema(list(self.values))
 
 
+def _valid(is_valid: Callable[[Any], bool], expected: str) -> PlainValidator:
+    """Annotation of a value for which a test is true; the error says what it should be."""
+
+    def checked(value: Any) -> Any:
+        if not is_valid(value):
+            raise ValueError(f"should be {expected}")
+        return value
+
+    return PlainValidator(checked)
+
+
 Mode = Annotated[str, OneOf("mode")]
-
-
-def _layers(value: Any) -> Any:
-    if not isinstance(value, str) or not is_layers(value):
-        raise ValueError(
-            f"should be {', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value"
-        )
-    return value
-
-
-LayerSet = Annotated[str, PlainValidator(_layers)]
+LayerSet = Annotated[str, _valid(
+    lambda value: isinstance(value, str) and is_layers(value),
+    f"{', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value",
+)]  # fmt: skip
 Engine = Annotated[str, OneOf("engine", "auto")]
 Amp = Annotated[str, OneOf("amp", "on")]
 Unfreeze = Annotated[str, OneOf("unfreeze")]
@@ -65,40 +69,28 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 _SHORTEST: Final = 3
 _LONGEST: Final = 8192
-
-
-def _max_length(value: Any) -> Any:
-    is_length = type(value) is int and _SHORTEST <= value <= _LONGEST
-    if not is_length and value != AUTO:
-        raise ValueError(f"should be {AUTO} or a whole number from {_SHORTEST} to {_LONGEST}")
-    return value
-
-
-MaxLength = Annotated[int | Literal["auto"], PlainValidator(_max_length)]
+MaxLength = Annotated[int | Literal["auto"], _valid(
+    lambda value: value == AUTO or (type(value) is int and _SHORTEST <= value <= _LONGEST),
+    f"{AUTO} or a whole number from {_SHORTEST} to {_LONGEST}",
+)]  # fmt: skip
 """`auto` becomes a number when the grid is expanded, see `bench.examples.tokens`."""
-
-
-def _compile(value: Any) -> Any:
-    if not isinstance(value, bool) and value != AUTO:
-        raise ValueError(f"should be true, false or {AUTO}")
-    return value
-
-
-Compile = Annotated[bool | Literal["auto"], PlainValidator(_compile)]
+Compile = Annotated[bool | Literal["auto"], _valid(
+    lambda value: value == AUTO or isinstance(value, bool), f"true, false or {AUTO}"
+)]  # fmt: skip
 """`auto` becomes on or off when the grid is expanded, see `bench.plan.planning`."""
 Rate = Annotated[float, Field(gt=0, le=1)]
 _MOST_MODELS: Final = 100
 
 
-def _models(value: Any) -> Any:
+def _are_models(value: Any) -> bool:
     names = [value] if isinstance(value, str) else value
     is_list = isinstance(names, list) and 0 < len(names) <= _MOST_MODELS
-    if not is_list or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("should be the name or folder of a model, or a list of them")
-    return value
+    return is_list and all(isinstance(name, str) and name for name in names)
 
 
-Models = Annotated[str | list[str], PlainValidator(_models)]
+Models = Annotated[
+    str | list[str], _valid(_are_models, "the name or folder of a model, or a list of them")
+]
 
 
 class Strict(BaseModel):
@@ -254,12 +246,6 @@ class Axes(Strict):
                 raise ValueError(f"{name} doesn't apply to mode {self.mode[0]}")
         return self
 
-    @property
-    def most_cells(self) -> int:
-        """An upper bound of the number of cells for each seed and fold."""
-        axes = (values for _, values in self if isinstance(values, list))
-        return prod(max(len(values), 1) for values in axes)
-
 
 class Grid(Strict):
     name: str
@@ -272,7 +258,8 @@ class Grid(Strict):
     def _is_no_larger_than_can_be_kept(self) -> Self:
         settings = self.settings
         times = settings.repeats * settings.seeds * (settings.folds or 1) * len(settings.models)
-        count = times * sum(axes.most_cells for axes in self.cells)
+        axes = ([len(v) or 1 for _, v in own if isinstance(v, list)] for own in self.cells)
+        count = times * sum(map(prod, axes))  # or fewer, which is known once it is expanded
         if count > _MOST_CELLS:
             also = "seeds"
             also += ", models" if len(settings.models) > 1 else ""
