@@ -17,15 +17,10 @@ def progress_bar(total: int) -> Iterator[ShowStep]:
     """A function to call as each item begins, with the number of items done and the item's name. It
     draws a bar on a terminal, and writes a line elsewhere."""
     console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
     with Progress(
-        *columns, console=console, transient=True, auto_refresh=False,
-        disable=not console.is_terminal,
+        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console, transient=True, auto_refresh=False, disable=not console.is_terminal,
     ) as bar:  # fmt: skip
         task, begun = bar.add_task("", total=total), time.monotonic()
 

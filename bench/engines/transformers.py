@@ -11,8 +11,9 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ for _name in ("eager", "sdpa"):
 _POOLER: Final = "pooler"
 _TOKENS: Final = 100  # token ids of the check are below this; that of padding may be any
 _ROUNDING: Final = 1e-3
+_quiet: Final = partial(warnings.catch_warnings, action="ignore")
 _TINY: Final = 1e-12
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
@@ -99,10 +101,6 @@ def skeleton(job: Job) -> EncoderClassifier:
         model = _loaded(job, draw=True)
         _adapt(model, job)
     return model.to("meta")
-
-
-def _quiet() -> AbstractContextManager[object]:
-    return warnings.catch_warnings(action="ignore")
 
 
 def _config(job: Job) -> Any:

@@ -4,7 +4,7 @@ A row is a cell together with where it ran and what was measured. Its fields are
 runs.csv: those of `bench.plan.cell.Cell`, and those of columns.toml.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -81,7 +81,6 @@ class Row(_Columns):
     saved_mib: float | None = None
     epochs_run: int | None = None
     tokens_total: int | None = None
-    flops_per_token: float | None = None
 
     step_ms_median: float | None = None
     ms_per_1k_tokens: float | None = None
@@ -113,7 +112,6 @@ class Row(_Columns):
     train_score: float | None = None
     majority_score: float | None = None
 
-    energy_j: float | None = None
     started_at: str | None = None
     finished_at: str | None = None
 
@@ -170,16 +168,12 @@ def repeat_suffix(repeat: Value) -> str:
 def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """The current row of each measurement, in order of first appearance: the last attempt that
     ended ok, or, where none did, the last attempt."""
-    last: dict[CellKey, Row] = {}
-    for row in rows:
-        key = row.key
-        if key not in last or _rank(row) >= _rank(last[key]):
-            last[key] = row
-    return last
+    return _last([*rows], lambda row: row.key)
 
 
-def _rank(row: Row) -> tuple[bool, int]:
-    return row.is_ok, row.attempt
+def _last(rows: list[Row], key: Callable[[Row], Any]) -> dict[Any, Row]:
+    ranked = sorted(rows, key=lambda row: (row.is_ok, row.attempt))
+    return {key(row): row for row in rows + ranked}
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
@@ -188,12 +182,9 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
     measurement. A row with a timing flag counts until a later attempt of any version ends ok."""
     rows = list(rows)
     current = current_rows(rows)
-    last: dict[tuple[str, str, int, str], Row] = {}
-    for row in rows:
-        doubtful = not row.is_ok or not set(TIMING_FLAGS).isdisjoint(row.flag_names)
-        if doubtful and current[row.key] is not row:
-            continue
-        key = (*row.key, row.code_version)
-        if key not in last or _rank(row) >= _rank(last[key]):
-            last[key] = row
-    return last
+    counting = [
+        row
+        for row in rows
+        if current[row.key] is row or (row.is_ok and set(TIMING_FLAGS).isdisjoint(row.flag_names))
+    ]
+    return _last(counting, lambda row: (*row.key, row.code_version))
