@@ -176,20 +176,15 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
     given = {name: getattr(settings, name) for name in _AS_GIVEN}
     values = {
         **{n: (ON if v else OFF) if isinstance(v, bool) else v for n, v in given.items()},
+        **{name: value for name, value in vars(resolved).items() if name in ABOUT},
         "task": settings.task or DEFAULT_TASK,
-        "model": resolved.model,
-        "model_digest": resolved.model_digest,
-        "pooling": resolved.pooling,
-        "data_digest": resolved.data_digest,
         "held_out": settings.share_held_out,
         "race": None,  # of the cells of its rounds alone
         "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
         "engine": resolved.engine if settings.engine == AUTO else settings.engine,
-        "engine_version": resolved.engine_version,
         "plugin": METHODS.plugin(axes["mode"]),
         "attn_implementation": resolved.attention if attention == AUTO else attention,
         "regression_loss": settings.regression_loss if resolved.regression else None,
-        "learning_rate_source": resolved.learning_rate_source,
         "alpha": _alpha(settings, axes["rank"]),
         "frozen_dtype": _frozen_dtype(settings, axes["mode"], axes["layers"], axes["amp"]),
         **axes,
@@ -316,17 +311,12 @@ def plan(
     the first one runs. Candidates need scores only, and further repeats need costs only.
     """
     conditions_id = str(here["conditions_id"])
-    ids = {cell.cell_id for cell in cells}
-    own = [r for r in rows if r.conditions_id == conditions_id and r.cell_id in ids]
     highest: dict[CellKey, int] = {}
-    for row in own:
+    for row in rows:
         highest[row.key] = max(highest.get(row.key, 0), row.attempt)
     if fresh:
-        rows, own = (
-            [row for row in side if row.code_version == here["code_version"]]
-            for side in (rows, own)
-        )
-    current = current_rows(own)
+        rows = [row for row in rows if row.code_version == here["code_version"]]
+    current = current_rows(rows)
     varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
     for repeat, cell in chain.from_iterable(_in_turn(cells, n) for n in range(1, repeats + 1)):
@@ -341,7 +331,7 @@ def plan(
                 cell, action, reason, attempt, repeat, prefix=prefix, conditions_id=conditions_id
             )
         )
-    scored = _scored_elsewhere(rows, here) & ids
+    scored = _scored_elsewhere(rows, here).intersection(cell.cell_id for cell in cells)
     if not scored:
         return planned
     measured = {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}

@@ -9,11 +9,10 @@ from bench.plan.rows import Row
 
 _BIGGER: Final = named(lambda about: about.grows)
 """Settings with which memory grows, all else equal."""
-_SAME: Final = named(
-    lambda about: about.identifies and "memory" in about.changes and not about.grows
+_same: Final = attrgetter(
+    *named(lambda about: about.identifies and "memory" in about.changes and not about.grows)
 )
 """Other settings that memory depends on; with fewer steps the largest batch may never come."""
-_same = attrgetter(*_SAME)
 
 
 def memory_key(cell: Cell, conditions_id: str) -> tuple[Value, ...]:
@@ -29,8 +28,7 @@ def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | Non
         row
         for row in rows
         if row.status == "oom"
-        and row.conditions_id == conditions_id
-        and all(row[name] == getattr(cell, name) for name in _SAME)
+        and memory_key(row, row.conditions_id) == memory_key(cell, conditions_id)
         and all(_at_most(row[name], getattr(cell, name)) for name in _BIGGER)
         and any(row[name] != getattr(cell, name) for name in _BIGGER)
     )
