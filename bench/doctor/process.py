@@ -10,13 +10,13 @@ from pkgutil import resolve_name
 from typing import Any, Final
 
 from bench.doctor.check import BY_NAME, SKIPPED, Context, Finding, SkipError
-from bench.worker import lifeline
+from bench.worker.process import tie_to_parent
 
 FINDING: Final = "finding"
 
 
 def main(name: str, folder: Path, context: dict[str, Any]) -> None:
-    lifeline.attach()
+    tie_to_parent()
     from bench.worker.__main__ import write_result
 
     files = folder / "files"

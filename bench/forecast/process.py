@@ -10,12 +10,11 @@ from adapters.methods import METHODS
 from bench.common.child import serve
 from bench.forecast.costs import Formulae, Totals, Variant, totals_of
 from bench.plan.job import Job
-from bench.worker import lifeline
-from bench.worker.imports import import_all
+from bench.worker.process import import_all, tie_to_parent
 
 
 def answers_to(request: tuple[list[int] | None, list[str]]) -> Iterator[Totals | Formulae | str]:
-    lifeline.attach()
+    tie_to_parent()
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
     imports_mib: dict[bool, float] = {}  # of what workers import, without adapters and with them

@@ -17,7 +17,7 @@ from bench.results.protocol import LAUNCHED_AT, PARENT_PID, PROGRESS_FD
 _GUARD: Final = 'read -r group && { read -r _ || kill -s KILL -- "-$group"; }'
 """A shell that ends a process group when the process which holds its stdin dies, however that dies.
 
-The kernel ends the worker itself (`bench.worker.lifeline`), but not the processes that the worker
+The kernel ends the worker itself (`bench.worker.process`), but not the processes that the worker
 started.
 """
 

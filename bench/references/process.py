@@ -25,7 +25,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.scores import Score
-from bench.worker import lifeline
+from bench.worker.process import tie_to_parent
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData
 
@@ -36,7 +36,7 @@ Embed = Callable[[Examples], NDArray[Any]]  # their embeddings [N, H], or of the
 
 
 def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
-    lifeline.attach()
+    tie_to_parent()
     text, count, names = request
     for answer in references(Job.from_json(text), names, count):
         yield {PHASE: answer} if isinstance(answer, str) else answer.model_dump(mode="json")

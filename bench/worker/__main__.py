@@ -19,8 +19,7 @@ from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.plan.rows import SCHEMA
 from bench.results.protocol import DEVICE_FAILED, RESULT, SAVE_S
-from bench.worker import lifeline
-from bench.worker.imports import import_all
+from bench.worker.process import import_all, tie_to_parent
 
 
 def write_result(
@@ -47,9 +46,9 @@ def write_result(
 
 
 def main(folder: Path) -> int:
-    lifeline.attach()
+    tie_to_parent()
     job = Job.read(folder)
-    import_all(job)  # after the lifeline: importing torch takes seconds in which the parent may die
+    import_all(job)  # after: importing torch takes seconds in which the parent may die
 
     from bench.worker.device import is_of_device, is_out_of_memory
     from bench.worker.progress import Progress

@@ -29,9 +29,8 @@ from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, s
 from bench.worker.device import HostCopies, set_up_device
 from bench.worker.probes import memory
 from bench.worker.probes.counting import measure_work
-from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
-from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.machine import MachineWatch, energy
 from bench.worker.probes.products import measure_products
 from bench.worker.probes.replay import REPLAY_SHARE, choose, replay
 from bench.worker.probes.steps import StepClock

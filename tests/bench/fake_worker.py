@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.worker import lifeline
+from bench.worker.process import tie_to_parent
 from bench.worker.progress import Progress
 
 folder = Path(sys.argv[1])
@@ -31,7 +31,7 @@ result_that_was_kept = partial(result, '{"status": "ok", "save_s": 3.0}')
 torn_result = partial(result, '{"status": "ok", "colu')
 
 
-attach = lifeline.attach
+attach = tie_to_parent
 
 
 def note_pid():

@@ -14,7 +14,7 @@ from typing import Final
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
 from bench.results.protocol import RESULT
-from bench.worker import lifeline
+from bench.worker.process import tie_to_parent
 
 CELLS: Final = "STUB_CELLS"
 STARTS: Final = "starts.txt"
@@ -27,7 +27,7 @@ _LONGEST_S: Final = 60.0
 
 def main(folder: Path) -> int:
     """Work on the cell in `folder`; the exit code."""
-    lifeline.attach()
+    tie_to_parent()
     job = json.loads((folder / FILE).read_text())
     cells, seed = Path(os.environ[CELLS]), job["cell"]["seed"]
     note = f"{seed} {job['attempt']} {os.environ.get('SLURMD_NODENAME', '')}\n"

@@ -20,7 +20,7 @@ def check(context: Context) -> Finding:
     if wrong := _versions(python):
         return judged("software", {}, {"versions": wrong})
     try:
-        from bench.worker.imports import import_all
+        from bench.worker.process import import_all
 
         import_all()
         import torch

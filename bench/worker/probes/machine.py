@@ -1,4 +1,5 @@
-"""Disturbances of a measurement by the machine: no free core, throttling, other processes.
+"""Disturbances of a measurement by the machine: no free core, throttling, other processes; and the
+energy that the GPU draws, by NVML, or the processor, by RAPL.
 
 The kernel's counters are read at the beginning and the end of a block. Clocks and the GPU are
 sampled in between, once a second at most. Values that a system does not provide stay empty.
@@ -6,9 +7,12 @@ sampled in between, once a second at most. Values that a system does not provide
 
 import math
 import os
+import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -30,6 +34,8 @@ LOOK_S: Final = 1.0
 _PROC: Final = Path("/proc")
 _CPUS: Final = Path("/sys/devices/system/cpu")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_POWERCAP: Final = Path("/sys/class/powercap")
+_PACKAGE: Final = re.compile(r"intel-rapl:\d+")
 
 
 def read_counters() -> dict[str, float]:
@@ -160,3 +166,42 @@ def _frequencies() -> list[float]:
     """The mean clock frequency of the cores, MHz; empty where it is not known."""
     khz = _numbers("cpu[0-9]*/cpufreq/scaling_cur_freq")
     return [sum(khz) / len(khz) / 1000] if khz else []
+
+
+@dataclass
+class Energy:
+    """Energy in J, and its source: `nvml` or `rapl`. None where nothing counts it."""
+
+    joules: float | None = None
+    source: str | None = None
+
+
+@contextmanager
+def energy(gpu: Gpu | None = None, powercap: Path = _POWERCAP) -> Iterator[Energy]:
+    """Measure the energy drawn in the block by the GPU, or without one by the whole processor,
+    other processes included."""
+    drawn = Energy()
+    before = _energy_counters(gpu, powercap)
+    yield drawn
+    after = _energy_counters(gpu, powercap)
+    if before and before.keys() == after.keys():
+        drawn.joules = sum((after[key][0] - before[key][0]) % before[key][1] for key in before)
+        drawn.source = "rapl" if gpu is None else "nvml"
+
+
+def _energy_counters(gpu: Gpu | None, powercap: Path) -> dict[str, tuple[float, float]]:
+    """Each counter in J, and the value at which it wraps around; empty if one does not answer."""
+    if gpu is not None:
+        joules = gpu.energy_j()
+        return {} if joules is None else {"gpu": (joules, math.inf)}
+    packages = [path for path in powercap.glob("intel-rapl:*") if _PACKAGE.fullmatch(path.name)]
+
+    def joules_in(path: Path) -> float:
+        return int(path.read_text(encoding="ascii")) / 1e6
+
+    with suppress(OSError, ValueError):  # readable only by root on most systems
+        return {
+            path.name: (joules_in(path / "energy_uj"), joules_in(path / "max_energy_range_uj"))
+            for path in packages
+        }
+    return {}

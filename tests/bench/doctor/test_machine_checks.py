@@ -183,7 +183,7 @@ def sound(monkeypatch):
          "fp32 products have precision medium"),
         ("torch.backends.mkldnn", mock.Mock(**{"is_available.return_value": False}),
          "lacks oneDNN"),
-        ("bench.worker.imports.import_all", mock.Mock(side_effect=OSError("libtorch.so: gone")),
+        ("bench.worker.process.import_all", mock.Mock(side_effect=OSError("libtorch.so: gone")),
          "OSError: libtorch.so: gone"),
         (software.DROPPED[0], None, f"workers inherit {software.DROPPED[0]}, which"),
     ],

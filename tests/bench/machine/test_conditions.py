@@ -239,7 +239,7 @@ _IMPORTED = """
 import json, pkgutil, sys
 import adapters, bench.worker.probes, bench.worker, minbert
 import bench.worker.__main__
-from bench.worker.imports import import_all
+from bench.worker.process import import_all
 import_all()
 from adapters.injection import layer_class
 from adapters.methods import METHODS

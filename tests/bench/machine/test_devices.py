@@ -24,7 +24,6 @@ from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import device as worker_device
-from bench.worker import lifeline
 from bench.worker import run as running
 from bench.worker.device import is_of_device, is_out_of_memory
 from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
@@ -243,7 +242,7 @@ def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
 @pytest.fixture
 def ends(tmp_path, monkeypatch):
     """Runs a worker whose cell begins, or begins to run, with an error; its result."""
-    monkeypatch.setattr(lifeline, "attach", lambda: None)
+    monkeypatch.setattr(worker, "tie_to_parent", lambda: None)
     monkeypatch.setattr(worker, "import_all", lambda _: None)
 
     def ends(error, *, begins=True, device="cuda:0"):

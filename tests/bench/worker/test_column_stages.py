@@ -14,7 +14,7 @@ from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import memory
 from bench.worker.probes.counting import Counter
-from bench.worker.probes.energy import Energy
+from bench.worker.probes.machine import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
 from bench.worker.run import CellRun
 from minbert.training.trainer import logits_of

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from bench.worker.probes import machine
-from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
-from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.machine import MachineWatch, energy
 from bench.worker.probes.memory import cuda_peaks_mib
 from tests.bench.fake_nvml import ANSWERS, FakeNvml, process, used
 from tests.bench.worker.test_probes import rapl

@@ -6,7 +6,7 @@ import sys
 
 CODE = """
 import gc, json, sys
-from bench.worker.imports import import_all
+from bench.worker.process import import_all
 began = gc.get_stats()
 import_all()
 ended = gc.get_stats()

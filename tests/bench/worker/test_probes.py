@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.worker.probes.energy import energy
-from bench.worker.probes.machine import MachineWatch, doubts_of, read_counters, summarise
+from bench.worker.probes.machine import MachineWatch, doubts_of, energy, read_counters, summarise
 from bench.worker.probes.memory import Phases, SavedTensors, owned_mib, resident_now
 from minbert.training.optimizer import AdamW, ParameterGroup
 

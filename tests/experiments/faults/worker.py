@@ -16,7 +16,7 @@ from typing import Any, Final
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
 from bench.results.protocol import RESULT
-from bench.worker import lifeline
+from bench.worker.process import tie_to_parent
 from bench.worker.progress import Progress
 from tests.experiments.faults.actions import ACTIONS, OutOfMemoryError
 from tests.experiments.faults.kinds import Strike
@@ -104,7 +104,7 @@ def begin(folder: Path) -> Hook:
 def main(folder: Path) -> int:
     hook = begin(folder)
     hook.enter("start")
-    lifeline.attach()
+    tie_to_parent()
     try:
         _work(folder, hook)
     except (MemoryError, OutOfMemoryError) as error:
