@@ -51,9 +51,7 @@ class Job:
         if not isinstance(values, dict) or not isinstance(values.get("cell"), dict):
             raise InputError("holds no cell")
         cell: Cell = _built(Cell, values["cell"])
-        _check_names(cell)
-        _check_parts(cell)
-        _check_frozen_dtype(cell)
+        _check_settings(cell)
         try:
             identity = cell.cell_id
         except UnicodeEncodeError as error:
@@ -101,22 +99,12 @@ def _built(kind: type[Any], values: dict[str, Any]) -> Any:
     return kind(**checked)
 
 
-def _check_names(cell: Cell) -> None:
+def _check_settings(cell: Cell) -> None:
     for name, about in ABOUT.items():
         value = getattr(cell, name)
         is_plugins = name == "mode" and cell.plugin is not None
         if value is not None and about.values and value not in about.values and not is_plugins:
             raise InputError(f"has {shown(value)} as {name}")
-
-
-def _check_frozen_dtype(cell: Cell) -> None:
-    applies = ABOUT["frozen_dtype"].applies(vars(cell))
-    allowed = (FP32, cell.amp, *[MIXED] * has_adapters(cell.mode)) if applies else (None,)
-    if cell.frozen_dtype not in allowed:
-        raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
-
-
-def _check_parts(cell: Cell) -> None:
     for name in ("task_rates", "task_decays"):
         value = getattr(cell, name)
         try:
@@ -127,3 +115,7 @@ def _check_parts(cell: Cell) -> None:
     needed = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)
     if (cell.task == MULTITASK) != (None not in needed):
         raise InputError(f"has settings by part that don't go with task {shown(cell.task)}")
+    applies = ABOUT["frozen_dtype"].applies(vars(cell))
+    allowed = (FP32, cell.amp, *[MIXED] * has_adapters(cell.mode)) if applies else (None,)
+    if cell.frozen_dtype not in allowed:
+        raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
