@@ -23,7 +23,8 @@ from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
-from minbert.training.trainer import ParameterGroup, Trainer
+from minbert.training.optimizer import ParameterGroup
+from minbert.training.trainer import Trainer
 
 CONFIG: Final = replace(
     GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_dropout_prob=0.0,

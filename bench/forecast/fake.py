@@ -20,8 +20,9 @@ from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
 from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION, WORDS
+from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import ParameterGroup, Trainer, autocast, logits_of
+from minbert.training.trainer import Trainer, autocast, logits_of
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9

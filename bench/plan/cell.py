@@ -27,7 +27,7 @@ Columns = dict[str, Value]  # values by the names of columns of runs.csv
 Applies = Callable[[Mapping[str, Any]], bool]
 Cost = Literal["memory", "time", "score"]
 
-ITERATIVE: Final = "iterative"  # as in minbert.training.unfreezing, which imports torch
+ITERATIVE: Final = "iterative"  # as in minbert.training.trainer, which imports torch
 OFF: Final = "off"  # of switches such as `compile`
 ON: Final = "on"
 FP32: Final = "fp32"  # of `frozen_dtype`, besides the half types

@@ -51,7 +51,7 @@ def main(folder: Path) -> int:
     import_all(job)  # after: importing torch takes seconds in which the parent may die
 
     from bench.worker.device import is_of_device, is_out_of_memory
-    from bench.worker.progress import Progress
+    from bench.worker.process import Progress
     from bench.worker.run import CellRun, InvalidError
 
     run: CellRun | None = None

@@ -34,7 +34,7 @@ from bench.worker.probes.machine import MachineWatch, energy
 from bench.worker.probes.products import measure_products
 from bench.worker.probes.replay import REPLAY_SHARE, choose, replay
 from bench.worker.probes.steps import StepClock
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.saving import Epoch
 from bench.worker.setup import Split
 from bench.worker.weights import EarlyStopping, Movement

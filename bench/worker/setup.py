@@ -29,7 +29,7 @@ from minbert.data.tasks import Data, Task, find_task
 from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL, WORDS
 from minbert.training.optimizer import ParameterGroup
-from minbert.training.unfreezing import GradualUnfreezing
+from minbert.training.trainer import GradualUnfreezing
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.worker.process import tie_to_parent
-from bench.worker.progress import Progress
+from bench.worker.process import Progress, tie_to_parent
 
 folder = Path(sys.argv[1])
 progress = Progress.from_environment()

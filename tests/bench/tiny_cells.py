@@ -74,7 +74,7 @@ def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Jo
 
 def ended(job: Job, folder: Path, kind: Any = None) -> Any:
     """The job as a `CellRun`, or another kind of it, after its run in this process."""
-    from bench.worker.progress import Progress
+    from bench.worker.process import Progress
     from bench.worker.run import CellRun
 
     folder.mkdir(exist_ok=True)

@@ -11,8 +11,9 @@ from bench.results.rowfile import encode, record
 from minbert.data.batches import collate, plan_training
 from minbert.data.tokenizer import Encoded
 from minbert.model.classifier import BertClassifier, initialise
+from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import ParameterGroup, Trainer
+from minbert.training.trainer import Trainer
 from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
 

@@ -12,7 +12,7 @@ from bench.engines.engine import engine_of
 from bench.plan.columns import row_of
 from bench.plan.models import engine_version
 from bench.worker.probes.products import required
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from tests.adapters.small import need_peft
 from tests.bench.synthetic_rows import HERE

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 
 
 @pytest.fixture

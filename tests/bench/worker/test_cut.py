@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer as Library
 
 from bench.examples import tokens
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import load_data
 from tests.bench.tiny_cells import PARTS, cell, job_of

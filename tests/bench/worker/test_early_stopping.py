@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.weights import EarlyStopping
 from minbert.data.tasks import load_data

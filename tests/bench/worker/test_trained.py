@@ -18,7 +18,7 @@ from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.results.kept import keeps_by_default, largest_weights
 from bench.worker import saving
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.weights import load_trained
 from minbert.data.tasks import load_data

@@ -6,7 +6,7 @@ import torch
 from bench.worker import run as worker
 from bench.worker.probes.counting import measure_work
 from bench.worker.probes.memory import SavedTensors
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from minbert.training.trainer import Trainer
 from tests.bench.tiny_cells import ended

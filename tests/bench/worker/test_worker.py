@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun, InvalidError
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer

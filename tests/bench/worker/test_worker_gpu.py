@@ -15,7 +15,7 @@ from bench.worker.device import set_up_device
 from bench.worker.probes import memory
 from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
-from bench.worker.progress import Progress
+from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from minbert.training.trainer import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu

@@ -16,8 +16,7 @@ from typing import Any, Final
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
 from bench.results.protocol import RESULT
-from bench.worker.process import tie_to_parent
-from bench.worker.progress import Progress
+from bench.worker.process import Progress, tie_to_parent
 from tests.experiments.faults.actions import ACTIONS, OutOfMemoryError
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Launch, Notes, read, records

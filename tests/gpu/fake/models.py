@@ -14,8 +14,9 @@ from bench.forecast.fake import fill
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
+from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import HALF, ParameterGroup, Trainer
+from minbert.training.trainer import HALF, Trainer
 from tests.gpu.fake.gpu import GPU
 
 CONFIG = replace(GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_size=32, intermediate_size=64)

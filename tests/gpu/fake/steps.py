@@ -18,8 +18,7 @@ from minbert.model.classifier import BertClassifier, HeadConfig, place_of
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import QUARTERS
-from minbert.training.trainer import HALF, Trainer, autocast
-from minbert.training.unfreezing import GradualUnfreezing
+from minbert.training.trainer import HALF, GradualUnfreezing, Trainer, autocast
 from tests.gpu.fake.gpu import GPU, Watch
 from tests.gpu.fake.models import CLASSES, CONFIG, batch_of, faked, model_of, trainer_of
 

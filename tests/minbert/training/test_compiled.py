@@ -20,7 +20,8 @@ from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.training import compiled
 from minbert.training.compiled import CompiledModel, NoCompilerError, compile_model
-from minbert.training.trainer import ParameterGroup, Trainer
+from minbert.training.optimizer import ParameterGroup
+from minbert.training.trainer import Trainer
 from tests.adapters.small import CLASSES, base_model, disturb
 from tests.components import need_compiler
 

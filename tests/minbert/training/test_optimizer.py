@@ -51,7 +51,8 @@ def test_building_and_training_a_model_import_no_compiler():
         from minbert.model.classifier import BertClassifier, initialise
         from minbert.model.config import GEOMETRIES
         from minbert.training.optimizer import OPTIMIZERS
-        from minbert.training.trainer import ParameterGroup, Trainer
+        from minbert.training.optimizer import ParameterGroup
+        from minbert.training.trainer import Trainer
         model = BertClassifier(GEOMETRIES["bert-tiny"], 3, pooling="pooler", dropout=0.1)
         initialise(model, 0)
         ids = torch.ones(4, 3, dtype=torch.int64)

@@ -8,9 +8,9 @@ from torch import nn
 
 from minbert.training import trainer as training
 from minbert.training.losses import loss_of
-from minbert.training.optimizer import OPTIMIZERS
+from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from minbert.training.schedules import linear_schedule, schedule_of
-from minbert.training.trainer import ParameterGroup, Trainer
+from minbert.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

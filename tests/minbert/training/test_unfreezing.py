@@ -5,7 +5,7 @@ import pytest
 from adapters.injection import inject
 from minbert.model.classifier import BertClassifier, initialise, place_of
 from minbert.training.schedules import layers_in
-from minbert.training.unfreezing import GradualUnfreezing
+from minbert.training.trainer import GradualUnfreezing
 from tests.minbert.peers import sizes
 
 
