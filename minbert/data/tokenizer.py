@@ -26,8 +26,6 @@ from minbert.files import (
 )
 from minbert.model.config import BertConfig
 
-__all__ = ["Encoded", "Tokenizer"]
-
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _SETTINGS: Final = {
     "do_lower_case": "lowercase",

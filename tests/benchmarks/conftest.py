@@ -9,7 +9,7 @@ from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
 from bench.results.rowfile import encode, record
 from minbert.data.batches import collate, plan_training
-from minbert.data.tokenizer import Encoded
+from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import linear_schedule

@@ -20,8 +20,9 @@ from minbert.data.batches import (
     plan_evaluation,
     plan_training,
 )
+from minbert.data.encoded import Encoded
 from minbert.data.tasks import load_task
-from minbert.data.tokenizer import Encoded, Tokenizer
+from minbert.data.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
 PAD = 7
