@@ -120,7 +120,7 @@ class Search:
         lowest, *others = self._cells[kind]
         for cell in reversed(others):
             rows = self._tried(cell).values()
-            if len(rows) < len(FIRST) or any(_is_scored(row) for row in rows):
+            if len(rows) < len(FIRST) or any(row.has_score for row in rows):
                 return cell
         return lowest
 
@@ -134,7 +134,7 @@ class Search:
         scored = [
             (-(row.dev_score or 0), math.inf if row.dev_loss is None else row.dev_loss, exponent)
             for exponent, row in self._tried(self._searched(kind)).items()
-            if _is_scored(row)
+            if row.has_score
         ]
         return min(scored)[2] if scored else None
 
@@ -148,10 +148,6 @@ class Search:
     def statuses(self, cell: Cell) -> tuple[str, ...]:
         tried = self._tried(self._searched(kind_of(cell)))
         return tuple(row.status or "" for row in tried.values())
-
-
-def _is_scored(row: Row) -> bool:
-    return row.is_ok and row.dev_score is not None
 
 
 def without_rates(cell: Cell) -> Cell:
