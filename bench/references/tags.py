@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench.plan.problems import WORDS
+from bench.plan.metrics import WORDS
 from bench.references.linear import Floats
 from minbert.data.tasks import Examples, Task
 

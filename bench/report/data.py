@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.analysis.groups import Group
 from bench.plan.dataset import CONTROL, Affected, Checks
-from bench.plan.problems import WORDS
+from bench.plan.metrics import WORDS
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
