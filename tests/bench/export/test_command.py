@@ -372,11 +372,11 @@ def test_a_name_that_several_cells_have_is_refused(tmp_path):
 
 def test_what_this_machine_or_one_model_can_not_do_is_refused(place, monkeypatch):
     row = row_named(place, LORA) | {"folds": 5, "fold": 0}
-    monkeypatch.setattr(main, "recommended_cell", lambda *_, **__: (row, 4))
+    monkeypatch.setattr(choice, "recommended_cell", lambda *_, **__: (row, 4))
     done = export("recommended", "--to", "model")
     assert "was scored in 5 folds, each by a model of its own; add --refit" in done.err
     fp16 = row_named(place, FULL) | {"amp": "fp16"}
-    monkeypatch.setattr(main, "named_cell", lambda *_: (fp16, None))
+    monkeypatch.setattr(choice, "named_cell", lambda *_: (fp16, None))
     model = find_model(str(place.model), "pretrained", "auto")
     monkeypatch.setattr(main, "model_of", lambda *_: model)
     monkeypatch.setattr(cells, "find_conditions", lambda _: mock.Mock(device=Device()))

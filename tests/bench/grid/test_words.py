@@ -187,9 +187,8 @@ def test_a_race_with_searched_rates_and_a_comparison_of_its_rows(place, capsys):
     assert done.returncode == 0, done.stderr
     rows = place.rows()
     assert {row.dev_metric for row in rows} == {"entity_f1"}
-    raced = [row for row in rows if row.race and not row.is_trial]
-    assert {row.fold for row in raced} >= {0, 1, 2}
-    assert sum(row.is_trial for row in rows) >= 6
+    assert {row.fold for row in rows if row.race} >= {0, 1, 2}
+    assert sum(row.is_candidate for row in rows) >= 6
     assert "a race among 2 settings" in done.stdout.lower()
     arguments = [str(place.csv), str(place.csv), "--reports", str(place.folder / "page")]
     assert compare.main(arguments, standalone_mode=False) == 0
