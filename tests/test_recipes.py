@@ -5,8 +5,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -66,6 +68,17 @@ def test_each_merge_is_of_the_files_that_shards_leave(tmp_path):
         options = merge.make_context("merge", words(line, tmp_path)[1:]).params
         assert options["path"] == Path("runs.csv")
         assert len(options["files"]) in (2, 4)
+
+
+def test_the_job_and_the_workflow_fit_the_schemas_of_kubernetes_and_github(tmp_path):
+    kubernetes_validate.validate(KUBERNETES, kubernetes_validate.latest_version(), strict=True)
+    path = tmp_path / "workflow.yml"
+    path.write_text(
+        yaml.safe_dump({"on" if key is True else key: each for key, each in GITHUB.items()})
+    )  # YAML's `on` is true
+    tool = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows")
+    done = subprocess.run([*tool, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_kubernetes_counts_as_many_completions_as_shards():
