@@ -18,7 +18,7 @@ from rich.progress import track
 from bench.common.child import ChildError, ask
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.common.messages import echo, one_line
+from bench.common.messages import count, echo, one_line
 from bench.forecast.costs import Formulae, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
@@ -125,16 +125,16 @@ def _parsed(text: str, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Ans
         raise NoPredictionError(f"the counting process wrote something else: {why}") from error
 
 
-def _run(request: object, count: int, gpu: str) -> str:
+def _run(request: object, number: int, gpu: str) -> str:
     console = Console(stderr=True)
     if not console.is_terminal:
-        echo(f"predicting memory and time of {count} settings", err=True)
+        echo(f"predicting memory and time of {count(number, 'setting')}", err=True)
     env = {**os.environ, VISIBLE: gpu, ORDER: BY_BUS, PARENT_PID: str(os.getpid())}
     try:
         answers = track(
             ask("bench.forecast.process", request, env=env),
             "predicting memory and time",
-            total=count,
+            total=number,
             console=console,
             transient=True,
             disable=not console.is_terminal,
