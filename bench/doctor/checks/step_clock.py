@@ -45,7 +45,8 @@ def check(context: Context) -> Finding:
         wait()
         walls.append((time.monotonic_ns() - begun) / 1e6)
     times = [step.ms for step in clock.steps()]
-    deviation = min((ms / wall - 1 for ms, wall in zip(times, walls, strict=True)), key=abs)
+    # the time around a step contains that of the clock, and more of it if the machine is busy
+    deviation = max(ms / wall - 1 for ms, wall in zip(times, walls, strict=True))
     doubled = min(times[1::2]) / min(times[::2])
     figures = {"best_deviation": deviation, "two_sleeps_over_one": doubled,
                "wall_ms": walls, "clock_ms": times}  # fmt: skip
