@@ -73,7 +73,7 @@ def advice(
     label = brief = ""
     if pick is not None:
         label = known.settings[pick].label
-        brief = in_brief(known, pick, recommended.cross_fitted_score)
+        brief = in_brief(known, pick, recommended.cross_fitted_score, recommended.raced)
     heading = phrase("recommendation", "heading", recommended.decided, label, brief, undecided)
     return Advice(
         recommended, heading,
@@ -96,13 +96,19 @@ def margin_text(known: Candidates) -> str:
     return known.group.scoring.size(known.margin)
 
 
-def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
-    """What a setting costs against full fine-tuning in the same precision, its score, the mean over
-    seeds unless another one was measured, and what training this is after."""
+def in_brief(
+    known: Candidates, i: int, measured: float | None = None, raced: Raced | None = None
+) -> str:
+    """What a setting costs against full fine-tuning in the same precision, or cost in the rounds of
+    a race, its score, the mean over seeds unless another one was measured, and what training this
+    is after."""
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
     full = group.full(setting.amp)
     saved = ratios(group, setting, full) if full and setting is not full else ""
+    if full is None and raced and raced.race.shown is not None:
+        full = raced.group.full(setting.amp)
+        saved = ratios(raced.group, raced.settings[raced.race.shown], full) if full else ""
     costs = [form_cost(n, cost) for n in NEEDS[:2] if (cost := known.value(i, n)) == cost]
     return phrase("recommendation", "in_brief", group, setting, value, full, saved, costs)
 
@@ -138,9 +144,10 @@ def obstacles(recommended: Recommendation) -> str:
 
 def _not_run(recommended: Recommendation) -> dict[str, str]:
     """The precisions, by AMP, in which full fine-tuning is missing to judge the pick's costs."""
-    pick = recommended.setting
+    pick, raced = recommended.setting, recommended.raced
     every = {"off": "fp32", **({pick.amp: pick.precision} if pick else {})}
-    return {amp: n for amp, n in every.items() if recommended.candidates.group.full(amp) is None}
+    places = [recommended.candidates.group, *([raced.group] if raced else [])]
+    return {a: name for a, name in every.items() if not any(place.full(a) for place in places)}
 
 
 def _origins(recommended: Recommendation) -> dict[Origin, int]:

@@ -9,9 +9,14 @@ from unittest import mock
 
 import pytest
 
+from bench.analysis.groups import groups
+from bench.analysis.racing import replay
 from bench.grid import plans
 from bench.recommend import main as recommend
 from bench.report.pages import sentences
+from bench.report.recommendation import in_brief
+from bench.results.predictions import values_from
+from bench.results.rescoring import read_results
 from bench.stats import racing
 
 GRID = """
@@ -111,6 +116,22 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert set(left.values()) == {1, None}
     heading = next(line for line in done.stdout.splitlines() if line.startswith("Use "))
     assert heading.partition(":")[0] in again.stdout
+    check_costs_of_rounds(grid)
+
+
+def check_costs_of_rounds(grid):
+    """Of a pick other than full fine-tuning, what its rounds cost is compared with those of full
+    fine-tuning, which has no training on all examples."""
+    results = read_results([grid.csv], None)
+    rows = [row for row in results.rows if row.race]
+    raced = replay(groups(rows, [], values_from(results.predictions_of))[0], "parameters")
+    pick = raced.settings[raced.race.shown]
+    assert pick.mode == "lora"
+    without_full = groups([row for row in rows if row.mode == "lora"], [])[0]
+    known = SimpleNamespace(group=without_full, settings=[pick], value=lambda *_: 0.9)
+    assert re.match(r"\S+× the memory and \S+× the time of full fine-tuning in fp32, ",
+                    in_brief(known, 0, raced=raced))  # fmt: skip
+    assert "full" not in in_brief(known, 0)
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid):
