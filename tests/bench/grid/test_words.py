@@ -89,6 +89,11 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     ):
         assert text in page
 
+    sides = [str(place.csv), str(place.csv), "--reports", str(place.folder / "compared")]
+    assert compare.main(sides, standalone_mode=False) == 0
+    assert "No regression shown in 2 settings." in capsys.readouterr().out
+    assert "entity F1" in (place.folder / "compared" / "compare.html").read_text(encoding="utf-8")
+
     # scores of the file of outcomes are those of the folders
     rows = read_rows(place.csv)
     before = values_from(kept_predictions(place.csv))([full])
@@ -178,7 +183,7 @@ def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
     assert [one["type"] for one in spans] == ["DET", "NOUN", "VERB"]
 
 
-def test_a_race_with_searched_rates_and_a_comparison_of_its_rows(place, capsys):
+def test_a_race_with_searched_rates(place):
     data = write_conll(place.folder / "train.conll", 150)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1)
     flags = ("--race", "--lr", "auto", "--data", str(data), "--validation", str(dev))
@@ -190,6 +195,3 @@ def test_a_race_with_searched_rates_and_a_comparison_of_its_rows(place, capsys):
     assert {row.fold for row in rows if row.race} >= {0, 1, 2}
     assert sum(row.is_candidate for row in rows) >= 6
     assert "a race among 2 settings" in done.stdout.lower()
-    arguments = [str(place.csv), str(place.csv), "--reports", str(place.folder / "page")]
-    assert compare.main(arguments, standalone_mode=False) == 0
-    assert "of entity F1" in capsys.readouterr().out
