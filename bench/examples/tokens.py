@@ -8,9 +8,10 @@ old file is no longer found, and the examples are tokenised again.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,7 +49,8 @@ _CODE: Final = tuple(
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 """Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
-_WORDS: Final = "words"
+_OF_WORDS: Final = ("words", "text_of")
+"""The same, of texts read word by word; the last, if they are read in windows."""
 _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"  # the note with the names of the pieces, in their order
 LENGTH_STEP: Final = 8
@@ -116,8 +118,8 @@ def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
 def cut_notes(
     data: Data, cell: Cell, tokenizer: Path, folder: Path | None, whose: str = ""
 ) -> Iterator[str]:
-    """A note, that begins with `whose`, about the texts that are cut, if there are any and they can
-    be tokenised. The file is made, as by `share`, once the note is requested."""
+    """Notes, that begin with `whose`, on the texts that are cut, or read in windows, if there are
+    any and they can be tokenised. The file is made, as by `share`, once a note is requested."""
     sides: list[Encoded] = []
     lost_words = 0
     with _errors_of_tokenising_ignored():
@@ -125,6 +127,10 @@ def cut_notes(
         sides = [side.encoded for both in pieces.values() for side in both]
         lost_words = sum(dev.words_lost for _, dev in pieces.values())
     texts, lost = cut_columns(sides).values()
+    windows = [np.bincount(side.text_of) for side in sides if side.text_of is not None]
+    if several := [int(count) for count in chain(*windows) if count > 1]:
+        are = "1 text is" if len(several) == 1 else f"{len(several):,} texts are"
+        yield f"{whose}{are} read in {sum(several):,} windows of max_length {cell.max_length}"
     if texts:
         shown = f"{lost:.1%}" if lost >= 0.001 else "under 0.1%"
         yield (
@@ -150,8 +156,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 
     def examples(piece: str, side: str) -> TokenisedExamples:
         labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
-        words = arrays.get(f"{piece}.{side}.{_WORDS}")
-        return TokenisedExamples(replace(Encoded(*columns), words=words), labels)
+        of_words = {name: arrays.get(f"{piece}.{side}.{name}") for name in _OF_WORDS}
+        return TokenisedExamples(Encoded(*columns, **of_words), labels)
 
     names = notes[_PIECES].split(" ")
     return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}
@@ -160,15 +166,15 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
     """Tokenise the examples of a cell, and store them in their file if that is possible. InputError
     for a vocabulary that can't be used."""
-    encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
+    encoder = tokenizer_of(cell.engine, tokenizer)  # a worker that maps its tokens needs none
     arrays: mapped.Arrays = {}
 
     def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
-        by_word = examples.by_word
-        encoded = encode(examples.text_a, examples.text_b, cell.max_length, by_word=by_word)
-        names = (*_COLUMNS, _WORDS) if by_word else _COLUMNS
-        columns = {name: getattr(encoded, name) for name in names} | {_LABELS: examples.labels}
-        arrays.update({f"{piece}.{side}.{name}": column for name, column in columns.items()})
+        encoded = encode_for(cell, encoder, examples)
+        columns = {name: getattr(encoded, name) for name in (*_COLUMNS, *_OF_WORDS)}
+        columns[_LABELS] = examples.labels
+        known = {name: column for name, column in columns.items() if column is not None}
+        arrays.update({f"{piece}.{side}.{name}": column for name, column in known.items()})
         return TokenisedExamples(encoded, examples.labels)
 
     pieces = {
@@ -186,6 +192,13 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
     return pieces
 
 
+def encode_for(cell: Cell, encoder: "TextEncoder", examples: Examples) -> Encoded:
+    """The token ids of examples as a cell reads them."""
+    a, b, length = examples.text_a, examples.text_b, cell.max_length
+    stride = cell.window_stride if examples.by_word else 0
+    return encoder.encode(a, b, length, by_word=examples.by_word, stride=stride)
+
+
 def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
     """The file of a cell's examples; None where its sources can't be read."""
     try:
@@ -195,6 +208,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             cell.engine_version or _VERSION,
             cell.data_digest,
             cell.max_length,
+            cell.window_stride,
             cell.fold,
             vocabulary_digest(tokenizer),
             *map(sha256_of, (*_CODE, *source_files(cell.task, folder))),

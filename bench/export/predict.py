@@ -60,10 +60,12 @@ Write = Callable[[int, Answer | None], None]
 @described(__doc__)
 @click.argument("folder", metavar="MODEL", type=FILE)
 @click.argument("file", metavar="FILE|-")
-@options_in(Path(__file__).with_name("predict.toml"), {"file": FILE})
+@options_in(
+    Path(__file__).with_name("predict.toml"), {"file": FILE, "stride": click.IntRange(min=0)}
+)
 def command(
-    folder: Path, file: str, text: str | None, text_pair: str | None, to: Path | None,
-    as_json: bool, base: Path | None, weights: str | None,
+    folder: Path, file: str, text: str | None, text_pair: str | None, window_stride: int | None,
+    to: Path | None, as_json: bool, base: Path | None, weights: str | None,
 ) -> int:  # fmt: skip
     if to is not None:
         if folder.resolve() in to.resolve().parents:
@@ -72,6 +74,8 @@ def command(
     exported = format_in(folder)
     classes, takes_pairs = _read_outputs(folder / exported.config)
     by_word = answers.by_word(folder)
+    if window_stride is not None and not by_word:
+        raise InputError(f"--window-stride: {folder} labels texts, not their words; leave it out")
     is_typed = file == _STDIN
     table = typed_texts(sys.stdin.buffer, "stdin") if is_typed else table_of_texts(Path(file))
     columns = choose_texts(table, text, text_pair, pairs=takes_pairs, by_word=by_word)
@@ -82,9 +86,9 @@ def command(
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
         note_to_stderr(note)
-    left_out: Counter[str] = Counter()
+    left_out, unread = Counter[str](), Counter[bool]()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
-        predict = _load(folder, exported, base, weights, by_word)
+        predict = _load(folder, exported, base, weights, window_stride, unread)
         if by_word:
             write = _span_writer(stream, as_json)
         else:
@@ -103,6 +107,12 @@ def command(
     for reason, number in left_out.items():
         are = "row is" if number == 1 else "rows are"
         echo(f"note: {number:,} {are} without a prediction, {reason}", err=True)
+    if unread[True]:
+        are = "1 word is" if unread[True] == 1 else f"{unread[True]:,} words are"
+        echo(
+            f"note: {are} beyond the model's length or without a token, and not read; "
+            "--window-stride N reads long texts in windows", err=True,
+        )  # fmt: skip
     return 0
 
 
@@ -122,9 +132,11 @@ def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _load(
-    folder: Path, exported: Format, base: Path | None, weights: str | None, by_word: bool
-) -> Predict:
-    """The model of an exported folder, loaded by this project's own snippet of its format."""
+    folder: Path, exported: Format, base: Path | None, weights: str | None, stride: int | None,
+    unread: Counter[bool],
+) -> Predict:  # fmt: skip
+    """The model of an exported folder, loaded by this project's own snippet of its format; whether
+    words are not read is counted in `unread`."""
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
@@ -155,15 +167,17 @@ def _load(
         ]
         every = zip(texts, ends, strict=True)
         words = [[text[begin:end] for begin, end in each] for text, each in every if each]
-        run = answers.predictor(folder, snippet.logits, snippet.tokens)
-        left = iter(run(model, words) if words else ())
+        run = answers.predictor(folder, snippet.logits, snippet.tokens, stride)
+        values = run(model, words) if words else np.empty((0, 1))
+        unread.update((~values.any(axis=1)).tolist())
+        left = iter(values)
         for text, each in zip(texts, ends, strict=True):
             logits = [*islice(left, len(each))]
             yield text, answers.spans(folder, each, np.array(logits)) if each else []
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
-            if by_word:
+            if answers.by_word(folder):
                 return [*entities(texts)]
             rows = snippet.logits(model, texts)
             labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)

@@ -62,13 +62,11 @@ class Trained:
         labels."""
         import torch
 
+        from bench.examples.tokens import encode_for
         from minbert.training.evaluation import predict
 
         cell = self.job.cell
-        by_word = examples.by_word
-        texts = self.tokenizer.encode(
-            examples.text_a, examples.text_b, cell.max_length, by_word=by_word
-        )
+        texts = encode_for(cell, self.tokenizer, examples)
         logits = predict(
             self.model,
             [texts],
@@ -76,7 +74,7 @@ class Trained:
             amp="off",
             pad_id=self.model.pad_id,
             device=torch.device("cpu"),
-            tags=examples.labels if by_word else None,
+            tags=examples.labels if examples.by_word else None,
         )
         mean, std = self.unit
         return (logits.astype(np.float64) * std + mean).astype(np.float32)

@@ -157,9 +157,16 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
 
 
 def check_words(cells: Sequence[Cell], data: Data) -> None:
-    """Refuse heads on one vector of a text for tags of words."""
+    """Refuse heads on one vector of a text for tags of words, and windows over other texts or
+    without room for more tokens than they share."""
     if data.by_word and (heads := {cell.head for cell in cells} - {"linear"}):
         raise _refusal("head_of_words", head=min(heads), task=data.task.name)
+    for cell in cells:
+        stride, most = cell.window_stride, cell.max_length - 3
+        if stride and not data.by_word:
+            raise _refusal("windows_of_texts", stride=stride, task=data.task.name)
+        if stride > max(most, 0):
+            raise _refusal("stride", stride=stride, length=cell.max_length, most=most)
 
 
 def early_stopping_notes(settings: Settings) -> list[str]:

@@ -176,6 +176,7 @@ class Cell:
     folds: int | None = None
     race: str | None = None
     max_length: int
+    window_stride: int = 0
     batching: str
     batch_size: int
     gradient_accumulation_steps: int = 1

@@ -27,7 +27,7 @@ PHASE: Final = "phase"
 """The key of an answer of the process that is no reference point, but the phase that begins."""
 LONGEST_S: Final = 300.0
 FACT_STEPS: Final = 1 + len(STEPS)  # the number of steps of `find_facts`
-_OF_ENCODER: Final = ("model_digest", "pooling", "max_length")
+_OF_ENCODER: Final = ("model_digest", "pooling", "max_length", "window_stride")
 
 
 def find_facts(

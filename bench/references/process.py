@@ -17,6 +17,7 @@ from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.engines.engine import folder_of
 from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import encode_for
 from bench.plan.examples import folds_of
 from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION
@@ -127,9 +128,7 @@ def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]], *, by_word: b
     place = Path(job.checkpoint or ""), cell.pooling, job.device
     if by_word:
         of_words = embedder(*place, by_word=True)
-        return lambda each: of_words(
-            tokenizer.encode(each.text_a, None, cell.max_length, by_word=True), each.labels
-        )
+        return lambda each: of_words(encode_for(cell, tokenizer, each), each.labels)
     rows: dict[tuple[str, ...], int] = {}
     for side in chain.from_iterable(sets):
         for texts in zip(*side.columns, strict=True):

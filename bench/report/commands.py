@@ -185,6 +185,7 @@ def options_of(
     own = grid not in gridfile.names()
     if length is not None and (own or gridfile.load(grid).settings.max_length != length):
         values["max_length"] = length
+    values["window_stride"] = group.shared("window_stride") or None
     values |= _data(group, facts) | _devices(group)
     given = {name: str(value) for name, value in values.items() if value is not None}
     words = [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]

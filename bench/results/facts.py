@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from bench.plan.cell import Cell
+from bench.plan.cell import Cell, Value
 from bench.plan.dataset import Checks
 from bench.plan.metrics import SINGLE_LABEL, WORDS, metric_of
 from bench.plan.rows import Row
@@ -36,7 +36,7 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
     Attributes:
         about: a line on how it was obtained, or why it was left out.
-        model_digest, pooling, max_length: of the encoder, for `frozen`; else None.
+        model_digest, pooling, max_length, window_stride: of the encoder, for `frozen`.
         scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty if
             it was left out.
     """
@@ -47,7 +47,12 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     model_digest: str | None = None
     pooling: str | None = None
     max_length: int | None = None
+    window_stride: int = 0
     scores: dict[str, tuple[float, float | None, float | None] | None]
+
+    @property
+    def encoder(self) -> tuple[Value, ...]:
+        return self.model_digest, self.pooling, self.max_length, self.window_stride
 
 
 class FinalScore(BaseModel, extra="forbid", frozen=True):
@@ -119,7 +124,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         test examples the first: they are scored once."""
 
         def key(one: Reference) -> tuple[object, ...]:
-            return one.name, one.train, one.model_digest, one.pooling, one.max_length
+            return one.name, one.train, one.encoder
 
         every = {key(one): one for one in (*other.references, *self.references)}
         every |= {key(one): one for one in other.references if not every[key(one)].scores}
@@ -185,13 +190,12 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return min(self.train, MOST_COMPARED, steps)
 
     def references_for(self, cell: Cell | Row) -> list[Reference]:
-        encoder = (cell.model_digest, cell.pooling, cell.max_length)
+        encoder = (cell.model_digest, cell.pooling, cell.max_length, cell.window_stride)
         known = {
             reference.name: reference
             for reference in self.references
             if (reference.name == MAJORITY or reference.train == self.trained_on(cell))
-            and (reference.model_digest, reference.pooling, reference.max_length)
-            in (encoder, (None, None, None))
+            and reference.encoder in (encoder, (None, None, None, 0))
         }
         return [known[name] for name in REFERENCES if name in known]
 

@@ -51,7 +51,8 @@ class Split:
     std: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.labels)
+        """The number of examples, or of windows over them."""
+        return len(self.lengths)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:

@@ -162,7 +162,7 @@ def collate(
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
         labels: [N], or [N, C] with several labels for a text; of texts read word by word the number
-            of each word, [N, W].
+            of each word, [N, W], also where examples are windows over these texts.
         buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
             one. None: it is padded to its longest text.
     """
@@ -181,7 +181,7 @@ def collate(
         ]
         return np.concatenate(values).astype(np.int64)
 
-    wanted = labels[chosen]
+    wanted = labels[chosen if texts[0].text_of is None else texts[0].text_of[chosen]]
     if texts[0].words is not None:
         words = padded("words", -1)  # [B, S]
         wanted = np.take_along_axis(wanted.astype(np.int64), np.maximum(words, 0), axis=1)

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of N texts, or pairs of texts, end to end: T tokens in all.
+    """Token ids of N texts, pairs of texts, or windows over texts, end to end: T tokens in all.
 
     Text n has the tokens from `offsets[n]` up to `offsets[n + 1]`; none is padding.
     """
@@ -21,12 +22,20 @@ class Encoded:
     cut: NDArray[np.int64] | None = None  # [N], tokens cut from each text; None: not counted
     words: NDArray[np.int32] | None = None
     """[T], the number within its text of the word that a token is the first piece of; -2 at further
-    pieces, -1 at special tokens. None: texts are not read word by word."""
+    pieces, and in all windows but the one in which it is read; -1 at special tokens. None: texts
+    are not read word by word."""
+    text_of: NDArray[np.int64] | None = None
+    """[N], the text of each window, in ascending order. None: there are no windows."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def taken(self, indices: NDArray[np.int64]) -> "Encoded":
+        """The texts at some indices, in ascending order where there are windows."""
+        text_of = self.text_of
+        if text_of is not None:
+            windows = np.flatnonzero(np.isin(text_of, indices))
+            indices, text_of = windows, np.searchsorted(indices, text_of[windows])
         lengths = self.lengths[indices]
         ends = np.cumsum(lengths)
         starts = np.repeat(self.offsets[indices] - (ends - lengths), lengths)
@@ -34,7 +43,8 @@ class Encoded:
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends])
         cut = None if self.cut is None else self.cut[indices]
         words = None if self.words is None else self.words[places]
-        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets, cut, words)
+        ids, types = self.input_ids[places], self.token_type_ids[places]
+        return Encoded(ids, types, offsets, cut, words, text_of)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -43,14 +53,17 @@ class Encoded:
     def held_out(self, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the texts to train on, and of a share that is held out, by digest of their
         tokens: the same texts whatever the seed, with equal texts together."""
-        ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        bounds = self.offsets
+        if self.text_of is not None:
+            bounds = bounds[np.searchsorted(self.text_of, np.arange(self.text_of.max() + 2))]
+        ends = pairwise(bounds)
         digests = [
             hashlib.sha256(self.input_ids[begin:end].astype("<i4").tobytes()).digest()[:8]
             for begin, end in ends
         ]
         keys = np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
-        count = round(share * len(self))
+        count = round(share * len(keys))
         return np.sort(order[count:]), np.sort(order[:count])
 
 

@@ -1,13 +1,14 @@
 """Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
@@ -72,17 +73,19 @@ class TextEncoder:
         max_length: int,
         *,
         by_word: bool = False,
+        stride: int = 0,
     ) -> Encoded:
         """Token ids of texts, or of pairs where `text_b` is given.
 
         An example of more than `max_length` tokens, special ones included, is cut at the end; of a
         pair first the longer text is cut, then both. With `by_word` the words of texts, between
-        single spaces, are split into tokens one by one. ValueError if `max_length` leaves no room
-        for [CLS] and [SEP], or there are not as many second texts as first ones.
+        single spaces, are split into tokens one by one, and with a stride longer texts are not cut,
+        but read in windows that share so many tokens. ValueError if `max_length` leaves no room for
+        [CLS] and [SEP] and the stride, or there are not as many second texts as first ones.
         """
         backend = self._backend
         special = backend.num_special_tokens_to_add(text_b is not None)
-        if max_length <= special:
+        if max_length <= special + stride:
             raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
         texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
         if by_word:
@@ -90,41 +93,59 @@ class TextEncoder:
             if isinstance(steps := backend.pre_tokenizer, ByteLevel):  # else words were one word
                 steps.add_prefix_space = True
                 backend.pre_tokenizer = steps
-        tokens = np.zeros(len(texts), dtype=np.int64)
+        tokens, windows = np.zeros(len(texts), dtype=np.int64), np.ones(len(texts), dtype=np.int64)
         ids, types = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int8)]
-        words = [np.empty(0, dtype=np.int32)]
+        words, sizes = [np.empty(0, dtype=np.int32)], list[int]()
         for start in range(0, len(texts), _CHUNK):
             chunk = texts[start : start + _CHUNK]
             encodings = backend.encode_batch(chunk, is_pretokenized=by_word)
             lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
             tokens[start : start + _CHUNK] = lengths
             long = np.flatnonzero(lengths > max_length).tolist()
-            backend.enable_truncation(max_length)
-            cuts = [chunk[place] for place in long]
-            shortened = backend.encode_batch(cuts, is_pretokenized=by_word)
-            for place, cut in zip(long, shortened, strict=True):
-                encodings[place] = cut
+            backend.enable_truncation(max_length, stride=stride)
+            shortened = backend.encode_batch([chunk[n] for n in long], is_pretokenized=by_word)
+            every = [[encoding] for encoding in encodings]
+            for place, first in zip(long, shortened, strict=True):
+                every[place] = [first, *first.overflowing] if stride else [first]
+                windows[start + place] = len(every[place])
             backend.no_truncation()
+            encodings = [*chain.from_iterable(every)]
             ids.append(np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int32))
             kinds = chain.from_iterable(each.type_ids for each in encodings)
             types.append(np.minimum(np.fromiter(kinds, np.int8), 1))  # some libraries have more
             if by_word:
-                firsts = chain.from_iterable(_first_pieces(each.word_ids) for each in encodings)
-                words.append(np.fromiter(firsts, np.int32))
-        left = np.minimum(tokens, max_length)
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)])
+                words += [_read_once(each) if len(each) > 1 else _firsts(each[0]) for each in every]
+            sizes += map(len, encodings)
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
+        text_of = np.repeat(np.arange(len(texts)), windows) if stride else None
+        cut = np.zeros(len(sizes), dtype=np.int64) if stride else tokens - np.diff(offsets)
         return Encoded(
-            np.concatenate(ids), np.concatenate(types), offsets, tokens - left,
-            np.concatenate(words) if by_word else None,
+            np.concatenate(ids), np.concatenate(types), offsets, cut,
+            np.concatenate(words) if by_word else None, text_of,
         )  # fmt: skip
 
 
-def _first_pieces(words: Sequence[int | None]) -> Iterator[int]:
-    """What `Encoded.words` has for the tokens of a text, from the word of each."""
-    before = None
-    for word in words:
-        yield -1 if word is None else -2 if word == before else word
-        before = word
+def _firsts(encoding: tokenizers.Encoding) -> NDArray[np.int32]:
+    """What `Encoded.words` has for the tokens of a text."""
+    words = encoding.word_ids
+    pairs = zip(words, (None, *words), strict=False)
+    return np.fromiter((-1 if w is None else -2 if w == b else w for w, b in pairs), np.int32)
+
+
+def _read_once(windows: Sequence[tokenizers.Encoding]) -> NDArray[np.int32]:
+    """The same of the windows over a text, each word read in the first of those in which the side
+    with fewer tokens has most, as BERT reads answers of SQuAD."""
+    numbers, room = [*map(_firsts, windows)], []
+    for each in numbers:
+        places, read = np.arange(len(each)), np.flatnonzero(each != -1)
+        room.append(np.minimum(places - read[0], read[-1] - places))
+    words, least = np.concatenate(numbers), np.concatenate(room)
+    firsts = np.flatnonzero(words >= 0)
+    order = firsts[np.lexsort((-least[firsts], words[firsts]))]
+    chosen = order[np.unique(words[order], return_index=True)[1]]
+    once = np.where(words < 0, words, -2)
+    once[chosen] = words[chosen]
+    return once
 
 
 class Tokenizer(TextEncoder):

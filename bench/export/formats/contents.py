@@ -80,13 +80,15 @@ def _plain(layer: AdaptedLinear) -> Linear:
 
 def labels_of(trained: Trained) -> dict[str, Any]:
     """The entries of config.json that say what the logits mean; `text_pairs`, whether an example is
-    two texts, only this project's snippets read."""
+    two texts, and `window_stride` only this project's snippets read."""
     names = trained.task.classes or (trained.task.name,)
+    stride = trained.job.cell.window_stride
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "problem_type": trained.task.problem.library_type,
         "text_pairs": trained.dev.text_b is not None,
+        **({"window_stride": stride} if stride else {}),
     }
 
 

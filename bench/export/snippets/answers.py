@@ -35,20 +35,28 @@ def by_word(folder: Path) -> bool:
     return str(config.get("architectures", [""])[0]).endswith("ForTokenClassification")
 
 
-def predictor(folder: Path, logits: Any, tokens: Any) -> Callable[..., Any]:
+def predictor(
+    folder: Path, logits: Any, tokens: Any, stride: int | None = None
+) -> Callable[..., Any]:
     """The function that returns logits of texts, or of the words of texts, made of two of
-    predict.py."""
+    predict.py. Two windows over a text share `stride` tokens, by default as in training; 0: texts
+    are cut."""
+    shared = read_config(folder).get("window_stride", 0) if stride is None else stride
 
     def of_words(loaded: Any, texts: list[Any]) -> Any:
-        """Logits [M, C] of lists of words, each by its first token; 0 of words without a token."""
-        rows = []
-        for words, (values, numbers) in zip(texts, tokens(loaded, texts)):
-            row = np.zeros((len(words), values.shape[1]), dtype=np.float32)
-            for place in reversed(range(len(numbers))):
-                if numbers[place] is not None:
-                    row[numbers[place]] = values[place]
-            rows.append(row)
-        return np.concatenate(rows)
+        """Logits [M, C] of lists of words, each by its first token, in the first of the windows in
+        which the side with fewer tokens has most; 0 of words without a token."""
+        rows: dict[int, Any] = {}
+        sides = [np.full(len(words), -1) for words in texts]
+        for text, values, numbers in tokens(loaded, texts, shared):
+            row = rows.setdefault(text, np.zeros((len(texts[text]), values.shape[1]), np.float32))
+            places = [place for place, number in enumerate(numbers) if number is not None]
+            firsts = {numbers[place]: place for place in reversed(places)}
+            for word, place in firsts.items():
+                side = min(place - places[0], places[-1] - place)
+                if side > sides[text][word]:
+                    row[word], sides[text][word] = values[place], side
+        return np.concatenate([rows[text] for text in range(len(texts))])
 
     return of_words if by_word(folder) else logits
 

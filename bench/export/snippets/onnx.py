@@ -44,14 +44,23 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
     )
 
 
-def tokens(loaded: Any, texts: list[Any]) -> Any:
-    """For each text, a list of words, logits [S, C] of its tokens and the word of each token."""
+def tokens(loaded: Any, texts: list[Any], stride: int) -> Any:
+    """For each window over a text, a list of words: the number of the text, logits [S, C] of its
+    tokens, and the word of each token. Windows share `stride` tokens; 0: texts are cut."""
     tokenizer, session = loaded
+    tokenizer.enable_truncation(tokenizer.truncation["max_length"], stride=stride)
     for start in range(0, len(texts), 32):
         batch = [list(words) for words in texts[start : start + 32]]
         encoded = tokenizer.encode_batch(batch, is_pretokenized=True)
-        values = run(session, encoded)
-        yield from ((values[n], text.word_ids) for n, text in enumerate(encoded))
+        every = [
+            (number, window)
+            for number, text in enumerate(encoded, start)
+            for window in (text, *(text.overflowing if stride else ()))
+        ]
+        for first in range(0, len(every), 32):
+            numbers, windows = zip(*every[first : first + 32])
+            values = run(session, windows)
+            yield from zip(numbers, values, (window.word_ids for window in windows))
 
 
 if __name__ == "__main__":

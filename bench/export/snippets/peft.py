@@ -71,16 +71,22 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
     return np.concatenate(rows)
 
 
-def tokens(loaded: Any, texts: list[Any]) -> Any:
-    """For each text, a list of words, logits [S, C] of its tokens and the word of each token."""
+def tokens(loaded: Any, texts: list[Any], stride: int) -> Any:
+    """For each window over a text, a list of words: the number of the text, logits [S, C] of its
+    tokens, and the word of each token. Windows share `stride` tokens; 0: texts are cut."""
     tokenizer, model = loaded
+    options = {"padding": True, "truncation": True, "return_tensors": "pt", "stride": stride}
+    options["return_overflowing_tokens"] = stride > 0
     for start in range(0, len(texts), 32):
         batch = [list(words) for words in texts[start : start + 32]]
-        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
         inputs = tokenizer(batch, is_split_into_words=True, **options)
-        with torch.inference_mode():
-            values = model(**inputs).logits.numpy()
-        yield from ((values[n], inputs.word_ids(n)) for n in range(len(batch)))
+        numbers = [*map(int, inputs.pop("overflow_to_sample_mapping", range(len(batch))))]
+        for first in range(0, len(numbers), 32):
+            with torch.inference_mode():
+                part = {name: rows[first : first + 32] for name, rows in inputs.items()}
+                values = model(**part).logits.numpy()
+            for n, logits_of_window in enumerate(values, start=first):
+                yield start + numbers[n], logits_of_window, inputs.word_ids(n)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -56,6 +57,25 @@ def test_other_libraries_give_the_logits_of_every_word(folder, tmp_path, name, m
     if name == "peft":
         adapter = json.loads((out / "adapter_config.json").read_text())
         assert adapter["task_type"] == "TOKEN_CLS"
+
+
+@pytest.mark.parametrize(("name", "mode", "layers"), CASES[1:])
+def test_windows_over_long_texts_are_those_of_the_cell(folder, tmp_path, name, mode, layers):
+    own = trained(folder, mode, layers, kind=WORDS)
+    cut = expected_logits(own)
+    cell = replace(own.job.cell, window_stride=3)
+    own = replace(own, job=replace(own.job, cell=cell))
+    out = exported(own, name, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["window_stride"] == 3
+    expected = expected_logits(own)
+    assert not cut.any(axis=1).all(), "some words are cut"
+    assert expected.any(axis=1).sum() > cut.any(axis=1).sum()
+    with mock.patch("bench.export.check.run_fresh", lambda f, t, base=None, **other: answer_here(
+        f, t, base=own.base if name == "peft" else None, **other
+    )):  # fmt: skip
+        check(own, out, expected)
+        with pytest.raises(InputError, match="logits differ"):
+            check(own, out, np.concatenate([cut[:-1], expected[-1:]]))
 
 
 def test_a_fresh_process_checks_it(folder, tmp_path):
@@ -130,6 +150,24 @@ def test_spans_of_files_are_predicted(folder, tmp_path, capsys):
         row["begin"] for row in rows["a.jsonl"]
     ]
     assert other == {"row": 2, "entities": None}
+
+    # words beyond the model's length are read in windows, or counted
+    words = " ".join(own.dev.text_a[:7]).split(" ")
+    (tmp_path / "long.jsonl").write_text(json.dumps({"tokens": words}))
+    begins = {}
+    for flags in ((), ("--window-stride", "3"), ("--window-stride", "0")):
+        arguments = [str(out), str(tmp_path / "long.jsonl"), "--json", *flags]
+        assert predict.command.main(arguments, standalone_mode=False) == 0
+        written = capsys.readouterr()
+        is_cut = "beyond the model's length" in written.err
+        assert is_cut == ("3" not in flags)
+        begins[flags] = [each["begin"] for each in json.loads(written.out)["entities"]]
+    cut, read, zero = begins.values()
+    assert cut == zero
+    assert len(read) > len(cut)
+    assert max(read) > 4 * own.job.cell.max_length > max(cut, default=0)
+    with pytest.raises(InputError, match="can't predict: tokenizer stride set to 90"):
+        predict.command.main([*arguments[:3], "--window-stride", "90"], standalone_mode=False)
 
 
 def test_the_card_says_how_to_call_it_and_why_there_is_no_script(folder, tmp_path):

@@ -19,6 +19,7 @@ from bench.launch.checks import (
     check_loss,
     check_race,
     check_space,
+    check_words,
     early_stopping_notes,
     idle_notes,
     label_notes,
@@ -34,12 +35,15 @@ from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.worker.setup import standard
 from minbert.data.tasks import TASKS, Examples, Task, TaskData, load_data
+from minbert.data.words import padded
 from minbert.model.config import GEOMETRIES
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
 TOPICS = Task("topics", classes=("a", "b"), problem_name="multi_label")
 SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
+SENTENCE = Examples(("one two",), None, padded([[0, 1]]))
+TAGGED = TaskData(Task("names", ("O", "B-a", "I-a")), SENTENCE, SENTENCE)
 
 
 def data_of(folder, task="multitask", **labels):
@@ -213,6 +217,19 @@ def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
         )
     check_class_settings(variants, load_data("multitask", tmp_path))
     check_class_settings([Settings()], load_data("sts", tmp_path))
+
+
+def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
+    windows = full(max_length=16, window_stride=13)
+    check_words([full(), windows], TAGGED)
+    line = "window_stride 14: a window of max_length 16 has room for at most 13 tokens of the one"
+    with pytest.raises(InputError, match=line):
+        check_words([windows, replace(windows, window_stride=14)], TAGGED)
+    line = (
+        "window_stride 13: windows are over texts whose words have tags, and task topics has none"
+    )
+    with pytest.raises(InputError, match=line):
+        check_words([windows], TaskData(TOPICS, SEVERAL, SEVERAL))
 
 
 def test_what_does_not_go_together_in_a_cell_is_refused():

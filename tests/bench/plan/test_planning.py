@@ -144,7 +144,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
     labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
     usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
              "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
-             "layer_decay": 1.0, "lora_plus_ratio": 1.0}  # fmt: skip
+             "layer_decay": 1.0, "lora_plus_ratio": 1.0, "window_stride": 0}  # fmt: skip
     assert replace(cell, **labels, **usual).cell_id == cell.cell_id
     for change in (
         {"seed": 1}, {"model_digest": "x"}, {"data_digest": "x"}, {"batch_size": 48},
@@ -152,7 +152,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
         {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
         {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
-        {"task_rates": "c"}, {"task_decays": "c"},
+        {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8},
     ):  # fmt: skip
         assert replace(multitask, **change).cell_id != multitask.cell_id, change
 

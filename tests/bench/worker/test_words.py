@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from bench.engines.engine import engine_of
 from bench.examples import tokens
+from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT
 from minbert.data.problems import TOKEN_CLASSIFICATION
 from minbert.data.tasks import Examples, Task, TaskData
@@ -62,6 +64,31 @@ def ours(theirs):
     return replace(theirs, cell=replace(theirs.cell, **changes))
 
 
+def plain_examples(tokenizer, texts, labels, cell):
+    """Token ids, and at the first token of each word its tag, of texts or of windows over them; a
+    word of several windows has it in the one in which its shorter side is longest."""
+    every = []
+    for text, tags in zip(texts, labels, strict=True):
+        stride = cell.window_stride
+        encoded = tokenizer(
+            text.split(" "), is_split_into_words=True, truncation=True, max_length=cell.max_length,
+            stride=stride, return_overflowing_tokens=stride > 0,
+        )  # fmt: skip
+        ids = encoded["input_ids"] if stride else [encoded["input_ids"]]
+        wanted = [[-100] * len(window) for window in ids]
+        for word in range(len(text.split(" "))):
+            places = [
+                (min(place, len(window) - 1 - place), -number, place)
+                for number, window in enumerate(ids)
+                for place in [p for p, w in enumerate(encoded.word_ids(number)) if w == word][:1]
+            ]
+            if places:
+                _, number, place = max(places)
+                wanted[-number][place] = int(tags[word])
+        every += zip(ids, wanted, strict=True)
+    return every
+
+
 def plain_losses(run, checkpoint, texts, labels, first):
     """Losses of full fine-tuning by transformers alone, on the batches of a run."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -88,21 +115,16 @@ def plain_losses(run, checkpoint, texts, labels, first):
         lr=cell.learning_rate,
     )
     losses = []
+    every = plain_examples(tokenizer, texts, labels, cell)
     orders = [order for epoch in range(cell.epochs) for order in run._order(epoch)]
     for step, [(_, indices)] in enumerate(orders):
         for group in optimizer.param_groups:
             group["lr"] = cell.learning_rate * run.factor(step)
-        batch = tokenizer(
-            [texts[i].split(" ") for i in indices], is_split_into_words=True, padding=True,
-            truncation=True, max_length=cell.max_length, return_tensors="pt",
-        )  # fmt: skip
+        batch = tokenizer.pad({"input_ids": [every[i][0] for i in indices]}, return_tensors="pt")
         wanted = torch.full(batch["input_ids"].shape, -100)
         for row, index in enumerate(indices):
-            before = None
-            for place, word in enumerate(batch.word_ids(row)):
-                if word is not None and word != before:
-                    wanted[row, place] = int(labels[index][word])
-                before = word
+            tags = every[index][1]
+            wanted[row, : len(tags)] = torch.tensor(tags)
         loss = model(**batch, labels=wanted).loss
         optimizer.zero_grad()
         loss.backward()
@@ -136,6 +158,86 @@ def test_50_losses_are_those_of_a_plain_script(words, encoders, kind, tmp_path):
     expected = plain_losses(run, checkpoint, train.text_a, train.labels, state)
     np.testing.assert_allclose(losses, expected, rtol=0, atol=2e-5)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("kind", "stride"), [("bert", 3), ("roberta", 1), ("electra", 5)])
+def test_losses_on_windows_are_those_of_a_plain_script(words, encoders, kind, stride, tmp_path):
+    checkpoint, changes = encoders(kind), {"max_length": 10, "window_stride": stride}
+    theirs = job_on(words, checkpoint, epochs=2, **changes)
+    run = ended(theirs, tmp_path / "theirs", Run)
+    assert len(run.train[""]) > len(DATA.train) == len(run.train[""].labels)
+    losses = [float(loss) for loss in run.losses]
+    assert len(losses) == 2 * -(-len(run.train[""]) // 8)
+    state = vars(run.model)["model_of_library"].state_dict() | run.first
+    train = DATA.train
+    expected = plain_losses(run, checkpoint, train.text_a, train.labels, state)
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=2e-5)
+    own = ended(ours(theirs), tmp_path / "ours")
+    np.testing.assert_allclose([*map(float, own.losses)], losses, rtol=0, atol=1e-5)
+    assert own.columns["dev_score"] == run.columns["dev_score"]
+    assert (own.columns["texts_cut"], own.columns["tokens_cut"]) == (0, 0)
+
+
+def test_each_word_is_read_once_in_the_window_with_most_around_it(words, encoders, tmp_path):
+    of = ours(job_on(words, encoders("bert"), epochs=1, max_length=10, window_stride=4))
+    run = ended(of, tmp_path / "cell")
+    encoded = tokens.read(of.cell, encoders("bert"), words)[""][1].encoded  # from its file
+    assert encoded.lengths.max() == 10
+    whole = tokenizer_of(MINBERT, encoders("bert")).encode(DATA.dev.text_a, None, 99, by_word=True)
+    for text in range(len(DATA.dev)):
+        windows = np.flatnonzero(encoded.text_of == text)
+        ids = [
+            encoded.input_ids[encoded.offsets[n] : encoded.offsets[n + 1]][1:-1] for n in windows
+        ]
+        for one, other in pairwise(ids):
+            np.testing.assert_array_equal(one[-4:], other[:4])
+        begin, end = whole.offsets[text : text + 2]
+        joined = [*ids[0], *(token for window in ids[1:] for token in window[4:])]
+        assert joined == whole.input_ids[begin + 1 : end - 1].tolist()
+        read = np.concatenate(
+            [encoded.words[encoded.offsets[n] : encoded.offsets[n + 1]] for n in windows]
+        )
+        expected = whole.words[begin:end]
+        assert sorted(read[read >= 0]) == expected[expected >= 0].tolist()
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")["logits"]
+    no_tokens = [word == "\u200b" for text in DATA.dev.text_a for word in text.split(" ")]
+    np.testing.assert_array_equal(~kept.any(axis=1), no_tokens)
+    run.model.eval()
+    [text, *_] = np.flatnonzero(np.bincount(encoded.text_of) > 1)
+    first = int((DATA.dev.labels[:text] >= 0).sum())
+    for window in np.flatnonzero(encoded.text_of == text):
+        place = slice(*encoded.offsets[window : window + 2])
+        with torch.no_grad():
+            logits = run.model(torch.tensor(encoded.input_ids[place][None].astype(np.int64)))[0]
+        numbers = encoded.words[place]
+        np.testing.assert_allclose(
+            kept[first + numbers[numbers >= 0]], logits[numbers >= 0], atol=1e-5, rtol=0
+        )
+    [note] = [n for n in tokens.cut_notes(DATA, of.cell, encoders("bert"), words) if "windows" in n]
+    sides = tokens.read(of.cell, encoders("bert"), words)[""]
+    several = np.concatenate([np.bincount(side.encoded.text_of) for side in sides])
+    several = several[several > 1]
+    assert note == f"{len(several)} texts are read in {several.sum()} windows of max_length 10"
+
+
+def test_windows_of_a_text_are_held_out_together_and_short_texts_train_as_without(
+    words, encoders, tmp_path
+):
+    of = ours(job_on(words, encoders("bert"), epochs=1, max_length=10, held_out=0.25))
+    windows = replace(of, cell=replace(of.cell, window_stride=4))
+    run = ended(windows, tmp_path / "windows")
+    rest, held = run.train[""], run.held_out[""]
+    assert (len(rest.labels), len(held.labels)) == (36, 12)
+    for side in (rest, held):
+        assert {*side.texts[0].text_of} == {*range(len(side.labels))}
+        assert (side.texts[0].words >= 0).sum() == (side.labels >= 0).sum() - sum(
+            text.split(" ").count("\u200b")
+            for at, text in enumerate(DATA.train.text_a)
+            if (at in run.held_out_indices[""]) == (side is held)
+        )
+    long = [replace(of, cell=replace(of.cell, max_length=64, window_stride=n)) for n in (0, 8)]
+    losses = [[*map(float, ended(j, tmp_path / str(n)).losses)] for n, j in enumerate(long)]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(
