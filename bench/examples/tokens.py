@@ -27,6 +27,7 @@ from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, source_files
 from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.data.words import ENTITIES
 from minbert.files import is_file, sha256_of, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -121,11 +122,13 @@ def cut_notes(
     """Notes, that begin with `whose`, on the texts that are cut, or read in windows, if there are
     any and they can be tokenised. The file is made, as by `share`, once a note is requested."""
     sides: list[Encoded] = []
-    lost_words = 0
+    lost_words, counted = 0, "wrong"
     with _errors_of_tokenising_ignored():
         pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
         sides = [side.encoded for both in pieces.values() for side in both]
         lost_words = sum(dev.words_lost for _, dev in pieces.values())
+        if any(dev.labels.dtype == ENTITIES for _, dev in pieces.values()):
+            counted = "predicted O"
     texts, lost = cut_columns(sides).values()
     windows = [np.bincount(side.text_of) for side in sides if side.text_of is not None]
     if several := [int(count) for count in chain(*windows) if count > 1]:
@@ -139,7 +142,7 @@ def cut_notes(
         )
     if lost_words:
         are = "1 word of dev is" if lost_words == 1 else f"{lost_words:,} words of dev are"
-        yield f"{whose}{are} cut or without a token, and count as predicted O"
+        yield f"{whose}{are} cut or without a token, and count as {counted}"
 
 
 def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:

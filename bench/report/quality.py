@@ -48,9 +48,10 @@ def quality_sections(
         return []
     task = TASKS.get(str(group.shared("task")))
     classes = (facts and facts.classes) or (task.classes if task else ())
+    known = (*classes, "not read") if classes else ()  # the last of words without a prediction
 
     def names(index: int) -> str:
-        return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
+        return text.plain(known[index]) if 0 <= index < len(known) else str(index)
 
     sections = [_metrics(group, predictions_of, outcomes[0])]
     if outcomes[0].problem == WORD_CLASSES:

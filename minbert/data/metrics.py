@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.words import entity_f1, predicted_tags, word_accuracy
+from minbert.data.words import CLASSES, ENTITIES, entity_f1, predicted_tags, word_accuracy
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -51,6 +51,6 @@ def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | N
     if metric == "pearson":
         return pearson(logits[:, 0], labels.astype(np.float64))
     if metric in (of_words := {"entity_f1": entity_f1, "word_accuracy": word_accuracy}):
-        tags = labels.astype(np.int16)
+        tags = labels.astype(ENTITIES if metric == "entity_f1" else CLASSES)
         return of_words[metric](tags, predicted_tags(logits, tags))
     raise ValueError(f"no metric is called {metric!r}")

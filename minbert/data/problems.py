@@ -168,7 +168,7 @@ class TokenClassification(SingleLabel):
         return {name[2:]: count for name, count in tags.items() if name.startswith("B-")}
 
     def predicted(self, logits: Floats, labels: Labels) -> Labels:
-        """The tag with the largest logit; O, the first of equal ones, of words without logits."""
+        """The tag with the largest logit, as of `words.predicted_tags`."""
         return words.predicted_tags(logits, labels)
 
     def majority(self, train: Labels, dev: Labels) -> float | None:  # noqa: ARG002

@@ -45,12 +45,16 @@ def joined(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
 
 
 def predicted_tags(logits: NDArray[Any], labels: Tags) -> Tags:
-    """The tag of the largest logit of each word, in the shape of the labels."""
+    """The tag of the largest logit of each word, in the shape of the labels; of a word without
+    logits, all of which are 0, tag O or, of other classes, a number that is none of them."""
     words = labels >= 0
     if logits.ndim != 2 or len(logits) != np.count_nonzero(words) or not logits.shape[1]:
         raise ValueError("there are no logits for each word")
     tags = np.full_like(labels, NO_WORD)
-    tags[words] = logits.argmax(axis=1)
+    chosen = logits.argmax(axis=1)
+    if labels.dtype == CLASSES:
+        chosen[~logits.any(axis=1)] = logits.shape[1]
+    tags[words] = chosen
     return tags
 
 

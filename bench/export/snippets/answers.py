@@ -64,12 +64,17 @@ def predictor(
 def spans(folder: Path, words: list[tuple[int, int]], rows: Any) -> list[dict[str, Any]]:
     """The entities in a text, from the ends of its words in characters and their logits: ends,
     type, and score, the mean probability of its words' tags. An entity begins with B-; where tags
-    are other classes, such as parts of speech, each word is one."""
+    are other classes, such as parts of speech, each word that is read is one."""
     entities: list[dict[str, Any]] = []
     names = read_config(folder)["id2label"].values()
     if any(name != "O" and name[:2] not in ("B-", "I-") for name in names):
-        every = zip(words, labels(folder, rows), probabilities(folder, rows).max(axis=1).tolist())
-        return [{"begin": b, "end": e, "type": tag, "score": score} for (b, e), tag, score in every]
+        scores = probabilities(folder, rows).max(axis=1).tolist()
+        every = zip(words, labels(folder, rows), scores, rows.any(axis=1))
+        return [
+            {"begin": b, "end": e, "type": tag, "score": s}
+            for (b, e), tag, s, read in every
+            if read
+        ]
     open_type, scores = None, list[float]()
     shares = probabilities(folder, rows).max(axis=1).tolist()
     for (begin, end), tag, share in zip(words, labels(folder, rows), shares):

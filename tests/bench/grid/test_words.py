@@ -183,6 +183,52 @@ def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
     assert [one["type"] for one in spans] == ["DET", "NOUN", "VERB"]
 
 
+def test_words_beyond_the_length_are_wrong_also_where_the_first_class_is_theirs(place, capsys):
+    sentences = [f"runs VERB\nword{n % 7} NOUN\nthe DET\n" for n in range(60)]
+    data = place.folder / "train.conll"
+    data.write_text("\n".join(sentences), encoding="utf-8")
+    flags = ("--device", "cpu", "--epochs", "3", "--max-length", "4")
+    settings = {"grid": str(place.folder / "words.toml"), "quick": flags}
+    done = place.run("--data", str(data), "--select", "mode=full", "--save-weights", **settings)
+    assert done.returncode == 0, done.stderr
+    [row] = place.rows()
+    dev = read_facts(place.csv)[row.data_digest].words[1]
+    assert (
+        f"{dev // 3:,} words of dev are cut or without a token, and count as wrong" in done.stderr
+    )
+    assert row.dev_score <= 2 / 3 + 1e-6
+    values = values_from(kept_predictions(place.csv))([row])
+    assert values.mean() == pytest.approx(row.dev_score, abs=1e-6)
+    assert "not read" in (place.reports / "index.html").read_text(encoding="utf-8")
+    model = place.folder / "model"
+    flags = [row.name, "--to", str(model), "--runs", str(place.csv), "--format", "transformers"]
+    assert export.main(flags, standalone_mode=False) == 0
+    (place.folder / "new.txt").write_text("runs word3 the\n")
+    capsys.readouterr()
+    words = [str(model), str(place.folder / "new.txt"), "--json"]
+    for more, count in (([], 2), (["--window-stride", "1"], 3)):
+        assert predict.command.main([*words, *more], standalone_mode=False) == 0
+        written = capsys.readouterr()
+        assert len(json.loads(written.out)["entities"]) == count
+        assert ("note: 1 word is beyond the model's length" in written.err) == (count == 2)
+
+    # in windows all are read
+    done = place.run(
+        "--data", str(data), "--select", "mode=full", "--window-stride", "1", **settings
+    )
+    assert done.returncode == 0, done.stderr
+    assert "60 texts are read in 120 windows of max_length 4" in done.stderr
+    cut, read = sorted(place.rows(), key=lambda row: row.window_stride)
+    assert (cut.cell_id == row.cell_id, read.window_stride) == (True, 1)
+    assert read.dev_score > cut.dev_score
+    assert read.texts_cut == 0 < cut.texts_cut
+    line = (
+        "window_stride 2: a window of max_length 4 has room for at most 1 tokens of the one before"
+    )
+    done = place.run("--data", str(data), "--window-stride", "2", **settings)
+    assert (done.returncode, line in done.stderr) == (2, True)
+
+
 def test_a_race_with_searched_rates(place):
     data = write_conll(place.folder / "train.conll", 150)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1)
