@@ -74,9 +74,19 @@ def tables(data: DataFacts) -> list[Table]:
         ]  # fmt: skip
         caption = "Entities by type" if data.problem == WORDS else ""
         every.append(table("data_classes", rows, caption, folded=len(rows) > _MOST_CLASSES))
+    every += most_new(data)
     if data.checks is not None:
         every += [*_finding_tables(data.checks), _length_table(data.checks)]
     return every
+
+
+def most_new(data: DataFacts) -> list[Table]:
+    """The most frequent entities of dev that training has not, if there are any."""
+    rows = [
+        {"type": plain(kind), "entity": plain(words), "count": count}
+        for kind, words, count in data.most_new
+    ]
+    return [table("most_new", rows)] if rows else []
 
 
 def _finding_tables(checks: Checks) -> list[Table]:

@@ -17,6 +17,7 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, WORD_CLASSES, WORDS, metric_of, metrics_for
 from bench.report import text
+from bench.report.data import most_new
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import DASH, Head, Table, table
@@ -212,7 +213,7 @@ def _types(
             {"entities": name, "support": f"{chosen.sum():,}", "recall": of_seeds[:, chosen].mean()}
             for name, chosen in (("in training", ~is_new), ("new", is_new)) if chosen.any()
         ]  # fmt: skip
-        tables.append(table("new_entities", rows))
+        tables += [table("new_entities", rows), *(most_new(facts) if facts else ())]
     return Section("classes", "Types of entities", heading, lines, (), tables)
 
 

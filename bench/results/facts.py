@@ -4,6 +4,7 @@ They stand in `runs.data.json` next to runs.csv, by the rows' `data_digest`, so 
 show them on a machine that does not have the data.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,9 @@ FROZEN: Final = "frozen"
 REFERENCES: Final = (MAJORITY, TFIDF, FROZEN)
 FEWEST: Final = 15
 """Fewest dev examples of a class with which intervals of metrics by class hold about 95%."""
+MOST_NEW: Final = 10
+"""Most entities whose words are kept and shown."""
+_LONGEST: Final = 100  # characters of one
 MOST_COMPARED: Final = 10_000
 """Most examples that reference points are trained on, and scored on."""
 
@@ -91,6 +95,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         words: in train and in dev, if these have tags; else 0.
         new_entities: of the entities of dev, in their order, a bit that is 1 where training has
             none with the same words and type, in hexadecimal.
+        most_new: the most frequent of the latter: type, words, and how often dev has it.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
     """
 
@@ -103,6 +108,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     class_counts: dict[str, tuple[int, int]] = {}
     words: tuple[int, int] = (0, 0)
     new_entities: str = Field("", pattern="^([0-9a-f]{2})*$")
+    most_new: tuple[tuple[str, str, int], ...] = Field((), max_length=MOST_NEW)
     checks: Checks | None = None
     tokens_of: str = ""
     references: tuple[Reference, ...] = ()
@@ -204,11 +210,16 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     classes = data.task.classes
     problem, sides = data.task.problem, (data.train, data.dev)
     train, dev = (problem.counted(side.labels, classes) if classes else {} for side in sides)
-    new = ""
+    new, most_new = "", []
     if checks is not None and problem.name == WORDS:
         train_entities, entities = (entities_in(side.text_a, side.labels) for side in sides)
         known = {*train_entities}
         new = np.packbits([each not in known for each in entities]).tobytes().hex()
+        counts = Counter(each for each in entities if each not in known)
+        most_new = [
+            (classes[2 * kind + 1][2:], words[:_LONGEST], count)
+            for (kind, words), count in counts.most_common(MOST_NEW)
+        ]
     return DataFacts(
         task=data.task.name,
         problem=problem.name,
@@ -219,6 +230,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
         class_counts={name: (count, dev[name]) for name, count in train.items()},
         words=(sides[0].words, sides[1].words),
         new_entities=new,
+        most_new=tuple(most_new),
         checks=checks,
     )
 

@@ -1,6 +1,7 @@
 """`python -m bench.data`: text, JSON and pages."""
 
 import json
+import re
 
 import pytest
 
@@ -66,6 +67,27 @@ def test_numbers_have_no_classes(tmp_path, capsys):
     assert "Task sts, regression." in out
     assert "Always predicting" not in out
     assert not (tmp_path / "reports" / "data" / "classes.svg").exists()
+
+
+def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, capsys):
+    """As in the report, and never more."""
+    train, dev = tmp_path / "train.conll", tmp_path / "dev.conll"
+    train.write_text("Ann B-per\nBo I-per\n\nOslo B-loc\n\nAnn O\n")
+    new = "".join("Ann B-per\n\n" * n + f"n{n} B-per\nm I-per\n\n" * n for n in range(1, 12))
+    dev.write_text(f"Oslo B-per\n\nAnn B-per\nBo I-per\n\n{new}Oslo B-loc\n")
+    assert run(train, "--validation", dev, "--reports", tmp_path / "reports") == 0
+    out = capsys.readouterr().out
+    assert "of dev of which training has none with the same words and type" in out
+    counts = [("Ann", 66), *((f"n{n} m", n) for n in range(11, 2, -1))]
+    expected = [("per", entity, str(count)) for entity, count in counts]
+    page = (tmp_path / "reports" / "data.md").read_text(encoding="utf-8")
+    for text, mark in ((out, r"  +"), (page, r" *\| *")):
+        rows = [tuple(filter(None, re.split(mark, line.strip()))) for line in text.splitlines()]
+        assert [row for row in rows if row in expected] == expected
+        assert not re.search("n[12] m", text)
+    assert run(train, "--validation", dev, "--json") == 0
+    facts = DataFacts.model_validate_json(capsys.readouterr().out)
+    assert facts.most_new == tuple(("per", *pair) for pair in counts)
 
 
 def test_progress_is_shown_for_many_examples(folder, monkeypatch, capsys):

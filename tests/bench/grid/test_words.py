@@ -73,6 +73,8 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     facts = read_facts(place.csv)[full.data_digest]
     assert facts.class_counts.keys() == {"fruit", "sky"}
     assert 0 < facts.is_new.mean() < 1
+    assert 0 < len(facts.most_new) <= 10
+    assert sum(count for *_, count in facts.most_new) <= facts.is_new.sum()
     assert facts.words[1] == sum(bool(line) for line in dev.read_text().splitlines())
     scores = {one.name: one.scores for one in facts.references}
     assert 0.3 < scores["majority"]["entity_f1"][0] < scores["tf-idf"]["entity_f1"][0]
@@ -86,6 +88,8 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
         "entity precision",
         "word accuracy",
         "most frequent tag",
+        "of which training has none with the same words and type",
+        f">{facts.most_new[0][1]}<",
     ):
         assert text in page
 
