@@ -29,7 +29,7 @@ _WORDS: Final = {
 }  # fmt: skip
 
 
-def why_not_scripted(cell: Cell, model_type: str = "bert", by_word: bool = False) -> str | None:
+def why_not_scripted(cell: Cell, model_type: str = "bert") -> str | None:
     """One line: the setting of a cell that the script has no place for, or the architecture of its
     encoder; None: it has all."""
     refused = {name: getattr(cell, name) for name in dict.fromkeys((*_WORDS, *_REFUSED))}
@@ -43,7 +43,6 @@ def why_not_scripted(cell: Cell, model_type: str = "bert", by_word: bool = False
         },
         f"the {cell.head} head": cell.head == "conv",
         "a part of the training examples": cell.max_train is not None,
-        "tags of words": by_word,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
@@ -59,7 +58,7 @@ def model_type_of(trained: Trained) -> str:
 def write_training(trained: Trained, folder: Path) -> None:
     """Write train.py and its settings into an exported folder, unless it has no place for them."""
     cell = trained.job.cell
-    why_not = why_not_scripted(cell, model_type_of(trained), trained.dev.by_word)
+    why_not = why_not_scripted(cell, model_type_of(trained))
     if why_not is None and not trained.refitted:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
         write_json(folder / SETTINGS, training_settings(trained))
@@ -75,8 +74,9 @@ def training_settings(trained: Trained) -> dict[str, Any]:
     """
     cell, choice = trained.job.cell, training_of(trained.model)
     linear = adapted_layers(cell.layers) if cell.layers is not None else ()
-    pooler = ["pooler"] if cell.pooling == "pooler" else []
-    head = ["classifier" if cell.head == "linear" and pooler else "head"]
+    by_word, pools = trained.dev.by_word, cell.pooling == "pooler"
+    pooler = ["pooler"] if pools and not by_word else []
+    head = ["classifier" if cell.head == "linear" and pools else "head"]
     whole: list[str] = []
     full = cell.mode == "full"
     if full:
@@ -87,6 +87,7 @@ def training_settings(trained: Trained) -> dict[str, Any]:
     return {
         "base": base_values(trained.base),
         "labels": labels_of(trained),
+        "by_word": by_word,
         **{name: getattr(cell, name) for name in _SAME},
         "mean": trained.unit[0],
         "std": trained.unit[1],

@@ -3,7 +3,9 @@
 import json
 import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ def by_word(folder: Path) -> bool:
     return str(config.get("architectures", [""])[0]).endswith("ForTokenClassification")
 
 
+def places_of(windows: Sequence[Sequence[int | None]]) -> dict[int, tuple[int, int]]:
+    """The window, and the token in it, by which each word of a text is read, from the words of all
+    tokens: its first token, in the first of the windows in which the side with fewer tokens has
+    most."""
+    places: dict[int, tuple[int, int]] = {}
+    sides: dict[int, int] = {}
+    for window, words in enumerate(windows):
+        tokens = [(place, word) for place, word in enumerate(words) if word is not None]
+        for word, place in {word: place for place, word in reversed(tokens)}.items():
+            side = min(place - tokens[0][0], tokens[-1][0] - place)
+            if side > sides.get(word, -1):
+                places[word], sides[word] = (window, place), side
+    return places
+
+
 def predictor(
     folder: Path, logits: Any, tokens: Any, stride: int | None = None
 ) -> Callable[..., Any]:
@@ -44,19 +61,15 @@ def predictor(
     shared = read_config(folder).get("window_stride", 0) if stride is None else stride
 
     def of_words(loaded: Any, texts: list[Any]) -> Any:
-        """Logits [M, C] of lists of words, each by its first token, in the first of the windows in
-        which the side with fewer tokens has most; 0 of words without a token."""
-        rows: dict[int, Any] = {}
-        sides = [np.full(len(words), -1) for words in texts]
-        for text, values, numbers in tokens(loaded, texts, shared):
-            row = rows.setdefault(text, np.zeros((len(texts[text]), values.shape[1]), np.float32))
-            places = [place for place, number in enumerate(numbers) if number is not None]
-            firsts = {numbers[place]: place for place in reversed(places)}
-            for word, place in firsts.items():
-                side = min(place - places[0], places[-1] - place)
-                if side > sides[text][word]:
-                    row[word], sides[text][word] = values[place], side
-        return np.concatenate([rows[text] for text in range(len(texts))])
+        """Logits [M, C] of lists of words; 0 of words without a token."""
+        rows = []
+        for text, of_text in groupby(tokens(loaded, texts, shared), key=itemgetter(0)):
+            _, values, numbers = zip(*of_text)
+            row = np.zeros((len(texts[text]), values[0].shape[1]), dtype=np.float32)
+            for word, (window, place) in places_of(numbers).items():
+                row[word] = values[window][place]
+            rows.append(row)
+        return np.concatenate(rows)
 
     return of_words if by_word(folder) else logits
 

@@ -1,11 +1,13 @@
 """Trains the model of this folder again, with transformers' Trainer and PEFT.
 
     pip install torch transformers accelerate peft
-    python train.py TRAIN.jsonl --to DIR
+    python train.py TRAIN --to DIR
 
-TRAIN.jsonl has an example on each line, in the order of training: {"a": a text, "label": its
-label}, and in pairs of texts also "b". A label is the name of a class or its number, counted from
-0; a list of such, where a text may have several; or, in a regression, a number.
+TRAIN, such as train.jsonl, has an example on each line, in the order of training: {"a": a text,
+"label": its label}, and in pairs of texts also "b". A label is the name of a class or its number,
+counted from 0; a list of such, where a text may have several; or, in a regression, a number. Where
+words have tags, it has {"tokens": [...], "tags": [...]}, or is a file of CoNLL columns, of which
+the first is the word and the last its tag, named as in training.json.
 
 The settings are in training.json. The first values of all weights, the batches and their order, the
 rates and the loss are those of the training that made this folder. With a dropout of 0, the losses
@@ -21,6 +23,7 @@ import math
 import re
 import sys
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,31 +53,65 @@ def target_of(label: Any) -> Any:
         return (label - settings.mean) / settings.std
     classes = settings.labels["label2id"]
     numbers = {**classes, **{number: number for number in classes.values()}}
-    if PROBLEM == "single_label_classification":
+    if PROBLEM == "single_label_classification" and not settings.by_word:
         return numbers[label]
     if not isinstance(label, list):
         raise TypeError("no list of labels")
+    if settings.by_word:
+        return [numbers[name] for name in label]
     several = {numbers[name] for name in label}
     return [float(number in several) for number in classes.values()]
 
 
-def read_examples(path: Path) -> tuple[list[str], list[str] | None, list[Any]]:
-    """First texts, second texts if there are any, and labels."""
-    rows = []
+def sentences(text: str) -> list[str]:
+    """The sentences of CoNLL columns, as JSON."""
+    tags, every = settings.labels["label2id"], []
+    for block in re.split(r"\n\s*\n", text):
+        rows = [row for line in block.split("\n") if (row := line.split())]
+        rows = [row for row in rows if row[0][0] != "#" or row[-1] in tags]  # others are comments
+        if rows := [row for row in rows if row[0] != "-DOCSTART-"]:
+            every.append(
+                json.dumps({"tokens": [r[0] for r in rows], "tags": [r[-1] for r in rows]})
+            )
+    return every
+
+
+def read_examples(path: Path) -> tuple[list[Any], list[str] | None, list[Any]]:
+    """First texts, or the words of texts; second texts if there are any; and labels."""
+    rows, unit = [], "line"
     try:
-        lines = path.read_text(encoding="utf-8").strip().split("\n")
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         sys.exit(f"{path}: can't be read ({error})")
+    lines = text.split("\n")
+    if settings.by_word and not text.startswith("{"):
+        lines, unit = sentences(text) or [text], "sentence"
+    first, label = ("tokens", "tags") if settings.by_word else ("a", "label")
     for place, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            rows.append((row["a"], row.get("b"), target_of(row["label"])))
+            rows.append((row[first], row.get("b"), target_of(row[label])))
+            if settings.by_word and len(row[first]) != len(row[label]):
+                raise ValueError("as many tags as words are expected")
         except (ValueError, KeyError, TypeError) as error:
-            sys.exit(f"{path}, line {place}: is no example ({error!r}); see the top of train.py")
-    first, second, labels = map(list, zip(*rows, strict=True))
+            sys.exit(f"{path}, {unit} {place}: is no example ({error!r}); see the top of train.py")
+    texts, second, labels = map(list, zip(*rows, strict=True))
     if None in second and set(second) != {None}:
         sys.exit(f"{path}: has a second text in only some examples")
-    return first, None if None in second else second, labels
+    return texts, None if None in second else second, labels
+
+
+def tag_tokens(encoded: Any, tags: list[list[int]]) -> list[list[int]]:
+    """Labels of the tokens of texts, or of windows over them: its tag where a word is read."""
+    from answers import places_of
+
+    labels = [[-100] * len(ids) for ids in encoded["input_ids"]]
+    text_of = encoded.pop("overflow_to_sample_mapping", range(len(labels)))
+    for text, of_text in groupby(range(len(labels)), key=lambda window: text_of[window]):
+        windows = [*of_text]
+        for word, (n, place) in places_of([encoded.word_ids(n) for n in windows]).items():
+            labels[windows[n]][place] = tags[text][word]
+    return labels
 
 
 def plan_batches(lengths: Any) -> list[list[int]]:
@@ -132,9 +169,13 @@ def load_model(base: str | None) -> Any:
     config.update({**settings.labels, "pooling": settings.pooling, "head": settings.head})
     is_plain = (config.pooling, config.head) == ("pooler", "linear")
     kind = transformers.BertForSequenceClassification if is_plain else PooledClassifier
+    if settings.by_word:
+        kind = transformers.BertForTokenClassification
+        config.architectures = [kind.__name__]  # which predict.py asks for
     model = kind(config)
+    pools = config.pooling == "pooler" and not settings.by_word
     model.bert = transformers.BertModel.from_pretrained(
-        base, revision=revision, config=config, add_pooling_layer=config.pooling == "pooler"
+        base, revision=revision, config=config, add_pooling_layer=pools
     ).float()
     generator = torch.Generator().manual_seed(settings.seed)
     for name, layer in model.named_modules():
@@ -152,7 +193,7 @@ def add_adapters(model: Any, whole: list[str], is_plain: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="SEQ_CLS" if is_plain else None,
+        task_type="TOKEN_CLS" if settings.by_word else "SEQ_CLS" if is_plain else None,
         r=settings.rank,
         lora_alpha=settings.alpha,
         use_dora=settings.mode == "dora",
@@ -207,13 +248,14 @@ def rate_factor(step: int, steps: int, steps_per_epoch: int) -> float:
     return risen if step < rising else max(0.0, (steps - step) / max(1, steps - rising))
 
 
-def class_weights(labels: list[int]) -> Tensor | None:
-    """Weights [C] of the classes, inversely proportional to their numbers of examples."""
+def class_weights(labels: list[Any]) -> Tensor | None:
+    """Weights [C] of the classes, inversely proportional to their numbers of examples or words."""
     if settings.class_weights != "balanced" or PROBLEM != "single_label_classification":
         return None
-    counts = np.bincount(labels, minlength=len(settings.labels["label2id"]))
+    flat = [tag for tags in labels for tag in tags] if settings.by_word else labels
+    counts = np.bincount(flat, minlength=len(settings.labels["label2id"]))
     inverse = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
-    return torch.tensor(len(labels) / np.count_nonzero(counts) * inverse).float()
+    return torch.tensor(len(flat) / np.count_nonzero(counts) * inverse).float()
 
 
 class SameTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -238,8 +280,9 @@ class SameTrainer(transformers.Trainer):  # type: ignore[misc]
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
         else:
             loss = nn.functional.cross_entropy(
-                logits, labels, self.weights, label_smoothing=settings.label_smoothing
-            )
+                logits.flatten(0, -2), labels.flatten(), self.weights,
+                label_smoothing=settings.label_smoothing,
+            )  # fmt: skip
         self.losses.append(loss.detach())
         return loss
 
@@ -254,9 +297,15 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     vocabulary = [*HERE.glob("tokenizer.json"), *HERE.glob("*/tokenizer.json")][0]
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(vocabulary.parent)
     options = {"truncation": True, "max_length": settings.max_length, "return_token_type_ids": True}
+    stride, options["is_split_into_words"] = settings.window_stride, settings.by_word
+    options |= {"stride": stride, "return_overflowing_tokens": stride > 0}
     encoded = tokenizer(first, second, **options)
-    columns = {**encoded, "labels": labels}
+    targets = tag_tokens(encoded, labels) if settings.by_word else labels
+    columns = {**encoded, "labels": targets}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    collator = (
+        "DataCollatorForTokenClassification" if settings.by_word else "DataCollatorWithPadding"
+    )
     batches = plan_batches(np.array([len(ids) for ids in encoded["input_ids"]]))
     model = load_model(base)
     optimizer = OPTIMIZERS[settings.optimizer](parameter_groups(model))
@@ -280,7 +329,7 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
             report_to="none",
         ),
         train_dataset=examples,
-        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        data_collator=getattr(transformers, collator)(tokenizer),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
     )
     exact = settings.tf32 == "off"
@@ -303,7 +352,7 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Trains the model of this folder again.")
-    parser.add_argument("train", type=Path, metavar="TRAIN.jsonl", help="the training examples")
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="the training examples")
     parser.add_argument("--to", type=Path, required=True, help="new folder for the model")
     parser.add_argument("--base", help="folder of the base, where it is not on the hub")
     parser.add_argument("--losses", type=Path, help="file for the loss of each step, as JSON lines")

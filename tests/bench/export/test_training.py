@@ -11,12 +11,13 @@ from safetensors.numpy import load_file
 
 from bench.export.cells import _kept_logits
 from bench.export.training import SETTINGS, why_not_scripted
-from bench.plan.metrics import MULTI_LABEL, REGRESSION
+from bench.plan.metrics import MULTI_LABEL, REGRESSION, WORDS
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
 from tests.bench.tiny_cells import cell
 from tests.experiments.export.losses import (
     TOLERANCE,
+    WINDOWS,
     Setting,
     checkpoints,
     difference,
@@ -29,6 +30,8 @@ SHUFFLED = Setting(
 )
 LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})
 """Trained from a checkpoint without a pooler."""
+CONLL = Setting("full", "", WORDS, changes=WINDOWS)
+"""Trained on a file of CoNLL columns, in windows."""
 SAMPLE = (
     Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5}),
     SHUFFLED,
@@ -37,6 +40,8 @@ SAMPLE = (
             {"pooling": "mean", "head": "nonlinear", "optimizer": "radam"}),
     Setting("head", changes={"pooling": "mean", "optimizer": "adamax", "batch_size": 1,
                              "max_steps": 20}),
+    Setting("lora", "all-lin", WORDS, changes={"class_weights": "balanced"}),
+    CONLL,
 )  # fmt: skip
 
 
@@ -71,6 +76,21 @@ def name_classes(folder):
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
+def write_conll(folder):
+    """Training examples as columns, with a document's mark, comments and other columns."""
+    rows = map(json.loads, (folder / "train.jsonl").read_text().splitlines())
+    sentences = [
+        "".join(f"{w}\tX\t{t}\n" for w, t in zip(row["tokens"], row["tags"], strict=True))
+        for row in rows
+    ]
+    text = "\n".join(f"# sentence {n}\n{text}" for n, text in enumerate(sentences))
+    (folder / "train.conll").write_text(f"-DOCSTART- -X- O\n\n{text}")
+
+
+def unknown_tag(folder):
+    (folder / "train.conll").write_text("a\tO\n\nfilm\tB-film\n\nfilm\tE-film\n")
+
+
 OTHER_BASE = {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0], "sha256": "0"}
 SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
 STOPPED = {
@@ -83,6 +103,7 @@ STOPPED = {
     "train.jsonl: can't be read (": lambda folder: (folder / "train.jsonl").unlink(),
     "line 1: is no example (KeyError('great'))": example('{"a": "good", "label": "great"}'),
     "line 1: is no example (TypeError('no list of labels'))": settings(labels=SEVERAL),
+    "sentence 3: is no example (KeyError('E-film'))": unknown_tag,
     "a second text in only some": example('{"a": "good", "b": "film", "label": 1}'),
 }
 """Bad input of the script: a part of the line that it ends with, and what is done to a folder."""
@@ -104,8 +125,9 @@ def trainings(tmp_path_factory, minilm):
             checkpoint = lacking if setting is LACKING else whole
             cells[setting.name] = folder, prepare(setting, checkpoint, folder)
         name_classes(cells[SHUFFLED.name][0])
+        write_conll(cells[CONLL.name][0])
         for number, (line, spoil) in enumerate(STOPPED.items(), start=len(cells)):
-            first = home / "0"
+            first = cells[CONLL.name][0] if spoil is unknown_tag else home / "0"
             cells[line] = shutil.copytree(first, home / str(number), symlinks=True), []
             spoil(cells[line][0])
         theirs = train([folder for folder, _ in cells.values()])

@@ -170,10 +170,10 @@ def test_spans_of_files_are_predicted(folder, tmp_path, capsys):
         predict.command.main([*arguments[:3], "--window-stride", "90"], standalone_mode=False)
 
 
-def test_the_card_says_how_to_call_it_and_why_there_is_no_script(folder, tmp_path):
+def test_the_card_says_how_to_call_it_and_train_it(folder, tmp_path):
     own = trained(folder, "full", kind=WORDS)
     out = exported(own, "transformers", tmp_path / "out")
     text = card(own, out, FIGURES, None, format=FORMATS["transformers"], compared=None)
     assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
     assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
-    assert "tags of words, so this folder has none" in text
+    assert "train.py trains the same: python train.py TRAIN.jsonl --to DIR" in text

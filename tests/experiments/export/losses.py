@@ -24,10 +24,11 @@ from bench.export.formats import FORMATS
 from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
 from bench.export.training import write_training
-from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORDS
 from minbert.data.tasks import Examples, TaskData
-from minbert.data.tasks.prepared import Prepared, write
+from minbert.data.tasks.prepared import Prepared, lines, write
 from minbert.data.tokenizer import Tokenizer
+from minbert.data.words import padded
 from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
 from tests.bench.tiny_cells import cell, ended, job_of
@@ -58,7 +59,9 @@ CHANGES: Final[Sequence[Mapping[str, Any]]] = [
     {"seed": 3},
     {"amp": "bf16"},
 ]
+WINDOWS: Final = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
 _CLASSES: Final = ("awful", "dull", "fair", "good")
+_TAGS: Final = ("O", "B-film", "I-film")
 _WORDS: Final = (
     "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
     "it", "rains",
@@ -96,6 +99,9 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
     labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
     if problem == REGRESSION:
         labels = scores + 0.5
+    if problem == WORDS:
+        films = [[int(word == "film") + 2 * (word == "it") for word in a.split()] for a in first]
+        labels = padded(films)  # it after film goes on with the entity
     if problem == MULTI_LABEL:
         labels = np.array([[f" {w} " in a for w in ("good", "film", "it", "a")] for a in first])
         labels = labels.astype(np.int8)
@@ -106,7 +112,7 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     """Train a cell in this process, and write what its exported folder has for a training; returns
     the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
-    classes = () if setting.problem == REGRESSION else _CLASSES
+    classes = {REGRESSION: (), WORDS: _TAGS}.get(setting.problem, _CLASSES)
     prepared = Prepared("made-up", setting.problem, classes, "")
     data = TaskData(prepared.task, *sides)
     source = write(folder / "data", replace(prepared, digest=data.digest), data)
@@ -133,8 +139,11 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
         form.copy_scripts(folder)
     (folder / "base").symlink_to(checkpoint)
     write_tokenizer(trained, folder)
-    for side in ("train.jsonl", "dev.jsonl"):
-        shutil.copy(source / side, folder)
+    for side, each in zip(("train", "dev"), sides, strict=True):
+        shutil.copy(source / f"{side}.jsonl", folder)
+        if setting.problem == WORDS:  # as python -m bench.data --write does
+            text = "".join(lines(each, classes))
+            (folder / f"{side}.jsonl").write_text(text, encoding="utf-8")
     return [float(loss) for loss in run.losses]
 
 
@@ -146,8 +155,8 @@ def train(folders: Sequence[Path]) -> list[list[float]]:
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     files = [folder / "losses.jsonl" for folder in folders]
-    lines = [file.read_text().splitlines() if file.is_file() else [] for file in files]
-    return [[json.loads(line)["loss"] for line in each] for each in lines]
+    every = [file.read_text().splitlines() if file.is_file() else [] for file in files]
+    return [[json.loads(line)["loss"] for line in each] for each in every]
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -181,6 +190,8 @@ def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
         "a regression": {"problem": REGRESSION},
         "pairs": {"pairs": True},
         "a regression on pairs": {"problem": REGRESSION, "pairs": True},
+        "tags of words": {"problem": WORDS},
+        "tags of words in windows": {"problem": WORDS, "changes": WINDOWS},
     }
     others |= {Setting("", changes=changes).name: {"changes": changes} for changes in CHANGES}
     for (name, what), (mode, layers) in product(others.items(), FEW):

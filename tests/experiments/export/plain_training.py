@@ -18,10 +18,12 @@ def main() -> None:
     and logits.npy where there are dev examples."""
     sys.modules.update(dict.fromkeys(PROJECT))  # can't be imported
     for folder in map(Path, sys.argv[1:]):
+        sys.path.insert(0, str(folder))  # as for python FOLDER/train.py
+        [train, *_] = [*folder.glob("train.conll"), folder / "train.jsonl"]
         files = [("--to", "trained"), ("--losses", "losses.jsonl")]
         files += [("--base", "base")] if (folder / "base").exists() else []
         flags = [word for flag, name in files for word in (flag, str(folder / name))]
-        sys.argv = ["train.py", str(folder / "train.jsonl"), *flags]
+        sys.argv = ["train.py", str(train), *flags]
         try:
             script = runpy.run_path(str(folder / "train.py"), run_name="__main__")
         except SystemExit as stopped:
@@ -41,10 +43,15 @@ def predict(folder: Path, pooled: Any) -> None:
 
     trained, base = folder / "trained", folder / "base"
     rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text().splitlines()]
-    texts = [(row["a"], row["b"]) if "b" in row else row["a"] for row in rows]
+    texts = [
+        row["tokens"] if "tokens" in row else (row["a"], row["b"]) if "b" in row else row["a"]
+        for row in rows
+    ]
     if (folder / "predict.py").is_file():
         snippet = runpy.run_path(str(folder / "predict.py"))
-        logits = snippet["logits"](snippet["load"](trained, str(base)), texts)
+        answers = runpy.run_path(str(folder / "answers.py"))
+        predict = answers["predictor"](trained, snippet["logits"], snippet["tokens"])
+        logits = predict(snippet["load"](trained, str(base)), texts)
     else:
         has_adapter = (trained / "adapter_config.json").is_file()
         config = AutoConfig.from_pretrained(trained)
