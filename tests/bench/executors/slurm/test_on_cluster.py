@@ -16,10 +16,14 @@ from bench.executors.slurm import commands
 from bench.executors.slurm import executor as slurm_executor
 from bench.executors.slurm.executor import POLL, find_cluster
 from bench.executors.slurm.submission import submissions_folder
+from bench.results.predictions import kept_predictions
 from bench.results.row import kept_row
 from bench.results.store import read_rows
 from bench.results.submission import Submission
+from minbert.data.words import entity_f1
 from tests.bench.grid.test_race import write_race
+from tests.bench.grid.test_words import GRID as GRID_OF_WORDS
+from tests.bench.grid.test_words import write_conll
 from tests.bench.grids import GridRuns
 from tests.components import COMPONENTS, need
 from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
@@ -170,6 +174,34 @@ def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
     assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
     assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
     assert summary([verdict], 3, 1.0)["injected"] == verdict.injected.total()
+
+
+def test_a_cell_on_words_in_windows_trains_on_a_node(cluster, tmp_path, tiny_checkpoint):
+    (tmp_path / "words.toml").write_text(GRID_OF_WORDS, encoding="utf-8")
+    train = write_conll(tmp_path / "train.conll", 100)
+    dev = write_conll(tmp_path / "dev.conll", 60, seed=1)
+    runs = tmp_path / "runs.csv"
+    command = [
+        sys.executable, "-m", "bench.grid", "--grid", str(tmp_path / "words.toml"),
+        "--data", str(train), "--validation", str(dev), "--model", str(tiny_checkpoint),
+        "--select", "mode=full", "--window-stride", "3", "--executor", "slurm",
+        "--runs", str(runs), "--reports", str(tmp_path / "reports"),
+    ]  # fmt: skip
+    environment = cluster.environment | {POLL: "0.2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"texts are read in \d+ windows of max_length 12", done.stderr)
+    [row] = read_rows(runs)
+    assert (row.status, row.dev_metric, row.window_stride) == ("ok", "entity_f1", 3)
+    assert row.texts_cut == 0
+    assert row.dev_score > 0.3
+    [outcome] = kept_predictions(runs)([row]).values()
+    assert entity_f1(outcome.labels, outcome.predicted) == pytest.approx(row.dev_score, abs=1e-6)
+    assert len(outcome.labels) == 60
+    assert len([*submissions_folder(runs).glob("[0-9]*/request.json")]) == 1
+    assert "Types of entities" in (tmp_path / "reports" / "index.html").read_text(encoding="utf-8")
+    submission = Submission.check(tmp_path)
+    assert (submission.problems, +submission.unchecked) == ([], {})
 
 
 def test_a_race_goes_on_after_a_kill_in_its_second_round(cluster, tmp_path, tiny_checkpoint):
