@@ -176,4 +176,9 @@ def test_the_card_says_how_to_call_it_and_train_it(folder, tmp_path):
     text = card(own, out, FIGURES, None, format=FORMATS["transformers"], compared=None)
     assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
     assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
+    assert f"- Texts are cut after {own.job.cell.max_length} tokens, by predict.py" in text
+    cell = replace(own.job.cell, window_stride=3, max_train=None)
+    own = replace(own, job=replace(own.job, cell=cell))
+    text = card(own, out, FIGURES, None, format=FORMATS["transformers"], compared=None)
+    assert "tokens are read by predict.py in windows, of which two share 3 tokens" in text
     assert "train.py trains the same: python train.py TRAIN.jsonl --to DIR" in text
