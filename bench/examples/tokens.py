@@ -159,8 +159,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 
     def examples(piece: str, side: str) -> TokenisedExamples:
         labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
-        of_words = {name: arrays.get(f"{piece}.{side}.{name}") for name in _OF_WORDS}
-        return TokenisedExamples(Encoded(*columns, **of_words), labels)
+        of_words: list[Any] = [arrays.get(f"{piece}.{side}.{name}") for name in _OF_WORDS]
+        return TokenisedExamples(Encoded(*columns, *of_words), labels)
 
     names = notes[_PIECES].split(" ")
     return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}

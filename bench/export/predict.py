@@ -86,7 +86,7 @@ def command(
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
         note_to_stderr(note)
-    left_out, unread = Counter[str](), Counter[bool]()
+    left_out, unread = Counter[str](), Counter[str]()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights, window_stride, unread)
         if by_word:
@@ -107,8 +107,8 @@ def command(
     for reason, number in left_out.items():
         are = "row is" if number == 1 else "rows are"
         echo(f"note: {number:,} {are} without a prediction, {reason}", err=True)
-    if unread[True]:
-        are = "1 word is" if unread[True] == 1 else f"{unread[True]:,} words are"
+    if unread["words"]:
+        are = "1 word is" if unread["words"] == 1 else f"{unread['words']:,} words are"
         echo(
             f"note: {are} beyond the model's length or without a token, and not read; "
             "--window-stride N reads long texts in windows", err=True,
@@ -133,10 +133,10 @@ def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
 
 def _load(
     folder: Path, exported: Format, base: Path | None, weights: str | None, stride: int | None,
-    unread: Counter[bool],
+    unread: Counter[str],
 ) -> Predict:  # fmt: skip
-    """The model of an exported folder, loaded by this project's own snippet of its format; whether
-    words are not read is counted in `unread`."""
+    """The model of an exported folder, loaded by this project's own snippet of its format; the
+    words that are not read are counted in `unread`."""
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
@@ -169,7 +169,7 @@ def _load(
         words = [[text[begin:end] for begin, end in each] for text, each in every if each]
         run = answers.predictor(folder, snippet.logits, snippet.tokens, stride)
         values = run(model, words) if words else np.empty((0, 1))
-        unread.update((~values.any(axis=1)).tolist())
+        unread["words"] += int((~values.any(axis=1)).sum())
         left = iter(values)
         for text, each in zip(texts, ends, strict=True):
             logits = [*islice(left, len(each))]
