@@ -69,8 +69,10 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     plan = json.loads(race("--dry-run", "--json").stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
     assert plan["total"]["race_at_most_s"] == pytest.approx(5 * plan["total"]["predicted_s"])
+    assert " min for this round (race, round 1 of 5), at most " in race("--dry-run").stdout
     done = race()
     assert done.returncode == 0, done.stderr
+    assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
     final = [(None, "full", seed) for seed in range(3)]
