@@ -76,6 +76,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     done = place.run("--text", "body", grid=grid, quick=("--device", "cpu"))
     assert done.returncode == 0, done.stderr
     assert "note: no validation file: 20 of 200 examples, chosen by digest, are" in done.stderr
+    assert "note: dev has only 20 of 200 examples; --folds 5 scores all of them" in done.stderr
     [row] = place.rows()
     assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
     assert row.dev_score > 0.9
