@@ -83,6 +83,8 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert answer in done.stdout.lower()
     page = (grid.reports / "report.md").read_text()
     assert answer in page.lower()
+    index = (grid.reports / "index.html").read_text()
+    assert "2 settings of the race have scores of its rounds alone, on other examples" in index
     assert "9 trainings of the 15" in page
     [dev] = {row.dev_score for row in rows if row.race is None}
     assert dev == 1.0
