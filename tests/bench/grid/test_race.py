@@ -152,7 +152,8 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert re.search(
         r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
     )
-    command = done.stdout.strip().splitlines()[-1]
+    purpose, command = done.stdout.strip().splitlines()[-2:]
+    assert purpose == "To train the best so far on all training examples (3 seeds):"
     assert "--seeds 3" in command
     assert "--select 'mode=full unfreeze=all amp=off " in command
     assert command.endswith(" --no-race")
