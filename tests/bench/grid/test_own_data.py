@@ -17,6 +17,7 @@ from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
 from bench.results.store import read_rows
 from minbert.data.tasks import load_data
+from tests.bench.conftest import narrow
 from tests.bench.grids import ROOT, GridRuns, workers_here
 from tests.cs224n import write_folder
 
@@ -152,7 +153,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeyp
     assert not (place.folder / "cache" / "data").exists()
 
 
-def test_several_labels_train_and_are_scored(place):
+def test_several_labels_train_and_are_scored(place, minilm):
+    """From weights with which six of six trainings scored 0.97 or more; with those of the tiny
+    checkpoint, whose outputs hardly differ, 0.74 to 1, by the seed or how a processor rounds."""
+    place.model = narrow(1, place.folder / "lively", minilm, spread=0.1)
     path = place.folder / "tags.jsonl"
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
