@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from math import ceil
 from pathlib import Path
@@ -308,9 +309,7 @@ class _Session:
         if slot is not None:
             reports /= str(self.slots.index(slot))
             if not slot.gpu:  # bench.grid takes the lock on the slot's cores alone
-                cpu_lock = devices.using(
-                    slot.device_name, lambda: echo("waiting for another grid", err=True)
-                )
+                cpu_lock = devices.using(slot.device_name, partial(echo, err=True))
         arguments = [
             *self.alternation.arguments(repeat.text), *self.options,
             *_device([slot] if slot else []), "--repeats", str(repeat.number),

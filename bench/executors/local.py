@@ -148,7 +148,7 @@ class _Run:
         try:
             while group and not self.queue.is_stopped:
                 item = group.popleft()
-                on_wait = partial(self.dispatcher.display.waiting, item.name)
+                on_wait = partial(self.dispatcher.display.waiting, name=item.name)
                 with self.cells.holding(str(item.row_key), on_wait if waits else None) as is_ours:
                     if is_ours:
                         self._run_cell(item, slot)
@@ -168,7 +168,7 @@ class _Run:
                 self.dispatcher.prepare(item)
                 return
         begun = monotonic()
-        on_wait = partial(self.dispatcher.display.waiting, item.name)
+        on_wait = partial(self.dispatcher.display.waiting, name=item.name)
         with self.devices.using(slot.device_name, on_wait):
             waited_s = monotonic() - begun
             with self.lock:

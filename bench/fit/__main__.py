@@ -4,7 +4,7 @@ Exit codes: 0, 1 if --verify shows that a promised batch does not fit, 2 bad inp
 
 Examples:
   python -m bench.fit
-  python -m bench.fit --memory 8GiB --length 256
+  python -m bench.fit --memory 8GiB --length 256 --batch 16,32
   python -m bench.fit --data reviews.csv --select "mode=full,lora" --verify
   python -m bench.fit --for cuda --memory 16GiB --length 512 --select amp=fp16
   python -m bench.fit --model bert-base --init random --reports reports
@@ -30,7 +30,7 @@ from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import find_length
-from bench.fit.answers import Costs, is_plain, label_of, remarks
+from bench.fit.answers import LARGEST, Costs, is_plain, label_of, remarks
 from bench.fit.verify import verified
 from bench.forecast.client import NoPredictionError, find_formulae, lock_on
 from bench.forecast.costs import Variant
@@ -86,8 +86,9 @@ _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
 @described(__doc__)
 @options_in(Path(__file__).with_name("options.toml"), _TYPES, {"data": with_data})
 def command(
-    data: dict[str, Any], memory: float | None, lengths: list[int] | None, grid_name: str | None,
-    selection: str, kind: str, verify: bool, runs: Path, reports: Path | None, as_json: bool,
+    data: dict[str, Any], memory: float | None, lengths: list[int] | None,
+    batches: list[int] | None, grid_name: str | None, selection: str, kind: str, verify: bool,
+    runs: Path, reports: Path | None, as_json: bool,
     **overrides: str | None,
 ) -> int:  # fmt: skip
     axes = parse_selection(selection)
@@ -113,6 +114,8 @@ def command(
     least = 4 if inputs.data.pairs_in_one else 3
     if wrong := [n for n in lengths if not least <= n <= positions]:
         raise InputError(f"--length {wrong[-1]}: {model.name} takes {least} to {positions} tokens")
+    if wrong := [n for n in batches or () if not 1 <= n <= LARGEST]:
+        raise InputError(f"--batch {wrong[-1]}: a batch has 1 to {LARGEST:,} texts")
     every = [replace(c, max_length=positions, batch_size=1) for c in inputs.cells(target)]
     chosen = sorted(select(every, axes), key=_order)
     if not chosen:
@@ -128,10 +131,13 @@ def command(
         if reports is not None and (not plain or plain[0].mode != "full"):
             raise InputError("--reports: the grid has no full fine-tuning to compare with")
         answers = costs.answers([c for c in chosen if c in costs.formulae], lengths, limit_mib)
-        points = [point for _, point in answers]
+        points = [one for cell, point in answers for one in (
+            point, *(costs.point(cell, n, point.length) for n in batches or ())
+        )]  # fmt: skip
         notes = [*costs.notes, *remarks(points)]
         device = "the CPU" if costs.device == "cpu" else "a GPU"
         title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
+        title += "; the largest batch that fits, then those of --batch" if batches else ""
         if not as_json:
             from bench.report.show import print_tables
             from bench.report.tables import table

@@ -104,7 +104,7 @@ def verified(
         TemporaryDirectory(prefix="minbert-fit-", ignore_cleanup_errors=True) as folder,
         _cache_in(folder),
         Locks(device_locks(), signals) as devices,
-        devices.using(target.device_name, lambda: say("waiting for another grid")),
+        devices.using(target.device_name, say),
         limited(limit_mib - mapped_mib) if on_cpu else nullcontext() as group,
     ):
         shown = Verified(

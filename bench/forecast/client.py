@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -154,7 +154,7 @@ def lock_on(device: str, signals: Signals) -> Lock:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
-                devices.using(device, lambda: echo("waiting for another grid", err=True)),
+                devices.using(device, partial(echo, err=True)),
                 signals.raising(),
             ):
                 yield

@@ -12,9 +12,10 @@ from rich.table import Table
 from bench.common.messages import echo
 from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Forecasts
+from bench.grid.plans import race_round, round_name
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
-from bench.plan.cell import ON, Cell, Columns
+from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.stats.racing import ROUNDS
 
@@ -46,20 +47,17 @@ def print_plan(
     ]
     known = [one for one in expected if one is not None]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in expected], slots)
-    covers = "the grid" if search_round is None else f"search, round {search_round}"
-    race_round = max((item.cell.seed + 1 for item in planned if item.cell.race == ON), default=None)
-    if race_round is not None:
-        covers = f"race, round {race_round} of {ROUNDS}"
+    (covers, noun), number = round_name(planned, search_round), race_round(planned)
     elsewhere = scores_elsewhere(planned)
     total: dict[str, Any] = {
         "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
         "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
         "basis": forecasts.basis if forecasts is not None and known else None,
-        "covers": covers,
+        "covers": covers or "the grid",
         "scores_from_other_machines": elsewhere,
     }
-    if race_round is not None and known:  # as the rounds of all settings would take
-        total["race_at_most_s"] = (ROUNDS + 1 - race_round) * total["predicted_s"]
+    if number is not None and known:  # as the rounds of all settings would take
+        total["race_at_most_s"] = (ROUNDS + 1 - number) * total["predicted_s"]
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
@@ -79,14 +77,13 @@ def print_plan(
     if len(planned) > _MOST_LISTED:
         console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
-    noun = "candidates" if after else "cells"
     console.print(
         f"{count_cells(planned, noun[:-1])}: {to_run} to run, {len(planned) - to_run} not"
     )
     if elsewhere:
         console.print(scores_sentence(elsewhere, noun))
     if total["basis"] is not None:
-        share = f"{covers}, alone" if after or race_round else "in all"
+        share = f"for this round ({covers})" if covers else "in all"
         share += f", {slots} cells at a time" if slots > 1 else ""
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "

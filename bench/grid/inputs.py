@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.analysis.power import power_note
 from bench.common.errors import InputError
@@ -35,6 +35,9 @@ from minbert.data.tasks import (
     load_data,
     without_searched,
 )
+
+_FEW_DEV: Final = 300
+_FOLDS: Final = "--folds 5 scores all of them, and trains each setting 5 times as often"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +207,9 @@ class Inputs:
             dev = sum(size.dev for size in data.sizes.values())
             scored = dev if self.folds is None else len(self.folds.examples)
             yield from power_note(cells, scored, metric_of(metric or data.task.metric))
+            if not (self.folds or grid.settings.max_dev or data.task.parts) and dev < _FEW_DEV:
+                total = self.train_examples() + dev
+                yield f"dev has only {dev} of {total:,} examples; {_FOLDS}"
         first = {(cell.model, cell.max_length): cell for cell in reversed(cells)}
         for _, cell in sorted(first.items()):
             examples = data if self.folds is None else self.folds.fold(cell.fold)

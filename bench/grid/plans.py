@@ -127,6 +127,19 @@ def _has(settings: Sequence[Setting], cell: Cell) -> bool:
     return any(row.cell_id == cell.cell_id for setting in settings for row in setting.rows)
 
 
+def race_round(planned: Iterable[Planned]) -> int | None:
+    return max((item.cell.seed + 1 for item in planned if item.cell.race == ON), default=None)
+
+
+def round_name(planned: Sequence[Planned], number: int | None) -> tuple[str, str]:
+    """The name of a plan, empty for the grid's own, and of what it plans; the number is its round
+    in a search."""
+    if any(item.cell.is_candidate for item in planned):
+        return f"search, round {number}", "candidates"
+    raced = race_round(planned)
+    return ("" if raced is None else f"race, round {raced} of {ROUNDS}"), "cells"
+
+
 def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | None]:
     """The first of some plans that has cells to run, or the last, and its round of the search; None
     for the grid's own plan."""

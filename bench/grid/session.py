@@ -17,6 +17,7 @@ from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
 from bench.grid.cells import Cells, PlanDispatcher
+from bench.grid.plans import round_name
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
 from bench.launch.display import Display
 from bench.launch.locks import Locks, device_locks
@@ -52,8 +53,8 @@ class Session(Cells):
         ended = "ok"
         with Signals() as signals:
             try:
-                for planned in rounds:
-                    ended = self._run_round(planned, signals)
+                for number, planned in enumerate(rounds, start=1):
+                    ended = self._run_round(planned, signals, number=number)
                     if ended != "ok" or signals.stops > 1 or self._lacks_tries(planned):
                         break
                 while ended == "ok" and not signals.stops and (further := self.further(planned)):
@@ -140,14 +141,16 @@ class Session(Cells):
         return None if race is None else replay(race, NEEDS[0])
 
     def _run_round(
-        self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = ()
-    ) -> str:
+        self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = (),
+        number: int | None = None,
+    ) -> str:  # fmt: skip
         """Run a plan after others; returns `ok`, `interrupted` or `stopped`."""
         try:
             outlook = self.outlook(planned, signals)
         except StoppedError:
             return "interrupted"
-        with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
+        done, (title, noun) = len(planned) - len(outlook.to_run), round_name(planned, number)
+        with Display(len(planned), done, title=title, noun=noun) as display:
             try:
                 self._write_plan([*before, *planned])
                 if elsewhere := scores_elsewhere(planned):

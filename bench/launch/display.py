@@ -1,5 +1,6 @@
-"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell. It
-draws only when something has happened, so that the parent process can sleep. Threads may share it.
+"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell and, at
+most once a minute, one on what runs. It draws only when something has happened, so that the parent
+process can sleep. Threads may share it.
 """
 
 import math
@@ -13,7 +14,7 @@ from itertools import islice
 from threading import RLock
 from typing import Any, Final, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -25,6 +26,7 @@ from bench.plan.rows import Row, repeat_suffix
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
 _MOST_SHOWN: Final = 16  # running cells that are shown by name
+_QUIET_S: Final = 60.0  # seconds without a line after which a log gets one on what runs
 
 
 @dataclass
@@ -39,7 +41,7 @@ class _Running:
 
     @property
     def parts(self) -> list[str]:
-        parts = [self.name, *([one_line(self.phase)[:40]] if self.phase else [])]
+        parts = [self.name, *([one_line(self.phase)[:160]] if self.phase else [])]
         if self.step:
             total = f"/{self.step['steps']:,}" if "steps" in self.step else ""
             parts.append(f"step {self.step['step']:,}{total}")
@@ -50,7 +52,8 @@ class _Running:
 
 
 class Display:
-    """The display of a run with `total` planned cells, of which `done` need not run."""
+    """The display of a run, or of a round of it, with `total` planned cells, of which `done` need
+    not run."""
 
     def __init__(
         self,
@@ -58,8 +61,11 @@ class Display:
         done: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        title: str = "",
+        noun: str = "cells",
     ) -> None:
         self._total = total
+        self._head = title and f"{title}: ", noun
         self._done = done
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
@@ -70,6 +76,8 @@ class Display:
         self._rest_s: float | None = None
         self._limit_s = math.inf
         self._at_once = 1
+        self._wrote_at = -math.inf
+        self._waits_for = ""
         self._lock = RLock()
         self._console: Console | None = None
         self._live: Live | None = None
@@ -108,9 +116,9 @@ class Display:
             self._rest_s, self._limit_s = rest_s, limit_s
             self._running.pop("", None)
             self._running[cell_name] = _Running(cell_name, self._clock(), cell_s, "start")
-            self._draw()
+            self._draw(is_news=len(self._running) == 1 and not self._counts)
 
-    def progress(self, message: dict[str, Any], name: str = "") -> None:
+    def progress(self, message: dict[str, Any], name: str = "", *, is_news: bool = False) -> None:
         """Show a message of the worker of a running cell or, without its name, of the cell or stage
         that began last; invalid parts are ignored."""
         with self._lock:
@@ -122,10 +130,11 @@ class Display:
                 running.phase, running.step = phase, {}
             if _is_count(message.get("step")) and _is_count(message.get("steps", 0)):
                 running.step = message
-            self._draw()
+            self._draw(is_news=is_news)
 
-    def waiting(self, name: str = "") -> None:
-        self.progress({"phase": "waiting for another grid"}, name)
+    def waiting(self, text: str, name: str = "") -> None:
+        self.progress({"phase": text}, name, is_news=text != self._waits_for)
+        self._waits_for = text
 
     def finish(self, row: Row, prefix: str = "") -> None:
         status = row.status or "not run"
@@ -151,6 +160,7 @@ class Display:
     def _say(self, *parts: str | tuple[str, str]) -> None:
         styled = [(part, "") if isinstance(part, str) else part for part in parts]
         text = Text.assemble(*((printable(as_called(words)), style) for words, style in styled))
+        self._wrote_at = self._clock()
         with suppress(OSError, ValueError):  # a closed terminal does not stop the cells
             if self._console is not None:
                 self._console.print(text, soft_wrap=True)
@@ -158,27 +168,34 @@ class Display:
                 self._stream.write(f"{text.plain}\n")
                 self._stream.flush()
 
-    def _draw(self) -> None:
+    def _draw(self, *, is_news: bool = False) -> None:
+        """Show what runs: in a log only news, or after a minute without a line."""
         if self._live is not None:
             with suppress(OSError, ValueError):
-                self._live.update(self._picture(), refresh=True)
+                head, *running = self._lines()
+                bar = Padding(ProgressBar(self._total, self._done), 0)
+                self._live.update(Group(head, bar, *running), refresh=True)
+        elif self._running and (is_news or self._clock() - self._wrote_at >= _QUIET_S):
+            self._say("; ".join(line.plain for line in self._lines()))
 
-    def _picture(self) -> RenderableType:
-        now = self._clock()
-        head = Text.assemble((f"{self._done}/{self._total} cells", "bold"), no_wrap=True)
+    def _lines(self) -> list[Text]:
+        """How far the run is, and a line for each cell that runs."""
+        now, (title, noun) = self._clock(), self._head
+        counted = f"{title}{self._done}/{self._total} {noun}"
+        head = Text.assemble((counted, "bold"), no_wrap=True)
         for status, count in self._counts.items():
             head.append(f"  {count} {status}", _COLOURS.get(status, _FAILED))
         head.append(f"  {clock_time(now - self._begun)} gone")
         left = self._left_s(now)
         if left is not None:
             head.append(f", about {clock_time(left)} left")
-        lines: list[RenderableType] = [head, Padding(ProgressBar(self._total, self._done), 0)]
+        lines = [head]
         for running in islice(self._running.values(), _MOST_SHOWN):
             parts = running.parts
             if running.phase:
                 parts.append(clock_time(now - running.begun))
             lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
-        return Group(*lines)
+        return lines
 
     def _left_s(self, now: float) -> float | None:
         """The expected seconds until all cells are done, if as many run at a time as do now.

@@ -8,18 +8,21 @@ last of them gives it back.
 import fcntl
 import hashlib
 import os
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 from threading import Lock
 from typing import Final
 
 import platformdirs
+import psutil
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.common.messages import one_line
 from bench.launch.signals import Signals
 
 CELL_LOCKS: Final = "grids.lock"
@@ -27,6 +30,7 @@ CELL_LOCKS: Final = "grids.lock"
 FOLDER: Final = "MINBERT_BENCH_LOCKS"
 """Environment: the folder of the locks on devices; by default one in the user's cache."""
 
+_FLOCK: Final = "hhqqi0q"  # struct flock: type, whence, start, length, process
 _POLL_S: Final = 0.1
 """Seconds after which a lock that another process has is tried again, and a stop is noticed."""
 
@@ -80,9 +84,9 @@ class Locks:
         os.close(self._descriptor)
 
     @contextmanager
-    def holding(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-        """Hold a lock; yields false if another process has it. With `on_wait`, call this and wait.
-        That process may have done what it is for: check before doing it."""
+    def holding(self, name: str, on_wait: Callable[[str], None] | None = None) -> Iterator[bool]:
+        """Hold a lock; yields false if another process has it. With `on_wait`, call this, with a
+        message that names it, and wait. It may have done what the lock is for: check that."""
         has_it = self._take(name, on_wait)
         try:
             yield has_it
@@ -91,7 +95,7 @@ class Locks:
                 self._give(name)
 
     @contextmanager
-    def using(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    def using(self, device: str, on_wait: Callable[[str], None]) -> Iterator[None]:
         """Hold a device, calling `on_wait` before a wait. A grid that has just had it queues behind
         those that wait."""
         with self.holding(f"next on {device}", on_wait):
@@ -101,12 +105,12 @@ class Locks:
         finally:
             self._give(device)
 
-    def _take(self, name: str, on_wait: Callable[[], None] | None) -> bool:
+    def _take(self, name: str, on_wait: Callable[[str], None] | None) -> bool:
         if self._acquire(name):
             return True
         if on_wait is None:
             return False
-        on_wait()
+        on_wait(f"waiting for another grid{self._holder(name)}")
         while True:
             if self._signals.stops:
                 raise StoppedError
@@ -134,8 +138,22 @@ class Locks:
                 self._lock(fcntl.LOCK_UN, name)
 
     def _lock(self, command: int, name: str) -> None:
-        at = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
-        fcntl.lockf(self._descriptor, command, 1, at)
+        fcntl.lockf(self._descriptor, command, 1, _place(name))
+
+    def _holder(self, name: str) -> str:
+        """The process that has a lock, in brackets; empty if it is not of this machine."""
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _place(name), 1, 0)
+        with suppress(OSError, ValueError, psutil.Error):  # it may end meanwhile
+            answer = fcntl.fcntl(self._descriptor, fcntl.F_GETLK, asked)
+            process = psutil.Process(struct.unpack(_FLOCK, answer)[-1])
+            begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(process.create_time()))
+            command = one_line(" ".join(process.cmdline()))
+            return f" (process {process.pid}, since {begun}: {command})"
+        return ""
 
     def _failed(self, error: OSError) -> DiskFullError:
         return DiskFullError(f"{self._path}: can't be locked ({error.strerror or error})")
+
+
+def _place(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])

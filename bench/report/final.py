@@ -9,6 +9,7 @@ time.
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from bench.analysis.recommendation import recommended_from
@@ -65,7 +66,7 @@ def find_final(
     with (
         Signals() as signals,
         Locks(device_locks(), signals) as devices,
-        devices.using(target.device_name, lambda: echo("waiting for another grid", err=True)),
+        devices.using(target.device_name, partial(echo, err=True)),
         signals.raising(),
     ):
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited

@@ -47,7 +47,7 @@ class Advice:
     heading: str  # the answer in a sentence
     sentences: Sequence[str]  # what it gains and loses, how sure that is, and what is missing
     table: Table | None  # the alternatives by need
-    commands: Sequence[str]  # command lines that supply what is missing
+    commands: Mapping[str, str]  # command lines that supply what is missing, with their purposes
     exports: Mapping[str, Figures]  # by `cell_id`, what exported models cost to use
 
 
@@ -61,15 +61,19 @@ def advice(
     models cost to use, by `cell_id`; and names of the files that the rows are from."""
     known, pick = recommended.candidates, recommended.pick
     one_file = len(sources) <= 1
-    lines = [narrowed(known.group, facts, **selection) for selection in _selections(recommended)]
+    purpose = partial(phrase, "recommendation", "purpose")
+    commands = {narrowed(known.group, facts, **selection): purpose(selection)
+                for selection in _selections(recommended)}  # fmt: skip
     undecided = recommended.raced if "race undecided" in recommended.obstacles else None
     if undecided is not None and undecided.best is not None:
         best = undecided.settings[undecided.best].rows[0]
-        lines.append(train_command(known.group, best, FEWEST_SEEDS, facts))
+        trains = train_command(known.group, best, FEWEST_SEEDS, facts)
+        commands[trains] = purpose({"best": True, "seeds": FEWEST_SEEDS})
     if recommended.decided and one_file and pick is not None:
         if known.trainings(pick) < CONFIRMED:
-            lines.append(confirm_command(recommended, CONFIRMED, facts))
-        lines.append(export_command(recommended, sources))
+            confirms = confirm_command(recommended, CONFIRMED, facts)
+            commands[confirms] = purpose({"confirm": CONFIRMED})
+        commands[export_command(recommended, sources)] = purpose({"export": True})
     label = brief = ""
     if pick is not None:
         label = known.settings[pick].label
@@ -79,7 +83,7 @@ def advice(
         recommended, heading,
         _sentences("advice", recommended, one_file),
         None if pick is None else _table(recommended, pick, exports),
-        list(dict.fromkeys(lines)), exports,
+        commands, exports,
     )  # fmt: skip
 
 
@@ -452,7 +456,7 @@ def lines(answer: Advice) -> list[str]:
                 f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]}{more})"
                 for row, more in zip(shown.rows[1:], use[1:], strict=True)
             ]
-    return [*every, *(f"  {command}" for command in answer.commands)]
+    return [*every, *(line for c, why in answer.commands.items() for line in (f"{why}:", f"  {c}"))]
 
 
 def subject(group: Group) -> str:

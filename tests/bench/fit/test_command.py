@@ -12,6 +12,7 @@ from bench.common.errors import InputError
 from bench.fit import __main__ as module
 from bench.fit import answers
 from bench.fit.__main__ import _lengths, _memory, command
+from bench.fit.verify import Verified
 from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
 from bench.results.curves import Curves, Point, curves_key, read_curves
@@ -79,6 +80,24 @@ def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
     assert "predicting" not in err
 
 
+def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_formulae", lambda jobs, *_: dict.fromkeys(jobs, FORMULAE))
+    _, answer, _ = ask(capsys, "--length", "16,128", "--batch", "60000,4")
+    every = answer["answers"]
+    for largest, *others in zip(every[::3], every[1::3], every[2::3], strict=True):
+        assert [one["batch"] for one in others] == [4, 60_000]
+        assert {(one["setting"], one["length"]) for one in others} == {
+            (largest["setting"], largest["length"])
+        }
+    largest, small, beyond = every[-3:]
+    assert small["peak_mib"] < largest["peak_mib"] < 2048 < beyond["peak_mib"]
+    assert small["times_full"] is None
+    tried, kept = [], Verified("bert-tiny", "full-fp32", 16, 2048, 1, "peaks", fits=1)
+    monkeypatch.setattr(module, "verified", lambda _, one, *__: tried.append(one.batch) or kept)
+    ask(capsys, "--length", "16", "--batch", "4", "--verify")
+    assert tried == [one["batch"] for one in every[::3] if one["length"] == 16]
+
+
 def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     runs = tmp_path / "runs.csv"
     runs.write_text("")
@@ -116,6 +135,7 @@ def test_the_page_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path
         (["--memory", "250MiB"], r"250MiB: even one text of 16 tokens in .* takes \d{3} MiB "
                                  r"\(\d+ libraries, "),
         (["--length", "1024"], "--length 1024: bert-tiny takes 3 to 512 tokens"),
+        (["--batch", "16,0"], "--batch 0: a batch has 1 to 65,536 texts"),
         (["--length", "2"], "--length 2: bert-tiny takes 3 to 512 tokens"),
         (["--select", "rank=99"], "--select: no setting has rank=99"),
         (["--model", "bert-tiny,bert-mini"], "there is no|give --model one|no folder here"),

@@ -59,6 +59,7 @@ def ran(tmp_path_factory, minilm):
             quick=("--device", "cpu"),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        assert "dev has only" not in done.stderr
         return done.stdout
 
     assert "2 cells: 2 ok" in run("--select", "fold=0")

@@ -158,6 +158,8 @@ def test_rates_are_searched_on_training_data_and_used(grid):
     assert [item["learning_rate_source"] for item in plan] == ["candidate"] * 3
     done = grid.run(*one)
     assert done.returncode == 0, done.stderr
+    assert "search, round 1: 0/3 candidates  0:0" in done.stderr
+    assert "\n0/1 cells  0:0" in done.stderr
     rows = grid.rows()
     tries = [row for row in rows if row["learning_rate_source"] == "candidate"]
     (row,) = [row for row in rows if row["learning_rate_source"] == "search"]

@@ -17,6 +17,7 @@ from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
 from bench.results.store import read_rows
 from minbert.data.tasks import load_data
+from tests.bench.conftest import narrow
 from tests.bench.grids import ROOT, GridRuns, workers_here
 from tests.cs224n import write_folder
 
@@ -76,6 +77,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     done = place.run("--text", "body", grid=grid, quick=("--device", "cpu"))
     assert done.returncode == 0, done.stderr
     assert "note: no validation file: 20 of 200 examples, chosen by digest, are" in done.stderr
+    assert "note: dev has only 20 of 200 examples; --folds 5 scores all of them" in done.stderr
     [row] = place.rows()
     assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
     assert row.dev_score > 0.9
@@ -151,7 +153,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeyp
     assert not (place.folder / "cache" / "data").exists()
 
 
-def test_several_labels_train_and_are_scored(place):
+def test_several_labels_train_and_are_scored(place, minilm):
+    """From weights with which six of six trainings scored 0.97 or more; with those of the tiny
+    checkpoint, whose outputs hardly differ, 0.74 to 1, by the seed or how a processor rounds."""
+    place.model = narrow(1, place.folder / "lively", minilm, spread=0.1)
     path = place.folder / "tags.jsonl"
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:

@@ -69,8 +69,10 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     plan = json.loads(race("--dry-run", "--json").stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
     assert plan["total"]["race_at_most_s"] == pytest.approx(5 * plan["total"]["predicted_s"])
+    assert " min for this round (race, round 1 of 5), at most " in race("--dry-run").stdout
     done = race()
     assert done.returncode == 0, done.stderr
+    assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
     final = [(None, "full", seed) for seed in range(3)]
@@ -81,6 +83,8 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert answer in done.stdout.lower()
     page = (grid.reports / "report.md").read_text()
     assert answer in page.lower()
+    index = (grid.reports / "index.html").read_text()
+    assert "2 settings of the race have scores of its rounds alone, on other examples" in index
     assert "9 trainings of the 15" in page
     [dev] = {row.dev_score for row in rows if row.race is None}
     assert dev == 1.0
@@ -148,7 +152,8 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert re.search(
         r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
     )
-    command = done.stdout.strip().splitlines()[-1]
+    purpose, command = done.stdout.strip().splitlines()[-2:]
+    assert purpose == "To train the best so far on all training examples (3 seeds):"
     assert "--seeds 3" in command
     assert "--select 'mode=full unfreeze=all amp=off " in command
     assert command.endswith(" --no-race")

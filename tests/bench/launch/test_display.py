@@ -18,6 +18,8 @@ from tests.bench.synthetic_rows import cell, planned_row
 
 CELL = cell("lora", 8, "all-lin-only", "bf16")
 NAME = "lora-r8-all-lin-only-bf16-s0"
+OTHER = "head-fp32-s0"
+FOR = "waiting for another grid (process 7, since 2026-01-01 08:00: python -m bench.grid)"
 
 
 def ended(status="ok", **values):
@@ -58,12 +60,54 @@ def test_without_a_terminal_there_is_a_line_a_cell():
         display.note("going on\nwith the rest of /tmp/x/runs.csv")
         display.finish(ended(flags="not_learned", peak_cuda_allocated_mib=77.7, wall_s=7.0))
     assert stream.getvalue().splitlines() == [
+        f"2/68 cells  0:00 gone; {NAME}  start  0:00",
         f"[ 3/68] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB",
         f"[ 4/68] {NAME}  crashed  2.0 s  ValueError: no [bold] luck",
         f"[ 5/68] {NAME}  skipped  a smaller cell ran out of memory",
         "going on with the rest of /tmp/x/runs.csv",
         f"[ 6/68] {NAME}  ok  7.0 s  dev accuracy 0.512  78 MiB  (not_learned)",
     ]
+
+
+def test_a_log_gets_at_most_a_line_a_minute_on_what_runs():
+    stream, now = io.StringIO(), 0.0
+    titles = {"title": "search, round 2", "noun": "candidates"}
+
+    def new():
+        seen = stream.getvalue().splitlines()
+        stream.seek(0)
+        stream.truncate()
+        return seen
+
+    with Display(8, 2, stream, lambda: now, **titles) as display:
+        display.stage("reference points")
+        assert new() == ["search, round 2: 2/8 candidates  0:00 gone; reference points"]
+        display.waiting(FOR)
+        assert new() == [
+            f"search, round 2: 2/8 candidates  0:00 gone; reference points  {FOR}  0:00"
+        ]
+        display.start(NAME, 100.0, 500.0)
+        began = "search, round 2: 2/8 candidates  0:00 gone, about 10:00 left"
+        assert new() == [f"{began}; {NAME}  start  0:00"]
+        display.waiting(FOR, NAME)
+        assert new() == [], "it was told"
+        now = 59.0
+        display.progress({"phase": "train"})
+        assert new() == []
+        now = 60.0
+        display.progress({"step": 30, "steps": 100, "loss": 0.5})
+        later = "search, round 2: 2/8 candidates  1:00 gone, about 9:00 left"
+        assert new() == [f"{later}; {NAME}  train  step 30/100  loss 0.5000  1:00"]
+        now = 110.0
+        display.finish(ended(wall_s=110.0))
+        assert len(new()) == 1
+        display.start(OTHER, 100.0, 400.0)
+        now = 169.0
+        display.progress({"phase": "train"})
+        assert new() == [], "the line of the cell that ended is under a minute old"
+        now = 170.0
+        display.waiting("waiting for another grid (process 8)", OTHER)
+        assert new()[0].endswith(f"{OTHER}  waiting for another grid (process 8)  1:00")
 
 
 def test_on_a_terminal_everything_is_shown_as_it_happens(terminal):
@@ -107,9 +151,6 @@ def test_time_left_is_what_is_expected_where_that_is_known(terminal):
         assert "about 1:00 left" in terminal.seen()
 
 
-OTHER = "head-fp32-s0"
-
-
 def test_each_cell_that_runs_has_a_line_and_the_time_left_is_shared(terminal):
     now = 0.0
     with Display(10, 0, terminal.stream, lambda: now) as display:
@@ -121,7 +162,7 @@ def test_each_cell_that_runs_has_a_line_and_the_time_left_is_shared(terminal):
         now = 20.0
         display.start(OTHER, 60.0, 840.0)
         display.progress({"phase": "train"}, NAME)
-        display.waiting(OTHER)
+        display.waiting("waiting for another grid", OTHER)
         seen = terminal.seen()
         assert f"{NAME}  train  0:20" in seen
         assert f"{OTHER}  waiting for another grid  0:00" in seen
@@ -173,7 +214,9 @@ def test_a_dumb_terminal_gets_lines(terminal, monkeypatch):
     with Display(3, 0, terminal.stream) as display:
         display.start(NAME)
         display.finish(ended())
-    assert terminal.seen() == f"[1/3] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB\r\n"
+    first = f"0/3 cells  0:00 gone; {NAME}  start  0:00\r\n"
+    ended_line = f"[1/3] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB\r\n"
+    assert terminal.seen() == first + ended_line
 
 
 def test_what_a_worker_cannot_have_meant_does_no_harm(terminal):

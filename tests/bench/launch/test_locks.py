@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,7 @@ with Signals() as signals, Locks(Path(sys.argv[1]), signals) as locks:
     hold = getattr(locks, sys.argv[2])
     try:
         for name in sys.argv[3:]:
-            with hold(name, lambda: say("waits")):
+            with hold(name, lambda text: say("waits" if "text" not in sys.argv else text)):
                 say(f"has {name}")
                 sys.stdin.readline()
     except StoppedError:
@@ -108,9 +109,22 @@ def test_without_waiting_it_is_known_that_another_has_it(tmp_path, start):
             assert (has_a, has_b) == (True, False)
             assert start("holding", "a").says() == "waits"
         other.go_on()
-        with locks.holding("b", lambda: None) as has_b:
+        with locks.holding("b", lambda _: None) as has_b:
             assert has_b
         assert start("holding", "b").says() == "has b"
+
+
+def test_who_waits_learns_for_which_process(tmp_path, start):
+    first = start("using", "cpu")
+    assert first.says() == "has cpu"
+    begun = datetime.fromtimestamp(psutil.Process(first.pid).create_time()).astimezone()
+    second = start("using", "cpu", "text")
+    text = second.says()
+    which = f"waiting for another grid (process {first.pid}, since {begun:%Y-%m-%d %H:%M}: python"
+    assert text.startswith(which)
+    assert text.endswith(")")
+    with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
+        assert locks._holder("a lock that nobody has") == ""
 
 
 def test_threads_of_a_process_have_a_device_together(tmp_path, start):

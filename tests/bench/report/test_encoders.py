@@ -40,7 +40,7 @@ def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one
     assert "encoder" in content["explorer"]["axes"]
     (other,) = content["others"]
     assert other["lines"][0].startswith("Another encoder than the first group's, compared above")
-    command = content["advice"].commands[0]
+    command = next(iter(content["advice"].commands))
     assert "--model large,minilm" in command or "--model minilm,large" in command
     render(results, tmp_path)
     text = (tmp_path / "report.md").read_text()

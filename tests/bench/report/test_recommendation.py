@@ -119,7 +119,10 @@ def test_what_would_decide_is_calculated_from_the_variances():
     assert "with 11 seeds or with about 2,400 dev examples it would be shown" in text(made)
     assert "the smallest is about 1.3 points, and 1 point takes at least 1,600 dev" in text(made)
     assert "None is shown to be worse by more than the margin: all 4 could be" in text(made)
-    assert [line for line in made.commands if "--seeds 11" in line]
+    [command] = [line for line in made.commands if "--seeds 11" in line]
+    assert made.commands[command] == "To train each setting with more seeds (11 seeds)"
+    printed = lines(made)
+    assert printed[printed.index(f"  {command}") - 1] == f"{made.commands[command]}:"
     for of_examples, is_told in ((1e-6, False), (1.27e-5, False), (1.5e-5, True)):
         told = text(advice(fixed(of_examples=of_examples)))
         assert ("no number of seeds shows a difference of 1 point" in told) is is_told
