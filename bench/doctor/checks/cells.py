@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -216,8 +216,13 @@ def out_of_memory(context: Context) -> Finding:
         if first.peak_process_vram_mib is None:
             raise SkipError("NVML does not report the memory of this GPU")
         limit_mib = first.peak_process_vram_mib + ROOM_MIB
-        with _filled(context.device, limit_mib):
-            rows = run_cells(context, "out-of-memory", folder="limited")
+        import torch
+
+        torch.cuda.set_device(torch.device(context.device))
+        free = torch.cuda.mem_get_info()[0] - int(limit_mib * MIB)
+        filler = torch.empty(max(0, free), dtype=torch.uint8, device=context.device)
+        rows = run_cells(context, "out-of-memory", folder="limited")
+        del filler
     by_size: dict[Any, Row] = {row.batch_size: row for row in rows}
     small, large = map(by_size.get, SIZES)
     figures = {
@@ -243,17 +248,3 @@ def most_mapped_mib(grid: int) -> float:
                 if peak := re.search(r"VmPeak:\s*(\d+)", status):
                     most = max(most, int(peak[1]) / 1024)
     return most
-
-
-@contextmanager
-def _filled(device: str, left_mib: float) -> Iterator[None]:
-    import torch
-
-    torch.cuda.set_device(torch.device(device))
-    free, _ = torch.cuda.mem_get_info()
-    filler = torch.empty(max(0, free - int(left_mib * MIB)), dtype=torch.uint8, device=device)
-    try:
-        yield
-    finally:
-        del filler
-        torch.cuda.empty_cache()
