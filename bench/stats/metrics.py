@@ -11,7 +11,7 @@ that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 19
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -244,19 +244,13 @@ def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
 Counts = tuple[Floats, Floats]  # by text two numbers, the quotient of whose sums is the metric
 
 
-def _f1_counts(labels: Array, predicted: Array, *, any_start: bool = False) -> Counts:
-    hits, guessed, true = words.entity_counts(labels, predicted, any_start=any_start).T
-    return 2.0 * hits, 1.0 * guessed + true
-
-
-def _precision_counts(labels: Array, predicted: Array) -> Counts:
-    hits, guessed, _ = words.entity_counts(labels, predicted).T
-    return 1.0 * hits, 1.0 * guessed
-
-
-def _recall_counts(labels: Array, predicted: Array) -> Counts:
-    hits, _, true = words.entity_counts(labels, predicted).T
-    return 1.0 * hits, 1.0 * true
+def _entity_counts(
+    labels: Array, predicted: Array, among: Sequence[int] = (1, 2), *, any_start: bool = False
+) -> Counts:
+    """Hits among entities that are guessed (1) or true (2); among both, as in F1, each counts in
+    both."""
+    counts = words.entity_counts(labels, predicted, any_start=any_start).astype(np.float64)
+    return len(among) * counts[:, 0], counts[:, among].sum(axis=1)
 
 
 def _word_counts(labels: Array, predicted: Array) -> Counts:
@@ -296,11 +290,13 @@ def _quotient_influence(counts: Callable[..., Counts], labels: Array, predicted:
     return np.asarray(len(labels) / total * (part - part.sum() / total * whole))
 
 
-_conll_counts: Final = partial(_f1_counts, any_start=True)
+_precision_counts: Final = partial(_entity_counts, among=(1,))
+_recall_counts: Final = partial(_entity_counts, among=(2,))
+_conll_counts: Final = partial(_entity_counts, any_start=True)
 entity_f1_conll: Final = partial(words.entity_f1, any_start=True)
 entity_precision: Final = partial(_quotient, _precision_counts)
 entity_recall: Final = partial(_quotient, _recall_counts)
-entity_f1_influence: Final = partial(_quotient_influence, _f1_counts)
+entity_f1_influence: Final = partial(_quotient_influence, _entity_counts)
 entity_f1_conll_influence: Final = partial(_quotient_influence, _conll_counts)
 entity_precision_influence: Final = partial(_quotient_influence, _precision_counts)
 entity_recall_influence: Final = partial(_quotient_influence, _recall_counts)
