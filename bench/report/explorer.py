@@ -30,7 +30,7 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import against_full, in_brief, margin_text, obstacles, withdrawn
+from bench.report.recommendation import against_full, in_brief, obstacles, withdrawn
 from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
@@ -71,7 +71,7 @@ def explorer(
     content: dict[str, Any] = finite({
         "metric": {
             "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
-            "decimals": group.decimals, "margin": margin_text(candidates),
+            "decimals": group.decimals, "margin": scoring.size(candidates.margin),
         },
         "costs": {need: _title(group, need) for need in NEEDS},
         "limits": [limit for name in _LIMITED if (limit := _limit(candidates, name))],

@@ -91,11 +91,6 @@ def form_cost(need: Need, value: float) -> str:
     return f"{num(value)} {'MiB' if need == 'memory' else 'MB'}"
 
 
-def margin_text(known: Candidates) -> str:
-    """The margin with its unit, such as `2 points of accuracy`."""
-    return known.group.scoring.size(known.margin)
-
-
 def in_brief(
     known: Candidates, i: int, measured: float | None = None, raced: Raced | None = None
 ) -> str:
@@ -130,10 +125,9 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         seeds_needed=_seeds_needed(recommended), ended=_ended(group), misses=_misses(recommended),
         collapses=_collapses(recommended), size=group.scoring.size, own_score=_score, cost=_cost,
         form_cost=form_cost, ratios=ratios, against_full=against_full, against=_against,
-        margin_text=margin_text, rounded_up=_rounded_up, excluded_rate=excluded_rate,
-        withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, confirmed=CONFIRMED,
-        row_metrics=ROW_METRICS, most=int(MOST), most_named=_MOST_NAMED,
-        most_seeds_named=_MOST_SEEDS,
+        rounded_up=_rounded_up, excluded_rate=excluded_rate, withdrawn=withdrawn,
+        fewest=FEWEST_SEEDS, rounds=ROUNDS, confirmed=CONFIRMED, row_metrics=ROW_METRICS,
+        most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
     )  # fmt: skip
 
 
