@@ -75,14 +75,14 @@ def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
 
 def _gaps(gaps: Iterable[tuple[str, Setting, Interval, float]]) -> pd.DataFrame:
     """The rows of a figure of gaps: each with its line's name, its setting, and its offset."""
-    rows = []
-    for name, setting, gap, offset in gaps:
-        low, high = gap.ends() or (gap.value, gap.value)
-        rows.append({
+    return pd.DataFrame(
+        {
             "kind": name, "mode": setting.mode, "amp": setting.amp, "offset": offset,
             "value": gap.value, "low": low, "high": high,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        }
+        for name, setting, gap, offset in gaps
+        for low, high in [gap.ends() or (gap.value, gap.value)]
+    )  # fmt: skip
 
 
 def _offset(place: int, places: int) -> float:

@@ -161,13 +161,14 @@ def _curves_of(group: Group, runs: Sequence[Path]) -> Curves | None:
 
 def printable(rows: Iterable[Row]) -> list[Row]:
     """The rows with each text on one line, free of control characters and of absolute paths."""
-    shown = {False: cache(text.plain), True: cache(text.clean)}
-    texts = [(column.name, column.name in _WITH_PATHS) for column in COLUMNS if column.kind is str]
+    plain, clean = cache(text.plain), cache(text.clean)
+    names = [column.name for column in COLUMNS if column.kind is str]
+    forms = {name: clean if name in _WITH_PATHS else plain for name in names}
 
     def changed(row: Row) -> Row:
-        values = [(name, value, has_path) for name, has_path in texts if (value := row[name])]
-        new = {name: shown[has_path](str(value)) for name, value, has_path in values}
-        others = {name: new[name] for name, value, _ in values if new[name] != value}
+        values = {name: str(value) for name in names if (value := row[name])}
+        texts = {name: forms[name](value) for name, value in values.items()}
+        others = {name: new for name, new in texts.items() if new != values[name]}
         return row | others if others else row
 
     return [changed(row) for row in rows]

@@ -69,8 +69,7 @@ def why_section(
     full = [bar for bar in bars if bar.setting.mode == "full"]
     others = [bar for bar in bars if bar.setting.mode != "full"]
     amps = {bar.setting.amp for bar in others}
-    alike = [bar for bar in full if bar.setting.amp in amps]
-    base = next(iter([*alike, *full]), None)
+    base = max(full, key=lambda bar: bar.setting.amp in amps, default=None)
     adapted = [bar for bar in others if bar.setting.adapted]
     heading, *lines = sentences(
         "why", bars=bars, base=base, amount=_amount, part=_part, largest=_largest,
