@@ -111,8 +111,6 @@ class Pair:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A setting that is compared with nothing, and why."""
-
     side: Side
     label: str
     why: str

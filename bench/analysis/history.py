@@ -25,8 +25,6 @@ Run = tuple[int, int, int]  # seed, fold and repeat
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the code, and when its first cell started."""
-
     name: str
     started_at: str
 

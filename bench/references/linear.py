@@ -209,8 +209,7 @@ def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str
 
 
 def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> tuple[Floats, str]:
-    """The same on embeddings of the words [M, H] of both sides, of training words at most
-    `_MOST_WORDS`."""
+    """The same on embeddings of the words [M, H], of training words at most `_MOST_WORDS`."""
     from sklearn.preprocessing import StandardScaler
 
     ends = np.cumsum((train.labels >= 0).sum(axis=1))
@@ -271,8 +270,7 @@ def _shape(word: str) -> str:
 
 
 def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
-    """The scores of predictions, as of `predict`, with 95% intervals over dev examples, by name of
-    metric of a problem."""
+    """The scores of predictions, as of `predict`, with 95% intervals, by a problem's metrics."""
     if problem == SINGLE_LABEL:
         logits, unit = np.log(np.maximum(predictions, _LEAST)), None
     else:

@@ -158,8 +158,7 @@ def _cell(group: Group, row: Row, search: bool, axes: Sequence[str]) -> str:
 
 
 def usual_seeds(group: Group) -> int:
-    """The number of seeds of a group's grid, without the further ones of a setting that --confirm
-    trained alone."""
+    """The number of seeds of a group's grid, without further ones that --confirm trained."""
     return sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)[-2:][0]
 
 
@@ -170,8 +169,7 @@ def _models(group: Group) -> list[str]:
 def options_of(
     group: Group, facts: KnownFacts, others: Mapping[str, object] = MappingProxyType({})
 ) -> list[str]:
-    """The options that all command lines of a group's grids share, as words; of those in `others`,
-    with their values there."""
+    """The options of all commands of a group's grids, as words; `others` have other values."""
     names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
              "max_steps", "max_train", "max_dev")  # fmt: skip
     values = {name: others.get(name, group.shared(name)) for name in names}

@@ -172,8 +172,6 @@ def _papers(result: Result) -> list[Published]:
 
 
 class _Mark(NamedTuple):
-    """A marker in a figure, of one of the kinds in `_SHAPES`."""
-
     label: str
     kind: str
     score: Interval
