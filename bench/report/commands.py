@@ -46,7 +46,7 @@ def commands(
         _line(group, grid, *of_grid, *search, race=bool(group.race)) for grid, search in grids[:8]
     ]
     if not group.is_race:
-        lines.append(_line(group, *_alone(group, group.first, options, AXES), "--rerun", "ok"))
+        lines.append(_alone(group, group.first, options, "--rerun", "ok", axes=AXES))
     narrow = [] if code_version is None else ["--code-version", code_version]
     runs = [*(sources or [_RUNS])]
     into = f"{reports_for(Path(runs[0]))}/"
@@ -58,7 +58,7 @@ def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting, with the options of `options_of`."""
     options = [*options]
     options[options.index("--seeds") + 1] = str(1 + max(row.seed for row in setting.rows))
-    return _line(group, *_alone(group, setting.rows[0], options), "--rerun", "ok")
+    return _alone(group, setting.rows[0], options, "--rerun", "ok")
 
 
 def _line(group: Group, grid: str, *words: str, race: bool = False) -> str:
@@ -69,11 +69,12 @@ def _line(group: Group, grid: str, *words: str, race: bool = False) -> str:
 
 
 def _alone(
-    group: Group, row: Row, options: Sequence[str], axes: Sequence[str] = _POINT
-) -> list[str]:
-    """The grid and options of the cells that have the values of a row on some axes."""
+    group: Group, row: Row, options: Sequence[str], *more: str, axes: Sequence[str] = _POINT
+) -> str:
+    """The command line of the cells that have the values of a row on some axes."""
     grid, search = _grid(group, row)
-    return [grid, *options, *search, "--select", _cell(group, row, bool(search), axes)]
+    cell = _cell(group, row, bool(search), axes)
+    return _line(group, grid, *options, *search, "--select", cell, *more)
 
 
 def confirm_command(recommended: Recommendation, trainings: int, facts: KnownFacts) -> str:
@@ -82,15 +83,13 @@ def confirm_command(recommended: Recommendation, trainings: int, facts: KnownFac
     known, group = recommended.candidates, recommended.candidates.group
     row = known.settings[recommended.pick or 0].rows[0]
     if recommended.is_usual:
-        return _line(
-            group, *_alone(group, row, options_of(group, facts)), "--confirm", str(trainings)
-        )
+        return _alone(group, row, options_of(group, facts), "--confirm", str(trainings))
     return train_command(group, row, trainings, facts)
 
 
 def train_command(group: Group, row: Row, seeds: int, facts: KnownFacts = NO_FACTS) -> str:
     """The command line that trains a row's setting alone, on all examples, with so many seeds."""
-    return _line(group, *_alone(group, row, options_of(group, facts, {"seeds": seeds})))
+    return _alone(group, row, options_of(group, facts, {"seeds": seeds}))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
