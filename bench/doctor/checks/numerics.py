@@ -46,8 +46,7 @@ class Trained:
 
 
 def check(context: Context) -> Finding:
-    """Train each setting on the device by the fast path and by plain torch, and in fp32 by plain
-    torch on the CPU, and compare the first with both others."""
+    """Train each setting by the fast path, by plain torch and on the CPU; compare the first."""
     worst: dict[str, float] = {}
     wrong: list[str] = []
 
