@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.analysis.costpairs import BETWEEN_PROCESSES, CONSTANTS, Runs, ratio_intervals, runs_of
+from bench.analysis.groups import settings_key
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
 from bench.stats.comparing import FAMILY, Estimates, sample_means
 from bench.stats.intervals import Interval, Ints, quantile
@@ -109,15 +110,16 @@ def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[I
 
 def _references(matches: Sequence[Match]) -> Ints:
     """By match the index of full fine-tuning in fp32 in the same groups; −1 without."""
+    groups = [tuple(settings_key(side.rows[0]) for side in m.sides) for m in matches]
     full = {
-        (id(m.base_group), id(m.new_group)): i
+        groups[i]: i
         for i, m in enumerate(matches)
         if m.base.label == m.new.label
         and m.new.mode == "full"
         and m.new.amp == "off"
         and not m.new.unfreezes
     }
-    return np.array([full.get((id(m.base_group), id(m.new_group)), -1) for m in matches])
+    return np.array([full.get(group, -1) for group in groups])
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
