@@ -271,10 +271,8 @@ def _machine_drawings(machines: Machines | None) -> list[Drawing]:
             if cost.column == column and (ratio := cost.normalised) and (ends := ratio.ends())
         ]  # fmt: skip
         if entries:
-            drawings.append(intervals(
-                entries, None, None, f"{label} relative to full fp32, NEW / BASE",
-                f"machines-{column}", is_ratio=True, words=_GAINS,
-            ))  # fmt: skip
+            x_label = f"{label} relative to full fp32, NEW / BASE"
+            drawings.append(intervals(entries, x_label, f"machines-{column}", words=_GAINS))
     return drawings
 
 
@@ -295,9 +293,9 @@ def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
         ]  # fmt: skip
         if measure.exact and all(entry.interval.value == 1 for entry in entries):
             continue
-        limit = next(one.limit for _, one in results if one.interval)
         x_label = f"{measure.label}, NEW {'/' if is_ratio else '−'} BASE"
         drawings.append(intervals(
-            entries, overall.get(measure), limit, x_label, measure.column, is_ratio=is_ratio
+            entries, x_label, measure.column, is_ratio=is_ratio, overall=overall.get(measure),
+            limit=next(one.limit for _, one in results if one.interval),
         ))  # fmt: skip
     return drawings

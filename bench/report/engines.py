@@ -109,5 +109,5 @@ def _drawings(compared: Iterable[engines.Baseline]) -> list[Drawing]:
         ]  # fmt: skip
         label, stem = f"time, minbert / transformers + PEFT {baseline.name}", f"engines-{number}"
         if entries:
-            drawings.append(intervals(entries, None, None, label, stem, is_ratio=True))
+            drawings.append(intervals(entries, label, stem))
     return drawings
