@@ -253,11 +253,9 @@ def _different(samples: Sequence[Sample]) -> float:
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:
         return float(len(samples))
-    rest = []
-    for sample in several:
-        values = np.stack([sample.values[seed] for seed in sorted(shared)])
-        rest.append((values - values.mean(axis=0)).ravel())
-    return effective_number(np.stack(rest))
+    values = np.array([[one.values[seed] for seed in sorted(shared)] for one in several])
+    rest = values - values.mean(axis=1, keepdims=True)
+    return effective_number(rest.reshape(len(several), -1))
 
 
 def effective_number(rest: Floats) -> float:
