@@ -73,22 +73,15 @@ def tables(data: DataFacts) -> list[Table]:
         ]  # fmt: skip
         caption = "Entities by type" if data.problem == WORDS else ""
         every.append(table("data_classes", rows, caption, folded=len(rows) > _MOST_CLASSES))
-    if data.checks is not None:
-        every += [*_finding_tables(data.checks), _length_table(data.checks)]
-    return every
-
-
-def _finding_tables(checks: Checks) -> list[Table]:
-    every = findings(checks)
-    rows = [
-        {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
-        for name, f, remedy in every
-    ]
-    examples = [
-        table("examples", [{"example": plain(line)} for line in finding.shown], name)
-        for name, finding, _ in every
-    ]
-    return [table("findings", rows), *examples] if every else []
+    known = findings(data.checks) if data.checks else []
+    if known:
+        every.append(table("findings", (
+            {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
+            for name, f, remedy in known
+        )))  # fmt: skip
+    for name, finding, _ in known:
+        every.append(table("examples", ({"example": plain(line)} for line in finding.shown), name))
+    return [*every, _length_table(data.checks)] if data.checks else every
 
 
 def _length_table(checks: Checks) -> Table:

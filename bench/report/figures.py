@@ -356,11 +356,3 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
     where = f" on {title}" if title else ""
     alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
-
-
-def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:
-    """A range that holds every value, with a margin."""
-    values = pd.concat([pd.Series(part, dtype=float) for part in rows]).dropna()
-    low, high = float(values.min()), float(values.max())
-    margin = 0.06 * (high - low) or 0.05
-    return low - margin, high + margin
