@@ -19,11 +19,10 @@ from bench.plan.metrics import SINGLE_LABEL, WORDS
 from bench.results.facts import FROZEN, TFIDF
 from bench.results.predictions import outcome_of
 from bench.results.scores import Score, every_score
+from bench.stats.intervals import Floats
 from minbert.data.metrics import constant
 from minbert.data.tasks import Examples, Task
 from minbert.data.tasks.splitting import smallest
-
-Floats = NDArray[np.float64]
 
 HELD_OUT: Final = 0.2
 """The share of the training examples on which the strength of regularisation is chosen."""

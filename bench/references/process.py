@@ -22,9 +22,10 @@ from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
-from bench.references.linear import Floats, predict, scores
+from bench.references.linear import predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.scores import Score
+from bench.stats.intervals import Floats
 from bench.worker.process import tie_to_parent
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.results.scores import probabilities
+from bench.stats.intervals import Floats
 from minbert.data.metrics import constant, score
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 AVERAGES: Final = (LOGITS, PROBABILITIES)
 
-Floats = NDArray[np.float64]
 Weights = tuple[tuple[int, int], ...]
 """Pairs of a model's index and how often it counts, the highest weight first."""
 

@@ -31,7 +31,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.protocol import PREDICTIONS
-from bench.studies.ensemble.averages import Floats
+from bench.stats.intervals import Floats
 from bench.studies.ensemble.members import Member
 from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for

@@ -17,8 +17,8 @@ from bench.results.outcomes import Values
 from bench.results.overall import counted, overall, overall_interval
 from bench.results.predictions import mean_of_parts, values_for
 from bench.results.scores import score_of
-from bench.stats.intervals import Interval, spread
-from bench.studies.ensemble.averages import Choice, Floats, as_averaged, averaged, choose
+from bench.stats.intervals import Floats, Interval, spread
+from bench.studies.ensemble.averages import Choice, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
 from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score

@@ -11,12 +11,10 @@ from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adapters.names import adapted_layers
+from bench.stats.intervals import Floats
 from bench.studies.updates.cells import KeptCell
-
-Floats = NDArray[np.float64]
 
 PERCENTS: Final = (50, 90, 99)  # shares of the energy for which a rank is computed
 TOPS: Final = (1, 5, 8, 10)

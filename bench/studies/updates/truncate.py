@@ -20,9 +20,8 @@ from bench.machine.conditions import Conditions
 from bench.plan.models import Model
 from bench.results.outcomes import Values
 from bench.results.predictions import values_for
-from bench.stats.intervals import spread
+from bench.stats.intervals import Floats, spread
 from bench.studies.updates.cells import KeptCell
-from bench.studies.updates.modules import Floats
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import Data

@@ -17,10 +17,10 @@ from adapters.layer import AdaptedLinear
 from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.plan.models import Model
+from bench.stats.intervals import Floats
 from bench.studies.updates.cells import KeptCell
 from bench.studies.updates.modules import (
     KINDS,
-    Floats,
     Module,
     Position,
     Spectrum,
