@@ -1,7 +1,7 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import floor, inf, log10
 from operator import attrgetter
@@ -49,6 +49,7 @@ class Group:
     rows: tuple[Row, ...]
     settings: tuple[Setting, ...]
     race: "Group | None" = None  # the rounds of the race that chose among settings
+    encoders: Mapping[str, "Group"] = field(default_factory=dict)  # their groups, if of several
 
     @property
     def first(self) -> Row:
@@ -305,18 +306,10 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
     return [base, *(group for group in groups if group is not base)]
 
 
-@dataclass(frozen=True, eq=False)
-class Encoders:
-    """Encoders that were measured under the same conditions on the same data: the groups of each by
-    its name, and the settings of all, which name their encoder, as one group."""
-
-    groups: dict[str, Group]
-    joined: Group
-
-
-def encoders_of(groups: Sequence[Group]) -> Encoders | None:
-    """The encoders that can be compared with that of the first group; None without any other. Of
-    several groups of an encoder, the one that differs least from the first counts."""
+def encoders_of(groups: Sequence[Group]) -> Group | None:
+    """The settings of the encoders that can be compared with that of the first group, which name
+    their encoder, as one group; None without any other. Of several groups of an encoder, the one
+    that differs least from the first counts."""
     if not groups:
         return None
     first = groups[0]
@@ -335,13 +328,12 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
     settings = tuple(
         replace(s, encoder=name) for name, group in by_name.items() for s in group.settings
     )
-    return Encoders(by_name, Group(rows, settings))
+    return Group(rows, settings, encoders=by_name)
 
 
 def decided_over(groups: Sequence[Group]) -> Group:
     """The settings that a recommendation is among: the first group's, and other encoders'."""
-    encoders = encoders_of(groups)
-    return groups[0] if encoders is None else encoders.joined
+    return encoders_of(groups) or groups[0]
 
 
 def _shared(group: Group) -> tuple[Value, ...]:

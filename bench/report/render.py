@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Encoders, Group, encoders_of, ordered_groups
+from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
@@ -86,9 +86,9 @@ def report(
     every_group = ordered_groups(rows, planned, values_of)
     every_row = [row for group in every_group for row in group.rows]
     encoders = encoders_of(every_group)
-    overall = recommend(candidates_of(encoders.joined)) if encoders else None
+    overall = recommend(candidates_of(encoders)) if encoders else None
     if encoders and overall and overall.setting:
-        own = encoders.groups[overall.setting.encoder]
+        own = encoders.encoders[overall.setting.encoder]
         every_group.sort(key=lambda group: group is not own)
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
@@ -118,10 +118,10 @@ def report(
     # the rule of the explorer is not that of a race
     has_choice = shown is not None and shown.ok and len(shown.settings) > 1 and not shown.race
     return {
-        "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
+        "title": lead.title(encoders or first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
-            *([pages.phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
+            *([pages.phrase("groups", "encoders", encoders.encoders, first)] if encoders else []),
             *first_lines,
             *engine_warnings(rows, results.losses_of),
             *lead.versions(latest(rows).values(), code_version, left_out),
@@ -176,7 +176,7 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 def _other(
     group: Group, first: Group, number: int, facts: KnownFacts,
-    encoders: Encoders | None
+    encoders: Group | None
 ) -> dict[str, Any]:  # fmt: skip
     """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()
