@@ -42,7 +42,6 @@ from bench.report.text import fixed, num, range_of
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.usable().items()}
 
-
 COLOURS, MARKERS, LINES = (
     defaultdict[str, str](partial(str, neutral), {mode: of[i] for mode, of in _STYLES.items()})
     for i, neutral in enumerate((GREY, "o", ":"))
