@@ -7,14 +7,7 @@ from math import floor, inf, log10
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.setting import (
-    FROZEN,
-    SeedFold,
-    Setting,
-    between_processes,
-    place_of_run,
-    settings_of,
-)
+from bench.analysis.setting import FROZEN, Setting, between_processes, place_of_run, settings_of
 from bench.common.grouping import grouped
 from bench.plan.cell import ON, Value, named
 from bench.plan.columns import VALUES, group_names
@@ -144,7 +137,7 @@ class Group:
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
 
     @cached_property
-    def common_places(self) -> set[SeedFold]:
+    def common_places(self) -> set[tuple[int, int]]:
         """The seeds and folds that all settings with seeds enough to be recommended have with their
         memory; those that all settings have where none has enough."""
         every = [setting for setting in self.settings if setting.ok]

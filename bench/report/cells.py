@@ -69,10 +69,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
     """The columns, with those that distinguish the cells of these groups moved before the seed."""
     settings = [setting for group in groups for setting in group.settings]
     early = [name for name in CHANGED if len({group.shared(name) for group in groups}) > 1]
-    if any(setting.tells_rate for setting in settings):
-        early.append("learning_rate")
-    if any(setting.tells_frozen for setting in settings):
-        early.append("frozen_dtype")
+    early += ["learning_rate"] * any(setting.tells_rate for setting in settings)
+    early += ["frozen_dtype"] * any(setting.tells_frozen for setting in settings)
     every = [row for group in groups for row in group.rows]
     early += [name for name in _RUNS if len({*map(attrgetter(name), every)} - {None}) > 1]
     names = [name for name in _COLUMNS if name not in early]
