@@ -136,6 +136,11 @@ class Group:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
 
+    @property
+    def usual_seeds(self) -> int:
+        """The number of seeds of its grid, without further ones that --confirm trained."""
+        return sorted(1 + max(row.seed for row in one.rows) for one in self.settings)[-2:][0]
+
     @cached_property
     def common_places(self) -> set[tuple[int, int]]:
         """The seeds and folds that all settings with seeds enough to be recommended have with their

@@ -127,7 +127,7 @@ def narrowed(
     grid, search = _grid(group, group.first)
     if lr:
         search = ("--lr", lr)
-        options = {"seeds": max(FEWEST_SEEDS, usual_seeds(group)), **options}
+        options = {"seeds": max(FEWEST_SEEDS, group.usual_seeds), **options}
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
     if group.race:
@@ -156,11 +156,6 @@ def _cell(group: Group, row: Row, search: bool, axes: Sequence[str]) -> str:
     return " ".join(f"{name}={text}" for name, text in texts.items() if text)
 
 
-def usual_seeds(group: Group) -> int:
-    """The number of seeds of a group's grid, without further ones that --confirm trained."""
-    return sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)[-2:][0]
-
-
 def _models(group: Group) -> list[str]:
     return list({row.model_digest: row.model for row in group.rows}.values())
 
@@ -174,7 +169,7 @@ def options_of(
     values = {name: others.get(name, group.shared(name)) for name in names}
     values["model"] = ",".join(_models(group))
     values["engine"] = TRANSFORMERS if group.first.engine == TRANSFORMERS else None
-    values["seeds"] = others.get("seeds", usual_seeds(group))
+    values["seeds"] = others.get("seeds", group.usual_seeds)
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         values["repeats"] = repeats
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")

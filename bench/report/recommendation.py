@@ -17,13 +17,7 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import (
-    confirm_command,
-    export_command,
-    narrowed,
-    train_command,
-    usual_seeds,
-)
+from bench.report.commands import confirm_command, export_command, narrowed, train_command
 from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Table, table
 from bench.report.text import num, score, score_gap
@@ -220,7 +214,7 @@ def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
     where others have fewer."""
     known, need, why = recommended.candidates, recommended.resolution, {*recommended.obstacles}
     if known.widened and {"not learned", "precision"} & why:
-        return None, 2 * usual_seeds(known.group)
+        return None, 2 * known.group.usual_seeds
     if need is None or need.factor is None or "precision" not in why:
         return None, None
     if need.seeds is not None and need.seeds <= _MOST_SEEDS:
