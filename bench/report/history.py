@@ -87,7 +87,7 @@ def _events(shown: History) -> list[tuple[str, str, list[str]]]:
             name = f"All others against {reference}, which itself {own}"
             words = f"{measure.label} is {ends} what it was"
             by_setting.setdefault((at, name), []).append(words)
-    return [(name, shown.versions[at].name, words) for (at, name), words in by_setting.items()]
+    return [(name, shown.versions[at], words) for (at, name), words in by_setting.items()]
 
 
 def _value(shown: History, series: Series, value: float) -> str:
@@ -109,7 +109,7 @@ def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     )  # fmt: skip
     families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
-    versions = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
+    versions = [{"version": v, "started_at": shown.started_at[v]} for v in shown.versions]
     tables = [
         *([_changes(shown)] if shown.changes else []), _latest(shown, list(families)),
         table("versions", versions, folded=True),
@@ -124,7 +124,7 @@ def _changes(shown: History) -> Table:
     rows = [
         {
             "setting": change.series.setting.label, "measure": change.series.measure.label,
-            "since": shown.versions[change.at].name,
+            "since": shown.versions[change.at],
             "before": _value(shown, change.series, change.before),
             "after": _value(shown, change.series, change.after),
             "effect": _effect(shown, change.series.measure, change.effect),
@@ -148,7 +148,7 @@ def _latest(shown: History, columns: Sequence[str]) -> Table:
         for setting in shown.group.settings
     ]
     marks = ["baseline" if s is shown.reference else "" for s in shown.group.settings]
-    caption = f"The newest version, {shown.versions[-1].name}, against {shown.reference.label}."
+    caption = f"The newest version, {shown.versions[-1]}, against {shown.reference.label}."
     return Table(heads, rows, caption, marks)
 
 
@@ -180,7 +180,7 @@ def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
     last = len(shown.versions) - 1
     places = list(series.starts or (sorted({0, last}) if is_last else []))
     spaced = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
-    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in spaced}
+    return {at: shown.versions[at].rpartition("+g")[2][:7] for at in spaced}
 
 
 def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
@@ -203,7 +203,7 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
 
 
 def _data(shown: History) -> dict[str, Any]:
-    names = [version.name for version in shown.versions]
+    names = shown.versions
     findings = sentences(
         "history_findings", versions=len(names), shortest=SHORTEST,
         settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
@@ -214,8 +214,8 @@ def _data(shown: History) -> dict[str, Any]:
         "findings": findings,
         "group": title(shown.group),
         "reference": shown.reference.label,
-        "versions": [{"version": v.name, "started_at": v.started_at} for v in shown.versions],
-        "not_comparable": [version.name for version in shown.left_out],
+        "versions": [{"version": v, "started_at": shown.started_at[v]} for v in names],
+        "not_comparable": list(shown.left_out),
         "changes": [
             {
                 **_named(change.series), "since": names[change.at], "before": change.before,
