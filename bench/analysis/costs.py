@@ -1,7 +1,4 @@
-"""What a setting costs, limits such as `memory<=6GiB score>=0.60`, and margins such as `1pt`.
-
-Limits and margins have the syntax of --where and --margin in every command. Pure.
-"""
+"""What a setting costs; limits and margins, by the syntax of --where and --margin. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,5 +1,4 @@
-"""Which setting to use: the cheapest that is shown to be no worse than the best by more than a
-margin. docs/deciding.md has the rule and its sources."""
+"""The setting to use: the cheapest shown to be within a margin of the best (docs/deciding.md)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

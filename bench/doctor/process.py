@@ -1,6 +1,5 @@
-"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON. It
-writes its finding into result.json, as a cell's worker does, so that the same runner supervises
-it."""
+"""The process of one check, `bench.doctor.process NAME FOLDER CONTEXT`, the last as JSON. It writes
+its finding into result.json, as a cell's worker does, so that the same runner supervises it."""
 
 import json
 import sys

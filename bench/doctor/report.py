@@ -1,5 +1,4 @@
-"""An examination in words, and as JSON without names of users, hosts and folders. Pure but for the
-names that are removed."""
+"""An examination in words, and as JSON without names of users, hosts and folders."""
 
 import getpass
 import math

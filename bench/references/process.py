@@ -1,6 +1,5 @@
-"""Computes reference points in a process of its own, so that the planning process loads neither
-torch nor scikit-learn. A request is the job of a cell, the number of examples to train on, and the
-names of reference points."""
+"""Reference points, in a process of its own that loads torch and scikit-learn. A request is a
+cell's job, the number of examples to train on, and the names of reference points."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,4 @@
-"""The report's section on a data set, and the tables and figures of what checks of it found.
-
-Importing this loads matplotlib.
-"""
+"""The section on a data set: tables and figures of what checks found. Loads matplotlib."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final

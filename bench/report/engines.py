@@ -1,5 +1,4 @@
-"""The report's section on engines: minbert against transformers + PEFT, and whether both do the
-same work."""
+"""The report's section on engines, minbert against transformers + PEFT, which must agree."""
 
 from collections.abc import Iterable, Sequence
 from math import isfinite

@@ -1,7 +1,5 @@
 """The pages of `bench.report --history`: each setting against a reference, by version of the code.
-
-Importing this loads pandas and matplotlib.
-"""
+Loads pandas and matplotlib."""
 
 from collections.abc import Sequence
 from functools import partial

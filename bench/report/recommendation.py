@@ -1,5 +1,4 @@
-"""The recommendation in words: a heading, sentences, alternatives by need, and the commands that
-would settle what is open."""
+"""The recommendation in words, alternatives by need, and commands that settle what is open."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,4 @@
-"""Cells run by the command bench.grid, as a user runs them: their rows, both engines, forecasts of
-their memory, and memory that runs out."""
+"""Cells run by bench.grid as by a user: rows, both engines, forecasts, memory that runs out."""
 
 import csv
 import os

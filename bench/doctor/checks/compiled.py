@@ -1,5 +1,4 @@
-"""Compiled training steps: the losses of plain steps, with dropout on average, and nothing compiled
-later."""
+"""Compiled steps: the losses of plain ones, also with dropout, and nothing compiled later."""
 
 import math
 import os

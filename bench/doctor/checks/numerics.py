@@ -1,5 +1,4 @@
-"""Losses, gradients and weights of three steps: the fast path, plain torch, and the CPU; dropout,
-and gradients that overflow."""
+"""Losses, gradients and weights by the fast path, plain torch and the CPU; dropout, overflow."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,5 +1,4 @@
-"""Ensembles as sections of text and tables, for a terminal and, with figures, for pages. Importing
-this loads pandas and matplotlib."""
+"""Ensembles as text, tables and figures, on a terminal and pages. Loads pandas and matplotlib."""
 
 import math
 from collections.abc import Sequence
