@@ -105,13 +105,12 @@ def load_model(cell: KeptCell, base: Model) -> BertClassifier:
 
 def linear_weights(encoder: nn.Module) -> dict[Position, Tensor]:
     """Views of the weights [o, i] of an encoder's plain linear layers, fused ones in parts."""
-    weights: dict[Position, Tensor] = {}
-    for _, linear, names in linear_layers(encoder):
-        for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
-            position = position_of(name)
-            if position is not None:
-                weights[position] = rows
-    return weights
+    return {
+        position: rows
+        for _, linear, names in linear_layers(encoder)
+        for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True)
+        if (position := position_of(name)) is not None
+    }
 
 
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
