@@ -13,7 +13,7 @@ from bench.plan.cell import ABOUT
 from bench.plan.columns import BY_NAME, group_names
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.pages import phrase
-from bench.report.tables import DASH, Head, Table, declared, table
+from bench.report.tables import DASH, DECLARED, Head, Table, table
 from bench.report.text import by_metric, count, fixed, num, one_of, short_name, without_paths
 from bench.results.overhead import overhead_s
 
@@ -22,7 +22,7 @@ MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
 _OVERHEAD: Final = "overhead_s"  # not a column of runs.csv: it is calculated from others
-_COLUMNS: Final = declared("cells")
+_COLUMNS: Final = DECLARED["cells"]
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
