@@ -147,14 +147,12 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
         if not known:
             continue
         gaps = [a.total - b.total for a, b in known]
-        changes = {
-            parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
-            for parts in _UNITED[cost]
-        }
-        most = _part(max(changes, key=lambda parts: changes[parts]))
+        most = max(
+            _UNITED[cost], key=lambda parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
+        )
         scale = max(a.total for a, _ in known)
         ends = range_of(gaps, partial(_signed, scale))
-        clauses.append(f"{ends} {_unit(group, cost)}, mostly in {most}")
+        clauses.append(f"{ends} {_unit(group, cost)}, mostly in {_part(most)}")
     return "; ".join(clauses)
 
 
