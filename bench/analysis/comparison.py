@@ -36,12 +36,12 @@ from bench.stats.intervals import Floats, Interval, Ints, quantile
 Kind = Literal["count", "memory", "time", "score"]
 
 
-class Verdict(StrEnum):
+class Verdict(StrEnum):  # in the order of tables
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
+    UNDECIDED = "too few repeats"
     SMALL = "below the minimum effect"
     SAME = "no measurable difference"
-    UNDECIDED = "too few repeats"
     NOT_COMPARED = "not compared"
 
 

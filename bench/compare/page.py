@@ -34,10 +34,6 @@ _BRIEF: Final = (30, 15, 6, 3)
 _ALIKE: Final = 5
 """Rows of the table of results with one measure and one verdict; regressions may have more."""
 _LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,536 characters
-_ORDER: Final = (
-    Verdict.REGRESSION, Verdict.IMPROVEMENT, Verdict.UNDECIDED, Verdict.SMALL, Verdict.SAME,
-    Verdict.NOT_COMPARED,
-)  # fmt: skip
 
 ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
 
@@ -150,7 +146,7 @@ def _rank(result: Result) -> tuple[bool, bool, int]:
     """Regressions come first, and what is counted exactly last."""
     _, one = result
     is_regression = one.verdict is Verdict.REGRESSION
-    return not is_regression, one.measure.exact, _ORDER.index(one.verdict)
+    return not is_regression, one.measure.exact, [*Verdict].index(one.verdict)
 
 
 def _first(table: Table, most: int, total: int = 0) -> list[Table]:
