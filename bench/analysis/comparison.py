@@ -30,24 +30,18 @@ from bench.common.messages import some_of
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
-from bench.stats.comparing import (
-    FAMILY,
-    Estimates,
-    mean_of_settings,
-    needed_repeats,
-    nominal_level,
-)
+from bench.stats.comparing import FAMILY, Estimates, mean_of_settings, needed_repeats, nominal_level
 from bench.stats.intervals import Floats, Interval, Ints, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 
 
-class Verdict(StrEnum):
+class Verdict(StrEnum):  # in the order of tables
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
+    UNDECIDED = "too few repeats"
     SMALL = "below the minimum effect"
     SAME = "no measurable difference"
-    UNDECIDED = "too few repeats"
     NOT_COMPARED = "not compared"
 
 
@@ -111,8 +105,6 @@ class Pair:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A setting that is compared with nothing, and why."""
-
     side: Side
     label: str
     why: str
@@ -174,8 +166,7 @@ _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 @dataclass(frozen=True, eq=False)
 class CostMeasure:
-    """A cost of K matched settings. Times gate where these were measured in alternation: otherwise
-    they have the drift between sessions as well."""
+    """A cost of K matched settings. Times gate only if alternated: else sessions drift, too."""
 
     measure: Measure
     estimates: Estimates  # of log ratios
@@ -406,8 +397,7 @@ def _overall_score(
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
-    """How cells of one setting fail that were ok in another, or with `now`, how those of `after`
-    failed that are ok in `before`; empty: none does."""
+    """How cells fail that were ok `before`; with `now`, how those failed that are ok `before`."""
     ok = {place_of_run(row) for row in before.ok}
     others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
     ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]

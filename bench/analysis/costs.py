@@ -1,7 +1,4 @@
-"""What a setting costs, limits such as `memory<=6GiB score>=0.60`, and margins such as `1pt`.
-
-Limits and margins have the syntax of --where and --margin in every command. Pure.
-"""
+"""What a setting costs; limits and margins, by the syntax of --where and --margin. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -30,8 +27,7 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "parameters": {"": 1.0, "k": 1e3, "M": 1e6},
     "score": {"": 1.0, "%": 0.01},
 }
-"""What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
-unit of the score."""
+"""What a limit may be on, with units and their sizes in MiB, seconds, MB, parameters and scores."""
 TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
 _LEAST: Final = 1e-6  # the smallest margin, in its unit
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
@@ -39,8 +35,7 @@ EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on a cost or on the score, in MiB, seconds, MB, parameters or the unit of the score;
-    `text` is as it was written."""
+    """A limit on a cost or the score, in units as of `UNITS`; `text` is as it was written."""
 
     name: Need | Literal["score"]
     at_most: bool
@@ -56,8 +51,7 @@ class Limit:
 
 
 def parse_where(text: str) -> tuple[Limit, ...]:
-    """The limits in a text such as `memory<=6GiB time<=30min score>=0.60 size<=5MB`; InputError
-    with what is allowed for anything else."""
+    """The limits in a text such as `EXAMPLE`; InputError with what is allowed for anything else."""
     limits, rest = [], text.lstrip()
     while rest:
         match = TERM.match(rest)

@@ -77,10 +77,9 @@ class Agreement:
 
 
 def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
-    """The comparisons with each baseline that some rows have, also those without any pair; none if
-    the engines have no model in common. Cells of engine transformers with this project's kernels
-    are no baseline. Cells without dropout, in which losses are compared, count where there are no
-    others."""
+    """The comparisons with each baseline that some rows have, also without any pair; none if the
+    engines have no model in common. Cells of engine transformers with this project's kernels are no
+    baseline. Cells without dropout, in which losses are compared, count if there are no others."""
     by_engine = grouped([row for row in rows if row.own_kernels != ON], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if any(row.dropout for row in base):
@@ -100,8 +99,7 @@ def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
 
 
 def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
-    """Settings without a counterpart by engine: those of engine transformers, and those of engine
-    minbert that no baseline has."""
+    """Settings without a counterpart, by engine; of engine minbert those that no baseline has."""
     bases, news = dict[str, None](), list[set[str]]()
     for baseline in compared:
         by_side = grouped(baseline.comparison.unmatched, lambda one: one.side)
@@ -112,8 +110,7 @@ def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
 
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
-    """The losses of the first steps of trainings without dropout that both engines have, on the
-    same batches."""
+    """The losses of both engines' trainings without dropout on the same batches, in first steps."""
     exact = [row for row in rows if row.is_ok and not row.dropout and not row.lora_dropout]
     by_engine = grouped([row for row in exact if row.repeat == 1], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])

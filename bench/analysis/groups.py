@@ -1,20 +1,13 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import floor, inf, log10
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.setting import (
-    FROZEN,
-    SeedFold,
-    Setting,
-    between_processes,
-    place_of_run,
-    settings_of,
-)
+from bench.analysis.setting import FROZEN, Setting, between_processes, place_of_run, settings_of
 from bench.common.grouping import grouped
 from bench.plan.cell import ON, Value, named
 from bench.plan.columns import VALUES, group_names
@@ -49,6 +42,7 @@ class Group:
     rows: tuple[Row, ...]
     settings: tuple[Setting, ...]
     race: "Group | None" = None  # the rounds of the race that chose among settings
+    encoders: Mapping[str, "Group"] = field(default_factory=dict)  # their groups, if of several
 
     @property
     def first(self) -> Row:
@@ -62,8 +56,7 @@ class Group:
 
     @cached_property
     def shared_values(self) -> Mapping[str, Value]:
-        """The shared values of the columns in which groups differ; older rows of a regression
-        without a score lack its loss, which was mse."""
+        """The shared values of the columns in which groups differ, as by `settings_key`."""
         shared = {name: self.shared(name) for name in _GROUP_COLUMNS}
         return {**shared, "regression_loss": shared.get("regression_loss") or "mse"}
 
@@ -82,8 +75,7 @@ class Group:
 
     @cached_property
     def margin(self) -> float:
-        """How much worse than full fine-tuning a score may be to count as no worse, as a positive
-        difference of scores."""
+        """By how much a score may be worse than full fine-tuning's to count as no worse."""
         score = self.baseline.estimate("dev_score") if self.baseline else None
         return self.scoring.tolerance(score.value if score else 0.0)
 
@@ -99,8 +91,7 @@ class Group:
     @cached_property
     def usual(self) -> tuple[Setting, ...]:
         """The settings, one of each that differ only in the type of frozen weights: the most
-        frequent one under a kind of AMP, and of equally frequent ones the first of the schema's
-        values."""
+        frequent under a kind of AMP or, of equally frequent ones, the first of the schema's."""
         varied = [setting for setting in self.settings if setting.tells_frozen]
         types = {
             amp: [setting.frozen for setting in alike]
@@ -145,8 +136,13 @@ class Group:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
 
+    @property
+    def usual_seeds(self) -> int:
+        """The number of seeds of its grid, without further ones that --confirm trained."""
+        return sorted(1 + max(row.seed for row in one.rows) for one in self.settings)[-2:][0]
+
     @cached_property
-    def common_places(self) -> set[SeedFold]:
+    def common_places(self) -> set[tuple[int, int]]:
         """The seeds and folds that all settings with seeds enough to be recommended have with their
         memory; those that all settings have where none has enough."""
         every = [setting for setting in self.settings if setting.ok]
@@ -201,11 +197,10 @@ class Group:
 def groups(
     rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
 ) -> list[Group]:
-    """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
-    Candidates of a search for learning rates are left out, as they were scored on other examples.
-    The rounds of a race are a group within that of the same settings on dev or, without one, within
-    itself. The group of the plan comes first, then that of most training examples, the newest and,
-    of equally new ones, the largest."""
+    """Rows, and planned cells without a row of their code_version, grouped by what may be compared,
+    without tries of a search for rates, which were scored on other examples. The rounds of a race
+    are a group within that of the same settings on dev or, without one, within itself. The group of
+    the plan comes first, then that of most training examples, the newest, the largest."""
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}
@@ -230,8 +225,7 @@ def groups(
 
 
 def _with_races(every: Sequence[Group]) -> list[Group]:
-    """Groups with their races. The rounds of a race are no group of their own, unless nothing has
-    run on dev yet."""
+    """Groups with their races, whose rounds are a group of their own only before any run on dev."""
     of_race = {group_key(group.rows[0]): group for group in every if group.is_race}
     result: dict[tuple[Value, ...], Group] = {}
     for group in every:
@@ -285,9 +279,8 @@ def differing(group: Group, other: Group) -> list[str]:
 def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group with the most neighbours, and these with the setting, one of `names`, in which each
-    differs. Groups are neighbours if they differ in one setting alone. None without any neighbours,
-    or with too many groups to compare them all."""
+    """The group with the most neighbours, which differ from it in one setting alone, of `names`,
+    and these with that setting. None without any, or with too many groups to compare them all."""
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
     candidates = []
@@ -310,18 +303,10 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
     return [base, *(group for group in groups if group is not base)]
 
 
-@dataclass(frozen=True, eq=False)
-class Encoders:
-    """Encoders that were measured under the same conditions on the same data: the groups of each by
-    its name, and the settings of all, which name their encoder, as one group."""
-
-    groups: dict[str, Group]
-    joined: Group
-
-
-def encoders_of(groups: Sequence[Group]) -> Encoders | None:
-    """The encoders that can be compared with that of the first group; None without any other. Of
-    several groups of an encoder, the one that differs least from the first counts."""
+def encoders_of(groups: Sequence[Group]) -> Group | None:
+    """The settings of the encoders that can be compared with that of the first group, which name
+    their encoder, as one group; None without any other. Of several groups of an encoder, the one
+    that differs least from the first counts."""
     if not groups:
         return None
     first = groups[0]
@@ -340,14 +325,12 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
     settings = tuple(
         replace(s, encoder=name) for name, group in by_name.items() for s in group.settings
     )
-    return Encoders(by_name, Group(rows, settings))
+    return Group(rows, settings, encoders=by_name)
 
 
 def decided_over(groups: Sequence[Group]) -> Group:
-    """The settings that a recommendation is among: the first group's, with those of other encoders
-    if there are any."""
-    encoders = encoders_of(groups)
-    return groups[0] if encoders is None else encoders.joined
+    """The settings that a recommendation is among: the first group's, and other encoders'."""
+    return encoders_of(groups) or groups[0]
 
 
 def _shared(group: Group) -> tuple[Value, ...]:

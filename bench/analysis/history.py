@@ -24,14 +24,6 @@ Run = tuple[int, int, int]  # seed, fold and repeat
 
 
 @dataclass(frozen=True)
-class Version:
-    """A version of the code, and when its first cell started."""
-
-    name: str
-    started_at: str
-
-
-@dataclass(frozen=True)
 class Segment:
     """A stretch between changes: its first and last version by index, and its median."""
 
@@ -94,8 +86,9 @@ class History:
 
     group: Group
     reference: Setting
-    versions: tuple[Version, ...]
-    left_out: tuple[Version, ...]
+    versions: tuple[str, ...]
+    left_out: tuple[str, ...]
+    started_at: Mapping[str, str]  # when the first cell of a version started
     series: tuple[Series, ...]
 
     @cached_property
@@ -111,13 +104,13 @@ class History:
 
 def history(group: Group) -> History | None:
     """The history of a group; None if no cell of it ended ok."""
-    versions = _versions(group)
-    reference = _reference(group, len(versions))
+    started_at = _versions(group)
+    reference = _reference(group, len(started_at))
     if reference is None:
         return None
     has_reference = {row.code_version for row in reference.ok}
-    compared = tuple(version for version in versions if version.name in has_reference)
-    left_out = tuple(version for version in versions if version not in compared)
+    compared = tuple(version for version in started_at if version in has_reference)
+    left_out = tuple(version for version in started_at if version not in has_reference)
     searched: list[Series] = []
     memory = {"peak_rss_mib", "peak_cuda_allocated_mib"} - {group.memory_column}
     measures = [measure for measure in MEASURES if measure.column not in memory]
@@ -131,13 +124,14 @@ def history(group: Group) -> History | None:
             replace(series, starts=tuple(series.known[place] for place in places))
             for series, places in zip(family, starts, strict=True)
         ]
-    return History(group, reference, compared, left_out, tuple(searched))
+    return History(group, reference, compared, left_out, started_at, tuple(searched))
 
 
-def _versions(group: Group) -> list[Version]:
+def _versions(group: Group) -> dict[str, str]:
+    """When the first cell of each version of the code started, the oldest first."""
     runs = grouped(group.rows, lambda row: row.code_version).items()
-    versions = [Version(name, min(row.started_at or "" for row in rows)) for name, rows in runs]
-    return sorted(versions, key=lambda version: (version.started_at, version.name))
+    versions = ((min(row.started_at or "" for row in rows), name) for name, rows in runs)
+    return {name: at for at, name in sorted(versions)}
 
 
 def _reference(group: Group, versions: int) -> Setting | None:
@@ -164,7 +158,7 @@ def _limit(measure: Measure, group: Group, reference: Setting) -> float:
 
 
 def _series(
-    setting: Setting, reference: Setting, measure: Measure, versions: Sequence[Version]
+    setting: Setting, reference: Setting, measure: Measure, versions: Sequence[str]
 ) -> Series | None:
     """A setting's series; None if nothing was measured, and for the reference's time and score."""
     is_reference = setting is reference
@@ -172,7 +166,7 @@ def _series(
         return None
     own, base = (_by_version(one, measure) for one in (setting, reference))
     values = tuple(
-        _relative(own.get(v.name, {}), None if is_reference else base.get(v.name, {}), measure)
+        _relative(own.get(v, {}), None if is_reference else base.get(v, {}), measure)
         for v in versions
     )
     known = any(value is not None for value in values)

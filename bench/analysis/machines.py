@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.analysis.costpairs import BETWEEN_PROCESSES, CONSTANTS, Runs, ratio_intervals, runs_of
+from bench.analysis.groups import settings_key
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
 from bench.stats.comparing import FAMILY, Estimates, sample_means
 from bench.stats.intervals import Interval, Ints, quantile
@@ -93,8 +94,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
 
 
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
-    """The measurement versions of a match's runs, on one machine of each side; empty where one side
-    has no run there."""
+    """Measurement versions of a match's runs, on a machine of each side; empty if one has none."""
     sides = [
         {r.measurement_version for r in setting.ok if only is None or machine_of(r) == only[i]}
         for i, setting in enumerate(match.sides)
@@ -110,15 +110,16 @@ def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[I
 
 def _references(matches: Sequence[Match]) -> Ints:
     """By match the index of full fine-tuning in fp32 in the same groups; −1 without."""
+    groups = [tuple(settings_key(side.rows[0]) for side in m.sides) for m in matches]
     full = {
-        (id(m.base_group), id(m.new_group)): i
+        groups[i]: i
         for i, m in enumerate(matches)
         if m.base.label == m.new.label
         and m.new.mode == "full"
         and m.new.amp == "off"
         and not m.new.unfreezes
     }
-    return np.array([full.get((id(m.base_group), id(m.new_group)), -1) for m in matches])
+    return np.array([full.get(group, -1) for group in groups])
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, Literal
 
-from bench.analysis.groups import Group, settings_key
+from bench.analysis.groups import settings_key
 from bench.analysis.setting import Setting, settings_of
 from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
@@ -40,9 +40,8 @@ _SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
 
 
 def counted_rows(rows: Iterable[Row]) -> list[Row]:
-    """The newest row of each repeat of a cell on a machine, without candidates of a search for
-    learning rates; of equal conditions, a row that ended ok counts before a later one that did
-    not."""
+    """The newest row of each repeat of a cell on a machine, without tries of a search for rates; of
+    equal conditions, one that ended ok counts before a later one that did not."""
     current = current_rows(row for row in rows if not row.is_trial).values()
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
@@ -65,13 +64,10 @@ def machine_name(machine: Machine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A setting of each side that may be compared, with the groups that they belong to, and the
-    machine of both; None where they ran on different ones."""
+    """A setting of each side that may be compared; machine None: they ran on different ones."""
 
     base: Setting
     new: Setting
-    base_group: Group
-    new_group: Group
     machine: Machine | None
 
     @property
@@ -117,7 +113,7 @@ def matching(
     for side, machines, values in zip(SIDES, by_machine, values_of, strict=True):
         for machine in [machine for machine in machines if machine not in common]:
             why = f"measured on {machine_name(machine)} in {side} alone"
-            settings = [s for g in _groups(machines[machine], values) for s in g.settings]
+            settings = _settings(machines[machine], values)
             matched.unmatched.extend((side, setting, why) for setting in settings)
     return matched
 
@@ -131,21 +127,17 @@ def _match(
 ) -> None:
     """Add the matches of rows, and what has none."""
 
-    def key_of(member: tuple[Setting, Group]) -> Key:
-        row = member[0].rows[0]
+    def key_of(setting: Setting) -> Key:
+        row = setting.rows[0]
         return tuple(row[name] or _FORMERLY.get(name, row[name]) for name in columns)
 
-    base, new = (
-        grouped([(s, group) for group in _groups(side, values) for s in group.settings], key_of)
-        for side, values in zip(rows, values_of, strict=True)
+    sides = zip(rows, values_of, strict=True)
+    base, new = (grouped(_settings(side, values), key_of) for side, values in sides)
+    matched.matches.extend(
+        Match(one, other, machine)
+        for key, [one, *more] in base.items()
+        for other in ([] if more else new.get(key, []))
     )
-    for key, members in base.items():
-        if key in new and len(members) == 1:
-            [(one, one_group)] = members
-            matched.matches.extend(
-                Match(one, other, one_group, other_group, machine)
-                for other, other_group in new[key]
-            )
     near_places = [columns.index(name) for name in _NEAR if name in columns]
 
     def near(key: Key) -> Key:
@@ -160,13 +152,13 @@ def _match(
                 why = "several settings of BASE match: narrow --base"
             else:
                 continue
-            matched.unmatched.extend((side, setting, why) for setting, _ in members)
+            matched.unmatched.extend((side, setting, why) for setting in members)
 
 
-def _groups(rows: Iterable[Row], values_of: ValuesOf) -> list[Group]:
-    """Rows in groups that differ in settings outside the axes, on whatever machine."""
-    members = grouped(rows, settings_key).values()
-    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members]
+def _settings(rows: Iterable[Row], values_of: ValuesOf) -> list[Setting]:
+    """The settings of groups of rows, on whatever machine, one group after the other."""
+    groups = grouped(rows, settings_key).values()
+    return [setting for own in groups for setting in settings_of(own, [], values_of)]
 
 
 def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> tuple[str, ...]:
@@ -214,8 +206,7 @@ def text_of(value: Value, empty: str = "empty") -> str:
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
-    """Labels, each given with a row of what it names, completed by the columns that distinguish
-    equal ones."""
+    """Labels, given with rows of what they name, completed by what distinguishes equal ones."""
     varying = {}
     for label, alike in grouped(items, itemgetter(0)).items():
         names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]

@@ -46,8 +46,7 @@ class Raced:
         return sum(values is not None for one in self.race.rounds for values in one)
 
     def gap(self, i: int) -> float | None:
-        """The score of a setting less that of the best, over the rounds that it had, of which more
-        is better; None for the best itself."""
+        """A setting's score less the best's over its rounds, of which more is better."""
         if self.best is None or i == self.best:
             return None
         both = [(one[i], one[self.best]) for one in self.race.rounds]
@@ -58,8 +57,7 @@ class Raced:
 
     @property
     def final(self) -> list[Setting]:
-        """The settings that are trained on all examples: the pick, and the best; none without a
-        pick."""
+        """Those that are trained on all examples: the pick and the best; none without a pick."""
         if not self.race.is_over or self.race.shown is None or self.best is None:
             return []
         return [self.settings[i] for i in sorted({self.race.shown, self.best})]

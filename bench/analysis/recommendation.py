@@ -1,5 +1,4 @@
-"""Which setting to use: the cheapest that is shown to be no worse than the best by more than a
-margin. docs/deciding.md has the rule and its sources."""
+"""The setting to use: the cheapest shown to be within a margin of the best (docs/deciding.md)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,8 +74,7 @@ class Candidates:
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
-        """Whether a setting (row) is shown to be no worse than another by more than the margin,
-        for which it needs enough seeds."""
+        """Whether a setting (row) is `within` the margin of another, and has enough seeds."""
         return self.within & self.repeated[:, None]
 
     @cached_property
@@ -116,9 +114,8 @@ class Candidates:
         return len({*self.samples[i].scores, *self.collapsed(i)})
 
     def collapsed(self, i: int) -> tuple[int, ...]:
-        """The seeds of a setting's trainings that collapsed: those that diverged (status
-        `invalid`), or whose score is below the setting's mean by more than the margin, which counts
-        as no smaller than the metric's own."""
+        """The seeds of a setting's trainings that diverged (status `invalid`), or whose score is
+        below its mean by more than the margin, at least the metric's own."""
         scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
         seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
         low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
@@ -126,8 +123,7 @@ class Candidates:
 
     @cached_property
     def widened(self) -> bool:
-        """Whether settings with collapsed trainings have more of the variance between seeds, which
-        widens all bounds, than the others have."""
+        """Whether most of the variance between seeds is of settings with collapsed trainings."""
         squares = [np.var([*s.scores.values()]) * len(s.scores) for s in self.samples]
         sound = self.sound(range(len(squares)))
         return bool(sum(squares) > 2 * sum(squares[i] for i in sound))

@@ -66,9 +66,8 @@ class CellPair:
 def cell_pairs(
     cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str]
 ) -> list[CellPair]:
-    """The cells that both sides have, matched by their axes, with a note on all others; InputError
-    if there are none. They were selected by the chosen axes, and may differ in those among them
-    that are `named`, and in axes that one side does not have."""
+    """The cells that both sides have, matched by axes, with a note on others; InputError without
+    any. They may differ in axes that are `named`, of those chosen, and that one side lacks."""
     differ = {*named, *(["learning_rate"] if "mode" in named else [])}
     differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
     shared = [axis for axis in AXES if axis not in differ]
@@ -104,8 +103,6 @@ def _axis(cell: _Cell, axis: str) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
-    """Files of results of two sides that were measured in alternation."""
-
     base: Path
     new: Path
     named: frozenset[str]  # axes in which matching cells may differ
@@ -114,9 +111,8 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Alternation:
-    """Two sides to measure in alternation, with further options of bench.grid, of which several
-    devices or jobs are of the alternation. Without places, `terms` are those of --base and --new,
-    as in --select."""
+    """Two sides to measure in alternation, with options of bench.grid, of which several devices or
+    jobs are shared out here. Without places, `terms` are those of --base and --new."""
 
     places: Sequence[Path]  # checkouts or virtual environments of both; empty: this checkout
     grid: str
@@ -155,8 +151,7 @@ class Alternation:
                 raise
 
     def _axes(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The axes that --select, --base or --new name, and those to which the latter two give
-        different values."""
+        """The axes that --select, --base or --new name, and those that the last two set apart."""
         if len(self.places) != (0 if any(self.terms) else 2):
             raise InputError(
                 "--run takes two places, BASE and NEW, or --base and --new with axes of --select"
@@ -198,8 +193,7 @@ class Alternation:
 
 
 def several_slots(options: Sequence[str]) -> tuple[Sequence[Target], list[str]]:
-    """The slots that options of bench.grid name, if that may be several, and the other options;
-    InputError as `find_slots`."""
+    """The slots that options of bench.grid name, if several, and the other options."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", default="1")
@@ -228,8 +222,7 @@ class _Repeat:
 
 @dataclass(frozen=True)
 class _Session:
-    """An alternation as it runs, with the folder of its results and the code of both sides. Without
-    slots it is on the device that the options of bench.grid name."""
+    """An alternation as it runs. Without slots it is on the device that `options` name."""
 
     alternation: Alternation
     folder: Path
@@ -267,8 +260,7 @@ class _Session:
         return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
     def _run_round(self, name: str, by_slot: Sequence[Sequence[_Repeat]]) -> None:
-        """Run the repeats of each slot, those of several slots at once; none begins after an error
-        of `_run_cells`."""
+        """Run the repeats of each slot, slots at once; none begins after one has failed."""
         count = sum(map(len, by_slot))
         with (
             Locks(device_locks(), self.signals) as devices,

@@ -19,15 +19,7 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.grouping import grouped
-from bench.compare.conclusion import (
-    Conclusion,
-    as_json,
-    by_turns,
-    figures,
-    name,
-    percent,
-    summary,
-)
+from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, percent, summary
 from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
@@ -38,15 +30,10 @@ from bench.report.tables import DASH, Head, Table, table
 PAGES: Final = "compare"
 _MOST: Final = 500  # rows of a table on the HTML page
 _BRIEF: Final = (30, 15, 6, 3)
-"""Rows that the table of results in the Markdown may have, if it is not too long with as many;
-other tables have a third."""
+"""Rows of the table of results in the Markdown, as many as fit; other tables have a third."""
 _ALIKE: Final = 5
 """Rows of the table of results with one measure and one verdict; regressions may have more."""
 _LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,536 characters
-_ORDER: Final = (
-    Verdict.REGRESSION, Verdict.IMPROVEMENT, Verdict.UNDECIDED, Verdict.SMALL, Verdict.SAME,
-    Verdict.NOT_COMPARED,
-)  # fmt: skip
 
 ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
 
@@ -59,8 +46,7 @@ _GAINS: Final = {
 
 
 def write(conclusion: Conclusion, reports: Path) -> Path:
-    """Write all files of a comparison into a folder, and return the path of the HTML page; errors
-    as `write_pages`."""
+    """Write all files of a comparison, and return the HTML page's path; errors as `write_pages`."""
     comparison = conclusion.comparison
     results, *rest = _sections(comparison, _BRIEF[0], _MOST)
     by_measure = _by_measure(comparison)
@@ -75,7 +61,6 @@ def write(conclusion: Conclusion, reports: Path) -> Path:
 
 
 def _brief(conclusion: Conclusion) -> str:
-    """The page as Markdown, short enough for a comment."""
     for most in _BRIEF:
         facts = _facts(conclusion, _sections(conclusion.comparison, most, most // 3))
         page = re.sub(r"\n{3,}", "\n\n", markdown(PAGES, facts))
@@ -161,7 +146,7 @@ def _rank(result: Result) -> tuple[bool, bool, int]:
     """Regressions come first, and what is counted exactly last."""
     _, one = result
     is_regression = one.verdict is Verdict.REGRESSION
-    return not is_regression, one.measure.exact, _ORDER.index(one.verdict)
+    return not is_regression, one.measure.exact, [*Verdict].index(one.verdict)
 
 
 def _first(table: Table, most: int, total: int = 0) -> list[Table]:
@@ -190,8 +175,7 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
-    """The results of settings by measure, of those that were compared anywhere; what is counted
-    exactly comes last."""
+    """Results of settings by measure, of those compared anywhere; what is counted exactly last."""
     every = sorted(comparison.results, key=lambda result: result[1].measure.exact)
     by_measure = {
         measure: [(pair, one) for pair, one in results if pair is not None]
@@ -275,10 +259,8 @@ def _machine_drawings(machines: Machines | None) -> list[Drawing]:
             if cost.column == column and (ratio := cost.normalised) and (ends := ratio.ends())
         ]  # fmt: skip
         if entries:
-            drawings.append(intervals(
-                entries, None, None, f"{label} relative to full fp32, NEW / BASE",
-                f"machines-{column}", is_ratio=True, words=_GAINS,
-            ))  # fmt: skip
+            x_label = f"{label} relative to full fp32, NEW / BASE"
+            drawings.append(intervals(entries, x_label, f"machines-{column}", words=_GAINS))
     return drawings
 
 
@@ -299,9 +281,9 @@ def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
         ]  # fmt: skip
         if measure.exact and all(entry.interval.value == 1 for entry in entries):
             continue
-        limit = next(one.limit for _, one in results if one.interval)
         x_label = f"{measure.label}, NEW {'/' if is_ratio else '−'} BASE"
         drawings.append(intervals(
-            entries, overall.get(measure), limit, x_label, measure.column, is_ratio=is_ratio
+            entries, x_label, measure.column, is_ratio=is_ratio, overall=overall.get(measure),
+            limit=next(one.limit for _, one in results if one.interval),
         ))  # fmt: skip
     return drawings

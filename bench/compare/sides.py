@@ -86,9 +86,8 @@ def read_sides(
 
 
 def parse_terms(text: str | None, option: str) -> Terms:
-    """The values of each column in a filter such as `amp=off layers=attn,all-lin`; InputError for
-    anything else, with the nearest names of an unknown column. Values with spaces are quoted as in
-    a shell. A value may be empty, as in `rank=`."""
+    """The values of each column in a filter such as `amp=off layers=attn,all-lin` or `rank=`,
+    quoted as in a shell; InputError for anything else, with the nearest names of a column."""
     if text is None:
         return {}
     try:
@@ -151,8 +150,7 @@ def _listed(values: set[Value]) -> str:
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
-    """Minimum effects from the texts of the options; InputError for one without a unit, or whose
-    number is no limit."""
+    """Minimum effects from texts of options; InputError for one without a unit, or no limit."""
     number = _number(score_drop, "--max-score-drop", "(?:pt|%)", "0.5pt or 1%", 100)
     if not number:
         raise InputError("--max-score-drop: must be more than 0, such as 0.5pt or 1%")

@@ -79,8 +79,7 @@ FIRST_LOOK: Final = tuple(BY_NAME[name] for name in _LOOK["order"])
 
 
 def selected(names: Sequence[str]) -> list[Check]:
-    """The checks with some names and those that they need, in order; all without names. An unknown
-    name is an InputError."""
+    """The checks with some names, or all, and those they need, in order; InputError for others."""
     known = [check.name for check in CHECKS]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"there is no check {unknown[0]!r}; name some of {', '.join(known)}")
@@ -93,9 +92,8 @@ def selected(names: Sequence[str]) -> list[Check]:
 def judged(
     name: str, figures: Mapping[str, Any], failures: Mapping[str, object], **words: object
 ) -> Finding:
-    """The finding of a check in the words of checks.toml: the first of its failures, or ok.
-    Failures have what happened by their names there, or false; `words` are more values for the
-    texts."""
+    """The finding of a check in the words of checks.toml: ok, or the first of its failures, which
+    have what happened by their names, or false; `words` are more values for the texts."""
     check = BY_NAME[name]
     failure, happened = next((item for item in failures.items() if item[1]), ("", ""))
     happened = "; ".join(happened) if isinstance(happened, list) else happened

@@ -48,8 +48,7 @@ _trainer: Final = partial(Trainer, losses={"": "cross-entropy"}, schedule=lambda
 def small_model(
     mode: str, layers: str | None, device: str, config: BertConfig = CONFIG, pooling: str = "mean"
 ) -> BertClassifier:
-    """A classifier in training mode whose adapters already change what it computes, on a device
-    that is set up as for a cell."""
+    """A classifier in training mode whose adapters change what it computes, set up as in a cell."""
     set_up_device(torch.device(device))
     model = BertClassifier(config, _CLASSES, pooling=pooling, dropout=config.hidden_dropout_prob)
     initialise(model, 0)
@@ -70,8 +69,7 @@ def move_trained(model: nn.Module) -> None:
 def cell_trainer(
     device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
 ) -> Trainer:
-    """The model and trainer of a cell on random weights, by the engine and other settings of a grid
-    file, at a constant rate."""
+    """The model and trainer of a cell on random weights, by a grid's settings, at one rate."""
     adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
@@ -107,8 +105,7 @@ def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
 
 
 def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:
-    """Names and ms of the kernels that the GPU runs for a step, by torch's profiler; copies and
-    fills are left out."""
+    """Names and ms of the kernels of a step on a GPU, by torch's profiler; no copies or fills."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         step()
         if device.type == "cuda":
@@ -135,8 +132,7 @@ def small_trainer(
 
 
 def small_batch(texts: int, longest: int, device: str, *, masked: bool = True) -> Batch:
-    """A batch of random ids, in which each text is a token shorter than the one before; without a
-    mask, all are of one length."""
+    """Random ids, each text a token shorter than the one before or, unmasked, of one length."""
     generator = torch.Generator().manual_seed(longest)
     ids = torch.randint(1, CONFIG.vocab_size, (texts, longest), generator=generator)
     lengths = torch.arange(longest, longest - texts, -1) if masked else torch.tensor([longest])

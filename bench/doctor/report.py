@@ -1,5 +1,4 @@
-"""An examination in words, and as JSON without names of users, hosts and folders. Pure but for the
-names that are removed."""
+"""An examination in words, and as JSON without names of users, hosts and folders."""
 
 import getpass
 import math
@@ -47,8 +46,7 @@ def trusted(examination: Examination) -> bool | None:
 
 
 def verdict(examination: Examination, *, first_look: bool = False) -> str:
-    """Whether measurements can be trusted, and what is not known; or whether all that a first look
-    saw is as expected."""
+    """Whether measurements can be trusted, and what is not known; of a first look, what it saw."""
     spoilers, failed = examination.spoilers, examination.named(FAILED)
     environment = Environment(  # noqa: S701 (plain text)
         loader=PackageLoader("bench.doctor"), undefined=StrictUndefined

@@ -1,4 +1,5 @@
-"""Checks run one after another, each in a process of its own, in the environment of workers."""
+"""Checks run one after another, each in a process of its own, in the environment of workers. As a
+program, `bench.doctor.session NAME FOLDER CONTEXT`, this is the process of one check."""
 
 import json
 import os
@@ -7,14 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Final
 
 from bench.common.errors import InputError, StoppedError
 from bench.doctor.check import DEVICE, FAILED, OK, SKIPPED, Check, Finding
-from bench.doctor.process import FINDING
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions, torch_build, usable_threads
@@ -26,12 +27,12 @@ BUDGET_S: Final = 300.0
 """Seconds for all checks: on a machine so busy that they don't fit, the last ones are skipped."""
 _NO_TIME: Final = "the checks do not fit into {:.0f} s here; name it to run it alone"
 _GRACE_S: Final = 0.5  # seconds between asking a check to end and killing it
+_FINDING: Final = "finding"
 
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings, with their checks in the order in which they ran, and the conditions of this
-    machine; None without torch."""
+    """Findings with their checks, in the order in which they ran; target None: without torch."""
 
     target: Target | None
     checks: Sequence[Check]
@@ -60,8 +61,7 @@ def examine(
 ) -> Examination:
     """Run checks on a device as on the command line, each in the context that `show` makes of it
     and of the seconds expected for it and those after it; `on_finding` is called with each result.
-    InputError if a device other than `auto` was requested and can't be used, StoppedError if the
-    user stopped it."""
+    InputError if a device but `auto` was requested and can't be used, StoppedError by the user."""
     findings: list[Finding] = []
     causes: dict[str, str] = {}  # of checks that can't run, the one that failed
 
@@ -127,8 +127,7 @@ def _why_not(check: Check, examination: Examination, left_s: float) -> str:
 def _run(
     check: Check, target: Target | None, folder: Path, signals: Signals, left_s: float
 ) -> Finding:
-    """Run a check in its process, which is skipped if it takes longer than the seconds left; one
-    that ends without a finding has failed."""
+    """Run a check in its process: skipped if it takes too long, failed if without a finding."""
     context: dict[str, Any] = {"device": "cpu", "threads": usable_threads(), "amp_on": "bf16"}
     gpu = ""
     if target is not None:
@@ -140,7 +139,7 @@ def _run(
             "amps": [amp for amp in types if amp not in target.device.failures],
         }  # fmt: skip
     files = folder / check.name
-    argv = [sys.executable, "-m", "bench.doctor.process", check.name, str(files)]
+    argv = [sys.executable, "-m", "bench.doctor.session", check.name, str(files)]
     worker = run_worker(
         files, [*argv, json.dumps(context)],
         env=worker_environment(os.environ, context["threads"], gpu),
@@ -152,10 +151,32 @@ def _run(
         raise StoppedError
     if worker.status == "timeout" and left_s < check.limit_s:
         return Finding(check.name, SKIPPED, _NO_TIME.format(BUDGET_S))
-    if worker.status == "ok" and worker.result and FINDING in worker.result["columns"]:
-        return Finding(**worker.result["columns"][FINDING])
+    if worker.status == "ok" and worker.result and _FINDING in worker.result["columns"]:
+        return Finding(**worker.result["columns"][_FINDING])
     remedy = "attach this line to a report, if it does not name what to mend here"
     if check.name == "software":
         remedy = "install torch again: pip install --force-reinstall torch"
     how = "ran out of memory" if worker.status == "oom" else "ended"
     return Finding(check.name, FAILED, f"the check {how}: {worker.message}", remedy)
+
+
+def main(name: str, folder: Path, context: dict[str, Any]) -> None:
+    """Write a check's finding into result.json, as a cell's worker does its columns."""
+    from bench.worker.process import tie_to_parent
+
+    tie_to_parent()
+    from bench.doctor.check import BY_NAME, Context, SkipError
+    from bench.worker.__main__ import write_result
+
+    files = folder / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    function = resolve_name(f"bench.doctor.checks.{BY_NAME[name].function}")
+    try:
+        finding = function(Context(folder=files, **context), *BY_NAME[name].arguments)
+    except SkipError as reason:
+        finding = Finding(name, SKIPPED, str(reason))
+    write_result(folder, "ok", "", {_FINDING: asdict(finding)})  # type: ignore[dict-item]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

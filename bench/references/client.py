@@ -38,8 +38,7 @@ def find_facts(
     longest: int,
     show: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> DataFacts:
-    """The facts on a task's examples, in tokens of a model with so many positions; `show` is called
-    as each step begins, with its number and name."""
+    """Facts on a task's examples, in tokens of a model; `show` gets each step's number and name."""
     show(0, "tokens")
     tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
     checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
@@ -131,8 +130,7 @@ def _run(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> tuple[list[Reference], bool, str]:
-    """The reference points that a process found, whether it took too long, and why some are
-    missing; empty if none are."""
+    """The points that a process found, whether it took too long, and why some are missing."""
     env = worker_environment(os.environ, job.threads, gpu, tuned=False)
     env |= {PARENT_PID: str(os.getpid())}
     request = [job.to_json(), count, names]

@@ -1,5 +1,4 @@
-"""Embeddings of texts, or of their words, by an encoder that was not trained for the task. torch is
-imported on use."""
+"""Embeddings of texts, or of their words, by an encoder that was not trained for the task."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Predictions of simple methods: the majority, and linear models on TF-IDF or on embeddings.
+"""Predictions of simple methods: the majority, and linear models on TF-IDF or on embeddings; of
+tags the most frequent one of each word, and linear models on features or embeddings of words.
 
 Predictions are [N, C]: for classes a score of each, of which the highest is predicted; for several
 labels a score of each, predicted if it is above 0; for numbers [N, 1]. scikit-learn is imported on
@@ -6,20 +7,22 @@ first use.
 """
 
 import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.metrics import SINGLE_LABEL
+from bench.plan.metrics import SINGLE_LABEL, WORDS
 from bench.results.facts import FROZEN, TFIDF
 from bench.results.predictions import outcome_of
 from bench.results.scores import Score, every_score
+from bench.stats.intervals import Floats
 from minbert.data.metrics import constant
 from minbert.data.tasks import Examples, Task
 from minbert.data.tasks.splitting import smallest
-
-Floats = NDArray[np.float64]
 
 HELD_OUT: Final = 0.2
 """The share of the training examples on which the strength of regularisation is chosen."""
@@ -29,6 +32,12 @@ _HALF: Final = 0.5
 _LEAST: Final = 1e-12
 _ITERATIONS: Final = 200
 _LARGEST: Final = 2**27  # most weights of a model, 1 GiB: outputs times features
+_ALPHA: Final = 1e-6  # strength of the regularisation
+_ALPHA_FROZEN: Final = 1e-4  # of features that are embeddings
+_MOST_WORDS: Final = 100_000  # words with embeddings that are trained on
+_EPOCHS: Final = 20
+_ENDS: Final = 3  # characters of the longest prefix and suffix
+_EDGE: Final = ""  # the word before the first and after the last
 
 
 def predict(
@@ -38,12 +47,9 @@ def predict(
     dev: Examples,
     embeddings: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, str]:
-    """Predictions [N, C] of a reference point on dev, and a line on how they were made; `frozen`
-    takes the embeddings [N, H] of `train` and of `dev`. ValueError says why, if there is nothing to
-    learn from."""
+    """Predictions [N, C] of a reference point on dev, `frozen` from embeddings [N, H] of both
+    sides, and a line on how they were made. ValueError if there is nothing to learn from."""
     if train.by_word:
-        from bench.references.tags import frequent_tags, frozen_tags, linear_tags
-
         if name == FROZEN and embeddings is not None:
             return frozen_tags(task, train, *embeddings)
         if name == TFIDF:
@@ -100,9 +106,8 @@ def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
 
 
 def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[Floats, str]:
-    """Predictions on dev of a linear model on embeddings [N, H] of both sides, standardised by the
-    training examples, and how it was fitted. ValueError if all training labels are the same, or
-    embeddings are not finite."""
+    """Predictions on dev of a linear model on embeddings [N, H], standardised by training ones, and
+    how it was fitted; ValueError for labels all the same, or numbers that are not finite."""
     if not np.isfinite(vectors).all() or not np.isfinite(dev).all():
         raise ValueError("the encoder's embeddings are not finite")
     from sklearn.preprocessing import StandardScaler
@@ -178,9 +183,91 @@ def _loss(task: Task, model: Any, features: Any, labels: NDArray[Any]) -> float:
     return float(-np.log(np.maximum(of_label, _LEAST)).mean())
 
 
+def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:
+    """1 for the tag that is most frequent for the word in the training texts, of several the first;
+    for other words O, or of other classes the most frequent one."""
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for word, tag in zip(_words(train), train.labels[train.labels >= 0].tolist(), strict=True):
+        counts[word][tag] += 1
+    best = {word: min(of, key=lambda tag: (-of[tag], tag)) for word, of in counts.items()}
+    is_entity = task.problem.name == WORDS
+    other = 0 if is_entity else int(task.problem.counts(train.labels, 0).argmax())
+    return np.eye(task.num_outputs)[[best.get(word, other) for word in _words(dev)]]
+
+
+def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
+    """Scores of logistic regression and how it was fitted; ValueError if all words have one tag."""
+    from sklearn.feature_extraction import FeatureHasher
+
+    hasher = FeatureHasher(input_type="string", alternate_sign=False)
+    features = (hasher.transform(_features(side)) for side in (train, dev))
+    about = "logistic regression on the word, its ends and shape, and its neighbours"
+    return _fitted_to_tags(task, train, _ALPHA, *features), about
+
+
+def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> tuple[Floats, str]:
+    """The same on embeddings of the words [M, H], of training words at most `_MOST_WORDS`."""
+    from sklearn.preprocessing import StandardScaler
+
+    ends = np.cumsum((train.labels >= 0).sum(axis=1))
+    texts = int(np.searchsorted(ends, _MOST_WORDS, side="right")) or 1
+    some = train.taken(range(min(texts, len(train))))
+    scaler = StandardScaler().fit(fitted[: some.words])
+    features = (scaler.transform(each) for each in (fitted[: some.words], scored))
+    about = "embeddings of the words by the frozen encoder, logistic regression"
+    if some.words < train.words:
+        about += f" on the first {some.words:,} of {train.words:,} words"
+    return _fitted_to_tags(task, some, _ALPHA_FROZEN, *features), about
+
+
+def _fitted_to_tags(task: Task, train: Examples, alpha: float, fitted: Any, scored: Any) -> Floats:
+    """Scores [M, C] by features of training words and of those that are scored."""
+    from sklearn.linear_model import SGDClassifier
+
+    tags = train.labels[train.labels >= 0]
+    if len(np.unique(tags)) < 2:
+        raise ValueError("all training words have the same tag")
+    model: Any = SGDClassifier(
+        loss="log_loss", alpha=alpha, max_iter=_EPOCHS, tol=None, average=True, random_state=0
+    )
+    model.fit(fitted, tags)
+    scores = np.full((scored.shape[0], task.num_outputs), -np.inf)
+    values = model.decision_function(scored)
+    if values.ndim == 1:  # of two tags the score of the second
+        values = np.stack([-values, values], axis=1)
+    scores[:, model.classes_] = values
+    return scores
+
+
+def _words(examples: Examples) -> Iterator[str]:
+    return (word for text in examples.text_a for word in text.split(" "))
+
+
+def _features(examples: Examples) -> Iterator[list[str]]:
+    for text in examples.text_a:
+        words = [_EDGE, *text.split(" "), _EDGE]
+        shapes = [*map(_shape, words)]
+        for at, word in enumerate(words[1:-1], start=1):
+            low = word.lower()
+            yield [
+                "bias", f"word {word}", f"low {low}", f"shape {shapes[at]}",
+                f"before {words[at - 1].lower()}", f"after {words[at + 1].lower()}",
+                f"shapes {' '.join(shapes[at - 1 : at + 2])}",
+                *(f"begins {low[:n]}" for n in range(1, _ENDS + 1)),
+                *(f"ends {low[-n:]}" for n in range(1, _ENDS + 1)),
+            ]  # fmt: skip
+
+
+def _shape(word: str) -> str:
+    """Xx for Anna, 9 for 1984 and - for signs: each kind of a character, repeated ones once."""
+    kinds = (
+        "X" if c.isupper() else "x" if c.isalpha() else "9" if c.isdigit() else "-" for c in word
+    )
+    return "".join(kind for kind, _ in groupby(kinds))
+
+
 def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
-    """The scores of predictions, as of `predict`, with 95% intervals over dev examples, by name of
-    metric of a problem."""
+    """The scores of predictions, as of `predict`, with 95% intervals, by a problem's metrics."""
     if problem == SINGLE_LABEL:
         logits, unit = np.log(np.maximum(predictions, _LEAST)), None
     else:

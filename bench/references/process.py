@@ -1,6 +1,5 @@
-"""Computes reference points in a process of its own, so that the planning process loads neither
-torch nor scikit-learn. A request is the job of a cell, the number of examples to train on, and the
-names of reference points."""
+"""Reference points, in a process of its own that loads torch and scikit-learn. A request is a
+cell's job, the number of examples to train on, and the names of reference points."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,9 +22,10 @@ from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
-from bench.references.linear import Floats, predict, scores
+from bench.references.linear import predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.scores import Score
+from bench.stats.intervals import Floats
 from bench.worker.process import tie_to_parent
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData
@@ -44,9 +44,8 @@ def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
 
 
 def references(job: Job, names: list[str], count: int) -> Iterator[Reference | str]:
-    """The named reference points of cells like a job's, trained on `count` examples, and the names
-    of phases as they begin; none for a task with parts. InputError if the examples have changed
-    since the cell was planned, or the encoder or its vocabulary can't be read."""
+    """The named reference points of a job's cells, trained on `count` examples, and phases as they
+    begin; none for a task with parts. InputError if examples changed, or can't be encoded."""
     yield "load"
     data = _load(job)
     if data is None:
@@ -105,8 +104,7 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
 def _predicted(
     name: str, data: TaskData, count: int, embed: Embed | None
 ) -> tuple[NDArray[Any], Floats, str]:
-    """The labels of dev examples, predictions [N, C] for them, and how these were made; ValueError
-    with the reason if there is nothing to learn from."""
+    """Labels of dev examples, predictions [N, C], and how these were made; or ValueError."""
     train, dev = _compared(name, data, count)
     embeddings = None if embed is None else (embed(train), embed(dev))
     predictions, method = predict(name, data.task, train, dev, embeddings)
@@ -121,8 +119,7 @@ def _share(some: Examples, every: Examples) -> str:
 
 
 def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]], *, by_word: bool) -> Embed:
-    """The embeddings of some examples, each made once, however many sets it is in; those of words
-    whenever they are wanted."""
+    """The embeddings of examples, each made once for all sets; of words whenever wanted."""
     cell = job.cell
     tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
     place = Path(job.checkpoint or ""), cell.pooling, job.device

@@ -92,22 +92,19 @@ def authors_section(groups: Sequence[Group]) -> list[Section]:
         return []
     has_pairs = any(groups[number - 1].shared("task") == "sts" for number in numbers)
     later = [number for number in numbers if number > 1]
-    lines = _sentences(compared[0], is_first=True, has_pairs=has_pairs, later=later)
-    return [_section(groups[0], compared[0], lines, "", drawn=True)]
+    return [_section(groups[0], compared[0], is_first=True, has_pairs=has_pairs, later=later)]
 
 
 def group_section(group: Group, prefix: str, *, drawn: bool) -> list[Section]:
-    """A later group's comparison with the authors' figures, if it can be compared, as a figure or
-    its table alone; its anchor and its figures have a prefix."""
+    """A later group's comparison with the authors' figures, if any; names have a prefix."""
     compared = comparisons(group)
-    lines = _sentences(compared)
-    return [] if compared.empty else [_section(group, compared, lines, prefix, drawn=drawn)]
+    return [] if compared.empty else [_section(group, compared, prefix, drawn=drawn)]
 
 
 def _section(
-    group: Group, compared: pd.DataFrame, lines: Sequence[str], prefix: str, *, drawn: bool
+    group: Group, compared: pd.DataFrame, prefix: str = "", *, drawn: bool = True, **facts: Any
 ) -> Section:
-    drawings, tables = [], []
+    lines, drawings, tables = _sentences(compared, **facts), [], []
     if not compared.empty:
         batch = group.shared("batch_size")
         caption = phrase("captions", "authors_table", task_of(group), batch)

@@ -13,7 +13,7 @@ from bench.plan.cell import ABOUT
 from bench.plan.columns import BY_NAME, group_names
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.pages import phrase
-from bench.report.tables import DASH, Head, Table, declared, table
+from bench.report.tables import DASH, DECLARED, Head, Table, table
 from bench.report.text import by_metric, count, fixed, num, one_of, short_name, without_paths
 from bench.results.overhead import overhead_s
 
@@ -22,7 +22,7 @@ MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
 _OVERHEAD: Final = "overhead_s"  # not a column of runs.csv: it is calculated from others
-_COLUMNS: Final = declared("cells")
+_COLUMNS: Final = DECLARED["cells"]
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
@@ -69,10 +69,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
     """The columns, with those that distinguish the cells of these groups moved before the seed."""
     settings = [setting for group in groups for setting in group.settings]
     early = [name for name in CHANGED if len({group.shared(name) for group in groups}) > 1]
-    if any(setting.tells_rate for setting in settings):
-        early.append("learning_rate")
-    if any(setting.tells_frozen for setting in settings):
-        early.append("frozen_dtype")
+    early += ["learning_rate"] * any(setting.tells_rate for setting in settings)
+    early += ["frozen_dtype"] * any(setting.tells_frozen for setting in settings)
     every = [row for group in groups for row in group.rows]
     early += [name for name in _RUNS if len({*map(attrgetter(name), every)} - {None}) > 1]
     names = [name for name in _COLUMNS if name not in early]
@@ -105,9 +103,8 @@ def shown(row: Row, name: str) -> str:
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and a table of the cells that failed or are flagged, with their messages. Cells
-    that have not run yet are only counted in the heading; those left out for a budget share a line.
-    """
+    """A heading, and a table of the cells that failed or are flagged, those over a budget on one
+    line; the heading alone counts those that have not run yet."""
     bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]
     failed = [row for row in bad if not was_left_out(row)]

@@ -40,7 +40,6 @@ _MOST_CHANGES: Final = 40  # comparisons in a figure
 
 
 def amp_section(group: Group) -> list[Section]:
-    """The section on AMP; none where no cell ended ok."""
     if not group.ok:
         return []
     by_cost = {cost: effects(group, cost) for cost in COSTS}
@@ -75,14 +74,14 @@ def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
 
 def _gaps(gaps: Iterable[tuple[str, Setting, Interval, float]]) -> pd.DataFrame:
     """The rows of a figure of gaps: each with its line's name, its setting, and its offset."""
-    rows = []
-    for name, setting, gap, offset in gaps:
-        low, high = gap.ends() or (gap.value, gap.value)
-        rows.append({
+    return pd.DataFrame(
+        {
             "kind": name, "mode": setting.mode, "amp": setting.amp, "offset": offset,
             "value": gap.value, "low": low, "high": high,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        }
+        for name, setting, gap, offset in gaps
+        for low, high in [gap.ends() or (gap.value, gap.value)]
+    )  # fmt: skip
 
 
 def _offset(place: int, places: int) -> float:
@@ -117,8 +116,7 @@ class Change:
 
     @cached_property
     def gaps(self) -> dict[Objective, Interval | None]:
-        """The difference of scores, unless neither setting learned anything, and the ratios of
-        memory and time; None where not measured."""
+        """Differences of scores, if either learned, and ratios of costs, where measured."""
         gaps = {name: compare(self.group, name, self.setting, self.against) for name in OBJECTIVES}
         return gaps | {"score": None} if neither_learned(self.setting, self.against) else gaps
 
@@ -158,8 +156,7 @@ def _compared(
     group: Group, name: str, settings: Sequence[Setting], usual: Sequence[Setting], axis: str,
     values: tuple[str, ...] = (),
 ) -> list[Change]:  # fmt: skip
-    """The comparisons of settings with usual ones that are alike but for an axis, whose values are
-    those of a column, unless they are given."""
+    """Settings against usual ones that are alike but for an axis, by its values or those given."""
     by_point = {point(setting, axis): setting for setting in reversed(usual) if setting.ok}
     compared = []
     for setting in settings:
@@ -171,9 +168,8 @@ def _compared(
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
-    """The section on changed settings; none where nothing differs in a single setting. It compares
-    the first group's types of frozen weights, and the groups around the hub with it; in two
-    sections if the hub is another group, which may have another metric."""
+    """The sections on changed settings: types of frozen weights in the first group, and groups
+    around the hub; two if the hub is another group, whose metric may differ; or none."""
     base, neighbours = hub(groups) or (groups[0], [])
     frozen, others = frozen_changes(groups[0]), changes(base, neighbours) if neighbours else []
     parts = [frozen + others] if base is groups[0] else [frozen, others]

@@ -37,8 +37,7 @@ def commands(
 ) -> list[str]:
     """Command lines for the grids of a group, for one of its cells, and for this report. A user's
     own grid is named by its file; the folder of a task's files is left for the user to fill in, and
-    the user's files have the names that the facts have. Rates that a search chose are searched
-    again."""
+    the user's files have the facts' names. Rates that a search chose are searched again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
     of_grid = options_of(group, facts, {"seeds": None}) if group.race else options
@@ -46,7 +45,7 @@ def commands(
         _line(group, grid, *of_grid, *search, race=bool(group.race)) for grid, search in grids[:8]
     ]
     if not group.is_race:
-        lines.append(_line(group, *_alone(group, group.first, options, AXES), "--rerun", "ok"))
+        lines.append(_alone(group, group.first, options, "--rerun", "ok", axes=AXES))
     narrow = [] if code_version is None else ["--code-version", code_version]
     runs = [*(sources or [_RUNS])]
     into = f"{reports_for(Path(runs[0]))}/"
@@ -58,7 +57,7 @@ def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting, with the options of `options_of`."""
     options = [*options]
     options[options.index("--seeds") + 1] = str(1 + max(row.seed for row in setting.rows))
-    return _line(group, *_alone(group, setting.rows[0], options), "--rerun", "ok")
+    return _alone(group, setting.rows[0], options, "--rerun", "ok")
 
 
 def _line(group: Group, grid: str, *words: str, race: bool = False) -> str:
@@ -69,11 +68,12 @@ def _line(group: Group, grid: str, *words: str, race: bool = False) -> str:
 
 
 def _alone(
-    group: Group, row: Row, options: Sequence[str], axes: Sequence[str] = _POINT
-) -> list[str]:
-    """The grid and options of the cells that have the values of a row on some axes."""
+    group: Group, row: Row, options: Sequence[str], *more: str, axes: Sequence[str] = _POINT
+) -> str:
+    """The command line of the cells that have the values of a row on some axes."""
     grid, search = _grid(group, row)
-    return [grid, *options, *search, "--select", _cell(group, row, bool(search), axes)]
+    cell = _cell(group, row, bool(search), axes)
+    return _line(group, grid, *options, *search, "--select", cell, *more)
 
 
 def confirm_command(recommended: Recommendation, trainings: int, facts: KnownFacts) -> str:
@@ -82,15 +82,13 @@ def confirm_command(recommended: Recommendation, trainings: int, facts: KnownFac
     known, group = recommended.candidates, recommended.candidates.group
     row = known.settings[recommended.pick or 0].rows[0]
     if recommended.is_usual:
-        return _line(
-            group, *_alone(group, row, options_of(group, facts)), "--confirm", str(trainings)
-        )
+        return _alone(group, row, options_of(group, facts), "--confirm", str(trainings))
     return train_command(group, row, trainings, facts)
 
 
 def train_command(group: Group, row: Row, seeds: int, facts: KnownFacts = NO_FACTS) -> str:
     """The command line that trains a row's setting alone, on all examples, with so many seeds."""
-    return _line(group, *_alone(group, row, options_of(group, facts, {"seeds": seeds})))
+    return _alone(group, row, options_of(group, facts, {"seeds": seeds}))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
@@ -128,7 +126,7 @@ def narrowed(
     grid, search = _grid(group, group.first)
     if lr:
         search = ("--lr", lr)
-        options = {"seeds": max(FEWEST_SEEDS, usual_seeds(group)), **options}
+        options = {"seeds": max(FEWEST_SEEDS, group.usual_seeds), **options}
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
     if group.race:
@@ -157,12 +155,6 @@ def _cell(group: Group, row: Row, search: bool, axes: Sequence[str]) -> str:
     return " ".join(f"{name}={text}" for name, text in texts.items() if text)
 
 
-def usual_seeds(group: Group) -> int:
-    """The number of seeds of a group's grid, without the further ones of a setting that --confirm
-    trained alone."""
-    return sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)[-2:][0]
-
-
 def _models(group: Group) -> list[str]:
     return list({row.model_digest: row.model for row in group.rows}.values())
 
@@ -170,14 +162,13 @@ def _models(group: Group) -> list[str]:
 def options_of(
     group: Group, facts: KnownFacts, others: Mapping[str, object] = MappingProxyType({})
 ) -> list[str]:
-    """The options that all command lines of a group's grids share, as words; of those in `others`,
-    with their values there."""
+    """The options of all commands of a group's grids, as words; `others` have other values."""
     names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
              "max_steps", "max_train", "max_dev")  # fmt: skip
     values = {name: others.get(name, group.shared(name)) for name in names}
     values["model"] = ",".join(_models(group))
     values["engine"] = TRANSFORMERS if group.first.engine == TRANSFORMERS else None
-    values["seeds"] = others.get("seeds", usual_seeds(group))
+    values["seeds"] = others.get("seeds", group.usual_seeds)
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         values["repeats"] = repeats
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")

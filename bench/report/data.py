@@ -1,7 +1,4 @@
-"""The report's section on a data set, and the tables and figures of what checks of it found.
-
-Importing this loads matplotlib.
-"""
+"""The section on a data set: tables and figures of what checks found. Loads matplotlib."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -37,8 +34,7 @@ def data_section(group: Group, facts: KnownFacts, prefix: str = "") -> list[Sect
 
 
 def lines_on(data: DataFacts) -> list[str]:
-    """The sizes of a data set and the number of problems with it, then its source and classes, what
-    checks found, and lengths, a line each."""
+    """Sizes and number of problems; then source and classes, findings, and lengths, a line each."""
     shares = [train / max(1, data.totals[0]) for train, _ in data.class_counts.values()]
     known = findings(data.checks) if data.checks else []
     return sentences("data", data=data, shares=shares, findings=known)
@@ -75,9 +71,15 @@ def tables(data: DataFacts) -> list[Table]:
         caption = "Entities by type" if data.problem == WORDS else ""
         every.append(table("data_classes", rows, caption, folded=len(rows) > _MOST_CLASSES))
     every += most_new(data)
-    if data.checks is not None:
-        every += [*_finding_tables(data.checks), _length_table(data.checks)]
-    return every
+    known = findings(data.checks) if data.checks else []
+    if known:
+        every.append(table("findings", (
+            {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
+            for name, f, remedy in known
+        )))  # fmt: skip
+    for name, finding, _ in known:
+        every.append(table("examples", ({"example": plain(line)} for line in finding.shown), name))
+    return [*every, _length_table(data.checks)] if data.checks else every
 
 
 def most_new(data: DataFacts) -> list[Table]:
@@ -87,19 +89,6 @@ def most_new(data: DataFacts) -> list[Table]:
         for kind, words, count in data.most_new
     ]
     return [table("most_new", rows)] if rows else []
-
-
-def _finding_tables(checks: Checks) -> list[Table]:
-    every = findings(checks)
-    rows = [
-        {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
-        for name, f, remedy in every
-    ]
-    examples = [
-        table("examples", [{"example": plain(line)} for line in finding.shown], name)
-        for name, finding, _ in every
-    ]
-    return [table("findings", rows), *examples] if every else []
 
 
 def _length_table(checks: Checks) -> Table:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from bench.analysis.costs import Need, cost_of
-from bench.analysis.groups import Encoders, Group
+from bench.analysis.groups import Group
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.scorepairs import ScorePair, score_pair
 from bench.analysis.setting import Setting
@@ -26,8 +26,6 @@ _point: Final = attrgetter("mode", "rank", "layers", "amp", "unfreeze", "options
 
 @dataclass(frozen=True, eq=False)
 class _Choice:
-    """A setting of an encoder, as one of its own group."""
-
     name: str
     group: Group
     setting: Setting
@@ -42,14 +40,12 @@ class _Choice:
         return self.setting.estimate("dev_score")
 
 
-def encoders_section(encoders: Encoders | None) -> list[Section]:
-    """The section, unless there is one encoder alone."""
-    if encoders is None:
+def encoders_section(group: Group | None) -> list[Section]:
+    if group is None:
         return []
-    group = encoders.joined
-    picks = [_pick(name, own) for name, own in encoders.groups.items()]
+    picks = [_pick(name, own) for name, own in group.encoders.items()]
     chosen = [pick for pick in picks if pick is not None]
-    same = _same(encoders, chosen)
+    same = _same(group, chosen)
     tables = [
         _table(group, chosen, "Each encoder at the setting that is recommended for it or, where "
                "none is (*), at the best by score or else the cheapest."),
@@ -66,10 +62,10 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
         for cost in COSTS if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
     best, form = _best(group, chosen), partial(text.score_gap, group)
-    pairs = _pairs(best, chosen)
+    pairs, own = _pairs(best, chosen), group.encoders
 
     def by_value(name: str) -> dict[str, list[str]]:
-        return grouped(encoders.groups, lambda own: str(encoders.groups[own].shared(name)))
+        return grouped(own, lambda encoder: str(own[encoder].shared(name)))
 
     heading, *lines = sentences(
         "encoders", group=group, best=best, form=form, ratios=ratios, chosen=chosen, pairs=pairs,
@@ -88,18 +84,18 @@ def _pick(name: str, group: Group) -> _Choice | None:
     return None if cheapest is None else _Choice(name, group, cheapest)
 
 
-def _same(encoders: Encoders, chosen: Sequence[_Choice]) -> list[_Choice]:
+def _same(joined: Group, chosen: Sequence[_Choice]) -> list[_Choice]:
     """Every encoder at the setting of the best that all have; none if all are at it already."""
     by_point = [
         {_point(setting): _Choice(name, group, setting)
          for setting in reversed(group.settings) if setting.ok}
-        for name, group in encoders.groups.items()
+        for name, group in joined.encoders.items()
     ]  # fmt: skip
     picks = {_point(choice.setting) for choice in chosen}
     if len(picks) == 1 and len(chosen) == len(by_point):
         return []
     common = [point for point in by_point[0] if all(point in own for own in by_point)]
-    gain = encoders.joined.scoring.gain
+    gain = joined.scoring.gain
 
     def mean(point: tuple[object, ...]) -> tuple[bool, float]:
         scores = [own[point].score for own in by_point]
@@ -117,8 +113,7 @@ def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
 
 
 def _pairs(best: _Choice | None, choices: Sequence[_Choice]) -> dict[str, ScorePair | str]:
-    """By encoder but the best one, the difference of its score from that one's, paired by seed and
-    example, or why they can't be compared."""
+    """By encoder but the best, the difference of its score from the best, or why there is none."""
     if best is None:
         return {}
     return {c.name: score_pair(best.setting, c.setting) for c in choices if c is not best}

@@ -30,7 +30,7 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import against_full, in_brief, margin_text, obstacles, withdrawn
+from bench.report.recommendation import against_full, in_brief, obstacles, withdrawn
 from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
@@ -71,7 +71,7 @@ def explorer(
     content: dict[str, Any] = finite({
         "metric": {
             "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
-            "decimals": group.decimals, "margin": margin_text(candidates),
+            "decimals": group.decimals, "margin": scoring.size(candidates.margin),
         },
         "costs": {need: _title(group, need) for need in NEEDS},
         "limits": [limit for name in _LIMITED if (limit := _limit(candidates, name))],
@@ -183,10 +183,9 @@ def _cell(group: Group, row: Row, runs: str) -> list[object]:
 
 
 def _pairs(known: Candidates) -> dict[str, object]:
-    """What is known of each pair with scores: whether one (row) is shown to be no worse, and to be
-    worse, than another and, unless settings are very many, the difference of scores, row minus
-    column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
-    column against the row."""
+    """For each pair with scores whether one (row) is shown to be no worse, and to be worse, than
+    another and, unless settings are very many, the difference of scores, row minus column, and its
+    lower bound, in steps of `unit`; the upper one is minus that of the column against the row."""
     every = {"difference": known.comparison.difference, "lower": known.comparison.lower}
     steps = _steps(every, is_small=len(known.settings) <= MOST_SETTINGS)
     bits = {name: np.packbits(getattr(known, name)) for name in ("shown", "worse")}
@@ -195,8 +194,7 @@ def _pairs(known: Candidates) -> dict[str, object]:
 
 def _ratios(group: Group) -> dict[str, object]:
     """Unless settings are very many, the logarithm of the ratio of the memory, and of the time of a
-    training, of one setting (column) to another (row) over the seeds and folds that both have, in
-    steps of `unit`."""
+    training, of a setting (column) to another (row) over common places, in steps of `unit`."""
     if len(group.settings) > MOST_SETTINGS:
         return {"unit": 1.0, "memory": "", "time": ""}
     return _steps({"memory": _logs(group, group.memory_column), "time": _logs(group, "train_s")})

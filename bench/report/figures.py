@@ -42,7 +42,6 @@ from bench.report.text import fixed, num, range_of
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.usable().items()}
 
-
 COLOURS, MARKERS, LINES = (
     defaultdict[str, str](partial(str, neutral), {mode: of[i] for mode, of in _STYLES.items()})
     for i, neutral in enumerate((GREY, "o", ":"))
@@ -109,8 +108,7 @@ def points(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 6.5, alpha: float = 1.0,
     by: str = "mode", colours: Mapping[str, str] = COLOURS,
 ) -> None:  # fmt: skip
-    """Draw a point for each setting, with the marker of its mode, the fill of its AMP, and its
-    colour by the values of a column."""
+    """Draw settings as points: the marker by mode, the fill by AMP, the colour by a column."""
     for row in rows.to_dict("records"):
         colour = colours.get(str(row[by]), GREY)
         axes.plot(
@@ -311,9 +309,8 @@ def parts(
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
-    """Ratios or differences with their intervals, those of one kind on one line, around the value
-    of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the
-    kind's line."""
+    """Ratios or differences with intervals, a kind on a line, around no difference. Rows have
+    `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the kind's line."""
     kinds = list(dict.fromkeys(rows["kind"]))
     with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)
@@ -358,11 +355,3 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
     where = f" on {title}" if title else ""
     alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
-
-
-def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:
-    """A range that holds every value, with a margin."""
-    values = pd.concat([pd.Series(part, dtype=float) for part in rows]).dropna()
-    low, high = float(values.min()), float(values.max())
-    margin = 0.06 * (high - low) or 0.05
-    return low - margin, high + margin

@@ -8,7 +8,6 @@ import pandas as pd
 from bench.analysis.groups import Group
 from bench.analysis.setting import number
 from bench.common.grouping import grouped
-from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, add_legend, canvas, to_svg
 from bench.report.figures import COLOURS, LINES, legend, points
 from bench.report.pages import Section, sentences
@@ -33,7 +32,8 @@ def forecasts_section(group: Group) -> list[Section]:
     }
     every, drawings = [], []
     for what, (forecast, measured, label) in pairs.items():
-        errors = [e for row in group.rows if (e := _error(row, forecast, measured)) is not None]
+        ok = [(number(r[forecast]), number(r[measured])) for r in group.rows if r.status == "ok"]
+        errors = [known / value - 1 for known, value in ok if known is not None and value]
         if errors:
             every.append((what, [*map(abs, errors)], sum(abs(e) <= _CLOSE for e in errors)))
             frame = _frame(group, forecast, measured)
@@ -43,13 +43,6 @@ def forecasts_section(group: Group) -> list[Section]:
     noun = one_of(group.rows)
     heading, *lines = sentences("forecasts", every=every, noun=noun, median=median)
     return [Section("prediction", "Prediction", heading, lines, drawings)]
-
-
-def _error(row: Row, forecast: str, measured: str) -> float | None:
-    predicted, value = number(row[forecast]), number(row[measured])
-    if row.status != "ok" or predicted is None or not value:
-        return None
-    return predicted / value - 1
 
 
 def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:

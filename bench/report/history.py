@@ -1,7 +1,5 @@
 """The pages of `bench.report --history`: each setting against a reference, by version of the code.
-
-Importing this loads pandas and matplotlib.
-"""
+Loads pandas and matplotlib."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -40,9 +38,8 @@ _NARROWEST: Final = 0.05
 def write_history(
     rows: Sequence[Row], folder: Path, sources: Sequence[str]
 ) -> tuple[Path, dict[str, Any]]:
-    """Write history.html, history.md, history.json and figures on the group with the most versions
-    of the code, of rows from these files; return the page and the data. InputError if no cell ended
-    ok, and errors as `write_pages`."""
+    """Write history.html, .md, .json and figures on the group with the most versions of the code;
+    return the page and the data. InputError if no cell ended ok; errors as `write_pages`."""
 
     def versions_ok(group: Group) -> int:
         return len({row.code_version for row in group.rows if row.is_ok})
@@ -66,8 +63,7 @@ def write_history(
 
 
 def _events(shown: History) -> list[tuple[str, str, list[str]]]:
-    """Settings with a version and what changed since it; all others as one where all ratios of a
-    measure change."""
+    """Settings with a version and what changed since; all others as one if all ratios change."""
     reference = shown.reference.label
     events = grouped(shown.changes, lambda change: (change.at, change.series.measure))
     by_setting: dict[tuple[int, str], list[str]] = {}
@@ -88,7 +84,7 @@ def _events(shown: History) -> list[tuple[str, str, list[str]]]:
             name = f"All others against {reference}, which itself {own}"
             words = f"{measure.label} is {ends} what it was"
             by_setting.setdefault((at, name), []).append(words)
-    return [(name, shown.versions[at].name, words) for (at, name), words in by_setting.items()]
+    return [(name, shown.versions[at], words) for (at, name), words in by_setting.items()]
 
 
 def _value(shown: History, series: Series, value: float) -> str:
@@ -110,7 +106,7 @@ def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     )  # fmt: skip
     families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
-    versions = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
+    versions = [{"version": v, "started_at": shown.started_at[v]} for v in shown.versions]
     tables = [
         *([_changes(shown)] if shown.changes else []), _latest(shown, list(families)),
         table("versions", versions, folded=True),
@@ -125,7 +121,7 @@ def _changes(shown: History) -> Table:
     rows = [
         {
             "setting": change.series.setting.label, "measure": change.series.measure.label,
-            "since": shown.versions[change.at].name,
+            "since": shown.versions[change.at],
             "before": _value(shown, change.series, change.before),
             "after": _value(shown, change.series, change.after),
             "effect": _effect(shown, change.series.measure, change.effect),
@@ -149,7 +145,7 @@ def _latest(shown: History, columns: Sequence[str]) -> Table:
         for setting in shown.group.settings
     ]
     marks = ["baseline" if s is shown.reference else "" for s in shown.group.settings]
-    caption = f"The newest version, {shown.versions[-1].name}, against {shown.reference.label}."
+    caption = f"The newest version, {shown.versions[-1]}, against {shown.reference.label}."
     return Table(heads, rows, caption, marks)
 
 
@@ -181,7 +177,7 @@ def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
     last = len(shown.versions) - 1
     places = list(series.starts or (sorted({0, last}) if is_last else []))
     spaced = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
-    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in spaced}
+    return {at: shown.versions[at].rpartition("+g")[2][:7] for at in spaced}
 
 
 def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
@@ -204,7 +200,7 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
 
 
 def _data(shown: History) -> dict[str, Any]:
-    names = [version.name for version in shown.versions]
+    names = shown.versions
     findings = sentences(
         "history_findings", versions=len(names), shortest=SHORTEST,
         settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
@@ -215,8 +211,8 @@ def _data(shown: History) -> dict[str, Any]:
         "findings": findings,
         "group": title(shown.group),
         "reference": shown.reference.label,
-        "versions": [{"version": v.name, "started_at": v.started_at} for v in shown.versions],
-        "not_comparable": [version.name for version in shown.left_out],
+        "versions": [{"version": v, "started_at": shown.started_at[v]} for v in names],
+        "not_comparable": list(shown.left_out),
         "changes": [
             {
                 **_named(change.series), "since": names[change.at], "before": change.before,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from matplotlib.lines import Line2D
@@ -35,19 +36,14 @@ class Entry:
 
 
 def intervals(
-    entries: Sequence[Entry],
-    overall: Entry | None,
-    limit: float | None,
-    x_label: str,
-    stem: str,
-    *,
-    is_ratio: bool,
-    words: Mapping[Verdict, str] | None = None,
-) -> drawing.Drawing:
+    entries: Sequence[Entry], x_label: str, stem: str, *, is_ratio: bool = True,
+    overall: Entry | None = None, limit: float | None = None,
+    words: Mapping[Verdict, str] = MappingProxyType({}),
+) -> drawing.Drawing:  # fmt: skip
     """Ratios or differences: over all settings on top, then by setting, the largest first. Of very
     many settings the extremes are drawn. The limit, the ratio − 1 or difference within which
     changes are tolerated, is shaded; `words` are for verdicts that have another meaning."""
-    word = {verdict: (words or {}).get(verdict, verdict.value) for verdict in _MARKS}
+    word = {verdict: words.get(verdict, verdict.value) for verdict in _MARKS}
     ordered = sorted(entries, key=lambda entry: -entry.interval.value)
     drawn = ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]
     lines = [*([overall] if overall else []), *drawn]

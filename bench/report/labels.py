@@ -94,7 +94,5 @@ def labels_section(curve: LabelCurve) -> Section:
         axes.set_xticks(sizes := [*curve.scores, 2 * most], [f"{n:,}" for n in sizes])
         axes.minorticks_off()
     heading, *lines = curve.lines
-    svg, caption = to_svg(figure, "labels"), phrase("captions", "labels")
-    return Section(
-        "labels", "More labels", heading, lines, [Drawing("labels", svg, lines[0], caption)]
-    )
+    drawing = Drawing("labels", to_svg(figure, "labels"), lines[0], phrase("captions", "labels"))
+    return Section("labels", "More labels", heading, lines, [drawing])

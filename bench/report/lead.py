@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from bench.analysis.groups import Encoders, Group, differing
+from bench.analysis.groups import Group, differing
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.plan.cell import MULTITASK, Value
@@ -60,8 +60,8 @@ def _differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
     return [(n, group.shared(n), first.shared(n)) for n in differing(group, first)]
 
 
-def differs(group: Group, first: Group, encoders: Encoders | None = None) -> str:
-    is_encoder = encoders is not None and group in encoders.groups.values()
+def differs(group: Group, first: Group, encoders: Group | None = None) -> str:
+    is_encoder = encoders is not None and group in encoders.encoders.values()
     return phrase("groups", "differs", _differences(group, first), is_encoder)
 
 

@@ -1,7 +1,6 @@
 """The report's section on a race: who was in it, who left when and why, and its answer."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final
 
 from matplotlib.patches import Patch
@@ -18,7 +17,6 @@ _COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
 
 
 def race_section(recommended: Recommendation | None) -> list[Section]:
-    """The section on the race that decides; none without one."""
     if recommended is None or recommended.raced is None:
         return []
     raced = recommended.raced
@@ -57,5 +55,5 @@ def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
         axes.grid(visible=False, axis="y")
         states = dict.fromkeys(str(entry["state"]) for entry in entries)
         add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
-    names = chain(f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
+    names = (f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
     return Drawing("race", to_svg(figure, "race"), f"{'; '.join(names)}.", caption)

@@ -24,8 +24,7 @@ _conditions: Final = attrgetter(
     *(n for n in named(lambda about: about.compared in ("group", "never")) if n != "data_digest"),
     *("task", "max_train", "max_dev"),
 )
-"""What a search's tries have in common with the cells that they are for; data and machine differ.
-"""
+"""What a search's tries have in common with the cells that they are for, but data and machine."""
 
 
 def rates_section(
@@ -59,9 +58,8 @@ def rates_section(
 def candidates(
     group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
 ) -> pd.DataFrame:
-    """A row for each try: its rate, score and status. `here` marks the tries for the group's cells:
-    those of their machine, and those of other machines whose scores a search uses. `chosen` marks
-    the rates that the group's cells have."""
+    """A row for each try. `here`: for the group's cells, on their machine or with a score that
+    counts there; `chosen`: at a rate that they have."""
     done = {key: row for key, row in current_rows(rows).items() if row.is_candidate}
     waiting = [row for row in planned if row.is_candidate and row.key not in done]
     cells: Sequence[Row] = group.rows if group else ()

@@ -1,5 +1,4 @@
-"""The recommendation in words: a heading, sentences, alternatives by need, and the commands that
-would settle what is open."""
+"""The recommendation in words, alternatives by need, and commands that settle what is open."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,7 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import (
-    confirm_command,
-    export_command,
-    narrowed,
-    train_command,
-    usual_seeds,
-)
+from bench.report.commands import confirm_command, export_command, narrowed, train_command
 from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Table, table
 from bench.report.text import num, score, score_gap
@@ -95,17 +88,11 @@ def form_cost(need: Need, value: float) -> str:
     return f"{num(value)} {'MiB' if need == 'memory' else 'MB'}"
 
 
-def margin_text(known: Candidates) -> str:
-    """The margin with its unit, such as `2 points of accuracy`."""
-    return known.group.scoring.size(known.margin)
-
-
 def in_brief(
     known: Candidates, i: int, measured: float | None = None, raced: Raced | None = None
 ) -> str:
-    """What a setting costs against full fine-tuning in the same precision, or cost in the rounds of
-    a race, its score, the mean over seeds unless another one was measured, and what training this
-    is after."""
+    """A setting's costs against full fine-tuning in its precision, or in the rounds of a race, its
+    score, the mean over seeds or as measured, and what training this is after."""
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
     full = group.full(setting.amp)
@@ -134,10 +121,9 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         seeds_needed=_seeds_needed(recommended), ended=_ended(group), misses=_misses(recommended),
         collapses=_collapses(recommended), size=group.scoring.size, own_score=_score, cost=_cost,
         form_cost=form_cost, ratios=ratios, against_full=against_full, against=_against,
-        margin_text=margin_text, rounded_up=_rounded_up, excluded_rate=excluded_rate,
-        withdrawn=withdrawn, fewest=FEWEST_SEEDS, rounds=ROUNDS, confirmed=CONFIRMED,
-        row_metrics=ROW_METRICS, most=int(MOST), most_named=_MOST_NAMED,
-        most_seeds_named=_MOST_SEEDS,
+        rounded_up=_rounded_up, excluded_rate=excluded_rate, withdrawn=withdrawn,
+        fewest=FEWEST_SEEDS, rounds=ROUNDS, confirmed=CONFIRMED, row_metrics=ROW_METRICS,
+        most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
     )  # fmt: skip
 
 
@@ -155,7 +141,6 @@ def _not_run(recommended: Recommendation) -> dict[str, str]:
 
 
 def _origins(recommended: Recommendation) -> dict[Origin, int]:
-    """The number of settings by how their learning rates came about."""
     settings = recommended.candidates.settings
     known = Counter[Origin](origin_of(settings[i].rows[0]) for i in recommended.among)
     return {origin: known[origin] for origin in get_args(Origin)}
@@ -232,7 +217,7 @@ def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
     where others have fewer."""
     known, need, why = recommended.candidates, recommended.resolution, {*recommended.obstacles}
     if known.widened and {"not learned", "precision"} & why:
-        return None, 2 * usual_seeds(known.group)
+        return None, 2 * known.group.usual_seeds
     if need is None or need.factor is None or "precision" not in why:
         return None, None
     if need.seeds is not None and need.seeds <= _MOST_SEEDS:
@@ -407,8 +392,7 @@ def _race(raced: Raced) -> dict[str, Any]:
 
 
 def _gaps(group: Group, a: Setting | None, b: Setting | None) -> dict[str, Any] | None:
-    """Ratios of the costs of two settings, and the difference of their scores, with the ends of
-    their intervals; None where they are one, or one was not run."""
+    """Ratios of two settings' costs, and their scores' difference, with ends; None if not both."""
     if a is None or b is None or a is b:
         return None
     gaps = {name: compare(group, name, a, b) for name in OBJECTIVES}
@@ -441,7 +425,6 @@ def _setting(
 
 
 def lines(answer: Advice) -> list[str]:
-    """The recommendation as lines for a terminal."""
     every = [f"{answer.heading}.", *answer.sentences]
     if (shown := answer.table) is not None:
         use = [

@@ -55,8 +55,7 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
 
 
 def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
-    """A sentence with the reference points' scores, and a warning if the best setting is not shown
-    to be better than each of them."""
+    """The reference points' scores, and a warning unless the best setting beats them all."""
     scored = [point for point in points if point.score is not None]
     if not scored:
         return []
@@ -82,7 +81,6 @@ def final_line(final: FinalScore, metric: str = "") -> str:
 
 
 def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
-    """A table of the reference points; none without any."""
     if not points:
         return []
     best, form, form_gap = _best(group), partial(score, group), partial(score_gap, group)

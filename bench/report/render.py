@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Encoders, Group, encoders_of, ordered_groups
+from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
@@ -86,9 +86,9 @@ def report(
     every_group = ordered_groups(rows, planned, values_of)
     every_row = [row for group in every_group for row in group.rows]
     encoders = encoders_of(every_group)
-    overall = recommend(candidates_of(encoders.joined)) if encoders else None
+    overall = recommend(candidates_of(encoders)) if encoders else None
     if encoders and overall and overall.setting:
-        own = encoders.groups[overall.setting.encoder]
+        own = encoders.encoders[overall.setting.encoder]
         every_group.sort(key=lambda group: group is not own)
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
@@ -118,10 +118,10 @@ def report(
     # the rule of the explorer is not that of a race
     has_choice = shown is not None and shown.ok and len(shown.settings) > 1 and not shown.race
     return {
-        "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
+        "title": lead.title(encoders or first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
-            *([pages.phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
+            *([pages.phrase("groups", "encoders", encoders.encoders, first)] if encoders else []),
             *first_lines,
             *engine_warnings(rows, results.losses_of),
             *lead.versions(latest(rows).values(), code_version, left_out),
@@ -161,13 +161,14 @@ def _curves_of(group: Group, runs: Sequence[Path]) -> Curves | None:
 
 def printable(rows: Iterable[Row]) -> list[Row]:
     """The rows with each text on one line, free of control characters and of absolute paths."""
-    shown = {False: cache(text.plain), True: cache(text.clean)}
-    texts = [(column.name, column.name in _WITH_PATHS) for column in COLUMNS if column.kind is str]
+    plain, clean = cache(text.plain), cache(text.clean)
+    names = [column.name for column in COLUMNS if column.kind is str]
+    forms = {name: clean if name in _WITH_PATHS else plain for name in names}
 
     def changed(row: Row) -> Row:
-        values = [(name, value, has_path) for name, has_path in texts if (value := row[name])]
-        new = {name: shown[has_path](str(value)) for name, value, has_path in values}
-        others = {name: new[name] for name, value, _ in values if new[name] != value}
+        values = {name: str(value) for name in names if (value := row[name])}
+        texts = {name: forms[name](value) for name, value in values.items()}
+        others = {name: new for name, new in texts.items() if new != values[name]}
         return row | others if others else row
 
     return [changed(row) for row in rows]
@@ -175,7 +176,7 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 def _other(
     group: Group, first: Group, number: int, facts: KnownFacts,
-    encoders: Encoders | None
+    encoders: Group | None
 ) -> dict[str, Any]:  # fmt: skip
     """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()

@@ -1,5 +1,4 @@
-"""Results of several folders: a page with their settings side by side, and the JSON layout of
-PEFT's method comparison."""
+"""Results of several folders side by side, and as JSON of PEFT's method comparison."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

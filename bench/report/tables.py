@@ -57,12 +57,8 @@ class Table:
     total: int = 0  # the number of all rows, if only some of them are in the table
 
 
-_DECLARED: Final = tomllib.loads(files("bench.report").joinpath("columns.toml").read_text("utf-8"))
-
-
-def declared(name: str) -> dict[str, Any]:
-    """The columns that columns.toml declares under a name, in their order, with their headings."""
-    return dict(_DECLARED[name])
+DECLARED: Final = tomllib.loads(files("bench.report").joinpath("columns.toml").read_text("utf-8"))
+"""The columns of each table in their order, with their headings."""
 
 
 def table(
@@ -75,10 +71,9 @@ def table(
     folded: bool = False,
     total: int = 0,
 ) -> Table:
-    """A table with the caption and the columns that columns.toml declares under a name, those that
-    its rows have. Rows have fields by column, None and NaN for a dash; `words` are what the names
-    in braces in the declaration stand for."""
-    rows, columns = [*rows], declared(name)
+    """A table as columns.toml declares it under a name, with those columns that its rows have; None
+    and NaN are a dash, and `words` stand for names in braces."""
+    rows, columns = [*rows], DECLARED[name]
     caption = caption or columns.get("caption", "")
     heads, shown = [], list[tuple[str, Callable[[object], str]]]()
     for key, head in columns.items():

@@ -61,8 +61,7 @@ def tradeoffs(
 def _near(
     group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
 ) -> tuple[list[tuple[str, float]], ...]:
-    """The reference points whose lines leave room for the settings' scores, those that are too much
-    better, and those that are too much worse."""
+    """Reference points near enough to be drawn, those too much better, and those too much worse."""
     scored = [(point.short, point.score.value) for point in points if point.score is not None]
     gain = group.scoring.gain
     low, high = sorted(gain(float(end)) for end in (rows["score"].min(), rows["score"].max()))
@@ -94,14 +93,16 @@ def _rank(group: Group, rows: pd.DataFrame) -> Section:
         rows = rows[~rows["unfreezes"].astype(bool)]
     plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
     shown = pd.concat([plain, rows[rows["rank"].notna()]])
-    limits = figures.limits([shown["score"], shown["low"], shown["high"]])
+    scores = shown[["score", "low", "high"]]
+    low, high = float(scores.min().min()), float(scores.max().max())
+    margin = 0.06 * (high - low) or 0.05
     measured = plain.dropna(subset=["score"])["mode"].unique()
     bands = [name for mode, name in _BANDS.items() if mode in measured]
     has_interval, of_rates = shown["low"].notna().any(), rows["several_rates"].any()
     facts = bands, has_interval, of_rates, MOST_DRAWN
     drawings = [
         figures.rank(
-            rows, layers, limits, text.y_label(group), f"rank-{layers}",
+            rows, layers, (low - margin, high + margin), text.y_label(group), f"rank-{layers}",
             phrase("captions", "rank", group, layers, *facts),
         )
         for layers in in_order(rows.dropna(subset=["rank", "score"])["layers"])

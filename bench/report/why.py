@@ -41,8 +41,6 @@ _NAMES: Final[dict[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Bar:
-    """A setting and the parts of its costs, where they are known."""
-
     setting: Setting
     name: str
     parts: dict[Objective, Breakdown | None]
@@ -69,8 +67,7 @@ def why_section(
     full = [bar for bar in bars if bar.setting.mode == "full"]
     others = [bar for bar in bars if bar.setting.mode != "full"]
     amps = {bar.setting.amp for bar in others}
-    alike = [bar for bar in full if bar.setting.amp in amps]
-    base = next(iter([*alike, *full]), None)
+    base = max(full, key=lambda bar: bar.setting.amp in amps, default=None)
     adapted = [bar for bar in others if bar.setting.adapted]
     heading, *lines = sentences(
         "why", bars=bars, base=base, amount=_amount, part=_part, largest=_largest,
@@ -150,14 +147,12 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
         if not known:
             continue
         gaps = [a.total - b.total for a, b in known]
-        changes = {
-            parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
-            for parts in _UNITED[cost]
-        }
-        most = _part(max(changes, key=lambda parts: changes[parts]))
+        most = max(
+            _UNITED[cost], key=lambda parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
+        )
         scale = max(a.total for a, _ in known)
         ends = range_of(gaps, partial(_signed, scale))
-        clauses.append(f"{ends} {_unit(group, cost)}, mostly in {most}")
+        clauses.append(f"{ends} {_unit(group, cost)}, mostly in {_part(most)}")
     return "; ".join(clauses)
 
 

@@ -90,8 +90,7 @@ class Differences:
 
     @cached_property
     def quantiles(self) -> Floats:
-        """The standard errors from a difference to its lower bound [K, K], with the column as
-        control."""
+        """Standard errors from a difference to its lower bound, the column being control [K, K]."""
         return np.maximum(self.critical[None, :], self.least)
 
     @cached_property
@@ -249,30 +248,25 @@ def by_setting(own: Floats, once: Floats) -> Floats:
 
 
 def _different(samples: Sequence[Sample]) -> float:
-    """The effective number of different settings, from what is left of the examples' numbers
-    without their means over seeds."""
+    """The effective number of different settings, by examples' numbers less means over seeds."""
     several = [s for s in samples if len(s.values) > 1]
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:
         return float(len(samples))
-    rest = []
-    for sample in several:
-        values = np.stack([sample.values[seed] for seed in sorted(shared)])
-        rest.append((values - values.mean(axis=0)).ravel())
-    return effective_number(np.stack(rest))
+    values = np.array([[one.values[seed] for seed in sorted(shared)] for one in several])
+    rest = values - values.mean(axis=1, keepdims=True)
+    return effective_number(rest.reshape(len(several), -1))
 
 
 def effective_number(rest: Floats) -> float:
-    """The effective number of different rows [K, N] of numbers without their means: 1 for copies, K
-    for unrelated ones."""
+    """The effective number of rows [K, N] without their means: 1 for copies, K if unrelated."""
     lengths = np.linalg.norm(rest, axis=1)
     rows = rest[lengths > 0] / lengths[lengths > 0, None]
     return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum()) if len(rows) > 1 else 1.0
 
 
 def has_collapsed(score: float, trainings: Collection[float], margin: float) -> bool:
-    """Whether a score, of which more is better, is below the mean of its setting's trainings by
-    more than a margin."""
+    """Whether a score (more is better) is below its trainings' mean by more than a margin."""
     return score < sum(trainings) / len(trainings) - margin
 
 

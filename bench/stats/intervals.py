@@ -17,9 +17,8 @@ K = TypeVar("K", int, tuple[int, int, int, str])
 NORMAL_975: Final = 1.959963984540054  # the 97.5% quantile of the normal distribution
 POWER_Z: Final = 0.8416212335729143  # the 80% quantile of the normal distribution
 UNSEEN: Final = (3 / NORMAL_975) ** 2
-"""Divided by N², the least variance of a mean over N examples. If no example differs, the true
-share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
-then 3/N."""
+"""Divided by N², the least variance of a mean over N examples: if none differs, the true share may
+still be up to 3/N, half the interval (rule of three, Hanley and Lippman-Hand 1983)."""
 _LEVEL: Final = 0.01  # significance level of the test whether some values scatter more than others
 
 
@@ -41,8 +40,7 @@ class Interval:
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Both ends of a proportion's score interval (Wilson 1927); ValueError unless 0 ≤ successes ≤
-    total and total > 0."""
+    """Both ends of a proportion's score interval (Wilson 1927); ValueError for no proportion."""
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
     share, unseen = successes / total, NORMAL_975**2 / total
@@ -53,8 +51,7 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
-    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z; −1 and
-    1 with fewer than 4, which show nothing."""
+    """Both ends of a Pearson correlation's interval over pairs, by Fisher's z; −1 and 1 of few."""
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12
@@ -74,8 +71,7 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean with its interval by Student's t, none for a single value; ValueError without
-    values."""
+    """A mean with its interval by Student's t, none for one value; ValueError without values."""
     if not len(values):
         raise ValueError("the mean of nothing")
     data = np.asarray(values, dtype=float)
@@ -136,8 +132,7 @@ def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Fl
 
 
 def spread(values: Floats) -> Spread:
-    """The spread of numbers [S, N] over S seeds and N examples; ValueError unless there is at least
-    one of each."""
+    """The spread of numbers [S, N] over S seeds and N examples; ValueError if there are none."""
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
@@ -156,9 +151,8 @@ def spread(values: Floats) -> Spread:
 
 
 def around_correlation(over: Spread) -> tuple[float, float]:
-    """Both ends of the interval of a correlation, from its examples' influences. On the scale of
-    Fisher's z, and at least as wide as for normal numbers: those with heavy tails need a wider
-    one."""
+    """Both ends of a correlation's interval from its examples' influences, on the scale of Fisher's
+    z; at least as wide as for normal numbers, as heavy tails need a wider one."""
     least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
     if over.examples < 4 or inside <= 0:
         return least
@@ -167,9 +161,8 @@ def around_correlation(over: Spread) -> tuple[float, float]:
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008). For independent
-    estimates. Scores on the same examples are correlated: for them the interval is rather too
-    wide."""
+    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008), for independent
+    estimates; of scores on the same examples, which correlate, rather too wide."""
     value, ends_a, ends_b = a.value - b.value, a.ends(), b.ends()
     if ends_a is None or ends_b is None:
         return Interval(value)
@@ -179,8 +172,7 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates of different quantities, by MOVER as in `difference`;
-    ValueError without estimates."""
+    """The mean of independent estimates, by MOVER as in `difference`; ValueError without any."""
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
@@ -203,8 +195,7 @@ def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | 
 
 
 def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds or runs that both have; None with fewer than two, or
-    where a value is not positive."""
+    """Geometric mean of a / b over common keys; None with fewer than two, or one not positive."""
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
     logs = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))

@@ -11,7 +11,7 @@ that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 19
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -72,8 +72,7 @@ class _Classes:
         return np.asarray(2 * self.hits / (self.true + self.predicted))
 
     def of_f1(self, weights: Floats) -> Floats:
-        """For each example N times the derivative of Σ weight · F1 by its weight, with constant
-        weights [K]."""
+        """By example N times the derivative of Σ weight · F1 by its weight, for weights [K]."""
         sizes = self.true + self.predicted
         by_hit, by_size = 2 * weights / sizes, weights * self.f1 / sizes
         change = self.right * by_hit[self.at] - by_size[self.at] - by_size[self.guess]
@@ -140,8 +139,7 @@ def _share_below(ordered: Floats, values: Floats) -> Floats:
 
 
 def average_precision_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Of average precision, the mean precision at the scores [N] of the positive examples;
-    ValueError without one."""
+    """Of average precision, the mean precision at positive examples; ValueError without one."""
     if not positive.any():
         raise ValueError("a class has no examples")
     thresholds, places = np.unique(scores, return_inverse=True)
@@ -226,15 +224,13 @@ def micro_f1_influence(labels: Array, predicted: Array) -> Floats:
 
 
 def _macro_f1_of_labels(labels: Array, predicted: Array) -> Floats:
-    """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
-    predicted counts as 0."""
+    """Of the mean F1 over labels [N, C] of 0 or 1; one neither there nor predicted counts as 0."""
     true, guess = labels.astype(np.float64), predicted.astype(np.float64)
     return _mean_f1_influence(true * guess, true + guess)
 
 
 def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
-    """Of the mean F1 over C labels, given by example the hits of each, and how often it is true or
-    predicted, [N, C]."""
+    """Of the mean F1 over C labels, from hits, and how often each is true or predicted [N, C]."""
     known = np.maximum(sizes.sum(axis=0), 1)
     f1 = 2 * hits.sum(axis=0) / known
     change = hits @ (2 / known) - sizes @ (f1 / known)
@@ -244,19 +240,12 @@ def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
 Counts = tuple[Floats, Floats]  # by text two numbers, the quotient of whose sums is the metric
 
 
-def _f1_counts(labels: Array, predicted: Array, *, any_start: bool = False) -> Counts:
-    hits, guessed, true = words.entity_counts(labels, predicted, any_start=any_start).T
-    return 2.0 * hits, 1.0 * guessed + true
-
-
-def _precision_counts(labels: Array, predicted: Array) -> Counts:
-    hits, guessed, _ = words.entity_counts(labels, predicted).T
-    return 1.0 * hits, 1.0 * guessed
-
-
-def _recall_counts(labels: Array, predicted: Array) -> Counts:
-    hits, _, true = words.entity_counts(labels, predicted).T
-    return 1.0 * hits, 1.0 * true
+def _entity_counts(
+    labels: Array, predicted: Array, among: Sequence[int] = (1, 2), *, any_start: bool = False
+) -> Counts:
+    """Hits among entities that are guessed (1), true (2) or, as in F1, both, in each of these."""
+    counts = words.entity_counts(labels, predicted, any_start=any_start).astype(np.float64)
+    return len(among) * counts[:, 0], counts[:, among].sum(axis=1)
 
 
 def _word_counts(labels: Array, predicted: Array) -> Counts:
@@ -296,11 +285,13 @@ def _quotient_influence(counts: Callable[..., Counts], labels: Array, predicted:
     return np.asarray(len(labels) / total * (part - part.sum() / total * whole))
 
 
-_conll_counts: Final = partial(_f1_counts, any_start=True)
+_precision_counts: Final = partial(_entity_counts, among=(1,))
+_recall_counts: Final = partial(_entity_counts, among=(2,))
+_conll_counts: Final = partial(_entity_counts, any_start=True)
 entity_f1_conll: Final = partial(words.entity_f1, any_start=True)
 entity_precision: Final = partial(_quotient, _precision_counts)
 entity_recall: Final = partial(_quotient, _recall_counts)
-entity_f1_influence: Final = partial(_quotient_influence, _f1_counts)
+entity_f1_influence: Final = partial(_quotient_influence, _entity_counts)
 entity_f1_conll_influence: Final = partial(_quotient_influence, _conll_counts)
 entity_precision_influence: Final = partial(_quotient_influence, _precision_counts)
 entity_recall_influence: Final = partial(_quotient_influence, _recall_counts)

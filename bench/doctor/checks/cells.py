@@ -1,5 +1,4 @@
-"""Cells run by the command bench.grid, as a user runs them: their rows, both engines, forecasts of
-their memory, and memory that runs out."""
+"""Cells run by bench.grid as by a user: rows, both engines, forecasts, memory that runs out."""
 
 import csv
 import os
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -55,9 +54,8 @@ def run_cells(
 ) -> list[Row]:
     """Run a grid of `bench/doctor/grids` in a folder of its own, with more options, and return its
     rows in the order in which they ran. Each of its processes may map so many bytes of address
-    space; `on_poll` is called all the time with the process id of the grid. SkipError if the
-    embedded model and data are neither in the cache nor can be fetched, InputError if the grid ends
-    without a row."""
+    space; `on_poll` is called all the time with the grid's process id. SkipError if the embedded
+    model and data are not in the cache and can't be fetched, InputError if there is no row."""
     try:
         for asset in ASSETS:
             fetch(asset)
@@ -184,8 +182,7 @@ def forecast(context: Context) -> Finding:
 
 
 def _forecast_of(row: Row) -> dict[str, float | None]:
-    """The forecast of a row's peak, the peak, and the error as a share of the latter above the
-    imports."""
+    """The forecast of a row's peak, the peak, and the error as a share of it above the imports."""
     if row.device == "cpu":
         measured, parts = row.peak_rss_mib, (row.peak_anon_mib, row.imports_anon_mib)
         above = None if None in parts else float(parts[0] or 0.0) - float(parts[1] or 0.0)
@@ -216,8 +213,13 @@ def out_of_memory(context: Context) -> Finding:
         if first.peak_process_vram_mib is None:
             raise SkipError("NVML does not report the memory of this GPU")
         limit_mib = first.peak_process_vram_mib + ROOM_MIB
-        with _filled(context.device, limit_mib):
-            rows = run_cells(context, "out-of-memory", folder="limited")
+        import torch
+
+        torch.cuda.set_device(torch.device(context.device))
+        free = torch.cuda.mem_get_info()[0] - int(limit_mib * MIB)
+        filler = torch.empty(max(0, free), dtype=torch.uint8, device=context.device)
+        rows = run_cells(context, "out-of-memory", folder="limited")
+        del filler
     by_size: dict[Any, Row] = {row.batch_size: row for row in rows}
     small, large = map(by_size.get, SIZES)
     figures = {
@@ -243,17 +245,3 @@ def most_mapped_mib(grid: int) -> float:
                 if peak := re.search(r"VmPeak:\s*(\d+)", status):
                     most = max(most, int(peak[1]) / 1024)
     return most
-
-
-@contextmanager
-def _filled(device: str, left_mib: float) -> Iterator[None]:
-    import torch
-
-    torch.cuda.set_device(torch.device(device))
-    free, _ = torch.cuda.mem_get_info()
-    filler = torch.empty(max(0, free - int(left_mib * MIB)), dtype=torch.uint8, device=device)
-    try:
-        yield
-    finally:
-        del filler
-        torch.cuda.empty_cache()

@@ -1,5 +1,4 @@
-"""Compiled training steps: the losses of plain steps, with dropout on average, and nothing compiled
-later."""
+"""Compiled steps: the losses of plain ones, also with dropout, and nothing compiled later."""
 
 import math
 import os
@@ -28,8 +27,7 @@ CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def check(context: Context) -> Finding:
-    """Compile LoRA on a model of one layer, and on one of three with AMP and dropout, with an empty
-    cache, and take steps with them."""
+    """Compile LoRA for one layer, and for three with AMP and dropout, uncached, and take steps."""
     os.environ.update({name: str(context.folder / name.lower()) for name in CACHES})
     try:
         trainer, graphs = _compiled(context, _ONE_LAYER, "off", BUCKETS)

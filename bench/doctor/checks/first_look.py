@@ -1,5 +1,4 @@
-"""The first look at a GPU: steps of bert-base by every path, gradients that overflow and CUDA
-graphs, and what is expected of them."""
+"""The first look at a GPU: steps of bert-base, overflows and CUDA graphs, as is expected."""
 
 import gc
 import os

@@ -1,5 +1,4 @@
-"""Training steps on a GPU: whether they wait for it, and the share of their time in which it
-works."""
+"""Training steps on a GPU: whether they wait for it, and how much of their time it works."""
 
 import traceback
 from importlib.util import find_spec

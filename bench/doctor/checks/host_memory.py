@@ -1,5 +1,4 @@
-"""Host memory: whether its counters are right, whether warm training steps reuse it, and whether it
-is in huge pages."""
+"""Host memory: whether its counters are right, warm steps reuse it, and it is in huge pages."""
 
 import mmap
 import os

@@ -1,5 +1,4 @@
-"""Losses, gradients and weights of three steps: the fast path, plain torch, and the CPU; dropout,
-and gradients that overflow."""
+"""Losses, gradients and weights by the fast path, plain torch and the CPU; dropout, overflow."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -33,8 +32,7 @@ DISTANCE: Final = 0.01
 """By which weights move along the gradient, so that rounding of the loss is 1e-5 of its change."""
 
 _SMALL: Final = 0.01
-"""Share of the largest gradient below which one, such as that of the keys' bias, is mostly rounding
-error."""
+"""The share of the largest gradient below which one is mostly rounding error, as of keys' bias."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Trained:
 
 
 def check(context: Context) -> Finding:
-    """Train each setting on the device by the fast path and by plain torch, and in fp32 by plain
-    torch on the CPU, and compare the first with both others."""
+    """Train each setting by the fast path, by plain torch and on the CPU; compare the first."""
     worst: dict[str, float] = {}
     wrong: list[str] = []
 

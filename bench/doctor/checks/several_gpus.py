@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -49,14 +50,7 @@ def check(context: Context) -> Finding:
 def step_times(slots: Sequence[Target]) -> tuple[Times, Times]:
     """The milliseconds of each kind of work by GPU, of each alone and of all at once."""
     with ExitStack() as stack:
-        workers = {}
-        before = os.sched_getaffinity(0)
-        try:
-            for slot in slots:
-                bind_thread(slot.cores)
-                workers[slot.conditions.device] = _started(slot, stack)
-        finally:
-            bind_thread(frozenset(before))
+        workers = {slot.conditions.device: _started(slot, stack) for slot in slots}
         for device, worker in workers.items():
             _answer(device, worker)  # once it is ready
         alone = {}
@@ -93,11 +87,11 @@ def judge(alone: Times, together: Times) -> Finding:
 
 
 def _started(slot: Target, stack: ExitStack) -> subprocess.Popen[str]:
-    """A process that works on a GPU, bound to the cores that this one is bound to, until the stack
-    is closed."""
+    """A process that works on a GPU, on the cores of its slot, until the stack is closed."""
     process = subprocess.Popen(
         COMMAND, env=worker_environment(os.environ, slot.conditions.threads, slot.gpu),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(bind_thread, slot.cores),
     )  # fmt: skip
     stack.callback(process.communicate)
     stack.callback(process.kill)

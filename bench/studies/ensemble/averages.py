@@ -11,20 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.results.scores import probabilities
+from bench.stats.intervals import Floats
 from minbert.data.metrics import constant, score
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 AVERAGES: Final = (LOGITS, PROBABILITIES)
 
-Floats = NDArray[np.float64]
 Weights = tuple[tuple[int, int], ...]
 """Pairs of a model's index and how often it counts, the highest weight first."""
 
 
 class Choice(NamedTuple):
-    """The members of an ensemble and its score on held-out examples. `additions` are all steps of
-    the greedy choice, later ones that were not taken included: the index of the model that was
-    added, and the held-out score after it; −∞ where it has none."""
+    """The members of an ensemble and its held-out score. `additions` are all steps of the choice,
+    also later ones: the model that was added, and the held-out score, −∞ without one."""
 
     weights: Weights
     held_score: float | None

@@ -31,7 +31,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.protocol import PREDICTIONS
-from bench.studies.ensemble.averages import Floats
+from bench.stats.intervals import Floats
 from bench.studies.ensemble.members import Member
 from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for
@@ -44,9 +44,8 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with its baselines and published scores; a baseline that predicts the same number
-    for all examples, or has nothing to learn from, is left out with a note. InputError if the
-    examples, of a folder of data unless they are embedded, or the checkpoint are missing."""
+    """A result with baselines and published scores; a note on a baseline left out, as it predicts
+    one number or has nothing to learn. InputError if examples or the checkpoint are missing."""
     pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
     examples = examples_of(member.row, folder).parts[result.task]
@@ -91,16 +90,12 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
 
 
 def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
-    """The lowest threshold, halfway between two of the values [N], that separates the classes 0
-    (below) and 1 (above) most accurately."""
-    order = np.argsort(values, kind="stable")
-    ones = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # class 1 among the n lowest
-    correct = (np.arange(len(values) + 1) - ones) + (ones[-1] - ones)
-    ordered = values[order]
-    ends = np.concatenate([[ordered[0] - 1], ordered, [ordered[-1] + 1]])
-    middles = (ends[:-1] + ends[1:]) / 2
-    distinct = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])
-    return float(middles[np.where(distinct, correct, -1).argmax()])
+    """The lowest threshold halfway between values that best separates classes 0 and 1."""
+    distinct, places = np.unique(values, return_inverse=True)
+    # the right answers below each threshold, less the wrong ones
+    right = np.cumsum(np.bincount(places, np.where(labels == 1, -1, 1)))
+    ends = np.concatenate([[distinct[0] - 1], distinct, [distinct[-1] + 1]])
+    return float(((ends[:-1] + ends[1:]) / 2)[np.concatenate([[0], right]).argmax()])
 
 
 def why_not(cell: Cell, device: str) -> str | None:
@@ -166,8 +161,7 @@ def _training(
 
 
 def job_of(member: Member, data: Path | None, machine: Target) -> Job:
-    """The job of a member's setting for engine transformers; InputError if the member's examples,
-    checkpoint or job are gone."""
+    """A member's setting as a job of engine transformers; InputError if what it needs is gone."""
     row, here = member.row, machine.conditions
     folder = data_folder(row, member.folder, data)
     examples_of(row, folder)
@@ -198,8 +192,7 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
 
 
 def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
-    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev;
-    InputError if it failed, StoppedError if the user stopped it."""
+    """A job's logits [N, C] on dev, trained unless it has been; InputError or StoppedError."""
     name = f"ensemble-{job.cell.cell_id}"
     purpose = f"by {BASELINE}"
     with Signals() as signals, lock_on(machine.device_name, signals)():

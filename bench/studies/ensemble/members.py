@@ -37,8 +37,7 @@ class Member:
 
     @property
     def own_parameters(self) -> int:
-        """Parameters that no other member shares: all after full fine-tuning, else those that
-        trained while the encoder was frozen."""
+        """Parameters no other member shares: all after full fine-tuning, else those trained."""
         whole = self.row.params_trainable == self.row.params_total
         return int(self.row["params_total" if whole else "params_trainable"] or 0)
 
@@ -56,8 +55,7 @@ class Pool:
     left_out: int = 0
 
     def label_of(self, member: Member) -> str:
-        """A member's name, followed by its task if that is `multitask`, and by its model if the
-        members have several."""
+        """A member's name, with its task if that is `multitask`, and its model if several."""
         names, learned = [member.row.name], member.row.task
         if learned != self.task:
             names.append(learned)
@@ -146,7 +144,9 @@ def _pool(
     examples: Arrays = {}
     for row, folder in (*preferred, *(cell for cell in usable if cell not in preferred)):
         arrays = _read(row, folder, task)
-        if not examples or _same_examples(examples, arrays):
+        # without indices in both, by labels alone
+        both = {"labels", "held_labels", _INDICES} & examples.keys() & arrays.keys()
+        if all(np.array_equal(examples[name], arrays[name]) for name in both):
             members.append(Member(row, folder, arrays))
             # without indices, one would go with several that differ
             examples = examples if _INDICES in examples else arrays
@@ -164,12 +164,6 @@ def _pool(
         held_labels=members[0].arrays["held_labels"],
         left_out=len(usable) - len(members),
     )
-
-
-def _same_examples(one: Arrays, other: Arrays) -> bool:
-    """Whether two files are of the same examples; without indices in both, by labels alone."""
-    names = ("labels", "held_labels", _INDICES)
-    return all(np.array_equal(one[n], other[n]) for n in names if n in one and n in other)
 
 
 def _read(row: Row, folder: Path, task: str) -> Arrays:

@@ -1,5 +1,4 @@
-"""Ensembles as sections of text and tables, for a terminal and, with figures, for pages. Importing
-this loads pandas and matplotlib."""
+"""Ensembles as text, tables and figures, on a terminal and pages. Loads pandas and matplotlib."""
 
 import math
 from collections.abc import Sequence
@@ -97,10 +96,9 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     """The figures of a section. A published score of all parts is in none of fewer parts."""
     label, alone, best = dev_label(result.metric), [], BEST
     papers = [] if isinstance(result, Overall) and result.missing else _papers(result)
-    stem, size, held_out, dev = section.anchor, 0, [], []
+    stem, stages, size = section.anchor, list[object](), 0
     if isinstance(result, TaskResult):
-        size, held_out = result.size, [stage.held_score for stage in result.stages]
-        dev = [stage.dev_score for stage in result.stages]
+        stages, size = [*result.stages], result.size
         stem = result.task if result.task in TASKS else stem
         best = clean(result.best.label)
         alone = [entry for entry in result.alone if entry.members[0] is not result.best_member]
@@ -116,14 +114,13 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     ]
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
-        held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
+        stages=stages, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
     )  # fmt: skip
     drawings = [_draw_scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
         drawings.append(_draw_sizes(marks, label, f"{stem}-parameters", *words[2:4]))
-    if len(dev) > 1:
-        label = label.removeprefix("dev ")
-        drawings.append(_draw_choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
+    if isinstance(result, TaskResult) and len(stages) > 1:
+        drawings.append(_draw_choice(result, f"{stem}-choice", *words[4:]))
     return drawings
 
 
@@ -172,8 +169,6 @@ def _papers(result: Result) -> list[Published]:
 
 
 class _Mark(NamedTuple):
-    """A marker in a figure, of one of the kinds in `_SHAPES`."""
-
     label: str
     kind: str
     score: Interval
@@ -217,27 +212,20 @@ def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _draw_choice(
-    held_out: Sequence[float | None],
-    dev: Sequence[float | None],
-    taken: int,
-    label: str,
-    stem: str,
-    alt: str,
-    caption: str,
-) -> Drawing:
+def _draw_choice(result: TaskResult, stem: str, alt: str, caption: str) -> Drawing:
     """Scores at each step of the greedy choice, and the size of the ensemble that was taken."""
+    label = dev_label(result.metric).removeprefix("dev ")
     curves = (
-        ("held out, which chooses", held_out, BLUE, "o", "-"),
-        ("dev, which chooses nothing", dev, ORANGE, "^", "--"),
+        ("held out, which chooses", [one.held_score for one in result.stages], BLUE, "o", "-"),
+        ("dev, which chooses nothing", [one.dev_score for one in result.stages], ORANGE, "^", "--"),
     )
     with canvas(3.2) as (figure, axes):
-        axes.axvline(taken, **_DASHED)
+        axes.axvline(result.size, **_DASHED)
         lines = []
         for name, values, colour, marker, style in curves:
             points = [math.nan if value is None else value for value in values]
             lines += axes.plot(
-                range(1, len(held_out) + 1), points, color=colour, marker=marker, markersize=3.5,
+                range(1, len(points) + 1), points, color=colour, marker=marker, markersize=3.5,
                 linestyle=style, label=name,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

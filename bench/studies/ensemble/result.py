@@ -17,8 +17,8 @@ from bench.results.outcomes import Values
 from bench.results.overall import counted, overall, overall_interval
 from bench.results.predictions import mean_of_parts, values_for
 from bench.results.scores import score_of
-from bench.stats.intervals import Interval, spread
-from bench.studies.ensemble.averages import Choice, Floats, as_averaged, averaged, choose
+from bench.stats.intervals import Floats, Interval, spread
+from bench.studies.ensemble.averages import Choice, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
 from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score
@@ -48,8 +48,7 @@ class Entry:
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of all members together; None where they are not known. A cell counts once,
-        and so does a frozen encoder that several cells share."""
+        """Parameters of all members, cells and shared frozen encoders once; None: not known."""
         if not self.members:
             return None
         own = {member.row.cell_id: member.own_parameters for member in self.members}
@@ -65,8 +64,7 @@ class Entry:
 
 
 class Stage(NamedTuple):
-    """The ensemble after one step of the greedy choice, which added a member, with its scores; None
-    where all predictions are the same number."""
+    """The ensemble after a step of the choice, with scores; None if predictions are constant."""
 
     added: Member
     held_score: float | None
@@ -108,9 +106,8 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(Result):
-    """An ensemble of one task, with the score of each candidate `alone`, all steps of the choice,
-    later ones that were not taken included, and the best member of each other encoder than the best
-    member's."""
+    """An ensemble of one task, the score of each candidate `alone`, all steps of the choice, also
+    those not taken, and the best members of other encoders than the best member's."""
 
     pool: Pool
     average: str

@@ -70,31 +70,23 @@ def as_json(results: Sequence[TaskResult], overall: Overall | None) -> dict[str,
     tasks = [{**_task_as_json(result), **more(result, result.task)} for result in results]
     if overall is None:
         return tasks[0] if len(tasks) == 1 else {"tasks": tasks, "overall": None}
-    ensembles, best, *others = (_row(entry, overall) for entry in overall.compared)
-    overall_json = {
-        "metric": overall.metric,
-        "parts": overall.parts,
-        "missing": overall.missing,
-        "ensemble": ensembles,
-        "best_members": best,
-        "baselines": others,
-        "gain": vars(overall.gain),
-        **more(overall, MULTITASK),
-    }
-    return {"tasks": tasks, "overall": overall_json}
+    parts = {name: getattr(overall, name) for name in ("metric", "parts", "missing")}
+    together = {**parts, **_compared(overall, "best_members"), **more(overall, MULTITASK)}
+    return {"tasks": tasks, "overall": together}
+
+
+def _compared(result: Result, best_name: str) -> Row:
+    ensemble, best, *others = (_row(entry, result) for entry in result.compared)
+    return {
+        "ensemble": ensemble, best_name: best, "baselines": others, "gain": vars(result.gain),
+    }  # fmt: skip
 
 
 def _task_as_json(result: TaskResult) -> Row:
-    ensemble, best, *others = (_row(entry, result) for entry in result.compared)
     return {
-        "task": result.task,
-        "metric": result.metric,
-        "average": result.average,
+        **{name: getattr(result, name) for name in ("task", "metric", "average")},
         "candidates": len(result.pool.members),
-        "ensemble": ensemble,
-        "best_member": best,
-        "baselines": others,
-        "gain": vars(result.gain),
+        **_compared(result, "best_member"),
         "members": [
             {
                 "name": member.row.name,

@@ -11,17 +11,14 @@ from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from adapters.names import adapted_layers
+from bench.stats.intervals import Floats
 from bench.studies.updates.cells import KeptCell
-
-Floats = NDArray[np.float64]
 
 PERCENTS: Final = (50, 90, 99)  # shares of the energy for which a rank is computed
 TOPS: Final = (1, 5, 8, 10)
-"""Numbers of directions whose share of the energy is computed: 1, 5 and 10, as in arXiv 2508.17586,
-and 8."""
+"""Numbers of directions whose share of the energy is computed, as in arXiv 2508.17586, and 8."""
 FIGURES: Final = (
     *("nonzero", "stable_rank", "effective_rank"),
     *(f"rank_{percent}" for percent in PERCENTS),
@@ -75,8 +72,7 @@ def spectrum_of(matrix: Floats) -> Spectrum:
 
 @cache
 def random_spectrum(shape: tuple[int, ...]) -> Spectrum:
-    """The spectrum of a matrix of independent normal numbers, the same in every run: a baseline
-    without structure. Its scale changes none of the figures."""
+    """The spectrum of independent normal numbers, always the same: a baseline without structure."""
     return spectrum_of(np.random.default_rng([0, *shape]).standard_normal(shape))
 
 
@@ -84,8 +80,7 @@ _KINDS: Final = ("query", "key", "value", "attention output", "intermediate", "o
 KINDS: Final = dict(zip(adapted_layers("all-lin"), _KINDS, strict=True))
 """Kinds of linear layers by their names in checkpoints, after `encoder.layer.{n}.`, in order."""
 PREFIXES: Final = {"update": "", "random": "random_", "before": "before_"}
-"""The matrices of a module, with the prefix of their columns: what training added, a random one of
-its shape, the weight before."""
+"""Matrices of a module and their columns' prefix: the update, a random one, the weight before."""
 SIZE: Final = "relative_size"
 AXES: Final = ("cell_id", "task", "model", "mode", "rank", "layers", "amp", "seed")
 COLUMNS: Final = (

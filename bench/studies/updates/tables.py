@@ -1,5 +1,4 @@
-"""Updates as tables and sentences, the same for a terminal and for a page. Loads pandas and
-matplotlib."""
+"""Updates as tables and sentences, for a terminal and a page. Loads pandas and matplotlib."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple

@@ -20,9 +20,8 @@ from bench.machine.conditions import Conditions
 from bench.plan.models import Model
 from bench.results.outcomes import Values
 from bench.results.predictions import values_for
-from bench.stats.intervals import spread
+from bench.stats.intervals import Floats, spread
 from bench.studies.updates.cells import KeptCell
-from bench.studies.updates.modules import Floats
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import Data
@@ -31,8 +30,7 @@ from minbert.training.evaluation import predict
 
 _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
 _TOLERANCE: Final = 1e-6
-"""The largest difference between the score of the kept model and its cell's, which has seven
-digits."""
+"""The largest difference of the kept model's score from its cell's, which has seven digits."""
 
 
 def truncate(
@@ -44,10 +42,9 @@ def truncate(
     conditions: Conditions,
     on_rank: Callable[[str], None],
 ) -> Truncation:
-    """Score a fully fine-tuned model on dev, with its updates to the base that it was trained from
-    cut to some ranks, lowest first; `on_rank` is called with a description before each. `data` is
-    the folder of the cell's examples, unless these are embedded. InputError if weights can't be
-    read."""
+    """Score a fully fine-tuned model on dev, with its updates to its base cut to some ranks, lowest
+    first; `on_rank` is called with a description before each. `data` is the folder of the cell's
+    examples, unless these are embedded. InputError if weights can't be read."""
     settings = cell.row.cell
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
@@ -84,8 +81,7 @@ def truncate(
 
 
 def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell) -> Values | None:
-    """A number for each dev example, [N], whose mean is the score; None where all predictions are
-    the same number."""
+    """Numbers of dev examples [N] whose mean is the score; None if all predictions are the same."""
     settings = cell.row.cell
     logits = predict(
         model,

@@ -17,10 +17,10 @@ from adapters.layer import AdaptedLinear
 from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.plan.models import Model
+from bench.stats.intervals import Floats
 from bench.studies.updates.cells import KeptCell
 from bench.studies.updates.modules import (
     KINDS,
-    Floats,
     Module,
     Position,
     Spectrum,
@@ -41,9 +41,8 @@ Known = MutableMapping[tuple[str, Position], Spectrum]
 
 
 def measure(cell: KeptCell, base: Model, known: Known) -> Update:
-    """The spectra of a cell's updates, and of the weights of its base before training; `known` are
-    spectra of earlier calls, to which new ones are added. InputError if the weights can't be read,
-    or are not finite."""
+    """The spectra of a cell's updates and of its base's weights, of which `known` has those of
+    earlier calls. InputError if weights can't be read, or are not finite."""
     modules: list[Module] = []
     unmoved = 0
     for position, before, change in pairs(cell, base):
@@ -92,8 +91,7 @@ def pairs(cell: KeptCell, base: Model) -> Iterator[tuple[Position, Floats, Float
 
 
 def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
-    """The linear layers' weights [o, i] of a checkpoint, layer by layer in the order of `KINDS`;
-    InputError of `minbert` if it can't be loaded."""
+    """Linear layers' weights [o, i] of a checkpoint in the order of `KINDS`; or InputError."""
     encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
     load_encoder(encoder, cast(Path, base.checkpoint))
     return {position: rows.numpy() for position, rows in linear_weights(encoder).items()}
@@ -107,19 +105,17 @@ def load_model(cell: KeptCell, base: Model) -> BertClassifier:
 
 def linear_weights(encoder: nn.Module) -> dict[Position, Tensor]:
     """Views of the weights [o, i] of an encoder's plain linear layers, fused ones in parts."""
-    weights: dict[Position, Tensor] = {}
-    for _, linear, names in linear_layers(encoder):
-        for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
-            position = position_of(name)
-            if position is not None:
-                weights[position] = rows
-    return weights
+    return {
+        position: rows
+        for _, linear, names in linear_layers(encoder)
+        for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True)
+        if (position := position_of(name)) is not None
+    }
 
 
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
-    """The update [o, i] that an adapter adds to the frozen weight of a part of its layer. In
-    float64 and, for LoRA, from its factors: the difference of merged weights would include their
-    rounding. Zero for a part without an adapter."""
+    """The update [o, i] that an adapter adds to a part of its layer; zero without one. In float64
+    and, for LoRA, from its factors, as merged weights would include their rounding."""
     exact = deepcopy(layer).double()
     with torch.no_grad():
         rows = exact.weight_change().chunk(len(layer.parts))[index]

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from bench.doctor import models, process
+from bench.doctor import models, session
 from bench.doctor.check import FAILED, FIRST_LOOK, OK, Context, SkipError
 from bench.doctor.checks import first_look
 from minbert.kernels.reference import is_reference
@@ -85,10 +85,10 @@ def test_without_flash_attention_none_is_expected():
 
 
 def test_gradients_that_overflow_by_the_name_of_the_part(monkeypatch, tmp_path):
-    monkeypatch.setattr(process, "tie_to_parent", lambda: None)
+    monkeypatch.setattr("bench.worker.process.tie_to_parent", lambda: None)
     assert [each.arguments for each in FIRST_LOOK[:3]] == [["full"], ["lora"], ["dora"]]
     here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
-    process.main("first-look.overflow", tmp_path, here)
+    session.main("first-look.overflow", tmp_path, here)
     assert "moves no weight" in (tmp_path / "result.json").read_text()
     monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
     assert first_look.overflow(HERE).summary == "it moves weights"
