@@ -47,8 +47,7 @@ class AutoCompiledModel:
         mask = batch.attention_mask
         if mask is None:  # nothing is masked, which would be other code
             mask = torch.ones_like(batch.input_ids)
-        logits: Tensor = self._run(batch.input_ids, mask, batch.token_type_ids)
-        return logits
+        return self._run(batch.input_ids, mask, batch.token_type_ids)
 
 
 def buckets_of(cell: Cell) -> Buckets | None:

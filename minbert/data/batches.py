@@ -144,8 +144,7 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
-    longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
-    return longest
+    return np.max([encoded.lengths for encoded in texts], axis=0)
 
 
 def collate(

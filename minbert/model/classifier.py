@@ -140,14 +140,11 @@ class BertClassifier(Classifier):
         by_token = self.reads_tokens[part]
         first_only = self.pooling != "mean" and not by_token
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
-        logits: Tensor
         if self.heads[part].by_token:
-            logits = head(hidden)
-            return logits
+            return head(hidden)
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            logits = head(hidden.to(exact), attention_mask)
-            return logits
+            return head(hidden.to(exact), attention_mask)
         if encoder.pooler is not None:
             pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
         elif self.pooling != "mean":
@@ -156,8 +153,7 @@ class BertClassifier(Classifier):
             pooled = mean_of_real(hidden, attention_mask)
         if pairs and self.comparison is not None:
             pooled = self.comparison(*pooled.chunk(2))  # [B, H]
-        logits = head(pooled)
-        return logits
+        return head(pooled)
 
 
 def place_of(name: str) -> tuple[str, int | None] | None:

@@ -74,8 +74,7 @@ class CompiledModel:
     def __call__(self, batch: Batch) -> Tensor:
         tensors = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if len(batch.input_ids) < self.texts:
-            small: Tensor = self._model(*tensors)
-            return small
+            return self._model(*tensors)
         logits: Tensor = self._run(*tensors)
         # a CUDA graph's result is overwritten when the graph is launched again
         return logits.clone() if self._device.type == "cuda" else logits
