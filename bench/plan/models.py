@@ -11,7 +11,7 @@ from typing import Any, Final
 from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.messages import shown
-from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
+from bench.plan.architectures import model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from minbert.assets.embedded import fetch
@@ -24,7 +24,7 @@ from minbert.files import (
     read_json,
     vocabulary_digest,
 )
-from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig, EncoderSizes
 from minbert.model.families import FAMILIES
 
 
