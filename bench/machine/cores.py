@@ -31,13 +31,6 @@ def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
     return list(map(frozenset, cores.values()))
 
 
-def bind_thread(threads: Threads) -> None:
-    """Let this thread, and the processes that it starts from now on, run on some hardware threads
-    only, where the system can do that."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, threads)  # on Linux of the calling thread alone
-
-
 @contextmanager
 def nvml() -> Iterator[Any]:
     """A context with NVML's library, which can raise anything if it is broken."""

@@ -18,7 +18,6 @@ from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.machine.conditions import Target, find_slots
-from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import VISIBLE, worker_environment
 
@@ -53,10 +52,10 @@ def step_times(slots: Sequence[Target]) -> tuple[Times, Times]:
         before = os.sched_getaffinity(0)
         try:
             for slot in slots:
-                bind_thread(slot.cores)
+                os.sched_setaffinity(0, slot.cores)
                 workers[slot.conditions.device] = _started(slot, stack)
         finally:
-            bind_thread(frozenset(before))
+            os.sched_setaffinity(0, before)
         for device, worker in workers.items():
             _answer(device, worker)  # once it is ready
         alone = {}
