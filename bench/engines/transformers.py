@@ -43,6 +43,7 @@ from bench.engines.peft import add_adapters
 from bench.plan.architectures import model_type_of
 from bench.plan.cell import ITERATIVE, OFF, ON, Cell
 from bench.plan.job import Job
+from minbert.model.classifier import drawn
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
 from minbert.training.trainer import autocast
@@ -304,19 +305,12 @@ def check_own_kernels(job: Job) -> None:
 
 @torch.no_grad()
 def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
-    """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
-    and the weights of norms 1."""
+    """Draw the head as `minbert.model.classifier.initialise` does."""
     generator = torch.Generator().manual_seed(seed)
     for owner, module in [] if on_meta(model) else model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if f"{owner}.{name}" not in model.names["head"]:
-                continue
-            value = torch.zeros(parameter.shape)
-            if value.dim() == 1 and name == "weight":  # of a norm
-                value.fill_(1.0)
-            elif value.dim() > 1:
-                value.normal_(0.0, std, generator=generator)
-            setattr(module, name, nn.Parameter(value))
+            if f"{owner}.{name}" in model.names["head"]:
+                setattr(module, name, drawn(name, parameter.shape, std, generator))
 
 
 def _adapt(model: EncoderClassifier, job: Job) -> None:

@@ -186,11 +186,15 @@ def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.is_meta:
-                continue
-            value = torch.zeros(parameter.shape, dtype=torch.float32)
-            if isinstance(module, nn.LayerNorm) and name == "weight":
-                value.fill_(1.0)
-            elif value.dim() == 2:
-                value.normal_(0.0, std, generator=generator)
-            setattr(module, name, nn.Parameter(value))
+            if parameter.is_meta:
+                setattr(module, name, drawn(name, parameter.shape, std, generator))
+
+
+def drawn(name: str, shape: torch.Size, std: float, generator: torch.Generator) -> nn.Parameter:
+    """A new parameter: matrices are normal, biases 0, and the weights of norms 1."""
+    value = torch.zeros(shape)
+    if value.dim() == 1 and name == "weight":
+        value.fill_(1.0)
+    elif value.dim() > 1:
+        value.normal_(0.0, std, generator=generator)
+    return nn.Parameter(value)

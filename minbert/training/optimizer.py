@@ -50,13 +50,8 @@ class Optimizer(ABC):
 
     def __init__(self, groups: Iterable[ParameterGroup]) -> None:
         self.param_groups: list[dict[str, Any]] = [
-            {
-                "params": list(group.parameters),
-                "lr": group.learning_rate,
-                "weight_decay": group.weight_decay,
-            }
-            for group in groups
-            if group.parameters
+            {"params": [*g.parameters], "lr": g.learning_rate, "weight_decay": g.weight_decay}
+            for g in groups
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
