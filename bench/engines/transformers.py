@@ -344,8 +344,7 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def parameter_groups(model: nn.Module) -> Groups:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def parameter_groups(model: EncoderClassifier) -> Groups:
     groups: Groups = {"adapter": {}, "base": {}, "head": {}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -354,14 +353,12 @@ def parameter_groups(model: nn.Module) -> Groups:
     return groups
 
 
-def moving(model: nn.Module) -> set[str]:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def moving(model: EncoderClassifier) -> set[str]:
     part = _MOVING.get(model.mode)
     return {name for name in model.names["adapter"] if part is not None and part in name}
 
 
-def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def place_of(model: EncoderClassifier, name: str) -> tuple[str, int | None] | None:
     if not name.startswith(f"{model.prefix}."):
         return None
     layer = re.search(r"\.(\d+)\.", name) if not model.shares_layers else None
