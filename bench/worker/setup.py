@@ -146,10 +146,10 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
         rate = rates[group]
         if rate is None:
             continue
-        alike = grouped(parameters, lambda n: (float(decays(n, parameters[n])), factor_of(n)))
+        alike = grouped(parameters.items(), lambda item: (float(decays(*item)), factor_of(item[0])))
         groups += [
-            ParameterGroup([parameters[name] for name in names], rate * factor, decay)
-            for (decay, factor), names in sorted(alike.items(), reverse=True)
+            ParameterGroup([parameter for _, parameter in own], rate * factor, decay)
+            for (decay, factor), own in sorted(alike.items(), reverse=True)
         ]
     return groups
 
