@@ -19,7 +19,6 @@ from bench.common.messages import shown
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
 from bench.machine.devices import Device, resolve_device, resolve_devices, why_no_compiling
 from bench.machine.environment import recorded
-from bench.machine.gpu_trial import Check, check_gpu
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
 
@@ -147,17 +146,17 @@ class Target:
         return why_no_compiling(self.device, self.conditions.torch_version)
 
 
-def find_conditions(requested: str, check: Check = check_gpu) -> Target:
+def find_conditions(requested: str) -> Target:
     """The conditions of a run on a device, which is as of `resolve_device`."""
-    return _targets([resolve_device(requested, torch_build()[1], check)])[0]
+    return _targets([resolve_device(requested, torch_build()[1])])[0]
 
 
-def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Target, ...]:
+def find_slots(requested: str, jobs: int = 1) -> tuple[Target, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
     GPU; on the CPU, `jobs` workers share it. InputError as `resolve_devices` and `torch_build`; for
     jobs on a GPU, and for more workers than cores."""
-    devices = resolve_devices(requested, torch_build()[1], check)
+    devices = resolve_devices(requested, torch_build()[1])
     gpus = [device.gpu.uuid for device in devices if device.gpu]
     if gpus and jobs > 1:
         raise InputError(
