@@ -153,7 +153,5 @@ class LowRankLinear(AdaptedLinear):
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A [r, i] and B [o / p, r] of a part, without padding."""
         row, rank = self.row(index), self.parts[index].rank
-        return {
-            "lora_A": self.lora_A.detach()[row, :rank],
-            "lora_B": self.lora_B.detach()[row, :, :rank],
-        }
+        a, b = self.lora_A.detach()[row, :rank], self.lora_B.detach()[row, :, :rank]
+        return {"lora_A": a, "lora_B": b}

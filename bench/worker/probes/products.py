@@ -206,9 +206,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...
     """The linear layers of a model that are not parts of adapters, and the ranks of the adapters on
     the parts of each; 0 without one. Fused query, key and value are three products, but one where
     PEFT's adapter has one A."""
-    adapted = {
-        f"{name}.": module for name, module in model.named_modules() if hasattr(module, _BASE)
-    }
+    adapted = {f"{name}.": layer for name, layer in model.named_modules() if hasattr(layer, _BASE)}
     for name, module in model.named_modules():
         prefix = next((prefix for prefix in adapted if name.startswith(prefix)), None)
         if isinstance(module, AdaptedLinear):
