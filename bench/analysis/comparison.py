@@ -30,13 +30,7 @@ from bench.common.messages import some_of
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
-from bench.stats.comparing import (
-    FAMILY,
-    Estimates,
-    mean_of_settings,
-    needed_repeats,
-    nominal_level,
-)
+from bench.stats.comparing import FAMILY, Estimates, mean_of_settings, needed_repeats, nominal_level
 from bench.stats.intervals import Floats, Interval, Ints, quantile
 
 Kind = Literal["count", "memory", "time", "score"]

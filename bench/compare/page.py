@@ -19,15 +19,7 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.grouping import grouped
-from bench.compare.conclusion import (
-    Conclusion,
-    as_json,
-    by_turns,
-    figures,
-    name,
-    percent,
-    summary,
-)
+from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, percent, summary
 from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
