@@ -174,9 +174,8 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _other(
-    group: Group, first: Group, number: int, facts: KnownFacts,
-    encoders: Encoders | None
-) -> dict[str, Any]:  # fmt: skip
+    group: Group, first: Group, number: int, facts: KnownFacts, encoders: Encoders | None
+) -> dict[str, Any]:
     """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()
     is_drawn = number - 1 <= _MOST_DRAWN
