@@ -387,11 +387,10 @@ class CellRun:
                 split.texts,
                 batch_size=self.cell.batch_size,
                 amp=self.cell.amp,
-                pad_id=self.model.pad_id,
                 device=self.device,
                 part=part,
                 tags=split.tags,
-                on_batch=lambda done, total: self.progress.step(done, total),
+                on_batch=self.progress.step,
             )
             if not np.isfinite(every[part]).all():
                 raise InvalidError("the dev logits are not finite")
