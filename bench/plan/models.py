@@ -121,10 +121,8 @@ def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
         return read_sizes(folder), why_not
     path = config_file(folder)
     values = read_json(path)
-    supported = {name: value for name, value in values.items() if name not in ONLY}
-    for key in ("hidden_act", "activation"):
-        supported[key] = ACTIVATIONS[0]
-    BertConfig.from_values(supported, str(path))
+    usual = dict.fromkeys(("hidden_act", "activation"), ACTIVATIONS[0])
+    BertConfig.from_values({n: v for n, v in values.items() if n not in ONLY} | usual, str(path))
     try:
         return BertConfig.from_values(values, str(path)), ""
     except InputError as error:  # what transformers has more of, such as activations
