@@ -25,7 +25,7 @@ from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT, MACHINE
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker import saving, setup
-from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, shared_cache
+from bench.worker.compiling import AutoCompiledModel, compile_for, longest_bucket, shared_cache
 from bench.worker.device import HostCopies, set_up_device
 from bench.worker.probes import memory
 from bench.worker.probes.counting import measure_work
@@ -208,8 +208,8 @@ class CellRun:
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
         split, pad_id = self.train[part], self.model.pad_id
-        buckets = buckets_of(self.cell)
-        return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
+        bucket = longest_bucket(self.cell)
+        return collate(split.texts, split.targets, indices, pad_id, self.device, bucket, part)
 
     def _step(self, trainer: Trainer, *batches: Batch) -> tuple[Tensor, Tensor]:
         """Take a training step on batches of one part; its loss [] and logits [B, C]."""

@@ -2,8 +2,8 @@
 
 On a GPU the time of a step of a small encoder is that of launching its kernels. Compiled code has
 fewer kernels, and a CUDA graph launches all of them at once; both are made for one shape. So
-batches are padded to buckets (`minbert.data.batches.Buckets`), every bucket has a graph of its own,
-and all graphs are compiled before training begins. Kernels use torch's own operators, which the
+batches are padded to buckets (`minbert.data.batches.bucket_of`), each bucket has its own graph, and
+all graphs are compiled before training begins. Kernels use torch's own operators, which the
 compiler fuses (`minbert.kernels.reference`); adapters keep their backward pass written by hand.
 """
 
