@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -113,7 +113,8 @@ def _kept(path: Path, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answ
 def _parsed(text: str, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answer | str]:
     """What the counting process wrote for each key, or the reasons why it could not count;
     NoPredictionError if it wrote anything else."""
-    adapter: TypeAdapter[Answer | str] = TypeAdapter(kind | str)
+    either: Any = kind | str
+    adapter: TypeAdapter[Answer | str] = TypeAdapter(either)
     try:
         answers = [adapter.validate_json(line) for line in text.splitlines()]
         return dict(zip(keys, answers, strict=True))
