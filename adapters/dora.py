@@ -117,14 +117,12 @@ class DoraLinear(LowRankLinear):
             part, row = lost.nonzero(as_tuple=True)
             rows = stacked[part, row] + (b[part, row].unsqueeze(1) @ a[part]).squeeze(1)
             norms[part, row] = torch.linalg.vector_norm(rows, dim=1)
-        flat: Tensor = norms.flatten()
-        return flat
+        return norms.flatten()
 
     @staticmethod
     def row_norms(weight: Tensor) -> Tensor:
         """Norms [o] of the rows of a weight [o, i], without a gradient."""
-        norms: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1)
-        return norms
+        return torch.linalg.vector_norm(weight.detach(), dim=1)
 
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A, B and the magnitude [o / p] of a part."""

@@ -25,10 +25,7 @@ class LoraLinear(LowRankLinear):
         if x.numel() * self.out_features < BUSY or not is_exact or self.scale is None:
             return super().forward_on_gpu(x, activation)
         x = x if activation is None else activate(activation, x)
-        y: Tensor = ThinProduct.apply(
-            x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale
-        )  # type: ignore[no-untyped-call]
-        return y
+        return ThinProduct.apply(x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale)  # type: ignore[no-untyped-call]
 
     def weight_and_ratios(self, branch: bool) -> tuple[Tensor, None]:
         """W or W + s B A, [o, i]."""

@@ -102,11 +102,10 @@ class LowRankLinear(AdaptedLinear):
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own
                 weight, ratios = self.weight_and_ratios(branch)
-            y: Tensor = AdaptedProduct.apply(
+            return AdaptedProduct.apply(
                 x, self.of_parts(self.lora_A), self.of_parts(self.lora_B), self.row_magnitude,
                 weight, ratios, self.bias, self.scales, dtype, activation, branch,
             )  # type: ignore[no-untyped-call]  # fmt: skip
-        return y
 
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
         return super().forward(x, activation)
@@ -154,7 +153,5 @@ class LowRankLinear(AdaptedLinear):
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A [r, i] and B [o / p, r] of a part, without padding."""
         row, rank = self.row(index), self.parts[index].rank
-        return {
-            "lora_A": self.lora_A.detach()[row, :rank],
-            "lora_B": self.lora_B.detach()[row, :, :rank],
-        }
+        a, b = self.lora_A.detach()[row, :rank], self.lora_B.detach()[row, :, :rank]
+        return {"lora_A": a, "lora_B": b}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from minbert.errors import InputError
 
@@ -23,16 +23,11 @@ PLUGIN: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,79} [\w.+!-]{1,40}", re.ASCII)
 _LONGEST: Final = 200
 
 
-class Declaration(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
 class _UnusableError(Exception):
     """A reason in full why a declaration can't be used."""
 
 
-T = TypeVar("T", bound=Declaration)
+T = TypeVar("T", bound=Any)  # which has a name
 _REGISTRIES: "Final[list[Registry[Any]]]" = []
 
 

@@ -142,13 +142,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def folder_for_now(folder: Path) -> Iterator[None]:
-    """A context with a folder and its parents: those that were missing are removed at its end."""
+def try_to_make(folder: Path) -> None:
+    """Raise OSError for a folder that can't be made, or can't hold a new file; what was missing of
+    it and its parents is removed again."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
+        try_to_write(folder)
     finally:
         for path in missing:
             with suppress(OSError):

@@ -30,7 +30,6 @@ from bench.compare.location import Location
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_slots, usable_threads
-from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import recorded
 from bench.plan.cell import digest
@@ -272,7 +271,7 @@ class _Session:
             def work(number: int, repeats: Sequence[_Repeat]) -> None:
                 slot = self.slots[number] if self.slots else None
                 if slot is not None and slot.cores:
-                    bind_thread(slot.cores)
+                    os.sched_setaffinity(0, slot.cores)  # of this thread, and of what it starts
                 for repeat in repeats:
                     if failed.is_set():
                         return

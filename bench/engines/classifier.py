@@ -104,18 +104,14 @@ class EncoderClassifier(Classifier):
         types = {"token_type_ids": token_type_ids} if self.takes_types else {}
         model: Any = self.model_of_library
         output = model(input_ids=input_ids, attention_mask=given, **types)
-        logits: Tensor
         if self.own_head:
-            logits = output.logits
-            return logits
+            return output.logits
         hidden = output.last_hidden_state  # [B, S, H]
         if self.reads_tokens:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            logits = self.classifier(hidden.to(exact), attention_mask)
-            return logits
+            return self.classifier(hidden.to(exact), attention_mask)
         pooled = mean_of_real(hidden, attention_mask) if self.pooling == "mean" else hidden[:, 0]
-        logits = self.classifier(pooled)
-        return logits
+        return self.classifier(pooled)
 
 
 def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

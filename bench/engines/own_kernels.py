@@ -61,9 +61,8 @@ class _PeftLinear(PeftLinear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         if self.merged or self.disable_adapters or args or options:
-            y: Tensor = super().forward(x, *args, **options)
-            return y
-        return self.own(x)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **options)
+        return self.own(x)
 
 
 class _Dropout(nn.Dropout):

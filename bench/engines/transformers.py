@@ -43,6 +43,7 @@ from bench.engines.peft import add_adapters
 from bench.plan.architectures import model_type_of
 from bench.plan.cell import ITERATIVE, OFF, ON, Cell
 from bench.plan.job import Job
+from minbert.model.classifier import drawn
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
 from minbert.training.trainer import autocast
@@ -304,19 +305,12 @@ def check_own_kernels(job: Job) -> None:
 
 @torch.no_grad()
 def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
-    """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
-    and the weights of norms 1."""
+    """Draw the head as `minbert.model.classifier.initialise` does."""
     generator = torch.Generator().manual_seed(seed)
     for owner, module in [] if on_meta(model) else model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if f"{owner}.{name}" not in model.names["head"]:
-                continue
-            value = torch.zeros(parameter.shape)
-            if value.dim() == 1 and name == "weight":  # of a norm
-                value.fill_(1.0)
-            elif value.dim() > 1:
-                value.normal_(0.0, std, generator=generator)
-            setattr(module, name, nn.Parameter(value))
+            if f"{owner}.{name}" in model.names["head"]:
+                setattr(module, name, drawn(name, parameter.shape, std, generator))
 
 
 def _adapt(model: EncoderClassifier, job: Job) -> None:
@@ -350,8 +344,7 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def parameter_groups(model: nn.Module) -> Groups:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def parameter_groups(model: EncoderClassifier) -> Groups:
     groups: Groups = {"adapter": {}, "base": {}, "head": {}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -360,14 +353,12 @@ def parameter_groups(model: nn.Module) -> Groups:
     return groups
 
 
-def moving(model: nn.Module) -> set[str]:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def moving(model: EncoderClassifier) -> set[str]:
     part = _MOVING.get(model.mode)
     return {name for name in model.names["adapter"] if part is not None and part in name}
 
 
-def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
-    assert isinstance(model, EncoderClassifier)  # noqa: S101
+def place_of(model: EncoderClassifier, name: str) -> tuple[str, int | None] | None:
     if not name.startswith(f"{model.prefix}."):
         return None
     layer = re.search(r"\.(\d+)\.", name) if not model.shares_layers else None

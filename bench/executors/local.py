@@ -4,6 +4,7 @@ A slot is a device, or a share of the CPU's cores, with a thread of its own that
 worker. Everything else that these threads do, they do in turn.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,6 @@ from bench.launch.locks import CELL_LOCKS, Locks, device_locks
 from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_slots
-from bench.machine.cores import bind_thread
 from bench.machine.gpu_trial import why_unusable
 from bench.plan.planning import Planned, groups_of
 from bench.results.protocol import DEVICE_FAILED
@@ -134,7 +134,7 @@ class _Run:
 
     def work(self, slot: Target) -> None:
         if slot.cores:
-            bind_thread(slot.cores)
+            os.sched_setaffinity(0, slot.cores)  # of this thread, and of what it starts
         try:
             while (taken := self.queue.take()) is not None:
                 self._run_group(*taken, slot)

@@ -20,7 +20,7 @@ import click
 
 from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
-from bench.common.files import folder_for_now, try_to_write
+from bench.common.files import try_to_make
 from bench.common.messages import command_line, echo
 from bench.export import choice
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
@@ -127,8 +127,7 @@ def _target(folder: Path) -> Path:
     if real == Path.cwd():
         raise InputError(f"--to {folder}: is the folder you are in; name another folder")
     try:
-        with folder_for_now(real.parent):
-            try_to_write(real.parent)
+        try_to_make(real.parent)
     except OSError as error:
         raise InputError(
             f"--to {folder}: can't be written ({error.strerror}); name another folder"

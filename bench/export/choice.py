@@ -6,6 +6,7 @@ from typing import Final
 
 from bench.analysis.costs import Need
 from bench.common.errors import InputError
+from bench.common.messages import some_of
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
@@ -132,5 +133,4 @@ def _with_weights(runs: Path, rows: list[Row]) -> Row:
 
 def _named(rows: list[Row]) -> str:
     cells = {row.cell_id: f"{row.name} ({row.cell_id})" for row in rows}
-    more = f" and {len(cells) - _MOST_NAMED} more" if len(cells) > _MOST_NAMED else ""
-    return ", ".join(list(cells.values())[:_MOST_NAMED]) + more
+    return some_of([*cells.values()], _MOST_NAMED)

@@ -24,7 +24,7 @@ from bench.export.figures import measure
 from bench.export.formats import Format
 from bench.export.trained import Trained
 from bench.export.training import write_training
-from bench.results.exports import FORMS, Figures, keep_figures
+from bench.results.exports import EXPORTS, FORMS, Figures
 from bench.results.facts import read_facts
 
 _PART: Final = ".export-"
@@ -65,7 +65,7 @@ def export(
         (part / CARD).write_text(text, encoding="utf-8")
     if not trained.refitted:
         try:
-            keep_figures(runs, trained.row.cell_id, figures)
+            EXPORTS.update(runs, trained.row.cell_id, lambda _: figures)
         except (DiskFullError, InputError) as error:  # the model itself is there
             echo(f"note: what it costs to use is not kept: {error}", err=True)
     return answer.libraries, figures

@@ -72,7 +72,6 @@ class Trained:
             [texts],
             batch_size=cell.batch_size,
             amp="off",
-            pad_id=self.model.pad_id,
             device=torch.device("cpu"),
             tags=examples.labels if examples.by_word else None,
         )

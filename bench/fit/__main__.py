@@ -46,7 +46,7 @@ from bench.plan.cell import Cell
 from bench.plan.models import Model
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
-from bench.results.curves import Curves, Point, curves_key, update_curves
+from bench.results.curves import CURVES, Curves, Point, curves_key
 from bench.results.rowfile import read_rows
 from minbert.files import is_file
 
@@ -153,7 +153,7 @@ def command(
     if reports is not None:
         curves = costs.curves(plain, model.name, positions)
         if is_file(runs):
-            update_curves(runs, curves_key(model.digest, costs.device), lambda _: curves)
+            CURVES.update(runs, curves_key(model.digest, costs.device), lambda _: curves)
         echo(f"report: {_write_page(reports, curves, points, title)}", err=True)
     if as_json:
         answer = {

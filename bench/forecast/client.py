@@ -34,10 +34,6 @@ Lock = Callable[[], AbstractContextManager[None]]
 _ROOT: Final = Path(__file__).parents[2]
 Key = TypeVar("Key")
 Answer = TypeVar("Answer", Totals, Formulae)
-_ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {
-    Totals: TypeAdapter(Totals | str),
-    Formulae: TypeAdapter(Formulae | str),
-}
 
 
 class NoPredictionError(Exception):
@@ -117,8 +113,10 @@ def _kept(path: Path, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answ
 def _parsed(text: str, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answer | str]:
     """What the counting process wrote for each key, or the reasons why it could not count;
     NoPredictionError if it wrote anything else."""
+    either: Any = kind | str
+    adapter: TypeAdapter[Answer | str] = TypeAdapter(either)
     try:
-        answers = [_ADAPTERS[kind].validate_json(line) for line in text.splitlines()]
+        answers = [adapter.validate_json(line) for line in text.splitlines()]
         return dict(zip(keys, answers, strict=True))
     except ValueError as error:
         why = one_line(str(error))

@@ -227,7 +227,6 @@ def _fused_attention(
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
     bias = None if attn_mask is None else attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
     differentiated = torch.is_grad_enabled() and q.requires_grad
-    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
         q, k, v, bias, differentiated, dropout_p
     )[0]
-    return out

@@ -175,12 +175,7 @@ class Inputs:
             )
 
     def every_note(
-        self,
-        cells: Sequence[Cell],
-        device: Device,
-        metric: str | None,
-        *,
-        some_run: bool,
+        self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool
     ) -> Iterator[str]:
         """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
         task's own), unless a race decides, and on texts that are cut, for which examples are

@@ -67,14 +67,13 @@ class Attempt:
         )
         return replace(self, job=job)
 
-    def to_json(self) -> str:
-        return json.dumps({**vars(self), "job": self.job.values()})
+    def values(self) -> dict[str, Any]:
+        return {**vars(self), "job": self.job.values()}
 
     @classmethod
-    def from_json(cls, text: str) -> "Attempt":
-        """The inverse of `to_json`. InputError for any other text."""
+    def from_values(cls, values: Any) -> "Attempt":
+        """The inverse of `values`, for JSON. InputError for any other value."""
         try:
-            values: dict[str, Any] = json.loads(text)
             job = Job.from_json(json.dumps(values["job"]))
             names = {item.name for item in fields(cls)}
             if values.keys() != names:

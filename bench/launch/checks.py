@@ -17,7 +17,7 @@ from typing import Final
 
 from adapters.methods import METHODS
 from bench.common.errors import InputError
-from bench.common.files import check_not_elsewhere, folder_for_now, read_tables, try_to_write
+from bench.common.files import check_not_elsewhere, read_tables, try_to_make
 from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
@@ -324,9 +324,8 @@ def check_reports(reports: Path, place: str = "figures") -> None:
     try:
         for folder in (reports, figures):
             check_not_elsewhere(folder)
-        with folder_for_now(figures):
-            try_to_write(figures)
-            try_to_write(reports)
+        for folder in (figures, reports):
+            try_to_make(folder)
     except OSError as error:
         raise InputError(
             f"--reports: {reports} can't be written ({error.strerror}); name another folder"

@@ -34,7 +34,6 @@ class WorkerEnd:
 
     status: str
     message: str
-    exit_code: int | None = None
     signal: int | None = None
     peak_rss_mib: float | None = None
     wall_s: float | None
@@ -104,11 +103,8 @@ def run_worker(
         status, message = watch.reason, watch.message
     else:
         status, message = _failure(watch, folder / STDERR, problem, oom_before)
-    return outcome(
-        status, message, exit_code=watch.code if watch.code >= 0 else None,
-        signal=-watch.code if watch.code < 0 else None, peak_rss_mib=watch.peak_rss_mib,
-        result=result,
-    )  # fmt: skip
+    killed_by = -watch.code if watch.code < 0 else None
+    return outcome(status, message, result, signal=killed_by, peak_rss_mib=watch.peak_rss_mib)
 
 
 def utc(moment: datetime) -> str:

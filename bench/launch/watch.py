@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import IO, Any, Final
 
 from bench.launch.signals import Signals
@@ -28,7 +28,7 @@ _CLOSED_S: Final = 0.01
 _CHUNK: Final = 2**16
 
 
-class Watch:
+class Watch(AbstractContextManager["Watch"]):
     """A worker's process, from its launch to the end of its whole process group. OSError if it
     can't be started."""
 
@@ -65,9 +65,6 @@ class Watch:
             with suppress(BrokenPipeError):
                 self._guard.stdin.write(f"{self._process.pid}\n".encode())
                 self._guard.stdin.flush()
-
-    def __enter__(self) -> "Watch":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._signal_group(signal.SIGKILL)

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -18,7 +19,6 @@ from bench.common.messages import shown
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
 from bench.machine.devices import Device, resolve_device, resolve_devices, why_no_compiling
 from bench.machine.environment import recorded
-from bench.machine.gpu_trial import Check, check_gpu
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
 
@@ -146,17 +146,17 @@ class Target:
         return why_no_compiling(self.device, self.conditions.torch_version)
 
 
-def find_conditions(requested: str, check: Check = check_gpu) -> Target:
+def find_conditions(requested: str) -> Target:
     """The conditions of a run on a device, which is as of `resolve_device`."""
-    return _target(resolve_device(requested, torch_build()[1], check))
+    return _targets([resolve_device(requested, torch_build()[1])])[0]
 
 
-def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Target, ...]:
+def find_slots(requested: str, jobs: int = 1) -> tuple[Target, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
     GPU; on the CPU, `jobs` workers share it. InputError as `resolve_devices` and `torch_build`; for
     jobs on a GPU, and for more workers than cores."""
-    devices = resolve_devices(requested, torch_build()[1], check)
+    devices = resolve_devices(requested, torch_build()[1])
     gpus = [device.gpu.uuid for device in devices if device.gpu]
     if gpus and jobs > 1:
         raise InputError(
@@ -166,7 +166,7 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     devices = devices * jobs
     workers = len(devices)
     if workers == 1:
-        return (_target(devices[0]),)
+        return _targets(devices)
     cores, most = usable_cores(), usable_threads()
     if workers > most:
         flag = f"--device {requested}" if gpus else f"--jobs {jobs}"
@@ -175,34 +175,25 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
             f"{most}"
         )
     shares = equal_shares(cores, [threads_near(gpu) for gpu in gpus] or [frozenset()] * jobs)
-    first = _target(devices[0], shares[0], workers)
-    return tuple(
-        replace(
-            first,
-            conditions=replace(first.conditions, device=device.name),
-            device_name=device.gpu.uuid if device.gpu else first.device_name,
-            device=device,
-            cores=share,
-        )
-        for device, share in zip(devices, shares, strict=True)
-    )
+    return _targets(devices, shares)
 
 
-def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> Target:
-    """The conditions on a device, of one of several workers of this process on its share of the
-    hardware threads; one worker alone has no share."""
-    version, cuda = torch_build()
-    gpu = device.gpu
+def _targets(
+    devices: Sequence[Device], shares: Sequence[Threads] = (frozenset(),)
+) -> tuple[Target, ...]:
+    """The conditions of a worker of this process on each of some devices of one kind, with an equal
+    share of the hardware threads; one worker alone has no share."""
+    (version, cuda), gpu, share = torch_build(), devices[0].gpu, shares[0]
     processor = processor_name()
     memory_gib = round(psutil.virtual_memory().total / 2**30)
     cores = usable_cores()
     own = [core for core in cores if core & share] if share else cores
-    workers *= workers_here()
-    name = "cpu" if gpu is None else gpu.uuid
-    if gpu is None and workers_here() > 1:  # the others are other processes, on other cores
-        name = f"cpu {sorted(set().union(*cores))}"
+    workers = len(devices) * workers_here()
+    cpu = "cpu"
+    if workers_here() > 1:  # the others are other processes, on other cores
+        cpu = f"cpu {sorted(set().union(*cores))}"
     conditions = Conditions(
-        device=device.name,
+        device=devices[0].name,
         device_name=processor if gpu is None else f"{gpu.name}, driver {gpu.driver}",
         machine=f"{processor}, {os.cpu_count()} cores, {memory_gib} GiB",
         threads=_threads(len(own), workers),
@@ -213,5 +204,9 @@ def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> T
         code_version=code_version(),
         sharing=f"{workers} workers" if workers > 1 else None,
     )
-    amp_on = "bf16" if device.has_bf16 else "fp16"
-    return Target(conditions, amp_on, name, device, share)
+    amp_on = "bf16" if devices[0].has_bf16 else "fp16"
+    return tuple(
+        Target(replace(conditions, device=device.name), amp_on,
+               device.gpu.uuid if device.gpu else cpu, device, own_share)
+        for device, own_share in zip(devices, shares, strict=True)
+    )  # fmt: skip

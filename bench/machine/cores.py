@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from bench.common.files import text_or_empty
 
 Threads = frozenset[int]
@@ -20,22 +18,12 @@ _MOST_WORDS: Final = 64  # the length of NVML's answer, in words of 64 hardware 
 
 
 def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
-    """The physical cores that this process may use, by its affinity, each as its hardware threads;
-    their numbers where the system has no affinity."""
-    if not hasattr(os, "sched_getaffinity"):
-        return [frozenset([i]) for i in range(psutil.cpu_count(logical=False) or 1)]
+    """The cores that this process may use, by its affinity, each as its hardware threads."""
     cores: dict[str, set[int]] = {}
     for number in sorted(os.sched_getaffinity(0)):
         siblings = cpus / f"cpu{number}" / "topology" / "thread_siblings_list"
         cores.setdefault(text_or_empty(siblings).strip() or f"cpu{number}", set()).add(number)
     return list(map(frozenset, cores.values()))
-
-
-def bind_thread(threads: Threads) -> None:
-    """Let this thread, and the processes that it starts from now on, run on some hardware threads
-    only, where the system can do that."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, threads)  # on Linux of the calling thread alone
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from bench.common.grouping import grouped
 from bench.common.messages import shown
 from bench.machine.cores import nvml
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
+from bench.machine.gpu_trial import ON_CPU, Answer, GpuInfo, check_gpu
 from minbert.training import COMPILES_FROM
 
 CONTROL: Final = Path("/dev/nvidiactl")  # the file through which programs access the driver
@@ -80,7 +80,7 @@ def read_driver() -> Driver | None:
         return Driver(version, problem=f"NVML: {cause_of(error)}")
 
 
-def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -> Device:
+def resolve_device(requested: str, cuda: str | None) -> Device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for.
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
@@ -90,12 +90,10 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
     """
     if requested == ALL or "," in requested:
         raise InputError(f"--device: {requested!r} is not {_ONE}: here it takes one device")
-    return resolve_devices(requested, cuda, check)[0]
+    return resolve_devices(requested, cuda)[0]
 
 
-def resolve_devices(
-    requested: str, cuda: str | None, check: Check = check_gpu
-) -> tuple[Device, ...]:
+def resolve_devices(requested: str, cuda: str | None) -> tuple[Device, ...]:
     """The devices that `all` or a list such as `cuda:0,cuda:2` stands for, which are GPUs of one
     kind; for another name, the one of `resolve_device`. `all` are the GPUs that can be used, and
     those that are busy or full now. InputError as `resolve_device`, and for GPUs of several
@@ -130,7 +128,7 @@ def resolve_devices(
         raise _not_there(requested, f"{setting} hides all GPUs")
 
     driver, number = driver or Driver(), numbers[0] if numbers else 0
-    answer = check(variable, number)
+    answer = check_gpu(variable, number)
     count = len(answer.gpus)
     if not count:
         why = answer.problem.rstrip(".") or "torch sees none"
@@ -144,8 +142,8 @@ def resolve_devices(
         raise _not_there(f"cuda:{missing[0]}" if len(numbers) > 1 else requested, why)
 
     def candidate(i: int) -> tuple[Device, str]:
-        own = answer if i == number else check(variable, i)
-        uuid = _name_for_workers(answer.gpus[i], i, variable, check)
+        own = answer if i == number else check_gpu(variable, i)
+        uuid = _name_for_workers(answer.gpus[i], i, variable)
         gpu = replace(answer.gpus[i], driver=driver.version or "unknown", uuid=uuid)
         return Device(f"cuda:{i}", gpu, own.failures), _problem(gpu, own)
 
@@ -161,7 +159,7 @@ def _hides_all(variable: str) -> bool:
     return not variable.strip() or variable.partition(",")[0].strip() in ("-1", "NoDevFiles")
 
 
-def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Check) -> str:
+def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None) -> str:
     """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID. Of an
     instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
     Without one, NVML names the instances, and the first of the same kind is taken: a worker could
@@ -170,7 +168,7 @@ def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Ch
         return gpu.uuid
     if variable is not None:
         return variable.split(",")[number].strip()
-    alike = (name for name in _instances() if [g.kind for g in check(name, 0).gpus] == [gpu.kind])
+    alike = (n for n in _instances() if [g.kind for g in check_gpu(n, 0).gpus] == [gpu.kind])
     return next(alike, "0") if number == 0 else str(number)
 
 

@@ -8,7 +8,7 @@ a driver that hangs or crashes.
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -55,13 +55,9 @@ class Answer:
     """The compute capabilities that torch was built for."""
 
 
-Check = Callable[[str | None, int], Answer]
-"""Checks a GPU, given a value of CUDA_VISIBLE_DEVICES and an index among the GPUs it shows."""
-
-
 def check_gpu(value: str | None, index: int) -> Answer:
-    """Check a GPU with a value of CUDA_VISIBLE_DEVICES; None inherits it. InputError if the process
-    does not end in time, or without an answer."""
+    """Check a GPU, by its index among those that a value of CUDA_VISIBLE_DEVICES shows; None
+    inherits it. InputError if the process does not end in time, or without an answer."""
     env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
     return check_by([sys.executable, "-m", "bench.machine.gpu_trial"], env, index=index)
 

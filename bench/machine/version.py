@@ -14,11 +14,7 @@ from bench.plan.cell import digest
 _ROOT: Final = Path(__file__).parents[2]
 _WHOLE: Final = ("adapters", "minbert", "bench/common", "bench/worker")
 """Folders that count as a whole, from whose files imports are followed."""
-_BY_NAME: Final = (
-    "bench/__init__.py",
-    "bench/engines/minbert.py",
-    "bench/engines/transformers.py",
-)
+_BY_NAME: Final = ("bench/__init__.py", "bench/engines/minbert.py", "bench/engines/transformers.py")
 """Files that workers import with the first line of code, or by their names."""
 _OF_PARENT: Final = (
     *(f"bench/machine/{name}" for name in ("cores.py", "environment.py", "environment.toml")),

@@ -10,7 +10,7 @@ from bench.common.errors import InputError
 from bench.common.files import read_tables
 from bench.common.messages import shown
 from minbert.files import config_file, read_json
-from minbert.model.config import BertConfig
+from minbert.model.config import BertConfig, EncoderSizes
 from minbert.model.families import BERT, FAMILIES
 
 
@@ -30,21 +30,6 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     )
     for model_type, table in read_tables(__file__, "architectures.toml").items()
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSizes:
-    """The sizes of an encoder of any architecture, under BERT's names. `max_position_embeddings` is
-    the longest text in tokens."""
-
-    model_type: str
-    hidden_size: int
-    num_hidden_layers: int
-    intermediate_size: int
-    vocab_size: int
-    max_position_embeddings: int
-    pad_token_id: int
-    type_vocab_size: int = 2
 
 
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {

@@ -4,7 +4,7 @@ and the findings of checks on one, as `runs.data.json` and reports hold it."""
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bench.plan.metrics import Problem
 
@@ -14,11 +14,7 @@ CONTROL: Final = "control characters"  # a key of `Checks.encoding`
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSpec(_Frozen):
+class DataSpec(BaseModel, extra="forbid", frozen=True):
     """Where examples are read from, and the roles of their columns; None: inferred."""
 
     path: _Text  # a file, a folder, or hub:USER/NAME[@REVISION]
@@ -47,7 +43,7 @@ class DataSpec(_Frozen):
         return self.path.startswith(HUB)
 
 
-class Affected(_Frozen):
+class Affected(BaseModel, extra="forbid", frozen=True):
     """The examples with a kind of problem: how many there are, and the first few of them."""
 
     train: int = 0  # the number of examples
@@ -62,7 +58,7 @@ class Affected(_Frozen):
         return self.train + self.dev
 
 
-class Lengths(_Frozen):
+class Lengths(BaseModel, extra="forbid", frozen=True):
     """The lengths of examples; of a pair, that of both texts together. Tokens include special ones,
     and nothing is cut. The last bin of the histogram has all that are longer, too."""
 
@@ -73,7 +69,7 @@ class Lengths(_Frozen):
     counts: tuple[int, ...]  # training examples by length, the first below `step`
 
 
-class Checks(_Frozen):
+class Checks(BaseModel, extra="forbid", frozen=True):
     """Findings of the checks on training and dev examples. The key of an example is its text,
     normalised: words without case and punctuation; of a pair, both texts."""
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
+    GetPydanticSchema,
     PlainValidator,
     ValidationError,
     create_model,
@@ -36,14 +36,10 @@ _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \
 """A key of 16 parts, where a grid's own have 3: parsing time grows with the square of the parts."""
 
 
-class OneOf:
+def _one_of(setting: str, *others: str) -> GetPydanticSchema:
     """Annotation of a text that is one of a setting's values, or one of `others`."""
-
-    def __init__(self, setting: str, *others: str) -> None:
-        self.values = (*ABOUT[setting].values, *others)
-
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        return core_schema.literal_schema(list(self.values))
+    values = core_schema.literal_schema([*ABOUT[setting].values, *others])
+    return GetPydanticSchema(lambda _source, _handler: values)
 
 
 def _valid(is_valid: Callable[[Any], bool], expected: str) -> PlainValidator:
@@ -57,14 +53,14 @@ def _valid(is_valid: Callable[[Any], bool], expected: str) -> PlainValidator:
     return PlainValidator(checked)
 
 
-Mode = Annotated[str, OneOf("mode")]
+Mode = Annotated[str, _one_of("mode")]
 LayerSet = Annotated[str, _valid(
     lambda value: isinstance(value, str) and is_layers(value),
     f"{', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value",
 )]  # fmt: skip
-Engine = Annotated[str, OneOf("engine", "auto")]
-Amp = Annotated[str, OneOf("amp", "on")]
-Unfreeze = Annotated[str, OneOf("unfreeze")]
+Engine = Annotated[str, _one_of("engine", "auto")]
+Amp = Annotated[str, _one_of("amp", "on")]
+Unfreeze = Annotated[str, _one_of("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 _SHORTEST: Final = 3
@@ -93,8 +89,8 @@ Models = Annotated[
 ]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class Strict(BaseModel, extra="forbid", frozen=True, strict=True, allow_inf_nan=False):
+    """A table of a grid file."""
 
 
 class Rates(Strict):
@@ -136,7 +132,7 @@ else:
         default = limits.pop("default", None if about.before == ALWAYS else about.before)
         if about.values == (OFF, ON):
             return bool, default == ON
-        kind = Annotated[kind, OneOf(name) if about.values else Field(**limits)]
+        kind = Annotated[kind, _one_of(name) if about.values else Field(**limits)]
         return (kind if default is not None else kind | None), default
 
     _Given = create_model(
@@ -153,9 +149,9 @@ class Settings(_Given):
     `bench.plan.planning` resolves it."""
 
     model: Models = "minilm"
-    init: Annotated[str, OneOf("init")] = "pretrained"
+    init: Annotated[str, _one_of("init")] = "pretrained"
     engine: Engine = AUTO
-    attn_implementation: Annotated[str, OneOf("attn_implementation", AUTO)] = AUTO
+    attn_implementation: Annotated[str, _one_of("attn_implementation", AUTO)] = AUTO
     task: str | None = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
@@ -168,17 +164,17 @@ class Settings(_Given):
     max_length: MaxLength = 128
     batch_size: BatchSize = 64
     compile: Compile = False
-    kernels: Annotated[str, OneOf("kernels")] = "fast"
-    pooling: Annotated[str, OneOf("pooling", AUTO)] = AUTO
-    regression_loss: Annotated[str, OneOf("regression_loss")] = "mse"
+    kernels: Annotated[str, _one_of("kernels")] = "fast"
+    pooling: Annotated[str, _one_of("pooling", AUTO)] = AUTO
+    regression_loss: Annotated[str, _one_of("regression_loss")] = "mse"
     learning_rates: Rates = Rates()
-    init_lora_weights: Annotated[str, OneOf("init_lora_weights")] = "default"
+    init_lora_weights: Annotated[str, _one_of("init_lora_weights")] = "default"
     weight_decay: Decay = 0.01
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 16.0
     scale: Annotated[float, Field(gt=0, le=1e6)] | None = None
     frozen_dtype: Literal["fp32", "amp"] = "fp32"
     encoders: Annotated[int, Field(ge=1, le=2)] = 1
-    task_order: Annotated[str, OneOf("task_order")] = "proportional"
+    task_order: Annotated[str, _one_of("task_order")] = "proportional"
     task_rates: TaskRates = TaskRates()
     task_decays: TaskDecays = TaskDecays()
 

@@ -166,12 +166,11 @@ def why_no_rates(statuses: Sequence[str]) -> str:
 def still_lacking(rows: Sequence[Row]) -> list[Row]:
     """Rows, except those of cells that once lacked rates and have since run at found ones."""
     names = named(lambda about: about.identifies)
-    settings = attrgetter("conditions_id", *(name for name in names if name not in _RATES))
+    key = attrgetter("conditions_id", *(name for name in names if name not in _RATES))
 
     def lacks(row: Row) -> bool:
         return row.learning_rate_source == SEARCHED and not any(row[name] for name in _RATES)
 
-    complete = {
-        settings(row) for row in rows if row.learning_rate_source == SEARCHED and not lacks(row)
-    }
-    return [row for row in rows if not lacks(row) or settings(row) not in complete]
+    searched = [row for row in rows if row.learning_rate_source == SEARCHED]
+    complete = {key(row) for row in searched if not lacks(row)}
+    return [row for row in rows if not lacks(row) or key(row) not in complete]

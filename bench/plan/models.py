@@ -11,7 +11,7 @@ from typing import Any, Final
 from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.messages import shown
-from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
+from bench.plan.architectures import model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from minbert.assets.embedded import fetch
@@ -24,7 +24,7 @@ from minbert.files import (
     read_json,
     vocabulary_digest,
 )
-from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig, EncoderSizes
 from minbert.model.families import FAMILIES
 
 
@@ -121,10 +121,8 @@ def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
         return read_sizes(folder), why_not
     path = config_file(folder)
     values = read_json(path)
-    supported = {name: value for name, value in values.items() if name not in ONLY}
-    for key in ("hidden_act", "activation"):
-        supported[key] = ACTIVATIONS[0]
-    BertConfig.from_values(supported, str(path))
+    usual = dict.fromkeys(("hidden_act", "activation"), ACTIVATIONS[0])
+    BertConfig.from_values({n: v for n, v in values.items() if n not in ONLY} | usual, str(path))
     try:
         return BertConfig.from_values(values, str(path)), ""
     except InputError as error:  # what transformers has more of, such as activations

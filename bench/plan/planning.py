@@ -112,29 +112,24 @@ def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
             for axes in grid.cells
             for cell in _round(axes, grid, model, seed, fold)
         ]
-        names = Counter((cell.model, cell.name) for cell in cells)
-        by_length = len({cell.max_length for cell in cells}) > 1
-        cells.sort(
-            key=lambda cell: _order(
-                cell,
-                by_settings=names[cell.model, cell.name] > 1,
-                by_length=by_length,
-                by_model=len(resolved) > 1,
-            )
-        )
-        by_id.update((cell.cell_id, cell) for cell in cells)
+        by_id.update((cell.cell_id, cell) for cell in _permuted(cells, len(resolved) > 1))
     return list(by_id.values())
 
 
-def _order(cell: Cell, *, by_settings: bool, by_length: bool, by_model: bool) -> bytes:
-    """The sort key of the permutation, with all that cells differ in where names are not unique."""
-    rate = cell.learning_rate or cell.learning_rate_head
-    further = f" {cell.batch_size} {rate}" if by_settings else ""
-    if by_settings and by_length:
-        further += f" {cell.max_length}"
-    if by_model:
-        further += f" {cell.model_digest}"
-    return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
+def _permuted(cells: Sequence[Cell], by_model: bool) -> list[Cell]:
+    """Cells in the order of a digest of all that they differ in where names are not unique."""
+    names = Counter((cell.model, cell.name) for cell in cells)
+    by_length = len({cell.max_length for cell in cells}) > 1
+
+    def key(cell: Cell) -> bytes:
+        further = f" {cell.model_digest}" if by_model else ""
+        if names[cell.model, cell.name] > 1:
+            length = f" {cell.max_length}" if by_length else ""
+            rate = cell.learning_rate or cell.learning_rate_head
+            further = f" {cell.batch_size} {rate}{length}{further}"
+        return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
+
+    return sorted(cells, key=key)
 
 
 def _round(

@@ -37,9 +37,8 @@ def embedder(
 
     def embed(texts: Encoded, tags: NDArray[Any] | None = None) -> NDArray[Any]:
         embeddings = predict(
-            model, [texts], batch_size=_BATCH, amp="off", pad_id=model.pad_id,
-            device=torch.device(device), tags=tags,
-        )  # fmt: skip
+            model, [texts], batch_size=_BATCH, amp="off", device=torch.device(device), tags=tags
+        )
         return embeddings if by_word else embeddings.astype(np.float64)
 
     return embed

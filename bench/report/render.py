@@ -36,7 +36,7 @@ from bench.report.recommendation import advice
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
-from bench.results.curves import Curves, curves_file, curves_key, read_curves
+from bench.results.curves import CURVES, Curves, curves_key
 from bench.results.facts import KnownFacts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results
@@ -154,8 +154,8 @@ def report(
 
 def _curves_of(group: Group, runs: Sequence[Path]) -> Curves | None:
     """The curves of a group's model on its kind of device, if they were forecast."""
-    files = [path for path in runs if is_file(curves_file(path))]
-    known = {key: curves for path in files for key, curves in read_curves(path).items()}
+    files = [path for path in runs if is_file(CURVES.path(path))]
+    known = {key: curves for path in files for key, curves in CURVES.read(path).items()}
     return known.get(curves_key(str(group.shared("model_digest")), group.first.device))
 
 
@@ -175,9 +175,8 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _other(
-    group: Group, first: Group, number: int, facts: KnownFacts,
-    encoders: Group | None
-) -> dict[str, Any]:  # fmt: skip
+    group: Group, first: Group, number: int, facts: KnownFacts, encoders: Group | None
+) -> dict[str, Any]:
     """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()
     is_drawn = number - 1 <= _MOST_DRAWN

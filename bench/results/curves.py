@@ -52,10 +52,7 @@ class Curves(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         return self
 
 
-_FILE: Final = DataFile(".fit.json", Curves, "forecast costs by length and batch")
-curves_file: Final = _FILE.path
-read_curves: Final = _FILE.read
-update_curves: Final = _FILE.update
+CURVES: Final = DataFile(".fit.json", Curves, "forecast costs by length and batch")
 
 
 def curves_key(model_digest: str, device: str) -> str:

@@ -67,17 +67,12 @@ class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 EXPORTS: Final = DataFile(".exports.json", Figures, "what exported models cost to use")
-exports_file: Final = EXPORTS.path
 
 
 def read_exports(*runs: Path) -> dict[str, Figures]:
     """The figures in the files of some CSVs, by `cell_id`; of several the latest count."""
     figures = [item for path in runs for item in EXPORTS.read(path).items()]
     return dict(sorted(figures, key=lambda item: item[1].at))
-
-
-def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:
-    EXPORTS.update(runs, cell_id, lambda _: figures)
 
 
 def latest_figures(exports: Mapping[str, Figures], cell_ids: Sequence[str]) -> Figures | None:

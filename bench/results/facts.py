@@ -239,7 +239,6 @@ KnownFacts = Mapping[str, DataFacts]
 """Facts by the `data_digest` of rows."""
 NO_FACTS: Final[KnownFacts] = MappingProxyType({})
 FACTS: Final = DataFile(".data.json", DataFacts, "reference points and scores on test examples")
-facts_file: Final = FACTS.path
 update_facts: Final = FACTS.update
 
 

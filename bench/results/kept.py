@@ -9,7 +9,7 @@ from adapters.names import trains_encoder
 from bench.plan.cell import DEFAULT, MINBERT, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
-from minbert.model.config import Sizes, count_parameters
+from minbert.model.config import BertConfig, EncoderSizes, count_parameters
 
 CAP: Final = 2**30
 """Bytes of all kept weights of a CSV, at which cells no longer keep theirs unless all do."""
@@ -21,14 +21,14 @@ def keeps_by_default(cell: Cell) -> bool:
     return is_useful and not trains_encoder(cell.mode, cell.layers)
 
 
-def largest_weights(cell: Cell, config: Sizes) -> int:
+def largest_weights(cell: Cell, config: BertConfig | EncoderSizes) -> int:
     """An upper bound of the bytes of a cell's trained weights, unless it has very many classes."""
     hidden, wide = config.hidden_size, config.intermediate_size
     width = 10 * hidden + 3 * wide  # inputs and outputs of the linear layers of an encoder layer
     factors = (cell.rank or 0) * (1 if cell.init_lora_weights == DEFAULT else 2)  # first and last
     adapters = 0 if cell.mode in ("full", "head") else width * (1 + factors)  # 1: vectors
     is_whole = trains_encoder(cell.mode, cell.layers) or cell.mode == PEFT  # of any size
-    base = count_parameters(config, pooler=True, num_outputs=0) if is_whole else 0
+    base = count_parameters(config) if is_whole else 0
     if is_whole and cell.engine != MINBERT:  # the gate of a feed-forward layer
         base += config.num_hidden_layers * hidden * wide
     heads = (4 if cell.encoders is None else 20) * hidden**2

@@ -252,9 +252,7 @@ class _Rows:
         )
         for *_, i, j in order:
             row, content = files[i][j], _content(files[i][j])
-            same = [
-                attempt for attempt in self._attempts[content] if attempt not in seen[i, content]
-            ]
+            same = [n for n in self._attempts[content] if n not in seen[i, content]]
             if same:
                 new = replace(row, attempt=row.attempt if row.attempt in same else same[0])
             else:

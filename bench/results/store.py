@@ -17,7 +17,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from bench.common.errors import DiskFullError, InputError
-from bench.common.files import folder_for_now, try_to_write, write_atomically
+from bench.common.files import try_to_make, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of, values_of
 from bench.plan.pruning import memory_key
@@ -193,8 +193,7 @@ class Store:
                         f"{path}: is no {kind}; remove it, or name another place with --runs"
                     )
         try:
-            with folder_for_now(self.path.parent):
-                try_to_write(self.path.parent)
+            try_to_make(self.path.parent)
             if folder.exists():
                 try_to_write(folder)
             if self.path.exists():

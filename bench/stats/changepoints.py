@@ -48,10 +48,9 @@ def change_points(
     least = limit**2 * SHORTEST / 2  # the gain from a step of this size between shortest segments
     penalties = iter(np.maximum(threshold(len(long), runs, families) * _variances(padded), least))
     return [
-        _wide(values, _split(values, next(penalties)), limit)
-        if len(values) >= 2 * SHORTEST else []
+        _wide(values, _split(values, next(penalties)), limit) if len(values) >= 2 * SHORTEST else []
         for values in series
-    ]  # fmt: skip
+    ]
 
 
 @cache

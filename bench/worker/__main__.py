@@ -23,25 +23,12 @@ from bench.worker.process import import_all, tie_to_parent
 
 
 def write_result(
-    folder: Path,
-    status: str,
-    message: str,
-    columns: Columns,
-    flags: Sequence[str] = (),
-    *,
-    device_failed: bool = False,
-    save_s: float = 0.0,
-) -> None:
-    """Write result.json atomically; `save_s` is how long saving the weights took."""
-    result = {
-        "schema": SCHEMA,
-        "status": status,
-        "flags": list(flags),
-        "message": message,
-        "columns": columns,
-        DEVICE_FAILED: device_failed,
-        SAVE_S: save_s,
-    }
+    folder: Path, status: str, message: str, columns: Columns, flags: Sequence[str] = (),
+    **others: bool | float,
+) -> None:  # fmt: skip
+    """Write result.json atomically; `others` are `DEVICE_FAILED` and `SAVE_S`, by their values."""
+    given = {"status": status, "flags": [*flags], "message": message, "columns": columns}
+    result = {"schema": SCHEMA, **given, DEVICE_FAILED: False, SAVE_S: 0.0, **others}
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 

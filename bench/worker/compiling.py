@@ -16,7 +16,7 @@ from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
 from bench.worker.device import is_out_of_memory
 from bench.worker.setup import Split
-from minbert.data.batches import Batch, Buckets, plan_training
+from minbert.data.batches import Batch, bucket_of, plan_training
 from minbert.model.classifier import Classifier
 from minbert.training.compiled import CompiledModel, compile_model, errors_in_a_line, run_passes
 
@@ -47,13 +47,12 @@ class AutoCompiledModel:
         mask = batch.attention_mask
         if mask is None:  # nothing is masked, which would be other code
             mask = torch.ones_like(batch.input_ids)
-        logits: Tensor = self._run(batch.input_ids, mask, batch.token_type_ids)
-        return logits
+        return self._run(batch.input_ids, mask, batch.token_type_ids)
 
 
-def buckets_of(cell: Cell) -> Buckets | None:
-    """The lengths that a cell's batches are padded to; None: each to its longest text."""
-    return Buckets(cell.max_length) if cell.is_compiled and cell.engine == MINBERT else None
+def longest_bucket(cell: Cell) -> int | None:
+    """The longest bucket that a cell's batches are padded to; None: each to its longest text."""
+    return cell.max_length if cell.is_compiled and cell.engine == MINBERT else None
 
 
 def compile_for(
@@ -61,8 +60,7 @@ def compile_for(
 ) -> "CompiledModel | AutoCompiledModel":
     """A cell's model, compiled for the batches of its first epochs; engine minbert's for the full
     ones. InputError as of `compile_model`."""
-    lengths, buckets = train.lengths, Buckets(cell.max_length)
-    texts = min(cell.batch_size, len(train))
+    lengths, texts = train.lengths, min(cell.batch_size, len(train))
     shapes: set[tuple[int, int]] = set()
     for epoch in range(epochs):
         rng = np.random.default_rng([cell.seed, epoch])
@@ -71,8 +69,8 @@ def compile_for(
     if cell.engine == TRANSFORMERS:
         ends = min(shapes, key=math.prod), max(shapes, key=math.prod)
         return AutoCompiledModel(model, ends, cell.amp)
-    padded_lengths = {buckets.of(length) for count, length in shapes if count == texts}
-    return compile_model(model, texts=texts, lengths=padded_lengths, amp=cell.amp)
+    buckets = {bucket_of(length, cell.max_length) for count, length in shapes if count == texts}
+    return compile_model(model, texts=texts, lengths=buckets, amp=cell.amp)
 
 
 @contextmanager

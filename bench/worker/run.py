@@ -25,7 +25,7 @@ from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT, MACHINE
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker import saving, setup
-from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, shared_cache
+from bench.worker.compiling import AutoCompiledModel, compile_for, longest_bucket, shared_cache
 from bench.worker.device import HostCopies, set_up_device
 from bench.worker.probes import memory
 from bench.worker.probes.counting import measure_work
@@ -107,32 +107,29 @@ class CellRun:
         """Train, evaluate and measure the cell; the measured columns. InvalidError when the loss is
         no longer finite, or what trains did not move."""
         with kernels(self.cell.kernels or FAST):
-            self._run()
+            torch.set_num_threads(self.job.threads)
+            self.columns["imports_anon_mib"] = memory.resident_now().anon_mib
+            with self.phases.phase("load"):
+                self.model = self.engine.build(self.job)
+            self.columns["adapter_init_s"] = self.model.adapter_init_s
+            with self.phases.phase("tokenise"):
+                self._tokenise()
+            movement = Movement(self.model, self.engine)
+            trainer = self._train()
+            saving.write_steps(self.folder, self.clock.steps(), torch.stack(self.losses).tolist())
+            saving.write_epochs(self.folder, self.epochs)
+            # 1 − r does not depend on the last bias, and some part of a task may have had no batch
+            is_whole = self.parts == [""] and self.train[""].loss != PEARSON
+            if problem := movement.problem(every=is_whole):
+                raise InvalidError(problem)
+            if self.job.measure:
+                with self.phases.phase("measure"):
+                    self._measure(trainer)
+            if self.job.keep:
+                with self.phases.phase("save"):
+                    saving.save_weights(self.model, trainer.parameters, self.folder)
+            saving.write_phases(self.folder, self.phases)
         return self.columns
-
-    def _run(self) -> None:
-        torch.set_num_threads(self.job.threads)
-        self.columns["imports_anon_mib"] = memory.resident_now().anon_mib
-        with self.phases.phase("load"):
-            self.model = self.engine.build(self.job)
-        self.columns["adapter_init_s"] = self.model.adapter_init_s
-        with self.phases.phase("tokenise"):
-            self._tokenise()
-        movement = Movement(self.model, self.engine)
-        trainer = self._train()
-        saving.write_steps(self.folder, self.clock.steps(), torch.stack(self.losses).tolist())
-        saving.write_epochs(self.folder, self.epochs)
-        # 1 − r does not depend on the last bias, and some part of a task may have had no batch
-        is_whole = self.parts == [""] and self.train[""].loss != PEARSON
-        if problem := movement.problem(every=is_whole):
-            raise InvalidError(problem)
-        if self.job.measure:
-            with self.phases.phase("measure"):
-                self._measure(trainer)
-        if self.job.keep:
-            with self.phases.phase("save"):
-                saving.save_weights(self.model, trainer.parameters, self.folder)
-        saving.write_phases(self.folder, self.phases)
 
     def _measure(self, trainer: Trainer) -> None:
         """Measure what the training itself does not show: a step's work, and steady step times."""
@@ -211,8 +208,8 @@ class CellRun:
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
         split, pad_id = self.train[part], self.model.pad_id
-        buckets = buckets_of(self.cell)
-        return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
+        bucket = longest_bucket(self.cell)
+        return collate(split.texts, split.targets, indices, pad_id, self.device, bucket, part)
 
     def _step(self, trainer: Trainer, *batches: Batch) -> tuple[Tensor, Tensor]:
         """Take a training step on batches of one part; its loss [] and logits [B, C]."""
@@ -317,7 +314,9 @@ class CellRun:
             answers = labels[0] if len(labels) == 1 else torch.cat(labels)
             part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(answers)))
             if len(part_outputs) == 1 and (not begun or self.unfreezing is not None):
-                self._take_owned(trainer)
+                # the most: parts of a task train different parameters, and unfreezing adds some
+                for name, mib in memory.owned_mib(self.model, trainer.optimizer).items():
+                    self.columns[name] = max(mib, float(self.columns.get(name) or 0.0))
             self.progress.step(len(self.losses), total, self._last_loss)
             self.machine.look()
         losses = self._finite_losses()[begun:]
@@ -330,12 +329,6 @@ class CellRun:
                 predicted, true = of_tokens(predicted, true)
             scores[part] = score(self._metric(part), predicted, true)
         return float(losses.mean()), self._score(scores)
-
-    def _take_owned(self, trainer: Trainer) -> None:
-        """Keep the highest memory of weights, gradients and optimizer: parts of a task train
-        different parameters, and unfreezing adds some."""
-        for name, mib in memory.owned_mib(self.model, trainer.optimizer).items():
-            self.columns[name] = max(mib, float(self.columns.get(name) or 0.0))
 
     def _last_loss(self) -> float:
         self.losses_kept.wait()
@@ -394,11 +387,10 @@ class CellRun:
                 split.texts,
                 batch_size=self.cell.batch_size,
                 amp=self.cell.amp,
-                pad_id=self.model.pad_id,
                 device=self.device,
                 part=part,
                 tags=split.tags,
-                on_batch=lambda done, total: self.progress.step(done, total),
+                on_batch=self.progress.step,
             )
             if not np.isfinite(every[part]).all():
                 raise InvalidError("the dev logits are not finite")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.injection import decays
+from bench.common.grouping import grouped
 from bench.engines.engine import engine_of, folder_of, parts_of, task_of
 from bench.examples import tokens
 from bench.plan.cell import BALANCED, ITERATIVE, Cell
@@ -146,13 +147,10 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
         rate = rates[group]
         if rate is None:
             continue
-        alike: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in parameters.items():
-            key = float(decays(name, parameter)), factor_of(name)
-            alike.setdefault(key, []).append(parameter)
+        alike = grouped(parameters.items(), lambda item: (float(decays(*item)), factor_of(item[0])))
         groups += [
-            ParameterGroup(alike[decay, factor], rate * factor, decay)
-            for decay, factor in sorted(alike, reverse=True)
+            ParameterGroup([parameter for _, parameter in own], rate * factor, decay)
+            for (decay, factor), own in sorted(alike.items(), reverse=True)
         ]
     return groups
 

@@ -67,16 +67,10 @@ class Batch:
         return self.input_ids.numel()
 
 
-@dataclass(frozen=True)
-class Buckets:
-    """The few lengths that batches are padded to when code is compiled for each: the multiples of 8
-    tokens, up to the longest text allowed."""
-
-    longest: int
-
-    def of(self, length: int) -> int:
-        """The padded length of a batch whose longest text has `length` tokens."""
-        return min(-(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.longest)
+def bucket_of(length: int, longest: int) -> int:
+    """The padded length, when code is compiled for each, of a batch whose longest text has `length`
+    tokens: a multiple of 8, or the longest length allowed."""
+    return min(-(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
 
 
 def plan_training(
@@ -144,8 +138,7 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
-    longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
-    return longest
+    return np.max([encoded.lengths for encoded in texts], axis=0)
 
 
 def collate(
@@ -154,7 +147,7 @@ def collate(
     indices: Sequence[int] | NDArray[np.int64],
     pad_id: int,
     device: torch.device,
-    buckets: Buckets | None = None,
+    longest_bucket: int | None = None,
     part: str = "",
 ) -> Batch:
     """The batch of the examples at some indices, on the device.
@@ -163,16 +156,16 @@ def collate(
         texts: token ids of the examples' one text, or of their first and their second texts.
         labels: [N], or [N, C] with several labels for a text; of texts read word by word the number
             of each word, [N, W], also where examples are windows over these texts.
-        buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
-            one. None: it is padded to its longest text.
+        longest_bucket: pads to a bucket, of which this is the longest; the batch then always has a
+            mask, since code is compiled for one. None: it is padded to its longest text.
     """
     chosen = np.asarray(indices)
     longest = int(longest_of(texts)[chosen].max(initial=0))
-    columns = np.arange(longest if buckets is None else buckets.of(longest))
+    columns = np.arange(bucket_of(longest, longest_bucket) if longest_bucket else longest)
     rows = [(e, e.offsets[chosen][:, None], e.lengths[chosen][:, None]) for e in texts]
     real = [columns < lengths for _, _, lengths in rows]  # each [B, S]
     mask = np.concatenate(real)
-    has_mask = buckets is not None or not mask.all()
+    has_mask = longest_bucket is not None or not mask.all()
 
     def padded(name: str, fill: int) -> NDArray[np.int64]:
         values = [

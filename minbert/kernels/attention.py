@@ -39,8 +39,7 @@ def attention(
     is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
     if is_spelled_out(qkv) or is_exact:
         return torch_attention(qkv, mask, heads, p, first_only)
-    out: Tensor = _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
-    return out
+    return _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
 
 
 def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:

@@ -26,10 +26,7 @@ def gradient(name: str, g: Tensor, u: Tensor) -> Tensor:
     """The gradient of u, given that of its activation; both have the shape of u."""
     if name == "relu":
         return torch.where(u > 0, g, 0)
-    du: Tensor = torch.ops.aten.gelu_backward(
-        g, u, approximate="none" if name == "gelu" else "tanh"
-    )
-    return du
+    return torch.ops.aten.gelu_backward(g, u, approximate="none" if name == "gelu" else "tanh")
 
 
 class Linear(nn.Linear):
@@ -45,8 +42,7 @@ class Linear(nn.Linear):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """f(x) Wᵀ + b, as of `Linear`, with a backward pass that recomputes the activation."""
-    y: Tensor = _Product.apply(x, weight, bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
-    return y
+    return _Product.apply(x, weight, bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):

@@ -29,8 +29,7 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, [..., o], from x [..., i], W [o, i] and b [o]; not differentiable. x and W are
     contiguous, or transposes of contiguous matrices."""
     if _by_onednn(x):
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return y
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 

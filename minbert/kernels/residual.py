@@ -25,10 +25,9 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
         return normed.to(product_dtype(x)) if is_cast else normed
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
-    out: Tensor = _AddAndNormalise.apply(
+    return _AddAndNormalise.apply(
         x, y, norm.weight, norm.bias, norm.eps, keep, factor_of(dropped), product_dtype(x)
     )  # type: ignore[no-untyped-call]
-    return out
 
 
 class _AddAndNormalise(torch.autograd.Function):

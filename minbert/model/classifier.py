@@ -140,14 +140,11 @@ class BertClassifier(Classifier):
         by_token = self.reads_tokens[part]
         first_only = self.pooling != "mean" and not by_token
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
-        logits: Tensor
         if self.heads[part].by_token:
-            logits = head(hidden)
-            return logits
+            return head(hidden)
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            logits = head(hidden.to(exact), attention_mask)
-            return logits
+            return head(hidden.to(exact), attention_mask)
         if encoder.pooler is not None:
             pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
         elif self.pooling != "mean":
@@ -156,8 +153,7 @@ class BertClassifier(Classifier):
             pooled = mean_of_real(hidden, attention_mask)
         if pairs and self.comparison is not None:
             pooled = self.comparison(*pooled.chunk(2))  # [B, H]
-        logits = head(pooled)
-        return logits
+        return head(pooled)
 
 
 def place_of(name: str) -> tuple[str, int | None] | None:
@@ -190,11 +186,15 @@ def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.is_meta:
-                continue
-            value = torch.zeros(parameter.shape, dtype=torch.float32)
-            if isinstance(module, nn.LayerNorm) and name == "weight":
-                value.fill_(1.0)
-            elif value.dim() == 2:
-                value.normal_(0.0, std, generator=generator)
-            setattr(module, name, nn.Parameter(value))
+            if parameter.is_meta:
+                setattr(module, name, drawn(name, parameter.shape, std, generator))
+
+
+def drawn(name: str, shape: torch.Size, std: float, generator: torch.Generator) -> nn.Parameter:
+    """A new parameter: matrices are normal, biases 0, and the weights of norms 1."""
+    value = torch.zeros(shape)
+    if value.dim() == 1 and name == "weight":
+        value.fill_(1.0)
+    elif value.dim() > 1:
+        value.normal_(0.0, std, generator=generator)
+    return nn.Parameter(value)

@@ -5,7 +5,7 @@ Free of torch, so that planning stays light.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from minbert.errors import InputError
 from minbert.files import config_file, read_json
@@ -131,9 +131,24 @@ class BertConfig:
                 f"{source}: max_position_embeddings without {fields['first_position']}",
             )
         config = cls(**fields)
-        if (count := count_parameters(config, True, 0)) > _MOST_PARAMETERS:
+        if (count := count_parameters(config)) > _MOST_PARAMETERS:
             raise InputError(f"{source}: with {count:,} parameters in all, which no BERT has")
         return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSizes:
+    """The sizes of an encoder of any architecture, under BERT's names. `max_position_embeddings` is
+    the longest text in tokens."""
+
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    pad_token_id: int
+    type_vocab_size: int = 2
 
 
 _NOT_OF_BERT: Final = ("model_type", "embedding_size", "first_position")
@@ -153,33 +168,15 @@ GEOMETRIES: Final = {
 """Sizes that can be measured with random weights. All use the vocabulary of `minilm`."""
 
 
-class Sizes(Protocol):
-    """The sizes that decide the number of parameters."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def num_hidden_layers(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-    @property
-    def type_vocab_size(self) -> int: ...
-
-
-def count_parameters(config: Sizes, pooler: bool, num_outputs: int) -> int:
-    """The number of parameters of an encoder and, unless `num_outputs` is 0, of its linear head."""
+def count_parameters(config: BertConfig | EncoderSizes) -> int:
+    """The number of parameters of an encoder with a pooler."""
     hidden, wide = config.hidden_size, config.intermediate_size
     norm = 2 * hidden
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
     attention = 4 * (hidden + 1) * hidden
     feed_forward = (hidden + 1) * wide + (wide + 1) * hidden
     layers = config.num_hidden_layers * (attention + feed_forward + 2 * norm)
-    top = int(pooler) * hidden + num_outputs
-    return rows * hidden + norm + layers + (hidden + 1) * top
+    return rows * hidden + norm + layers + (hidden + 1) * hidden
 
 
 def _size(value: Any, most: int, what: str, least: int = 1) -> int:

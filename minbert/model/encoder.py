@@ -26,8 +26,7 @@ def _table(rows: int, width: int) -> nn.Embedding:
     """An embedding without values. nn.Embedding would initialise them, for which torch imports
     modules that cost seconds and tens of MiB even on the meta device."""
     empty = torch.empty(rows, width)
-    table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
-    return table
+    return nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
 
 
 class Embeddings(nn.Module):
@@ -99,8 +98,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         y = self.self(x, mask, first_only)  # [B, S or 1, H]
         x = x[:, :1].contiguous() if first_only else x
-        out: Tensor = self.output(y, x)  # [B, S or 1, H]
-        return out
+        return self.output(y, x)  # [B, S or 1, H]
 
 
 class Intermediate(nn.Module):
@@ -111,8 +109,7 @@ class Intermediate(nn.Module):
         self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        u: Tensor = self.dense(x)  # [B, S, I]
-        return u
+        return self.dense(x)  # [B, S, I]
 
 
 class Layer(nn.Module):
@@ -127,8 +124,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         x = self.attention(x, mask, first_only)  # [B, S or 1, H]
         u = self.intermediate(x)  # [B, S or 1, I]
-        out: Tensor = self.output(u, x)  # [B, S or 1, H]
-        return out
+        return self.output(u, x)  # [B, S or 1, H]
 
 
 class Stack(nn.Module):
@@ -199,5 +195,4 @@ class BertEncoder(nn.Module):
         if self.embeddings_project is not None:
             x = self.embeddings_project(x)
         mask = None if attention_mask is None else prepare_mask(attention_mask, x)
-        hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
-        return hidden
+        return self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]

@@ -45,8 +45,7 @@ class NonlinearHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         x = F.gelu(self.dense(dropout(pooled, self.dropped, self.training)))
-        logits: Tensor = self.out(dropout(x, self.dropped, self.training))
-        return logits
+        return self.out(dropout(x, self.dropped, self.training))
 
 
 class ClassificationHead(nn.Module):
@@ -67,8 +66,7 @@ class ClassificationHead(nn.Module):
         x = self.dense(dropout(first, dropped, self.training))
         name = self.head.activation
         x = torch.tanh(x) if name == "tanh" else activate(name, x)
-        logits: Tensor = self.out_proj(dropout(x, self.dropped, self.training))
-        return logits
+        return self.out_proj(dropout(x, self.dropped, self.training))
 
 
 class ConvHead(nn.Module):
@@ -98,8 +96,7 @@ class ConvHead(nn.Module):
             channels = F.relu(linear(seen))  # [B, S, H / 3]
             channels = channels if real is None else channels.masked_fill(~real, 0)  # ReLU's least
             largest.append(channels.amax(dim=1))
-        logits: Tensor = self.out(dropout(torch.cat(largest, dim=1), self.dropped, self.training))
-        return logits
+        return self.out(dropout(torch.cat(largest, dim=1), self.dropped, self.training))
 
 
 def pair_features(a: Tensor, b: Tensor) -> Tensor:

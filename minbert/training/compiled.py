@@ -2,8 +2,8 @@
 
 On a GPU the time of a step of a small encoder is that of launching its kernels. Compiled code has
 fewer kernels, and a CUDA graph launches all of them at once; both are made for one shape. So
-batches are padded to buckets (`minbert.data.batches.Buckets`), every bucket has a graph of its own,
-and all graphs are compiled before training begins. Kernels use torch's own operators, which the
+batches are padded to buckets (`minbert.data.batches.bucket_of`), each bucket has its own graph, and
+all graphs are compiled before training begins. Kernels use torch's own operators, which the
 compiler fuses (`minbert.kernels.reference`); adapters keep their backward pass written by hand.
 """
 
@@ -74,8 +74,7 @@ class CompiledModel:
     def __call__(self, batch: Batch) -> Tensor:
         tensors = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if len(batch.input_ids) < self.texts:
-            small: Tensor = self._model(*tensors)
-            return small
+            return self._model(*tensors)
         logits: Tensor = self._run(*tensors)
         # a CUDA graph's result is overwritten when the graph is launched again
         return logits.clone() if self._device.type == "cuda" else logits

@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from minbert.data.batches import collate, longest_of, plan_evaluation
 from minbert.data.encoded import Encoded
+from minbert.model.classifier import Classifier
 from minbert.training.trainer import autocast, logits_of
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module,
+    model: Classifier,
     texts: Sequence[Encoded],
     *,
     batch_size: int,
     amp: str,
-    pad_id: int,
     device: torch.device,
     part: str = "",
     tags: NDArray[Any] | None = None,
@@ -45,7 +45,7 @@ def predict(
     done = 0
     for indices in plan:
         with autocast(amp, device):
-            batch = collate(texts, labels, indices, pad_id, device, part=part)
+            batch = collate(texts, labels, indices, model.pad_id, device, part=part)
             logits = logits_of(model, batch)
         if kept is None:
             rows = len(lengths) if tags is None else int(np.count_nonzero(tags >= 0))

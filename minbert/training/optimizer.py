@@ -18,6 +18,7 @@ from torch.optim.radam import radam
 from minbert.kernels.reference import on_cpu
 
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+_CONSTANTS: Final = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}  # torch's defaults
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ParameterGroup:
 
 
 class Optimizer(ABC):
-    """The base of all optimizers. Betas are 0.9 and 0.999 and ε is 1e-8, torch's defaults.
+    """The base of all optimizers.
 
     Attributes:
         param_groups: dictionaries with `params`, `lr` and `weight_decay`, as torch's optimizers
@@ -50,13 +51,8 @@ class Optimizer(ABC):
 
     def __init__(self, groups: Iterable[ParameterGroup]) -> None:
         self.param_groups: list[dict[str, Any]] = [
-            {
-                "params": list(group.parameters),
-                "lr": group.learning_rate,
-                "weight_decay": group.weight_decay,
-            }
-            for group in groups
-            if group.parameters
+            {"params": [*g.parameters], "lr": g.learning_rate, "weight_decay": g.weight_decay}
+            for g in groups
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
@@ -78,15 +74,9 @@ class Optimizer(ABC):
                 continue
             gradients = [parameter.grad for parameter in params]
             one, other = ([state[name] for state in states] for name in self.averages)
-            self._take(
-                (params, gradients, one, other),
-                [state["step"] for state in states],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                beta1=0.9,
-                beta2=0.999,
-                eps=1e-8,
-            )
+            rates = {name: group[name] for name in ("lr", "weight_decay")}
+            steps = [state["step"] for state in states]
+            self._take((params, gradients, one, other), steps, **rates, **_CONSTANTS)
 
     @abstractmethod
     def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:

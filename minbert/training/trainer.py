@@ -28,10 +28,7 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    logits: Tensor = model(
-        batch.input_ids, batch.attention_mask, batch.token_type_ids, part=batch.part
-    )
-    return logits
+    return model(batch.input_ids, batch.attention_mask, batch.token_type_ids, part=batch.part)
 
 
 class Trainer:

@@ -163,7 +163,7 @@ def losses_of(a_job: Job, steps: int) -> list[float]:
 
 def logits_of(model: Classifier, split: Split) -> NDArray[np.float32]:
     usual: dict[str, Any] = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
-    return predict(model, split.texts, pad_id=model.pad_id, **usual)
+    return predict(model, split.texts, **usual)
 
 
 @dataclass(frozen=True)

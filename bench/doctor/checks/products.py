@@ -34,7 +34,7 @@ def check(context: Context) -> Finding:
             products.wide[kind, _TOKENS, *sizes] = 1
     texts, shares, wanted = [], [], [*products.wide, _LARGE]
     for amp in dict.fromkeys(("off", context.amp_on)):
-        rounds = [dict(measure_gflops(wanted, amp, device)) for _ in range(_ROUNDS)]
+        rounds = [measure_gflops(wanted, amp, device) for _ in range(_ROUNDS)]
         speeds = {shape: max(speeds[shape] for speeds in rounds) for shape in wanted}
         large = speeds.pop(_LARGE)
         step = products.flops / products.milliseconds(speeds) / 1e6

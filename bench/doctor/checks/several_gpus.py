@@ -19,7 +19,6 @@ from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.machine.conditions import Target, find_slots
-from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import VISIBLE, worker_environment
 
@@ -91,7 +90,7 @@ def _started(slot: Target, stack: ExitStack) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         COMMAND, env=worker_environment(os.environ, slot.conditions.threads, slot.gpu),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=partial(bind_thread, slot.cores),
+        preexec_fn=partial(os.sched_setaffinity, 0, slot.cores),
     )  # fmt: skip
     stack.callback(process.communicate)
     stack.callback(process.kill)

@@ -112,7 +112,7 @@ class Submission:
     ) -> "Submission":
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
-        lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
+        lines = (f"{json.dumps([run.values() for run in group])}\n" for group in groups)
         write_atomically(folder / _CELLS, "".join(lines).encode())
         write_atomically(folder / _SCRIPT, script.encode())
         write_atomically(folder / _REQUEST, json.dumps(request, indent=1).encode() + b"\n")
@@ -175,7 +175,7 @@ class Submission:
         try:
             with path.open(encoding="utf-8") as file:
                 for line in islice(file, first, end):
-                    yield [Attempt.from_json(json.dumps(values)) for values in json.loads(line)]
+                    yield list(map(Attempt.from_values, json.loads(line)))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error
 

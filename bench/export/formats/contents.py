@@ -59,13 +59,11 @@ def library_model(model: Classifier) -> Any:
 
 def last_layer(model: Classifier) -> nn.Linear:
     """The layer whose outputs are the logits."""
-    encoder = (
-        "bert" if isinstance(model, BertClassifier) else library_model(model).base_model_prefix
-    )
+    prefix = "bert" if isinstance(model, BertClassifier) else library_model(model).base_model_prefix
     layers = [
         layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and not name.startswith(f"{encoder}.")
+        if isinstance(layer, nn.Linear) and not name.startswith(f"{prefix}.")
     ]
     return layers[-1]
 

@@ -27,9 +27,7 @@ _POOLING: Final = "1_Pooling"
 _IDENTITY: Final = "torch.nn.modules.linear.Identity"
 _TANH: Final = "torch.nn.modules.activation.Tanh"
 _GELU: Final = "torch.nn.modules.activation.GELU"
-_ACTIVATIONS: Final = {
-    "tanh": _TANH, "gelu": _GELU, "relu": "torch.nn.modules.activation.ReLU",
-}  # fmt: skip
+_ACTIVATIONS: Final = {"tanh": _TANH, "gelu": _GELU, "relu": "torch.nn.modules.activation.ReLU"}
 _MODULES: Final = "modules.json"
 _SETTINGS: Final = "sentence_bert_config.json"
 _NO_POOLER: Final = {"add_pooling_layer": False}

@@ -88,7 +88,6 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell
         [dev.encoded],
         batch_size=settings.batch_size,
         amp=settings.amp,
-        pad_id=model.bert.config.pad_token_id,
         device=next(model.parameters()).device,
         tags=None if dev.encoded.words is None else dev.labels,
     )

@@ -92,19 +92,16 @@ def doubts_of(activity: Mapping[str, float | None]) -> list[tuple[str, str]]:
         activity[name] or 0.0
         for name in ("seconds", "waited", "stolen", "quota_throttled_s", "thermal_throttles")
     )
-    frequency = activity["frequency"] or 1.0
-    doubts = []
-    if waited > WAITED:
-        doubts.append(("disturbed", f"waited for a core for {waited:.0%} of its time"))
-    if stolen > STOLEN:
-        doubts.append(("disturbed", f"{stolen:.0%} of the cores' time went to other guests"))
-    if quota_s > HELD_BACK * seconds:
-        doubts.append(("throttled", f"held back by its group's CPU quota for {quota_s:.1f} s"))
-    if throttles > HEATED * seconds / 60:
-        doubts.append(("throttled", f"cores were slowed {throttles:.0f} times by heat"))
-    if frequency < SLOWED:
-        doubts.append(("throttled", f"clocks fell to {frequency:.0%}"))
-    return doubts
+    frequency, often = activity["frequency"] or 1.0, HEATED * seconds / 60
+    limits = (
+        (waited > WAITED, "disturbed", f"waited for a core for {waited:.0%} of its time"),
+        (stolen > STOLEN, "disturbed", f"{stolen:.0%} of the cores' time went to other guests"),
+        (quota_s > HELD_BACK * seconds, "throttled",
+         f"held back by its group's CPU quota for {quota_s:.1f} s"),
+        (throttles > often, "throttled", f"cores were slowed {throttles:.0f} times by heat"),
+        (frequency < SLOWED, "throttled", f"clocks fell to {frequency:.0%}"),
+    )  # fmt: skip
+    return [(flag, why) for is_exceeded, flag, why in limits if is_exceeded]
 
 
 class MachineWatch:

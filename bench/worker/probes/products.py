@@ -120,7 +120,7 @@ def measure_products(
         return {}
     try:
         products = required(model, batches, amp, device)
-        speeds = dict(measure_gflops(products.major, amp, device))
+        speeds = measure_gflops(products.major, amp, device)
     except Exception:  # noqa: BLE001 (of many kinds, and none may cost a result)
         return {}
     if not speeds:
@@ -206,9 +206,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...
     """The linear layers of a model that are not parts of adapters, and the ranks of the adapters on
     the parts of each; 0 without one. Fused query, key and value are three products, but one where
     PEFT's adapter has one A."""
-    adapted = {
-        f"{name}.": module for name, module in model.named_modules() if hasattr(module, _BASE)
-    }
+    adapted = {f"{name}.": layer for name, layer in model.named_modules() if hasattr(layer, _BASE)}
     for name, module in model.named_modules():
         prefix = next((prefix for prefix in adapted if name.startswith(prefix)), None)
         if isinstance(module, AdaptedLinear):
@@ -220,14 +218,12 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...
             yield module, (sum(len(matrix.weight) for matrix in matrices.values()),)
 
 
-def measure_gflops(
-    shapes: Sequence[Shape], amp: str, device: torch.device
-) -> list[tuple[Shape, float]]:
+def measure_gflops(shapes: Sequence[Shape], amp: str, device: torch.device) -> dict[Shape, float]:
     """10⁹ floating-point operations per second of each shape in the half precision of AMP, or in
     fp32: of the fastest repeat by the faster of torch's own kernel and that of
     `minbert.kernels.products`, as a limit is the best that can be reached."""
     dtype = HALF.get(amp, torch.float32)
-    return [(shape, _gflops(shape, dtype, device)) for shape in shapes]
+    return {shape: _gflops(shape, dtype, device) for shape in shapes}
 
 
 def _gflops(shape: Shape, dtype: torch.dtype, device: torch.device) -> float:

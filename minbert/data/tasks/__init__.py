@@ -42,11 +42,7 @@ def find_task(name: str, data: Path | None = None) -> Task:
 
 
 def load_data(
-    name: str,
-    data: Path | None = None,
-    *,
-    max_train: int | None = None,
-    max_dev: int | None = None,
+    name: str, data: Path | None = None, *, max_train: int | None = None, max_dev: int | None = None
 ) -> Data:
     """A task's examples, or those of its parts, for training and dev; never those for test.
     InputError: unknown name, `data` missing or without its files, or a failed download.

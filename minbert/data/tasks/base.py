@@ -12,13 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.problems import (
-    PROBLEMS,
-    REGRESSION,
-    SINGLE_LABEL,
-    Labels,
-    Problem,
-)
+from minbert.data.problems import PROBLEMS, REGRESSION, SINGLE_LABEL, Labels, Problem
 from minbert.data.tasks.splitting import joined, normalised, position, smallest
 from minbert.data.words import are_tags
 from minbert.errors import InputError

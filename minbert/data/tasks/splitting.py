@@ -110,8 +110,7 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
         share = _levelling(counts[:, stratum], totals, len(members))
         totals += share
         part_of[key_of[members]] = np.repeat(np.arange(k), share)
-    parts: NDArray[np.int64] = part_of[key_of]
-    return parts
+    return part_of[key_of]
 
 
 def _levelling(counts: NDArray[np.int64], totals: NDArray[np.int64], new: int) -> NDArray[np.int64]:

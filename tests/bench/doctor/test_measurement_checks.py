@@ -137,7 +137,7 @@ right = cache(products._error)
 def speeds(monkeypatch, step=100.0, half=2.0):
     def measure(shapes, amp, _device):
         factor = 1.0 if amp == "off" else half
-        return [(s, factor * (200.0 if s == products._LARGE else step)) for s in shapes]
+        return {s: factor * (200.0 if s == products._LARGE else step) for s in shapes}
 
     monkeypatch.setattr(products, "measure_gflops", measure)
     return products.check(HERE)

@@ -31,7 +31,7 @@ from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.report.text import num
-from bench.results.exports import Figures, exports_file, read_exports
+from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
 from bench.results.rowfile import encode, record
@@ -94,7 +94,7 @@ def trained(tmp_path_factory, tiny_checkpoint):
         assert not (folder_of(place.csv, row_named(place, FULL)) / WEIGHTS).exists()
         assert export(FULL, "--to", "model").code == 0
         shutil.rmtree("model")
-        exports_file(place.csv).unlink()
+        EXPORTS.path(place.csv).unlink()
     return place
 
 
@@ -261,7 +261,7 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place):
     assert f"took {num(result['columns']['train_s'])} s on" in card
     assert f"python -m bench.export {row.cell_id} --refit --to DIR" in card
     assert not (place.folder / "model" / "train.py").exists()
-    assert not exports_file(place.csv).exists()
+    assert not EXPORTS.path(place.csv).exists()
     assert len(load_task(row.task, Path(Job.read(folder).data)).train) == 120
 
 

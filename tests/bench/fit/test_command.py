@@ -15,7 +15,7 @@ from bench.fit.__main__ import _lengths, _memory, command
 from bench.fit.verify import Verified
 from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
-from bench.results.curves import Curves, Point, curves_key, read_curves
+from bench.results.curves import CURVES, Curves, Point, curves_key
 from minbert.assets.cache import cache_folder
 from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
@@ -108,7 +108,7 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert "lora-r8-attn-only-fp32" in out
     page = (tmp_path / "out" / "fit.md").read_text()
     assert "at 16 tokens lora-r8-attn-only-fp32 saves" in page
-    [(key, curves)] = read_curves(runs).items()
+    [(key, curves)] = CURVES.read(runs).items()
     assert key.endswith(" cpu")
     assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
         16, 32, 64, 128, 256, 512,

@@ -9,7 +9,7 @@ import pytest
 from bench.analysis.recommendation import recommended_from
 from bench.plan.rows import DECLARED
 from bench.report.render import render
-from bench.results.facts import facts_file
+from bench.results.facts import FACTS
 from bench.results.merge import SHARDS, Shards, merge
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
@@ -126,7 +126,7 @@ def test_the_same_rows_in_three_files_merge_to_the_same_report(places, tmp_path)
     for index, path in enumerate(parts):
         Store(path).append(*rows[index::3])
         shutil.copytree(cells_folder(one.csv), cells_folder(path))
-        shutil.copy(facts_file(one.csv), path.parent)
+        shutil.copy(FACTS.path(one.csv), path.parent)
     to = tmp_path / "all" / "runs.csv"
     to.parent.mkdir()
     merge(parts[::-1], to)

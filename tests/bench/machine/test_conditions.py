@@ -62,7 +62,8 @@ def found_on(monkeypatch, device, *gpus, **variables):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
     monkeypatch.setattr(conditions, "code_version", lambda: "1")
-    return find_conditions(device, FakeCuda(gpus))
+    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda(gpus))
+    return find_conditions(device)
 
 
 def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(monkeypatch):
@@ -89,7 +90,7 @@ def lanes_on(monkeypatch, device, *gpus, jobs=1, cores=8, **variables):
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
     monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
-    return find_slots(device, jobs, FakeCuda(gpus))
+    return find_slots(device, jobs)
 
 
 def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(monkeypatch):

@@ -27,12 +27,6 @@ def test_hardware_threads_of_a_core_are_together(tmp_path, monkeypatch):
     assert usable_cores(tmp_path / "none") == cores((0,), (1,), (4,), (7,))
 
 
-def test_a_system_without_affinity_has_numbered_cores(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8 if logical else 4)
-    assert usable_cores() == cores((0,), (1,), (2,), (3,))
-
-
 def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch):
     gpu = FakeGpu(UUID, near=range(60, 70))
     calls = "nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCpuAffinity"

@@ -140,7 +140,7 @@ def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
 def test_where_one_device_is_taken_several_are_refused():
     for name in ("all", "cuda:0,cuda:1"):
         with pytest.raises(InputError, match="here it takes one device"):
-            resolve_device(name, "13.0", cuda(*ALL))
+            resolve_device(name, "13.0")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,8 @@ def test_on_a_gpu_with_a_compiler_it_pays(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_conditions("auto", FakeCuda((A100,))).no_compiling == ""
+    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda((A100,)))
+    assert find_conditions("auto").no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 
 

@@ -4,7 +4,8 @@ from bench.analysis.groups import groups
 from bench.plan.columns import NAMES
 from bench.report.forecasts import forecasts_section
 from bench.report.render import report
-from bench.results.curves import curves_key, update_curves
+from bench.results import curves
+from bench.results.curves import curves_key
 from bench.results.rescoring import read_results
 from bench.results.rowfile import encode, record
 from tests.bench.report.snapshots import check_snapshot
@@ -43,10 +44,10 @@ def test_a_report_has_the_curves_of_its_model_on_its_kind_of_device(tmp_path, un
     path = tmp_path / "runs.csv"
     path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
     assert "lengths" not in sections(path)
-    update_curves(path, curves_key("another model", "cpu"), lambda _: CURVES)
-    update_curves(path, KEY.replace("cpu", "cuda"), lambda _: CURVES)
+    curves.CURVES.update(path, curves_key("another model", "cpu"), lambda _: CURVES)
+    curves.CURVES.update(path, KEY.replace("cpu", "cuda"), lambda _: CURVES)
     assert "lengths" not in sections(path)
-    update_curves(path, KEY, lambda _: CURVES)
+    curves.CURVES.update(path, KEY, lambda _: CURVES)
     section = sections(path)["lengths"]
     assert section.short == "Length and batch"
     # 300 MiB of 1,324 are weights, of which LoRA has 100

@@ -20,7 +20,7 @@ from bench.compare.__main__ import command as compare
 from bench.grid.resume import how_to_go_on
 from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.report.__main__ import main as report
-from bench.results.facts import DataFacts, facts_file
+from bench.results.facts import FACTS, DataFacts
 from bench.results.rowfile import record
 from bench.results.store import read_rows
 from tests.bench.synthetic_rows import cell, result_row
@@ -49,7 +49,7 @@ def write(path, columns):
         task=HOSTILE, problem="single_label", source=f"{HOSTILE}, {HOSTILE}", train=9, dev=1
     )
     digest = HOSTILE if "data_digest" in columns else ROWS[0].data_digest
-    facts_file(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
+    FACTS.path(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
 
 
 def accepted(folder):

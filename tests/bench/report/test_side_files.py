@@ -12,9 +12,10 @@ from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
 from bench.plan.job import FILE
 from bench.report.render import render
-from bench.results.curves import Curves, Point, curves_file, curves_key
-from bench.results.exports import Figures, Form, exports_file
-from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference, facts_file
+from bench.results import curves, facts
+from bench.results.curves import Curves, Point, curves_key
+from bench.results.exports import EXPORTS, Figures, Form
+from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference
 from bench.results.rescoring import read_results
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder, plan_file
@@ -121,8 +122,8 @@ def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
     path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
     folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"data": facts_file(path), "exports": exports_file(path), "plan": plan_file(path),
-             "cell": folder / FILE, "fit": curves_file(path)}  # fmt: skip
+    files = {"data": facts.FACTS.path(path), "exports": EXPORTS.path(path), "plan": plan_file(path),
+             "cell": folder / FILE, "fit": curves.CURVES.path(path)}  # fmt: skip
     for name, content in (*FILES.items(), change):
         files[name].write_text(json.dumps(content))
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.results import exports, facts
-from bench.results.exports import Figures, Form, keep_figures, latest_figures, read_exports
+from bench.results.exports import EXPORTS, Figures, Form, latest_figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.rescoring import read_results
 from minbert.data.tasks import Examples, Task, TaskData
@@ -84,7 +84,7 @@ def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path):
     assert read_exports(runs) == {}
     other = FIGURES.model_copy(update={"forms": FORMS[:1]})
     for cell_id, figures in (("a", other), ("b", other), ("a", FIGURES)):
-        keep_figures(runs, cell_id, figures)
+        EXPORTS.update(runs, cell_id, lambda _, figures=figures: figures)
     assert read_exports(runs) == read_results([runs], None).exports == {"a": FIGURES, "b": other}
     text = (tmp_path / "runs.exports.json").read_text(encoding="utf-8")
     assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25
@@ -95,9 +95,9 @@ def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path):
 def test_of_several_files_and_cells_the_latest_count(tmp_path):
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     newer = FIGURES.model_copy(update={"at": "2026-11-28T10:00:00+00:00", "threads": 8})
-    keep_figures(one, "a", newer)
-    keep_figures(two, "a", FIGURES)
-    keep_figures(two, "b", FIGURES)
+    EXPORTS.update(one, "a", lambda _: newer)
+    EXPORTS.update(two, "a", lambda _: FIGURES)
+    EXPORTS.update(two, "b", lambda _: FIGURES)
     assert read_exports(one, two) == read_exports(two, one) == {"a": newer, "b": FIGURES}
     assert latest_figures(read_exports(one, two), ["b", "a", "c"]) == newer
     assert latest_figures({}, ["a"]) is None

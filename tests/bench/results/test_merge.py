@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
-from bench.results.exports import Figures, keep_figures, read_exports
+from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.merge import SHARDS, Shards, main
 from bench.results.outcomes import (
@@ -226,7 +226,8 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
     for number, path in enumerate(files):
         Store(path).append(rows[number])
         write_plan(path, [replace(row, status=None) for row in rows[number : number + 3]])
-        keep_figures(path, "cell", form.model_copy(update={"at": f"2026-0{number + 1}"}))
+        later = form.model_copy(update={"at": f"2026-0{number + 1}"})
+        EXPORTS.update(path, "cell", lambda _, later=later: later)
     first = (reference("majority", 10, accuracy=(0.4, None, None)), reference("tf-idf", 10))
     second = (reference("tf-idf", 10, accuracy=(0.5, 0.4, 0.6)), reference("tf-idf", 5))
     later = final.model_copy(update={"at": "2026-03-01"})

@@ -8,7 +8,7 @@ import pytest
 
 from bench.common.command import BAD_INPUT
 from bench.plan.columns import NAMES
-from bench.results.exports import Figures, Form, keep_figures
+from bench.results.exports import EXPORTS, Figures, Form
 from bench.results.origins import folder_of
 from bench.results.rowfile import encode, record
 from bench.results.tracking import TRACKERS, Tracker, main
@@ -34,7 +34,7 @@ def results(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "steps.csv").write_text(STEPS)
     (folder / "epochs.csv").write_text(EPOCHS)
-    keep_figures(path, rows[0].cell_id, FIGURES)
+    EXPORTS.update(path, rows[0].cell_id, lambda _: FIGURES)
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "report.md").write_text("# the report")
     (tmp_path / "reports" / "index.html").write_text("<p>the report")
@@ -84,7 +84,7 @@ def test_an_mlflow_store_has_each_cell_once(results, tmp_path, capsys):
     # what is there is not sent again; what changed since replaces it
     assert send(capsys, to).endswith("new in it are 0 runs\n")
     changed = FIGURES.model_copy(update={"forms": (Form(name="onnx", format="onnx", one_ms=7),)})
-    keep_figures(tmp_path / "runs.csv", row.cell_id, changed)
+    EXPORTS.update(tmp_path / "runs.csv", row.cell_id, lambda _: changed)
     assert send(capsys, to).endswith("new in it are 1 runs\n")
     assert len(client.search_runs([experiment.experiment_id])) == 3
     assert runs()[ok.info.run_name].data.metrics["export/onnx/one_ms"] == 7

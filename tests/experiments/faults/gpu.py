@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -18,7 +19,7 @@ from bench.machine import devices, gpu_trial
 from bench.machine.conditions import Target
 from bench.machine.devices import Device, resolve_devices
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, Check, GpuInfo, check_by
+from bench.machine.gpu_trial import Answer, GpuInfo, check_by
 from bench.plan.gridfile import Axes, Grid
 from bench.plan.planning import plan
 from bench.results.store import read_rows
@@ -50,7 +51,7 @@ class GpuFault:
 
     name: str = ""
     nvml: FakeNvml = field(default_factory=lambda: FakeNvml(*ALL))
-    check: Check = field(default_factory=lambda: FakeCuda(ALL))
+    check: Callable[[str | None, int], Answer] = field(default_factory=lambda: FakeCuda(ALL))
     visible: str | None = None
     device: str = "auto"
     build: str | None = "13.0"
@@ -84,7 +85,8 @@ class GpuFault:
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
-            return resolve_devices(self.device, self.build, self.check)
+            patch.setattr(devices, "check_gpu", self.check)
+            return resolve_devices(self.device, self.build)
 
 
 def cuda(*gpus: FakeGpu, **answer: Any) -> FakeCuda:
@@ -92,7 +94,7 @@ def cuda(*gpus: FakeGpu, **answer: Any) -> FakeCuda:
     return FakeCuda(gpus, Answer(capabilities=BUILT, **answer))
 
 
-def process(code: str) -> Check:
+def process(code: str) -> Callable[[str | None, int], Answer]:
     """A process that tries the GPU and does what some code does instead; half a second it gets."""
     argv = [sys.executable, "-S", "-c", code]
     return lambda _value, _index: check_by(argv, os.environ, patience_s=0.5)

@@ -165,9 +165,8 @@ def score_unused(runs: Path) -> None:
         )
         model = load_trained(job, cell)
         logits = predict(
-            model, [texts], batch_size=64, amp=job.cell.amp, pad_id=model.pad_id,
-            device=torch.device("cpu"),
-        )  # fmt: skip
+            model, [texts], batch_size=64, amp=job.cell.amp, device=torch.device("cpu")
+        )
         np.save(cell / _UNUSED, logits.argmax(axis=1) == dev.labels)
         (cell / WEIGHTS).unlink()
         click.echo(f"{row.name}: {np.load(cell / _UNUSED).mean():.4f}")

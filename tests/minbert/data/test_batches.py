@@ -13,7 +13,7 @@ from minbert.data.batches import (
     BATCHINGS,
     CHUNK_BATCHES,
     LENGTH_MULTIPLE,
-    Buckets,
+    bucket_of,
     collate,
     mix,
     on_device,
@@ -142,18 +142,18 @@ def test_a_batch_holds_its_texts_and_padding_after_them(lengths, data):
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a, b):
     length, longest = sorted((a, b))
-    bucket = Buckets(longest).of(length)
+    bucket = bucket_of(length, longest)
     assert length <= bucket <= longest
     assert bucket < length + LENGTH_MULTIPLE
     assert bucket % LENGTH_MULTIPLE == 0 or bucket == longest
-    assert Buckets(longest).of(bucket) == bucket
+    assert bucket_of(bucket, longest) == bucket
 
 
 @pytest.mark.parametrize("lengths", [[8, 8, 8], [9, 1, 1], [18, 18, 18]])
 def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths):
     texts, labels = encoded(lengths), np.array([2, 0, 1])
     plain = collate([texts], labels, [2, 0, 1], PAD, CPU)
-    batch = collate([texts], labels, [2, 0, 1], PAD, CPU, Buckets(18))
+    batch = collate([texts], labels, [2, 0, 1], PAD, CPU, 18)
     longest, width = max(lengths), batch.input_ids.shape[1]
     assert width == {8: 8, 9: 16, 18: 18}[longest]
     assert batch.padded == 3 * width

@@ -93,12 +93,12 @@ def test_parameters_follow_from_any_sizes(sizes, heads, pooler):
     pooling = "pooler" if pooler else "mean"
     model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
     count = sum(p.numel() for p in model.parameters())
-    assert count_parameters(config, pooler, 5) == count
-    assert count_parameters(config, pooler, 0) == count - 5 * (config.hidden_size + 1)
+    head, own_pooler = (n * (config.hidden_size + 1) for n in (5, config.hidden_size))
+    assert count_parameters(config) == count - head + (0 if pooler else own_pooler)
 
 
 def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm():
-    assert count_parameters(GEOMETRIES["minilm"], True, 0) == 22_713_216
-    assert count_parameters(GEOMETRIES["bert-base"], True, 0) == 109_482_240
-    assert count_parameters(GEOMETRIES["bert-large"], True, 0) == 335_141_888
+    assert count_parameters(GEOMETRIES["minilm"]) == 22_713_216
+    assert count_parameters(GEOMETRIES["bert-base"]) == 109_482_240
+    assert count_parameters(GEOMETRIES["bert-large"]) == 335_141_888
     assert {config.vocab_size for config in GEOMETRIES.values()} == {30522}

@@ -81,7 +81,7 @@ def test_a_changed_or_damaged_configuration_is_right_or_refused(folder, content)
     found = answer(lambda: BertConfig.from_folder(folder), InputError, path)
     if found is not None:
         values = json.loads(content.decode("utf-8-sig"))
-        assert count_parameters(found, True, 0) <= 10**11
+        assert count_parameters(found) <= 10**11
         assert all(values.get(key, value) in (value, None) for key, value in asdict(found).items())
 
 

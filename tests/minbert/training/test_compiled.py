@@ -15,7 +15,7 @@ from torch import nn
 from adapters.injection import inject
 from adapters.layer import Part
 from adapters.lora import LoraLinear
-from minbert.data.batches import Batch, Buckets
+from minbert.data.batches import Batch, bucket_of
 from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.training import compiled
@@ -29,7 +29,7 @@ with suppress(ImportError):  # torch.compile loads it, which fails once a test i
     importlib.import_module("setuptools")
 
 CPU = torch.device("cpu")
-BUCKETS = Buckets(20)
+LONGEST = 20
 TEXTS = 4
 ONE_BUCKET = [(TEXTS, 5), (2, 7), (TEXTS, 8)]
 """Texts of each batch, and tokens of its longest; the second is as an epoch's last."""
@@ -87,7 +87,7 @@ def batches(sizes=ONE_BUCKET):
     generator = torch.Generator().manual_seed(3)
     found = []
     for texts, longest in sizes:
-        ids = torch.randint(1, 60, (texts, BUCKETS.of(longest)), generator=generator)
+        ids = torch.randint(1, 60, (texts, bucket_of(longest, LONGEST)), generator=generator)
         lengths = torch.arange(longest, longest - texts, -1)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         labels = torch.arange(texts) % CLASSES
@@ -112,7 +112,7 @@ def assert_steps_are_plain(model, sizes=ONE_BUCKET):
     """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
     from the cache, and the compiled steps."""
     other = copy.deepcopy(model)
-    before, buckets = graphs(), {BUCKETS.of(longest) for _, longest in sizes}
+    before, buckets = graphs(), {bucket_of(longest, LONGEST) for _, longest in sizes}
     compiled_model = compile_model(model, texts=TEXTS, lengths=buckets, amp="off")
     made = graphs()
     with kernels("reference"):
