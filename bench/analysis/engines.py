@@ -77,9 +77,10 @@ class Agreement:
 
 
 def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
-    """The comparisons with each baseline that some rows have, also without any pair; none if the
-    engines have no model in common. Cells of engine transformers with this project's kernels are no
-    baseline. Cells without dropout, in which losses are compared, count if there are no others."""
+    """The comparisons with each baseline that some rows have, also those without any pair; none if
+    the engines have no model in common. Cells of engine transformers with this project's kernels
+    are no baseline. Cells without dropout, in which losses are compared, count where there are no
+    others."""
     by_engine = grouped([row for row in rows if row.own_kernels != ON], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if any(row.dropout for row in base):

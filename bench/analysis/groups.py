@@ -197,10 +197,11 @@ class Group:
 def groups(
     rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
 ) -> list[Group]:
-    """Rows, and planned cells without a row of their code_version, grouped by what may be compared,
-    without tries of a search for rates, which were scored on other examples. The rounds of a race
-    are a group within that of the same settings on dev or, without one, within itself. The group of
-    the plan comes first, then that of most training examples, the newest, the largest."""
+    """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
+    Candidates of a search for learning rates are left out, as they were scored on other examples.
+    The rounds of a race are a group within that of the same settings on dev or, without one, within
+    itself. The group of the plan comes first, then that of most training examples, the newest and,
+    of equally new ones, the largest."""
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}

@@ -150,7 +150,8 @@ class Alternation:
                 raise
 
     def _axes(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The axes that --select, --base or --new name, and those that the last two set apart."""
+        """The axes that --select, --base or --new name, and those to which the latter two give
+        different values."""
         if len(self.places) != (0 if any(self.terms) else 2):
             raise InputError(
                 "--run takes two places, BASE and NEW, or --base and --new with axes of --select"
@@ -259,7 +260,8 @@ class _Session:
         return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
     def _run_round(self, name: str, by_slot: Sequence[Sequence[_Repeat]]) -> None:
-        """Run the repeats of each slot, slots at once; none begins after one has failed."""
+        """Run the repeats of each slot, those of several slots at once; none begins after an error
+        of `_run_cells`."""
         count = sum(map(len, by_slot))
         with (
             Locks(device_locks(), self.signals) as devices,

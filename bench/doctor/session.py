@@ -61,7 +61,8 @@ def examine(
 ) -> Examination:
     """Run checks on a device as on the command line, each in the context that `show` makes of it
     and of the seconds expected for it and those after it; `on_finding` is called with each result.
-    InputError if a device but `auto` was requested and can't be used, StoppedError by the user."""
+    InputError if a device other than `auto` was requested and can't be used, StoppedError if the
+    user stopped it."""
     findings: list[Finding] = []
     causes: dict[str, str] = {}  # of checks that can't run, the one that failed
 

@@ -37,7 +37,8 @@ def commands(
 ) -> list[str]:
     """Command lines for the grids of a group, for one of its cells, and for this report. A user's
     own grid is named by its file; the folder of a task's files is left for the user to fill in, and
-    the user's files have the facts' names. Rates that a search chose are searched again."""
+    the user's files have the names that the facts have. Rates that a search chose are searched
+    again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
     of_grid = options_of(group, facts, {"seeds": None}) if group.race else options

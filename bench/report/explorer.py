@@ -183,9 +183,10 @@ def _cell(group: Group, row: Row, runs: str) -> list[object]:
 
 
 def _pairs(known: Candidates) -> dict[str, object]:
-    """For each pair with scores whether one (row) is shown to be no worse, and to be worse, than
-    another and, unless settings are very many, the difference of scores, row minus column, and its
-    lower bound, in steps of `unit`; the upper one is minus that of the column against the row."""
+    """What is known of each pair with scores: whether one (row) is shown to be no worse, and to be
+    worse, than another and, unless settings are very many, the difference of scores, row minus
+    column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
+    column against the row."""
     every = {"difference": known.comparison.difference, "lower": known.comparison.lower}
     steps = _steps(every, is_small=len(known.settings) <= MOST_SETTINGS)
     bits = {name: np.packbits(getattr(known, name)) for name in ("shown", "worse")}
@@ -194,7 +195,8 @@ def _pairs(known: Candidates) -> dict[str, object]:
 
 def _ratios(group: Group) -> dict[str, object]:
     """Unless settings are very many, the logarithm of the ratio of the memory, and of the time of a
-    training, of a setting (column) to another (row) over common places, in steps of `unit`."""
+    training, of one setting (column) to another (row) over the seeds and folds that both have, in
+    steps of `unit`."""
     if len(group.settings) > MOST_SETTINGS:
         return {"unit": 1.0, "memory": "", "time": ""}
     return _steps({"memory": _logs(group, group.memory_column), "time": _logs(group, "train_s")})

@@ -63,7 +63,8 @@ def write_history(
 
 
 def _events(shown: History) -> list[tuple[str, str, list[str]]]:
-    """Settings with a version and what changed since; all others as one if all ratios change."""
+    """Settings with a version and what changed since it; all others as one where all ratios of a
+    measure change."""
     reference = shown.reference.label
     events = grouped(shown.changes, lambda change: (change.at, change.series.measure))
     by_setting: dict[tuple[int, str], list[str]] = {}

@@ -88,8 +88,9 @@ def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[floa
 
 
 def _variances(values: Floats) -> Floats:
-    """The variance of each series' noise [..., series], which change points hardly raise, from the
-    median of first differences: its own or, if larger, as of few runs, that of all series."""
+    """The variance of each series' noise [..., series], which change points hardly raise. It is the
+    larger of that series' own and that of all series, from the median of first differences: of few
+    runs a series' own may be far too small."""
     steps = np.abs(np.diff(values))
     every = np.nanmedian(steps, axis=(-2, -1))[..., None]
     stds = _MAD * np.maximum(np.nanmedian(steps, axis=-1), every)

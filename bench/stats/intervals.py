@@ -17,8 +17,9 @@ K = TypeVar("K", int, tuple[int, int, int, str])
 NORMAL_975: Final = 1.959963984540054  # the 97.5% quantile of the normal distribution
 POWER_Z: Final = 0.8416212335729143  # the 80% quantile of the normal distribution
 UNSEEN: Final = (3 / NORMAL_975) ** 2
-"""Divided by N², the least variance of a mean over N examples: if none differs, the true share may
-still be up to 3/N, half the interval (rule of three, Hanley and Lippman-Hand 1983)."""
+"""Divided by N², the least variance of a mean over N examples. If no example differs, the true
+share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
+then 3/N."""
 _LEVEL: Final = 0.01  # significance level of the test whether some values scatter more than others
 
 

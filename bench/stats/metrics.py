@@ -72,7 +72,8 @@ class _Classes:
         return np.asarray(2 * self.hits / (self.true + self.predicted))
 
     def of_f1(self, weights: Floats) -> Floats:
-        """By example N times the derivative of Σ weight · F1 by its weight, for weights [K]."""
+        """For each example N times the derivative of Σ weight · F1 by its weight, with constant
+        weights [K]."""
         sizes = self.true + self.predicted
         by_hit, by_size = 2 * weights / sizes, weights * self.f1 / sizes
         change = self.right * by_hit[self.at] - by_size[self.at] - by_size[self.guess]
@@ -243,7 +244,8 @@ Counts = tuple[Floats, Floats]  # by text two numbers, the quotient of whose sum
 def _entity_counts(
     labels: Array, predicted: Array, among: Sequence[int] = (1, 2), *, any_start: bool = False
 ) -> Counts:
-    """Hits among entities that are guessed (1), true (2) or, as in F1, both, in each of these."""
+    """Hits among entities that are guessed (1) or true (2); among both, as in F1, each counts in
+    both."""
     counts = words.entity_counts(labels, predicted, any_start=any_start).astype(np.float64)
     return len(among) * counts[:, 0], counts[:, among].sum(axis=1)
 

@@ -54,8 +54,9 @@ def run_cells(
 ) -> list[Row]:
     """Run a grid of `bench/doctor/grids` in a folder of its own, with more options, and return its
     rows in the order in which they ran. Each of its processes may map so many bytes of address
-    space; `on_poll` is called all the time with the grid's process id. SkipError if the embedded
-    model and data are not in the cache and can't be fetched, InputError if there is no row."""
+    space; `on_poll` is called all the time with the process id of the grid. SkipError if the
+    embedded model and data are neither in the cache nor can be fetched, InputError if the grid ends
+    without a row."""
     try:
         for asset in ASSETS:
             fetch(asset)

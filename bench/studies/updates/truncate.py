@@ -42,9 +42,10 @@ def truncate(
     conditions: Conditions,
     on_rank: Callable[[str], None],
 ) -> Truncation:
-    """Score a fully fine-tuned model on dev, with its updates to its base cut to some ranks, lowest
-    first; `on_rank` is called with a description before each. `data` is the folder of the cell's
-    examples, unless these are embedded. InputError if weights can't be read."""
+    """Score a fully fine-tuned model on dev, with its updates to the base that it was trained from
+    cut to some ranks, lowest first; `on_rank` is called with a description before each. `data` is
+    the folder of the cell's examples, unless these are embedded. InputError if weights can't be
+    read."""
     settings = cell.row.cell
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
