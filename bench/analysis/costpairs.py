@@ -155,8 +155,9 @@ def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval |
 
 
 def alternated(base: Setting, new: Setting) -> bool:
-    """Whether two settings were measured in alternation: by their starts the side changes at least
-    twice, and once for every four runs. Runs of both that start at once count as two changes."""
+    """Whether two settings were measured in alternation: in the order of their starts the side
+    changes at least twice, and once for every four runs. Runs of both that start at once, as in a
+    file compared with itself, count as two changes."""
     starts = sorted(
         (row.started_at or "", i, side)
         for side, setting in enumerate((base, new))

@@ -91,7 +91,8 @@ class Group:
     @cached_property
     def usual(self) -> tuple[Setting, ...]:
         """The settings, one of each that differ only in the type of frozen weights: the most
-        frequent under a kind of AMP or, of equally frequent ones, the first of the schema's."""
+        frequent one under a kind of AMP, and of equally frequent ones the first of the schema's
+        values."""
         varied = [setting for setting in self.settings if setting.tells_frozen]
         types = {
             amp: [setting.frozen for setting in alike]
@@ -280,8 +281,9 @@ def differing(group: Group, other: Group) -> list[str]:
 def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group with the most neighbours, which differ from it in one setting alone, of `names`,
-    and these with that setting. None without any, or with too many groups to compare them all."""
+    """The group with the most neighbours, and these with the setting, one of `names`, in which each
+    differs. Groups are neighbours if they differ in one setting alone. None without any neighbours,
+    or with too many groups to compare them all."""
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
     candidates = []

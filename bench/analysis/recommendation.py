@@ -114,8 +114,9 @@ class Candidates:
         return len({*self.samples[i].scores, *self.collapsed(i)})
 
     def collapsed(self, i: int) -> tuple[int, ...]:
-        """The seeds of a setting's trainings that diverged (status `invalid`), or whose score is
-        below its mean by more than the margin, at least the metric's own."""
+        """The seeds of a setting's trainings that collapsed: those that diverged (status
+        `invalid`), or whose score is below the setting's mean by more than the margin, which counts
+        as no smaller than the metric's own."""
         scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
         seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
         low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}

@@ -78,8 +78,9 @@ def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | N
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A point of the grid without seed and fold, with its runs of any status. The label has the
-    rate, or the type of frozen weights, where another setting differs in nothing else."""
+    """A point of the grid without its seed and fold, and the rows of its runs of any status. The
+    label needs the rate, or the type of frozen weights, where another setting of the group differs
+    in nothing else."""
 
     mode: str
     rank: int | None
@@ -204,8 +205,9 @@ class Setting:
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """The dev score by seed, the mean over its repeats; with folds that of all predictions, if
-        stored for all seeds or a fold's score is undefined, else the mean of the folds'."""
+        """The dev score by seed, the mean over its repeats. With folds it is that of all
+        predictions together, where these are stored for all seeds, or a fold's score is not
+        defined; else the mean of the folds' scores."""
         return {seed: self.score_of_seed(seed).value for seed in self.runs}
 
     @cached_property
@@ -280,8 +282,9 @@ def _run(row: Row) -> Run:
 
 
 def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
-    """The runs of one seed, of folds by repeat and version of the code, without those that lack
-    one. Where none is whole, as after an update, the last row of each fold makes one."""
+    """The runs of one seed from its rows, without those that lack a fold. Folds belong together by
+    repeat and version of the code. Where no such run is whole, as after an update between two
+    folds, the last row of each fold makes one."""
     if folds is None:
         return [(row,) for row in rows]
     by_run: dict[tuple[int, str], dict[int | None, Row]] = {}

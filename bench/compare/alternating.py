@@ -65,8 +65,9 @@ class CellPair:
 def cell_pairs(
     cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str]
 ) -> list[CellPair]:
-    """The cells that both sides have, matched by axes, with a note on others; InputError without
-    any. They may differ in axes that are `named`, of those chosen, and that one side lacks."""
+    """The cells that both sides have, matched by their axes, with a note on all others; InputError
+    if there are none. They were selected by the chosen axes, and may differ in those among them
+    that are `named`, and in axes that one side does not have."""
     differ = {*named, *(["learning_rate"] if "mode" in named else [])}
     differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
     shared = [axis for axis in AXES if axis not in differ]
@@ -110,8 +111,9 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Alternation:
-    """Two sides to measure in alternation, with options of bench.grid, of which several devices or
-    jobs are shared out here. Without places, `terms` are those of --base and --new."""
+    """Two sides to measure in alternation, with further options of bench.grid, of which several
+    devices or jobs are of the alternation. Without places, `terms` are those of --base and --new,
+    as in --select."""
 
     places: Sequence[Path]  # checkouts or virtual environments of both; empty: this checkout
     grid: str

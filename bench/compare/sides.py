@@ -86,8 +86,9 @@ def read_sides(
 
 
 def parse_terms(text: str | None, option: str) -> Terms:
-    """The values of each column in a filter such as `amp=off layers=attn,all-lin` or `rank=`,
-    quoted as in a shell; InputError for anything else, with the nearest names of a column."""
+    """The values of each column in a filter such as `amp=off layers=attn,all-lin`; InputError for
+    anything else, with the nearest names of an unknown column. Values with spaces are quoted as in
+    a shell. A value may be empty, as in `rank=`."""
     if text is None:
         return {}
     try:

@@ -92,8 +92,9 @@ def selected(names: Sequence[str]) -> list[Check]:
 def judged(
     name: str, figures: Mapping[str, Any], failures: Mapping[str, object], **words: object
 ) -> Finding:
-    """The finding of a check in the words of checks.toml: ok, or the first of its failures, which
-    have what happened by their names, or false; `words` are more values for the texts."""
+    """The finding of a check in the words of checks.toml: the first of its failures, or ok.
+    Failures have what happened by their names there, or false; `words` are more values for the
+    texts."""
     check = BY_NAME[name]
     failure, happened = next((item for item in failures.items() if item[1]), ("", ""))
     happened = "; ".join(happened) if isinstance(happened, list) else happened

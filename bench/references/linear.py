@@ -47,8 +47,9 @@ def predict(
     dev: Examples,
     embeddings: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, str]:
-    """Predictions [N, C] of a reference point on dev, `frozen` from embeddings [N, H] of both
-    sides, and a line on how they were made. ValueError if there is nothing to learn from."""
+    """Predictions [N, C] of a reference point on dev, and a line on how they were made; `frozen`
+    takes the embeddings [N, H] of `train` and of `dev`. ValueError says why, if there is nothing to
+    learn from."""
     if train.by_word:
         if name == FROZEN and embeddings is not None:
             return frozen_tags(task, train, *embeddings)
@@ -106,8 +107,9 @@ def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
 
 
 def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[Floats, str]:
-    """Predictions on dev of a linear model on embeddings [N, H], standardised by training ones, and
-    how it was fitted; ValueError for labels all the same, or numbers that are not finite."""
+    """Predictions on dev of a linear model on embeddings [N, H] of both sides, standardised by the
+    training examples, and how it was fitted. ValueError if all training labels are the same, or
+    embeddings are not finite."""
     if not np.isfinite(vectors).all() or not np.isfinite(dev).all():
         raise ValueError("the encoder's embeddings are not finite")
     from sklearn.preprocessing import StandardScaler

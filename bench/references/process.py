@@ -44,8 +44,9 @@ def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
 
 
 def references(job: Job, names: list[str], count: int) -> Iterator[Reference | str]:
-    """The named reference points of a job's cells, trained on `count` examples, and phases as they
-    begin; none for a task with parts. InputError if examples changed, or can't be encoded."""
+    """The named reference points of cells like a job's, trained on `count` examples, and the names
+    of phases as they begin; none for a task with parts. InputError if the examples have changed
+    since the cell was planned, or the encoder or its vocabulary can't be read."""
     yield "load"
     data = _load(job)
     if data is None:

@@ -103,8 +103,9 @@ def shown(row: Row, name: str) -> str:
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and a table of the cells that failed or are flagged, those over a budget on one
-    line; the heading alone counts those that have not run yet."""
+    """A heading, and a table of the cells that failed or are flagged, with their messages. Cells
+    that have not run yet are only counted in the heading; those left out for a budget share a line.
+    """
     bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]
     failed = [row for row in bad if not was_left_out(row)]

@@ -168,8 +168,9 @@ def _compared(
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
-    """The sections on changed settings: types of frozen weights in the first group, and groups
-    around the hub; two if the hub is another group, whose metric may differ; or none."""
+    """The section on changed settings; none where nothing differs in a single setting. It compares
+    the first group's types of frozen weights, and the groups around the hub with it; in two
+    sections if the hub is another group, which may have another metric."""
     base, neighbours = hub(groups) or (groups[0], [])
     frozen, others = frozen_changes(groups[0]), changes(base, neighbours) if neighbours else []
     parts = [frozen + others] if base is groups[0] else [frozen, others]

@@ -309,8 +309,9 @@ def parts(
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
-    """Ratios or differences with intervals, a kind on a line, around no difference. Rows have
-    `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the kind's line."""
+    """Ratios or differences with their intervals, those of one kind on one line, around the value
+    of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the
+    kind's line."""
     kinds = list(dict.fromkeys(rows["kind"]))
     with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)

@@ -38,8 +38,9 @@ _NARROWEST: Final = 0.05
 def write_history(
     rows: Sequence[Row], folder: Path, sources: Sequence[str]
 ) -> tuple[Path, dict[str, Any]]:
-    """Write history.html, .md, .json and figures on the group with the most versions of the code;
-    return the page and the data. InputError if no cell ended ok; errors as `write_pages`."""
+    """Write history.html, history.md, history.json and figures on the group with the most versions
+    of the code, of rows from these files; return the page and the data. InputError if no cell ended
+    ok, and errors as `write_pages`."""
 
     def versions_ok(group: Group) -> int:
         return len({row.code_version for row in group.rows if row.is_ok})

@@ -182,8 +182,9 @@ def _code(lines: Sequence[str]) -> Markup:
 def write_all(
     folder: Path, pages: Mapping[str, str], drawings: Sequence[Drawing], place: str = "figures"
 ) -> None:
-    """Write figures, in their place inside the folder, and pages, each atomically; delete figures
-    of an older report. InputError if it can't be written, DiskFullError without space."""
+    """Write each file atomically: figures, in their place inside the folder, then pages; then
+    delete figures of an older report. InputError if the folder can't be written, DiskFullError if
+    there is no space left."""
     figures = {f"{drawing.stem}.svg": f"{_XML}\n{drawing.svg}" for drawing in drawings}
     figures_folder = folder / place
     try:

@@ -58,8 +58,9 @@ def rates_section(
 def candidates(
     group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
 ) -> pd.DataFrame:
-    """A row for each try. `here`: for the group's cells, on their machine or with a score that
-    counts there; `chosen`: at a rate that they have."""
+    """A row for each try: its rate, score and status. `here` marks the tries for the group's cells:
+    those of their machine, and those of other machines whose scores a search uses. `chosen` marks
+    the rates that the group's cells have."""
     done = {key: row for key, row in current_rows(rows).items() if row.is_candidate}
     waiting = [row for row in planned if row.is_candidate and row.key not in done]
     cells: Sequence[Row] = group.rows if group else ()

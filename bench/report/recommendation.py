@@ -91,8 +91,9 @@ def form_cost(need: Need, value: float) -> str:
 def in_brief(
     known: Candidates, i: int, measured: float | None = None, raced: Raced | None = None
 ) -> str:
-    """A setting's costs against full fine-tuning in its precision, or in the rounds of a race, its
-    score, the mean over seeds or as measured, and what training this is after."""
+    """What a setting costs against full fine-tuning in the same precision, or cost in the rounds of
+    a race, its score, the mean over seeds unless another one was measured, and what training this
+    is after."""
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
     full = group.full(setting.amp)

@@ -71,8 +71,9 @@ def table(
     folded: bool = False,
     total: int = 0,
 ) -> Table:
-    """A table as columns.toml declares it under a name, with those columns that its rows have; None
-    and NaN are a dash, and `words` stand for names in braces."""
+    """A table with the caption and the columns that columns.toml declares under a name, those that
+    its rows have. Rows have fields by column, None and NaN for a dash; `words` are what the names
+    in braces in the declaration stand for."""
     rows, columns = [*rows], DECLARED[name]
     caption = caption or columns.get("caption", "")
     heads, shown = [], list[tuple[str, Callable[[object], str]]]()

@@ -152,8 +152,9 @@ def spread(values: Floats) -> Spread:
 
 
 def around_correlation(over: Spread) -> tuple[float, float]:
-    """Both ends of a correlation's interval from its examples' influences, on the scale of Fisher's
-    z; at least as wide as for normal numbers, as heavy tails need a wider one."""
+    """Both ends of the interval of a correlation, from its examples' influences. On the scale of
+    Fisher's z, and at least as wide as for normal numbers: those with heavy tails need a wider
+    one."""
     least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
     if over.examples < 4 or inside <= 0:
         return least
@@ -162,8 +163,9 @@ def around_correlation(over: Spread) -> tuple[float, float]:
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008), for independent
-    estimates; of scores on the same examples, which correlate, rather too wide."""
+    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008). For independent
+    estimates. Scores on the same examples are correlated: for them the interval is rather too
+    wide."""
     value, ends_a, ends_b = a.value - b.value, a.ends(), b.ends()
     if ends_a is None or ends_b is None:
         return Interval(value)

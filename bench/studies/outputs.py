@@ -20,8 +20,9 @@ _FLAGS: Final = Path(__file__).with_name("outputs.toml")
 
 @dataclass(frozen=True)
 class Study:
-    """A study's columns and rows for a CSV; functions that make JSON values, print text, and make
-    pages by a command line; and failures, a line each."""
+    """The results of a study: columns and rows of its CSV, functions that make values for JSON
+    of them, print them as text, and make the content of their pages by a command line, and
+    failures, a line each."""
 
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
@@ -32,8 +33,9 @@ class Study:
 
 
 def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Command]:
-    """Give a command that returns a study `--csv`, `--json` and `--reports`, and write it there,
-    named as the help says; places that can't be written are refused first."""
+    """Give a command that returns a study `--csv`, `--json` and `--reports`, and write the study
+    there, with pages of a name and rows as the help names them; files and folders that can't be
+    written are refused first."""
 
     def decorate(function: Callable[..., Study]) -> Command:
         @options_in(_FLAGS, {"path": FILE}, name=name, rows=rows)

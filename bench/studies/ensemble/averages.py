@@ -22,8 +22,9 @@ Weights = tuple[tuple[int, int], ...]
 
 
 class Choice(NamedTuple):
-    """The members of an ensemble and its held-out score. `additions` are all steps of the choice,
-    also later ones: the model that was added, and the held-out score, −∞ without one."""
+    """The members of an ensemble and its score on held-out examples. `additions` are all steps of
+    the greedy choice, later ones that were not taken included: the index of the model that was
+    added, and the held-out score after it; −∞ where it has none."""
 
     weights: Weights
     held_score: float | None

@@ -44,8 +44,9 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with baselines and published scores; a note on a baseline left out, as it predicts
-    one number or has nothing to learn. InputError if examples or the checkpoint are missing."""
+    """A result with its baselines and published scores; a baseline that predicts the same number
+    for all examples, or has nothing to learn from, is left out with a note. InputError if the
+    examples, of a folder of data unless they are embedded, or the checkpoint are missing."""
     pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
     examples = examples_of(member.row, folder).parts[result.task]

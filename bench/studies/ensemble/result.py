@@ -106,8 +106,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(Result):
-    """An ensemble of one task, the score of each candidate `alone`, all steps of the choice, also
-    those not taken, and the best members of other encoders than the best member's."""
+    """An ensemble of one task, with the score of each candidate `alone`, all steps of the choice,
+    later ones that were not taken included, and the best member of each other encoder than the best
+    member's."""
 
     pool: Pool
     average: str

@@ -78,8 +78,9 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
 def _measure_all(
     cells: Sequence[KeptCell], cut: Sequence[KeptCell], data: Path | None, ranks: Sequence[int]
 ) -> tuple[list[Update], list[Truncation]]:
-    """The spectra of all cells, and scores of cells to cut, on a folder of data unless embedded.
-    InputError if what they need is missing or has changed, or a GPU can't be used."""
+    """The spectra of all cells, and the scores of the cells to cut, on tasks of a folder of data
+    unless they are embedded. InputError if weights, checkpoints or examples are missing or have
+    changed, or a GPU is needed and can't be used."""
     folders = [data_folder(cell.row, cell.folder, data) for cell in cut]
     if data is not None and not any(folders):
         raise InputError("--data: no task of these cells is read from a folder; leave it out")

@@ -34,8 +34,9 @@ class KeptCell:
 
 
 def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
-    """The cells of some CSVs that kept weights, in order, each once, where it has weights; and a
-    note for each reason why others are left out. InputError if there is none."""
+    """The cells of some CSVs that kept weights, in their order, and a note for each reason why
+    others are left out; InputError if there is none. A cell in several CSVs counts once, where it
+    has weights."""
     files = ", ".join(map(str, runs))
     cells: dict[str, KeptCell] = {}
     left_out: dict[str, str] = {}

@@ -15,8 +15,9 @@ _MOST: Final = 100_000
 
 @dataclass(frozen=True)
 class Truncated:
-    """A model with updates cut to a rank (None: as trained), its dev score (None: it predicts a
-    constant), and the difference to the model as trained, paired by example."""
+    """A model with each update cut to a rank (None: as trained), its score on dev (None: all
+    predictions are the same number), and the difference to the model as trained, paired by
+    example."""
 
     rank: int | None
     dev: Interval | None

@@ -41,8 +41,9 @@ Known = MutableMapping[tuple[str, Position], Spectrum]
 
 
 def measure(cell: KeptCell, base: Model, known: Known) -> Update:
-    """The spectra of a cell's updates and of its base's weights, of which `known` has those of
-    earlier calls. InputError if weights can't be read, or are not finite."""
+    """The spectra of a cell's updates, and of the weights of its base before training; `known` are
+    spectra of earlier calls, to which new ones are added. InputError if the weights can't be read,
+    or are not finite."""
     modules: list[Module] = []
     unmoved = 0
     for position, before, change in pairs(cell, base):
@@ -114,8 +115,9 @@ def linear_weights(encoder: nn.Module) -> dict[Position, Tensor]:
 
 
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
-    """The update [o, i] that an adapter adds to a part of its layer; zero without one. In float64
-    and, for LoRA, from its factors, as merged weights would include their rounding."""
+    """The update [o, i] that an adapter adds to the frozen weight of a part of its layer. In
+    float64 and, for LoRA, from its factors: the difference of merged weights would include their
+    rounding. Zero for a part without an adapter."""
     exact = deepcopy(layer).double()
     with torch.no_grad():
         rows = exact.weight_change().chunk(len(layer.parts))[index]
