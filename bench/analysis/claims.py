@@ -89,7 +89,8 @@ class Judged:
 
 
 def judge(claims: Sequence[Claim], estimates: Sequence[Estimate | str]) -> list[Judged]:
-    """Verdicts on claims, by their estimates or why there is none; not primary ones each alone."""
+    """Verdicts on claims, each with its estimate or why there is none. Claims that are not primary
+    are judged alone."""
     primary = [i for i, claim in enumerate(claims) if claim.primary]
     levels = [LEVEL / len(primary) if claim.primary else FAMILY for claim in claims]
     beyond = {
@@ -193,7 +194,8 @@ def _of_scores(claim: Claim, matches: Sequence[Match]) -> Estimate | str:
 
 
 def over_tasks(claim: Claim, pairs: Sequence[tuple[str, ScorePair]]) -> Estimate | str:
-    """The mean over tasks, whose metrics count alike; pairs are given with their data's digests."""
+    """The mean over tasks, whose metrics count alike, each with its own variance; pairs are given
+    with the digests of their data."""
     metric = pairs[0][1].metric
     if all(pair.metric.bounded and pair.metric.higher_is_better for _, pair in pairs):
         pairs = [(digest, replace(pair, metric=metric)) for digest, pair in pairs]

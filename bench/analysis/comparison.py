@@ -166,7 +166,8 @@ _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 @dataclass(frozen=True, eq=False)
 class CostMeasure:
-    """A cost of K matched settings. Times gate only if alternated: else sessions drift, too."""
+    """A cost of K matched settings. Times gate where these were measured in alternation: otherwise
+    they have the drift between sessions as well."""
 
     measure: Measure
     estimates: Estimates  # of log ratios
@@ -397,7 +398,8 @@ def _overall_score(
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
-    """How cells fail that were ok `before`; with `now`, how those failed that are ok `before`."""
+    """How cells of one setting fail that were ok in another, or with `now`, how those of `after`
+    failed that are ok in `before`; empty: none does."""
     ok = {place_of_run(row) for row in before.ok}
     others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
     ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]

@@ -35,7 +35,8 @@ EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on a cost or the score, in units as of `UNITS`; `text` is as it was written."""
+    """A limit on a cost or on the score, in MiB, seconds, MB, parameters or the unit of the score;
+    `text` is as it was written."""
 
     name: Need | Literal["score"]
     at_most: bool
@@ -51,7 +52,8 @@ class Limit:
 
 
 def parse_where(text: str) -> tuple[Limit, ...]:
-    """The limits in a text such as `EXAMPLE`; InputError with what is allowed for anything else."""
+    """The limits in a text such as `memory<=6GiB time<=30min score>=0.60 size<=5MB`; InputError
+    with what is allowed for anything else."""
     limits, rest = [], text.lstrip()
     while rest:
         match = TERM.match(rest)

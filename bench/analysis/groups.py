@@ -75,7 +75,8 @@ class Group:
 
     @cached_property
     def margin(self) -> float:
-        """By how much a score may be worse than full fine-tuning's to count as no worse."""
+        """How much worse than full fine-tuning a score may be to count as no worse, as a positive
+        difference of scores."""
         score = self.baseline.estimate("dev_score") if self.baseline else None
         return self.scoring.tolerance(score.value if score else 0.0)
 

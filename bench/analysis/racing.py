@@ -46,7 +46,8 @@ class Raced:
         return sum(values is not None for one in self.race.rounds for values in one)
 
     def gap(self, i: int) -> float | None:
-        """A setting's score less the best's over its rounds, of which more is better."""
+        """The score of a setting less that of the best, over the rounds that it had, of which more
+        is better; None for the best itself."""
         if self.best is None or i == self.best:
             return None
         both = [(one[i], one[self.best]) for one in self.race.rounds]

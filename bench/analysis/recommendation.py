@@ -124,7 +124,8 @@ class Candidates:
 
     @cached_property
     def widened(self) -> bool:
-        """Whether most of the variance between seeds is of settings with collapsed trainings."""
+        """Whether settings with collapsed trainings have more of the variance between seeds, which
+        widens all bounds, than the others have."""
         squares = [np.var([*s.scores.values()]) * len(s.scores) for s in self.samples]
         sound = self.sound(range(len(squares)))
         return bool(sum(squares) > 2 * sum(squares[i] for i in sound))

@@ -103,7 +103,8 @@ def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
 
 
 def pareto(group: Group, cost: Objective) -> list[Setting]:
-    """Settings that none beats in cost and score, cheapest first; none if scores say nothing."""
+    """Settings that no other beats in both cost and score, from cheap to expensive; none where
+    scores can't be weighed."""
     if not group.learned:
         return []
     name, best = column(group, cost), float("inf")

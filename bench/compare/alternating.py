@@ -224,7 +224,8 @@ class _Repeat:
 
 @dataclass(frozen=True)
 class _Session:
-    """An alternation as it runs. Without slots it is on the device that `options` name."""
+    """An alternation as it runs, with the folder of its results and the code of both sides. Without
+    slots it is on the device that the options of bench.grid name."""
 
     alternation: Alternation
     folder: Path

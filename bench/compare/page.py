@@ -30,7 +30,8 @@ from bench.report.tables import DASH, Head, Table, table
 PAGES: Final = "compare"
 _MOST: Final = 500  # rows of a table on the HTML page
 _BRIEF: Final = (30, 15, 6, 3)
-"""Rows of the table of results in the Markdown, as many as fit; other tables have a third."""
+"""Rows that the table of results in the Markdown may have, if it is not too long with as many;
+other tables have a third."""
 _ALIKE: Final = 5
 """Rows of the table of results with one measure and one verdict; regressions may have more."""
 _LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,536 characters

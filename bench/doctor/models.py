@@ -48,7 +48,8 @@ _trainer: Final = partial(Trainer, losses={"": "cross-entropy"}, schedule=lambda
 def small_model(
     mode: str, layers: str | None, device: str, config: BertConfig = CONFIG, pooling: str = "mean"
 ) -> BertClassifier:
-    """A classifier in training mode whose adapters change what it computes, set up as in a cell."""
+    """A classifier in training mode whose adapters already change what it computes, on a device
+    that is set up as for a cell."""
     set_up_device(torch.device(device))
     model = BertClassifier(config, _CLASSES, pooling=pooling, dropout=config.hidden_dropout_prob)
     initialise(model, 0)
@@ -69,7 +70,8 @@ def move_trained(model: nn.Module) -> None:
 def cell_trainer(
     device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
 ) -> Trainer:
-    """The model and trainer of a cell on random weights, by a grid's settings, at one rate."""
+    """The model and trainer of a cell on random weights, by the engine and other settings of a grid
+    file, at a constant rate."""
     adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
@@ -132,7 +134,8 @@ def small_trainer(
 
 
 def small_batch(texts: int, longest: int, device: str, *, masked: bool = True) -> Batch:
-    """Random ids, each text a token shorter than the one before or, unmasked, of one length."""
+    """A batch of random ids, in which each text is a token shorter than the one before; without a
+    mask, all are of one length."""
     generator = torch.Generator().manual_seed(longest)
     ids = torch.randint(1, CONFIG.vocab_size, (texts, longest), generator=generator)
     lengths = torch.arange(longest, longest - texts, -1) if masked else torch.tensor([longest])

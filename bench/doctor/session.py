@@ -32,7 +32,8 @@ _FINDING: Final = "finding"
 
 @dataclass(frozen=True)
 class Examination:
-    """Findings with their checks, in the order in which they ran; target None: without torch."""
+    """All findings, with their checks in the order in which they ran, and the conditions of this
+    machine; None without torch."""
 
     target: Target | None
     checks: Sequence[Check]
@@ -128,7 +129,8 @@ def _why_not(check: Check, examination: Examination, left_s: float) -> str:
 def _run(
     check: Check, target: Target | None, folder: Path, signals: Signals, left_s: float
 ) -> Finding:
-    """Run a check in its process: skipped if it takes too long, failed if without a finding."""
+    """Run a check in its process, which is skipped if it takes longer than the seconds left; one
+    that ends without a finding has failed."""
     context: dict[str, Any] = {"device": "cpu", "threads": usable_threads(), "amp_on": "bf16"}
     gpu = ""
     if target is not None:

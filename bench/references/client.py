@@ -38,7 +38,8 @@ def find_facts(
     longest: int,
     show: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> DataFacts:
-    """Facts on a task's examples, in tokens of a model; `show` gets each step's number and name."""
+    """The facts on a task's examples, in tokens of a model with so many positions; `show` is called
+    as each step begins, with its number and name."""
     show(0, "tokens")
     tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
     checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))

@@ -74,7 +74,8 @@ def main(
 
 
 def _comparison(runs: Sequence[Path], rows: Sequence[Row]) -> str | None:
-    """The command that compares several files, or the two newest versions, shown together."""
+    """The command that compares several files, or the two newest of several versions of the code,
+    which a report shows together."""
     newest: dict[str, str] = {}
     for row in rows:
         newest[row.code_version] = max(newest.get(row.code_version, ""), row.started_at or "")

@@ -96,7 +96,8 @@ def authors_section(groups: Sequence[Group]) -> list[Section]:
 
 
 def group_section(group: Group, prefix: str, *, drawn: bool) -> list[Section]:
-    """A later group's comparison with the authors' figures, if any; names have a prefix."""
+    """A later group's comparison with the authors' figures, if it can be compared, as a figure or
+    its table alone; its anchor and its figures have a prefix."""
     compared = comparisons(group)
     return [] if compared.empty else [_section(group, compared, prefix, drawn=drawn)]
 

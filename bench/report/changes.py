@@ -116,7 +116,8 @@ class Change:
 
     @cached_property
     def gaps(self) -> dict[Objective, Interval | None]:
-        """Differences of scores, if either learned, and ratios of costs, where measured."""
+        """The difference of scores, unless neither setting learned anything, and the ratios of
+        memory and time; None where not measured."""
         gaps = {name: compare(self.group, name, self.setting, self.against) for name in OBJECTIVES}
         return gaps | {"score": None} if neither_learned(self.setting, self.against) else gaps
 

@@ -34,7 +34,8 @@ def data_section(group: Group, facts: KnownFacts, prefix: str = "") -> list[Sect
 
 
 def lines_on(data: DataFacts) -> list[str]:
-    """Sizes and number of problems; then source and classes, findings, and lengths, a line each."""
+    """The sizes of a data set and the number of problems with it, then its source and classes, what
+    checks found, and lengths, a line each."""
     shares = [train / max(1, data.totals[0]) for train, _ in data.class_counts.values()]
     known = findings(data.checks) if data.checks else []
     return sentences("data", data=data, shares=shares, findings=known)

@@ -393,7 +393,8 @@ def _race(raced: Raced) -> dict[str, Any]:
 
 
 def _gaps(group: Group, a: Setting | None, b: Setting | None) -> dict[str, Any] | None:
-    """Ratios of two settings' costs, and their scores' difference, with ends; None if not both."""
+    """Ratios of the costs of two settings, and the difference of their scores, with the ends of
+    their intervals; None where they are one, or one was not run."""
     if a is None or b is None or a is b:
         return None
     gaps = {name: compare(group, name, a, b) for name in OBJECTIVES}

@@ -55,7 +55,8 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
 
 
 def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
-    """The reference points' scores, and a warning unless the best setting beats them all."""
+    """A sentence with the reference points' scores, and a warning if the best setting is not shown
+    to be better than each of them."""
     scored = [point for point in points if point.score is not None]
     if not scored:
         return []

@@ -52,7 +52,8 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
-    """Both ends of a Pearson correlation's interval over pairs, by Fisher's z; −1 and 1 of few."""
+    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z; −1 and
+    1 with fewer than 4, which show nothing."""
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12

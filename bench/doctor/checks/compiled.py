@@ -27,7 +27,8 @@ CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def check(context: Context) -> Finding:
-    """Compile LoRA for one layer, and for three with AMP and dropout, uncached, and take steps."""
+    """Compile LoRA on a model of one layer, and on one of three with AMP and dropout, with an empty
+    cache, and take steps with them."""
     os.environ.update({name: str(context.folder / name.lower()) for name in CACHES})
     try:
         trainer, graphs = _compiled(context, _ONE_LAYER, "off", BUCKETS)

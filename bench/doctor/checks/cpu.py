@@ -48,7 +48,8 @@ def product_seconds(window_s: float, threads: int) -> list[float]:
 
 
 def disturbance(context: Context) -> Finding:
-    """Medians over windows, all threads busy, of the time that threads wait and guests take."""
+    """Keep all threads busy and compare medians over windows with the limits: of the time that the
+    threads wait for a core, and of that which other guests get."""
     product_seconds(_BUSY_S, context.threads)
     windows = []
     for _ in range(_BUSY_WINDOWS):
@@ -81,7 +82,8 @@ def disturbance(context: Context) -> Finding:
 
 
 def cores(context: Context) -> Finding:
-    """Compare threads with affinity and quota, and the fastest products of all and of one."""
+    """Compare the threads with affinity and quota, and products of all threads with those of one,
+    by the fastest product and the best window."""
     threads, quota = context.threads, cpu_quota()
     used = min(threads, MOST)
     allowed = len(os.sched_getaffinity(0))

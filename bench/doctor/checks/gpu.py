@@ -146,7 +146,8 @@ def memory(context: Context) -> Finding:
 
 
 def _figures(device: torch.device, gpu: Gpu | None) -> dict[str, float | None]:
-    """Peaks by torch since the last reset, the driver's of this process, and the GPU's use now."""
+    """Peaks by torch since the last reset, the driver's peak of this process, and what is used on
+    the whole GPU."""
     if gpu is not None:
         gpu.look()
     peaks = cuda_peaks_mib(device, graphs=False)

@@ -45,7 +45,8 @@ class Trained:
 
 
 def check(context: Context) -> Finding:
-    """Train each setting by the fast path, by plain torch and on the CPU; compare the first."""
+    """Train each setting on the device by the fast path and by plain torch, and in fp32 by plain
+    torch on the CPU, and compare the first with both others."""
     worst: dict[str, float] = {}
     wrong: list[str] = []
 

@@ -91,7 +91,8 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
 
 
 def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
-    """The lowest threshold halfway between values that best separates classes 0 and 1."""
+    """The lowest threshold, halfway between two of the values [N], that separates the classes 0
+    (below) and 1 (above) most accurately."""
     distinct, places = np.unique(values, return_inverse=True)
     # the right answers below each threshold, less the wrong ones
     right = np.cumsum(np.bincount(places, np.where(labels == 1, -1, 1)))
@@ -193,7 +194,8 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
 
 
 def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
-    """A job's logits [N, C] on dev, trained unless it has been; InputError or StoppedError."""
+    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev;
+    InputError if it failed, StoppedError if the user stopped it."""
     name = f"ensemble-{job.cell.cell_id}"
     purpose = f"by {BASELINE}"
     with Signals() as signals, lock_on(machine.device_name, signals)():

@@ -37,7 +37,8 @@ class Member:
 
     @property
     def own_parameters(self) -> int:
-        """Parameters no other member shares: all after full fine-tuning, else those trained."""
+        """Parameters that no other member shares: all after full fine-tuning, else those that
+        trained while the encoder was frozen."""
         whole = self.row.params_trainable == self.row.params_total
         return int(self.row["params_total" if whole else "params_trainable"] or 0)
 

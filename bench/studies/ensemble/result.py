@@ -64,7 +64,8 @@ class Entry:
 
 
 class Stage(NamedTuple):
-    """The ensemble after a step of the choice, with scores; None if predictions are constant."""
+    """The ensemble after one step of the greedy choice, which added a member, with its scores; None
+    where all predictions are the same number."""
 
     added: Member
     held_score: float | None

@@ -72,7 +72,8 @@ def spectrum_of(matrix: Floats) -> Spectrum:
 
 @cache
 def random_spectrum(shape: tuple[int, ...]) -> Spectrum:
-    """The spectrum of independent normal numbers, always the same: a baseline without structure."""
+    """The spectrum of a matrix of independent normal numbers, the same in every run: a baseline
+    without structure. Its scale changes none of the figures."""
     return spectrum_of(np.random.default_rng([0, *shape]).standard_normal(shape))
 
 
@@ -80,7 +81,8 @@ _KINDS: Final = ("query", "key", "value", "attention output", "intermediate", "o
 KINDS: Final = dict(zip(adapted_layers("all-lin"), _KINDS, strict=True))
 """Kinds of linear layers by their names in checkpoints, after `encoder.layer.{n}.`, in order."""
 PREFIXES: Final = {"update": "", "random": "random_", "before": "before_"}
-"""Matrices of a module and their columns' prefix: the update, a random one, the weight before."""
+"""The matrices of a module, with the prefix of their columns: what training added, a random one of
+its shape, the weight before."""
 SIZE: Final = "relative_size"
 AXES: Final = ("cell_id", "task", "model", "mode", "rank", "layers", "amp", "seed")
 COLUMNS: Final = (

@@ -92,7 +92,8 @@ def pairs(cell: KeptCell, base: Model) -> Iterator[tuple[Position, Floats, Float
 
 
 def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
-    """Linear layers' weights [o, i] of a checkpoint in the order of `KINDS`; or InputError."""
+    """The linear layers' weights [o, i] of a checkpoint, layer by layer in the order of `KINDS`;
+    InputError of `minbert` if it can't be loaded."""
     encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
     load_encoder(encoder, cast(Path, base.checkpoint))
     return {position: rows.numpy() for position, rows in linear_weights(encoder).items()}
