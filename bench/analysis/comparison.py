@@ -105,6 +105,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Unmatched:
+    """A setting that is compared with nothing, and why."""
+
     side: Side
     label: str
     why: str

@@ -27,7 +27,8 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "parameters": {"": 1.0, "k": 1e3, "M": 1e6},
     "score": {"": 1.0, "%": 0.01},
 }
-"""What a limit may be on, with units and their sizes in MiB, seconds, MB, parameters and scores."""
+"""What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
+unit of the score."""
 TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
 _LEAST: Final = 1e-6  # the smallest margin, in its unit
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"

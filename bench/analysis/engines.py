@@ -100,7 +100,8 @@ def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
 
 
 def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
-    """Settings without a counterpart, by engine; of engine minbert those that no baseline has."""
+    """Settings without a counterpart by engine: those of engine transformers, and those of engine
+    minbert that no baseline has."""
     bases, news = dict[str, None](), list[set[str]]()
     for baseline in compared:
         by_side = grouped(baseline.comparison.unmatched, lambda one: one.side)
@@ -111,7 +112,8 @@ def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
 
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
-    """The losses of both engines' trainings without dropout on the same batches, in first steps."""
+    """The losses of the first steps of trainings without dropout that both engines have, on the
+    same batches."""
     exact = [row for row in rows if row.is_ok and not row.dropout and not row.lora_dropout]
     by_engine = grouped([row for row in exact if row.repeat == 1], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])

@@ -56,7 +56,8 @@ class Group:
 
     @cached_property
     def shared_values(self) -> Mapping[str, Value]:
-        """The shared values of the columns in which groups differ, as by `settings_key`."""
+        """The shared values of the columns in which groups differ; older rows of a regression
+        without a score lack its loss, which was mse."""
         shared = {name: self.shared(name) for name in _GROUP_COLUMNS}
         return {**shared, "regression_loss": shared.get("regression_loss") or "mse"}
 
@@ -228,7 +229,8 @@ def groups(
 
 
 def _with_races(every: Sequence[Group]) -> list[Group]:
-    """Groups with their races, whose rounds are a group of their own only before any run on dev."""
+    """Groups with their races. The rounds of a race are no group of their own, unless nothing has
+    run on dev yet."""
     of_race = {group_key(group.rows[0]): group for group in every if group.is_race}
     result: dict[tuple[Value, ...], Group] = {}
     for group in every:
@@ -333,7 +335,8 @@ def encoders_of(groups: Sequence[Group]) -> Group | None:
 
 
 def decided_over(groups: Sequence[Group]) -> Group:
-    """The settings that a recommendation is among: the first group's, and other encoders'."""
+    """The settings that a recommendation is among: the first group's, with those of other encoders
+    if there are any."""
     return encoders_of(groups) or groups[0]
 
 

@@ -94,7 +94,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
 
 
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
-    """Measurement versions of a match's runs, on a machine of each side; empty if one has none."""
+    """The measurement versions of a match's runs, on one machine of each side; empty where one side
+    has no run there."""
     sides = [
         {r.measurement_version for r in setting.ok if only is None or machine_of(r) == only[i]}
         for i, setting in enumerate(match.sides)

@@ -207,7 +207,8 @@ def text_of(value: Value, empty: str = "empty") -> str:
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
-    """Labels, given with rows of what they name, completed by what distinguishes equal ones."""
+    """Labels, each given with a row of what it names, completed by the columns that distinguish
+    equal ones."""
     varying = {}
     for label, alike in grouped(items, itemgetter(0)).items():
         names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]

@@ -58,7 +58,8 @@ class Raced:
 
     @property
     def final(self) -> list[Setting]:
-        """Those that are trained on all examples: the pick and the best; none without a pick."""
+        """The settings that are trained on all examples: the pick, and the best; none without a
+        pick."""
         if not self.race.is_over or self.race.shown is None or self.best is None:
             return []
         return [self.settings[i] for i in sorted({self.race.shown, self.best})]

@@ -74,7 +74,8 @@ class Candidates:
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
-        """Whether a setting (row) is `within` the margin of another, and has enough seeds."""
+        """Whether a setting (row) is shown to be no worse than another by more than the margin,
+        for which it needs enough seeds."""
         return self.within & self.repeated[:, None]
 
     @cached_property

@@ -153,7 +153,8 @@ def over_seeds(differences: Sequence[float]) -> Spread:
 
 
 def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
-    """Standard errors of a score, or of a seed's, below and above, from its interval, or ∞."""
+    """Standard errors of a score, or of a seed's, in both directions, from its 95% interval;
+    infinite without."""
     score = setting.estimate("dev_score") if seed is None else setting.score_of_seed(seed)
     ends = score.ends() if score else None
     if score is None or ends is None:

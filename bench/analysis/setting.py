@@ -144,7 +144,8 @@ class Setting:
 
     @property
     def folds_done(self) -> str:
-        """The folds with a score of the seed that has most, such as `3 of 5 folds`, if any."""
+        """The number of folds with a score of the seed that has the most, such as `3 of 5 folds`;
+        empty without folds."""
         if self.folds is None:
             return ""
         done = {(row.seed, row.fold) for row in self.scored if row.has_score}

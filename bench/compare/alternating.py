@@ -103,6 +103,8 @@ def _axis(cell: _Cell, axis: str) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
+    """Files of results of two sides that were measured in alternation."""
+
     base: Path
     new: Path
     named: frozenset[str]  # axes in which matching cells may differ
@@ -195,7 +197,8 @@ class Alternation:
 
 
 def several_slots(options: Sequence[str]) -> tuple[Sequence[Target], list[str]]:
-    """The slots that options of bench.grid name, if several, and the other options."""
+    """The slots that options of bench.grid name, if that may be several, and the other options;
+    InputError as `find_slots`."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", default="1")

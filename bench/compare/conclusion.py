@@ -90,7 +90,8 @@ def percent(share: float) -> str:
 
 
 def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
-    """The answer in sentences; with `details`, then regressions and what would decide the rest."""
+    """The answer in a few sentences; with `details` followed by lines on regressions, and on what
+    would decide the rest."""
     comparison = conclusion.comparison
     # a newly failing cell, regressions, and further newly failing cells
     failing = [(pair, None) for pair in comparison.failing]

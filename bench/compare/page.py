@@ -47,7 +47,8 @@ _GAINS: Final = {
 
 
 def write(conclusion: Conclusion, reports: Path) -> Path:
-    """Write all files of a comparison, and return the HTML page's path; errors as `write_pages`."""
+    """Write all files of a comparison into a folder, and return the path of the HTML page; errors
+    as `write_pages`."""
     comparison = conclusion.comparison
     results, *rest = _sections(comparison, _BRIEF[0], _MOST)
     by_measure = _by_measure(comparison)
@@ -62,6 +63,7 @@ def write(conclusion: Conclusion, reports: Path) -> Path:
 
 
 def _brief(conclusion: Conclusion) -> str:
+    """The page as Markdown, short enough for a comment."""
     for most in _BRIEF:
         facts = _facts(conclusion, _sections(conclusion.comparison, most, most // 3))
         page = re.sub(r"\n{3,}", "\n\n", markdown(PAGES, facts))
@@ -176,7 +178,8 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
-    """Results of settings by measure, of those compared anywhere; what is counted exactly last."""
+    """The results of settings by measure, of those that were compared anywhere; what is counted
+    exactly comes last."""
     every = sorted(comparison.results, key=lambda result: result[1].measure.exact)
     by_measure = {
         measure: [(pair, one) for pair, one in results if pair is not None]

@@ -151,7 +151,8 @@ def _listed(values: set[Value]) -> str:
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
-    """Minimum effects from texts of options; InputError for one without a unit, or no limit."""
+    """Minimum effects from the texts of the options; InputError for one without a unit, or whose
+    number is no limit."""
     number = _number(score_drop, "--max-score-drop", "(?:pt|%)", "0.5pt or 1%", 100)
     if not number:
         raise InputError("--max-score-drop: must be more than 0, such as 0.5pt or 1%")

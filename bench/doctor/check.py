@@ -79,7 +79,8 @@ FIRST_LOOK: Final = tuple(BY_NAME[name] for name in _LOOK["order"])
 
 
 def selected(names: Sequence[str]) -> list[Check]:
-    """The checks with some names, or all, and those they need, in order; InputError for others."""
+    """The checks with some names and those that they need, in order; all without names. An unknown
+    name is an InputError."""
     known = [check.name for check in CHECKS]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"there is no check {unknown[0]!r}; name some of {', '.join(known)}")

@@ -107,7 +107,8 @@ def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
 
 
 def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:
-    """Names and ms of the kernels of a step on a GPU, by torch's profiler; no copies or fills."""
+    """Names and ms of the kernels that the GPU runs for a step, by torch's profiler; copies and
+    fills are left out."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         step()
         if device.type == "cuda":

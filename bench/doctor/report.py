@@ -46,7 +46,8 @@ def trusted(examination: Examination) -> bool | None:
 
 
 def verdict(examination: Examination, *, first_look: bool = False) -> str:
-    """Whether measurements can be trusted, and what is not known; of a first look, what it saw."""
+    """Whether measurements can be trusted, and what is not known; or whether all that a first look
+    saw is as expected."""
     spoilers, failed = examination.spoilers, examination.named(FAILED)
     environment = Environment(  # noqa: S701 (plain text)
         loader=PackageLoader("bench.doctor"), undefined=StrictUndefined

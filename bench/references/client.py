@@ -131,7 +131,8 @@ def _run(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> tuple[list[Reference], bool, str]:
-    """The points that a process found, whether it took too long, and why some are missing."""
+    """The reference points that a process found, whether it took too long, and why some are
+    missing; empty if none are."""
     env = worker_environment(os.environ, job.threads, gpu, tuned=False)
     env |= {PARENT_PID: str(os.getpid())}
     request = [job.to_json(), count, names]

@@ -208,7 +208,8 @@ def linear_tags(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str
 
 
 def frozen_tags(task: Task, train: Examples, fitted: Floats, scored: Floats) -> tuple[Floats, str]:
-    """The same on embeddings of the words [M, H], of training words at most `_MOST_WORDS`."""
+    """The same on embeddings of the words [M, H] of both sides, of training words at most
+    `_MOST_WORDS`."""
     from sklearn.preprocessing import StandardScaler
 
     ends = np.cumsum((train.labels >= 0).sum(axis=1))
@@ -269,7 +270,8 @@ def _shape(word: str) -> str:
 
 
 def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
-    """The scores of predictions, as of `predict`, with 95% intervals, by a problem's metrics."""
+    """The scores of predictions, as of `predict`, with 95% intervals over dev examples, by name of
+    metric of a problem."""
     if problem == SINGLE_LABEL:
         logits, unit = np.log(np.maximum(predictions, _LEAST)), None
     else:

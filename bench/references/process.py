@@ -105,7 +105,8 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
 def _predicted(
     name: str, data: TaskData, count: int, embed: Embed | None
 ) -> tuple[NDArray[Any], Floats, str]:
-    """Labels of dev examples, predictions [N, C], and how these were made; or ValueError."""
+    """The labels of dev examples, predictions [N, C] for them, and how these were made; ValueError
+    with the reason if there is nothing to learn from."""
     train, dev = _compared(name, data, count)
     embeddings = None if embed is None else (embed(train), embed(dev))
     predictions, method = predict(name, data.task, train, dev, embeddings)
@@ -120,7 +121,8 @@ def _share(some: Examples, every: Examples) -> str:
 
 
 def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]], *, by_word: bool) -> Embed:
-    """The embeddings of examples, each made once for all sets; of words whenever wanted."""
+    """The embeddings of some examples, each made once, however many sets it is in; those of words
+    whenever they are wanted."""
     cell = job.cell
     tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
     place = Path(job.checkpoint or ""), cell.pooling, job.device

@@ -40,6 +40,7 @@ _MOST_CHANGES: Final = 40  # comparisons in a figure
 
 
 def amp_section(group: Group) -> list[Section]:
+    """The section on AMP; none where no cell ended ok."""
     if not group.ok:
         return []
     by_cost = {cost: effects(group, cost) for cost in COSTS}
@@ -157,7 +158,8 @@ def _compared(
     group: Group, name: str, settings: Sequence[Setting], usual: Sequence[Setting], axis: str,
     values: tuple[str, ...] = (),
 ) -> list[Change]:  # fmt: skip
-    """Settings against usual ones that are alike but for an axis, by its values or those given."""
+    """The comparisons of settings with usual ones that are alike but for an axis, whose values are
+    those of a column, unless they are given."""
     by_point = {point(setting, axis): setting for setting in reversed(usual) if setting.ok}
     compared = []
     for setting in settings:

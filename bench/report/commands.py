@@ -163,7 +163,8 @@ def _models(group: Group) -> list[str]:
 def options_of(
     group: Group, facts: KnownFacts, others: Mapping[str, object] = MappingProxyType({})
 ) -> list[str]:
-    """The options of all commands of a group's grids, as words; `others` have other values."""
+    """The options that all command lines of a group's grids share, as words; of those in `others`,
+    with their values there."""
     names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
              "max_steps", "max_train", "max_dev")  # fmt: skip
     values = {name: others.get(name, group.shared(name)) for name in names}

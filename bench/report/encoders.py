@@ -26,6 +26,8 @@ _point: Final = attrgetter("mode", "rank", "layers", "amp", "unfreeze", "options
 
 @dataclass(frozen=True, eq=False)
 class _Choice:
+    """A setting of an encoder, as one of its own group."""
+
     name: str
     group: Group
     setting: Setting
@@ -113,7 +115,8 @@ def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
 
 
 def _pairs(best: _Choice | None, choices: Sequence[_Choice]) -> dict[str, ScorePair | str]:
-    """By encoder but the best, the difference of its score from the best, or why there is none."""
+    """By encoder but the best one, the difference of its score from that one's, paired by seed and
+    example, or why they can't be compared."""
     if best is None:
         return {}
     return {c.name: score_pair(best.setting, c.setting) for c in choices if c is not best}

@@ -108,7 +108,8 @@ def points(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 6.5, alpha: float = 1.0,
     by: str = "mode", colours: Mapping[str, str] = COLOURS,
 ) -> None:  # fmt: skip
-    """Draw settings as points: the marker by mode, the fill by AMP, the colour by a column."""
+    """Draw a point for each setting, with the marker of its mode, the fill of its AMP, and its
+    colour by the values of a column."""
     for row in rows.to_dict("records"):
         colour = colours.get(str(row[by]), GREY)
         axes.plot(

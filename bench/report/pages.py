@@ -163,6 +163,7 @@ def phrase(template: str, macro: str, *facts: object) -> str:
 
 @cache
 def read(name: str) -> str:
+    """The text of a file of this room."""
     return files("bench.report").joinpath(name).read_text("utf-8")
 
 

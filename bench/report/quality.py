@@ -71,7 +71,8 @@ def _of_words(outcome: Outcome) -> Outcome:
 
 
 def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
-    """Predictions with labels of each seed's first run; none for a task of several parts."""
+    """The predictions of a setting's first run of each seed, those with labels; none for a task of
+    several parts."""
     parts = [predictions_of(runs[0], logits=True) for runs in setting.runs.values()]
     return [one[""] for one in parts if one and "" in one and one[""].labels is not None]
 
@@ -176,7 +177,8 @@ def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Sec
 def _types(
     setting: Setting, outcomes: Sequence[Outcome], names: Names, facts: DataFacts | None
 ) -> Section | None:
-    """Precision, recall and F1 by type of entity, confusions, and recall of known and new ones."""
+    """Precision, recall and F1 of the entities of each type, which are taken for which, and recall
+    of those that training has and of those that are new."""
     labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
     predicted = np.concatenate([one.predicted for one in outcomes])
     rows, seeds = [], len(outcomes)
@@ -273,7 +275,8 @@ def _calibration(outcomes: Sequence[Outcome]) -> Section | None:
 
 
 def _certainty(predicted: Array, logits: Array, labels: Array) -> tuple[Floats, Floats]:
-    """Probabilities, and whether it is so: of each example's most probable class, or each label."""
+    """Probabilities, and whether what they predict is so: of each example its most probable class,
+    or every label."""
     if predicted.ndim == 2:
         sure = 0.5 * (1 + np.tanh(logits.astype(np.float64).ravel() / 2))
         return sure, labels.astype(np.float64).ravel()

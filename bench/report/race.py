@@ -17,6 +17,7 @@ _COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
 
 
 def race_section(recommended: Recommendation | None) -> list[Section]:
+    """The section on the race that decides; none without one."""
     if recommended is None or recommended.raced is None:
         return []
     raced = recommended.raced

@@ -142,6 +142,7 @@ def _not_run(recommended: Recommendation) -> dict[str, str]:
 
 
 def _origins(recommended: Recommendation) -> dict[Origin, int]:
+    """The number of settings by how their learning rates came about."""
     settings = recommended.candidates.settings
     known = Counter[Origin](origin_of(settings[i].rows[0]) for i in recommended.among)
     return {origin: known[origin] for origin in get_args(Origin)}
@@ -427,6 +428,7 @@ def _setting(
 
 
 def lines(answer: Advice) -> list[str]:
+    """The recommendation as lines for a terminal."""
     every = [f"{answer.heading}.", *answer.sentences]
     if (shown := answer.table) is not None:
         use = [

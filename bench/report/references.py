@@ -82,6 +82,7 @@ def final_line(final: FinalScore, metric: str = "") -> str:
 
 
 def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
+    """A table of the reference points; none without any."""
     if not points:
         return []
     best, form, form_gap = _best(group), partial(score, group), partial(score_gap, group)

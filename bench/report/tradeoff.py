@@ -61,7 +61,8 @@ def tradeoffs(
 def _near(
     group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
 ) -> tuple[list[tuple[str, float]], ...]:
-    """Reference points near enough to be drawn, those too much better, and those too much worse."""
+    """The reference points whose lines leave room for the settings' scores, those that are too much
+    better, and those that are too much worse."""
     scored = [(point.short, point.score.value) for point in points if point.score is not None]
     gain = group.scoring.gain
     low, high = sorted(gain(float(end)) for end in (rows["score"].min(), rows["score"].max()))

@@ -41,6 +41,8 @@ _NAMES: Final[dict[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Bar:
+    """A setting and the parts of its costs, where they are known."""
+
     setting: Setting
     name: str
     parts: dict[Objective, Breakdown | None]

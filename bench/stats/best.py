@@ -90,7 +90,8 @@ class Differences:
 
     @cached_property
     def quantiles(self) -> Floats:
-        """Standard errors from a difference to its lower bound, the column being control [K, K]."""
+        """The standard errors from a difference to its lower bound [K, K], with the column as
+        control."""
         return np.maximum(self.critical[None, :], self.least)
 
     @cached_property
@@ -248,7 +249,8 @@ def by_setting(own: Floats, once: Floats) -> Floats:
 
 
 def _different(samples: Sequence[Sample]) -> float:
-    """The effective number of different settings, by examples' numbers less means over seeds."""
+    """The effective number of different settings, from what is left of the examples' numbers
+    without their means over seeds."""
     several = [s for s in samples if len(s.values) > 1]
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:
@@ -259,14 +261,16 @@ def _different(samples: Sequence[Sample]) -> float:
 
 
 def effective_number(rest: Floats) -> float:
-    """The effective number of rows [K, N] without their means: 1 for copies, K if unrelated."""
+    """The effective number of different rows [K, N] of numbers without their means: 1 for copies, K
+    for unrelated ones."""
     lengths = np.linalg.norm(rest, axis=1)
     rows = rest[lengths > 0] / lengths[lengths > 0, None]
     return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum()) if len(rows) > 1 else 1.0
 
 
 def has_collapsed(score: float, trainings: Collection[float], margin: float) -> bool:
-    """Whether a score (more is better) is below its trainings' mean by more than a margin."""
+    """Whether a score, of which more is better, is below the mean of its setting's trainings by
+    more than a margin."""
     return score < sum(trainings) / len(trainings) - margin
 
 

@@ -192,5 +192,6 @@ def needed_seeds(over: Spread, limit: float, level: float) -> int | None:
 
 
 def _fewest(gaps: "Floats | np.float64", widths: Floats) -> Ints:
-    """The fewest repeats at which an interval of these widths is narrower than a gap, or 1,001."""
+    """The fewest repeats at which an interval, whose widths fall with their number, is narrower
+    than a gap; 1,001 where none is."""
     return np.asarray(np.append(_NUMBERS, _NUMBERS[-1] + 1)[np.searchsorted(-widths, -gaps)])

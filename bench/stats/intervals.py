@@ -41,7 +41,8 @@ class Interval:
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Both ends of a proportion's score interval (Wilson 1927); ValueError for no proportion."""
+    """Both ends of a proportion's score interval (Wilson 1927); ValueError unless 0 ≤ successes ≤
+    total and total > 0."""
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
     share, unseen = successes / total, NORMAL_975**2 / total
@@ -73,7 +74,8 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean with its interval by Student's t, none for one value; ValueError without values."""
+    """A mean with its interval by Student's t, none for a single value; ValueError without
+    values."""
     if not len(values):
         raise ValueError("the mean of nothing")
     data = np.asarray(values, dtype=float)
@@ -134,7 +136,8 @@ def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Fl
 
 
 def spread(values: Floats) -> Spread:
-    """The spread of numbers [S, N] over S seeds and N examples; ValueError if there are none."""
+    """The spread of numbers [S, N] over S seeds and N examples; ValueError unless there is at least
+    one of each."""
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
@@ -176,7 +179,8 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates, by MOVER as in `difference`; ValueError without any."""
+    """The mean of independent estimates of different quantities, by MOVER as in `difference`;
+    ValueError without estimates."""
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
@@ -199,7 +203,8 @@ def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | 
 
 
 def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Geometric mean of a / b over common keys; None with fewer than two, or one not positive."""
+    """Geometric mean of a / b over the seeds or runs that both have; None with fewer than two, or
+    where a value is not positive."""
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
     logs = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))

@@ -140,7 +140,8 @@ def _share_below(ordered: Floats, values: Floats) -> Floats:
 
 
 def average_precision_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Of average precision, the mean precision at positive examples; ValueError without one."""
+    """Of average precision, the mean precision at the scores [N] of the positive examples;
+    ValueError without one."""
     if not positive.any():
         raise ValueError("a class has no examples")
     thresholds, places = np.unique(scores, return_inverse=True)
@@ -225,13 +226,15 @@ def micro_f1_influence(labels: Array, predicted: Array) -> Floats:
 
 
 def _macro_f1_of_labels(labels: Array, predicted: Array) -> Floats:
-    """Of the mean F1 over labels [N, C] of 0 or 1; one neither there nor predicted counts as 0."""
+    """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
+    predicted counts as 0."""
     true, guess = labels.astype(np.float64), predicted.astype(np.float64)
     return _mean_f1_influence(true * guess, true + guess)
 
 
 def _mean_f1_influence(hits: Floats, sizes: Floats) -> Floats:
-    """Of the mean F1 over C labels, from hits, and how often each is true or predicted [N, C]."""
+    """Of the mean F1 over C labels, given by example the hits of each, and how often it is true or
+    predicted, [N, C]."""
     known = np.maximum(sizes.sum(axis=0), 1)
     f1 = 2 * hits.sum(axis=0) / known
     change = hits @ (2 / known) - sizes @ (f1 / known)

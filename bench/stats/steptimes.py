@@ -72,7 +72,8 @@ def replay_times(
 
 @dataclass(frozen=True)
 class TrainingTimes(StepTimes):
-    """Times from a training's steps but the first `warm`; not `settled` if these have no end."""
+    """Times from the steps of a training, without the first `warm` ones. `settled` is False where
+    the warm-up had no visible end."""
 
     warm: int
     settled: bool

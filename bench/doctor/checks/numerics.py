@@ -32,7 +32,8 @@ DISTANCE: Final = 0.01
 """By which weights move along the gradient, so that rounding of the loss is 1e-5 of its change."""
 
 _SMALL: Final = 0.01
-"""The share of the largest gradient below which one is mostly rounding error, as of keys' bias."""
+"""Share of the largest gradient below which one, such as that of the keys' bias, is mostly rounding
+error."""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,8 @@ def _training(
 
 
 def job_of(member: Member, data: Path | None, machine: Target) -> Job:
-    """A member's setting as a job of engine transformers; InputError if what it needs is gone."""
+    """The job of a member's setting for engine transformers; InputError if the member's examples,
+    checkpoint or job are gone."""
     row, here = member.row, machine.conditions
     folder = data_folder(row, member.folder, data)
     examples_of(row, folder)

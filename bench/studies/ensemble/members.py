@@ -56,7 +56,8 @@ class Pool:
     left_out: int = 0
 
     def label_of(self, member: Member) -> str:
-        """A member's name, with its task if that is `multitask`, and its model if several."""
+        """A member's name, followed by its task if that is `multitask`, and by its model if the
+        members have several."""
         names, learned = [member.row.name], member.row.task
         if learned != self.task:
             names.append(learned)

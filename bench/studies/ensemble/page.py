@@ -169,6 +169,8 @@ def _papers(result: Result) -> list[Published]:
 
 
 class _Mark(NamedTuple):
+    """A marker in a figure, of one of the kinds in `_SHAPES`."""
+
     label: str
     kind: str
     score: Interval

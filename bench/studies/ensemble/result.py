@@ -48,7 +48,8 @@ class Entry:
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of all members, cells and shared frozen encoders once; None: not known."""
+        """Parameters of all members together; None where they are not known. A cell counts once,
+        and so does a frozen encoder that several cells share."""
         if not self.members:
             return None
         own = {member.row.cell_id: member.own_parameters for member in self.members}

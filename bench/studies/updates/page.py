@@ -25,7 +25,8 @@ _BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4
 def facts(
     updates: Sequence[Update], truncations: Sequence[Truncation], notes: Sequence[str], command: str
 ) -> Facts:
-    """The content of the page, made again by a command line, with notes on cells and tasks."""
+    """The content of the page, made again by a command line, with remarks on cells that were left
+    out and on the tasks."""
     whole = next((update for update in updates if update.cell.whole), updates[0])
     metrics = dict.fromkeys(truncation.metric for truncation in truncations)
     models, tasks = (

@@ -30,7 +30,8 @@ from minbert.training.evaluation import predict
 
 _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
 _TOLERANCE: Final = 1e-6
-"""The largest difference of the kept model's score from its cell's, which has seven digits."""
+"""The largest difference between the score of the kept model and its cell's, which has seven
+digits."""
 
 
 def truncate(
@@ -82,7 +83,8 @@ def truncate(
 
 
 def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell) -> Values | None:
-    """Numbers of dev examples [N] whose mean is the score; None if all predictions are the same."""
+    """A number for each dev example, [N], whose mean is the score; None where all predictions are
+    the same number."""
     settings = cell.row.cell
     logits = predict(
         model,
