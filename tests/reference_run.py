@@ -1,4 +1,4 @@
-"""The committed run of reference, whatever else runs.csv and its folder hold by now."""
+"""The committed full grid at one epoch, in docs/, as real rows for tests."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from bench.results.outcomes import ValuesOf, no_values, outcomes_file
 from bench.results.rowfile import encode, record
 from bench.results.store import read_rows
 
-RUNS = Path(__file__).parents[1] / "runs.csv"
-FROZEN = RUNS.parent / "docs" / "frozen.csv"
+RUNS = Path(__file__).parents[1] / "docs" / "one-epoch.csv"
+FROZEN = RUNS.with_name("frozen.csv")
 """Rows of the same run with adapted weights in half precision, which no grid makes any more."""
 
 

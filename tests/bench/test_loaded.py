@@ -29,7 +29,7 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The committed run alone, as runs.csv may have other rows by now."""
+    """A copy of the committed grid."""
     return copy_reference(tmp_path_factory.mktemp("reference"))
 
 
@@ -128,8 +128,8 @@ def test_text_of_results_is_no_html(tmp_path):
 def test_the_notebook_runs_and_shows_the_report_s_table_and_figures(results, runs):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     load = next(cell for cell in notebook.cells if cell.id == "load")
-    assert '"../runs.csv"' in load.source
-    load.source = load.source.replace("../runs.csv", str(runs))
+    assert '"one-epoch.csv"' in load.source
+    load.source = load.source.replace("one-epoch.csv", str(runs))
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
