@@ -11,6 +11,7 @@ import pytest
 
 from adapters.names import LAYER_SETS
 from bench.plan import gridfile
+from bench.plan.cell import ABOUT
 from bench.plan.columns import NAMES
 from bench.plan.gridfile import Axes, Rates, Settings, TaskDecays, TaskRates
 from bench.plan.planning import Resolved, expand
@@ -120,12 +121,8 @@ def test_the_page_on_grid_files_has_each_axis_and_its_values():
     table = read("docs/grid-files.md").partition("## Cells")[2].partition("\n## ")[0]
     rows = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
     assert rows.keys() == Axes.model_fields.keys()
-    for values, key in (
-        (gridfile.Mode, "mode"),
-        (gridfile.Amp, "amp"),
-        (gridfile.Unfreeze, "unfreeze"),
-    ):
-        assert all(f"`{value}`" in rows[key] for value in values.__metadata__[0].values)
+    for key, others in (("mode", ()), ("amp", ("on",)), ("unfreeze", ())):
+        assert all(f"`{value}`" in rows[key] for value in (*ABOUT[key].values, *others))
     assert all(f"`{value}`" in rows["layers"] for value in LAYER_SETS)
 
 

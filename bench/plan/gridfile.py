@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type
 
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     GetPydanticSchema,
     PlainValidator,
@@ -89,8 +90,10 @@ Models = Annotated[
 ]
 
 
-class Strict(BaseModel, extra="forbid", frozen=True, strict=True, allow_inf_nan=False):
+class Strict(BaseModel):
     """A table of a grid file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Rates(Strict):

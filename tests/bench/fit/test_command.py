@@ -92,7 +92,11 @@ def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatc
     largest, small, beyond = every[-3:]
     assert small["peak_mib"] < largest["peak_mib"] < 2048 < beyond["peak_mib"]
     assert small["times_full"] is None
-    tried, kept = [], Verified("bert-tiny", "full-fp32", 16, 2048, 1, "peaks", fits=1)
+    tried = []
+    kept = Verified(
+        model="bert-tiny", setting="full-fp32", length=16, limit_mib=2048, promised=1, by="peaks",
+        fits=1,
+    )  # fmt: skip
     monkeypatch.setattr(module, "verified", lambda _, one, *__: tried.append(one.batch) or kept)
     ask(capsys, "--length", "16", "--batch", "4", "--verify")
     assert tried == [one["batch"] for one in every[::3] if one["length"] == 16]
