@@ -97,7 +97,10 @@ def recommend_command(group: Group, sources: Sequence[str]) -> str:
     return command_line("recommend", "--runs", *(sources or [_RUNS]), *_metric(group))
 
 
-def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
+def export_command(
+    recommended: Recommendation, sources: Sequence[str], cell: str = "recommended"
+) -> str:
+    """The command line that exports a cell by its name, or the recommended setting's."""
     known, group = recommended.candidates, recommended.candidates.group
     options = {
         "--prefer": recommended.prefer if recommended.prefer != NEEDS[0] else "",
@@ -106,7 +109,7 @@ def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
         "--runs": " ".join(source for source in sources if source != _RUNS),
     }
     chosen = [word for pair in options.items() if pair[1] for word in pair]
-    return command_line("export", "recommended", *chosen, *_metric(group), "--to", "my-model")
+    return command_line("export", cell, *chosen, *_metric(group), "--to", "my-model")
 
 
 def _metric(group: Group) -> list[str]:

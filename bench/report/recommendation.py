@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor, log10
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
 from bench.analysis.racing import Raced
 from bench.analysis.recommendation import MOST, Candidates, Recommendation
-from bench.analysis.setting import Setting
+from bench.analysis.setting import Setting, point
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
@@ -60,13 +60,18 @@ def advice(
     undecided = recommended.raced if "race undecided" in recommended.obstacles else None
     if undecided is not None and undecided.best is not None:
         best = undecided.settings[undecided.best].rows[0]
-        trains = train_command(known.group, best, FEWEST_SEEDS, facts)
-        commands[trains] = purpose({"best": True, "seeds": FEWEST_SEEDS})
+        trained = (one for one in known.group.settings if point(one.rows[0]) == point(best))
+        if sum(row.race is None for one in trained for row in one.ok) < FEWEST_SEEDS:
+            trains = train_command(known.group, best, FEWEST_SEEDS, facts)
+            commands[trains] = purpose({"best": True, "seeds": FEWEST_SEEDS})
+        if one_file:
+            cell = replace(best.cell, race=None, fold=None, folds=None, seed=0).name
+            commands[export_command(recommended, sources, cell)] = purpose({"export": "best so far"})
     if recommended.decided and one_file and pick is not None:
         if known.trainings(pick) < CONFIRMED:
             confirms = confirm_command(recommended, CONFIRMED, facts)
             commands[confirms] = purpose({"confirm": CONFIRMED})
-        commands[export_command(recommended, sources)] = purpose({"export": True})
+        commands[export_command(recommended, sources)] = purpose({"export": "recommended model"})
     label = brief = ""
     if pick is not None:
         label = known.settings[pick].label

@@ -52,9 +52,9 @@ def write_race(folder, count=1200):
 def race(grid):
     write_race(grid.folder)
 
-    def run(*options, **others):
+    def run(*options, race=True, **others):
         return grid.run(
-            "--race", "--data", str(grid.folder / "data.csv"), *options,
+            *(["--race"] if race else []), "--data", str(grid.folder / "data.csv"), *options,
             grid=str(grid.folder / "race.toml"), quick=("--device", "cpu"), **others,
         )  # fmt: skip
 
@@ -152,11 +152,21 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert re.search(
         r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
     )
-    purpose, command = done.stdout.strip().splitlines()[-2:]
+    purpose, command, *export = done.stdout.strip().splitlines()[-4:]
     assert purpose == "To train the best so far on all training examples (3 seeds):"
     assert "--seeds 3" in command
     assert "--select 'mode=full unfreeze=all amp=off " in command
     assert command.endswith(" --no-race")
+    assert export[0] == "To export the best so far:"
+    assert export[1].startswith("  python -m bench.export full-fp32-s0 ")
+    # once that has run, it need not be trained again, and the name is that of one of its cells
+    options = ("--no-race", "--seeds", "3", "--select", "mode=full")
+    with mock.patch.object(racing, "ROUNDS", 1), mock.patch.object(plans, "ROUNDS", 1):
+        again = race(*options, race=False)
+    assert again.returncode == 0, again.stderr
+    assert "[1/3] full-fp32-s0  ok" in again.stderr
+    assert again.stdout.strip().splitlines()[-2:] == export
+    assert "To train the best so far" not in again.stdout
 
 
 def test_an_undecided_race_may_have_possible_picks_and_no_best():
@@ -169,7 +179,7 @@ def test_an_undecided_race_may_have_possible_picks_and_no_best():
     facts = SimpleNamespace(raced=raced, limits=(), is_usual=True)
     first, _ = sentences("race", r=facts, rounds=5, size=str, ratios=None)
     assert "Possible picks are the other. More training examples" in first
-    assert "The command below" not in first
+    assert "The commands below" not in first
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
