@@ -66,7 +66,8 @@ def advice(
             commands[trains] = purpose({"best": True, "seeds": FEWEST_SEEDS})
         if one_file:
             cell = replace(best.cell, race=None, fold=None, folds=None, seed=0).name
-            commands[export_command(recommended, sources, cell)] = purpose({"export": "best so far"})
+            exports_it = export_command(recommended, sources, cell)
+            commands[exports_it] = purpose({"export": "best so far"})
     if recommended.decided and one_file and pick is not None:
         if known.trainings(pick) < CONFIRMED:
             confirms = confirm_command(recommended, CONFIRMED, facts)
