@@ -237,6 +237,35 @@ def test_release_notes_are_the_section_of_the_version(tmp_path):
     assert (code, 'is not "1.1.0.dev0"' in lines) == (1, True)
 
 
+def test_a_release_has_the_addresses_of_the_repository_that_it_is_made_in(tmp_path):
+    tree = copy(tmp_path / "tree", ["pyproject.toml", "README.md", "LICENSE"])
+    for name in HATCH["build"]["targets"]["wheel"]["packages"]:
+        (tree / name).mkdir()
+    git(tree, "init", "--quiet")
+    git(tree, "add", "--all")
+    git(tree, "commit", "--quiet", "--message", "all")
+    git(tree, "tag", "v7.8.9")
+    where = {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "who/what"}
+    name = "Addresses of this repository"
+    assert step("build", name, tree, GITHUB_REF_NAME="v7.8.9", **where) == (0, "")
+    [given] = [
+        each["env"] for each in RELEASE["build"]["steps"] if "twice" in str(each.get("name"))
+    ]
+    [variable] = given
+    assert given[variable] == "${{ github.ref_name }}"
+    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel")
+    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH, **{variable: "v7.8.9"})
+    [wheel] = (tree / "dist").iterdir()
+    assert wheel.name == "minbert_bench-7.8.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as opened:
+        metadata = opened.read("minbert_bench-7.8.9.dist-info/METADATA").decode()
+    assert re.findall("^Project-URL: (.+)$", metadata, re.MULTILINE) == [
+        "Source, https://git.example/who/what",
+        "Issues, https://git.example/who/what/issues",
+        "Changelog, https://git.example/who/what/blob/v7.8.9/CHANGELOG.md",
+    ]
+
+
 @pytest.mark.parametrize(("passed", "code"), [("0", 1), ("2", 0)])
 def test_a_commit_that_ci_has_not_passed_is_not_released(tmp_path, passed, code):
     gh = tmp_path / "gh"
