@@ -90,7 +90,7 @@ def test_a_log_gets_at_most_a_line_a_minute_on_what_runs():
         began = "search, round 2: 2/8 candidates  0:00 gone, about 10:00 left"
         assert new() == [f"{began}; {NAME}  start  0:00"]
         display.waiting(FOR, NAME)
-        assert new() == [], "it was told"
+        assert new() == [], "it was already printed"
         now = 59.0
         display.progress({"phase": "train"})
         assert new() == []
