@@ -3,7 +3,9 @@
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
 would compare that choice. So each model, mode with its options, layer set, unfreezing, batch size
 and accumulation gets the best of the same multipliers of its default rates. Ranks of LoRA and DoRA
-share the rates of the highest one: at the usual alpha this costs nothing (docs/rates.md).
+share the rates of the highest one: at the usual alpha this costs nothing (docs/rates.md). Unless
+these exceed the default ones: then lower ranks, whose updates have a larger scale, may learn
+nothing, and are searched by themselves.
 Candidates train on a part of the training data and are scored on the rest: dev is never seen.
 """
 
@@ -11,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, Literal
 
@@ -52,9 +55,9 @@ Kind = tuple[Value, ...]  # a combination of settings that is given its own rate
 _own: Final[Callable[[Cell], Kind]] = attrgetter(*named(lambda about: about.own_rates))
 
 
-def kind_of(cell: Cell) -> Kind:
+def kind_of(cell: Cell, *, shared: bool = True) -> Kind:
     is_usual = cell.alpha == Settings().alpha and cell.use_rslora != ON
-    shares = cell.mode in ("lora", "dora") and is_usual
+    shares = shared and cell.mode in ("lora", "dora") and is_usual
     return (*_own(cell), None if shares else cell.rank)
 
 
@@ -79,12 +82,16 @@ def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
 
 class Search:
     """A search for the rates of cells that are given at their default rates, by candidates that
-    train and are scored on data of a digest, and whose rows `row_of` returns."""
+    train and are scored on data of a digest, and whose rows `row_of` returns. With `shared`, ranks
+    share rates as far as they can."""
 
-    def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
+    def __init__(
+        self, cells: Iterable[Cell], data_digest: str, row_of: Lookup, *, shared: bool = True
+    ) -> None:
+        self._kind_of = partial(kind_of, shared=shared)
         by_rank: dict[Kind, dict[int, Cell]] = {}
         for cell in cells:
-            own, rank = by_rank.setdefault(kind_of(cell), {}), cell.rank or 0
+            own, rank = by_rank.setdefault(self._kind_of(cell), {}), cell.rank or 0
             # rates found under AMP serve without it too
             own[rank] = max(own.get(rank, cell), cell, key=lambda c: c.amp != "off")
         self._cells = {kind: [own[rank] for rank in sorted(own)] for kind, own in by_rank.items()}
@@ -103,6 +110,24 @@ class Search:
             ]
             following = {kind: self._following(kind, begun[kind]) for kind in exponents}
             exponents = {kind: some for kind, some in following.items() if some}
+        if (alone := self._alone()) is not None:
+            yield from alone.rounds()
+
+    def _alone(self) -> "Search | None":
+        """The search for the ranks below one whose best rates exceed the default ones."""
+        high = [kind for kind in self._cells if (self._best(kind) or 0) > 0]
+        lower = [
+            cell
+            for kind in high
+            for cell in self._cells[kind]
+            if (cell.rank or 0) < (self._searched(kind).rank or 0)
+        ]
+        return Search(lower, self._digest, self._row_of, shared=False) if lower else None
+
+    def _of(self, cell: Cell) -> "Search":
+        """The search that a cell's rates come from."""
+        alone = self._alone()
+        return self if alone is None or alone._kind_of(cell) not in alone._cells else alone
 
     def _following(self, kind: Kind, begun: Cell) -> tuple[int, ...]:
         """The exponent to try beyond the end at which the best one is, or all of the next rank."""
@@ -140,13 +165,15 @@ class Search:
 
     def tuned(self, cell: Cell) -> Cell | None:
         """A cell at the rates that the search found; None if all its candidates failed."""
-        exponent = self._best(kind_of(cell))
+        search = self._of(cell)
+        exponent = search._best(search._kind_of(cell))
         if exponent is None:
             return None
         return replace(cell, learning_rate_source=SEARCHED, **at_exponent(cell, exponent))
 
     def statuses(self, cell: Cell) -> tuple[str, ...]:
-        tried = self._tried(self._searched(kind_of(cell)))
+        search = self._of(cell)
+        tried = search._tried(search._searched(search._kind_of(cell)))
         return tuple(row.status or "" for row in tried.values())
 
 

@@ -158,15 +158,30 @@ def test_what_has_run_is_asked_for_again_by_the_same_cells():
 
 def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
     ranks = [replace(LORA, rank=rank) for rank in (1, 8, 2)]
-    runs = Runs(peak_at(3e-3))
+    runs = Runs(peak_at(1e-3))
     search = runs.search(ranks)
-    (only,) = [*runs.run(search)][:1]
+    (only,) = runs.run(search)
     assert {cell.rank for cell in only} == {8}
     tuned = [search.tuned(cell) for cell in ranks]
     assert [cell.rank for cell in tuned] == [1, 8, 2]
     assert len({cell.learning_rate for cell in tuned}) == 1
     for others in ({"alpha": 128.0}, {"use_rslora": "on"}, {"mode": "vera"}):
         assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
+
+
+def test_lower_ranks_are_searched_where_the_best_rate_exceeds_the_default():
+    ranks = [replace(LORA, rank=rank) for rank in (1, 8, 2)]
+    runs = Runs(lambda cell: peak_at({8: 3.16e-3, 2: 1e-3, 1: 1e-4}.get(cell.rank, 1e-3))(cell))
+    search = runs.search([*ranks, HEAD])
+    tried = [[(cell.mode, cell.rank) for cell in each] for each in runs.run(search)]
+    assert {rank for _, rank in tried[0]} == {8, None}
+    of_lower = [each for each in tried if {rank for _, rank in each} & {1, 2}]
+    assert len(of_lower[0]) == 6
+    assert sum(map(len, of_lower)) == 8, "rank 1 goes on below 3.16e-4"
+    tuned = [search.tuned(cell).learning_rate for cell in ranks]
+    assert tuned == [1e-4, 3.16e-3, 1e-3]
+    assert search.tuned(replace(ranks[0], amp="off")).learning_rate == 1e-4
+    assert search.statuses(ranks[0]) == ("ok",) * 5
 
 
 def test_a_rank_that_fails_leaves_the_search_to_the_next_lower_one():
