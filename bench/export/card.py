@@ -18,7 +18,7 @@ from bench.report.pages import LISTED, markdown_environment
 from bench.report.show import finite
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, plain, without_paths
-from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, Figures
+from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, PIPED, Figures
 from bench.results.facts import DataFacts
 
 CARD: Final = "README.md"
@@ -60,7 +60,7 @@ def card(
             else without_paths(commands(group, [], facts=paths)[-2])
         ],
         "files": sorted({path.name for path in folder.iterdir()} | {CARD}), "folders": folders,
-        "listed": LISTED,
+        "listed": LISTED, "piped": min(PIPED, len(trained.dev)),
         "where": "training.json",
         "json": _json,
     }  # fmt: skip
@@ -84,6 +84,7 @@ def figures_table(figures: Figures) -> Table:
                 None if form.changed is None else f"{form.changed:,} of {figures.examples:,}"
             ),
             "gap": form.largest_difference,
+            **{name: _shared(form.entities.get(name)) for name in ("words", "text")},
         }
         for form in figures.forms
     ]  # fmt: skip
@@ -91,6 +92,10 @@ def figures_table(figures: Figures) -> Table:
     rows = [{name: row[name] for name in row if name in used} for row in rows]
     words = {"texts": str(BATCH), "metric": metric_of(figures.metric).label}
     return table("card_forms", rows, words=words)
+
+
+def _shared(entities: tuple[int, int, int] | None) -> str | None:
+    return entities and f"{entities[1]:,} of {entities[0]:,}"
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:

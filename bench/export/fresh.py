@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -33,6 +33,7 @@ class Answer:
     one_ms: list[float]  # latency of one text, tokenising included, when timed
     batch_ms: list[float]  # and of a batch of 32
     libraries: dict[str, str]  # versions of those that made them
+    entities: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # as of the harness
 
 
 def run_fresh(
@@ -43,6 +44,7 @@ def run_fresh(
     base: Base | None = None,
     weights: str | None = None,
     timed: bool = False,
+    piped: int = 0,
     threads: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Answer:
@@ -51,8 +53,9 @@ def run_fresh(
 
     The base of adapters comes from its folder here, under its name on the hub if the hub has it;
     without one the snippet gets it by itself. `weights` is the file of the weights, if the format
-    has several. `timed`, latencies are measured, whose batches have a size of their own. Libraries
-    use as many threads as they choose, unless a number is given.
+    has several. `timed`, latencies are measured, whose batches have a size of their own. In the
+    first `piped` texts, entities are compared with those of transformers' pipeline. Libraries use
+    as many threads as they choose, unless a number is given.
     """
     options = {} if weights is None else {"weights": weights}
     environment = {key: value for key, value in os.environ.items() if key not in _CACHES}
@@ -72,6 +75,7 @@ def run_fresh(
             "texts": texts,
             "options": options,
             "timed": timed,
+            "piped": piped,
             "threads": threads,
             "batch_size": batch_size,
             "hidden": _HIDDEN,

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace
@@ -46,6 +46,10 @@ def main() -> None:
         batches = [[*islice(repeated, BATCH)] for _ in starts]
         answer["one_ms"] = _times(predict, model, ones)
         answer["batch_ms"] = _times(predict, model, batches)
+    if request["piped"]:
+        answer["entities"] = _entities(
+            folder, answers, partial(predict, model), texts[: request["piped"]]
+        )
     answer["libraries"] = {
         name: metadata.version(name)
         for name in PACKAGES
@@ -53,6 +57,28 @@ def main() -> None:
     }
     np.save(f"{sys.argv[2]}.npy", rows)
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _entities(folder: Path, answers: Any, predict: Any, texts: Any) -> dict[str, list[int]]:
+    """The entities that transformers' pipeline finds in lists of words, how many of them are those
+    of the snippet, and how many the snippet finds: given the words, and given plain text."""
+    from transformers import pipeline
+
+    tagger = pipeline("token-classification", str(folder), aggregation_strategy="first")
+    counts = {"words": [0, 0, 0], "text": [0, 0, 0]}
+    for words in texts:
+        text = " ".join(words)
+        ends = [*accumulate(words, lambda end, word: end + 1 + len(word), initial=-1)]
+        pairs = [(begin + 1, end) for begin, end in pairwise(ends)]
+        for kind, places in (("words", pairs), ("text", answers.words_in(text))):
+            parts = [text[a:b] for a, b in places]
+            spans = answers.spans(folder, places, predict([parts])) if parts else []
+            own = {(one["begin"], one["end"], one["type"]) for one in spans}
+            found = tagger([parts], is_split_into_words=True) if kind == "words" else [tagger(text)]
+            theirs = {(one["start"], one["end"], one["entity_group"]) for one in found[0]}
+            for n, each in enumerate((theirs, theirs & own, own)):
+                counts[kind][n] += len(each)
+    return counts
 
 
 def _limit_onnxruntime(threads: int) -> None:

@@ -15,6 +15,8 @@ ADAPTER: Final = "adapter"
 FORMS: Final = (ADAPTER, MERGED, ONNX, INT8)
 BATCH: Final = 32
 """Texts of the batch whose latency is measured."""
+PIPED: Final = 200
+"""Most texts whose entities are compared with those of transformers' pipeline."""
 
 
 class Form(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
@@ -32,6 +34,9 @@ class Form(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
             regression.
         largest_difference: of a logit from the cell's own, in the unit of the labels.
         libraries: versions of those that ran it.
+        entities: of a model of entities, those that transformers' pipeline finds in `PIPED` dev
+            texts, how many of them `predict.py` finds too, and how many this finds: with `words`
+            given, as in dev, and with the plain `text`.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Form(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     changed: int | None = None
     largest_difference: float | None = None
     libraries: dict[str, str] = {}
+    entities: dict[str, tuple[int, int, int]] = {}
 
 
 class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):

@@ -12,9 +12,11 @@ from bench.common.errors import InputError
 from bench.export import predict
 from bench.export.card import card
 from bench.export.check import check, texts_of
+from bench.export.figures import measure
 from bench.export.formats import FORMATS
 from bench.export.snippets import answers
 from bench.plan.metrics import WORDS
+from bench.results.exports import MERGED, PIPED
 from tests.bench.export.small import (
     TAGS,
     answer_here,
@@ -85,6 +87,29 @@ def test_a_fresh_process_checks_it(folder, tmp_path):
     assert check(own, out, expected).logits.shape == expected.shape
     with pytest.raises(InputError, match=r"logits differ by up to 1 in .* dev words, first in"):
         check(own, out, expected + 1)
+
+
+def test_the_pipeline_of_transformers_is_compared(folder, tmp_path):
+    own = trained(folder, "lora", "attn-only", kind=WORDS)
+    out = exported(own, "peft", tmp_path / "out")
+    expected = expected_logits(own)
+    with mock.patch("bench.export.figures.missing_library", lambda form: (
+        "not here" if form.name == "onnx" else ""
+    )):  # fmt: skip
+        figures = measure(own, out, FORMATS["peft"], expected, lambda *_: None)
+    assert {form.name for form in figures.forms if form.entities} == {MERGED}
+    entities = figures.form(MERGED).entities
+    spans, at = 0, 0
+    for words in texts_of(own.dev)[:PIPED]:
+        ends = [(n, n + 1) for n in range(len(words))]
+        spans += len(answers.spans(out, ends, expected[at : at + len(words)]))
+        at += len(words)
+    for kind, (theirs, same, ours) in entities.items():
+        assert 0 < same <= min(theirs, ours), kind
+    assert entities["words"][2] == spans
+    text = card(own, out, figures, None, format=FORMATS["peft"], compared=None)
+    assert f"{entities['text'][1]} of {entities['text'][0]}" in text
+    assert f"compared on the first {len(own.dev)} dev texts" in text
 
 
 @pytest.mark.parametrize(("kind", "name"), [("roberta", "peft"), ("distilbert", "transformers")])
