@@ -56,8 +56,8 @@ def read(spec: DataSpec) -> ReadData:
     data that can't be read or used, or whose columns or problem are in doubt."""
     table, validation_table = training_tables(spec)
     chosen, notes = choose(table, as_words(table, spec))
-    if validation_table is not None and chosen.group == DOCUMENT:  # they are not split
-        chosen = chosen.model_copy(update={"group": None})
+    if validation_table is not None and chosen.group == DOCUMENT:
+        chosen = _without_unknown(chosen, validation_table)
     rows, labels, row_notes = _collect(table, chosen)
     problem = chosen.problem or infer_problem(labels)
     classes: tuple[str, ...] = ()
@@ -86,6 +86,9 @@ def read(spec: DataSpec) -> ReadData:
     if validation_table is not None:
         validation, more = _like(validation_table, resolved, spec.classes or labels.counts)
         notes += more
+        if resolved.group == DOCUMENT:  # numbered anew in each file
+            names = tuple(f"dev {name}" for name in validation.groups or ())
+            validation = replace(validation, groups=names)
     return ReadData(resolved, examples, validation, notes)
 
 
@@ -94,8 +97,13 @@ def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
     `ReadData`. InputError: there are none, or they can't be read or used."""
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")
-    ungrouped = spec.model_copy(update={"group": None})
-    return _like(test_table(spec), ungrouped, spec.classes)
+    table = test_table(spec)
+    return _like(table, _without_unknown(spec, table), spec.classes)
+
+
+def _without_unknown(spec: DataSpec, table: Records) -> DataSpec:
+    """A description without the groups that a table does not have."""
+    return spec if spec.group in table.columns else spec.model_copy(update={"group": None})
 
 
 def _like(

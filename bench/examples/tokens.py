@@ -33,7 +33,7 @@ from minbert.files import is_file, sha256_of, vocabulary_digest
 if TYPE_CHECKING:
     from minbert.data.tokenizer import TextEncoder
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -50,6 +50,7 @@ _CODE: Final = tuple(
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 """Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
+_DOCUMENTS: Final = "documents"
 _OF_WORDS: Final = ("words", "text_of")
 """The same, of texts read word by word; the last, if they are read in windows."""
 _DATA: Final = "data_digest"
@@ -63,10 +64,11 @@ _VERSION: Final = metadata.version("transformers") if find_spec("transformers") 
 
 @dataclass(frozen=True)
 class TokenisedExamples:
-    """N examples as token ids, with their labels as the task gives them."""
+    """N examples as token ids, with their labels and documents as the task gives them."""
 
     encoded: Encoded
     labels: NDArray[Any]
+    documents: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,7 +162,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
     def examples(piece: str, side: str) -> TokenisedExamples:
         labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
         of_words: list[Any] = [arrays.get(f"{piece}.{side}.{name}") for name in _OF_WORDS]
-        return TokenisedExamples(Encoded(*columns, *of_words), labels)
+        documents = arrays.get(f"{piece}.{side}.{_DOCUMENTS}")
+        return TokenisedExamples(Encoded(*columns, *of_words), labels, documents)
 
     names = notes[_PIECES].split(" ")
     return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}
@@ -175,10 +178,10 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
     def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
         encoded = encode_for(cell, encoder, examples)
         columns = {name: getattr(encoded, name) for name in (*_COLUMNS, *_OF_WORDS)}
-        columns[_LABELS] = examples.labels
+        columns |= {_LABELS: examples.labels, _DOCUMENTS: examples.documents}
         known = {name: column for name, column in columns.items() if column is not None}
         arrays.update({f"{piece}.{side}.{name}": column for name, column in known.items()})
-        return TokenisedExamples(encoded, examples.labels)
+        return TokenisedExamples(encoded, examples.labels, examples.documents)
 
     pieces = {
         piece: (tokenised(piece, TRAIN, both.train), tokenised(piece, DEV, both.dev))

@@ -8,7 +8,7 @@ first use.
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.plan.metrics import SINGLE_LABEL, WORDS
 from bench.results.facts import FROZEN, TFIDF
+from bench.results.outcomes import joined
 from bench.results.predictions import outcome_of
 from bench.results.scores import Score, every_score
 from bench.stats.intervals import Floats
@@ -269,11 +270,16 @@ def _shape(word: str) -> str:
     return "".join(kind for kind, _ in groupby(kinds))
 
 
-def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
-    """The scores of predictions, as of `predict`, with 95% intervals over dev examples, by name of
-    metric of a problem."""
+def scores(
+    problem: str, predictions: Sequence[Floats], sides: Sequence[Examples]
+) -> dict[str, Score]:
+    """The scores of predictions, as of `predict`, for the dev examples of each fold, or for all,
+    with 95% intervals over these, by name of metric of a problem."""
+    unit = None if problem == SINGLE_LABEL else (0.0, 1.0)
     if problem == SINGLE_LABEL:
-        logits, unit = np.log(np.maximum(predictions, _LEAST)), None
-    else:
-        logits, unit = predictions, (0.0, 1.0)
-    return every_score(problem, outcome_of(logits, labels, unit))
+        predictions = [np.log(np.maximum(each, _LEAST)) for each in predictions]
+    outcomes = [
+        outcome_of(logits, dev.labels, unit, dev.documents)
+        for logits, dev in zip(predictions, sides, strict=True)
+    ]
+    return every_score(problem, joined(outcomes))

@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.child import serve
@@ -61,8 +60,8 @@ def references(job: Job, names: list[str], count: int) -> Iterator[Reference | s
                 sets = (_compared(name, one, count) for one in _sets(data))
                 embed = _embedded(job, sets, by_word=problem in BY_WORD)
             each = [_predicted(name, one, count, embed) for one in _sets(data)]
-            labels, predictions, (about, *_) = zip(*each, strict=True)
-            result = scores(problem, np.concatenate(predictions), np.concatenate(labels))
+            sides, predictions, (about, *_) = zip(*each, strict=True)
+            result = scores(problem, predictions, sides)
             if name == MAJORITY and problem == REGRESSION:  # constant, if another in each fold
                 result |= dict.fromkeys(_CORRELATIONS)
             if len(each) > 1:
@@ -104,8 +103,8 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
 
 def _predicted(
     name: str, data: TaskData, count: int, embed: Embed | None
-) -> tuple[NDArray[Any], Floats, str]:
-    """The labels of dev examples, predictions [N, C] for them, and how these were made; ValueError
+) -> tuple[Examples, Floats, str]:
+    """The dev examples, predictions [N, C] for them, and how these were made; ValueError
     with the reason if there is nothing to learn from."""
     train, dev = _compared(name, data, count)
     embeddings = None if embed is None else (embed(train), embed(dev))
@@ -113,7 +112,7 @@ def _predicted(
     about = f"{method}; trained on {_share(train, data.train)} training examples"
     if len(dev) < len(data.dev):
         about += f", scored on {_share(dev, data.dev)} dev examples"
-    return dev.labels, predictions, about
+    return dev, predictions, about
 
 
 def _share(some: Examples, every: Examples) -> str:

@@ -11,6 +11,9 @@ part and a digest of the labels, which identifies the examples. Its type says wh
 - int16 or int32 [N, W]: predicted tags of words, -1 after the last word of a text;
 - float64 [N]: numbers in the unit of the labels; float32 [N]: standardised numbers, of older files;
 - uint8 [⌈N / 8⌉]: bits of right or wrong, of older files.
+
+Where the documents of words are known, their indices are stored once for all cells as well, int32
+[N].
 """
 
 import json
@@ -33,6 +36,7 @@ _LARGEST: Final = 2**26
 quarters."""
 _WHOLE: Final = "dev"  # the name in a file for a task without parts
 _LABELS: Final = "labels"
+_DOCUMENTS: Final = "documents"
 _EXAMPLES: Final = "examples"
 
 Array = NDArray[np.generic]
@@ -57,12 +61,15 @@ class Outcome:
         examples: digest of the labels.
         logits: [N, C] of classes or labels, or [M, C] of words; None where not stored, or not asked
             for.
+        documents: the index [N] of the document that each example is part of; None: each is one by
+            itself.
     """
 
     predicted: Array
     labels: Array | None
     examples: str
     logits: Array | None = None
+    documents: Array | None = None
 
     @property
     def problem(self) -> str:
@@ -96,7 +103,17 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
         np.concatenate(labels) if labels else None,
         " ".join(one.examples for one in outcomes),
         np.concatenate(logits) if len(logits) == len(outcomes) else None,
+        _joined_documents(outcomes),
     )
+
+
+def _joined_documents(outcomes: Sequence[Outcome]) -> Array | None:
+    result = np.zeros(0, dtype=np.int32)
+    for one in outcomes:
+        if one.documents is None:
+            return None
+        result = np.concatenate([result, one.documents + result.max(initial=-1) + 1])
+    return result
 
 
 def digest_of(labels: Array) -> str:
@@ -129,7 +146,7 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
             key: _outcome(tensor, tensors, examples, sizes[examples])
             for name, tensor in tensors.items()
             for key, _, examples in [name.rpartition("/")]
-            if key != _LABELS
+            if key not in (_LABELS, _DOCUMENTS)
         }
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(" ".join(str(e).split())[:100]) from e
@@ -157,7 +174,12 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
         raise ValueError("it has predictions of other examples")
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.isfinite(stored).all()):
         raise ValueError("it has numbers that are not finite")
-    return Outcome(stored, labels, examples)
+    documents = tensors.get(f"{_DOCUMENTS}/{examples}")
+    if documents is not None and (
+        documents.dtype != np.int32 or documents.shape != (size,) or np.signbit(documents).any()
+    ):
+        raise ValueError("it has documents of other examples")
+    return Outcome(stored, labels, examples, documents=documents)
 
 
 def _stored(predicted: Array) -> Array:
@@ -184,6 +206,8 @@ def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
         else:
             tensors[name] = np.ascontiguousarray(_stored(outcome.predicted))
             tensors[f"{_LABELS}/{outcome.examples}"] = np.ascontiguousarray(outcome.labels)
+            if outcome.documents is not None:
+                tensors[f"{_DOCUMENTS}/{outcome.examples}"] = outcome.documents
     sizes = {outcome.examples: len(outcome.predicted) for outcome in outcomes.values()}
     content = save(tensors, metadata={_EXAMPLES: json.dumps(sizes, sort_keys=True)})
     if len(content) > _LARGEST:

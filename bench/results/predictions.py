@@ -21,7 +21,6 @@ from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL, metric_of
 from bench.plan.rows import Row, latest
 from bench.results.outcomes import (
-    Array,
     Outcome,
     Values,
     ValuesOf,
@@ -69,14 +68,15 @@ def kept_predictions(runs: Path, note: Callable[[str], None] = note_to_stderr) -
     if not stored and not is_folder(cells_folder(runs)):
         return no_predictions
     examples: dict[tuple[object, ...], str] = {}
-    labels: dict[str, Array | None] = {}  # stored once for all cells
+    shared: dict[str, Outcome] = {}  # labels and documents are stored once for all cells
 
     @cache
     def read(folder: Path, metric: str) -> Parts | None:
         outcomes = _read(folder, metric)
         return outcomes and {
-            part: replace(one, labels=labels.setdefault(one.examples, one.labels))
+            part: replace(one, labels=first.labels, documents=first.documents)
             for part, one in outcomes.items()
+            for first in [shared.setdefault(one.examples, one)]
         }
 
     def of_row(row: Row, logits: bool) -> Parts | None:
@@ -160,7 +160,10 @@ def parts_of(metric: str) -> Sequence[str]:
 
 
 def outcome_of(
-    logits: NDArray[np.generic], labels: NDArray[np.generic], unit: tuple[float, float] | None
+    logits: NDArray[np.generic],
+    labels: NDArray[np.generic],
+    unit: tuple[float, float] | None,
+    documents: NDArray[np.generic] | None = None,
 ) -> Outcome:
     """The outcome of logits [N, C], or of words [M, C], with them, as of `Problem.predicted`.
     ValueError if logits and labels do not fit each other.
@@ -170,7 +173,7 @@ def outcome_of(
     """
     predicted = problem_of(labels).predicted(logits, labels)
     if labels.dtype.kind != "f":
-        return Outcome(predicted, labels, digest_of(labels), logits)
+        return Outcome(predicted, labels, digest_of(labels), logits, documents)
     if unit is not None:
         predicted = predicted.astype(np.float64) * unit[1] + unit[0]
     return Outcome(predicted, labels, digest_of(labels))
@@ -194,6 +197,7 @@ def read_folder(folder: Path, metric: str) -> Parts | None:
                     file.get_tensor(f"{prefix}logits"),
                     file.get_tensor(f"{prefix}labels"),
                     (float(unit[0]), float(unit[1])) if unit[0] and unit[1] else None,
+                    file.get_tensor(name) if (name := f"{prefix}documents") in names else None,
                 )
     except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError):
         return None

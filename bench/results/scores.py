@@ -29,9 +29,23 @@ _DRAWS: Final = 400
 
 
 def numbers(metric: str, outcome: Outcome) -> Values:
-    """A number for each example [N], with the score as their mean. ValueError if the metric is not
-    that of the outcome's problem, can't be computed from what is stored, or is not defined, as a
-    correlation of constants is not; RefusedError if it is a plugin's that fails."""
+    """A number for each example [N], or for each document where these are known, with the score as
+    their mean. ValueError if the metric is not that of the outcome's problem, can't be computed
+    from what is stored, or is not defined, as a correlation of constants is not; RefusedError if it
+    is a plugin's that fails.
+
+    The number of a document is the score plus the sum of its examples' influences, times the mean
+    number of examples in a document over that of all: intervals and comparisons resample documents.
+    """
+    values = _of_examples(metric, outcome)
+    if outcome.documents is None or not np.ptp(outcome.documents):
+        return values
+    score = values.mean()
+    sums = np.bincount(outcome.documents, weights=values - score)
+    return np.asarray(score + sums * len(sums) / len(values))
+
+
+def _of_examples(metric: str, outcome: Outcome) -> Values:
     labels, predicted = outcome.labels, outcome.predicted
     if metric == "accuracy" and outcome.has_classes:
         right: Values = (predicted if labels is None else predicted == labels).astype(np.float64)
@@ -132,8 +146,8 @@ def interval_of(metric: str, outcomes: Sequence[Outcome]) -> Interval:
 
 
 def _few_entities(metric: str, outcomes: Sequence[Outcome]) -> tuple[float | None, float | None]:
-    """Both ends by drawing texts again (percentile bootstrap). Without an entity that is right: up
-    to the score with three (Hanley and Lippman-Hand 1983)."""
+    """Both ends by drawing texts, or documents, again (percentile bootstrap). Without an entity
+    that is right: up to the score with three (Hanley and Lippman-Hand 1983)."""
     tags = [(each.labels.astype(np.int16), each.predicted.astype(np.int16))
             for each in outcomes if each.labels is not None]  # fmt: skip
     hits, guessed, true = sum(entity_counts(*pair).sum(axis=0) for pair in tags)
@@ -141,10 +155,13 @@ def _few_entities(metric: str, outcomes: Sequence[Outcome]) -> tuple[float | Non
         wholes = {"entity_precision": guessed, "entity_recall": true}
         return 0.0, min(1.0, 3 / max(1, wholes.get(metric, (guessed + true) / 2)))
     value, _ = metric_of(metric).functions()
-    rng, number = np.random.default_rng(0), len(tags[0][0])
+    documents = outcomes[0].documents
+    of_each = np.arange(len(tags[0][0])) if documents is None else documents
+    members = [np.flatnonzero(of_each == each) for each in np.unique(of_each)]
+    rng, number = np.random.default_rng(0), len(members)
     scores = []
     for _ in range(_DRAWS):
-        drawn = rng.integers(number, size=number)
+        drawn = np.concatenate([members[each] for each in rng.integers(number, size=number)])
         with suppress(ValueError):  # a draw without an entity
             scores.append(np.mean([value(*(each[drawn] for each in pair)) for pair in tags]))
     low, high = np.quantile(scores, (0.025, 0.975))

@@ -44,13 +44,16 @@ def save_predictions(
     held_out_indices: Mapping[str, NDArray[np.int64]],
 ) -> None:
     """Write predictions.safetensors: the last logits [N, C] and the labels [N] of all dev and
-    held-out examples of each part, and the indices [N] of the latter; as notes the mean and std by
-    which the logits of a regression return to the scale of its labels."""
+    held-out examples of each part, the documents [N] of the former, if known, and the indices [N]
+    of the latter; as notes the mean and std by which the logits of a regression return to the scale
+    of its labels."""
     arrays: dict[str, NDArray[Any]] = {}
     notes = {}
     for part, split in dev.items():
         prefix = f"{part}." if part else ""
         arrays |= {f"{prefix}logits": logits[part], f"{prefix}labels": split.labels}
+        if split.documents is not None:
+            arrays[f"{prefix}documents"] = split.documents
         notes[f"{prefix}target_mean"] = f"{split.mean:.9g}"
         notes[f"{prefix}target_deviation"] = f"{split.std:.9g}"
         if part in held_out:

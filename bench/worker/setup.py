@@ -42,6 +42,7 @@ class Split:
             the first texts, and of the second.
         targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification. With
             several labels for a text, those in floating point, [N, C]; of words their tags [N, W].
+        documents: as of `Examples`.
     """
 
     texts: tuple[Encoded, ...]
@@ -50,6 +51,7 @@ class Split:
     loss: str
     mean: float = 0.0
     std: float = 1.0
+    documents: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         """The number of examples, or of windows over them."""
@@ -70,6 +72,7 @@ class Split:
             texts=tuple(encoded.taken(indices) for encoded in self.texts),
             targets=self.targets[indices],
             labels=self.labels[indices],
+            documents=None,  # as only those of dev are used
         )
 
 
@@ -219,5 +222,5 @@ def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> t
         labels = np.array(pieces[0][side].labels)  # a copy that torch can write to
         targets = ((labels - mean) / std).astype(np.float32) if in_float else labels
         texts = tuple(piece[side].encoded for piece in pieces)
-        splits.append(Split(texts, targets, labels, loss, mean, std))
+        splits.append(Split(texts, targets, labels, loss, mean, std, pieces[0][side].documents))
     return splits[0], splits[1]

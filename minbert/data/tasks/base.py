@@ -109,6 +109,13 @@ class Examples:
         """The number of words with a label; 0 of other labels."""
         return int((self.labels >= 0).sum()) if self.by_word else 0
 
+    @property
+    def documents(self) -> NDArray[np.int32] | None:
+        """The index of each example's group [N], of words with labels; None without groups."""
+        if self.groups is None or not self.by_word:
+            return None
+        return np.unique(self.groups, return_inverse=True)[1].astype(np.int32)
+
     def split_pairs(self) -> tuple["Examples", ...]:
         """The same, each as examples of single texts."""
         return tuple(Examples(texts, None, self.labels) for texts in self.columns)

@@ -71,6 +71,24 @@ def test_documents_stay_whole_in_a_split(tmp_path):
     assert data.majority == 0.0
 
 
+def test_documents_of_each_file_are_known_if_both_have_them(tmp_path):
+    text = "".join(f"-DOCSTART- O\n\nAnn{n} B-per\n\nx{n} O\n\n" for n in range(3))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.conll").write_text(text.replace("x", name))
+    (tmp_path / "c.conll").write_text("Bo B-per\n")
+    spec = DataSpec(path=str(tmp_path / "a.conll"), validation=str(tmp_path / "b.conll"))
+    data = read(spec)
+    assert data.examples.documents.tolist() == data.validation.documents.tolist()
+    assert data.validation.documents.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not {*data.examples.groups} & {*data.validation.groups}
+    test, _ = read_test(data.spec.model_copy(update={"test": str(tmp_path / "b.conll")}))
+    assert test.documents is not None
+    data = read(spec.model_copy(update={"validation": str(tmp_path / "c.conll")}))
+    assert data.examples.documents is data.validation.documents is None
+    test, _ = read_test(data.spec.model_copy(update={"test": str(tmp_path / "c.conll")}))
+    assert test.documents is None
+
+
 def test_texts_conflict_if_the_same_words_have_other_tags(tmp_path):
     data = read_text(tmp_path, "Hi O\n\nHi O\n. O\n\nAnn B-per\n\nAnn O\n\nBo O\n")
     task = Task("names", data.spec.classes, problem_name=data.spec.problem)

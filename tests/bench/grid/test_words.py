@@ -13,6 +13,7 @@ from bench.export.__main__ import command as export
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
 from bench.results.predictions import keep_outcomes, kept_predictions, values_from
+from bench.results.scores import score_of
 from bench.results.store import read_rows
 from tests.bench.grids import workers_here
 
@@ -30,12 +31,15 @@ mode = ["full", "head"]
 TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
 
 
-def write_conll(path, count, seed=0):
-    """Sentences whose entities are a word of a type, and all its repetitions after it."""
+def write_conll(path, count, seed=0, documents=False):
+    """Sentences whose entities are a word of a type, and all its repetitions after it; with
+    `documents` each three are one."""
     rng = random.Random(seed)  # noqa: S311
     lines = []
     for number in range(count):
         before = ""
+        if documents and number % 3 == 0:
+            lines += ["-DOCSTART- O", ""]
         for _ in range(rng.randrange(3, 9)):
             word = rng.choice(("apple", "banana", "cloud", "the", "of", f"n{number}"))
             name = TAGS.get(word)
@@ -55,8 +59,8 @@ def place(grid, monkeypatch):
 
 
 def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypatch):
-    data = write_conll(place.folder / "train.conll", 140)
-    dev = write_conll(place.folder / "dev.conll", 60, seed=1)
+    data = write_conll(place.folder / "train.conll", 140, documents=True)
+    dev = write_conll(place.folder / "dev.conll", 60, seed=1, documents=True)
     test = write_conll(place.folder / "test.conll", 40, seed=2)
     done = place.run(
         "--data", str(data), "--validation", str(dev), "--save-weights",
@@ -76,7 +80,7 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     assert 0 < facts.is_new.mean() < 1
     assert 0 < len(facts.most_new) <= 10
     assert sum(count for *_, count in facts.most_new) <= facts.is_new.sum()
-    assert facts.words[1] == sum(bool(line) for line in dev.read_text().splitlines())
+    assert facts.words[1] == sum("\t" in line for line in dev.read_text().splitlines())
     scores = {one.name: one.scores for one in facts.references}
     assert 0.3 < scores["majority"]["entity_f1"][0] < scores["tf-idf"]["entity_f1"][0]
     assert scores["tf-idf"]["word_accuracy"][0] > 0.95
@@ -103,6 +107,10 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     rows = read_rows(place.csv)
     before = values_from(kept_predictions(place.csv))([full])
     assert before.mean() == pytest.approx(full.dev_score, abs=1e-6)
+    assert len(before) == 20, "one for each document"
+    assert score_of("entity_f1", [before]).ends() == pytest.approx(
+        (full.dev_ci_low, full.dev_ci_high), abs=1e-6
+    )
     assert keep_outcomes(place.csv, rows) == 2
     place.csv.with_suffix("").rename(place.folder / "away")
     after = values_from(kept_predictions(place.csv))([full])

@@ -57,14 +57,15 @@ def test_words_tell_a_class_and_whether_texts_say_the_same(examples):
     predictions, method = tfidf(CLASSES, examples(300, 0), dev := examples(100, 1))
     assert predictions.shape == (100, 3)
     assert not predictions[:, 2].any()  # a class that no training example has
-    assert scores("single_label", predictions, dev.labels)["accuracy"][0] > 0.9
+    assert scores("single_label", [predictions], [dev])["accuracy"][0] > 0.9
     assert method.startswith("logistic regression with C ")
 
 
 def test_words_tell_numbers_and_several_labels():
     train, dev = (pairs(count, seed) for count, seed in ((300, 0), (100, 1)))
     predictions, method = tfidf(NUMBERS, replace(train, labels=train.labels * 5.0), dev)
-    assert scores("regression", predictions, dev.labels * 5.0)["pearson"][0] > 0.8
+    dev = replace(dev, labels=dev.labels * 5.0)
+    assert scores("regression", [predictions], [dev])["pearson"][0] > 0.8
     assert method.startswith("ridge regression with alpha ")
 
     def several(count, seed):
@@ -74,7 +75,7 @@ def test_words_tell_numbers_and_several_labels():
 
     task = LabelsTask("mine", ("good", "slow", "never"))
     predictions, _ = tfidf(task, several(300, 0), dev := several(100, 1))
-    assert scores("multi_label", predictions, dev.labels)["micro_f1"][0] > 0.9
+    assert scores("multi_label", [predictions], [dev])["micro_f1"][0] > 0.9
     assert not (predictions[:, 2] > 0).any()
 
 
@@ -86,7 +87,7 @@ def test_a_linear_model_on_embeddings_is_as_strongly_regularised_as_held_out_exa
         for scale in (100.0, 0.0)
     )
     clear, of_signal = frozen(CLASSES, train, *signal)
-    assert scores("single_label", clear, dev.labels)["accuracy"][0] > 0.95
+    assert scores("single_label", [clear], [dev])["accuracy"][0] > 0.95
     _, of_noise = frozen(CLASSES, train, *noise)
     assert float(of_noise.split()[-1]) < float(of_signal.split()[-1])
     again = frozen(CLASSES, train, signal[0] * 3 + 1, signal[1] * 3 + 1)[0]
@@ -112,13 +113,16 @@ def test_nothing_to_learn_from_is_a_line():
 
 
 def test_scores_of_a_constant_prediction():
+    def scored(problem, predictions, labels):
+        return scores(problem, [predictions], [Examples(("",) * len(labels), None, labels)])
+
     labels = np.array([0, 0, 0, 1, 2, 2])
-    found = scores("single_label", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
+    found = scored("single_label", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
     assert found["accuracy"][0] == 0.5
     assert found["mcc"][0] == 0
     assert found["auroc"][0] == pytest.approx(0.5)
     assert found["balanced_accuracy"][0] == pytest.approx(1 / 3)  # of the classes that dev has
-    assert scores("single_label", np.eye(2)[[0, 1]], np.array([0, 0]))["auroc"] is None
-    found = scores("regression", np.zeros((4, 1)), np.array([1.0, -1.0, 1.0, -1.0]))
+    assert scored("single_label", np.eye(2)[[0, 1]], np.array([0, 0]))["auroc"] is None
+    found = scored("regression", np.zeros((4, 1)), np.array([1.0, -1.0, 1.0, -1.0]))
     assert found["pearson"] is found["spearman"] is None
     assert (found["rmse"][0], found["r2"][0]) == (1, 0)

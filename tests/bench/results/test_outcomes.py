@@ -33,6 +33,7 @@ from bench.results.predictions import (
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
+from minbert.data.words import padded
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.hostile import check_line, damaged, examples
@@ -321,6 +322,25 @@ def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, columns, labels, 
     assert np.array_equal(back.labels, outcome.labels)
     assert back.logits is None
     assert (back.problem, back.in_unit) == (outcome.problem, outcome.in_unit)
+
+
+def test_documents_are_stored_once_and_checked(tmp_path):
+    tags = padded([[1, 2], [0], [1]])
+    outcome = Outcome(tags, tags, digest_of(tags), documents=np.array([0, 1, 1], dtype=np.int32))
+    path = tmp_path / "one.safetensors"
+    write_outcomes(path, {"a/dev": outcome, "b/dev": outcome})
+    with safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes = file.metadata()
+    assert sum(name.startswith("documents/") for name in tensors) == 1
+    for one in read_outcomes(path).values():
+        assert one.documents.tolist() == [0, 1, 1]
+    for wrong in ([0, 1], [0, 1, -1], [0.0, 1.0, 1.0]):
+        dtype = np.float32 if isinstance(wrong[0], float) else np.int32
+        tensors[f"documents/{outcome.examples}"] = np.array(wrong, dtype=dtype)
+        save_file(tensors, path, metadata=notes)
+        with pytest.raises(ValueError, match="documents of other examples"):
+            read_outcomes(path)
 
 
 def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):

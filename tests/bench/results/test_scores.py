@@ -1,5 +1,7 @@
 """Scores and numbers of stored predictions, against scikit-learn on the same predictions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -145,6 +147,30 @@ def test_few_entities_have_an_interval_by_bootstrap_or_the_rule_of_three():
     assert upper == {"entity_recall": 3 / 40, "entity_f1": 3 / 20}
     assert interval_of("entity_recall", [none]).low == 0.0
     assert interval_of("word_accuracy", [none]).value == 0.25
+
+
+@pytest.mark.parametrize("texts", [5, 60], ids=["bootstrap", "influences"])
+def test_texts_of_a_document_count_as_one(texts):
+    """Four copies of each text in a document of its own say no more than the texts do."""
+    rng = np.random.default_rng(0)
+    true = padded([[1, 2, 0, 3]] * texts)
+    right = rng.random((texts, 1)) < 0.7
+    once = Outcome(np.where(right, true, 0).astype(np.int16), true, "")
+    labels, predicted = (np.tile(each, (4, 1)) for each in (true, once.predicted))
+    documents = np.tile(np.arange(texts, dtype=np.int32), 4)
+    for metric in ("entity_f1", "entity_recall", "word_accuracy"):
+        copies = Outcome(predicted, labels, "", documents=documents)
+        assert numbers(metric, copies) == pytest.approx(numbers(metric, once))
+        assert has_interval(copies) == (texts == 60)
+        expected = interval_of(metric, [once])
+        assert expected.low < expected.value < expected.high
+        assert interval_of(metric, [copies]).ends() == pytest.approx(expected.ends())
+        alone = interval_of(metric, [Outcome(predicted, labels, "")])
+        assert alone.high - alone.low < 0.6 * (expected.high - expected.low)
+        two = joined([copies, copies])
+        assert two.documents.tolist() == [*documents, *(documents + texts)]
+        assert len(numbers(metric, two)) == 2 * texts
+        assert joined([copies, replace(copies, documents=None)]).documents is None
 
 
 @pytest.mark.parametrize(
