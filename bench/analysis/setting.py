@@ -20,7 +20,7 @@ from bench.plan.columns import VALUES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
-from bench.results.scores import score_of
+from bench.results.scores import score_of, within_bounds
 from bench.stats.intervals import Interval, Std, mean_of, mean_t, pooled, scattered
 
 Run = tuple[int, int, int, str]
@@ -249,7 +249,7 @@ class Setting:
             return self.score_of_seed(*scores)
         if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
             return score_of(self.scored[0].dev_metric or "", list(values.values()))
-        return mean_t(list(scores.values()))
+        return within_bounds(self.scored[0].dev_metric or "", mean_t(list(scores.values())))
 
     def score_of_seed(self, seed: int) -> Interval:
         """The score of one seed: over repeats of the same training, means of values and ends."""

@@ -73,6 +73,11 @@ class Metric:
     def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return load(self.value), load(self.influence)
 
+    @property
+    def of_entities(self) -> bool:
+        """Whether predictions of entities have it, of which few allow no comparison by example."""
+        return WORDS in self.problems
+
     def gain(self, value: float) -> float:
         """A score or a difference of scores, with the sign by which more is better."""
         return value if self.higher_is_better else -value

@@ -208,7 +208,7 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
     if known.settings and (not_run := _not_run(recommended)):
         every.append({"select": f"mode=full amp={','.join(not_run)}"})
-    if known.settings and not known.kept:
+    if known.settings and not known.kept and not group.scoring.of_entities:
         every.append({"rerun": "ok"})
     if {"one seed", "no common seed", "few seeds"} & {*recommended.obstacles}:
         seeds = max(FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))

@@ -181,4 +181,16 @@ def score_of(metric: str, values: Sequence[Values]) -> Interval:
     if known.is_correlation:
         return Interval(score, *around_correlation(over))
     low, high = over.interval().ends() or (score, score)
-    return Interval(score, max(low, known.lowest), min(high, 1.0) if known.bounded else high)
+    return within_bounds(metric, Interval(score, low, high))
+
+
+def within_bounds(metric: str, interval: Interval) -> Interval:
+    """An interval of a score cut to the values that its metric can have."""
+    known, ends = metric_of(metric), interval.ends()
+    if ends is None:
+        return interval
+    return Interval(
+        interval.value,
+        max(ends[0], known.lowest),
+        min(ends[1], 1.0) if known.bounded else ends[1],
+    )

@@ -34,6 +34,14 @@ def one(rows, planned=()):
 LORA = ("lora", 1, "attn-only")
 
 
+def test_an_interval_ends_where_its_metric_does():
+    """Of seeds of which one collapsed, and whose predictions are not kept."""
+    rows = [row(seed=seed, dev_score=score) for seed, score in enumerate((0.0, 0.93, 0.95))]
+    score = one(rows).settings[0].estimate("dev_score")
+    assert score.value == pytest.approx(0.627, abs=1e-3)
+    assert score.ends() == (0.0, 1.0)
+
+
 def test_the_baseline_unfreezes_only_where_all_do():
     unfreezing = {"unfreeze": "iterative"}
     rows = [row(settings=unfreezing), row(*LORA, settings=unfreezing), row("head", None, None)]
