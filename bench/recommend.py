@@ -44,10 +44,9 @@ def recommended_in(
     from bench.analysis.groups import decided_over, ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
-    from bench.results.predictions import values_from
 
     limits = parse_where(where)
-    every = ordered_groups(results.rows, results.planned, values_from(results.predictions_of))
+    every = ordered_groups(results.rows, results.planned, results.values_of)
     if not every:
         names = ", ".join(map(str, results.runs))
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")

@@ -20,9 +20,6 @@ Objective = Literal["memory", "time", "score"]
 OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
 _FEWEST_REPEATS: Final = 3  # fewest repeats of a single seed and fold that are paired
-PAPER_MEMORY: Final = 0.5
-"""The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
-PAPER_TIMES: Final = (1 / 1.6, 0.4)  # ... 60% faster: 1.6 times the speed, or 60% less time
 
 
 def column(group: Group, objective: Objective) -> str:

@@ -17,7 +17,6 @@ from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.rows import Row
 from bench.report.text import clean, shortened
 from bench.results.outcomes import ValuesOf
-from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from minbert.files import is_file, is_folder
 
@@ -76,7 +75,7 @@ def read_sides(
         if not results[path].rows:
             raise InputError(f"{path}: has no rows; name another file")
         rows = matching(results[path].rows, of_side, option, path)
-        sides.append(SideRows(path, text or "", rows, values_from(results[path].predictions_of)))
+        sides.append(SideRows(path, text or "", rows, results[path].values_of))
     if len(files) == 1:
         shared = len({id(row) for row in sides[0].rows} & {id(row) for row in sides[1].rows})
         if shared:

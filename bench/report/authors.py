@@ -21,7 +21,7 @@ from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS, compare
 from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
-from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, to_svg
+from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import table
@@ -158,4 +158,4 @@ def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
     stem = f"{prefix}authors-{cost}"
     alt = phrase("captions", "authors_alt", cost, both.to_dict("records"))
     caption = phrase("captions", "authors")
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)

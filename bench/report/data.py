@@ -8,7 +8,7 @@ import numpy as np
 from bench.analysis.groups import Group
 from bench.plan.dataset import CONTROL, Affected, Checks
 from bench.plan.metrics import WORDS
-from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
+from bench.report.drawing import BLUE, ORANGE, Drawing, canvas
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
@@ -151,7 +151,7 @@ def _bars(
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.set_xlabel("share of the examples")
         figure.legend(loc="outside lower center", ncols=2)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _length_histogram(checks: Checks) -> Drawing:
@@ -173,4 +173,4 @@ def _length_histogram(checks: Checks) -> Drawing:
     alt = phrase("captions", "lengths_alt", lengths)
     longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
     caption = phrase("captions", "lengths", longest) if longest >= end else ""
-    return Drawing("lengths", to_svg(figure, "lengths"), alt, caption)
+    return Drawing.of(figure, "lengths", alt, caption)

@@ -6,7 +6,6 @@ which nothing else reads. The score is kept with the facts on the data, and is n
 time.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,22 +29,20 @@ from bench.plan.rows import Row
 from bench.results.facts import DataFacts, FinalScore, facts_of, read_facts, update_facts
 from bench.results.origins import data_folder, folder_of, model_of
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf, read_folder, values_from
+from bench.results.predictions import read_folder
+from bench.results.rescoring import Results
 from bench.results.scores import every_score
-from bench.results.store import read_plan
 from minbert.data.tasks import TASKS, Examples, Folds, TaskData, find_task, load_task, load_test
 from minbert.data.tasks.prepared import read_prepared
 
 
-def find_final(
-    runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf, test_file: str | None = None
-) -> FinalScore:
+def find_final(results: Results, test_file: str | None = None) -> FinalScore:
     """The test score of the setting that is recommended from the report's first group or, where
     none is, of the best by dev score, measured now unless these test examples were scored before.
     InputError if no setting has a score, or there are no test examples, or the data, the model or
     the cell's folder are gone. StoppedError if the user stops it. Rows are scored by the metric
     that decides; without a test file, the examples are those that the grid was given."""
-    setting, metric = _choose(runs, rows, predictions_of)
+    [runs], (setting, metric) = results.runs, _choose(results)
     row = min(setting.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
     folder = folder_of(runs, row)
     try:
@@ -98,8 +95,8 @@ def _scored(runs: Path, test_digest: str) -> FinalScore | None:
     return next((final for final in known if final and final.digest == test_digest), None)
 
 
-def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> tuple[Setting, str]:
-    recommended = recommended_from(rows, read_plan(runs), values_from(predictions_of))
+def _choose(results: Results) -> tuple[Setting, str]:
+    recommended = recommended_from(results.rows, results.planned, results.values_of)
     group = None if recommended is None else recommended.candidates.group
     chosen = None if recommended is None else recommended.setting
     if group is None or chosen is None or not chosen.learned:

@@ -121,6 +121,7 @@ def _environment(*packages: str, **more: Any) -> Environment:
 
 def html_environment() -> Environment:
     environment = _environment(autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     return environment

@@ -26,7 +26,7 @@ from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
-from bench.report.explorer import embedded, explorer
+from bench.report.explorer import explorer
 from bench.report.forecasts import forecasts_section, lengths_section
 from bench.report.labels import label_curve, labels_section
 from bench.report.quality import quality_sections
@@ -38,7 +38,6 @@ from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.curves import CURVES, Curves, curves_key
 from bench.results.facts import KnownFacts
-from bench.results.predictions import values_from
 from bench.results.rescoring import Results
 from minbert.files import is_file
 
@@ -82,8 +81,7 @@ def report(
         planned = [row for row in planned if row.code_version == code_version]
     left_out = len(results.rows) - len(rows)
     rows, planned = printable(rows), printable(planned)
-    values_of = values_from(results.predictions_of)
-    every_group = ordered_groups(rows, planned, values_of)
+    every_group = ordered_groups(rows, planned, results.values_of)
     every_row = [row for group in every_group for row in group.rows]
     encoders = encoders_of(every_group)
     overall = recommend(candidates_of(encoders)) if encoders else None
@@ -131,8 +129,8 @@ def report(
         "sections": [
             *encoders_section(encoders), *race_section(recommended),
             *([labels_section(curve)] if curve else []),
-            *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
-            *claims_section(results.runs),
+            *engines_section(rows, results.values_of, results.losses_of),
+            *before, *searches, *after, *claims_section(results.runs),
         ],
         "cells_heading": pages.phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
@@ -215,7 +213,6 @@ def _html(facts: dict[str, Any]) -> str:
     parts = {
         "style": Markup("\n".join(styles)),  # noqa: S704
         "script": Markup("\n".join([*map(_vendored, scripts), pages.read("explore.js")])),  # noqa: S704
-        "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
     return pages.html_environment().get_template("index.html.jinja").render(**(facts | parts))
 
