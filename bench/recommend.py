@@ -52,10 +52,8 @@ def recommended_in(
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
     group = decided_over(every)
     others = len(every) - max(1, len(group.encoders))
-    base = group.baseline.estimate("dev_score") if group.baseline else None
-    size = None
-    if margin is not None:
-        size = parse_margin(margin, group.scoring, base.value if base else None)
+    base = group.baseline.mean("dev_score") if group.baseline else None
+    size = None if margin is None else parse_margin(margin, group.scoring, base)
     return recommend(candidates_of(group, size), prefer, limits), others
 
 

@@ -78,16 +78,15 @@ class Group:
     def margin(self) -> float:
         """How much worse than full fine-tuning a score may be to count as no worse, as a positive
         difference of scores."""
-        score = self.baseline.estimate("dev_score") if self.baseline else None
-        return self.scoring.tolerance(score.value if score else 0.0)
+        score = self.baseline.mean("dev_score") if self.baseline else None
+        return self.scoring.tolerance(score or 0.0)
 
     @cached_property
     def decimals(self) -> int:
         """Decimals of scores in text: three, or four digits of those in the unit of the labels."""
         if self.scoring.bounded:
             return 3
-        scores = [abs(s.value) for one in self.settings if (s := one.estimate("dev_score"))]
-        largest = max(scores, default=0.0)
+        largest = max((abs(one.mean("dev_score") or 0.0) for one in self.settings), default=0.0)
         return max(0, 3 - floor(log10(largest))) if largest > 0 else 3
 
     @cached_property
@@ -125,6 +124,11 @@ class Group:
             return "train_s"
         known = any(setting.estimate("ms_per_1k_tokens") for setting in self.settings)
         return "ms_per_1k_tokens" if known else "step_ms_median"
+
+    def gain(self, setting: Setting) -> float:
+        """A setting's score as a number of which more is better; −∞ without a score."""
+        score = setting.mean("dev_score")
+        return -inf if score is None else self.scoring.gain(score)
 
     @property
     def folds(self) -> int | None:
@@ -171,14 +175,9 @@ class Group:
     @cached_property
     def _fulls(self) -> dict[str, Setting]:
         unfreezes = all(setting.unfreezes for setting in self.settings if setting.mode != "head")
-
-        def gain(setting: Setting) -> float:
-            score = setting.estimate("dev_score")
-            return self.scoring.gain(score.value) if score else float("-inf")
-
         full = [s for s in self.settings if s.mode == "full" and s.ok and s.unfreezes == unfreezes]
         # of several with one AMP the last one stays: the best, and of equally good ones the first
-        return {s.amp: s for s in sorted(full, key=gain, reverse=True)[::-1]}
+        return {s.amp: s for s in sorted(full, key=self.gain, reverse=True)[::-1]}
 
     @cached_property
     def learned(self) -> bool:

@@ -83,9 +83,8 @@ def best_by_score(group: Group) -> Setting | None:
     """The best setting by score, of those that learned; None where scores can't be weighed."""
     if not group.learned:
         return None
-    learned = [setting for setting in group.settings if setting.ok and setting.learned]
-    scores = {s: score.value for s in learned if (score := s.estimate("dev_score"))}
-    return max(scores, key=lambda setting: group.scoring.gain(scores[setting]), default=None)
+    learned = [s for s in group.settings if s.ok and s.learned and s.estimate("dev_score")]
+    return max(learned, key=group.gain, default=None)
 
 
 def neither_learned(a: Setting, b: Setting) -> bool:
@@ -106,10 +105,10 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
         return []
     name, best = column(group, cost), float("inf")
     points = [
-        (price.value, -group.scoring.gain(score.value), setting)
+        (price, -group.gain(setting), setting)
         for setting in group.settings
-        if (price := setting.estimate(name)) and (score := setting.estimate("dev_score"))
-        if setting.learned
+        if (price := setting.mean(name)) is not None
+        if setting.learned and setting.estimate("dev_score")
     ]
     front = []
     for _, lost, setting in sorted(points, key=lambda point: point[:2]):

@@ -13,11 +13,10 @@ from bench.analysis.machines import MachineCost
 from bench.analysis.setting import Setting
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
-from bench.common.messages import enumerated
+from bench.common.messages import enumerated, finite
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
 from bench.report.pages import sentences
-from bench.report.show import finite
 from bench.report.text import clean, fixed, signed, with_span
 from bench.stats.intervals import Interval
 

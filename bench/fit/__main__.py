@@ -139,8 +139,7 @@ def command(
         title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
         title += "; the largest batch that fits, then those of --batch" if batches else ""
         if not as_json:
-            from bench.report.show import print_tables
-            from bench.report.tables import table
+            from bench.report.tables import print_tables, table
 
             print_tables([table("fit", [p.columns() for p in points], title)], notes)
         shown = []

@@ -17,6 +17,7 @@ from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
 from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.report.text import sentences
 from bench.stats.racing import ROUNDS
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
@@ -48,13 +49,12 @@ def print_plan(
     known = [one for one in expected if one is not None]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in expected], slots)
     (covers, noun), number = round_name(planned, search_round), race_round(planned)
-    elsewhere = scores_elsewhere(planned)
     total: dict[str, Any] = {
         "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
         "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
         "basis": forecasts.basis if forecasts is not None and known else None,
         "covers": covers or "the grid",
-        "scores_from_other_machines": elsewhere,
+        "scores_from_other_machines": scores_elsewhere(planned),
     }
     if number is not None and known:  # as the rounds of all settings would take
         total["race_at_most_s"] = (ROUNDS + 1 - number) * total["predicted_s"]
@@ -74,32 +74,15 @@ def print_plan(
     if after:
         console.print(f"{covers}:")
     console.print(_table(planned, expected, fit, forecasts is not None))
-    if len(planned) > _MOST_LISTED:
-        console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
-    console.print(
-        f"{count_cells(planned, noun[:-1])}: {to_run} to run, {len(planned) - to_run} not"
-    )
-    if elsewhere:
-        console.print(scores_sentence(elsewhere, noun))
-    if total["basis"] is not None:
-        share = f"for this round ({covers})" if covers else "in all"
-        share += f", {slots} cells at a time" if slots > 1 else ""
-        console.print(
-            f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
-            f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
-            soft_wrap=True,
-        )
-    if "race_at_most_s" in total:
-        console.print(f"the rounds that are left: at most {total['race_at_most_s'] / 60:,.1f} min")
-    if limited and to_run:
-        console.print(_fitting(fit, to_run, budget_s, noun), soft_wrap=True)
+    lines = sentences(
+        "plan", planned=planned, most=_MOST_LISTED, to_run=to_run, noun=noun, covers=covers,
+        total=total, slots=slots, fit=fit, after=after, count_cells=count_cells, minutes=minutes,
+        scores_sentence=scores_sentence,
+    )  # fmt: skip
+    for line in lines:
+        console.print(line, soft_wrap=True)
     if after:
-        console.print(
-            f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
-            "rates that it finds; the plan then shows which of them are done:",
-            soft_wrap=True,
-        )
         axes = _shown_axes(after)
         table = Table("", *axes, box=None)
         for number, cell in enumerate(after[:_MOST_LISTED], start=1):
@@ -107,13 +90,6 @@ def print_plan(
         console.print(table)
     if script:
         echo(f"the job script that would be submitted:\n\n{script}", nl=False)
-
-
-def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
-    whole = f"the budget of {minutes(budget_s)} min"
-    if all(fits is None for fits in fit):
-        return f"time is not predicted: {noun} run while any of {whole} is left"
-    return f"{fit.count(True)} of {to_run} {noun} fit into {whole}, if they take what is predicted"
 
 
 def _table(

@@ -16,9 +16,8 @@ from bench.results.facts import DataFacts, KnownFacts
 
 _MOST_CLASSES: Final = 24  # classes in a figure, the most frequent ones
 _LONGEST_NAME: Final = 30
-_ENCODING: Final = "the text was garbled before it was saved; repair it, for example with ftfy"
+_KINDS: Final = ("leaks", "near_leaks", "conflicts", "duplicates", "near_duplicates", "empty")
 _SIDES: Final = ("train", "dev")
-_DROP: Final = "--drop-leaks leaves them out"
 
 
 def data_section(group: Group, facts: KnownFacts, prefix: str = "") -> list[Section]:
@@ -43,19 +42,12 @@ def lines_on(data: DataFacts) -> list[str]:
 
 def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
     """The names of the problems that checks found, with the findings and what to do about them."""
-    every = [
-        ("Dev texts in training", checks.leaks, _DROP),
-        ("Near duplicates of dev texts in training", checks.near_leaks, _DROP),
-        ("Equal texts with different labels", checks.conflicts, "look at their labels"),
-        ("Repeated texts", checks.duplicates, "remove repeats if they are not meant"),
-        ("Texts with a near duplicate on their side", checks.near_duplicates, ""),
-        ("Empty texts", checks.empty, "leave them out of the file"),
-        *(
-            (name[0].upper() + name[1:], finding, "" if name == CONTROL else _ENCODING)
-            for name, finding in checks.encoding.items()
-        ),
+    every = {kind: getattr(checks, kind) for kind in _KINDS} | checks.encoding
+    return [
+        (phrase("findings", "name", kind), one, phrase("findings", "remedy", kind, CONTROL))
+        for kind, one in every.items()
+        if one.total
     ]
-    return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
 def tables(data: DataFacts) -> list[Table]:

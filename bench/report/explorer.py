@@ -21,6 +21,7 @@ from bench.analysis.matching import text_of
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
+from bench.common.messages import finite
 from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.report.cells import MOST_OF_A_GROUP
@@ -28,7 +29,6 @@ from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import against_full, in_brief, obstacles, withdrawn
-from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import NO_FACTS, KnownFacts

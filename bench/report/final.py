@@ -69,13 +69,12 @@ def find_final(results: Results, test_file: str | None = None) -> FinalScore:
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited
             return scored
         outcome = _run(runs, job, data, test, target, signals)
-    dev = setting.estimate("dev_score")
     final = FinalScore(
         setting=setting.label,
         cell_id=row.cell_id,
         seed=row.seed,
         metric=metric,
-        dev=dev.value if dev else 0.0,
+        dev=setting.mean("dev_score") or 0.0,
         test=name,
         digest=test_digest,
         examples=len(test),

@@ -81,7 +81,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     """All metrics of the settings that score best; None where there is only the group's own."""
     names = metrics_for(example.problem)
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score"))]
-    scored.sort(key=lambda pair: -group.scoring.gain(pair[1].value))
+    scored.sort(key=lambda pair: -group.gain(pair[0]))
     settings = [setting for setting, _ in scored[:_MOST_SETTINGS]]
     values = {setting.label: _by_metric(setting, names, predictions_of) for setting in settings}
     known = [name for name in names if any(name in of for of in values.values())]

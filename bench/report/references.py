@@ -95,4 +95,4 @@ def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Tab
 def _best(group: Group) -> tuple[Setting, Interval] | None:
     """The setting with the best score, whether it is shown to have learned anything or not."""
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score")) is not None]
-    return max(scored, key=lambda each: group.scoring.gain(each[1].value), default=None)
+    return max(scored, key=lambda each: group.gain(each[0]), default=None)

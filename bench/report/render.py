@@ -5,7 +5,6 @@ it only when they have something to render.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from markupsafe import Markup
 
 from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.common.files import read_tables
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, pages, tables, text
@@ -240,5 +240,5 @@ def _terms(page: str | None = None) -> dict[str, str]:
         words = (re.escape(word) for word in re.split(", | and ", term))
         return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
 
-    terms: dict[str, str] = tomllib.loads(pages.read("terms.toml"))
-    return {term: terms[term] for term in terms if page is None or is_used(term)}
+    terms = read_tables(__file__, "terms.toml").items()
+    return {term: about for term, about in terms if page is None or is_used(term)}

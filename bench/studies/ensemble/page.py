@@ -13,8 +13,7 @@ from bench.plan.columns import CORRELATED
 from bench.report import drawing
 from bench.report.drawing import BLUE, GREY, INK, ORANGE, PAPER, PURPLE, Drawing, canvas
 from bench.report.pages import Facts, Section, sentences
-from bench.report.show import print_tables
-from bench.report.tables import Table, table
+from bench.report.tables import Table, print_tables, table
 from bench.report.text import clean, count, dev_label, shortened
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import result as ensembles

@@ -58,7 +58,7 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
     notes += dict.fromkeys(note for cell in cut for note in task_of(cell.row, cell.folder).notes)
     rows, errors = rows_of(updates), problems(truncations)
 
-    from bench.report.show import print_tables
+    from bench.report.tables import print_tables
     from bench.studies.updates import page, tables
 
     def to_json() -> dict[str, Any]:
