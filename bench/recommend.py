@@ -41,7 +41,7 @@ def recommended_in(
     that one's, and the number of other groups; the other arguments are as the options. InputError
     if there are no results, and for limits that are none."""
     from bench.analysis.costs import parse_margin, parse_where
-    from bench.analysis.groups import decided_over, ordered_groups
+    from bench.analysis.groups import encoders_of, ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
 
@@ -50,7 +50,7 @@ def recommended_in(
     if not every:
         names = ", ".join(map(str, results.runs))
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
-    group = decided_over(every)
+    group = encoders_of(every) or every[0]
     others = len(every) - max(1, len(group.encoders))
     base = group.baseline.mean("dev_score") if group.baseline else None
     size = None if margin is None else parse_margin(margin, group.scoring, base)

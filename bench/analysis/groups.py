@@ -333,12 +333,6 @@ def encoders_of(groups: Sequence[Group]) -> Group | None:
     return Group(rows, settings, encoders=by_name)
 
 
-def decided_over(groups: Sequence[Group]) -> Group:
-    """The settings that a recommendation is among: the first group's, with those of other encoders
-    if there are any."""
-    return encoders_of(groups) or groups[0]
-
-
 def _shared(group: Group) -> tuple[Value, ...]:
     row = group.first
     return (row.conditions_id, *(row[name] for name in _SHARED), row.regression_loss or "mse")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.costs import NEEDS, Limit, Need, cost_of
-from bench.analysis.groups import Group, decided_over, ordered_groups
+from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.setting import Setting, point
 from bench.plan.rows import Row
@@ -414,4 +414,4 @@ def recommended_from(
     """The recommendation of a report: among the settings of its first group, and of the encoders
     that are compared with that one's; None without any group."""
     every = ordered_groups(rows, planned, values_of)
-    return recommend(candidates_of(decided_over(every))) if every else None
+    return recommend(candidates_of(encoders_of(every) or every[0])) if every else None

@@ -87,11 +87,6 @@ def best_by_score(group: Group) -> Setting | None:
     return max(learned, key=group.gain, default=None)
 
 
-def neither_learned(a: Setting, b: Setting) -> bool:
-    """Whether both are flagged `not_learned`, so that their scores mean nothing."""
-    return not (a.learned or b.learned)
-
-
 def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
     """The numbers of differences of scores that are significantly better, and worse."""
     ends = [sorted(map(group.scoring.gain, pair)) for gap in gaps if (pair := gap.ends())]
@@ -150,7 +145,7 @@ def rank_effect(group: Group) -> RankEffect | None:
     gaps = [
         gap
         for s in scored
-        if s.rank == high and (twin := twins.get(without_rank(s))) and not neither_learned(s, twin)
+        if s.rank == high and (twin := twins.get(without_rank(s))) and (s.learned or twin.learned)
         if (gap := compare(group, "score", s, twin))
     ]
     if not gaps:

@@ -207,18 +207,7 @@ def command(
     ]
     if dry_run:
         _print_notes(notes)
-        with Signals() as signals:
-            outlook = session.outlook(planned, signals)
-        print_plan(
-            planned,
-            outlook.forecasts,
-            as_json,
-            number,
-            cells,
-            session.budget.seconds,
-            executor.workers or 1,
-            executor.script(session.runs_of(outlook)),
-        )
+        print_plan(session, planned, cells, number, as_json)
         return 0
 
     if some_run:

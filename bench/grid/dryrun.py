@@ -11,8 +11,9 @@ from rich.table import Table
 
 from bench.common.messages import echo
 from bench.forecast.forecast import Prediction
-from bench.forecast.outlook import Forecasts
 from bench.grid.plans import race_round, round_name
+from bench.grid.session import Session
+from bench.launch.signals import Signals
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
 from bench.plan.cell import Cell, Columns
@@ -29,19 +30,20 @@ _AXES: Final = ("model", "mode", "adapter", "rank", "layers", "amp", "unfreeze",
 
 
 def print_plan(
+    session: Session,
     planned: Sequence[Planned],
-    forecasts: Forecasts | None,
+    cells: Sequence[Cell],
+    search_round: int | None,
     as_json: bool,
-    search_round: int | None = None,
-    cells: Sequence[Cell] = (),
-    budget_s: float = math.inf,
-    slots: int = 1,
-    script: str = "",
 ) -> None:
-    """Print the plan to stdout, with the expected time and memory of each cell that would run, if
-    so many run at a time, and whether it fits into the budget; the job script that would be
-    submitted, if any. A plan for a round of a search is followed by the cells of the grid, which
-    run later."""
+    """Print the plan of a run to stdout, with the expected time and memory of each cell that would
+    run, and whether it fits into the budget; the job script that would be submitted, if any. A plan
+    for a round of a search is followed by the cells of the grid, which run later. StoppedError if
+    the user stops it."""
+    with Signals() as signals:
+        outlook = session.outlook(planned, signals)
+    forecasts, slots = outlook.forecasts, session.executor.workers or 1
+    budget_s, script = session.budget.seconds, session.executor.script(session.runs_of(outlook))
     expected = [
         None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
         for item in planned
@@ -142,12 +144,8 @@ def _field(value: str | int | None) -> str:
 def _as_json(item: Planned, one: Prediction | None) -> Columns:
     return {
         **item.cell.columns(),
-        "scale": item.cell.scale,
-        "name": item.cell.name,
-        "action": item.action,
-        "reason": item.reason,
-        "repeat": item.repeat,
-        "attempt": item.attempt,
+        **{name: getattr(item.cell, name) for name in ("scale", "name")},
+        **{name: getattr(item, name) for name in ("action", "reason", "repeat", "attempt")},
         "predicted_s": None if one is None else one.wall_s,
         "predicted_peak_mib": None if one is None else one.peak_mib,
     }

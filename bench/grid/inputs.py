@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from bench.analysis.power import power_note
 from bench.common.errors import InputError
 from bench.examples.options import merged
 from bench.examples.own import find_source
@@ -24,6 +23,7 @@ from bench.plan.gridfile import AUTO, Grid
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_transformers
+from bench.report.power import power_note
 from minbert.assets.embedded import fetch
 from minbert.data import tasks
 from minbert.data.tasks import Data, Folds, TaskData, for_race, for_search, load_data

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.analysis import verdicts
 from bench.analysis.groups import Group, hub
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import COSTS, OBJECTIVES, Effects, Objective, compare, neither_learned
+from bench.analysis.verdicts import COSTS, OBJECTIVES, Effects, Objective, column, compare
 from bench.common.grouping import grouped
 from bench.report import figures, text
 from bench.report.drawing import Drawing
@@ -110,7 +110,7 @@ class Change:
         """The difference of scores, unless neither setting learned anything, and the ratios of
         memory and time; None where not measured."""
         gaps = {name: compare(self.group, name, self.setting, self.against) for name in OBJECTIVES}
-        return gaps | {"score": None} if neither_learned(self.setting, self.against) else gaps
+        return gaps if self.setting.learned or self.against.learned else gaps | {"score": None}
 
     @property
     def label(self) -> str:
@@ -225,6 +225,6 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
             row[objective] = shape(gap.value) if gap else None
             row[f"{objective}_interval"] = text.span(gap, shape) or None if gap else None
         rows.append(row)
-    columns: dict[str, str] = {cost: verdicts.column(base, cost) for cost in COSTS}
+    columns: dict[str, str] = {cost: column(base, cost) for cost in COSTS}
     is_long = len(changes) > _MOST_CHANGES
     return table("changes", rows, words=columns, total=len(changes), folded=is_long)

@@ -26,7 +26,7 @@ from bench.machine.conditions import Target, find_conditions
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
 from bench.plan.rows import Row
-from bench.results.facts import DataFacts, FinalScore, facts_of, read_facts, update_facts
+from bench.results.facts import FinalScore, facts_of, read_facts, update_facts
 from bench.results.origins import data_folder, folder_of, model_of
 from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
@@ -81,11 +81,11 @@ def find_final(results: Results, test_file: str | None = None) -> FinalScore:
         scores=every_score(facts_of(data).problem, outcome),
         at=utc(datetime.now(UTC)),
     )
-
-    def with_final(known: DataFacts | None) -> DataFacts:
-        return (known or facts_of(data)).model_copy(update={"final": final})
-
-    update_facts(runs, row.data_digest, with_final)
+    update_facts(
+        runs,
+        row.data_digest,
+        lambda known: (known or facts_of(data)).model_copy(update={"final": final}),
+    )
     return final
 
 

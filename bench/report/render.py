@@ -184,7 +184,7 @@ def _other(
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return {
         "number": number, "title": lead.title(group),
-        "differences": lead.differences(group, first),
+        "differences": pages.phrase("groups", "differences", lead.differences(group, first)),
         "lines": [
             lead.differs(group, first, encoders),
             f"{advice(recommend(candidates_of(group)), facts).heading}.",

@@ -90,7 +90,7 @@ def _ranks_figure(update: Update, stem: str) -> Drawing:
 
     frame = tables.frame_of([update])
     values = frame.pivot_table(f"rank_{_PERCENT}", "layer", "kind", observed=False, dropna=False)
-    _, low, high = tables.range_of(frame, f"rank_{_PERCENT}")
+    _, low, high = tables.range_of(frame, f"rank_{_PERCENT}").values()
     most = int(frame[["height", "width"]].min(axis=1).max())
     with canvas(1.4 + 0.34 * len(values)) as (figure, axes):
         sns.heatmap(
