@@ -15,12 +15,12 @@ from markupsafe import escape
 from bench.analysis.comparison import Limits
 from bench.analysis.costs import Need
 from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.recommendation import recommended_in
 from bench.common.errors import InputError
 from bench.compare import conclusion
 from bench.compare.sides import SideRows
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import latest
-from bench.recommend import recommended_in
 from bench.report import lead, recommendation, tables, tradeoff
 from bench.report.pages import html_environment
 from bench.report.references import reference_points

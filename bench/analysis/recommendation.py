@@ -10,12 +10,14 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.costs import NEEDS, Limit, Need, cost_of
+from bench.analysis.costs import NEEDS, Limit, Need, cost_of, parse_margin, parse_where
 from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.setting import Setting, point
+from bench.common.errors import InputError
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
+from bench.results.rescoring import Results
 from bench.stats.best import (
     FEWEST_SEEDS,
     Differences,
@@ -415,3 +417,21 @@ def recommended_from(
     that are compared with that one's; None without any group."""
     every = ordered_groups(rows, planned, values_of)
     return recommend(candidates_of(encoders_of(every) or every[0])) if every else None
+
+
+def recommended_in(
+    results: Results, prefer: Need, where: str, margin: str | None
+) -> tuple[Recommendation, int]:
+    """The same for results, with the number of other groups than those that are compared; the other
+    arguments are as the options of bench.recommend. InputError if there are no results, and for
+    limits that are none."""
+    limits = parse_where(where)
+    every = ordered_groups(results.rows, results.planned, results.values_of)
+    if not every:
+        names = ", ".join(map(str, results.runs))
+        raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
+    group = encoders_of(every) or every[0]
+    others = len(every) - max(1, len(group.encoders))
+    base = group.baseline.mean("dev_score") if group.baseline else None
+    size = None if margin is None else parse_margin(margin, group.scoring, base)
+    return recommend(candidates_of(group, size), prefer, limits), others

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
-from statistics import geometric_mean
+from statistics import fmean, geometric_mean
 from typing import Final, Literal
 
 import numpy as np
@@ -113,21 +113,10 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
     return front
 
 
-@dataclass(frozen=True)
-class RankEffect:
-    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone,
-    of which so many are significantly better or worse."""
-
-    low: int
-    high: int
-    pairs: int
-    better: int
-    worse: int
-    mean: float
-
-
-def rank_effect(group: Group) -> RankEffect | None:
-    """The effect of rank, in pairs of which at least one has learned; None with scores for fewer
+def rank_effect(group: Group) -> dict[str, float] | None:
+    """The effect on score of the highest rank over the lowest: both ranks, `low` and `high`; the
+    number of `pairs` that differ in rank alone, of which at least one has learned; how many of them
+    are significantly `better` or `worse`; and the `mean` difference. None with scores for fewer
     than two ranks, or where scores can't be weighed."""
     if not group.learned:
         return None
@@ -150,8 +139,9 @@ def rank_effect(group: Group) -> RankEffect | None:
     ]
     if not gaps:
         return None
-    mean = sum(gap.value for gap in gaps) / len(gaps)
-    return RankEffect(low, high, len(gaps), *better_worse(group, gaps), mean)
+    (better, worse), mean = better_worse(group, gaps), fmean(gap.value for gap in gaps)
+    ranks_and_pairs = {"low": low, "high": high, "pairs": len(gaps)}
+    return ranks_and_pairs | {"better": better, "worse": worse, "mean": mean}
 
 
 @dataclass(frozen=True)

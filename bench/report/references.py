@@ -36,7 +36,8 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
     about = of_data.problem, of_data.problem in BY_WORD, frequent
     return [
         ReferencePoint(
-            *(phrase("points", form, one.name, *about) for form in ("long", "short")),
+            phrase("points", "long", one.name, *about),
+            phrase("points", "short", one.name, *about),
             None if (score := one.scores.get(group.metric)) is None else Interval(*score),
             one.about,
         )

@@ -119,10 +119,7 @@ def drawn(group: Group) -> Sequence[Setting]:
 
 def places(group: Group) -> dict[Objective, dict[int, int]]:
     """For each cost, the numbers of the settings on its Pareto front by id."""
-    return {
-        cost: {id(setting): i for i, setting in enumerate(pareto(group, cost), start=1)}
-        for cost in COSTS
-    }
+    return {cost: {id(s): i for i, s in enumerate(pareto(group, cost), start=1)} for cost in COSTS}
 
 
 def frame(group: Group) -> pd.DataFrame:

@@ -42,15 +42,13 @@ def nominal_level(alpha: float, looks: int) -> float:
 
     def excess(critical: float) -> float:
         sums, density = np.zeros(1), np.ones(1)
-        for look in range(1, looks + 1):
+        for look in range(1, looks):
             end = critical * math.sqrt(look)
-            if look == looks:
-                inside = density @ (ndtr(end - sums) - ndtr(-end - sums))
-                return float(1 - inside) - alpha
             steps = (end * nodes)[:, None] - sums[None, :]
             kernel = np.exp(-(steps**2) / 2) / math.sqrt(2 * math.pi)
             sums, density = end * nodes, (kernel @ density) * weights * end
-        raise AssertionError
+        end = critical * math.sqrt(looks)
+        return float(1 - density @ (ndtr(end - sums) - ndtr(-end - sums))) - alpha
 
     least = float(-ndtri(alpha / 2))
     critical = brentq(excess, least, float(-ndtri(alpha / 2 / looks)), xtol=1e-10)

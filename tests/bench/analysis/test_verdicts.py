@@ -103,12 +103,14 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     assert [found.both for found in effects(group, "memory")] == pytest.approx([0.5])
     assert len(amp_ratios(group, "memory")) == 3
     found = rank_effect(group)
-    assert (found.pairs, found.mean) == (3, pytest.approx(0.0))
+    assert (found["pairs"], found["mean"]) == (3, pytest.approx(0.0))
     some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
     found = rank_effect(one(some))
-    assert (found.pairs, found.mean) == (2, pytest.approx(0.0)), "also where some ranks ran in one"
+    assert (found["pairs"], found["mean"]) == (2, pytest.approx(0.0)), (
+        "also where some ranks ran in one"
+    )
     found = rank_effect(one(synthetic_rows(68)))
-    assert (found.low, found.high, found.pairs) == (1, 8, 15)
+    assert (found["low"], found["high"], found["pairs"]) == (1, 8, 15)
     assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
 
 
