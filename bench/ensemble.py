@@ -8,7 +8,7 @@ Examples:
   python -m bench.ensemble --runs runs.csv --csv ensemble.csv --reports reports/
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -44,10 +44,13 @@ def command(
         )
     if peer:
         engine_version()  # refuses missing libraries
-    asked = parse_tasks(task)
+    asked = tuple(dict.fromkeys(filter(None, map(str.strip, (task or "").split(",")))))
+    if task is not None and not asked:
+        raise InputError("--task: names no task; name one, or several with commas between")
     results = [ensemble_of(pool, average, most) for pool in find(runs, asked)]
     present = [result.task for result in results]
-    lacking = missing(asked, present)
+    tasks = dict.fromkeys([*(PART_SCORES if MULTITASK in asked else ()), *asked])
+    lacking = [each for each in tasks if each not in (MULTITASK, *present)]
     if lacking and overall_of(results) is None:
         note = f"no cells of {', '.join(lacking)}"
         if {*lacking, *present} <= PART_SCORES.keys():
@@ -69,22 +72,6 @@ def command(
         facts=partial(page.facts_of, [*together, *results]),
         problems=[problem for result in results for problem in result.problems],
     )
-
-
-def parse_tasks(text: str | None) -> tuple[str, ...]:
-    """The distinct tasks in a text such as `"sst,quora"`; InputError for a text without one."""
-    if text is None:
-        return ()
-    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    if not names:
-        raise InputError("--task: names no task; name one, or several with commas between")
-    return names
-
-
-def missing(asked: Collection[str], present: Collection[str]) -> list[str]:
-    """Tasks in `asked` that have no cells; `multitask` stands for all of its parts."""
-    tasks = dict.fromkeys([*(PART_SCORES if MULTITASK in asked else ()), *asked])
-    return [task for task in tasks if task not in (MULTITASK, *present)]
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ _FOLLOWING: Final = (
     "kernels",
 )  # fmt: skip
 """Settings of a group that may follow from its encoder."""
-_SHARED: Final = tuple(
-    n for n in named(lambda about: about.compared in ("group", "never"))
-    if n not in (*_FOLLOWING, "regression_loss")
-)  # fmt: skip
-"""Settings in which the groups of several encoders agree."""
+_COMPARED: Final = tuple(
+    n for n in named(lambda about: about.compared in ("group", "never")) if n != "regression_loss"
+)
+"""Settings in which the rows of a group agree, besides the loss of a regression."""
+_SHARED: Final = tuple(name for name in _COMPARED if name not in _FOLLOWING)
+"""Likewise of the groups of several encoders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +260,10 @@ def group_key(row: Row) -> tuple[Value, ...]:
 def settings_key(row: Row) -> tuple[Value, ...]:
     """The values of a group's key without the machine's; older rows of a regression without a score
     lack its loss, which was mse."""
-    return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
+    return (row.regression_loss or "mse", *_compared(row))
 
 
-_other_keys = attrgetter(*(
-    name for name in named(lambda about: about.compared in ("group", "never"))
-    if name not in ("model_digest", "data_digest", "regression_loss")
-))  # fmt: skip
+_compared = attrgetter(*_COMPARED)
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),

@@ -18,14 +18,7 @@ from bench.common.errors import InputError
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.results.rescoring import Results
-from bench.stats.best import (
-    FEWEST_SEEDS,
-    Differences,
-    Sample,
-    between_seeds,
-    compare_all,
-    has_collapsed,
-)
+from bench.stats.best import FEWEST_SEEDS, Differences, Sample, between_seeds, compare_all
 from bench.stats.intervals import NORMAL_975, POWER_Z, Floats
 
 Obstacle = Literal[
@@ -120,10 +113,9 @@ class Candidates:
         """The seeds of a setting's trainings that collapsed: those that diverged (status
         `invalid`), or whose score is below the setting's mean by more than the margin, which counts
         as no smaller than the metric's own."""
-        scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
         seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
-        low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
-        return tuple(sorted(seeds | low))
+        margin = max(self.margin, self.group.margin)
+        return tuple(sorted(seeds | self.samples[i].collapsed(margin)))
 
     @cached_property
     def widened(self) -> bool:

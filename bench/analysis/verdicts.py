@@ -1,11 +1,10 @@
 """Comparisons of a group's settings, its best, the Pareto front, effects of rank and AMP."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
 from statistics import fmean, geometric_mean
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -144,26 +143,10 @@ def rank_effect(group: Group) -> dict[str, float] | None:
     return ranks_and_pairs | {"better": better, "worse": worse, "mean": mean}
 
 
-@dataclass(frozen=True)
-class Effects:
-    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both. Each
-    is the geometric mean over the `ranks` that ran with AMP and without. `product` is the value of
-    `both` if the two effects were independent."""
-
-    mode: str
-    layers: str
-    amp: str
-    ranks: int
-    amp_alone: float
-    adapter_alone: float
-    both: float
-
-    @property
-    def product(self) -> float:
-        return self.amp_alone * self.adapter_alone
-
-
-def effects(group: Group, cost: Objective) -> list[Effects]:
+def effects(group: Group, cost: Objective) -> list[dict[str, Any]]:
+    """A cost relative to full fine-tuning in fp32 by `mode`, `layers` and `amp`: with `amp_alone`,
+    with `adapter_alone`, and with `both`. Each is the geometric mean over the `ranks` that ran with
+    AMP and without. `product` is the value of `both` if the two effects were independent."""
     base = group.baseline
     settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
     ratios = {
@@ -184,7 +167,9 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
         known = [(off, on) for off, on in pairs if off and on]
         if alone is not None and known:
             adapter, both = map(geometric_mean, zip(*known, strict=True))
-            results.append(Effects(mode, layers, amp, len(known), alone, adapter, both))
+            kind = {"mode": mode, "layers": layers, "amp": amp, "ranks": len(known)}
+            ratio = {"amp_alone": alone, "adapter_alone": adapter, "both": both}
+            results.append({**kind, **ratio, "product": alone * adapter})
     return results
 
 
@@ -192,9 +177,6 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
     """Each setting that ran with AMP, and its cost relative to the same setting without."""
     without_amp = attrgetter("mode", "layers", "rank", "unfreezes", "options", "rate")
     off = {without_amp(s): s for s in group.settings if s.amp == "off"}
-    ratios = []
-    for setting in group.usual:
-        twin = off.get(without_amp(setting))
-        if setting.amp != "off" and twin and (ratio := compare(group, cost, setting, twin)):
-            ratios.append((setting, ratio))
-    return ratios
+    pairs = [(s, off.get(without_amp(s))) for s in group.usual if s.amp != "off"]
+    ratios = [(s, compare(group, cost, s, twin)) for s, twin in pairs if twin]
+    return [(s, ratio) for s, ratio in ratios if ratio]

@@ -85,7 +85,7 @@ def count(number: int, thing: str, things: str | None = None) -> str:
 
 def some_of(names: Sequence[str], most: int) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

@@ -84,10 +84,6 @@ def name(pair: Pair | None) -> str:
     return clean(pair.label) if pair else "all settings together"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:g}%"
-
-
 def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
     """The answer in a few sentences; with `details` followed by lines on regressions, and on what
     would decide the rest."""
@@ -102,7 +98,7 @@ def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
         excluded=_excluded(comparison), gains=_gains(comparison),
         of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
         decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
-        name=name, figures=figures, by_reason=_by_reason, percent=percent, enumerated=enumerated,
+        name=name, figures=figures, by_reason=_by_reason, enumerated=enumerated,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.grouping import grouped
-from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, percent, summary
+from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, summary
 from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
@@ -98,7 +98,6 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
         sections=[each for each in sections if each.drawings or each.tables],
         notes=sentences(
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
-            percent=percent,
         ),
         command=called("compare"),
         how="How it was computed",

@@ -12,6 +12,7 @@ from typing import Final
 
 from bench.analysis.comparison import Limits
 from bench.common.errors import InputError
+from bench.common.messages import some_of
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.rows import Row
@@ -144,9 +145,7 @@ def _accepts(text: str, column: str, value: Value) -> bool:
 
 def _listed(values: set[Value]) -> str:
     texts = sorted(format_value(value) or "empty" for value in values)
-    shown = [shortened(text, _LONGEST) for text in texts]
-    more = f" and {len(shown) - _LISTED:,} more" if len(shown) > _LISTED else ""
-    return f"{', '.join(shown[:_LISTED])}{more}"
+    return some_of([shortened(text, _LONGEST) for text in texts], _LISTED)
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:

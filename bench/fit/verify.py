@@ -58,7 +58,7 @@ class Verified:
         return self.fits >= self.promised
 
     def __str__(self) -> str:
-        return phrase("verified", "verified", self, larger(self.promised), LARGEST)
+        return phrase("fits", "verified", self, larger(self.promised), LARGEST)
 
 
 def larger(batch: int) -> int:

@@ -27,6 +27,7 @@ from bench.plan.cell import MINBERT, Cell
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
 from bench.references.client import find_facts, find_references, tokens_of
+from bench.report.text import sentences
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.rescoring import Results, read_results
 from bench.results.store import plan_file, write_plan
@@ -283,13 +284,11 @@ class Session(Cells):
             }
             echo(json.dumps(outcome))
         else:
-            numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-            echo(f"{count_cells(planned)}: {numbers}")
-            if elsewhere:
-                echo(scores_sentence(elsewhere))
-            echo(f"report: {report}")
-            if times is not None:
-                echo(f"time: {times}")
+            lines = sentences(
+                "outcome", cells=count_cells(planned), counts=counts, elsewhere=elsewhere,
+                scores_sentence=scores_sentence, report=report, times=times,
+            )  # fmt: skip
+            echo("\n".join(lines))
             if advice is not None:
                 echo("\n".join(recommendation.lines(advice)))
                 if curve is not None:

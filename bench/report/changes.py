@@ -1,18 +1,18 @@
 """The report's sections on settings that differ in one thing: AMP, whose effect and the adapter's
 are apart and compared with the paper's claim, and any other setting."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import geometric_mean
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
 from bench.analysis import verdicts
 from bench.analysis.groups import Group, hub
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import COSTS, OBJECTIVES, Effects, Objective, column, compare
+from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare
 from bench.common.grouping import grouped
 from bench.report import figures, text
 from bench.report.drawing import Drawing
@@ -36,7 +36,7 @@ def amp_section(group: Group) -> list[Section]:
     by_cost = {cost: verdicts.effects(group, cost) for cost in COSTS}
     main = []
     for cost, every in by_cost.items():
-        claimed = [e for e in every if (e.mode, e.layers) in _CLAIMED]
+        claimed = [e for e in every if (e["mode"], e["layers"]) in _CLAIMED]
         main += [(cost, e, _claim(group, cost, e) if claimed else None)
                  for e in (claimed or every)[:1]]  # fmt: skip
     heading, *lines = sentences(
@@ -49,8 +49,7 @@ def amp_section(group: Group) -> list[Section]:
         )
         for cost in COSTS if not (rows := amp_frame(group, cost)).empty
     ]  # fmt: skip
-    fields = [{"cost": cost, **asdict(e), "product": e.product}
-              for cost, every in by_cost.items() for e in every]  # fmt: skip
+    fields = [{"cost": cost, **e} for cost, every in by_cost.items() for e in every]
     tables = [table("amp", fields)] if fields else []
     return [Section("amp", "AMP", heading, lines, drawings, tables)]
 
@@ -79,13 +78,15 @@ def _offset(place: int, places: int) -> float:
     return 0.5 * ((place + 0.5) / places - 0.5)
 
 
-def _claim(group: Group, cost: Objective, e: Effects) -> tuple[float, float, bool, list[int]]:
+def _claim(
+    group: Group, cost: Objective, e: Mapping[str, Any]
+) -> tuple[float, float, bool, list[int]]:
     """What decides whether the paper's claim is reached: the ends of all intervals, whether some
     settings have none, and the numbers of runs of these and of the baseline."""
-    base = group.baseline
+    base, kind = group.baseline, (e["mode"], e["layers"], e["amp"])
     alike = [
         s for s in group.usual
-        if (s.mode, s.layers, s.amp) == (e.mode, e.layers, e.amp) and not s.unfreezes
+        if (s.mode, s.layers, s.amp) == kind and not s.unfreezes
     ]  # fmt: skip
     pairs = [(s, gap) for s in alike if base and (gap := compare(group, cost, s, base))]
     ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]

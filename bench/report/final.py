@@ -81,11 +81,8 @@ def find_final(results: Results, test_file: str | None = None) -> FinalScore:
         scores=every_score(facts_of(data).problem, outcome),
         at=utc(datetime.now(UTC)),
     )
-    update_facts(
-        runs,
-        row.data_digest,
-        lambda known: (known or facts_of(data)).model_copy(update={"final": final}),
-    )
+    new = {"final": final}
+    update_facts(runs, row.data_digest, lambda old: (old or facts_of(data)).model_copy(update=new))
     return final
 
 

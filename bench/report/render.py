@@ -164,9 +164,8 @@ def printable(rows: Iterable[Row]) -> list[Row]:
     forms = {name: clean if name in _WITH_PATHS else plain for name in names}
 
     def changed(row: Row) -> Row:
-        values = {name: str(value) for name in names if (value := row[name])}
-        texts = {name: forms[name](value) for name, value in values.items()}
-        others = {name: new for name, new in texts.items() if new != values[name]}
+        texts = {name: forms[name](str(value)) for name in names if (value := row[name])}
+        others = {name: text for name, text in texts.items() if text != row[name]}
         return row | others if others else row
 
     return [changed(row) for row in rows]

@@ -49,6 +49,10 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+z.{digits}f}".replace("-", "−")
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:g}%"
+
+
 def times(value: float) -> str:
     return fixed(value, 2)
 
