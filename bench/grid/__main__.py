@@ -72,10 +72,7 @@ class _OnOff(click.Choice[str]):
 
 
 def _length(value: str) -> int | str:
-    try:
-        return int(value) if value.isdecimal() else value
-    except ValueError:  # of thousands of digits
-        return value
+    return int(value) if value.isdecimal() and len(value) < 10 else value  # int has a limit
 
 
 def _models(value: str) -> list[str]:

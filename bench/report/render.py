@@ -165,7 +165,7 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
     def changed(row: Row) -> Row:
         texts = {name: forms[name](str(value)) for name in names if (value := row[name])}
-        others = {name: text for name, text in texts.items() if text != row[name]}
+        others = {name: new for name, new in texts.items() if new != row[name]}
         return row | others if others else row
 
     return [changed(row) for row in rows]
