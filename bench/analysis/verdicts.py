@@ -139,8 +139,8 @@ def rank_effect(group: Group) -> dict[str, float] | None:
     if not gaps:
         return None
     (better, worse), mean = better_worse(group, gaps), fmean(gap.value for gap in gaps)
-    ranks_and_pairs = {"low": low, "high": high, "pairs": len(gaps)}
-    return ranks_and_pairs | {"better": better, "worse": worse, "mean": mean}
+    of_pairs: dict[str, float] = {"pairs": len(gaps), "better": better, "worse": worse}
+    return {"low": low, "high": high, **of_pairs, "mean": mean}
 
 
 def effects(group: Group, cost: Objective) -> list[dict[str, Any]]:
