@@ -167,7 +167,7 @@ def effects(group: Group, cost: Objective) -> list[dict[str, Any]]:
         known = [(off, on) for off, on in pairs if off and on]
         if alone is not None and known:
             adapter, both = map(geometric_mean, zip(*known, strict=True))
-            kind = {"mode": mode, "layers": layers, "amp": amp, "ranks": len(known)}
+            kind: dict[str, Any] = {"mode": mode, "layers": layers, "amp": amp, "ranks": len(known)}
             ratio = {"amp_alone": alone, "adapter_alone": adapter, "both": both}
             results.append({**kind, **ratio, "product": alone * adapter})
     return results

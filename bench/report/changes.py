@@ -83,10 +83,10 @@ def _claim(
 ) -> tuple[float, float, bool, list[int]]:
     """What decides whether the paper's claim is reached: the ends of all intervals, whether some
     settings have none, and the numbers of runs of these and of the baseline."""
-    base, kind = group.baseline, (e["mode"], e["layers"], e["amp"])
+    base, axes = group.baseline, (e["mode"], e["layers"], e["amp"])
     alike = [
         s for s in group.usual
-        if (s.mode, s.layers, s.amp) == kind and not s.unfreezes
+        if (s.mode, s.layers, s.amp) == axes and not s.unfreezes
     ]  # fmt: skip
     pairs = [(s, gap) for s in alike if base and (gap := compare(group, cost, s, base))]
     ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]
