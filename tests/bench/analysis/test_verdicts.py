@@ -208,7 +208,7 @@ def test_the_effects_of_amp_and_of_the_adapter_are_separate():
     assert (found["amp_alone"], found["adapter_alone"], found["both"]) == pytest.approx(
         (0.8, 0.6, 0.45)
     )
-    assert found.product == pytest.approx(0.48)
+    assert found["product"] == pytest.approx(0.48)
     assert [(s.mode, round(gap.value, 3)) for s, gap in amp_ratios(one(rows), "memory")] == [
         ("full", 0.8), ("lora", 0.75),
     ]  # fmt: skip
