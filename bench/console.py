@@ -7,40 +7,20 @@ import ast
 import os
 import platform
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Final
 
 import click
 from click.shell_completion import CompletionItem
 
 from bench.common.command import run_command
+from bench.common.files import read_tables
 from bench.common.messages import CALLED, CONSOLE, as_called, echo
 from minbert.registry import note_unusable
 
-COMMANDS: Final = {
-    "run": ("bench.grid.__main__", "command"),
-    "report": ("bench.report.__main__", "main"),
-    "recommend": ("bench.recommend", "main"),
-    "compare": ("bench.compare.__main__", "command"),
-    "claims": ("bench.claims", "main"),
-    "data": ("bench.data.__main__", "command"),
-    "doctor": ("bench.doctor.__main__", "command"),
-    "fit": ("bench.fit.__main__", "command"),
-    "export": ("bench.export.__main__", "command"),
-    "predict": ("bench.export.predict", "command"),
-    "ensemble": ("bench.studies.ensemble.__main__", "command"),
-    "updates": ("bench.studies.updates.__main__", "command"),
-    "forecast": ("bench.forecast.__main__", "main"),
-    "merge": ("bench.results.merge", "main"),
-    "validate": ("bench.validate", "main"),
-    "track": ("bench.results.tracking", "main"),
-    "rebuild": ("bench.results.rebuild", "main"),
-    "assets": ("minbert.assets.__main__", "main"),
-}
-"""The module and the name there of each subcommand, which is imported when it is called."""
-
+COMMANDS: Final = read_tables(__file__, "commands.toml")
 
 _FIRST: Final = f"""\
 {CONSOLE} run --grid quick --data reviews.csv   four settings on your texts, and a report
@@ -54,8 +34,8 @@ class _Commands(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The subcommands, without importing any, and the options."""
         own = [
-            CompletionItem(name, help=" ".join(_summary(module).split()))
-            for name, (module, _) in COMMANDS.items()
+            CompletionItem(name, help=" ".join(_summary(place).split()))
+            for name, place in COMMANDS.items()
             if name.startswith(incomplete)
         ]
         return own + super().shell_complete(ctx, incomplete)
@@ -63,8 +43,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module, name = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = resolve_name(COMMANDS[cmd_name])
         note_unusable()
         command.help, command.epilog = map(as_called, (command.help or "", command.epilog or ""))
         for option in command.params:
@@ -75,12 +54,12 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(module)) for name, (module, _) in COMMANDS.items()])
+            formatter.write_dl([(name, _summary(place)) for name, place in COMMANDS.items()])
 
 
-def _summary(module: str) -> str:
-    """The first paragraph of a module's docstring, without importing the module."""
-    spec = find_spec(module)
+def _summary(place: str) -> str:
+    """The first paragraph of the docstring of a command's module, without importing the module."""
+    spec = find_spec(place.partition(":")[0])
     text = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
 

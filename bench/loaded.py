@@ -15,17 +15,16 @@ from markupsafe import escape
 from bench.analysis.comparison import Limits
 from bench.analysis.costs import Need
 from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.recommendation import recommended_in
 from bench.common.errors import InputError
 from bench.compare import conclusion
 from bench.compare.sides import SideRows
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import latest
-from bench.recommend import recommended_in
 from bench.report import lead, recommendation, tables, tradeoff
 from bench.report.pages import html_environment
 from bench.report.references import reference_points
 from bench.report.render import printable
-from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results
 from minbert.files import is_file
 
@@ -81,7 +80,7 @@ class Loaded:
     @cached_property
     def _groups(self) -> list[Group]:
         rows, planned = printable(self.results.rows), printable(self.results.planned)
-        return ordered_groups(rows, planned, values_from(self.results.predictions_of))
+        return ordered_groups(rows, planned, self.results.values_of)
 
     def settings(self) -> pd.DataFrame:
         """Every setting, its seeds averaged, with 95% intervals as `…_low` and `…_high`. Only
@@ -127,7 +126,7 @@ class Loaded:
         """The answer of `bench.compare`, from these results to newer ones. InputError where nothing
         can be compared."""
         base, new = (
-            SideRows(of.runs[0], "", [*of.rows], values_from(of.predictions_of))
+            SideRows(of.runs[0], "", [*of.rows], of.values_of)
             for of in (self.results, other.results)
         )
         outcome = conclusion.conclude(base, new, Limits())

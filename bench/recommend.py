@@ -11,7 +11,6 @@ Examples:
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,11 +18,6 @@ from bench.analysis.costs import EXAMPLE, NEEDS, Need
 from bench.common.command import described, options_in, run_command, with_runs
 from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
-
-if TYPE_CHECKING:
-    from bench.analysis.recommendation import Recommendation
-    from bench.results.rescoring import Results
-
 
 with_needs = options_in(
     Path(__file__).with_name("recommend.toml"),
@@ -34,32 +28,6 @@ with_needs = options_in(
 """Gives a command the options `--prefer`, `--where`, `--margin` and `--metric`."""
 
 
-def recommended_in(
-    results: "Results", prefer: Need, where: str, margin: str | None
-) -> "tuple[Recommendation, int]":
-    """The recommendation for the first group of results and the encoders that are compared with
-    that one's, and the number of other groups; the other arguments are as the options. InputError
-    if there are no results, and for limits that are none."""
-    from bench.analysis.costs import parse_margin, parse_where
-    from bench.analysis.groups import decided_over, ordered_groups
-    from bench.analysis.recommendation import candidates_of, recommend
-    from bench.common.errors import InputError
-    from bench.results.predictions import values_from
-
-    limits = parse_where(where)
-    every = ordered_groups(results.rows, results.planned, values_from(results.predictions_of))
-    if not every:
-        names = ", ".join(map(str, results.runs))
-        raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
-    group = decided_over(every)
-    others = len(every) - max(1, len(group.encoders))
-    base = group.baseline.estimate("dev_score") if group.baseline else None
-    size = None
-    if margin is not None:
-        size = parse_margin(margin, group.scoring, base.value if base else None)
-    return recommend(candidates_of(group, size), prefer, limits), others
-
-
 @described(__doc__)
 @with_runs("Results to recommend from.")
 @with_needs
@@ -68,6 +36,7 @@ def main(
     runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None,
     as_json: bool,
 ) -> int:  # fmt: skip
+    from bench.analysis.recommendation import recommended_in
     from bench.report import recommendation
     from bench.report.text import count
     from bench.results.rescoring import read_results

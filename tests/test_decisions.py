@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.analysis.power import OF_EXAMPLES, OF_SEEDS
+from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.best import FEWEST_SEEDS
 from bench.stats.intervals import wilson
 from tests.experiments.decisions import PAGE, measure, page, read_figures, variances

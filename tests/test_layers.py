@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "bench.grid.__main__", "bench.results.rebuild", "bench.forecast.__main__",
-    "bench.data.__main__", "bench.studies.ensemble.__main__", "bench.studies.updates.__main__",
+    "bench.data.__main__", "bench.ensemble", "bench.updates",
     "bench.report.__main__", "minbert.assets.__main__", "bench.export.__main__", "bench.predict",
     "bench.export.formats", "bench.doctor.__main__", "bench.compare.__main__",
 )  # fmt: skip

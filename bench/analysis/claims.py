@@ -25,7 +25,6 @@ from bench.plan.cell import ON
 from bench.plan.claimsfile import SCORE, Claim, accepts, load, shown
 from bench.plan.rows import RESUMED, Row
 from bench.results.outcomes import ValuesOf
-from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from bench.stats.comparing import FAMILY, holm, mean_of_settings
 from bench.stats.intervals import POWER_Z, Interval, pooled, quantile
@@ -129,7 +128,7 @@ def judge_file(path: Path, runs: Sequence[Path] = ()) -> list[Judged]:
         if missing := [file.name for file in files if not file.is_file()]:
             return f"{missing[0]} is not there"
         known = read(files, None)
-        return estimate(claim, known.rows, values_from(known.predictions_of))
+        return estimate(claim, known.rows, known.values_of)
 
     return judge(claims, [evidence(claim) for claim in claims])
 

@@ -11,21 +11,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis import matching
 from bench.analysis.costpairs import BETWEEN_PROCESSES, alternated, ratio_intervals, runs_of
 from bench.analysis.costs import parse_margin
 from bench.analysis.machines import Machines, machines_of, versions_of
-from bench.analysis.matching import (
-    Match,
-    Side,
-    distinct_labels,
-    machine_name,
-    machine_of,
-    matching,
-    not_measured,
-    text_of,
-)
+from bench.analysis.matching import Match, Side, distinct_labels, text_of
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
 from bench.analysis.setting import Setting, place_of_run
+from bench.common.files import read_tables
 from bench.common.messages import some_of
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
@@ -147,19 +140,10 @@ class Comparison:
         return [pair for pair in self.pairs if pair.passing]
 
 
-SCORE: Final = Measure("dev_score", "dev score", "score")
-MEASURES: Final = (
-    Measure("step_gflop", "FLOPs of a step", "count", exact=True),
-    Measure("step_operators", "operators of a step", "count", exact=True),
-    Measure("step_moved_mib", "memory traffic of a step", "count", exact=True),
-    Measure("activations_mib", "memory kept for backward", "memory", exact=True),
-    Measure("peak_rss_mib", "peak memory", "memory"),
-    Measure("peak_cuda_allocated_mib", "peak memory", "memory"),
-    SCORE,
-    Measure("ms_per_1k_tokens", "time", "time"),
+MEASURES: Final = tuple(
+    Measure(column, **about) for column, about in read_tables(__file__, "measures.toml").items()
 )
-"""The measures, in order: those that hardly vary first."""
-
+SCORE: Final = next(measure for measure in MEASURES if measure.kind == "score")
 NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
 _OTHER_BATCHES: Final = "no seed in common, and the largest batch is counted"
 _UNPAIRED: Final = "no seed in common: the same seeds of both sides would decide it sooner"
@@ -248,7 +232,7 @@ def compare(
     """Two sets of rows, compared through the settings that they share, which may differ in the
     columns that filters name, `looks` times at most while rows are being added. InputError if the
     limit of scores is none, or not one of the metric."""
-    matched = matching(base, new, named, values_of)
+    matched = matching.matching(base, new, named, values_of)
     matches = matched.matches
     labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])
     costs = {cost.measure: cost for cost in costs_of(matches, limits)}
@@ -279,7 +263,7 @@ def compare(
     pairs = tuple(
         Pair(
             label, match.base, match.new,
-            "" if match.machine is None else machine_name(match.machine), tuple(result),
+            "" if match.machine is None else matching.machine_name(match.machine), tuple(result),
             failing=_failing(match.base, match.new),
             passing=_failing(match.new, match.base, now=True),
         )
@@ -301,7 +285,9 @@ def costs_of(matches: Sequence[Match], limits: Limits) -> list[CostMeasure]:
     measures = [measure for measure in MEASURES if measure is not SCORE]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
-    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches]
+    on_gpu = [
+        any(matching.machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches
+    ]
     alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
     costs = []
     for measure in measures:
@@ -309,7 +295,7 @@ def costs_of(matches: Sequence[Match], limits: Limits) -> list[CostMeasure]:
         numbers = _pairs(base.number, new.number)
         paired, unpaired = runs.has_pair(measure.column), _OTHER_BATCHES if measure.exact else ""
         why: list[str | None] = [
-            reason or not_measured(*have) or ("" if has_pair else unpaired)
+            reason or matching.not_measured(*have) or ("" if has_pair else unpaired)
             if any(have) and not (gpu and measure.column == "peak_rss_mib")
             else None
             for gpu, reason, have, has_pair in zip(on_gpu, reasons, numbers, paired, strict=True)

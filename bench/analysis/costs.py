@@ -131,8 +131,7 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
         own = setting.at(common) if has_all else setting
         if need == "time":
             return _time(own)
-        estimate = own.estimate(group.memory_column)
-        return None if estimate is None else estimate.value
+        return own.mean(group.memory_column)
     trained = _mean(row.params_trainable for row in setting.ok)
     if need == "parameters":
         return trained
@@ -146,11 +145,10 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
 
 
 def _time(setting: Setting) -> float | None:
-    rate, tokens = setting.estimate("ms_per_1k_tokens"), _mean(r.tokens_total for r in setting.ok)
+    rate, tokens = setting.mean("ms_per_1k_tokens"), _mean(r.tokens_total for r in setting.ok)
     if rate is None or tokens is None or setting.encoder:
-        whole = setting.estimate("train_s")
-        return None if whole is None else whole.value
-    return rate.value * tokens / 1e6
+        return setting.mean("train_s")
+    return rate * tokens / 1e6
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -28,11 +28,12 @@ _FOLLOWING: Final = (
     "kernels",
 )  # fmt: skip
 """Settings of a group that may follow from its encoder."""
-_SHARED: Final = tuple(
-    n for n in named(lambda about: about.compared in ("group", "never"))
-    if n not in (*_FOLLOWING, "regression_loss")
-)  # fmt: skip
-"""Settings in which the groups of several encoders agree."""
+_COMPARED: Final = tuple(
+    n for n in named(lambda about: about.compared in ("group", "never")) if n != "regression_loss"
+)
+"""Settings in which the rows of a group agree, besides the loss of a regression."""
+_SHARED: Final = tuple(name for name in _COMPARED if name not in _FOLLOWING)
+"""Likewise of the groups of several encoders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +79,15 @@ class Group:
     def margin(self) -> float:
         """How much worse than full fine-tuning a score may be to count as no worse, as a positive
         difference of scores."""
-        score = self.baseline.estimate("dev_score") if self.baseline else None
-        return self.scoring.tolerance(score.value if score else 0.0)
+        score = self.baseline.mean("dev_score") if self.baseline else None
+        return self.scoring.tolerance(score or 0.0)
 
     @cached_property
     def decimals(self) -> int:
         """Decimals of scores in text: three, or four digits of those in the unit of the labels."""
         if self.scoring.bounded:
             return 3
-        scores = [abs(s.value) for one in self.settings if (s := one.estimate("dev_score"))]
-        largest = max(scores, default=0.0)
+        largest = max((abs(one.mean("dev_score") or 0.0) for one in self.settings), default=0.0)
         return max(0, 3 - floor(log10(largest))) if largest > 0 else 3
 
     @cached_property
@@ -125,6 +125,11 @@ class Group:
             return "train_s"
         known = any(setting.estimate("ms_per_1k_tokens") for setting in self.settings)
         return "ms_per_1k_tokens" if known else "step_ms_median"
+
+    def gain(self, setting: Setting) -> float:
+        """A setting's score as a number of which more is better; −∞ without a score."""
+        score = setting.mean("dev_score")
+        return -inf if score is None else self.scoring.gain(score)
 
     @property
     def folds(self) -> int | None:
@@ -171,14 +176,9 @@ class Group:
     @cached_property
     def _fulls(self) -> dict[str, Setting]:
         unfreezes = all(setting.unfreezes for setting in self.settings if setting.mode != "head")
-
-        def gain(setting: Setting) -> float:
-            score = setting.estimate("dev_score")
-            return self.scoring.gain(score.value) if score else float("-inf")
-
         full = [s for s in self.settings if s.mode == "full" and s.ok and s.unfreezes == unfreezes]
         # of several with one AMP the last one stays: the best, and of equally good ones the first
-        return {s.amp: s for s in sorted(full, key=gain, reverse=True)[::-1]}
+        return {s.amp: s for s in sorted(full, key=self.gain, reverse=True)[::-1]}
 
     @cached_property
     def learned(self) -> bool:
@@ -260,13 +260,10 @@ def group_key(row: Row) -> tuple[Value, ...]:
 def settings_key(row: Row) -> tuple[Value, ...]:
     """The values of a group's key without the machine's; older rows of a regression without a score
     lack its loss, which was mse."""
-    return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
+    return (row.regression_loss or "mse", *_compared(row))
 
 
-_other_keys = attrgetter(*(
-    name for name in named(lambda about: about.compared in ("group", "never"))
-    if name not in ("model_digest", "data_digest", "regression_loss")
-))  # fmt: skip
+_compared = attrgetter(*_COMPARED)
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),
@@ -332,12 +329,6 @@ def encoders_of(groups: Sequence[Group]) -> Group | None:
         replace(s, encoder=name) for name, group in by_name.items() for s in group.settings
     )
     return Group(rows, settings, encoders=by_name)
-
-
-def decided_over(groups: Sequence[Group]) -> Group:
-    """The settings that a recommendation is among: the first group's, with those of other encoders
-    if there are any."""
-    return encoders_of(groups) or groups[0]
 
 
 def _shared(group: Group) -> tuple[Value, ...]:

@@ -152,8 +152,8 @@ def _limit(measure: Measure, group: Group, reference: Setting) -> float:
     """The least step of a series' scaled values that is reported."""
     limits = Limits()
     if measure.kind == "score":
-        score = reference.estimate(measure.column)
-        return score_limit(limits.score_drop, group.scoring, score.value if score else 1.0)
+        score = reference.mean(measure.column)
+        return score_limit(limits.score_drop, group.scoring, 1.0 if score is None else score)
     return log(1 + limits.ratio(measure.kind))
 
 

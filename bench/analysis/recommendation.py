@@ -10,20 +10,15 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.costs import NEEDS, Limit, Need, cost_of
-from bench.analysis.groups import Group, decided_over, ordered_groups
+from bench.analysis.costs import NEEDS, Limit, Need, cost_of, parse_margin, parse_where
+from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.setting import Setting, point
+from bench.common.errors import InputError
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
-from bench.stats.best import (
-    FEWEST_SEEDS,
-    Differences,
-    Sample,
-    between_seeds,
-    compare_all,
-    has_collapsed,
-)
+from bench.results.rescoring import Results
+from bench.stats.best import FEWEST_SEEDS, Differences, Sample, between_seeds, compare_all
 from bench.stats.intervals import NORMAL_975, POWER_Z, Floats
 
 Obstacle = Literal[
@@ -118,10 +113,9 @@ class Candidates:
         """The seeds of a setting's trainings that collapsed: those that diverged (status
         `invalid`), or whose score is below the setting's mean by more than the margin, which counts
         as no smaller than the metric's own."""
-        scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
         seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
-        low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
-        return tuple(sorted(seeds | low))
+        margin = max(self.margin, self.group.margin)
+        return tuple(sorted(seeds | self.samples[i].collapsed(margin)))
 
     @cached_property
     def widened(self) -> bool:
@@ -414,4 +408,22 @@ def recommended_from(
     """The recommendation of a report: among the settings of its first group, and of the encoders
     that are compared with that one's; None without any group."""
     every = ordered_groups(rows, planned, values_of)
-    return recommend(candidates_of(decided_over(every))) if every else None
+    return recommend(candidates_of(encoders_of(every) or every[0])) if every else None
+
+
+def recommended_in(
+    results: Results, prefer: Need, where: str, margin: str | None
+) -> tuple[Recommendation, int]:
+    """The same for results, with the number of other groups than those that are compared; the other
+    arguments are as the options of bench.recommend. InputError if there are no results, and for
+    limits that are none."""
+    limits = parse_where(where)
+    every = ordered_groups(results.rows, results.planned, results.values_of)
+    if not every:
+        names = ", ".join(map(str, results.runs))
+        raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
+    group = encoders_of(every) or every[0]
+    others = len(every) - max(1, len(group.encoders))
+    base = group.baseline.mean("dev_score") if group.baseline else None
+    size = None if margin is None else parse_margin(margin, group.scoring, base)
+    return recommend(candidates_of(group, size), prefer, limits), others

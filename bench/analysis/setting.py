@@ -241,6 +241,10 @@ class Setting:
         """
         return cache(lambda column: self._score() if column == _SCORE else self._cost(column))
 
+    def mean(self, column: str) -> float | None:
+        known = self.estimate(column)
+        return None if known is None else known.value
+
     def _score(self) -> Interval | None:
         scores, values = self.scores, self.values
         if not scores:

@@ -1,11 +1,10 @@
 """Comparisons of a group's settings, its best, the Pareto front, effects of rank and AMP."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
-from statistics import geometric_mean
-from typing import Final, Literal
+from statistics import fmean, geometric_mean
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -20,9 +19,6 @@ Objective = Literal["memory", "time", "score"]
 OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
 _FEWEST_REPEATS: Final = 3  # fewest repeats of a single seed and fold that are paired
-PAPER_MEMORY: Final = 0.5
-"""The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
-PAPER_TIMES: Final = (1 / 1.6, 0.4)  # ... 60% faster: 1.6 times the speed, or 60% less time
 
 
 def column(group: Group, objective: Objective) -> str:
@@ -86,14 +82,8 @@ def best_by_score(group: Group) -> Setting | None:
     """The best setting by score, of those that learned; None where scores can't be weighed."""
     if not group.learned:
         return None
-    learned = [setting for setting in group.settings if setting.ok and setting.learned]
-    scores = {s: score.value for s in learned if (score := s.estimate("dev_score"))}
-    return max(scores, key=lambda setting: group.scoring.gain(scores[setting]), default=None)
-
-
-def neither_learned(a: Setting, b: Setting) -> bool:
-    """Whether both are flagged `not_learned`, so that their scores mean nothing."""
-    return not (a.learned or b.learned)
+    learned = [s for s in group.settings if s.ok and s.learned and s.estimate("dev_score")]
+    return max(learned, key=group.gain, default=None)
 
 
 def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
@@ -109,10 +99,10 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
         return []
     name, best = column(group, cost), float("inf")
     points = [
-        (price.value, -group.scoring.gain(score.value), setting)
+        (price, -group.gain(setting), setting)
         for setting in group.settings
-        if (price := setting.estimate(name)) and (score := setting.estimate("dev_score"))
-        if setting.learned
+        if (price := setting.mean(name)) is not None
+        if setting.learned and setting.estimate("dev_score")
     ]
     front = []
     for _, lost, setting in sorted(points, key=lambda point: point[:2]):
@@ -122,21 +112,10 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
     return front
 
 
-@dataclass(frozen=True)
-class RankEffect:
-    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone,
-    of which so many are significantly better or worse."""
-
-    low: int
-    high: int
-    pairs: int
-    better: int
-    worse: int
-    mean: float
-
-
-def rank_effect(group: Group) -> RankEffect | None:
-    """The effect of rank, in pairs of which at least one has learned; None with scores for fewer
+def rank_effect(group: Group) -> dict[str, float] | None:
+    """The effect on score of the highest rank over the lowest: both ranks, `low` and `high`; the
+    number of `pairs` that differ in rank alone, of which at least one has learned; how many of them
+    are significantly `better` or `worse`; and the `mean` difference. None with scores for fewer
     than two ranks, or where scores can't be weighed."""
     if not group.learned:
         return None
@@ -154,35 +133,20 @@ def rank_effect(group: Group) -> RankEffect | None:
     gaps = [
         gap
         for s in scored
-        if s.rank == high and (twin := twins.get(without_rank(s))) and not neither_learned(s, twin)
+        if s.rank == high and (twin := twins.get(without_rank(s))) and (s.learned or twin.learned)
         if (gap := compare(group, "score", s, twin))
     ]
     if not gaps:
         return None
-    mean = sum(gap.value for gap in gaps) / len(gaps)
-    return RankEffect(low, high, len(gaps), *better_worse(group, gaps), mean)
+    (better, worse), mean = better_worse(group, gaps), fmean(gap.value for gap in gaps)
+    of_pairs: dict[str, float] = {"pairs": len(gaps), "better": better, "worse": worse}
+    return {"low": low, "high": high, **of_pairs, "mean": mean}
 
 
-@dataclass(frozen=True)
-class Effects:
-    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both. Each
-    is the geometric mean over the `ranks` that ran with AMP and without. `product` is the value of
-    `both` if the two effects were independent."""
-
-    mode: str
-    layers: str
-    amp: str
-    ranks: int
-    amp_alone: float
-    adapter_alone: float
-    both: float
-
-    @property
-    def product(self) -> float:
-        return self.amp_alone * self.adapter_alone
-
-
-def effects(group: Group, cost: Objective) -> list[Effects]:
+def effects(group: Group, cost: Objective) -> list[dict[str, Any]]:
+    """A cost relative to full fine-tuning in fp32 by `mode`, `layers` and `amp`: with `amp_alone`,
+    with `adapter_alone`, and with `both`. Each is the geometric mean over the `ranks` that ran with
+    AMP and without. `product` is the value of `both` if the two effects were independent."""
     base = group.baseline
     settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
     ratios = {
@@ -203,7 +167,9 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
         known = [(off, on) for off, on in pairs if off and on]
         if alone is not None and known:
             adapter, both = map(geometric_mean, zip(*known, strict=True))
-            results.append(Effects(mode, layers, amp, len(known), alone, adapter, both))
+            kind: dict[str, Any] = {"mode": mode, "layers": layers, "amp": amp, "ranks": len(known)}
+            ratio = {"amp_alone": alone, "adapter_alone": adapter, "both": both}
+            results.append({**kind, **ratio, "product": alone * adapter})
     return results
 
 
@@ -211,9 +177,6 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
     """Each setting that ran with AMP, and its cost relative to the same setting without."""
     without_amp = attrgetter("mode", "layers", "rank", "unfreezes", "options", "rate")
     off = {without_amp(s): s for s in group.settings if s.amp == "off"}
-    ratios = []
-    for setting in group.usual:
-        twin = off.get(without_amp(setting))
-        if setting.amp != "off" and twin and (ratio := compare(group, cost, setting, twin)):
-            ratios.append((setting, ratio))
-    return ratios
+    pairs = [(s, off.get(without_amp(s))) for s in group.usual if s.amp != "off"]
+    ratios = [(s, compare(group, cost, s, twin)) for s, twin in pairs if twin]
+    return [(s, ratio) for s, ratio in ratios if ratio]

@@ -1,10 +1,11 @@
 """Messages for runs.csv and for a terminal, and the commands that they name."""
 
+import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 CONSOLE: Final = "minbert-bench"
 CALLED: Final = "MINBERT_BENCH_CALLED"
@@ -84,5 +85,19 @@ def count(number: int, thing: str, things: str | None = None) -> str:
 
 def some_of(names: Sequence[str], most: int) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def finite(
+    value: Any, form: Callable[[str], str] = str, number: Callable[[float], float] = float
+) -> Any:
+    """A value of JSON, with null for numbers that are not finite, and texts and other numbers that
+    are not whole in a form."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner, form, number) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner, form, number) for inner in value]
+    if isinstance(value, float):
+        return number(value) if math.isfinite(value) else None
+    return form(value) if isinstance(value, str) else value

@@ -34,7 +34,6 @@ from bench.machine.devices import ALL
 from bench.machine.environment import recorded
 from bench.plan.cell import digest
 from bench.plan.selection import AXES, parse_selection
-from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 
@@ -341,7 +340,7 @@ class _Session:
         base, new = (read_results([self.csv(side)], None) for side in SIDES)
         comparison = compare(
             base.rows, new.rows, self.alternation.limits, named=self.named, looks=looks,
-            values_of=(values_from(base.predictions_of), values_from(new.predictions_of)),
+            values_of=(base.values_of, new.values_of),
         )  # fmt: skip
         return undecided_cells(comparison, is_look)
 

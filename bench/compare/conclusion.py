@@ -13,11 +13,10 @@ from bench.analysis.machines import MachineCost
 from bench.analysis.setting import Setting
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
-from bench.common.messages import enumerated
+from bench.common.messages import enumerated, finite
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
 from bench.report.pages import sentences
-from bench.report.show import finite
 from bench.report.text import clean, fixed, signed, with_span
 from bench.stats.intervals import Interval
 
@@ -85,10 +84,6 @@ def name(pair: Pair | None) -> str:
     return clean(pair.label) if pair else "all settings together"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:g}%"
-
-
 def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
     """The answer in a few sentences; with `details` followed by lines on regressions, and on what
     would decide the rest."""
@@ -103,7 +98,7 @@ def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
         excluded=_excluded(comparison), gains=_gains(comparison),
         of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
         decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
-        name=name, figures=figures, by_reason=_by_reason, percent=percent, enumerated=enumerated,
+        name=name, figures=figures, by_reason=_by_reason, enumerated=enumerated,
     )  # fmt: skip
 
 

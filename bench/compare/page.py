@@ -19,7 +19,7 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.grouping import grouped
-from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, percent, summary
+from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, summary
 from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
@@ -75,12 +75,15 @@ def _brief(conclusion: Conclusion) -> str:
 def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
     """The sections of both pages, with at most some results, and some rows in other tables."""
     caption = f"Over {text.count(len(comparison.pairs), 'setting')}."
+    ended = [("newly fails", pair, pair.failing) for pair in comparison.failing]
+    ended += [("newly passes", pair, pair.passing) for pair in comparison.passing]
+    changed = [{"setting": name(pair), "what": what, "why": _cut(how)} for what, pair, how in ended]
     differs = [{"column": column, "base": _cut(base), "new": _cut(new)}
                for column, base, new in comparison.differs]  # fmt: skip
     return [
         Section("results", "Results", "Results", tables=[
             *_table([(None, one) for one in comparison.overall], caption, _MOST, "setting"),
-            *_changed_cells(comparison, most), *_results(comparison, results),
+            *_first(table("compare_changed", changed), most), *_results(comparison, results),
         ]),
         *_machines(comparison.machines, most),
         Section("differs", "What differs", "What differs between the sides",
@@ -98,7 +101,6 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
         sections=[each for each in sections if each.drawings or each.tables],
         notes=sentences(
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
-            percent=percent,
         ),
         command=called("compare"),
         how="How it was computed",
@@ -199,13 +201,6 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
         caption = f"{measure.label[:1].upper()}{measure.label[1:]}: {counts}."
         tables += _table(results, caption, _MOST, "measure")
     return [replace(table, folded=True) for table in tables]
-
-
-def _changed_cells(comparison: Comparison, most: int) -> list[Table]:
-    changed = [("newly fails", pair, pair.failing) for pair in comparison.failing]
-    changed += [("newly passes", pair, pair.passing) for pair in comparison.passing]
-    rows = [{"setting": name(pair), "what": what, "why": _cut(how)} for what, pair, how in changed]
-    return _first(table("compare_changed", rows), most)
 
 
 def _obstacles(comparison: Comparison, most: int) -> list[Table]:

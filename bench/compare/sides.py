@@ -12,12 +12,12 @@ from typing import Final
 
 from bench.analysis.comparison import Limits
 from bench.common.errors import InputError
+from bench.common.messages import some_of
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.rows import Row
 from bench.report.text import clean, shortened
 from bench.results.outcomes import ValuesOf
-from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from minbert.files import is_file, is_folder
 
@@ -76,7 +76,7 @@ def read_sides(
         if not results[path].rows:
             raise InputError(f"{path}: has no rows; name another file")
         rows = matching(results[path].rows, of_side, option, path)
-        sides.append(SideRows(path, text or "", rows, values_from(results[path].predictions_of)))
+        sides.append(SideRows(path, text or "", rows, results[path].values_of))
     if len(files) == 1:
         shared = len({id(row) for row in sides[0].rows} & {id(row) for row in sides[1].rows})
         if shared:
@@ -145,9 +145,7 @@ def _accepts(text: str, column: str, value: Value) -> bool:
 
 def _listed(values: set[Value]) -> str:
     texts = sorted(format_value(value) or "empty" for value in values)
-    shown = [shortened(text, _LONGEST) for text in texts]
-    more = f" and {len(shown) - _LISTED:,} more" if len(shown) > _LISTED else ""
-    return f"{', '.join(shown[:_LISTED])}{more}"
+    return some_of([shortened(text, _LONGEST) for text in texts], _LISTED)
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:

@@ -70,7 +70,7 @@ def command(
     facts = _facts(examples, source.files, model or _MODEL)
 
     from bench.report.data import lines_on, tables
-    from bench.report.show import print_tables
+    from bench.report.tables import print_tables
 
     if as_json:
         echo(json.dumps(facts.model_dump(mode="json"), indent=2))

@@ -1,13 +1,12 @@
 """The checks of checks.toml, in the order in which they run, and their findings. Pure."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 
 OK: Final = "ok"
 FAILED: Final = "failed"
@@ -67,7 +66,7 @@ class SkipError(Exception):
     """A check that can't run here; the message is the reason."""
 
 
-_TABLES: Final = tomllib.loads(files("bench.doctor").joinpath("checks.toml").read_text("utf-8"))
+_TABLES: Final = read_tables(__file__, "checks.toml")
 DEVICE: Final = Check(**_TABLES["device"])
 """Answered before all others, by what a grid does: it decides where they run."""
 CHECKS: Final = tuple(Check(**table) for table in _TABLES["checks"])

@@ -1,7 +1,6 @@
 """An examination in words, and as JSON without names of users, hosts and folders."""
 
 import getpass
-import math
 import platform
 import re
 import socket
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.common.messages import enumerated, one_line
+from bench.common.messages import enumerated, finite, one_line
 from bench.doctor.check import CHECKS, DEVICE, FAILED, OK, SKIPPED, Finding
 from bench.doctor.session import Examination
 from bench.machine.version import code_version
@@ -88,18 +87,8 @@ def as_json(examination: Examination, requested: str, sentence: str) -> dict[str
             for finding in examination.findings
         ],
     }  # fmt: skip
-    return {**_clean(values), "verdict": sentence}
-
-
-def _clean(value: Any) -> Any:
-    """A value with anonymous texts and rounded numbers, null where they are not finite."""
-    if isinstance(value, dict):
-        return {key: _clean(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(each) for each in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return anonymous(value) if isinstance(value, str) else value
+    rounded = finite(values, anonymous, lambda number: float(f"{number:.6g}"))
+    return {**rounded, "verdict": sentence}
 
 
 def anonymous(text: str) -> str:

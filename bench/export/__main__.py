@@ -87,7 +87,7 @@ def command(
         return 0
 
     from bench.export.card import figures_table
-    from bench.report.show import print_tables
+    from bench.report.tables import print_tables
 
     versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
     amp, rounded = trained.job.cell.amp, ""

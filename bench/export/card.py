@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.analysis.groups import groups
-from bench.common.messages import command_line
+from bench.common.messages import command_line, finite
 from bench.export.formats import Format
 from bench.export.trained import Trained
 from bench.export.training import model_type_of, why_not_scripted
@@ -15,7 +15,6 @@ from bench.plan.columns import BY_NAME, format_value, group_names
 from bench.plan.metrics import metric_of
 from bench.report.commands import commands
 from bench.report.pages import LISTED, markdown_environment
-from bench.report.show import finite
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, plain, without_paths
 from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, PIPED, Figures

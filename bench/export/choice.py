@@ -61,7 +61,7 @@ def recommended_cell(
     """A cell of the setting that is recommended, and the number of settings among which it was: the
     one of the lowest seed whose weights were kept, or else of the lowest seed, since the best of
     several scores is too good by chance. InputError if nothing is recommended."""
-    from bench.recommend import recommended_in
+    from bench.analysis.recommendation import recommended_in
     from bench.report.recommendation import subject
     from bench.results.rescoring import read_results
 

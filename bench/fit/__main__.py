@@ -55,10 +55,6 @@ _LENGTHS: Final = (32, 128, 512)
 _LEARNED: Final = 5
 """The most settings that ran here from which memory is learned; each takes a second."""
 _PAGES: Final = "fit"
-_HOW: Final = (
-    "One training step and one evaluation of each setting ran on tensors without values. Their "
-    "sizes, as formulae of the batch size and the length, give the memory of all others."
-)
 
 
 def _memory(text: str) -> float:
@@ -139,8 +135,7 @@ def command(
         title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
         title += "; the largest batch that fits, then those of --batch" if batches else ""
         if not as_json:
-            from bench.report.show import print_tables
-            from bench.report.tables import table
+            from bench.report.tables import print_tables, table
 
             print_tables([table("fit", [p.columns() for p in points], title)], notes)
         shown = []
@@ -228,7 +223,7 @@ def _costs(
 
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:
     from bench.report.forecasts import lengths_section
-    from bench.report.pages import Facts, Section, called, write_pages
+    from bench.report.pages import Facts, Section, called, phrase, write_pages
     from bench.report.tables import table
 
     rows = [point.columns() for point in points]
@@ -237,8 +232,8 @@ def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: st
                    [title, *remarks(points)], tables=[table("fit", rows)])  # fmt: skip
     facts = Facts(
         title=f"What fits of {curves.model}, and where an adapter saves memory",
-        findings=lengths.lines[:1], sections=[fits, lengths], notes=[_HOW, *curves.notes],
-        command=called("fit"),
+        findings=lengths.lines[:1], sections=[fits, lengths],
+        notes=[phrase("fits", "how"), *curves.notes], command=called("fit"),
     )  # fmt: skip
     return write_pages(folder, _PAGES, facts, data=curves.model_dump(mode="json") | {"fits": rows})
 

@@ -1,6 +1,7 @@
 """What settings cost in batches of any size and length, and the largest batch that fits."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from bench.forecast.forecast import load_features, memory_prior, peak_features, 
 from bench.plan.cell import ABOUT, Cell
 from bench.plan.gridfile import Settings
 from bench.plan.rows import Row
+from bench.report.text import sentences
 from bench.results.curves import Curves, Point
 
 VERIFIED: Final = Path(__file__).with_name("verified.json")
@@ -40,12 +42,7 @@ def label_of(cell: Cell) -> str:
 
 def remarks(points: Sequence[Point]) -> list[str]:
     """What batches that are not bounded by memory alone mean."""
-    said = []
-    if any(point.batch == 0 for point in points):
-        said.append("batch 0: not even one text fits, whose memory is shown")
-    if any(point.batch == LARGEST for point in points):
-        said.append(f"batch {LARGEST:,}: the most that a grid takes; memory may allow more")
-    return said
+    return sentences("fit_remarks", batches={point.batch for point in points}, most=LARGEST)
 
 
 def is_plain(cell: Cell) -> bool:
@@ -121,12 +118,11 @@ class Costs:
     def largest(self, cell: Cell, length: int, limit_mib: float) -> int:
         """The largest batch whose peak is within a limit with some to spare; 0 if none is."""
         spare = _SPARE if self.device == "cpu" else 0.0  # a GPU's reserve is counted
-        low, high = 0, LARGEST + 1  # one that fits, and one that does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = (1 + spare) * self._peak_mib(cell, middle, length) <= limit_mib
-            low, high = (middle, high) if fits else (low, middle)
-        return low
+
+        def needed_mib(batch: int) -> float:
+            return (1 + spare) * self._peak_mib(cell, batch, length)
+
+        return bisect_right(range(1, LARGEST + 1), limit_mib, key=needed_mib)
 
     def answers(
         self, cells: Sequence[Cell], lengths: Sequence[int], limit_mib: float
@@ -174,8 +170,6 @@ class Costs:
     @property
     def notes(self) -> list[str]:
         """What the answers are based on, with the error of forecasts that were verified."""
-        from bench.report.pages import sentences  # loads matplotlib
-
         pairs = [(one["promised"], one["fits"]) for one in json.loads(VERIFIED.read_text("utf-8"))]
         return sentences(
             "fit", costs=self, runs=len(self._ratios), pairs=pairs, within=WITHIN, spare=_SPARE,

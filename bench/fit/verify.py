@@ -1,12 +1,13 @@
 """Trains at the boundary of what fits, each batch in a process of its own."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.cell import Cell
 from bench.plan.models import Model
+from bench.report.text import phrase
 from bench.results.curves import Point
 from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.prepared import FILE, Prepared, write
@@ -56,17 +58,7 @@ class Verified:
         return self.fits >= self.promised
 
     def __str__(self) -> str:
-        ratio = self.promised / self.fits if self.fits else float("inf")
-        wrong = f"; the promise was too {'large' if ratio > 1 else 'small'} by "
-        wrong += f"{abs(ratio - 1):.0%}" if self.fits else "an unknown amount"
-        is_right = self.fits == self.promised and self.too_large == larger(self.promised)
-        other = f"{self.too_large:,} did not"
-        if self.too_large > LARGEST:
-            other = "the most that a grid takes"
-        return (
-            f"{self.setting}, {self.length} tokens: promised {self.promised:,}; {self.fits:,} "
-            f"fitted, {other}, by {self.by}{'' if is_right else wrong}"
-        )
+        return phrase("fits", "verified", self, larger(self.promised), LARGEST)
 
 
 def larger(batch: int) -> int:
@@ -102,7 +94,7 @@ def verified(
     on_cpu = target.conditions.device == "cpu"
     with (
         TemporaryDirectory(prefix="minbert-fit-", ignore_cleanup_errors=True) as folder,
-        _cache_in(folder),
+        patch.dict(os.environ, {_CACHE: folder}),  # for tokens, which nobody needs again
         Locks(device_locks(), signals) as devices,
         devices.using(target.device_name, say),
         limited(limit_mib - mapped_mib) if on_cpu else nullcontext() as group,
@@ -122,18 +114,6 @@ def verified(
 
         shown.fits, shown.too_large = boundary(fits, point.batch)
     return shown
-
-
-@contextmanager
-def _cache_in(folder: str) -> Iterator[None]:
-    """Keep tokens, which nobody needs again, in a cache of their own."""
-    before = os.environ.get(_CACHE)
-    os.environ[_CACHE] = folder
-    try:
-        yield
-    finally:
-        del os.environ[_CACHE]
-        os.environ |= {} if before is None else {_CACHE: before}
 
 
 def _train(

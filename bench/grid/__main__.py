@@ -23,15 +23,7 @@ from typing import Any, Final
 import click
 
 from bench.analysis.costs import parse_where
-from bench.common.command import (
-    COUNT,
-    FILE,
-    described,
-    options_in,
-    reports_for,
-    run_command,
-    runs_for,
-)
+from bench.common.command import FILE, described, options_in, reports_for, run_command, runs_for
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -80,10 +72,7 @@ class _OnOff(click.Choice[str]):
 
 
 def _length(value: str) -> int | str:
-    try:
-        return int(value) if value.isdecimal() else value
-    except ValueError:  # of thousands of digits
-        return value
+    return int(value) if value.isdecimal() and len(value) < 10 else value  # int has a limit
 
 
 def _models(value: str) -> list[str]:
@@ -93,7 +82,7 @@ def _models(value: str) -> list[str]:
 _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
     "amount": _Amount(min=0, min_open=True),
     "compile": _OnOff(["auto", "on", "off"]),
-    "count": COUNT,
+    "count": click.IntRange(min=1),
     "engine": click.Choice(["auto", *ENGINES]),
     "folds": click.IntRange(min=2),
     "length": click.types.FuncParamType(_length),
@@ -139,11 +128,15 @@ def command(
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
     part = None if shard is None else Shard.parse(shard, os.environ)
-    if part is not None:
-        _check_divisible({
-            "a race: add --no-race": grid.settings.race, "--lr auto": lr == "auto",
-            "--confirm": confirm is not None, "--label-curve": label_curve,
-        })  # fmt: skip
+    reasons = {
+        "a race: add --no-race": grid.settings.race, "--lr auto": lr == "auto",
+        "--confirm": confirm is not None, "--label-curve": label_curve,
+    }  # fmt: skip
+    if part is not None and (excluded := [reason for reason, is_so in reasons.items() if is_so]):
+        raise InputError(
+            f"--shard divides a plan that no result changes, which excludes {excluded[0]}; "
+            "--executor slurm and --device all can run it"
+        )
     opening = open_executor({**where, "budget_min": budget_min})
     inputs = read_inputs(grid, data, metric, searches=lr == "auto")
     if runs is None:
@@ -211,18 +204,7 @@ def command(
     ]
     if dry_run:
         _print_notes(notes)
-        with Signals() as signals:
-            outlook = session.outlook(planned, signals)
-        print_plan(
-            planned,
-            outlook.forecasts,
-            as_json,
-            number,
-            cells,
-            session.budget.seconds,
-            executor.workers or 1,
-            executor.script(session.runs_of(outlook)),
-        )
+        print_plan(session, planned, cells, number, as_json)
         return 0
 
     if some_run:
@@ -238,15 +220,6 @@ def command(
     if part is not None and division is not None:
         keep_shard(runs, division.plan, part)
     return session.run(rounds(cells, session.plan, search, replay), as_json)
-
-
-def _check_divisible(reasons: Mapping[str, bool]) -> None:
-    """Refuse a run whose plan depends on the results of all cells: for the first true reason."""
-    for reason in (text for text, is_so in reasons.items() if is_so):
-        raise InputError(
-            f"--shard divides a plan that no result changes, which excludes {reason}; "
-            "--executor slurm and --device all can run it"
-        )
 
 
 def _print_notes(notes: Iterable[str]) -> None:

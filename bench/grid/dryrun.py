@@ -11,12 +11,14 @@ from rich.table import Table
 
 from bench.common.messages import echo
 from bench.forecast.forecast import Prediction
-from bench.forecast.outlook import Forecasts
 from bench.grid.plans import race_round, round_name
+from bench.grid.session import Session
+from bench.launch.signals import Signals
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
 from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.report.text import sentences
 from bench.stats.racing import ROUNDS
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
@@ -28,19 +30,20 @@ _AXES: Final = ("model", "mode", "adapter", "rank", "layers", "amp", "unfreeze",
 
 
 def print_plan(
+    session: Session,
     planned: Sequence[Planned],
-    forecasts: Forecasts | None,
+    cells: Sequence[Cell],
+    search_round: int | None,
     as_json: bool,
-    search_round: int | None = None,
-    cells: Sequence[Cell] = (),
-    budget_s: float = math.inf,
-    slots: int = 1,
-    script: str = "",
 ) -> None:
-    """Print the plan to stdout, with the expected time and memory of each cell that would run, if
-    so many run at a time, and whether it fits into the budget; the job script that would be
-    submitted, if any. A plan for a round of a search is followed by the cells of the grid, which
-    run later."""
+    """Print the plan of a run to stdout, with the expected time and memory of each cell that would
+    run, and whether it fits into the budget; the job script that would be submitted, if any. A plan
+    for a round of a search is followed by the cells of the grid, which run later. StoppedError if
+    the user stops it."""
+    with Signals() as signals:
+        outlook = session.outlook(planned, signals)
+    forecasts, slots = outlook.forecasts, session.executor.workers or 1
+    budget_s, script = session.budget.seconds, session.executor.script(session.runs_of(outlook))
     expected = [
         None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
         for item in planned
@@ -48,13 +51,12 @@ def print_plan(
     known = [one for one in expected if one is not None]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in expected], slots)
     (covers, noun), number = round_name(planned, search_round), race_round(planned)
-    elsewhere = scores_elsewhere(planned)
     total: dict[str, Any] = {
         "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
         "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
         "basis": forecasts.basis if forecasts is not None and known else None,
         "covers": covers or "the grid",
-        "scores_from_other_machines": elsewhere,
+        "scores_from_other_machines": scores_elsewhere(planned),
     }
     if number is not None and known:  # as the rounds of all settings would take
         total["race_at_most_s"] = (ROUNDS + 1 - number) * total["predicted_s"]
@@ -74,32 +76,15 @@ def print_plan(
     if after:
         console.print(f"{covers}:")
     console.print(_table(planned, expected, fit, forecasts is not None))
-    if len(planned) > _MOST_LISTED:
-        console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
-    console.print(
-        f"{count_cells(planned, noun[:-1])}: {to_run} to run, {len(planned) - to_run} not"
-    )
-    if elsewhere:
-        console.print(scores_sentence(elsewhere, noun))
-    if total["basis"] is not None:
-        share = f"for this round ({covers})" if covers else "in all"
-        share += f", {slots} cells at a time" if slots > 1 else ""
-        console.print(
-            f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
-            f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
-            soft_wrap=True,
-        )
-    if "race_at_most_s" in total:
-        console.print(f"the rounds that are left: at most {total['race_at_most_s'] / 60:,.1f} min")
-    if limited and to_run:
-        console.print(_fitting(fit, to_run, budget_s, noun), soft_wrap=True)
+    lines = sentences(
+        "plan", planned=planned, most=_MOST_LISTED, to_run=to_run, noun=noun, covers=covers,
+        total=total, slots=slots, fit=fit, after=after, count_cells=count_cells, minutes=minutes,
+        scores_sentence=scores_sentence,
+    )  # fmt: skip
+    for line in lines:
+        console.print(line, soft_wrap=True)
     if after:
-        console.print(
-            f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
-            "rates that it finds; the plan then shows which of them are done:",
-            soft_wrap=True,
-        )
         axes = _shown_axes(after)
         table = Table("", *axes, box=None)
         for number, cell in enumerate(after[:_MOST_LISTED], start=1):
@@ -107,13 +92,6 @@ def print_plan(
         console.print(table)
     if script:
         echo(f"the job script that would be submitted:\n\n{script}", nl=False)
-
-
-def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
-    whole = f"the budget of {minutes(budget_s)} min"
-    if all(fits is None for fits in fit):
-        return f"time is not predicted: {noun} run while any of {whole} is left"
-    return f"{fit.count(True)} of {to_run} {noun} fit into {whole}, if they take what is predicted"
 
 
 def _table(
@@ -166,12 +144,8 @@ def _field(value: str | int | None) -> str:
 def _as_json(item: Planned, one: Prediction | None) -> Columns:
     return {
         **item.cell.columns(),
-        "scale": item.cell.scale,
-        "name": item.cell.name,
-        "action": item.action,
-        "reason": item.reason,
-        "repeat": item.repeat,
-        "attempt": item.attempt,
+        **{name: getattr(item.cell, name) for name in ("scale", "name")},
+        **{name: getattr(item, name) for name in ("action", "reason", "repeat", "attempt")},
         "predicted_s": None if one is None else one.wall_s,
         "predicted_peak_mib": None if one is None else one.peak_mib,
     }

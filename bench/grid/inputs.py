@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from bench.analysis.power import power_note
 from bench.common.errors import InputError
 from bench.examples.options import merged
 from bench.examples.own import find_source
@@ -24,17 +23,10 @@ from bench.plan.gridfile import AUTO, Grid
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_transformers
+from bench.report.power import power_note
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import (
-    Data,
-    Folds,
-    TaskData,
-    find_task,
-    for_race,
-    for_search,
-    load_data,
-    without_searched,
-)
+from minbert.data import tasks
+from minbert.data.tasks import Data, Folds, TaskData, for_race, for_search, load_data
 
 _FEW_DEV: Final = 300
 _FOLDS: Final = "--folds 5 scores all of them, and trains each setting 5 times as often"
@@ -224,7 +216,7 @@ def read_inputs(
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
-    if source.folder is None and not find_task(source.task).files:
+    if source.folder is None and not tasks.find_task(source.task).files:
         fetch("vader")
     caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
     folds = None
@@ -232,7 +224,7 @@ def read_inputs(
         examples = load_data(source.task, source.folder, **caps)
     else:
         whole = load_data(source.task, source.folder)
-        whole = without_searched(whole) if searches else whole
+        whole = tasks.without_searched(whole) if searches else whole
         folds = Folds(whole, grid.settings.folds, **caps)
         examples = folds.fold(0)
     if metric is not None:

@@ -27,8 +27,8 @@ from bench.plan.cell import MINBERT, Cell
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
 from bench.references.client import find_facts, find_references, tokens_of
+from bench.report.text import sentences
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
-from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results
 from bench.results.store import plan_file, write_plan
 from bench.stats.best import FEWEST_SEEDS
@@ -105,8 +105,7 @@ class Session(Cells):
         self, planned: list[Planned]
     ) -> tuple[Results, list[Row], Recommendation | None]:
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
-        values = values_from(results.predictions_of)
-        return results, plan, recommended_from(results.rows, plan, values)
+        return results, plan, recommended_from(results.rows, plan, results.values_of)
 
     def within(
         self, cells: Sequence[Cell], limits: Sequence[Limit], signals: Signals
@@ -136,8 +135,7 @@ class Session(Cells):
     def raced(self, planned: Sequence[Planned]) -> Raced | None:
         """The race of planned cells by the rows that there are; None without any."""
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
-        values = values_from(results.predictions_of)
-        race = next((group.race for group in groups(results.rows, plan, values)), None)
+        race = next((group.race for group in groups(results.rows, plan, results.values_of)), None)
         return None if race is None else replay(race, NEEDS[0])
 
     def _run_round(
@@ -286,13 +284,11 @@ class Session(Cells):
             }
             echo(json.dumps(outcome))
         else:
-            numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-            echo(f"{count_cells(planned)}: {numbers}")
-            if elsewhere:
-                echo(scores_sentence(elsewhere))
-            echo(f"report: {report}")
-            if times is not None:
-                echo(f"time: {times}")
+            lines = sentences(
+                "outcome", cells=count_cells(planned), counts=counts, elsewhere=elsewhere,
+                scores_sentence=scores_sentence, report=report, times=times,
+            )  # fmt: skip
+            echo("\n".join(lines))
             if advice is not None:
                 echo("\n".join(recommendation.lines(advice)))
                 if curve is not None:

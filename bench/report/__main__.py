@@ -58,7 +58,7 @@ def main(
         from bench.report.final import find_final
         from bench.report.references import final_line
 
-        score = find_final(runs[0], results.rows, results.predictions_of, test)
+        score = find_final(results, test)
         results = replace(results, facts=read_facts(*runs))
         lines, outcome = [final_line(score, metric or "")], {"final": score.model_dump(mode="json")}
     from bench.report.render import render  # imported late: it loads pandas and matplotlib

@@ -8,8 +8,8 @@ They did not train paraphrase, so its accuracy and the total that includes it ar
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS, compare
 from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
-from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, to_svg
+from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import table
@@ -33,8 +33,7 @@ _HEADING: Final = "Comparison with the authors' figures"
 @cache
 def authors() -> pd.DataFrame:
     """The authors' rows. Not to be changed."""
-    with files("bench.report").joinpath("authors.csv").open() as file:
-        return pd.read_csv(file)
+    return pd.read_csv(Path(__file__).with_name("authors.csv"))
 
 
 def task_of(group: Group) -> str:
@@ -158,4 +157,4 @@ def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
     stem = f"{prefix}authors-{cost}"
     alt = phrase("captions", "authors_alt", cost, both.to_dict("records"))
     caption = phrase("captions", "authors")
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)

@@ -7,7 +7,7 @@ from typing import Any
 from bench.analysis.claims import LEVEL, Judged, judge_file
 from bench.common.errors import InputError
 from bench.plan.claimsfile import SCORE
-from bench.report.pages import Section, phrase
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import table
 from bench.report.text import clean, fixed, signed, with_span
 from minbert.files import is_file
@@ -28,13 +28,7 @@ def reason(judged: Judged) -> str:
 
 
 def lines(judged: Sequence[Judged]) -> list[str]:
-    result = []
-    for one in judged:
-        claim, kind = one.claim, "" if one.claim.primary else " (not primary)"
-        result.append(f"{claim.id}{kind}: {one.verdict}. {claim.hypothesis}")
-        texts = f"claimed is {claim.direction} {claim.margin}", measured(one), reason(one)
-        result.append(f"  {'; '.join(filter(None, texts))}")
-    return [*result, levels(judged)]
+    return sentences("verdicts", judged=judged, measured=measured, reason=reason, levels=levels)
 
 
 def levels(judged: Sequence[Judged]) -> str:

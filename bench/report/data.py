@@ -8,7 +8,7 @@ import numpy as np
 from bench.analysis.groups import Group
 from bench.plan.dataset import CONTROL, Affected, Checks
 from bench.plan.metrics import WORDS
-from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
+from bench.report.drawing import BLUE, ORANGE, Drawing, canvas
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
@@ -16,9 +16,8 @@ from bench.results.facts import DataFacts, KnownFacts
 
 _MOST_CLASSES: Final = 24  # classes in a figure, the most frequent ones
 _LONGEST_NAME: Final = 30
-_ENCODING: Final = "the text was garbled before it was saved; repair it, for example with ftfy"
+_KINDS: Final = ("leaks", "near_leaks", "conflicts", "duplicates", "near_duplicates", "empty")
 _SIDES: Final = ("train", "dev")
-_DROP: Final = "--drop-leaks leaves them out"
 
 
 def data_section(group: Group, facts: KnownFacts, prefix: str = "") -> list[Section]:
@@ -43,19 +42,12 @@ def lines_on(data: DataFacts) -> list[str]:
 
 def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
     """The names of the problems that checks found, with the findings and what to do about them."""
-    every = [
-        ("Dev texts in training", checks.leaks, _DROP),
-        ("Near duplicates of dev texts in training", checks.near_leaks, _DROP),
-        ("Equal texts with different labels", checks.conflicts, "look at their labels"),
-        ("Repeated texts", checks.duplicates, "remove repeats if they are not meant"),
-        ("Texts with a near duplicate on their side", checks.near_duplicates, ""),
-        ("Empty texts", checks.empty, "leave them out of the file"),
-        *(
-            (name[0].upper() + name[1:], finding, "" if name == CONTROL else _ENCODING)
-            for name, finding in checks.encoding.items()
-        ),
+    every = {kind: getattr(checks, kind) for kind in _KINDS} | checks.encoding
+    return [
+        (phrase("findings", "name", kind), one, phrase("findings", "remedy", kind, CONTROL))
+        for kind, one in every.items()
+        if one.total
     ]
-    return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
 def tables(data: DataFacts) -> list[Table]:
@@ -151,7 +143,7 @@ def _bars(
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.set_xlabel("share of the examples")
         figure.legend(loc="outside lower center", ncols=2)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _length_histogram(checks: Checks) -> Drawing:
@@ -173,4 +165,4 @@ def _length_histogram(checks: Checks) -> Drawing:
     alt = phrase("captions", "lengths_alt", lengths)
     longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
     caption = phrase("captions", "lengths", longest) if longest >= end else ""
-    return Drawing("lengths", to_svg(figure, "lengths"), alt, caption)
+    return Drawing.of(figure, "lengths", alt, caption)

@@ -55,19 +55,32 @@ class Drawing:
     alt: str
     caption: str
 
+    @classmethod
+    def of(cls, figure: Figure, stem: str, alt: str, caption: str) -> "Drawing":
+        """The drawing of a figure; ids in its SVG start with the stem, to be unique."""
+        with mpl.rc_context(_STYLE), _other_scripts():
+            lay_out(figure)
+            figure.set_layout_engine(None)  # else saving would draw twice
+            figure.savefig(buffer := StringIO(), format="svg", metadata={"Date": None})
+        text = buffer.getvalue()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{stem}-", text)
+        fonts = r"font: \1 'DejaVu Sans', Verdana, sans-serif"
+        text = re.sub(r"font: ([\d.]+px) [^;\"]*", fonts, text)
+        return cls(stem, text.replace(">", f">\n{MARK}", 1), alt, caption)
+
 
 @contextmanager
-def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of a height in inches, and its axes."""
+def canvas(height: float, lines: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of a height in inches, and its axes, the first of several in lines and columns."""
     import seaborn as sns  # imported late, for it is slow and few commands draw
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context({**sns.axes_style("whitegrid"), **_STYLE}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        yield figure, axes
-        sns.despine(ax=axes)
+        yield figure, figure.subplots(lines, columns, squeeze=False)[0, 0]
+        sns.despine(figure)
 
 
 @contextmanager
@@ -113,20 +126,6 @@ def log_axis(
     axes.set_xscale("log")
     axes.set_xticks(ticks, [form(tick) for tick in ticks])
     axes.minorticks_off()
-
-
-def to_svg(figure: Figure, stem: str) -> str:
-    """The figure's SVG without prolog and metadata; ids start with the stem, to be unique."""
-    buffer = StringIO()
-    with mpl.rc_context(_STYLE), _other_scripts():
-        lay_out(figure)
-        figure.set_layout_engine(None)  # else saving would draw twice
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{stem}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 'DejaVu Sans', Verdana, sans-serif", text)
-    return text.replace(">", f">\n{MARK}", 1)
 
 
 def inline(drawing: Drawing) -> str:

@@ -81,8 +81,8 @@ def _pick(name: str, group: Group) -> _Choice | None:
     recommended = recommend(candidates_of(group))
     if recommended.setting is not None:
         return _Choice(name, group, recommended.setting, recommended.decided)
-    known = [s for s in group.settings if s.estimate(group.memory_column)]
-    cheapest = min(known, key=lambda s: s.estimate(group.memory_column).value, default=None)  # type: ignore[union-attr]
+    costs = {s: mib for s in group.settings if (mib := s.mean(group.memory_column)) is not None}
+    cheapest = min(costs, key=costs.__getitem__, default=None)
     return None if cheapest is None else _Choice(name, group, cheapest)
 
 
@@ -97,12 +97,9 @@ def _same(joined: Group, chosen: Sequence[_Choice]) -> list[_Choice]:
     if len(picks) == 1 and len(chosen) == len(by_point):
         return []
     common = [point for point in by_point[0] if all(point in own for own in by_point)]
-    gain = joined.scoring.gain
 
     def mean(point: tuple[object, ...]) -> tuple[bool, float]:
-        scores = [own[point].score for own in by_point]
-        known = [gain(score.value) for score in scores if score is not None]
-        return point in picks, sum(known) if len(known) == len(scores) else float("-inf")
+        return point in picks, sum(joined.gain(own[point].setting) for own in by_point)
 
     best = max(common, key=mean, default=None)
     return [] if best is None else [own[best] for own in by_point]
@@ -110,8 +107,7 @@ def _same(joined: Group, chosen: Sequence[_Choice]) -> list[_Choice]:
 
 def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
     scored = [choice for choice in choices if choice.score is not None]
-    gain = group.scoring.gain
-    return max(scored, key=lambda c: gain(c.score.value if c.score else 0.0), default=None)
+    return max(scored, key=lambda choice: group.gain(choice.setting), default=None)
 
 
 def _pairs(best: _Choice | None, choices: Sequence[_Choice]) -> dict[str, ScorePair | str]:
@@ -148,8 +144,7 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     def row(choice: _Choice) -> dict[str, object]:
         setting = choice.setting
         star = "" if choice.is_recommended or "*" not in caption else " *"
-        known = {name: None if (of := setting.estimate(column)) is None else of.value for
-                 name, column in columns.items()}  # fmt: skip
+        known = {name: setting.mean(column) for name, column in columns.items()}
         speed, total = known.pop("examples"), known.pop("total")
         costs: tuple[Need, ...] = ("parameters", "size")
         trained, size = (cost_of(choice.group, setting, need) for need in costs)

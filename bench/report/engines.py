@@ -8,7 +8,7 @@ from bench.analysis.comparison import Compared, Pair
 from bench.plan.rows import Row
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Section, sentences
+from bench.report.pages import Section, phrase, sentences
 from bench.report.references import WARNING
 from bench.report.tables import Table, table
 from bench.report.text import num, range_of, times, with_span
@@ -35,12 +35,9 @@ def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesO
 
 def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
     """A line if the losses of both engines differ."""
-    differing = [one.minbert.name for one in engines.agreements(rows, losses_of) if not one.agrees]
-    warning = (
-        f"{WARNING} engines minbert and transformers don't do the same work: the losses of "
-        f"{', '.join(dict.fromkeys(differing))} differ."
-    )
-    return [warning] if differing else []
+    agreed = engines.agreements(rows, losses_of)
+    differing = [*dict.fromkeys(one.minbert.name for one in agreed if not one.agrees)]
+    return [phrase("groups", "engines_differ", WARNING, differing)] if differing else []
 
 
 def _range(baseline: engines.Baseline) -> str:

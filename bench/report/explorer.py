@@ -5,8 +5,6 @@ worse, or to be worse, than the other, and in which order those that are shown a
 the settings that its filters and limits leave the page only looks that up.
 """
 
-import json
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from bench.analysis.costs import NEEDS, UNITS, Need, cost_of
@@ -24,6 +21,7 @@ from bench.analysis.matching import text_of
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
+from bench.common.messages import finite
 from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.report.cells import MOST_OF_A_GROUP
@@ -31,7 +29,6 @@ from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import against_full, in_brief, obstacles, withdrawn
-from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import NO_FACTS, KnownFacts
@@ -108,13 +105,6 @@ def explorer(
         "pairs": _pairs(candidates), "ratios": _ratios(group),
     })  # fmt: skip
     return content
-
-
-def embedded(content: Mapping[str, Any]) -> Markup:
-    """JSON for a script element, with nothing in it that could end the element."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    escaped = re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
-    return Markup(escaped)  # noqa: S704
 
 
 def _axes(setting: Setting) -> dict[str, Value]:

@@ -19,23 +19,8 @@ from matplotlib.patches import Patch
 from adapters.methods import BITFIT, METHODS, in_order, mode_label
 from bench.analysis.breakdown import Breakdown
 from bench.common.grouping import grouped
-from bench.report.drawing import (
-    BLUE,
-    GREEN,
-    GREY,
-    GRID,
-    INK,
-    ORANGE,
-    PAPER,
-    PURPLE,
-    Drawing,
-    add_legend,
-    canvas,
-    lay_out,
-    log_axis,
-    name_lines,
-    to_svg,
-)
+from bench.report import drawing
+from bench.report.drawing import BLUE, GREEN, GREY, GRID, INK, ORANGE, PAPER, PURPLE, Drawing
 from bench.report.pages import phrase
 from bench.report.text import fixed, num, range_of
 
@@ -68,7 +53,7 @@ def _fill(amp: str, colour: str) -> dict[str, Any]:
 
 def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Number points from 1, each number close to its point and clear of the others."""
-    lay_out(figure)
+    drawing.lay_out(figure)
     occupied: list[tuple[float, float]] = []
     for i, place in enumerate(places, start=1):
         x, y = axes.transData.transform(place)
@@ -88,7 +73,7 @@ def _name_ends(
     figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]], lift: float = 0.0
 ) -> None:
     """Name lines to the right of their ends, so many pixels above them, without overlaps."""
-    lay_out(figure)
+    drawing.lay_out(figure)
     upwards = sorted(ends, key=lambda end: end[2])
     moved: list[float] = []
     least = float("-inf")
@@ -132,7 +117,7 @@ def encoders(
     rows = rows.dropna(subset=[cost, "score"])
     names = list(dict.fromkeys(rows["encoder"]))
     colours = {name: _ENCODERS[i % len(_ENCODERS)] for i, name in enumerate(names)}
-    with canvas(4.3) as (figure, axes):
+    with drawing.canvas(4.3) as (figure, axes):
         for is_chosen, part in rows.groupby(rows["chosen"].astype(bool)):
             size, alpha = (10, 1.0) if is_chosen else (5, 0.7)
             points(axes, part, cost, "score", size, alpha, "encoder", colours)
@@ -144,12 +129,12 @@ def encoders(
             _sign(mode_label(mode), marker=MARKERS[mode], markerfacecolor=PAPER)
             for mode in in_order(rows["mode"])
         ]
-        add_legend(figure, handles, 4)
+        drawing.add_legend(figure, handles, 4)
     ranges = "; ".join(
         f"{name} {range_of(part['score'])} at {range_of(part[cost], num)}"
         for name, part in rows.groupby("encoder", sort=False)
     )
-    return Drawing(stem, to_svg(figure, stem), f"{y_label} by {x_label}: {ranges}.", caption)
+    return Drawing.of(figure, stem, f"{y_label} by {x_label}: {ranges}.", caption)
 
 
 def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
@@ -164,7 +149,7 @@ def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
         for amp in AMPS
         if (rows["amp"] == amp).any()
     ]
-    add_legend(figure, handles, handletextpad=0.6 if lines else 0.4)
+    drawing.add_legend(figure, handles, handletextpad=0.6 if lines else 0.4)
 
 
 def tradeoff(
@@ -176,7 +161,7 @@ def tradeoff(
     are dashed lines; a text at the better end of the axis is on scores that are beyond it."""
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
-    with canvas(4.3) as (figure, axes):
+    with drawing.canvas(4.3) as (figure, axes):
         for _, row in rows[rows["baseline"]].iterrows():
             axes.axvline(row[cost], **_DOTTED)
             axes.axhline(row["score"], **_DOTTED)
@@ -199,7 +184,7 @@ def tradeoff(
         _name_ends(figure, axes, [(name, 0.0, score) for name, score in references], lift=8)
     best = list(zip(front["label"], front["score"], strict=True))
     alt = phrase("captions", "tradeoff_alt", x_label, y_label, best, references, form)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def rank(
@@ -212,7 +197,7 @@ def rank(
     adapters = rows[(rows["layers"] == layers) & rows["rank"].notna()]
     ranks = sorted({int(value) for value in adapters["rank"]})
     place = {value: i for i, value in enumerate(ranks)}
-    with canvas(3.5) as (figure, axes):
+    with drawing.canvas(3.5) as (figure, axes):
         bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off") & rows["best"]]
         for _, row in bands.iterrows():
             colour = COLOURS[row["mode"]]
@@ -247,7 +232,7 @@ def rank(
         for scores in [part[part["best"]]["score"]]
     ]
     alt = phrase("captions", "rank_alt", y_label, layers, ends)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -> Drawing:
@@ -256,12 +241,12 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
     kinds = list(dict.fromkeys(rows["kind"]))
     amps = [amp for amp in AMPS if (rows["amp"] == amp).any()]
     lane = {amp: 0.3 * (i - (len(amps) - 1) / 2) for i, amp in enumerate(amps)}
-    with canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
+    with drawing.canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["amp"].map(lane)
         spans = rows.assign(y=y).groupby("y")[name].max()
         axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
         points(axes, rows.assign(y=y), name, "y", size=5.5)
-        name_lines(axes, kinds)
+        drawing.name_lines(axes, kinds)
         axes.set(xlim=(0, max(float(rows[name].max()) * 1.06, 1e-9)), xlabel=x_label)
         base = rows[rows["baseline"]][name]
         unit = float(base.iloc[0]) if len(base) else 0.0
@@ -273,7 +258,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         legend(figure, rows)
     alt = f"{x_label} by mode and layer set: {_ranges(rows, name, num)}."
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def parts(
@@ -281,11 +266,8 @@ def parts(
 ) -> Drawing:
     """Totals as stacked bars of their parts, a panel for each kind of total by the label of its
     axis, a line for each name. A total that its parts exceed has a mark of its own."""
-    with canvas(1.1 + 0.25 * len(names)) as (figure, first):
-        grid = figure.add_gridspec(1, len(panels))
-        first.set_subplotspec(grid[0])
-        every = [first, *(figure.add_subplot(grid[i]) for i in range(1, len(panels)))]
-        for axes, (label, bars) in zip(every, panels.items(), strict=True):
+    with drawing.canvas(1.1 + 0.25 * len(names), columns=len(panels)) as (figure, first):
+        for axes, (label, bars) in zip(figure.axes, panels.items(), strict=True):
             for y, bar in enumerate(bars):
                 if bar is None:
                     continue
@@ -296,17 +278,15 @@ def parts(
                     left += value
                 if bar.excess:
                     axes.vlines(bar.total, y - 0.42, y + 0.42, color=INK, linewidth=1.6)
-            name_lines(axes, names if axes is first else [""] * len(names), 0.4)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_axisbelow(True)
+            drawing.name_lines(axes, names if axes is first else [""] * len(names), 0.4)
             axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel(label)
         drawn = {part for bars in panels.values() for bar in bars if bar for part in bar.parts}
         labels = grouped([part for part in PARTS if part in drawn], lambda part: PARTS[part])
         handles = [Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()]
-        add_legend(figure, handles, ncols=3, handlelength=1.2, handletextpad=None)
+        drawing.add_legend(figure, handles, ncols=3, handlelength=1.2, handletextpad=None)
     alt = phrase("captions", "parts_alt", names, panels)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
@@ -314,17 +294,17 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
     of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the
     kind's line."""
     kinds = list(dict.fromkeys(rows["kind"]))
-    with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
+    with drawing.canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
         axes.hlines(y, rows["low"], rows["high"], color=GREY, linewidth=1.1)
         points(axes, rows.assign(y=y), "value", "y", size=5.5)
-        name_lines(axes, kinds)
+        drawing.name_lines(axes, kinds)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
         legend(figure, rows)
     alt = f"{x_label}: {_ranges(rows, 'value', fixed)}."
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
@@ -334,7 +314,7 @@ def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
     """A score by learning rate, a line for each kind of setting, with chosen rates larger."""
-    with canvas(3.6) as (figure, axes):
+    with drawing.canvas(3.6) as (figure, axes):
         choices: list[str] = []
         ends: list[tuple[str, float, float]] = []
         for kind, part in rows.groupby("kind", sort=False):
@@ -350,10 +330,10 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
             choices += [f"{kind} {rate:g}" for rate in best["rate"]]
         low, high = rows["rate"].min(), rows["rate"].max()
         low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
-        log_axis(axes, low, high)
+        drawing.log_axis(axes, low, high)
         axes.set(xlim=(low, high), xlabel="learning rate", ylabel=y_label, title=title)
         legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""
     alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)

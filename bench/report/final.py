@@ -6,7 +6,6 @@ which nothing else reads. The score is kept with the facts on the data, and is n
 time.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,25 +26,23 @@ from bench.machine.conditions import Target, find_conditions
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
 from bench.plan.rows import Row
-from bench.results.facts import DataFacts, FinalScore, facts_of, read_facts, update_facts
+from bench.results.facts import FinalScore, facts_of, read_facts, update_facts
 from bench.results.origins import data_folder, folder_of, model_of
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf, read_folder, values_from
+from bench.results.predictions import read_folder
+from bench.results.rescoring import Results
 from bench.results.scores import every_score
-from bench.results.store import read_plan
 from minbert.data.tasks import TASKS, Examples, Folds, TaskData, find_task, load_task, load_test
 from minbert.data.tasks.prepared import read_prepared
 
 
-def find_final(
-    runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf, test_file: str | None = None
-) -> FinalScore:
+def find_final(results: Results, test_file: str | None = None) -> FinalScore:
     """The test score of the setting that is recommended from the report's first group or, where
     none is, of the best by dev score, measured now unless these test examples were scored before.
     InputError if no setting has a score, or there are no test examples, or the data, the model or
     the cell's folder are gone. StoppedError if the user stops it. Rows are scored by the metric
     that decides; without a test file, the examples are those that the grid was given."""
-    setting, metric = _choose(runs, rows, predictions_of)
+    [runs], (setting, metric) = results.runs, _choose(results)
     row = min(setting.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
     folder = folder_of(runs, row)
     try:
@@ -72,24 +69,20 @@ def find_final(
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited
             return scored
         outcome = _run(runs, job, data, test, target, signals)
-    dev = setting.estimate("dev_score")
     final = FinalScore(
         setting=setting.label,
         cell_id=row.cell_id,
         seed=row.seed,
         metric=metric,
-        dev=dev.value if dev else 0.0,
+        dev=setting.mean("dev_score") or 0.0,
         test=name,
         digest=test_digest,
         examples=len(test),
         scores=every_score(facts_of(data).problem, outcome),
         at=utc(datetime.now(UTC)),
     )
-
-    def with_final(known: DataFacts | None) -> DataFacts:
-        return (known or facts_of(data)).model_copy(update={"final": final})
-
-    update_facts(runs, row.data_digest, with_final)
+    new = {"final": final}
+    update_facts(runs, row.data_digest, lambda old: (old or facts_of(data)).model_copy(update=new))
     return final
 
 
@@ -98,8 +91,8 @@ def _scored(runs: Path, test_digest: str) -> FinalScore | None:
     return next((final for final in known if final and final.digest == test_digest), None)
 
 
-def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> tuple[Setting, str]:
-    recommended = recommended_from(rows, read_plan(runs), values_from(predictions_of))
+def _choose(results: Results) -> tuple[Setting, str]:
+    recommended = recommended_from(results.rows, results.planned, results.values_of)
     group = None if recommended is None else recommended.candidates.group
     chosen = None if recommended is None else recommended.setting
     if group is None or chosen is None or not chosen.learned:

@@ -8,7 +8,7 @@ import pandas as pd
 from bench.analysis.groups import Group
 from bench.analysis.setting import number
 from bench.common.grouping import grouped
-from bench.report.drawing import GRID, INK, Drawing, add_legend, canvas, to_svg
+from bench.report.drawing import GRID, INK, Drawing, add_legend, canvas
 from bench.report.figures import COLOURS, LINES, legend, points
 from bench.report.pages import Section, sentences
 from bench.report.tables import table
@@ -67,7 +67,7 @@ def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
     close = int(((rows["predicted"] / rows["measured"] - 1).abs() <= _CLOSE).sum())
     alt = f"Predicted against measured {label}: {close} of {len(rows)} points in the band."
     caption = "A dot for each setting, its seeds averaged; the band is 10% either way."
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def lengths_section(curves: Curves | None) -> list[Section]:
@@ -110,4 +110,4 @@ def _curves(curves: Curves, x: str, cost: str) -> Drawing:
         add_legend(figure, handles, most=2)
     size = f"{getattr(curves, other)} {'texts a batch' if other == 'batch' else 'tokens a text'}"
     alt = f"{_LABELS[cost]} by {_LABELS[x]}, {size}: {len(handles)} lines."
-    return Drawing(stem, to_svg(figure, stem), alt, f"Forecast, {size}; nothing was trained.")
+    return Drawing.of(figure, stem, alt, f"Forecast, {size}; nothing was trained.")

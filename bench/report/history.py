@@ -16,7 +16,7 @@ from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import command_line
 from bench.plan.rows import Row
-from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
+from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas
 from bench.report.lead import title
 from bench.report.pages import Facts, Section, phrase, sentences, write_pages
 from bench.report.render import printable
@@ -156,11 +156,10 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
     measure, reference = family[0].measure, shown.reference.label
     drawn = sorted(family, key=lambda one: (not one.starts, not one.is_reference))[:_MOST_DRAWN]
     lines = ceil(len(drawn) / 2)
-    with canvas(0.5 + 1.15 * lines) as (figure, first):
-        grid = figure.add_gridspec(lines, min(2, len(drawn)))
-        first.set_subplotspec(grid[0, 0])
-        for i, series in enumerate(drawn):
-            axes = first if i == 0 else figure.add_subplot(grid[i // 2, i % 2])
+    with canvas(0.5 + 1.15 * lines, lines, min(2, len(drawn))) as (figure, _):
+        for axes in figure.axes[len(drawn) :]:
+            axes.remove()
+        for i, (axes, series) in enumerate(zip(figure.axes, drawn, strict=True)):
             _panel(axes, series, _ticks(shown, series, is_last=i >= len(drawn) - 2))
     with_reference = family[0].is_reference or any(series.is_reference for series in drawn)
     numbers = len(drawn), len(family)
@@ -171,7 +170,7 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
     ]
     alt = phrase("captions", "history_alt", measure.label, medians)
     stem = f"history-{measure.column.replace('_', '-')}"
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
@@ -196,7 +195,6 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
     axes.locator_params(axis="y", nbins=4)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.grid(visible=False, axis="x")
-    axes.spines[["top", "right"]].set_visible(False)
     label = shortened(series.setting.label, _LONGEST_LABEL)
     axes.set_title(label, fontsize=8.5, fontweight="normal")
 

@@ -82,7 +82,7 @@ def intervals(
     form = fixed if is_ratio else signed
     alt = phrase("captions", "intervals_alt", x_label, lines[:MOST], _short, form, word)
     caption = phrase("captions", "intervals", len(drawn), len(ordered), limit is not None)
-    return drawing.Drawing(stem, drawing.to_svg(figure, stem), alt, caption)
+    return drawing.Drawing.of(figure, stem, alt, caption)
 
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import compare
 from bench.common.grouping import grouped
 from bench.plan.rows import Row, latest
-from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
+from bench.report.drawing import BLUE, ORANGE, Drawing, canvas
 from bench.report.pages import Section, phrase, sentences
 from bench.report.text import y_label
 from bench.results.rescoring import Results
@@ -94,5 +94,5 @@ def labels_section(curve: LabelCurve) -> Section:
         axes.set_xticks(sizes := [*curve.scores, 2 * most], [f"{n:,}" for n in sizes])
         axes.minorticks_off()
     heading, *lines = curve.lines
-    drawing = Drawing("labels", to_svg(figure, "labels"), lines[0], phrase("captions", "labels"))
+    drawing = Drawing.of(figure, "labels", lines[0], phrase("captions", "labels"))
     return Section("labels", "More labels", heading, lines, [drawing])

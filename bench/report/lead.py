@@ -52,17 +52,13 @@ def lead(group: Group, facts: KnownFacts = NO_FACTS) -> list[str]:
     )  # fmt: skip
 
 
-def differences(group: Group, first: Group) -> str:
-    return phrase("groups", "differences", _differences(group, first))
-
-
-def _differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
+def differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
     return [(n, group.shared(n), first.shared(n)) for n in differing(group, first)]
 
 
 def differs(group: Group, first: Group, encoders: Group | None = None) -> str:
     is_encoder = encoders is not None and group in encoders.encoders.values()
-    return phrase("groups", "differs", _differences(group, first), is_encoder)
+    return phrase("groups", "differs", differences(group, first), is_encoder)
 
 
 def of_version(rows: Sequence[Row], version: str) -> list[Row]:

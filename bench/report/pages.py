@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
@@ -26,6 +26,8 @@ from bench.common.messages import command_line
 from bench.report import text
 from bench.report.drawing import MARK, Drawing, inline
 from bench.report.tables import Table
+from bench.report.text import phrase as phrase
+from bench.report.text import sentences as sentences
 
 LISTED: Final = 500
 """Rows of a table that the Markdown lists; web hosts cut off a longer file soon after."""
@@ -109,18 +111,9 @@ def markdown(name: str, facts: Facts) -> str:
     return page.render(facts=facts, name=name, listed=LISTED, where="the HTML page")
 
 
-def _environment(*packages: str, **more: Any) -> Environment:
-    """The environment of templates, which call the functions of `text` by name."""
-    environment = Environment(  # noqa: S701 (callers say how values are escaped)
-        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "bench.report")]),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **more,
-    )  # fmt: skip
-    environment.globals |= {name: use for name, use in vars(text).items() if callable(use)}
-    return environment
-
-
 def html_environment() -> Environment:
-    environment = _environment(autoescape=True)
+    environment = text.environment(autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     return environment
@@ -139,26 +132,9 @@ def policy(*scripts: str) -> str:
 
 def markdown_environment(package: str = "bench.report") -> Environment:
     """The environment of Markdown templates, those of a package and those that pages share."""
-    environment = _environment(package, finalize=escape_markdown)
+    environment = text.environment(package, finalize=escape_markdown)
     environment.filters["code"] = _code
     return environment
-
-
-@cache
-def _text_environment() -> Environment:
-    return _environment(finalize=lambda value: " ".join(str(value).splitlines()))
-
-
-def sentences(template: str, **facts: object) -> list[str]:
-    """The lines of a template of plain text that are not empty; each value is on one line."""
-    page = _text_environment().get_template(f"{template}.txt.jinja").render(facts)
-    return [line for line in page.splitlines() if line.strip()]
-
-
-def phrase(template: str, macro: str, *facts: object) -> str:
-    """The text of a macro of such a template, on one line."""
-    module = _text_environment().get_template(f"{template}.txt.jinja").module
-    return " ".join(filter(None, map(str.strip, getattr(module, macro)(*facts).splitlines())))
 
 
 @cache

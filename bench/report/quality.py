@@ -18,7 +18,7 @@ from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, WORD_CLASSES, WORDS, metric_of, metrics_for
 from bench.report import text
 from bench.report.data import most_new
-from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
+from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import DASH, Head, Table, table
 from bench.results.facts import DataFacts
@@ -81,7 +81,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     """All metrics of the settings that score best; None where there is only the group's own."""
     names = metrics_for(example.problem)
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score"))]
-    scored.sort(key=lambda pair: -group.scoring.gain(pair[1].value))
+    scored.sort(key=lambda pair: -group.gain(pair[0]))
     settings = [setting for setting, _ in scored[:_MOST_SETTINGS]]
     values = {setting.label: _by_metric(setting, names, predictions_of) for setting in settings}
     known = [name for name in names if any(name in of for of in values.values())]
@@ -252,7 +252,7 @@ def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> D
     right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
     caption = phrase("captions", "confusion", *over)
     alt = f"Confusion matrix. Predicted right of each class: {right}."
-    return Drawing("confusion", to_svg(figure, "confusion"), alt, caption)
+    return Drawing.of(figure, "confusion", alt, caption)
 
 
 def _calibration(outcomes: Sequence[Outcome]) -> Section | None:
@@ -314,4 +314,4 @@ def _reliability(sure: Floats, right: Floats, outcomes: Sequence[Outcome]) -> Dr
     points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
     caption = phrase("captions", "reliability", len(outcomes[0].predicted), len(outcomes))
     alt = f"Reliability diagram. {points}."
-    return Drawing("reliability", to_svg(figure, "reliability"), alt, caption)
+    return Drawing.of(figure, "reliability", alt, caption)

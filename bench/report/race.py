@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from bench.analysis.racing import Raced
 from bench.analysis.recommendation import Recommendation
-from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend, canvas, to_svg
+from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend, canvas
 from bench.report.pages import Section, phrase
 from bench.report.tables import table
 from bench.report.text import signed
@@ -57,4 +57,4 @@ def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
         states = dict.fromkeys(str(entry["state"]) for entry in entries)
         add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
     names = (f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
-    return Drawing("race", to_svg(figure, "race"), f"{'; '.join(names)}.", caption)
+    return Drawing.of(figure, "race", f"{'; '.join(names)}.", caption)

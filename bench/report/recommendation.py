@@ -435,21 +435,7 @@ def _setting(
 
 def lines(answer: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
-    every = [f"{answer.heading}.", *answer.sentences]
-    if (shown := answer.table) is not None:
-        use = [
-            "".join(f", {head.text} {field}" for head, field in costs if field != DASH)
-            for costs in (zip(shown.heads[8:], row[8:], strict=True) for row in shown.rows)
-        ]
-        if use[0]:
-            every.append(f"Exported{use[0]}.")
-        if len(shown.rows) > 1:
-            every.append(shown.caption)
-            every += [
-                f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]}{more})"
-                for row, more in zip(shown.rows[1:], use[1:], strict=True)
-            ]
-    return [*every, *(line for c, why in answer.commands.items() for line in (f"{why}:", f"  {c}"))]
+    return sentences("answer", answer=answer, dash=DASH)
 
 
 def subject(group: Group) -> str:

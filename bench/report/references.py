@@ -7,11 +7,11 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.metrics import BY_WORD, MULTI_LABEL, REGRESSION
-from bench.report.pages import sentences
+from bench.plan.metrics import BY_WORD
+from bench.report.pages import phrase, sentences
 from bench.report.tables import Table, table
 from bench.report.text import by_metric, score, score_gap, span
-from bench.results.facts import FROZEN, MAJORITY, TFIDF, FinalScore, KnownFacts
+from bench.results.facts import FinalScore, KnownFacts
 from bench.stats.intervals import Interval, difference
 
 WARNING: Final = "Warning:"  # the first word of a line that pages show as a warning
@@ -33,24 +33,15 @@ def reference_points(group: Group, facts: KnownFacts) -> list[ReferencePoint]:
     if of_data is None or not group.has_quality:
         return []
     frequent = any(2 * train > of_data.train for train, _ in of_data.class_counts.values())
-    labels = ("the labels of most examples", "most frequent labels")
-    majority = {
-        REGRESSION: ("the mean of the training labels", "mean"),
-        MULTI_LABEL: labels if frequent else ("no label, as none is on most examples", "no label"),
-    }
-    names = {
-        MAJORITY: majority.get(of_data.problem, ("majority class", "majority class")),
-        TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
-        FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
-    }
-    if of_data.problem in BY_WORD:
-        names[MAJORITY] = ("the most frequent tag of each word", "most frequent tag")
-        names[TFIDF] = ("a linear model on features of words", "linear model")
-        names[FROZEN] = ("a linear model on words of the frozen encoder", "frozen encoder")
-    scored = [(one, one.scores.get(group.metric)) for one in of_data.references_for(group.first)]
+    about = of_data.problem, of_data.problem in BY_WORD, frequent
     return [
-        ReferencePoint(*names[one.name], None if score is None else Interval(*score), one.about)
-        for one, score in scored
+        ReferencePoint(
+            phrase("points", "long", one.name, *about),
+            phrase("points", "short", one.name, *about),
+            None if (score := one.scores.get(group.metric)) is None else Interval(*score),
+            one.about,
+        )
+        for one in of_data.references_for(group.first)
     ]
 
 
@@ -105,4 +96,4 @@ def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Tab
 def _best(group: Group) -> tuple[Setting, Interval] | None:
     """The setting with the best score, whether it is shown to have learned anything or not."""
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score")) is not None]
-    return max(scored, key=lambda each: group.scoring.gain(each[1].value), default=None)
+    return max(scored, key=lambda each: group.gain(each[0]), default=None)

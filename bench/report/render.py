@@ -5,7 +5,6 @@ it only when they have something to render.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from markupsafe import Markup
 
 from bench.analysis.groups import Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.common.files import read_tables
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, pages, tables, text
@@ -26,7 +26,7 @@ from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
-from bench.report.explorer import embedded, explorer
+from bench.report.explorer import explorer
 from bench.report.forecasts import forecasts_section, lengths_section
 from bench.report.labels import label_curve, labels_section
 from bench.report.quality import quality_sections
@@ -38,7 +38,6 @@ from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.curves import CURVES, Curves, curves_key
 from bench.results.facts import KnownFacts
-from bench.results.predictions import values_from
 from bench.results.rescoring import Results
 from minbert.files import is_file
 
@@ -82,8 +81,7 @@ def report(
         planned = [row for row in planned if row.code_version == code_version]
     left_out = len(results.rows) - len(rows)
     rows, planned = printable(rows), printable(planned)
-    values_of = values_from(results.predictions_of)
-    every_group = ordered_groups(rows, planned, values_of)
+    every_group = ordered_groups(rows, planned, results.values_of)
     every_row = [row for group in every_group for row in group.rows]
     encoders = encoders_of(every_group)
     overall = recommend(candidates_of(encoders)) if encoders else None
@@ -131,8 +129,8 @@ def report(
         "sections": [
             *encoders_section(encoders), *race_section(recommended),
             *([labels_section(curve)] if curve else []),
-            *engines_section(rows, values_of, results.losses_of), *before, *searches, *after,
-            *claims_section(results.runs),
+            *engines_section(rows, results.values_of, results.losses_of),
+            *before, *searches, *after, *claims_section(results.runs),
         ],
         "cells_heading": pages.phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
@@ -166,9 +164,8 @@ def printable(rows: Iterable[Row]) -> list[Row]:
     forms = {name: clean if name in _WITH_PATHS else plain for name in names}
 
     def changed(row: Row) -> Row:
-        values = {name: str(value) for name in names if (value := row[name])}
-        texts = {name: forms[name](value) for name, value in values.items()}
-        others = {name: new for name, new in texts.items() if new != values[name]}
+        texts = {name: forms[name](str(value)) for name in names if (value := row[name])}
+        others = {name: new for name, new in texts.items() if new != row[name]}
         return row | others if others else row
 
     return [changed(row) for row in rows]
@@ -186,7 +183,7 @@ def _other(
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return {
         "number": number, "title": lead.title(group),
-        "differences": lead.differences(group, first),
+        "differences": pages.phrase("groups", "differences", lead.differences(group, first)),
         "lines": [
             lead.differs(group, first, encoders),
             f"{advice(recommend(candidates_of(group)), facts).heading}.",
@@ -215,7 +212,6 @@ def _html(facts: dict[str, Any]) -> str:
     parts = {
         "style": Markup("\n".join(styles)),  # noqa: S704
         "script": Markup("\n".join([*map(_vendored, scripts), pages.read("explore.js")])),  # noqa: S704
-        "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
     return pages.html_environment().get_template("index.html.jinja").render(**(facts | parts))
 
@@ -243,5 +239,5 @@ def _terms(page: str | None = None) -> dict[str, str]:
         words = (re.escape(word) for word in re.split(", | and ", term))
         return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
 
-    terms: dict[str, str] = tomllib.loads(pages.read("terms.toml"))
-    return {term: terms[term] for term in terms if page is None or is_used(term)}
+    terms = read_tables(__file__, "terms.toml").items()
+    return {term: about for term, about in terms if page is None or is_used(term)}

@@ -8,13 +8,12 @@ from bench.plan.rows import latest
 from bench.report.pages import Facts, sections_of, sentences
 from bench.report.tables import results_of, table
 from bench.report.text import trained_for
-from bench.results.predictions import values_from
 from bench.results.rescoring import Results
 
 
 def side_by_side(results: Results, notes: Sequence[str], command: str) -> Facts:
     """The page of the settings that are measured with full fine-tuning in fp32 beside them."""
-    groups = ordered_groups(results.rows, (), values_from(results.predictions_of))
+    groups = ordered_groups(results.rows, (), results.values_of)
     names = ("machine", "device_name", "model", "task")
     rows: list[dict[str, object]] = [
         {**{name: str(group.shared(name)) for name in names}, "setting": setting.label,

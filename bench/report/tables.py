@@ -1,10 +1,8 @@
-"""A group's settings as frames for figures, and as tables of text for the pages."""
+"""A group's settings as frames for figures, and as tables of text for pages and terminals."""
 
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from itertools import starmap
 from math import ceil
 from operator import attrgetter, itemgetter
@@ -12,12 +10,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table as Grid
 
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
+from bench.common.files import read_tables
 from bench.common.grouping import grouped
+from bench.common.messages import as_called, printable
 from bench.plan.columns import BY_NAME, group_names
 from bench.report import text
 from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
@@ -29,6 +31,8 @@ _COPIED: Final = (
     "label", "encoder", "mode", "rank", "layers", "amp", "unfreezes", "rate", "frozen",
 )  # fmt: skip
 _MOST_LISTED: Final = 12
+_MOST_PRINTED: Final = 500
+_WIDTH: Final = 200  # characters of a line if stdout is no terminal
 _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _UNSET: Final = {
@@ -57,7 +61,7 @@ class Table:
     total: int = 0  # the number of all rows, if only some of them are in the table
 
 
-DECLARED: Final = tomllib.loads(files("bench.report").joinpath("columns.toml").read_text("utf-8"))
+DECLARED: Final = read_tables(__file__, "columns.toml")
 """The columns of each table in their order, with their headings."""
 
 
@@ -115,10 +119,7 @@ def drawn(group: Group) -> Sequence[Setting]:
 
 def places(group: Group) -> dict[Objective, dict[int, int]]:
     """For each cost, the numbers of the settings on its Pareto front by id."""
-    return {
-        cost: {id(setting): i for i, setting in enumerate(pareto(group, cost), start=1)}
-        for cost in COSTS
-    }
+    return {cost: {id(s): i for i, s in enumerate(pareto(group, cost), start=1)} for cost in COSTS}
 
 
 def frame(group: Group) -> pd.DataFrame:
@@ -296,3 +297,25 @@ def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
 
 def _listed(values: Collection[str]) -> str:
     return ", ".join([*values][:_MOST_LISTED]) + (", …" if len(values) > _MOST_LISTED else "")
+
+
+def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
+    """Print the first rows of tables, each under its caption, and then lines, to stdout."""
+    # texts unchanged, without markup
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    for table in tables:
+        grid = Grid(title=table.caption, title_justify="left", box=None)
+        for head in table.heads:
+            grid.add_column(
+                head.text, justify="right" if head.numeric else "left", no_wrap=not head.numeric
+            )
+        for row in table.rows[:_MOST_PRINTED]:
+            grid.add_row(*map(printable, row))
+        console.print(grid)
+        if (more := len(table.rows) - _MOST_PRINTED) > 0:
+            console.print(f"and {more:,} more")
+        console.print()
+    for line in lines:
+        console.print(printable(as_called(line)), soft_wrap=True)

@@ -1,9 +1,12 @@
-"""The format of quantities, intervals and columns in sentences, tables and figures."""
+"""The format of quantities, intervals and columns in sentences, tables and figures, and sentences
+from templates."""
 
 import re
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import Final
+from functools import cache, partial
+from typing import Any, Final
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
@@ -44,6 +47,10 @@ def fixed(value: float, digits: int = 3) -> str:
 def signed(value: float, digits: int = 3) -> str:
     """A difference, with its sign and a fixed number of decimals."""
     return f"{value:+z.{digits}f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g}%"
 
 
 def times(value: float) -> str:
@@ -167,3 +174,30 @@ def y_label(group: Group) -> str:
 
 def x_label(group: Group, cost: Objective) -> str:
     return _LABELS[column(group, cost)]
+
+
+def environment(*packages: str, **more: Any) -> Environment:
+    """The environment of templates, which call the functions of this module by name."""
+    environment = Environment(  # noqa: S701 (callers say how values are escaped)
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "bench.report")]),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **more,
+    )  # fmt: skip
+    environment.globals |= {name: use for name, use in globals().items() if callable(use)}
+    return environment
+
+
+@cache
+def _text_environment() -> Environment:
+    return environment(finalize=lambda value: " ".join(str(value).splitlines()))
+
+
+def sentences(template: str, **facts: object) -> list[str]:
+    """The lines of a template of plain text that are not empty; each value is on one line."""
+    page = _text_environment().get_template(f"{template}.txt.jinja").render(facts)
+    return [line for line in page.splitlines() if line.strip()]
+
+
+def phrase(template: str, macro: str, *facts: object) -> str:
+    """The text of a macro of such a template, on one line."""
+    module = _text_environment().get_template(f"{template}.txt.jinja").module
+    return " ".join(filter(None, map(str.strip, getattr(module, macro)(*facts).splitlines())))

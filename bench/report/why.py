@@ -5,16 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from bench.analysis.breakdown import (
-    LIBRARIES,
-    OWNERS,
-    REST,
-    STEP,
-    Breakdown,
-    memory_parts,
-    representatives,
-    step_parts,
-)
+from bench.analysis import breakdown
+from bench.analysis.breakdown import LIBRARIES, OWNERS, REST, STEP, memory_parts, step_parts
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, Objective, compare
@@ -45,14 +37,14 @@ class _Bar:
 
     setting: Setting
     name: str
-    parts: dict[Objective, Breakdown | None]
+    parts: dict[Objective, breakdown.Breakdown | None]
 
 
 def why_section(
     group: Group, pick: Setting | None = None, facts: KnownFacts = NO_FACTS
 ) -> list[Section]:
     """The section, unless no setting has known parts; the pick is the recommended setting."""
-    settings = representatives(group, pick)
+    settings = breakdown.representatives(group, pick)
     common = set.intersection(*[s.places(group.memory_column) for s in settings] or [set()])
     bars = [
         _Bar(s, _name(s), {"memory": memory_parts(group, own), "time": step_parts(group, own)})
@@ -125,11 +117,13 @@ def _part(parts: tuple[str, ...]) -> str:
     return _NAMES.get(parts, parts[0])
 
 
-def _largest(memory: Breakdown) -> tuple[str, ...]:
+def _largest(memory: breakdown.Breakdown) -> tuple[str, ...]:
     return max(_UNITED["memory"], key=lambda parts: memory.of(*parts))
 
 
-def _shares(left: Sequence[Breakdown], full: Breakdown, *names: str) -> list[float]:
+def _shares(
+    left: Sequence[breakdown.Breakdown], full: breakdown.Breakdown, *names: str
+) -> list[float]:
     """The shares that are left of some parts; none where these are zero."""
     whole = full.of(*names)
     return [each.of(*names) / whole for each in left] if whole > 0 else []

@@ -13,7 +13,7 @@ from bench.plan.metrics import WORD_CLASSES, WORDS, check_metric, metric_of, pro
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
-from bench.results.outcomes import Outcome
+from bench.results.outcomes import Outcome, ValuesOf
 from bench.results.predictions import (
     LossesOf,
     PredictionsOf,
@@ -22,6 +22,7 @@ from bench.results.predictions import (
     kept_predictions,
     no_losses,
     no_predictions,
+    values_from,
 )
 from bench.results.scores import interval_of, numbers
 from bench.results.store import read_plan, read_rows
@@ -35,6 +36,11 @@ class Results:
     exports: Mapping[str, Figures] = field(default_factory=dict)
     predictions_of: PredictionsOf = no_predictions
     losses_of: LossesOf = no_losses
+
+    @cached_property
+    def values_of(self) -> ValuesOf:
+        """The numbers of dev examples by the runs that predicted them, as `values_from`."""
+        return values_from(self.predictions_of)
 
     @cached_property
     def planned(self) -> list[Row]:

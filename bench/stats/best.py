@@ -32,6 +32,11 @@ class Sample:
     values: Mapping[int, Floats]  # by seed and example [N], for all seeds; empty: not kept
     variance: float = 0.0  # of one seed's score over examples not kept; inf: unknown
 
+    def collapsed(self, margin: float) -> set[int]:
+        """The seeds whose score is below the mean by more than a margin."""
+        every = self.scores.values()
+        return {seed for seed, score in self.scores.items() if has_collapsed(score, every, margin)}
+
 
 @dataclass(frozen=True, eq=False)
 class Differences:

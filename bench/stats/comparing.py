@@ -10,15 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import (
-    POWER_Z,
-    Floats,
-    Ints,
-    Spread,
-    quantile,
-    satterthwaite,
-    scatters_more,
-)
+from bench.stats import intervals
+from bench.stats.intervals import POWER_Z, Floats, Ints, Spread, quantile
 
 FAMILY: Final = 0.05  # the probability that any interval of a comparison misses its true value
 WITHIN_Z: Final = 1.2815515655446004
@@ -49,15 +42,13 @@ def nominal_level(alpha: float, looks: int) -> float:
 
     def excess(critical: float) -> float:
         sums, density = np.zeros(1), np.ones(1)
-        for look in range(1, looks + 1):
+        for look in range(1, looks):
             end = critical * math.sqrt(look)
-            if look == looks:
-                inside = density @ (ndtr(end - sums) - ndtr(-end - sums))
-                return float(1 - inside) - alpha
             steps = (end * nodes)[:, None] - sums[None, :]
             kernel = np.exp(-(steps**2) / 2) / math.sqrt(2 * math.pi)
             sums, density = end * nodes, (kernel @ density) * weights * end
-        raise AssertionError
+        end = critical * math.sqrt(looks)
+        return float(1 - density @ (ndtr(end - sums) - ndtr(-end - sums))) - alpha
 
     least = float(-ndtri(alpha / 2))
     critical = brentq(excess, least, float(-ndtri(alpha / 2 / looks)), xtol=1e-10)
@@ -110,7 +101,7 @@ def sample_means(
         mean = np.bincount(samples, values, count) / number
     squares = np.bincount(samples, (values - mean[samples]) ** 2, count).astype(float)
     own = np.maximum(number - 1, 0)
-    wide = scatters_more(squares, own, float(squares.sum()), int(own.sum()))
+    wide = intervals.scatters_more(squares, own, float(squares.sum()), int(own.sum()))
     far = wide & (squares > 0.9 * squares.sum())
     rest, counted = own[~far].sum(), np.where(far, 0.0, weights)
     std = np.full(count, math.sqrt(squares[~far].sum() / rest) if rest else constant)
@@ -139,8 +130,8 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
     _, first, pools = np.unique(estimates.single, return_index=True, return_inverse=True)
     # the variance of the sum, by settings whose std is one estimate
     variances = np.bincount(pools, estimates.error * np.bincount(shared, estimates.error)[shared])
-    error, freedom = satterthwaite(variances, estimates.freedom[first])
-    _, pooled = satterthwaite(variances, estimates.pooled[first])
+    error, freedom = intervals.satterthwaite(variances, estimates.freedom[first])
+    _, pooled = intervals.satterthwaite(variances, estimates.pooled[first])
     singles = np.bincount(shared, estimates.single)
     return Estimates(
         np.array([estimates.value.mean()]), np.array([error / count]), np.array([freedom]),

@@ -172,18 +172,15 @@ def spearman_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of Spearman's correlation: Pearson's of the ranks, where equal numbers have their mean rank.
     An example counts by its own ranks, and by what it adds to the ranks of the larger numbers.
     ValueError if numbers are all the same."""
-    one, two = _ranks(predicted), _ranks(labels)
+    from scipy.stats import rankdata
+
+    one, two = rankdata(predicted), rankdata(labels)
     u, v = _standard(one), _standard(two)
     rho = float((u * v).mean())
     influence = pearson_influence(two, one)
     for values, own, other, std in ((predicted, u, v, one.std()), (labels, v, u, two.std())):
         influence += _carried(values, (other - rho * own) / std)
     return np.asarray(influence)
-
-
-def _ranks(values: Floats) -> Floats:
-    """The mean rank of each number, from ½."""
-    return _share_below(np.sort(values), values) * len(values)
 
 
 def _carried(values: Floats, slopes: Floats) -> Floats:

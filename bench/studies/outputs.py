@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.common.command import FILE, Command, options_in
 from bench.common.csvfile import check_csv, write_csv
-from bench.common.messages import echo
+from bench.common.messages import echo, finite
 from bench.launch.checks import check_reports
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
                 check_reports(reports, name)
             study = function(runs=runs, **others)
             if as_json:
-                from bench.report.show import finite
-
                 echo(json.dumps(finite(study.to_json()), indent=2, allow_nan=False))
             else:
                 study.show()

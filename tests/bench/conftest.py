@@ -61,8 +61,7 @@ def skip_drawing(patch):
     """Leave out the layout of figures and their files' content."""
     from matplotlib.figure import Figure
 
-    for module in ("drawing", "figures"):
-        patch.setattr(f"bench.report.{module}.lay_out", lambda _figure: None)
+    patch.setattr("bench.report.drawing.lay_out", lambda _figure: None)
     patch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
 
 

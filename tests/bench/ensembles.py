@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from bench.ensemble import command
 from bench.plan.cell import MULTITASK, Cell
 from bench.plan.columns import PART_SCORES, format_parts
 from bench.plan.metrics import OVERALL
-from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import find_task
 from tests.bench.places import CommandPlace
 from tests.bench.synthetic_rows import cell, result_row

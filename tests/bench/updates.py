@@ -10,7 +10,7 @@ import torch
 from adapters.injection import inject, linear_layers
 from bench.plan.job import FILE
 from bench.plan.rows import Row
-from bench.studies.updates.__main__ import command
+from bench.updates import command
 from bench.worker.saving import save_weights
 from minbert.data.tasks import find_task
 from minbert.model.checkpoint import load_encoder

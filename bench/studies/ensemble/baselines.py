@@ -33,8 +33,7 @@ from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.protocol import PREDICTIONS
 from bench.stats.intervals import Floats
 from bench.studies.ensemble.members import Member
-from bench.studies.ensemble.published import published
-from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for
+from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for, published
 from minbert.data.tasks import Examples, TaskData
 
 BASELINE: Final = "transformers + PEFT"

@@ -10,26 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.common.messages import echo, enumerated
 from bench.plan.columns import CORRELATED
-from bench.report.drawing import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PAPER,
-    PURPLE,
-    Drawing,
-    add_legend,
-    canvas,
-    log_axis,
-    name_lines,
-    to_svg,
-)
+from bench.report import drawing
+from bench.report.drawing import BLUE, GREY, INK, ORANGE, PAPER, PURPLE, Drawing, canvas
 from bench.report.pages import Facts, Section, sentences
-from bench.report.show import print_tables
-from bench.report.tables import Table, table
+from bench.report.tables import Table, print_tables, table
 from bench.report.text import clean, count, dev_label, shortened
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.published import Published, caveat
+from bench.studies.ensemble import result as ensembles
 from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE, Entry, Overall, Result, TaskResult
 from minbert.data.tasks import TASKS
 
@@ -82,7 +69,7 @@ def _sections(results: Sequence[Result]) -> list[Section]:
             anchor, short, title = f"task-{number}", clean(result.task), clean(result.task)
             tables += _cells_tables(result)
         if papers := _papers(result):
-            caption = caveat(papers[0].task)
+            caption = ensembles.caveat(papers[0].task)
             rows = [paper._asdict() for paper in papers]
             tables.append(table("published", rows, f"{caption[:1].upper()}{caption[1:]}."))
         heading, *lines = sentences(
@@ -164,7 +151,7 @@ def _scores(entry: Entry, result: Result) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _papers(result: Result) -> list[Published]:
+def _papers(result: Result) -> list[ensembles.Published]:
     return [paper for paper in result.published or () if paper.metric == result.metric]
 
 
@@ -189,10 +176,10 @@ def _draw_scores(marks: Sequence[_Mark], label: str, stem: str, alt: str, captio
                 axes.axvline(mark.score.value, **_DASHED)
         if papers:
             axes.axhline(len(measured) - 0.5, color=GREY, linewidth=0.9)
-        name_lines(axes, [shortened(mark.label, _LONGEST) for mark in lines])
+        drawing.name_lines(axes, [shortened(mark.label, _LONGEST) for mark in lines])
         axes.set_xlabel(label)
-        add_legend(figure, axes.get_legend_handles_labels()[0], 3)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+        drawing.add_legend(figure, axes.get_legend_handles_labels()[0], 3)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
@@ -207,11 +194,11 @@ def _draw_sizes(marks: Sequence[_Mark], label: str, stem: str, alt: str, caption
                     textcoords="offset points", va="center", fontsize=7.5, color=INK,
                 )  # fmt: skip
         low, high = min(counts) / 1.5, max(counts) * 8
-        log_axis(axes, low, high, lambda tick: f"{tick / 1e6:g}M")
+        drawing.log_axis(axes, low, high, lambda tick: f"{tick / 1e6:g}M")
         axes.set(xlim=(low, high), xlabel="parameters of all members together", ylabel=label)
         axes.margins(y=0.12)
-        add_legend(figure, axes.get_legend_handles_labels()[0], 3)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+        drawing.add_legend(figure, axes.get_legend_handles_labels()[0], 3)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _draw_choice(result: TaskResult, stem: str, alt: str, caption: str) -> Drawing:
@@ -233,7 +220,7 @@ def _draw_choice(result: TaskResult, stem: str, alt: str, caption: str) -> Drawi
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="members, each counted by its weight", ylabel=label)
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _add(axes: Axes, mark: _Mark, x: float, y: float, **bars: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bench.common.errors import InputError
+from bench.common.files import read_tables
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL
@@ -20,7 +21,6 @@ from bench.results.scores import score_of
 from bench.stats.intervals import Floats, Interval, spread
 from bench.studies.ensemble.averages import Choice, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
-from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
 
@@ -29,6 +29,32 @@ BEST: Final = "best member"
 ALL: Final = "average of all cells"
 CELL: Final = "cell alone"
 _PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
+_PUBLISHED: Final = read_tables(__file__, "published.toml")
+"""Scores of leading models from papers, by task, which are shown below an ensemble's."""
+
+
+class Published(NamedTuple):
+    """A score from a paper; `parameters` of the model are None where not known."""
+
+    task: str
+    model: str
+    parameters: int | None
+    score: float
+    metric: str
+    split: str
+    source: str
+
+
+def published(task: str) -> list[Published]:
+    """A task's published scores, lowest first."""
+    scores = _PUBLISHED.get(task, {}).get("scores", ())
+    each = [Published(**{"task": task, "parameters": None, **score}) for score in scores]
+    return sorted(each, key=lambda published: published.score)
+
+
+def caveat(task: str) -> str:
+    other = _PUBLISHED[task]["examples"] if task in _PUBLISHED else "other examples"
+    return f"published scores, of {other}: what can be reached, not what was compared"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from bench.plan.cell import MULTITASK
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.published import caveat
-from bench.studies.ensemble.result import Entry, Overall, Result, TaskResult
+from bench.studies.ensemble.result import Entry, Overall, Result, TaskResult, caveat
 
 Row = dict[str, Any]
 

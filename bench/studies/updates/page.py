@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_axis, to_svg
+from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_axis
 from bench.report.pages import Facts, sections_of, sentences
 from bench.report.text import count, plain
 from bench.studies.updates import tables
@@ -81,7 +81,7 @@ def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> 
         axes.set(xlim=(1, most), ylim=(0, 1.02), **labels)
         _legend(figure)
     (alt,) = sentences("updates_figures", figure="energy", curves=curves[:-1])
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _ranks_figure(update: Update, stem: str) -> Drawing:
@@ -90,7 +90,7 @@ def _ranks_figure(update: Update, stem: str) -> Drawing:
 
     frame = tables.frame_of([update])
     values = frame.pivot_table(f"rank_{_PERCENT}", "layer", "kind", observed=False, dropna=False)
-    _, low, high = tables.range_of(frame, f"rank_{_PERCENT}")
+    _, low, high = tables.range_of(frame, f"rank_{_PERCENT}").values()
     most = int(frame[["height", "width"]].min(axis=1).max())
     with canvas(1.4 + 0.34 * len(values)) as (figure, axes):
         sns.heatmap(
@@ -104,7 +104,7 @@ def _ranks_figure(update: Update, stem: str) -> Drawing:
         "updates_figures", figure="ranks", percent=_PERCENT, name=update.cell.label, low=low,
         high=high, most=most,
     )  # fmt: skip
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
@@ -132,7 +132,7 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
         _legend(figure)
     stem = f"truncated-{shown[0].metric}"
     alt, caption = sentences("updates_figures", figure="scores", truncations=shown)
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def _legend(figure: Figure) -> None:

@@ -1,7 +1,7 @@
 """Updates as tables and sentences, for a terminal and a page. Loads pandas and matplotlib."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pandas as pd
 
@@ -18,21 +18,17 @@ _RANKS: Final = [name for name in (*FIGURES, SIZE) if name not in _ENERGIES]
 _BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90"}
 
 
-class Range(NamedTuple):
-    mean: float
-    low: float
-    high: float
-
-
 def frame_of(updates: Sequence[Update]) -> pd.DataFrame:
     """The rows of the CSV, with kinds in the order of `KINDS`."""
     frame = pd.DataFrame(rows_of(updates))
     return frame.assign(kind=pd.Categorical(frame["kind"], list(KINDS.values())))
 
 
-def range_of(modules: pd.DataFrame, column: str) -> Range:
+def range_of(modules: pd.DataFrame, column: str) -> dict[str, float]:
+    """The mean, the least and the largest of a column, as `mean`, `low` and `high`."""
     values = modules[column]
-    return Range(float(values.mean()), values.min().item(), values.max().item())
+    ends = {"low": values.min().item(), "high": values.max().item()}
+    return {"mean": float(values.mean()), **ends}
 
 
 def as_json(updates: Sequence[Update]) -> list[dict[str, Any]]:
@@ -41,7 +37,7 @@ def as_json(updates: Sequence[Update]) -> list[dict[str, Any]]:
     def summary(modules: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
         return {
             matrix: {
-                name: range_of(modules, f"{prefix}{name}")._asdict()
+                name: range_of(modules, f"{prefix}{name}")
                 for name in (*FIGURES, SIZE)
                 if f"{prefix}{name}" in modules
             }
@@ -162,5 +158,5 @@ def _digits(figure: str) -> int:
 def _range_text(modules: pd.DataFrame, figure: str, prefix: str = "") -> str:
     if f"{prefix}{figure}" not in modules:
         return DASH
-    (mean, low, high), digits = range_of(modules, f"{prefix}{figure}"), _digits(figure)
+    (mean, low, high), digits = range_of(modules, f"{prefix}{figure}").values(), _digits(figure)
     return f"{mean:.{digits or 1}f} ({low:.{digits}f}–{high:.{digits}f})"

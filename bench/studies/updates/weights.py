@@ -18,16 +18,9 @@ from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.stats.intervals import Floats
+from bench.studies.updates import modules
 from bench.studies.updates.cells import KeptCell
-from bench.studies.updates.modules import (
-    KINDS,
-    Module,
-    Position,
-    Spectrum,
-    Update,
-    random_spectrum,
-    spectrum_of,
-)
+from bench.studies.updates.modules import KINDS, Module, Position, Spectrum, Update
 from bench.worker.weights import load_trained
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier
@@ -44,7 +37,7 @@ def measure(cell: KeptCell, base: Model, known: Known) -> Update:
     """The spectra of a cell's updates, and of the weights of its base before training; `known` are
     spectra of earlier calls, to which new ones are added. InputError if the weights can't be read,
     or are not finite."""
-    modules: list[Module] = []
+    moved: list[Module] = []
     unmoved = 0
     for position, before, change in pairs(cell, base):
         if not change.any():
@@ -55,17 +48,17 @@ def measure(cell: KeptCell, base: Model, known: Known) -> Update:
         update = _spectrum(change, position, cell.weights)
         spectra = {
             "update": update,
-            "random": random_spectrum(update.shape),
+            "random": modules.random_spectrum(update.shape),
             "before": known[base.digest, position],
         }
         size = float(np.linalg.norm(update.values)) / float(np.linalg.norm(before))
-        modules.append(Module(position, spectra, size))
-    return Update(cell, tuple(modules), unmoved)
+        moved.append(Module(position, spectra, size))
+    return Update(cell, tuple(moved), unmoved)
 
 
 def _spectrum(matrix: Floats, position: Position, path: Path | None) -> Spectrum:
     try:
-        return spectrum_of(matrix)
+        return modules.spectrum_of(matrix)
     except ValueError as error:
         layer, kind = position
         raise InputError(f"{path}: the {kind} of layer {layer} {error}") from error

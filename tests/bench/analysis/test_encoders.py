@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.costs import parse_where
-from bench.analysis.groups import decided_over, encoders_of, groups
+from bench.analysis.groups import encoders_of, groups
 from bench.analysis.recommendation import candidates_of, recommend, recommended_from
 from tests.bench.synthetic_rows import cell, result_row
 
@@ -75,7 +75,6 @@ def test_groups_that_differ_in_the_encoder_and_what_follows_from_it_are_joined()
 def test_other_data_settings_and_machines_are_not_joined(other):
     every = made(rows_of(), rows_of(**LARGE | other))
     assert encoders_of(every) is None
-    assert decided_over(every) is every[0]
     there = [row | {"conditions_id": "there"} for row in rows_of(**LARGE)]
     assert encoders_of(made(rows_of(), there)) is None
 
@@ -84,7 +83,7 @@ def test_the_recommendation_chooses_the_encoder_within_limits():
     rows = [*rows_of(), *rows_of(**LARGE, times=3)]
     free = recommended_from(rows, (), values_of)
     assert free.setting.label == "large with full, fp32"
-    known = candidates_of(decided_over(groups(rows, (), values_of)))
+    known = candidates_of(encoders_of(groups(rows, (), values_of)))
     small = recommend(known, "memory", parse_where("memory<=1200MiB"))
     assert small.decided
     assert small.setting.encoder == "minilm"

@@ -108,15 +108,17 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
         figures = {"peak_rss_mib": memory, "dev_score": score}
         rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
     group = one(rows)
-    assert [found.both for found in effects(group, "memory")] == pytest.approx([0.5])
+    assert [found["both"] for found in effects(group, "memory")] == pytest.approx([0.5])
     assert len(amp_ratios(group, "memory")) == 3
     found = rank_effect(group)
-    assert (found.pairs, found.mean) == (3, pytest.approx(0.0))
+    assert (found["pairs"], found["mean"]) == (3, pytest.approx(0.0))
     some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
     found = rank_effect(one(some))
-    assert (found.pairs, found.mean) == (2, pytest.approx(0.0)), "also where some ranks ran in one"
+    assert (found["pairs"], found["mean"]) == (2, pytest.approx(0.0)), (
+        "also where some ranks ran in one"
+    )
     found = rank_effect(one(synthetic_rows(68)))
-    assert (found.low, found.high, found.pairs) == (1, 8, 15)
+    assert (found["low"], found["high"], found["pairs"]) == (1, 8, 15)
     assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
 
 
@@ -211,8 +213,10 @@ def test_the_effects_of_amp_and_of_the_adapter_are_separate():
         row(*LORA, peak_rss_mib=600.0), row(*LORA, amp="bf16", peak_rss_mib=450.0),
     ]  # fmt: skip
     [found] = effects(one(rows), "memory")
-    assert (found.amp_alone, found.adapter_alone, found.both) == pytest.approx((0.8, 0.6, 0.45))
-    assert found.product == pytest.approx(0.48)
+    assert (found["amp_alone"], found["adapter_alone"], found["both"]) == pytest.approx(
+        (0.8, 0.6, 0.45)
+    )
+    assert found["product"] == pytest.approx(0.48)
     assert [(s.mode, round(gap.value, 3)) for s, gap in amp_ratios(one(rows), "memory")] == [
         ("full", 0.8), ("lora", 0.75),
     ]  # fmt: skip

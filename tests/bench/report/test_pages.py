@@ -9,8 +9,7 @@ import markdown
 
 from bench.report.pages import Facts, sections_of
 from bench.report.pages import markdown as as_markdown
-from bench.report.show import print_tables
-from bench.report.tables import Head, Table
+from bench.report.tables import Head, Table, print_tables
 
 TEXT = "[red]a[/red] [/b] :smile:"
 

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
-from bench.analysis.power import needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
 from bench.plan.metrics import METRICS
 from bench.recommend import main
+from bench.report.power import needed_seeds, power_note, shown_size
 from bench.report.recommendation import advice, as_json, form_cost, lines, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.outcomes import outcomes_file

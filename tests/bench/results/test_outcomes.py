@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.report import figures
+from bench.report.drawing import Drawing
 from bench.report.render import render
 from bench.results import outcomes
 from bench.results.outcomes import (
@@ -113,7 +113,8 @@ def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, m
 
 
 def test_a_report_without_folders_says_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+    drawn = classmethod(lambda cls, _, stem, *texts: cls(stem, f'<svg id="{stem}"></svg>', *texts))
+    monkeypatch.setattr(Drawing, "of", drawn)
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=4)
 

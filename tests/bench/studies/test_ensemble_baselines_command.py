@@ -13,8 +13,7 @@ from bench.plan.job import FILE
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.baselines import BASELINE, cosine, threshold
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.published import published
-from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of
+from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of, published
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, load_task
 from minbert.errors import InputError

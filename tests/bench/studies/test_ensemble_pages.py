@@ -13,8 +13,7 @@ from bench.common import csvfile
 from bench.common.errors import DiskFullError
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import facts_of
-from bench.studies.ensemble.published import published
-from bench.studies.ensemble.result import ensemble_of, overall_of
+from bench.studies.ensemble.result import ensemble_of, overall_of, published
 from bench.studies.ensemble.rows import COLUMNS
 from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.ensembles import PARTS

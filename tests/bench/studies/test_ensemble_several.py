@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.common.errors import InputError
+from bench.ensemble import command
 from bench.results.overall import overall, overall_interval
-from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import ADAPTER, DEV, ENCODER, PARTS, Place
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from adapters.layer import AdaptedLinear
 from adapters.names import adapted_layers
 from bench.common.errors import InputError
-from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
 from bench.studies.updates.modules import COLUMNS, KINDS
 from bench.studies.updates.truncation import parse_ranks
 from bench.studies.updates.weights import linear_weights, pairs, position_of
+from bench.updates import command
 from tests.adapters.small import disturb
 from tests.bench import tiny_cells
 from tests.bench.browsing import PHONE, WIDE, open_quietly

@@ -17,12 +17,12 @@ from bench.results.origins import examples_of
 from bench.stats.intervals import Interval
 from bench.studies.updates import truncate as module
 from bench.studies.updates import weights
-from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
 from bench.studies.updates.tables import findings
 from bench.studies.updates.truncate import truncate
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
+from bench.updates import command
 from minbert.data.tasks import load_task
 from tests.bench import tiny_cells
 from tests.bench.updates import Place, base_model, moved_model

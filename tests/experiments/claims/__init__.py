@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from bench.analysis.claims import Estimate, Judged, Verdict, judge, judge_file, over_tasks
-from bench.analysis.power import OF_EXAMPLES, OF_SEEDS
 from bench.analysis.scorepairs import ScorePair
 from bench.plan.claimsfile import SCORE, Claim, load
 from bench.plan.metrics import metric_of
 from bench.report.claims import levels, measured, reason
+from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.comparing import mean_of_settings, sample_means
 from tests.experiments.pages import with_tables
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.power import shown_size
 from bench.analysis.recommendation import Candidates, recommend
+from bench.report.power import shown_size
 from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
 from tests.experiments.decisions.worlds import (
@@ -103,7 +103,7 @@ def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
 
 
 def variances(known: Candidates) -> tuple[float, float]:
-    """The variances of `bench.analysis.power`: over examples and between seeds, times the number
+    """The variances of `bench.report.power`: over examples and between seeds, times the number
     of examples, of a difference; medians over pairs of settings with three seeds."""
     compared = known.comparison
     pairs = np.triu(compared.seeds == 3, 1)

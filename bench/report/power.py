@@ -11,6 +11,7 @@ from typing import Final
 
 from bench.plan.cell import Cell
 from bench.plan.metrics import Metric
+from bench.report.text import sentences
 from bench.stats.best import FEWEST_SEEDS, LEVEL
 from bench.stats.intervals import POWER_Z
 
@@ -44,18 +45,8 @@ def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[s
     if metric.label != "accuracy" or settings < 2 or not examples:
         return []
     size = shown_size(examples, max(len(seeds), FEWEST_SEEDS), settings)
-    shown = metric.size(float(f"{size:.2g}"))
-    if len(seeds) < FEWEST_SEEDS:
-        return [
-            f"a recommended setting has {FEWEST_SEEDS} seeds: --seeds {FEWEST_SEEDS} is expected "
-            f"to show differences of {shown}"
-        ]
-    note = (
-        f"{len(seeds)} seeds and {examples:,} dev examples are expected to show a difference of "
-        f"{shown}, four times out of five"
-    )
-    if size <= metric.margin:
-        return [note]
-    needed = needed_seeds(metric.margin, examples, settings)
-    more = "no number of seeds shows" if needed is None else f"--seeds {needed} is expected to show"
-    return [f"{note}; {more} the margin of {metric.size(metric.margin)}"]
+    return sentences(
+        "power", seeds=len(seeds), fewest=FEWEST_SEEDS, examples=examples, metric=metric,
+        size=float(f"{size:.2g}"), beyond=size > metric.margin,
+        needed=needed_seeds(metric.margin, examples, settings),
+    )  # fmt: skip
