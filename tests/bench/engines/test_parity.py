@@ -4,7 +4,6 @@
 """
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench.analysis.engines import TOLERANCE, agreements
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
-from bench.plan.columns import row_of
 from bench.plan.models import engine_version
 from bench.worker.probes.products import required
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import load_data
 from tests.adapters.small import need_peft
-from tests.bench.synthetic_rows import HERE
-from tests.bench.tiny_cells import cell, ended, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.encoders import job
 from tests.experiments.encoders_table import logits_of, losses_of, ours, planted
 
@@ -88,52 +84,6 @@ def theirs(ours):
         ours, engine="transformers", engine_version=engine_version(), attn_implementation="sdpa",
         kernels=None,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def losses(tiny_checkpoint, tmp_path_factory):
-    """The losses of a cell's steps, which it is trained for once."""
-    need_peft()
-
-    @cache
-    def train(trained):
-        run = ended(job_of(trained, tiny_checkpoint), tmp_path_factory.mktemp("cell"))
-        return [float(loss) for loss in run.losses]
-
-    return train
-
-
-def agreement(losses, ours, other):
-    """The agreement of two cells as if they were of the same settings."""
-    by_engine = {"minbert": losses(ours), "transformers": losses(other)}
-    same = HERE | {"status": "ok", "repeat": 1, "attempt": 1}
-    rows = [row_of(trained.columns() | same) for trained in (ours, theirs(ours))]
-    (agreed,) = agreements(rows, lambda one: by_engine[one.engine])
-    return agreed
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [
-        (KINDS[0], {"batching": "shuffled"}),
-        (KINDS[1], {"pooling": "mean", "amp": "bf16"}),
-    ],
-    ids=str,
-)
-def test_losses_agree(tiny_checkpoint, losses, kind, changes):
-    ours = cell(tiny_checkpoint, *kind, dropout=0.0, epochs=2, max_steps=20, **changes)
-    agreed = agreement(losses, ours, theirs(ours))
-    assert agreed.steps == 20
-    assert losses(ours)[0] != losses(ours)[-1]
-    assert agreed.agrees, agreed.difference
-
-
-@pytest.mark.parametrize("wrong", [{"alpha": 32.0}, {"weight_decay": 1.0}], ids=str)
-def test_different_work_is_detected(tiny_checkpoint, losses, wrong):
-    ours = cell(tiny_checkpoint, "lora", "all-lin", dropout=0.0)
-    agreed = agreement(losses, ours, theirs(replace(ours, **wrong)))
-    assert not agreed.agrees
-    assert agreed.difference > TOLERANCE["off"]
 
 
 @pytest.mark.parametrize(

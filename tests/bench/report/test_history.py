@@ -13,9 +13,8 @@ from bench.plan.columns import NAMES
 from bench.report.__main__ import main
 from bench.report.history import write_history
 from bench.results.rowfile import encode, record
-from tests.bench.browsing import open_quietly
 from tests.bench.report.snapshots import check_snapshot
-from tests.bench.report.test_browser import PHONE, WIDE, open_page
+from tests.bench.report.test_browser import WIDE, open_page
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 from tests.hostile import TEXTS
 
@@ -180,11 +179,3 @@ def test_hostile_names_are_text(tmp_path, browser, drawn):
     assert opened.evaluate("window.pwned") is None
     assert opened.complaints == []
     opened.close()
-
-
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(tmp_path, browser, drawn):
-    page, _ = write_history(runs(8), tmp_path, ["runs.csv"])
-    for size in (WIDE, PHONE):
-        opened = open_quietly(browser, page, size)
-        assert len(opened.query_selector_all("main figure svg")) == 5
-        opened.close()

@@ -21,7 +21,6 @@ from bench.studies.updates.truncation import parse_ranks
 from bench.studies.updates.weights import linear_weights, pairs, position_of
 from tests.adapters.small import disturb
 from tests.bench import tiny_cells
-from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.updates import Place, adapted_model, base_model, move, moved_model
 
 HIDDEN = 32
@@ -151,13 +150,6 @@ def test_the_page_has_each_flag_and_no_other():
     flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
     options = {option for parameter in command.params for option in parameter.opts}
     assert flags == options - {"more"}
-
-
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(browser, place, tmp_path):
-    place.add(moved_model(place.checkpoint))
-    assert place.run("--reports", str(tmp_path)) == 0
-    for size in (WIDE, PHONE):
-        open_quietly(browser, tmp_path / "updates.html", size).close()
 
 
 def test_cells_that_have_nothing_to_read(place):
