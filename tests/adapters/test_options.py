@@ -35,9 +35,6 @@ from tests.adapters.small import (
 MODES = ("lora", "dora")
 
 
-# rsLoRA
-
-
 @pytest.mark.parametrize(
     ("mode", "layers"), [("lora", "attn-only"), ("dora", "query+output.dense")]
 )
@@ -50,9 +47,6 @@ def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers):
     ids, mask = batch()
     logits = from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(logits, model(ids, mask), atol=1e-5, rtol=0)
-
-
-# Dropout
 
 
 class Masks:
@@ -148,9 +142,6 @@ def test_parts_without_an_adapter_stay_the_same_under_dropout(mode):
         assert [part.rank for part in layer.parts] == [4, 0, 4]
         changes = layer.weight_change().chunk(3)
         assert [bool(change.any()) for change in changes] == [True, False, True]
-
-
-# Layers by name
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from bench.compare.__main__ import command
 from bench.compare.sides import limits, matching, parse_terms, read_sides
 from bench.plan.columns import NAMES, format_value
 from bench.report.__main__ import main as report
-from bench.results.rowfile import encode, record
+from bench.results.rowfile import record
 from tests.bench.synthetic_rows import cell, full_grid, result_row, synthetic_rows
 from tests.hostile import check_line
 from tests.reference_run import copy_reference
@@ -183,11 +183,6 @@ def test_a_report_on_several_files_or_versions_names_the_command(place):
 ROWS = synthetic_rows(68)
 
 
-def write_side(path, rows=ROWS):
-    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
-    return path
-
-
 def chosen(text):
     return matching(ROWS, parse_terms(text, "--base"), "--base", Path("runs.csv"))
 
@@ -234,8 +229,8 @@ def test_a_filter_that_can_not_be_meant(text, expected):
 
 
 def test_two_files_and_two_filters(tmp_path):
-    base = write_side(tmp_path / "a.csv", ROWS[:10])
-    new = write_side(tmp_path / "b.csv", ROWS[:20])
+    base = write(tmp_path / "a.csv", ROWS[:10])
+    new = write(tmp_path / "b.csv", ROWS[:20])
     one, other, named = read_sides([base, new], None, None, None)
     assert (len(one.rows), len(other.rows), named) == (10, 20, frozenset())
     one, other, named = read_sides([new], "amp=off", "amp=bf16", None)
@@ -261,8 +256,8 @@ def test_two_files_and_two_filters(tmp_path):
     ],
 )
 def test_files_that_can_not_be_compared(tmp_path, names, base, new, expected):
-    write_side(tmp_path / "a.csv")
-    write_side(tmp_path / "empty.csv", [])
+    write(tmp_path / "a.csv", ROWS)
+    write(tmp_path / "empty.csv", [])
     with pytest.raises(InputError) as caught:
         read_sides([tmp_path / name for name in names], base, new, None)
     assert expected in str(caught.value)

@@ -10,14 +10,13 @@ from unittest import mock
 import pytest
 
 from bench.grid import plans
-from bench.plan.columns import NAMES
-from bench.results.rowfile import encode, record
 from bench.stats import racing
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grid.test_race import race as race
 from tests.bench.grid.test_race import write_race
 from tests.bench.grids import GridRuns
 from tests.bench.report.test_recommendation import recommend_command
+from tests.bench.synthetic_rows import write_rows
 
 GRID = """
 [data]
@@ -52,15 +51,8 @@ def scored(row, score, **values):
     return replace(row, dev_ci_low=score - 0.01, dev_ci_high=score + 0.01)
 
 
-def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
-    tmp_path, tiny_checkpoint, monkeypatch
-):
-    place = GridRuns(tmp_path / "place", tiny_checkpoint, workers_here=True)
-    place.folder.mkdir()
+def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(place):
     write_examples(place.folder / "train.csv")
-    (place.folder / "own.toml").write_text(GRID, encoding="utf-8")
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(place.folder)
     assert place.run(**PLACE).returncode == 0
 
     # the head alone, and two more seeds, as if they had run
@@ -69,7 +61,7 @@ def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
     heads = [scored(first, 0.1, **head, seed=seed) for seed in range(3)]
 
     def write(*rows):
-        place.csv.write_bytes(record(NAMES) + b"".join(map(encode, (*rows, *heads))))
+        write_rows(place.csv, (*rows, *heads))
 
     write(*(scored(first, first.dev_score, seed=seed) for seed in range(3)))
     done = place.run("--seeds", "3", "--confirm", "4", **PLACE)

@@ -73,9 +73,6 @@ def all_gone(folder, number):
     return wait_for(lambda: not any(map(runs, workers)), timeout_s=3)
 
 
-# How it ended
-
-
 def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(tmp_path):
     (tmp_path / "weights.safetensors").touch()  # of an earlier training
     outcome = run(tmp_path, "note_pid", "child", "result")
@@ -161,9 +158,6 @@ def test_a_worker_that_cannot_be_started_is_crashed_and_a_folder_must_be_writabl
         run(tmp_path / "file" / "cell")
 
 
-# Progress, and what the parent costs
-
-
 def test_progress_comes_as_it_was_sent_though_the_worker_has_ended(tmp_path):
     seen = []
 
@@ -206,9 +200,6 @@ def test_peak_memory_is_not_the_parents(tmp_path):
     outcome = run(tmp_path, "result")
     assert held
     assert outcome.peak_rss_mib is None
-
-
-# Ends that are brought about
 
 
 def test_a_timeout_ends_the_whole_group(tmp_path):
@@ -284,9 +275,6 @@ def test_no_descriptor_is_left_open(tmp_path):
     run(tmp_path, "result")
     run(tmp_path, "hang", timeout_s=0.2)
     assert psutil.Process().num_fds() == before
-
-
-# The parent's death
 
 
 @pytest.mark.parametrize(

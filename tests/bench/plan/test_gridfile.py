@@ -162,9 +162,6 @@ def test_names_are_those_of_the_task():
     assert VALUES["task_order"] == tuple(MIXINGS)
 
 
-# As text
-
-
 def test_settings_by_part_have_one_order_and_come_back():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
@@ -172,9 +169,6 @@ def test_settings_by_part_have_one_order_and_come_back():
     for text in ("", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"):
         with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
             parse_parts(text)
-
-
-# The score
 
 
 def test_overall_is_the_mean_over_the_parts_that_are_there():
@@ -201,9 +195,6 @@ def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances():
         end = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
         assert 0 <= end.low <= end.value + 1e-9
         assert end.value - 1e-9 <= end.high <= 1
-
-
-# Cells
 
 
 def test_settings_are_of_the_parts_that_are_there():
@@ -236,9 +227,6 @@ def test_a_job_with_other_settings_by_part_is_refused():
     ):
         with pytest.raises(InputError, match=expected):
             Job.from_json(replace(job, cell=replace(job.cell, **change)).to_json())
-
-
-# Rows
 
 
 def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path):

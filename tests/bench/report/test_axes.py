@@ -32,7 +32,7 @@ def with_rate(one, rate, **other):
 
 
 def scored(one, rate, score, **other):
-    row = result_row(with_rate(one, rate, **other), random.Random(0))  # noqa: S311
+    row = result_row(with_rate(one, rate, **other))
     low, high = score - 0.03, score + 0.03
     return row | {"dev_score": score, "dev_ci_low": low, "dev_ci_high": high}
 
@@ -167,7 +167,7 @@ def tries(one, *failed):
 
 def searched(one, **rates):
     of = replace(one, learning_rate_source="search", **rates)
-    return result_row(of, random.Random(0))  # noqa: S311
+    return result_row(of)
 
 
 def away(rows, **more):

@@ -1,7 +1,5 @@
 """The report's section on settings: the groups that it compares, and its sentences and tables."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,7 @@ def row(score=0.5, at=0, *, mode="full", **settings):
     """A row with a score that ended at a given second."""
     axes = (1, "attn") if mode == "lora" else (None, None)
     one = cell(mode, *axes, settings.pop("amp", "off"), settings.pop("seed", 0), **settings)
-    return result_row(one, random.Random(0)) | {  # noqa: S311
+    return result_row(one) | {
         "dev_score": score, "dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03,
         "finished_at": f"2026-11-20T10:00:{at:02}Z",
     }  # fmt: skip

@@ -9,13 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench.common.errors import InputError
-from bench.plan.columns import NAMES
 from bench.report.__main__ import main
 from bench.report.history import write_history
-from bench.results.rowfile import encode, record
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.report.test_browser import WIDE, open_page
-from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.bench.synthetic_rows import cell, failed_row, result_row, write_rows
 from tests.hostile import TEXTS
 
 FULL, LORA = ("full", None, None, "off"), ("lora", 8, "attn", "bf16")
@@ -139,7 +137,7 @@ def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path):
 
 def test_the_command_prints_findings_or_json(tmp_path):
     path, out = tmp_path / "a.csv", tmp_path / "out"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, runs(8))))
+    write_rows(path, runs(8))
     words = ["--history", "--runs", str(path), "--reports", str(out)]
     for option in (["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]):
         with pytest.raises(InputError, match=f"^--history.*{option[0]}"):

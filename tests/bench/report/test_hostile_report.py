@@ -120,9 +120,6 @@ def test_a_text_shown_is_short_and_shows_all_its_characters():
     assert plain("héllo 中 wörld") == "héllo 中 wörld"
 
 
-# Numbers
-
-
 def with_numbers(values, columns):
     """Rows of a full grid; every third has the next of these numbers in these columns."""
     noise = random.Random(0)  # noqa: S311

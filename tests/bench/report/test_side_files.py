@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
-from bench.plan.columns import NAMES, values_of
+from bench.plan.columns import values_of
 from bench.plan.job import FILE
 from bench.report.forecasts import forecasts_section
 from bench.report.render import render, report
@@ -20,11 +20,10 @@ from bench.results.curves import Curves, Point, curves_key
 from bench.results.exports import EXPORTS, Figures, Form
 from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference
 from bench.results.rescoring import read_results
-from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder, plan_file
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.results.test_hostile_results import JOB
-from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, result_row, synthetic_rows, write_rows
 from tests.hostile import check_line, examples
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
@@ -123,7 +122,7 @@ def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
     tmp_path, undrawn, change, renders
 ):
     path = tmp_path / "runs.csv"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
+    write_rows(path, ROWS)
     folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"data": facts.FACTS.path(path), "exports": EXPORTS.path(path), "plan": plan_file(path),
@@ -171,7 +170,7 @@ def sections(path):
 
 def test_a_report_has_the_curves_of_its_model_on_its_kind_of_device(tmp_path, undrawn):
     path = tmp_path / "runs.csv"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
+    write_rows(path, ROWS)
     assert "lengths" not in sections(path)
     curves.CURVES.update(path, curves_key("another model", "cpu"), lambda _: CURVES)
     curves.CURVES.update(path, KEY.replace("cpu", "cuda"), lambda _: CURVES)

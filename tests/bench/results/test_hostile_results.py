@@ -83,9 +83,6 @@ def check_row(folder, row):
     assert found["status"] == row["status"]
 
 
-# result.json
-
-
 COLUMNS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4).map(
     lambda columns: {**RESULT, "columns": {**RESULT["columns"], **columns}}
 )
@@ -177,9 +174,6 @@ def test_what_is_no_result_is_run_again(tmp_path, kind):
     assert orphaned_outcome(tmp_path, JOB) is None
 
 
-# panel.csv
-
-
 @pytest.mark.parametrize(("name", "content"), [("panel.csv", PANEL), ("steps.csv", STEPS)])
 @examples(100)
 @given(data=st.data())
@@ -205,7 +199,7 @@ def test_what_is_no_file_of_steps_gives_no_times(tmp_path, name, kind):
 
 
 ROWS = [
-    result_row(cell("full", None, None, "off"), random.Random(0)),  # noqa: S311
+    result_row(cell("full", None, None, "off")),
     failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
     result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
 ]

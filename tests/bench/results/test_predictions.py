@@ -1,8 +1,6 @@
 """Kept predictions as a number for each example, whose mean is the score, and rows scored by
 another metric from them."""
 
-import random
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -57,7 +55,7 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact():
 
 
 def keep(runs, of, right):
-    row = result_row(of, random.Random(0))  # noqa: S311
+    row = result_row(of)
     row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
     folder = cell_folder(runs, of.name, *row.row_key)
     folder.mkdir(parents=True)

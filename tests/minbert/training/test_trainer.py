@@ -170,9 +170,6 @@ def test_groups_have_other_rates_and_decays_for_another_task():
     assert group["weight_decay"] == 0.1
 
 
-# Several batches in a step
-
-
 def halves(whole, *sizes):
     """A batch in parts of some sizes."""
     rows = zip(whole.input_ids.split(sizes), whole.labels.split(sizes), strict=True)
