@@ -273,7 +273,7 @@ def test_limits_have_units():
     ["5", "-5%", "nan%", "nan", "inf%", "1e9%", "", "5pt", "5%%", "--5%"],
 )
 def test_a_share_that_is_no_limit(text):
-    with pytest.raises(InputError, match=r"--max-slowdown: .*write_side it as 5%") as caught:
+    with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
         limits(text, "2%", "2%", "0.5pt")
     check_line(str(caught.value), "--max-slowdown")
     assert ("has no unit" in str(caught.value)) == (text in ("5", "nan"))

@@ -17,13 +17,7 @@ from bench.export import predict
 from bench.export.card import card
 from bench.export.check import check, texts_of
 from bench.export.figures import measure
-from bench.export.formats import (
-    FORMATS,
-    SNIPPET,
-    default_format,
-    format_in,
-    refusal,
-)
+from bench.export.formats import FORMATS, SNIPPET, default_format, format_in, refusal
 from bench.export.snippets import answers
 from bench.plan.metrics import WORDS
 from bench.results.exports import MERGED, PIPED

@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from bench.forecast.batches import shapes_of
-from bench.forecast.costs import (
-    fill_ranks,
-    stage_shares,
-    stages_of,
-    to_count,
-    totals_of,
-)
+from bench.forecast.costs import fill_ranks, stage_shares, stages_of, to_count, totals_of
 from bench.forecast.fake import UncountableError, count
 from bench.forecast.trace import _PRIMES, Tracer, trace
 from minbert.data.batches import plan_epoch
