@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  # noqa: N812
+from torch.nn import functional as F  # noqa: N812
 
 from adapters.injection import inject
 from adapters.names import FUSED
