@@ -1,6 +1,10 @@
-"""A worker's steps and epochs, run in this process on tiny encoders and folders, and cut texts."""
+"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders, and cut
+texts."""
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -269,3 +273,32 @@ def test_a_cell_of_any_encoder_runs_to_its_end(encoders, kind, tmp_path):
     columns = ended(a_job, tmp_path / mode).columns
     assert columns["products_ms"] > 0
     assert columns["dev_score"] is not None
+
+
+CODE = """
+import gc, json, sys
+from bench.worker.process import import_all
+began = gc.get_stats()
+import_all()
+ended = gc.get_stats()
+print(json.dumps({
+    "searches": sum(e["collections"] - b["collections"] for b, e in zip(began, ended)),
+    "frozen": gc.get_freeze_count(),
+    "enabled": gc.isenabled(),
+    "heavy": sorted({"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic",
+                     "rich", "torch._dynamo"} & sys.modules.keys()),
+    "has": sorted({"torch", "numpy", "bench.worker.run"} & sys.modules.keys()),
+}))
+"""
+
+
+def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120
+    )
+    imported = json.loads(done.stdout)
+    assert imported["searches"] <= 3  # of code that asks for one itself
+    assert imported["frozen"] > 100_000
+    assert imported["enabled"]
+    assert imported["heavy"] == []
+    assert imported["has"] == ["bench.worker.run", "numpy", "torch"]
