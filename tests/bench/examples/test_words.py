@@ -48,10 +48,17 @@ def test_schemes_are_recognised_and_read_as_iob2(tmp_path, scheme):
     assert f"tags: {scheme}, read as IOB2" in data.notes
 
 
-def test_an_entity_that_has_ended_does_not_go_on(tmp_path):
-    data = read_text(tmp_path, "Ann S-per\nBo I-per\nC O\n")
-    assert data.examples.labels.tolist() == [[1, 1, 0]]
-    assert "tags: 1 entity begins with I- after another tag; read as B-" in data.notes
+@pytest.mark.parametrize(
+    ("text", "tags", "note"),
+    [
+        ("Ann S-per\nBo I-per\nC O\n", [1, 1, 0], "1 entity begins"),
+        ("Ann I-per\nBo B-loc\nC I-per\n", [3, 1, 3], "2 entities begin"),
+    ],
+)
+def test_entities_that_begin_with_i_are_counted(tmp_path, text, tags, note):
+    data = read_text(tmp_path, text)
+    assert data.examples.labels.tolist() == [tags]
+    assert f"tags: {note} with I- after another tag; read as B-" in data.notes
 
 
 def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
@@ -98,12 +105,6 @@ def test_texts_conflict_if_the_same_words_have_other_tags(tmp_path):
     conflicts = check(TaskData(task, data.examples, data.examples.taken([4]))).conflicts
     assert (conflicts.train, conflicts.dev) == (2, 0)
     assert conflicts.shown == ("B-per, O: Ann",)
-
-
-def test_an_entity_that_begins_with_i_is_counted(tmp_path):
-    data = read_text(tmp_path, "Ann I-per\nBo B-loc\nC I-per\n")
-    assert data.examples.labels.tolist() == [[3, 1, 3]]
-    assert "tags: 2 entities begin with I- after another tag; read as B-" in data.notes
 
 
 def test_json_lines_have_lists(tmp_path):
