@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.report.__main__ import main
 from bench.report.history import write_history
+from tests.bench.browsing import WIDE, open_page
 from tests.bench.report.snapshots import check_snapshot
-from tests.bench.report.test_browser import WIDE, open_page
 from tests.bench.synthetic_rows import cell, failed_row, result_row, write_rows
 from tests.hostile import TEXTS
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.report.render import render, report
 from bench.report.text import plain
-from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.browsing import WIDE, open_page
 from tests.bench.synthetic_rows import (
     as_results,
     cell,

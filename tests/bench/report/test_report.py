@@ -30,6 +30,7 @@ from bench.report.tradeoff import between_processes, sections
 from bench.results.outcomes import Outcome
 from bench.results.predictions import values_from
 from bench.results.store import plan_file
+from tests.bench.browsing import seen
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import (
     as_results,
@@ -49,12 +50,6 @@ VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
 def pages(folder, rows, runs=(), **more):
     index = render(as_results(rows, runs), folder, **more)
     return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
-
-
-def seen(html):
-    """The text of a page as one line, without markup, styles and scripts."""
-    html = re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
 @pytest.fixture(scope="module")
