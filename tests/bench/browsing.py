@@ -19,13 +19,16 @@ def seen(html: str, without: str = "script|style") -> str:
 
 
 def open_page(browser: Any, path: Path, size: dict[str, int]) -> Any:
-    """A page with what the browser complains of and asks for in lists."""
+    """A page with its table of cells, and what it complains of, shows and asks for in lists."""
     page = browser.new_page(viewport=size)
     page.complaints, page.asked = [], []
     page.on("console", lambda message: page.complaints.append(message.text))
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(path.as_uri())
+    if page.query_selector("#cells-hint"):
+        page.wait_for_selector("#cell-grid .tabulator-row")
     return page
 
 
@@ -33,8 +36,6 @@ def open_quietly(browser: Any, path: Path, size: dict[str, int]) -> Any:
     """A page, all of whose details are open; fail if it is wider than the window or, in a wide one,
     if axe-core finds a violation."""
     page = open_page(browser, path, size)
-    if page.query_selector("#cell-grid"):
-        page.wait_for_selector("#cell-grid .tabulator-row")
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")
     assert page.complaints == []

@@ -98,8 +98,6 @@ def test_markdown_holds_markup_as_text(folder):
 
 def test_a_browser_runs_nothing_of_it(browser, folder):
     page = open_page(browser, folder / "index.html", WIDE)
-    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
-    page.wait_for_selector("#cell-grid .tabulator-row")
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")
     for head in ("mode", "layers", "AMP", "status", "seed"):
