@@ -1,16 +1,35 @@
 """A page in a real browser, which loads nothing else, complains of nothing and is accessible."""
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench.report.test_browser import PHONE as PHONE
-from tests.bench.report.test_browser import WIDE as WIDE
-from tests.bench.report.test_browser import open_page
-
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAPER = {"width": 703, "height": 1017}
 """The window of A4 within the margins of style.css, 12 and 14 mm."""
+
+
+def seen(html: str, without: str = "script|style") -> str:
+    """The text of a page as one line, without markup and the content of some elements."""
+    html = re.sub(rf"<({without}).*?</\1>", " ", html, flags=re.DOTALL)
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
+
+
+def open_page(browser: Any, path: Path, size: dict[str, int]) -> Any:
+    """A page with its table of cells, and what it complains of, shows and asks for in lists."""
+    page = browser.new_page(viewport=size)
+    page.complaints, page.asked = [], []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(path.as_uri())
+    if page.query_selector("#cells-hint"):
+        page.wait_for_selector("#cell-grid .tabulator-row")
+    return page
 
 
 def open_quietly(browser: Any, path: Path, size: dict[str, int]) -> Any:

@@ -7,10 +7,9 @@ import pytest
 
 from bench.common.command import BAD_INPUT
 from bench.plan.cell import Cell
-from bench.plan.columns import NAMES
 from bench.plan.rows import Row
-from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
+from tests.bench.synthetic_rows import write_rows
 
 
 class CommandPlace:
@@ -25,7 +24,7 @@ class CommandPlace:
         return cell_folder(self.csv, of.name, *row.row_key)
 
     def write(self) -> None:
-        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
+        write_rows(self.csv, self.rows)
 
     def run(self, *arguments: str) -> int:
         """The exit code of the command."""

@@ -9,9 +9,10 @@ from typing import Any
 from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from bench.plan.cell import Cell
-from bench.plan.columns import learning_rates, row_of
+from bench.plan.columns import NAMES, learning_rates, row_of
 from bench.plan.rows import Row
 from bench.results.rescoring import Results
+from bench.results.rowfile import encode, record
 from bench.stats.intervals import fisher, wilson
 
 RANKS = (1, 2, 4, 8)
@@ -67,8 +68,10 @@ def planned_row(of: Cell, conditions_id: str = "c0ffee123456") -> Row:
     return row_of(of.columns() | HERE | {"conditions_id": conditions_id})
 
 
-def result_row(of: Cell, noise: random.Random, **other) -> Row:
-    """A row that ended ok, with figures such as a two-core machine gives."""
+def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
+    """A row that ended ok, with figures such as a two-core machine gives; without `noise` they are
+    always the same."""
+    noise = noise or random.Random(0)  # noqa: S311
     layers, trains = of.layers or "", of.mode == "full" or of.layers in ("attn", "all-lin")
     memory = 1010.0 if of.mode == "full" else 560.0 if of.mode == "head" else 640.0
     time = {"full": 41.0, "head": 13.5, "lora": 29.0, "dora": 33.5}.get(of.mode, 20.0)
@@ -131,6 +134,11 @@ def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Ro
         else:
             rows.append(result_row(of, noise))
     return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a runs.csv of these rows."""
+    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
 
 
 class _Unplanned(Results):

@@ -18,7 +18,7 @@ from bench.results.rowfile import encode, read_rows, record
 from bench.results.submission import SUMS, Submission, write_sums
 from bench.validate import main
 from tests.bench.grids import GridRuns
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import synthetic_rows, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def changed(copy, **values):
     *others, row = read_rows(path)
     row = replace(row, **values)
     keep_row(folder_of(path, row), row)
-    path.write_bytes(record(NAMES) + b"".join(map(encode, [*others, row])))
+    write_rows(path, [*others, row])
     return row
 
 
@@ -179,7 +179,7 @@ def folder(path, machine, **settings):
         for row in synthetic_rows(8, failures=False, **settings)
     ]
     rows = [replace(row, cell_id=row.cell.cell_id) for row in rows]
-    (path / "runs.csv").write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    write_rows(path / "runs.csv", rows)
     return rows
 
 

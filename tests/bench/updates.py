@@ -1,6 +1,5 @@
 """Cells with kept weights on a tiny checkpoint, and the command that reads their updates."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class Place(CommandPlace):
         its folder."""
         of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
         own = {"threads": 1, **(columns or {})}
-        row = result_row(of, random.Random(0), **own)  # noqa: S311
+        row = result_row(of, **own)
         folder = self.folder(of, row)
         folder.mkdir(parents=True)
         (folder / FILE).write_text(tiny_cells.job_of(of, self.checkpoint).to_json())

@@ -1,7 +1,6 @@
 """Two sets of rows, compared: what matches, what is significant, and what makes a regression."""
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ FULL = ("full", None, None, "off")
 
 def run(axes=FULL, seed=0, repeat=1, minute=0, cell_settings=None, **figures):
     """A row that started at a minute of the hour."""
-    row = result_row(cell(*axes, seed, **(cell_settings or {})), random.Random(0))  # noqa: S311
+    row = result_row(cell(*axes, seed, **(cell_settings or {})))
     usual = {TIME: 40.0, RSS: 1000.0, KEPT: 300.0, SCORE: 0.5, "repeat": repeat,
              "started_at": f"2026-11-20T10:{minute:02d}:00Z"}  # fmt: skip
     return row | usual | figures
@@ -80,12 +79,6 @@ def verdict(comparison, column):
 def overall(comparison, column):
     (one,) = [one for one in comparison.overall if one.measure.column == column]
     return one
-
-
-# the committed rows
-
-
-# verdicts
 
 
 @pytest.mark.parametrize(
@@ -160,9 +153,6 @@ def test_repeats_of_one_seed_do_not_show_how_peaks_of_other_seeds_differ():
     assert verdict(of(several, others), RSS) is Verdict.REGRESSION, "seeds that hardly differ"
 
 
-# alternation
-
-
 def test_times_that_were_not_measured_in_alternation_never_gate():
     found = of(runs(), runs(offset=30, **{TIME: 80.0}))
     one = only(found, TIME)
@@ -217,9 +207,6 @@ def test_settings_compared_with_one_and_the_same_have_wider_intervals():
     one_base = widths(of(base, new, named=["mode", "rank", "layers"]), RSS)
     assert len(one_base) == 4
     assert min(one_base) > max(widths(of(copies, new), RSS))
-
-
-# scores
 
 
 def test_scores_of_one_seed_compare_trainings_and_not_settings():
@@ -322,9 +309,6 @@ def test_scores_over_all_settings_are_of_the_seeds_that_all_have():
     assert not [one for one in single.overall if one.measure.column == SCORE]
 
 
-# newly failing and passing
-
-
 def failed(status="oom", seed=0):
     return failed_row(cell(*FULL, seed), status, "no memory left")
 
@@ -363,9 +347,6 @@ def test_a_setting_that_no_longer_learns_is_a_regression():
     assert not of(learned, more).failing
     assert not of(more[5:], learned[:1]).passing
     assert of(scored([0.5] * 6), more).failing
-
-
-# matching
 
 
 def reasons(comparison):
@@ -480,9 +461,6 @@ def test_a_twentieth_more_work_is_a_regression_with_one_run():
     assert verdict(found, "step_moved_mib") is Verdict.SAME
     every = [measure.column for measure in MEASURES]
     assert columns_of(found) == [name for name in every if name != "peak_cuda_allocated_mib"]
-
-
-# how often it is wrong, and right
 
 
 def in_turn(seed, slower=1.0, number=4, repeats=6, scatter=0.03):

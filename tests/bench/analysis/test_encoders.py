@@ -1,6 +1,5 @@
 """Encoders that are compared with each other, and the recommendation among all their settings."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +27,7 @@ def rows_of(model="minilm", times=1.0, seeds=3, **more):
     for axes in SETTINGS:
         for seed in range(seeds):
             of = cell(*axes, "off", seed, **{"model": model} | more)
-            row = result_row(of, random.Random(0))  # noqa: S311
+            row = result_row(of)
             score = float(values_of([row]).mean())
             rows.append(replace(
                 row, peak_rss_mib=row.peak_rss_mib * times, train_s=row.train_s * times,

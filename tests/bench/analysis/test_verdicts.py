@@ -1,7 +1,5 @@
 """Which rows are compared, which setting is best, and which differences are significant."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -22,7 +20,7 @@ from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
     of = cell(mode, rank, layers, amp, seed, **(settings or {}))
-    return result_row(of, random.Random(0), **figures)  # noqa: S311
+    return result_row(of, **figures)
 
 
 def one(rows, planned=()):

@@ -3,7 +3,6 @@ out, and a whole cell."""
 
 import itertools
 import os
-import random
 import re
 import subprocess
 import sys
@@ -149,7 +148,7 @@ def test_without_a_compiler_compiled_steps_are_skipped(kind, skipped, monkeypatc
 
 def ran(**values):
     """A row of LoRA that ended ok."""
-    done = result_row(cell("lora", 8, "all-lin-only", "bf16"), random.Random(0))  # noqa: S311
+    done = result_row(cell("lora", 8, "all-lin-only", "bf16"))
     return done | {"batch_size": 8, **values}
 
 

@@ -1,4 +1,5 @@
-"""Layer sets by the structure of an encoder's blocks."""
+"""Layer sets by the structure of an encoder's blocks, and the parameters that a mode and such a set
+train."""
 
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from bench.common.errors import InputError
 from bench.engines.layer_sets import find_blocks
+from tests.bench.engines.trainable import listing
 from tests.encoders import KINDS, need_transformers
 
 GOLDEN = Path(__file__).parent / "golden" / "layer-sets.txt"
@@ -89,3 +91,16 @@ def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, rea
     assert line.endswith(f'layers = ["{"+".join(dict.fromkeys(ends[:2]))}"]')
     assert found.adapted("all-lin", "mine")
     assert "has no linear layer whose name ends in nothing" in refusal(found, "nothing")
+
+
+LISTINGS = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_trains_is_what_the_golden_file_says(encoders, kind):
+    assert listing(encoders(kind)) == (LISTINGS / f"{kind}.txt").read_text()
+
+
+def test_the_pooler_that_a_checkpoint_lacks_belongs_to_the_head(encoders):
+    bare = encoders("bert", head="MaskedLM")
+    assert listing(bare) == (LISTINGS / "bert-without-pooler.txt").read_text()

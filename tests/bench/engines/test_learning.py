@@ -9,14 +9,7 @@ import torch
 
 from bench.worker.weights import load_trained
 from tests.encoders import KINDS
-from tests.experiments.encoders_table import (
-    SETTINGS,
-    Learned,
-    logits_of,
-    planted,
-    save,
-    trainer_of,
-)
+from tests.experiments.encoders_table import SETTINGS, Learned, logits_of, planted, save, trainer_of
 
 BY_LABEL = {setting.label: setting for setting in SETTINGS}
 

@@ -1,18 +1,26 @@
-"""A BERT in both engines: the same tokens, first logits and losses, whatever trains.
+"""A BERT in both engines: the same tokens, first logits, losses and products, whatever trains.
 
 `tests.experiments.encoders_table` compares the losses of all methods and poolings.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
+from bench.plan.models import engine_version
+from bench.worker.probes.products import required
+from bench.worker.process import Progress
+from bench.worker.run import CellRun
 from minbert.data.tasks import load_data
+from tests.adapters.small import need_peft
+from tests.bench.tiny_cells import cell, job_of
 from tests.encoders import job
 from tests.experiments.encoders_table import logits_of, losses_of, ours, planted
 
@@ -65,3 +73,31 @@ def test_tokens_agree(encoders):
         )
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+KINDS = [("full", ""), ("lora", "all-lin"), ("dora", "all-lin-only"), ("head", "")]
+CPU = torch.device("cpu")
+
+
+def theirs(ours):
+    return replace(
+        ours, engine="transformers", engine_version=engine_version(), attn_implementation="sdpa",
+        kernels=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [*((kind, "pooler") for kind in KINDS), (KINDS[0], "mean"), (KINDS[3], "mean")],
+)
+def test_both_engines_require_the_same_products(tiny_checkpoint, kind, pooling):
+    need_peft()
+    ours = cell(tiny_checkpoint, *kind, pooling=pooling)
+    run = CellRun(job_of(ours, tiny_checkpoint), Path(), Progress(None))
+    run.model = run.engine.build(run.job)
+    run._tokenise()
+    steps, *_ = run._replayed_batches()
+    batches = [batch for step in steps for batch in step]
+    models = [run.model, engine_of(theirs(ours)).build(job_of(theirs(ours), tiny_checkpoint))]
+    one, other = (required(model, batches, "off", CPU) for model in models)
+    assert one == other

@@ -27,19 +27,17 @@ from bench.export.check import texts_of
 from bench.export.formats import FORMATS
 from bench.export.trained import describe_base
 from bench.machine.devices import Device
-from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.report.text import num
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
-from bench.results.rowfile import encode, record
 from minbert.data.tasks import load_task
 from tests.bench.export.small import answer_here, need_libraries
 from tests.bench.grid.test_own_data import write_csv
 from tests.bench.grids import GridRuns, workers_here
-from tests.bench.synthetic_rows import new_row
+from tests.bench.synthetic_rows import new_row, write_rows
 from tests.reference_run import copy_reference, reference_rows
 
 GRID = """
@@ -123,10 +121,6 @@ def export(*arguments):
 
 def row_named(place, name):
     return next(row for row in place.rows() if row.name == name)
-
-
-def write_rows(path, rows):
-    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
 
 
 def card_of(place):

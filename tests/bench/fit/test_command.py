@@ -17,7 +17,6 @@ from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
 from bench.results.curves import CURVES, Curves, Point, curves_key
 from minbert.assets.cache import cache_folder
-from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
 
 TINY = ("--model", "bert-tiny", "--init", "random", "--task", "movies", "--for", "cpu")
@@ -42,6 +41,19 @@ def own_cache(minilm, tmp_path_factory):
         patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The jobs whose formulae were asked for, which are made up."""
+    asked = {}
+
+    def formulae(jobs, *_):
+        asked.update(jobs)
+        return dict.fromkeys(jobs, FORMULAE)
+
+    monkeypatch.setattr(module, "find_formulae", formulae)
+    return asked
 
 
 def run(*words):
@@ -80,8 +92,7 @@ def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
     assert "predicting" not in err
 
 
-def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatch):
-    monkeypatch.setattr(module, "find_formulae", lambda jobs, *_: dict.fromkeys(jobs, FORMULAE))
+def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatch, jobs):
     _, answer, _ = ask(capsys, "--length", "16,128", "--batch", "60000,4")
     every = answer["answers"]
     for largest, *others in zip(every[::3], every[1::3], every[2::3], strict=True):
@@ -123,16 +134,6 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert lengths_section(None) == []
 
 
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
-    words = (*TINY, "--memory", "2GiB", "--length", "64", *SOME, "--reports", tmp_path)
-    assert run(*words, "--runs", tmp_path / "none.csv") == 0
-    for size in (WIDE, PHONE):
-        page = open_quietly(browser, tmp_path / "fit.html", size)
-        assert page.locator(".headline").inner_text().startswith("In batches of 64 and at ")
-        assert page.locator(".lead").first.inner_text().startswith("What it saves at 16 tokens")
-        page.close()
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -153,20 +154,13 @@ def test_bad_input_is_one_line_with_what_would_do(words, line, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, monkeypatch):
+def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, jobs):
     with pytest.raises(InputError, match="--for cuda: say with --memory how much the GPU has"):
         run(*TINY, "--for", "cuda")
-    given = {}
-
-    def formulae(jobs, *_):
-        given.update({cell.amp: job.device for cell, job in jobs.items()})
-        return dict.fromkeys(jobs, FORMULAE)
-
-    monkeypatch.setattr(module, "find_formulae", formulae)
     words = ("--length", "512", "--runs", "none.csv", "--json")
     assert run(*TINY, "--for", "cuda", "--memory", "16GiB", "--select", "amp=fp16", *words) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert given["fp16"] == "cuda:0"
+    assert {job.device for cell, job in jobs.items() if cell.amp == "fp16"} == {"cuda:0"}
     owners = answer["answers"][0]["memory_mib"]
     assert {"context", "workspaces", "reserve"} < owners.keys()
     assert "libraries" not in owners
@@ -188,16 +182,11 @@ def test_sizes_and_lengths_are_read():
         _lengths("32,x")
 
 
-def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path):
+def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path, jobs):
     """Rows of the same data under the same conditions: more than forecast leaves room for less."""
     words = ("--length", "128", "--select", "mode=full amp=off", "--memory", "16GiB")
     _, before, _ = ask(capsys, *words)
     peak = 3 * before["answers"][0]["peak_mib"]
-    asked = []
-
-    def formulae(jobs, *_):
-        asked.extend(jobs)
-        return dict.fromkeys(jobs, FORMULAE)
 
     class Made:
         coefficients, points = (0.0, 0.0, 3.0, 3.0, 3.0), {"one": peak}
@@ -208,13 +197,12 @@ def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path)
         assert cells[0].mode == "full"
         return Made()
 
-    monkeypatch.setattr(module, "find_formulae", formulae)
     monkeypatch.setattr(module, "make_forecast", forecast)
     runs = tmp_path / "runs.csv"
     runs.write_text("")
     ask(capsys, *words)
     here = module.find_conditions("cpu").conditions.columns()
-    row = new_row(**replace(asked[0], batch_size=64).columns(), **here, status="ok")
+    row = new_row(**replace(next(iter(jobs)), batch_size=64).columns(), **here, status="ok")
     others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
     monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
     _, after, _ = ask(capsys, *words, "--runs", runs)
@@ -226,8 +214,9 @@ def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("plain", [("lora",), ()])
-def test_pages_without_full_fine_tuning_are_refused_before_training(tmp_path, monkeypatch, plain):
-    monkeypatch.setattr(module, "find_formulae", lambda jobs, *_: dict.fromkeys(jobs, FORMULAE))
+def test_pages_without_full_fine_tuning_are_refused_before_training(
+    tmp_path, monkeypatch, jobs, plain
+):
     monkeypatch.setattr(module, "verified", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(module, "is_plain", lambda c: c.mode in plain)
     words = (*TINY, "--memory", "2GiB", "--length", "16", *SOME, "--verify", "--reports", tmp_path)
@@ -235,26 +224,20 @@ def test_pages_without_full_fine_tuning_are_refused_before_training(tmp_path, mo
         run(*words, "--runs", "none.csv")
 
 
-def test_memory_is_learned_from_the_newest_settings(monkeypatch, tmp_path):
+def test_memory_is_learned_from_the_newest_settings(monkeypatch, tmp_path, jobs):
     asked = []
 
     def forecast(cells, rows, *_):
         asked.extend(row.rank for row in rows)
         raise module.NoPredictionError("enough")
 
-    def formulae(jobs, *_):
-        here.extend(jobs)
-        return dict.fromkeys(jobs, FORMULAE)
-
-    here = []
-    monkeypatch.setattr(module, "find_formulae", formulae)
     monkeypatch.setattr(module, "make_forecast", forecast)
     runs = tmp_path / "runs.csv"
     runs.write_text("")
     words = (*TINY, "--memory", "16GiB", "--length", "16", *SOME, "--json", "--runs", runs)
     run(*words)
     conditions = module.find_conditions("cpu").conditions.columns()
-    lora = next(c for c in here if c.mode == "lora")
+    lora = next(c for c in jobs if c.mode == "lora")
     rows = [
         new_row(**replace(lora, rank=rank).columns(), **conditions, status="ok")
         for rank in (1, 2, 3, 4, 5, 6, 7, 1)

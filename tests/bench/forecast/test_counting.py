@@ -19,15 +19,7 @@ from minbert.kernels.reference import kernels
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
-from tests.bench.workloads import (
-    ONE,
-    SHAPES,
-    THREE,
-    VARIANTS,
-    of_parts,
-    variant,
-    workload,
-)
+from tests.bench.workloads import ONE, SHAPES, THREE, VARIANTS, of_parts, variant, workload
 from tests.encoders import Checkpoints, need_transformers
 from tests.encoders import job as theirs
 

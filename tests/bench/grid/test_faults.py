@@ -51,9 +51,6 @@ def test_a_disk_was_really_full(verdicts):
     assert verdict.struck
 
 
-# That the checks see what they look for
-
-
 def row(cell_id, status="ok", attempt=1, **values):
     times = {"started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"}
     ids = {"cell_id": cell_id, "conditions_id": "here", "attempt": attempt, "status": status}

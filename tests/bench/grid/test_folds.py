@@ -1,7 +1,6 @@
 """A cross-validation from the command line to the report, and the scores and costs of its rows."""
 
 import math
-import random
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -184,7 +183,7 @@ def fold_row(fold, mode="full", seed=0, folds=3, **more):
     of = cell(mode, None, None, "off", seed, folds=folds, fold=fold)
     time = more.pop("time", 100.0)
     times = {TIME: time, f"{TIME}_ci_low": time * 0.99, f"{TIME}_ci_high": time * 1.01}
-    return result_row(of, random.Random(0), **{"repeat": 1, **more}) | times  # noqa: S311
+    return result_row(of, **{"repeat": 1, **more}) | times
 
 
 def one(rows, values_of=no_values):

@@ -1,4 +1,4 @@
-"""A grid that is interrupted, and one beside another, as processes of their own."""
+"""A grid that is interrupted, as a process of its own."""
 
 import signal
 import time
@@ -31,15 +31,3 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid):
     ids = [row["cell_id"] for row in grid.rows() if row["status"] == "ok"]
     assert len(ids) == len(set(ids)) == 2
     assert done >= 1
-
-
-def test_two_grids_at_once_share_the_work_and_the_device(grid):
-    processes = [grid.start(*TWO) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    rows = grid.rows()
-    assert grid.statuses() == ["ok", "ok"]
-    assert len({row["cell_id"] for row in rows}) == 2
-    assert any("another grid" in text for text in errors)
-    one, other = sorted((row["started_at"], row["finished_at"]) for row in rows)
-    assert one[1] <= other[0]

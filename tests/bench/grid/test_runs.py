@@ -1,7 +1,6 @@
 """Several runs of a cell: repeats, versions of the code, and scores from other machines."""
 
 import math
-import random
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def run(mode="full", time=100.0, **more):
     axes = (1, "attn-only") if mode == "lora" else (None, None)
     settings = more.pop("settings", {})
     of = cell(mode, *axes, "off", more.pop("seed", 0), **settings)
-    row = result_row(of, random.Random(0), **{"repeat": 1, **more})  # noqa: S311
+    row = result_row(of, **{"repeat": 1, **more})
     times = {TIME: time, f"{TIME}_ci_low": time * 0.999, f"{TIME}_ci_high": time * 1.001}
     return row | times | {name: more[name] for name in times if name in more}
 
@@ -269,9 +268,6 @@ def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machin
     [row] = groups(rows)[0].settings[0].elsewhere
     assert len(groups(rows)) == 3
     assert row["dev_score"] in (0.7, 0.8)
-
-
-# What is said
 
 
 def lines_of(rows):

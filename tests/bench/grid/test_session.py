@@ -20,14 +20,13 @@ from bench.launch.locks import Locks
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan.budget import Budget
-from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.planning import plan
 from bench.plan.rows import latest
 from bench.results import kept
-from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from minbert.data.tasks import Folds, load_data
+from tests.bench.synthetic_rows import write_rows
 from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, setup
@@ -57,7 +56,7 @@ class Place:
         self.setup = replace(self.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
 
     def write(self, *rows):
-        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+        write_rows(self.csv, rows)
 
     def run(self, *rounds, fresh=False, as_json=False, device=None, forecaster=None, **options):
         target = self.setup.target(str(self.csv.parent), device or Device())

@@ -74,17 +74,16 @@ def comparable(row):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, tiny_checkpoint):
-    """A run of all, and three shards, each a process with a place of its own, at once."""
-    folder = tmp_path_factory.mktemp("shards")
-    every = [GridRuns(folder / name, tiny_checkpoint) for name in ("all", "0", "1", "2")]
-    for place in every:
+    """A run of all, and three shards, each with a place of its own."""
+    folder, every = tmp_path_factory.mktemp("shards"), []
+    for shard in ("", "0/3", "1/3", "2/3"):
+        place = GridRuns(folder / f"of{shard[:1]}", tiny_checkpoint, workers_here=True)
         place.folder.mkdir()
-    shards = [("--shard", f"{index}/3") for index in range(3)]
-    runs = [place.start(*SELECT, *more) for place, more in zip(every, [(), *shards], strict=True)]
-    for (_, shard), run in zip([("", ""), *shards], runs, strict=True):
-        _, err = run.communicate(timeout=600)
-        assert run.returncode == 0, err
-        assert (f"note: shard {shard} of plan " in err) == ("1 of 3 cells" in err) == bool(shard)
+        done = place.run(*SELECT, *(["--shard", shard] if shard else []))
+        assert done.returncode == 0, done.stderr
+        notes = f"note: shard {shard} of plan " in done.stderr, "1 of 3 cells" in done.stderr
+        assert notes == (bool(shard), bool(shard))
+        every.append(place)
     return every
 
 

@@ -1,7 +1,9 @@
-"""`bench.grid --executor slurm` as a whole command, on a simulated cluster."""
+"""`bench.grid --executor slurm` as a whole command, on a simulated cluster, and plans for nodes of
+several kinds."""
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from bench.executors.slurm.submission import Submission, submissions_folder
+from bench.grid.plans import Kinds
 from tests.bench.grids import GridRuns
+from tests.bench.synthetic_rows import planned_row
 from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import setup
 from tests.slurm.place import PAIRS
 from tests.slurm.simulation import Simulation
 
@@ -91,3 +96,34 @@ def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs):
     assert [row.status for row in rows] == 4 * ["ok"]
     kinds = {(row.mode, row.conditions_id) for row in rows}
     assert len(kinds) == len(dict(kinds)) == 2, "each pair is on one kind of nodes"
+
+
+SETUP = setup("fake")
+FIRST = SETUP.target("a")
+OTHER = replace(FIRST, conditions=replace(FIRST.conditions, machine="other"))
+CELL, *_ = SETUP.cells
+
+
+def row(on, status, attempt=1):
+    values = {**on.conditions.columns(), "status": status, "attempt": attempt}
+    return planned_row(CELL) | values
+
+
+def planned(*rows, **options):
+    [item] = Kinds(SETUP.grid, lambda: [FIRST, OTHER]).plan([CELL], rows, **options)
+    return item.conditions_id, item.action, item.attempt
+
+
+def test_a_result_on_any_kind_counts():
+    first, other = FIRST.conditions.conditions_id, OTHER.conditions.conditions_id
+    assert planned() == (first, "run", 1)
+    assert planned(row(FIRST, "crashed"), row(OTHER, "ok")) == (other, "done", 2)
+    assert planned(row(FIRST, "interrupted"), row(OTHER, "crashed")) == (other, "kept", 2)
+
+
+def test_no_attempt_has_the_number_of_one_on_another_kind():
+    """It may run on either, and two rows of one number would be taken for one."""
+    first, other = FIRST.conditions.conditions_id, OTHER.conditions.conditions_id
+    rows = row(OTHER, "interrupted"), row(OTHER, "interrupted", 2)
+    assert planned(*rows) == (first, "run", 3)
+    assert planned(row(OTHER, "crashed"), rerun="crashed") == (other, "run", 2)

@@ -1,5 +1,7 @@
-"""Cells that are trained again, by real workers on a tiny encoder."""
+"""Attempts at cells on other devices, and cells that are trained again by real workers on a tiny
+encoder."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +11,19 @@ import pytest
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.launch.again import train_again
+from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
+from bench.machine.devices import Device
+from bench.machine.gpu_trial import GpuInfo
 from bench.plan.job import Job
 from bench.results.predictions import read_folder
 from bench.worker.weights import load_trained
 from minbert.data.tasks import TaskData, load_task
 from tests.bench.grids import workers_here
 from tests.bench.tiny_cells import EXAMPLES, cell, job_of
+from tests.bench.workloads import workload
+from tests.experiments.faults.setups import setup
 
 NAME = "export-x"
 
@@ -101,3 +108,30 @@ def test_a_place_that_cannot_be_written(job, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(DiskFullError, match="can't be written"):
         again(tmp_path, job)
+
+
+OLD_GPU = Device("cuda:0", GpuInfo("an old GPU", "1", (7, 5), "GPU-1", 16_000))
+
+
+def run_of(*, is_on):
+    job = workload(device="cpu", compile_why="auto: no GPU")
+    cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
+    return Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)
+
+
+@pytest.mark.parametrize(("is_on", "amp"), [(True, "fp16"), (False, "bf16")])
+def test_amp_on_is_the_usual_type_of_the_device_and_a_named_type_stays(is_on, amp):
+    target = replace(setup("fake").target("GPU-1", OLD_GPU), amp_on="fp16")
+    run = run_of(is_on=is_on)
+    there = run.on(target)
+    assert (there.job.cell.amp, there.job.cell.frozen_dtype) == (amp, amp)
+    assert (there.job.cell.cell_id != run.job.cell.cell_id) == is_on
+    assert there.job.conditions_id == target.conditions.conditions_id
+    assert Attempt.from_values(json.loads(json.dumps(there.values()))) == there
+
+
+def test_compile_auto_is_resolved_where_it_runs():
+    target = setup("fake").target("cpu")
+    there = run_of(is_on=False).on(target).job.cell
+    assert there.compile == "off"
+    assert there.compile_why == f"auto: {target.no_compiling}"

@@ -59,9 +59,6 @@ def full(**settings):
     return cell("full", None, None, "off", **settings)
 
 
-# Labels
-
-
 @pytest.mark.parametrize(
     ("task", "name", "label", "line"),
     [
@@ -75,8 +72,6 @@ def test_labels_that_are_all_the_same_are_reported(tmp_path, task, name, label, 
     assert label_notes(data_of(tmp_path / "usual", task)) == []
     assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
-
-# 1 − r as a loss
 
 PEARSON = Settings(regression_loss="pearson")
 
@@ -121,9 +116,6 @@ def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
     assert standard(labels) == (labels.mean(), labels.std())
 
 
-# Settings without effect
-
-
 def test_settings_without_effect_are_reported(tmp_path):
     data = data_of(tmp_path, "sst")
     assert idle_notes([Settings()], data) == []
@@ -133,9 +125,6 @@ def test_settings_without_effect_are_reported(tmp_path):
     ]
     final = gridfile.load("paper-final").variants
     assert idle_notes(final, data_of(tmp_path)) == []
-
-
-# AMP
 
 
 A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
@@ -173,9 +162,6 @@ def test_bf16_that_is_emulated_is_told(device, amp, notes):
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
 
 
-# Unfreezing
-
-
 @pytest.mark.parametrize(
     ("layers", "epochs", "trained"),
     [(12, 1, 0), (12, 4, 9), (6, 3, 3), (2, 2, 0)],
@@ -200,9 +186,6 @@ def test_default_rates_are_noted_where_they_were_not_measured():
         (line,) = rate_notes([usual, other])
         assert "measured at alpha 16 without rsLoRA" in line
         assert rate_notes([replace(other, learning_rate=1e-4)]) == []
-
-
-# Settings of training
 
 
 def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
@@ -280,9 +263,6 @@ def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     check_held_out(0.1, data)
     with pytest.raises(InputError, match=r"held_out 0.01 of 24 training examples is none"):
         check_held_out(0.01, data)
-
-
-# Space
 
 
 LORA = cell("lora", 8, "attn-only", "off")

@@ -1,4 +1,4 @@
-"""The runner against real processes that end in every way."""
+"""The runner against real processes that end in every way, and the kernel's count of OOM kills."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 
 from bench.common.errors import DiskFullError
 from bench.launch import runner
-from bench.launch.runner import run_worker
+from bench.launch.runner import oom_kills, run_worker
 from bench.launch.signals import Signals
 from tests.bench.fake_parent import WORKER
 
@@ -71,9 +71,6 @@ def all_gone(folder, number):
     workers = pids(folder)
     assert len(workers) == number
     return wait_for(lambda: not any(map(runs, workers)), timeout_s=3)
-
-
-# How it ended
 
 
 def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(tmp_path):
@@ -161,9 +158,6 @@ def test_a_worker_that_cannot_be_started_is_crashed_and_a_folder_must_be_writabl
         run(tmp_path / "file" / "cell")
 
 
-# Progress, and what the parent costs
-
-
 def test_progress_comes_as_it_was_sent_though_the_worker_has_ended(tmp_path):
     seen = []
 
@@ -206,9 +200,6 @@ def test_peak_memory_is_not_the_parents(tmp_path):
     outcome = run(tmp_path, "result")
     assert held
     assert outcome.peak_rss_mib is None
-
-
-# Ends that are brought about
 
 
 def test_a_timeout_ends_the_whole_group(tmp_path):
@@ -286,9 +277,6 @@ def test_no_descriptor_is_left_open(tmp_path):
     assert psutil.Process().num_fds() == before
 
 
-# The parent's death
-
-
 @pytest.mark.parametrize(
     "behaviours",
     [
@@ -317,3 +305,31 @@ def test_a_parent_that_died_before_the_lifeline_held_is_noticed_and_none_is_need
         )  # fmt: skip
         assert done.returncode == code
     assert (tmp_path / "result.json").exists()
+
+
+V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
+V2 = "low 0\nhigh 12\nmax 9\noom 8\noom_kill {}\noom_group_kill 1\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "files", "count"),
+    [
+        ("0::/user.slice/a\n", {"user.slice/a/memory.events": V2.format(3)}, 3),
+        ("0::/host/only\n", {"memory.events": V2.format(5)}, 5),
+        (
+            "9:name=systemd:/\n4:cpu,memory:/a:b\n0::/\n",
+            {"memory/a:b/memory.oom_control": V1.format(6), "memory.events": V2.format(1)},
+            6,
+        ),
+        ("4:memory:/docker/x\n", {"memory/memory.oom_control": V1.format(7)}, 7),
+        ("4:memory:/old\n", {"memory/old/memory.oom_control": "under_oom 0\n"}, None),
+        ("\n::\nnonsense\n", {}, None),
+    ],
+)
+def test_the_count_by_version_and_place(tmp_path, cgroups, files, count):
+    for name, text in files.items():
+        path = tmp_path / "mounts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "cgroup").write_text(cgroups)
+    assert oom_kills(tmp_path / "cgroup", tmp_path / "mounts") == count

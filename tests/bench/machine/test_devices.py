@@ -166,9 +166,6 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
     check.assert_called_with(FIRST.uuid, 0)
 
 
-# The process that tries a GPU
-
-
 def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
     ones = torch.ones
     assert gpu_trial.failures_on("cpu") == {}
@@ -206,9 +203,6 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert answer.failures == {"bf16": "not on cuda:0"}
     monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{OLD}\nmore")))
     assert gpu_trial.check(0)["problem"] == OLD
-
-
-# The device fails while a cell runs
 
 
 @pytest.mark.parametrize(

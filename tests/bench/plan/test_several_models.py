@@ -1,7 +1,10 @@
-"""Several models in one grid: their cells, names, rates and bad input."""
+"""Several models in one grid: their cells, names, rates and bad input; and a checkpoint of a
+stand-in for the hub."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +13,10 @@ from bench.plan import gridfile
 from bench.plan.learning_rates import Search
 from bench.plan.models import check_models, find_models
 from bench.plan.planning import Resolved, expand, plan
+from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE, planned_row
+from tests.components import need
+from tests.minbert.stand_in_hub import Hub, serve
 
 SMALL = Resolved("small", "a" * 16, "mean", "d" * 16, "bf16", "grid", auto_length=40)
 LARGE = Resolved("large", "b" * 16, "cls", "d" * 16, "bf16", "grid", auto_length=56)
@@ -87,3 +93,24 @@ def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
     assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
     with pytest.raises(InputError, match="are the same model"):
         find_models([str(tiny_checkpoint), str(copies[0])], "pretrained", "auto")
+
+
+@pytest.fixture
+def hub(tiny_checkpoint, tmp_path, monkeypatch):
+    """A hub that the library takes for the real one, with one model at a tag."""
+    need(find_spec("huggingface_hub") is not None, "huggingface_hub", component="transformers")
+    files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
+    with serve(Hub({"user/tiny": {"main": {}, "v1": files}})) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield served
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_grid_is_planned_on_a_checkpoint_from_the_hub(tmp_path):
+    """The training of a model in a folder is in tests/bench/grid."""
+    grid = GridRuns(tmp_path, Path("user/tiny@v1"))
+    done = grid.run_apart("--select", "mode=head amp=off", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"model": "user/tiny@v1"' in done.stdout

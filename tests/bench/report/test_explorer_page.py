@@ -43,7 +43,6 @@ def candidates():
 @pytest.fixture(scope="module")
 def shared_page(browser, index):
     page = open_page(browser, index, WIDE)
-    page.wait_for_selector("#cell-grid .tabulator-row")
     yield page
     assert page.complaints == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
@@ -52,7 +51,6 @@ def shared_page(browser, index):
 
 def test_it_is_accessible(browser, index):
     page = open_page(browser, index, WIDE)
-    page.wait_for_selector("#cell-grid .tabulator-row")
     assert violations(page, "dark") == []
     page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
     assert violations(page, "light") == []
@@ -61,7 +59,6 @@ def test_it_is_accessible(browser, index):
 
 def test_in_print_it_has_at_most_ten_pages_and_nothing_is_cut(browser, index):
     page = open_page(browser, index, PAPER)
-    page.wait_for_selector("#cell-grid .tabulator-row")
     page.emulate_media(media="print")
     texts = "[...document.querySelectorAll('table, svg, p')].filter(e => e.checkVisibility())"
     ends = page.evaluate(f"{texts}.map(e => e.getBoundingClientRect().right)")

@@ -9,14 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench.common.errors import InputError
-from bench.plan.columns import NAMES
 from bench.report.__main__ import main
 from bench.report.history import write_history
-from bench.results.rowfile import encode, record
-from tests.bench.browsing import open_quietly
+from tests.bench.browsing import WIDE, open_page
 from tests.bench.report.snapshots import check_snapshot
-from tests.bench.report.test_browser import PHONE, WIDE, open_page
-from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.bench.synthetic_rows import cell, failed_row, result_row, write_rows
 from tests.hostile import TEXTS
 
 FULL, LORA = ("full", None, None, "off"), ("lora", 8, "attn", "bf16")
@@ -140,7 +137,7 @@ def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path):
 
 def test_the_command_prints_findings_or_json(tmp_path):
     path, out = tmp_path / "a.csv", tmp_path / "out"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, runs(8))))
+    write_rows(path, runs(8))
     words = ["--history", "--runs", str(path), "--reports", str(out)]
     for option in (["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]):
         with pytest.raises(InputError, match=f"^--history.*{option[0]}"):
@@ -180,11 +177,3 @@ def test_hostile_names_are_text(tmp_path, browser, drawn):
     assert opened.evaluate("window.pwned") is None
     assert opened.complaints == []
     opened.close()
-
-
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(tmp_path, browser, drawn):
-    page, _ = write_history(runs(8), tmp_path, ["runs.csv"])
-    for size in (WIDE, PHONE):
-        opened = open_quietly(browser, page, size)
-        assert len(opened.query_selector_all("main figure svg")) == 5
-        opened.close()

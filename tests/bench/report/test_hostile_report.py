@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.report.render import render, report
 from bench.report.text import plain
-from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.browsing import WIDE, open_page
 from tests.bench.synthetic_rows import (
     as_results,
     cell,
@@ -98,8 +98,6 @@ def test_markdown_holds_markup_as_text(folder):
 
 def test_a_browser_runs_nothing_of_it(browser, folder):
     page = open_page(browser, folder / "index.html", WIDE)
-    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
-    page.wait_for_selector("#cell-grid .tabulator-row")
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")
     for head in ("mode", "layers", "AMP", "status", "seed"):
@@ -118,9 +116,6 @@ def test_a_browser_runs_nothing_of_it(browser, folder):
 def test_a_text_shown_is_short_and_shows_all_its_characters():
     assert all(plain(text).isprintable() and len(plain(text)) <= 500 for text in TEXTS)
     assert plain("héllo 中 wörld") == "héllo 中 wörld"
-
-
-# Numbers
 
 
 def with_numbers(values, columns):

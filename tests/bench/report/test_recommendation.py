@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bench.report.power import needed_seeds, power_note, shown_size
 from bench.report.recommendation import advice, as_json, form_cost, lines, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.outcomes import outcomes_file
-from bench.results.rowfile import encode, record
+from bench.results.rowfile import record
 from bench.results.store import read_rows
 from tests.bench.analysis.test_recommendation import (
     EXAMPLES,
@@ -35,7 +34,7 @@ from tests.bench.analysis.test_recommendation import (
     with_scores,
 )
 from tests.bench.report.snapshots import check_snapshot
-from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows, write_rows
 from tests.reference_run import copy_reference
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +55,7 @@ def measured(**costs):
     of, rows = values_of(SHARES), []
     for name, (memory, time) in costs.items():
         for seed in range(3):
-            row = result_row(cell(*axes[name], seed), random.Random(0))  # noqa: S311
+            row = result_row(cell(*axes[name], seed))
             rows.append(replace(row, peak_rss_mib=memory, ms_per_1k_tokens=time,
                                 dev_score=float(of([row]).mean())))  # fmt: skip
     [group] = groups(rows, (), of)
@@ -339,7 +338,7 @@ def test_readme_quotes_what_the_command_says_of_the_reference_run(tmp_path):
     """Of its rows alone: README's first command adds others to the file."""
     path, committed = tmp_path / "runs.csv", ROOT / "runs.csv"
     rows = [row for row in read_rows(committed) if row.grid == "full"]
-    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    write_rows(path, rows)
     outcomes_file(path).write_bytes(outcomes_file(committed).read_bytes())
     done = recommend_command("--runs", path)
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -348,7 +347,7 @@ def test_readme_quotes_what_the_command_says_of_the_reference_run(tmp_path):
 
 def test_the_command_ends_with_1_undecided_and_refuses_bad_input(tmp_path):
     path, empty = tmp_path / "runs.csv", tmp_path / "empty.csv"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(68, failures=False))))
+    write_rows(path, synthetic_rows(68, failures=False))
     empty.write_bytes(record(NAMES))
     done = recommend_command("--runs", path, "--json")
     assert done.return_value == 1, done.exception

@@ -18,7 +18,7 @@ import bench.report
 from adapters.names import LAYER_SETS
 from bench.analysis.groups import groups
 from bench.common.errors import DiskFullError, InputError
-from bench.plan.columns import NAMES, values_of
+from bench.plan.columns import values_of
 from bench.report import cells, lead, tables
 from bench.report import pages as report_pages
 from bench.report.__main__ import main
@@ -29,8 +29,8 @@ from bench.report.text import without_paths
 from bench.report.tradeoff import between_processes, sections
 from bench.results.outcomes import Outcome
 from bench.results.predictions import values_from
-from bench.results.rowfile import encode, record
 from bench.results.store import plan_file
+from tests.bench.browsing import seen
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import (
     as_results,
@@ -41,6 +41,7 @@ from tests.bench.synthetic_rows import (
     planned_row,
     result_row,
     synthetic_rows,
+    write_rows,
 )
 
 VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
@@ -49,12 +50,6 @@ VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
 def pages(folder, rows, runs=(), **more):
     index = render(as_results(rows, runs), folder, **more)
     return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
-
-
-def seen(html):
-    """The text of a page as one line, without markup, styles and scripts."""
-    html = re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +344,7 @@ def test_the_command_renders_several_files_with_planned_cells(tmp_path):
     rows, folder = synthetic_rows(6, failures=False), tmp_path / "out"
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for path, some in zip(paths, (rows[:2], rows[2:]), strict=True):
-        path.write_bytes(record(NAMES) + b"".join(map(encode, some)))
+        write_rows(path, some)
     planned = json.dumps([values_of(planned_row(cell(*axes))) for axes in full_grid()])
     plan_file(paths[0]).parent.mkdir()
     for text, ended in ((planned, "6 of 68 cells"), ('[{"mode": 3}]', "6 of 6 cells")):
@@ -360,7 +355,7 @@ def test_the_command_renders_several_files_with_planned_cells(tmp_path):
         assert json.loads(done.stdout) == {"rows": 6, "report": str(folder / "index.html")}
         assert ended in (folder / "report.md").read_text()
     mixed = [row | {"code_version": f"v{i % 2}"} for i, row in enumerate(rows)]
-    paths[0].write_bytes(record(NAMES) + b"".join(map(encode, mixed)))
+    write_rows(paths[0], mixed)
     arguments = ["--runs", str(paths[0]), "--reports", str(folder)]
     note = CliRunner().invoke(main, arguments, standalone_mode=False).stderr
     assert "--base code_version=v0 --new code_version=v1" in note

@@ -1,7 +1,5 @@
 """The section on why adapters take the memory and time that they take."""
 
-import random
-
 from bench.analysis.groups import groups
 from bench.report.why import why_section
 from tests.bench.report.snapshots import check_snapshot
@@ -14,7 +12,7 @@ def measured(axes, peak, owned, time, step):
     """A row with the parts of its memory and of its step."""
     weights, optimizer, gradients, activations = owned
     forward, backward, of_optimizer = step
-    row = result_row(cell(*axes, "off"), random.Random(0))  # noqa: S311
+    row = result_row(cell(*axes, "off"))
     return row | {
         "peak_rss_mib": peak, "peak_anon_mib": peak - 100, "imports_anon_mib": 150.0,
         "weights_mib": weights, "optimizer_mib": optimizer, "gradients_mib": gradients,

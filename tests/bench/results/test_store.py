@@ -208,9 +208,6 @@ def test_writers_at_once_lose_nothing(tmp_path):
     assert found == {f"cell{first + number}" for first in firsts for number in range(20)}
 
 
-# What a crash leaves
-
-
 def test_a_torn_record_is_left_out_reported_and_cut_off(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     torn = encode(row(7, message='with "quotes", and\r\nthree\nlines'))
@@ -224,8 +221,6 @@ def test_a_torn_record_is_left_out_reported_and_cut_off(tmp_path, capsys):
         assert store.rows == [row(1), row(8)]
         assert path.read_bytes() == whole + encode(row(8))
 
-
-# Files that are not ours
 
 PLAIN = row(machine="Xeon")  # without quotes, so that an open one is closed nowhere
 
@@ -302,9 +297,6 @@ def test_a_good_place_is_left_as_it_was(tmp_path):
     assert (tmp_path / "runs.csv").read_bytes() == data
 
 
-# A disk that fills later
-
-
 @contextlib.contextmanager
 def largest_file(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -345,9 +337,6 @@ def test_a_lock_that_is_never_released_stops_the_run(tmp_path, monkeypatch):
     path = tmp_path / "runs.csv"
     with stores.FileLock(f"{path}.lock"), pytest.raises(DiskFullError, match="has held"):
         Store(path).append(row())
-
-
-# Files and folders
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

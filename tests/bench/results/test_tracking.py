@@ -7,12 +7,10 @@ from importlib.util import find_spec
 import pytest
 
 from bench.common.command import BAD_INPUT
-from bench.plan.columns import NAMES
 from bench.results.exports import EXPORTS, Figures, Form
 from bench.results.origins import folder_of
-from bench.results.rowfile import encode, record
 from bench.results.tracking import TRACKERS, Tracker, main
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import synthetic_rows, write_rows
 from tests.components import COMPONENTS, need
 
 STEPS = "step,ms,loss\n1,20.5,1.4\n2,21.0,1.25\n"
@@ -29,7 +27,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "runs.csv"
     rows = [synthetic_rows()[0], next(row for row in synthetic_rows() if row.status == "oom")]
-    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    write_rows(path, rows)
     folder = folder_of(path, rows[0])
     folder.mkdir(parents=True)
     (folder / "steps.csv").write_text(STEPS)

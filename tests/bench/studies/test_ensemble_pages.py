@@ -3,7 +3,6 @@
 import csv
 import re
 from dataclasses import replace
-from html import unescape
 from unittest import mock
 
 import markdown
@@ -15,7 +14,7 @@ from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import facts_of
 from bench.studies.ensemble.result import ensemble_of, overall_of, published
 from bench.studies.ensemble.rows import COLUMNS
-from tests.bench.browsing import PHONE, WIDE, open_quietly
+from tests.bench.browsing import PHONE, WIDE, open_quietly, seen
 from tests.bench.ensembles import PARTS
 from tests.hostile import TEXTS
 
@@ -37,12 +36,6 @@ def facts(place, *, with_published=False):
         results = [replace(result, published=published(result.task)) for result in results]
     overall = overall_of(results)
     return facts_of([*([overall] if overall else []), *results], "python")
-
-
-def seen(html):
-    """The text of a page as one line."""
-    html = re.sub(r"<(style|svg).*?</\1>", " ", html, flags=re.DOTALL)
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
 def in_csv(of, row):
@@ -104,7 +97,7 @@ def test_the_pages_show_each_task_and_all_together(place, tmp_path, capsys, monk
     page, text = ((reports / f"ensemble.{end}").read_text("utf-8") for end in ("html", "md"))
     result = facts(place)
     assert [section.short for section in result.sections] == ["all together", "sst", "sts"]
-    for words in (seen(page), seen(markdown.markdown(text, extensions=["tables"]))):
+    for words in (seen(page, "style|svg"), seen(markdown.markdown(text, extensions=["tables"]))):
         for line in (
             "Ensembles on sst and sts",
             *result.findings,

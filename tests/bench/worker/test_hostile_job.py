@@ -16,14 +16,7 @@ from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.results.store import cell_folder, cells_folder
 from tests.bench.synthetic_rows import cell
-from tests.hostile import (
-    TEXTS,
-    answer,
-    changed,
-    examples,
-    nested,
-    sparse,
-)
+from tests.hostile import TEXTS, answer, changed, examples, nested, sparse
 
 CELL = cell("lora", 8, "attn", "off")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.forecast.trace import trace
-from tests.bench.forecast.test_trace import job_of
+from tests.bench.forecast.test_costs import job_of
 from tests.bench.workloads import variant
 
 

@@ -4,14 +4,7 @@ import re
 
 import pytest
 
-from minbert.data.tasks import (
-    TASKS,
-    TaskData,
-    for_search,
-    load_data,
-    load_task,
-    source_files,
-)
+from minbert.data.tasks import TASKS, TaskData, for_search, load_data, load_task, source_files
 from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.errors import InputError
 from tests.cs224n import write_folder

@@ -54,9 +54,6 @@ def shared(name):
     return CS224N
 
 
-# The embedded tasks
-
-
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_example_is_on_one_side(name):
     parts = everything(name)
@@ -113,9 +110,6 @@ def test_a_damaged_file_is_refused(tmp_path):
         read_rows(tmp_path / "ratings.txt")
 
 
-# Splitting
-
-
 def test_case_and_punctuation_do_not_tell_texts_apart():
     assert normalised("Ugh!  I HATE it...") == normalised("ugh, i hate it")
     assert normalised("ﬁne") == "fine"
@@ -146,9 +140,6 @@ def test_a_smaller_subset_is_part_of_a_larger_in_any_order(texts, one, other):
     backwards = texts[::-1]
     again = {backwards[index] for index in smallest(backwards, max(one, other))}
     assert {texts[index] for index in large} == again
-
-
-# Limits, digests, majority
 
 
 def test_limits_keep_examples_with_their_labels():
@@ -206,9 +197,6 @@ def test_test_is_never_among_what_is_trained_on_or_tuned_for():
     test = {normalised(text) for text in everything("movies")["test"].text_a}
     data = load_task("movies")
     assert not test & {normalised(text) for text in (*data.train.text_a, *data.dev.text_a)}
-
-
-# CS 224N
 
 
 @pytest.mark.parametrize(

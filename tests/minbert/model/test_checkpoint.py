@@ -12,11 +12,7 @@ from torch import nn
 
 from minbert.errors import InputError
 from minbert.files import model_digest, vocabulary_digest
-from minbert.model.checkpoint import (
-    load_encoder,
-    save_checkpoint,
-    state_dict_for_export,
-)
+from minbert.model.checkpoint import load_encoder, save_checkpoint, state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder

@@ -1,4 +1,4 @@
-"""The encoder against transformers' BertModel, and drawn weights."""
+"""The encoder against transformers' BertModel, drawn weights, heads, and checkpointed layers."""
 
 from dataclasses import replace
 
@@ -6,14 +6,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from adapters.injection import inject
 from adapters.names import FUSED
+from bench.worker.probes.memory import SavedTensors
+from minbert.kernels.reference import kernels
 from minbert.model.checkpoint import load_encoder, state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import ACTIVATIONS, BertConfig
 from minbert.model.encoder import BertEncoder
+from minbert.model.heads import HEADS
 from tests.minbert import peers
+from tests.minbert.peers import sizes, without_dropout
 
 SMALL = peers.sizes(24, 2, 3, 40, 50, 16, initializer_range=0.1)
 
@@ -154,3 +160,121 @@ def test_weights_are_drawn_once_by_the_seed_and_another_pooling_is_refused():
     initialise(same, 1)  # which has values
     for left, right in zip(one.parameters(), same.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+WIDTH, OUTPUTS = 12, 5
+
+
+def drawn(name, dropout=0.0):
+    """A head with weights, in evaluation."""
+    head = HEADS[name](WIDTH, OUTPUTS, dropout).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    return head.eval()
+
+
+def hidden(texts=3, tokens=7):
+    return torch.randn(texts, tokens, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
+def test_nonlinear_is_two_with_gelu_between():
+    head, x = drawn("nonlinear"), hidden()[:, 0]
+    torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
+
+
+def test_convolutions_are_torchs():
+    head, x = drawn("conv"), hidden()
+    found = []
+    for window, linear in zip((2, 3, 4), head.windows, strict=True):
+        conv = nn.Conv1d(WIDTH, linear.out_features, window)
+        kernel = linear.weight.view(linear.out_features, window, WIDTH).transpose(1, 2)
+        conv.load_state_dict({"weight": kernel, "bias": linear.bias})
+        channels = conv(F.pad(x.transpose(1, 2), (0, window - 1)))
+        found.append(F.relu(channels).amax(dim=2))
+    torch.testing.assert_close(head(x), head.out(torch.cat(found, dim=1)), rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_do_not_see_padding():
+    head, x = drawn("conv"), hidden()
+    alone = head(x[:1, :4])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1] * 7, [1] * 7])
+    torch.testing.assert_close(head(x, mask)[:1], alone)
+    noise = x + 100 * (1 - mask[:, :, None])
+    torch.testing.assert_close(head(noise, mask), head(x, mask))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_dropout_is_for_training_alone_and_every_weight_learns(name):
+    head = drawn(name, dropout=0.5)
+    x = hidden() if head.reads_tokens else hidden()[:, 0]
+    assert torch.equal(head(x), head(x))
+    head(x).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in head.parameters())
+    head.train()
+    assert not torch.equal(head(x), head(x))
+
+
+CLASSES, LAYERS = 3, 4
+
+
+def model_of(mode, pooling, checkpointing, **options):
+    """A model with random weights and dropout, in training mode."""
+    config = sizes(32, LAYERS, 4, 64, 60, 24, initializer_range=0.2, **without_dropout(0.1))
+    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=0.1)
+    initialise(model, 0)
+    adapted = mode in ("lora", "dora")
+    inject(
+        model, mode=mode, layers="all-lin-only" if adapted else None, rank=4 if adapted else None,
+        alpha=8.0, new_pooler=False, seed=0, **options,
+    )  # fmt: skip
+    model.bert.encoder.gradient_checkpointing = checkpointing
+    return model.train()
+
+
+def step(model, amp):
+    """Logits, gradients, and the MiB that the forward pass keeps."""
+    ids = torch.randint(1, 60, (6, 20), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[2, 11:] = 0
+    saved = SavedTensors(model)
+    torch.manual_seed(3)
+    with saved.counting(), torch.autocast("cpu", torch.bfloat16, enabled=amp != "off"):
+        logits = model(ids, mask)
+    nn.functional.cross_entropy(logits.float(), torch.arange(6) % CLASSES).backward()
+    named = model.named_parameters()
+    return logits, {name: p.grad for name, p in named if p.grad is not None}, saved.mib
+
+
+@pytest.mark.parametrize(("used", "amp"), [("fast", "off"), ("fast", "bf16"), ("reference", "off")])
+@pytest.mark.parametrize(
+    ("mode", "pooling", "options"),
+    [
+        ("full", "pooler", {}), ("head", "mean", {}), ("bitfit", "cls", {}),
+        ("lora", "cls", {"lora_dropout": 0.2}), ("dora", "mean", {}),
+    ],
+)  # fmt: skip
+def test_gradients_are_the_same_and_less_is_kept(mode, pooling, options, amp, used):
+    with kernels(used):
+        logits, gradients, kept = step(model_of(mode, pooling, False, **options), amp)
+        again, same, less = step(model_of(mode, pooling, True, **options), amp)
+    assert torch.equal(logits, again)
+    assert gradients.keys() == same.keys()
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, same[name]), name
+    if mode == "head":  # nothing is computed again
+        assert less <= kept
+    else:
+        assert less < kept / 2
+
+
+def test_evaluation_runs_each_layer_once():
+    model = model_of("full", "mean", True).eval()
+    calls = []
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    model(ids).sum().backward()
+    assert len(calls) == 1
+    model.train()(ids).sum().backward()
+    assert len(calls) == 3

@@ -68,9 +68,6 @@ def refused(folder, config=CONFIG):
     return str(caught.value)
 
 
-# config.json
-
-
 @examples(120)
 @given(
     content=changed(VALUES).map(json.dumps).map(str.encode) | damaged(json.dumps(VALUES).encode())
@@ -97,9 +94,6 @@ def test_nesting_of_any_depth_and_gigabytes_are_refused(folder):
             assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
     sparse(path, 2**36)
     assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
-
-
-# model.safetensors
 
 
 @examples(80)
@@ -136,9 +130,6 @@ def test_numbers_that_need_a_scale_are_refused(folder, dtype, width):
         assert not load(folder).embeddings.word_embeddings.weight.any()
     else:
         refused(folder)
-
-
-# pytorch_model.bin
 
 
 class Calls:
@@ -230,9 +221,6 @@ def test_a_damaged_file_loads_or_is_refused(folder, kind, data):
             content[place] = value
     path.write_bytes(content[: len(data) + len(content) - 4000])
     answer(lambda: load(folder), InputError, path)
-
-
-# Before the first cell
 
 
 def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder):

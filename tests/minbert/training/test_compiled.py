@@ -169,9 +169,6 @@ def test_under_autocast_losses_are_close(traced):
     assert graphs() == 1
 
 
-# Without a GPU, by stand-ins
-
-
 class Recorder:
     """Stands for torch.compile, and keeps its arguments and the shapes that come."""
 
@@ -248,9 +245,6 @@ def test_a_part_without_a_cuda_graph_is_refused(recorder, monkeypatch):
     message = r"^compile: torch made no CUDA graph of a part .* says why\); leave compile out$"
     with pytest.raises(InputError, match=message):
         compile_model(recorder.model, texts=2, lengths=[8], amp="off")
-
-
-# What can't be compiled
 
 
 def refusal(model, *, missing):

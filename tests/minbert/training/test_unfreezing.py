@@ -67,14 +67,3 @@ def test_a_new_pooler_trains_from_the_first_epoch():
     )
     unfreezing.begin(0)
     assert names <= set(training(of))
-
-
-@pytest.mark.parametrize(("mode", "epochs"), [("full", 3), ("lora", 5)])
-def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode, epochs):
-    of = model(mode=mode)
-    unfreezing = GradualUnfreezing(of, places(of))
-    before = set[str]()
-    for epoch in range(epochs):
-        unfreezing.begin(epoch)
-        assert before <= set(training(of))
-        before |= set(training(of))

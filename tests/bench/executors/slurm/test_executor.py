@@ -406,9 +406,6 @@ def test_restarts_of_finished_cells_are_cancelled(cluster):
     assert cluster.called()[-1] == "scancel --state=PENDING 11"
 
 
-# The user stops it
-
-
 @pytest.mark.parametrize(("is_terminal", "answer"), [(False, "y\n"), (True, "y\n"), (True, "\n")])
 def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
     cluster, monkeypatch, is_terminal, answer
@@ -432,9 +429,6 @@ def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
     assert ("array tasks go on; to cancel them: scancel 11" in dispatcher.notes) != ends
     assert ("scancel 11" in cluster.called()) == ends
     assert len(dispatcher.rows) == ends
-
-
-# Time limits
 
 
 @pytest.mark.parametrize(

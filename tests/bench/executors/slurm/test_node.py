@@ -71,22 +71,18 @@ def test_a_restart_runs_what_has_no_result(submit, target, monkeypatch):
     assert (again.status, again.attempt) == ("ok", 2)
 
 
-def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
+@pytest.mark.parametrize(
+    ("restarts", "code", "status"), [((0, 1), CRASHES, "crashed"), ((1, 0), OK, "ok")]
+)
+def test_only_the_first_attempt_counts_also_of_one_that_comes_late(
+    submit, monkeypatch, restarts, code, status
+):
     submission = submit([runs(1)])
-    for restart in ("0", "1"):
-        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
-        assert run(submission, CRASHES) == 0
-    assert row(submission).status == "crashed"
-    assert row(submission, restart=1) is None
-
-
-def test_an_attempt_before_a_restart_can_not_begin_late(submit, monkeypatch):
-    submission = submit([runs(1)])
-    for restart in ("1", "0"):
-        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
-        assert run(submission) == 0
-    assert row(submission) is None
-    assert row(submission, restart=1).is_ok
+    for restart in restarts:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        assert run(submission, code) == 0
+    assert row(submission, restart=restarts[0]).status == status
+    assert row(submission, restart=restarts[1]) is None
 
 
 def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit):

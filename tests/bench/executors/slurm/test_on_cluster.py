@@ -21,7 +21,6 @@ from bench.results.row import kept_row
 from bench.results.store import read_rows
 from bench.results.submission import Submission
 from minbert.data.words import entity_f1
-from tests.bench.grid.test_race import write_race
 from tests.bench.grid.test_words import GRID as GRID_OF_WORDS
 from tests.bench.grid.test_words import write_conll
 from tests.bench.grids import GridRuns
@@ -200,36 +199,5 @@ def test_a_cell_on_words_in_windows_trains_on_a_node(cluster, tmp_path, tiny_che
     assert len(outcome.labels) == 60
     assert len([*submissions_folder(runs).glob("[0-9]*/request.json")]) == 1
     assert "Types of entities" in (tmp_path / "reports" / "index.html").read_text(encoding="utf-8")
-    submission = Submission.check(tmp_path)
-    assert (submission.problems, +submission.unchecked) == ([], {})
-
-
-def test_a_race_goes_on_after_a_kill_in_its_second_round(cluster, tmp_path, tiny_checkpoint):
-    runs = tmp_path / "runs.csv"
-    write_race(tmp_path)
-    command = [
-        sys.executable, "-m", "bench.grid", "--grid", str(tmp_path / "race.toml"), "--race",
-        "--data", str(tmp_path / "data.csv"), "--model", str(tiny_checkpoint),
-        "--executor", "slurm",
-        "--runs", str(runs), "--reports", str(tmp_path / "reports"),
-    ]  # fmt: skip
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-    def start():
-        return subprocess.Popen(command, env=cluster.environment | {POLL: "0.2"}, **pipes)
-
-    with start() as killed:
-        cluster.wait_for(lambda: runs.exists() and len(read_rows(runs)) >= 4, "four rows")
-        killed.kill()
-    out, err = start().communicate(timeout=240)
-    assert "in a race among 3 settings it was the cheapest" in out.lower(), err
-    rows = read_rows(runs)
-    assert {(row.attempt, row.status) for row in rows} == {(1, "ok")}
-    assert len({(row.race, row.mode, row.seed) for row in rows}) == len(rows)
-    raced = [row.seed for row in rows if row.race]
-    assert raced == sorted(raced), "a round begins when the one before it has ended"
-    assert (raced.count(0), raced.count(1), max(raced) >= 2) == (3, 2, True)
-    assert [row.race for row in rows[: len(raced)]] == ["on"] * len(raced)
-    assert {row.seed for row in rows[len(raced) :]} == {0, 1, 2}
     submission = Submission.check(tmp_path)
     assert (submission.problems, +submission.unchecked) == ([], {})

@@ -1,4 +1,4 @@
-"""What a job asks Slurm for, and its script."""
+"""What a job asks Slurm for, its script, and what is read from the output of Slurm's commands."""
 
 import os
 import shlex
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.common.errors import InputError
-from bench.executors.slurm import options
+from bench.executors.slurm import commands, options
+from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.options import Request, parse_request, script
 
 
@@ -96,3 +97,111 @@ def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [])
     assert ended(text).returncode == 73
+
+
+@pytest.mark.parametrize(
+    ("text", "indexes"),
+    [("4-6,10%64", {4, 5, 6, 10}), ("[0-8:4,20]", {0, 4, 8, 20}), ("N/A", set()), ("", set())],
+)
+def test_indexes(text, indexes):
+    assert commands.parse_indexes(text) == indexes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 300), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-12:30", 131400),
+        ("1-00:00:05", 86405), ("UNLIMITED", None),
+    ],
+)  # fmt: skip
+def test_durations(text, seconds):
+    assert commands.seconds(text) == seconds
+
+
+def test_a_limit_is_rounded_up_to_minutes():
+    assert commands.duration(61) == "0:02:00"
+    assert commands.duration(90000) == "25:00:00"
+
+
+def test_the_queue_with_long_lists_of_indexes_and_hidden_partitions(slurm, monkeypatch):
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    slurm(
+        squeue='[ "$SLURM_BITSTR_LEN$SQUEUE_STATES$1" = 0--all ] || exit 1\n'
+        "echo 'bench-a|12|0|RUNNING|None'; echo 'bench-a|12|3-5,9%2|PENDING|Resources'",
+        sinfo="[ $1 = --all ] && echo 'gpu|1-00:00:00'; echo 'cpu*|infinite'",
+    )
+    assert commands.queued(["bench-a"]) == [
+        Queued(12, "bench-a", "RUNNING", frozenset({0}), "None"),
+        Queued(12, "bench-a", "PENDING", frozenset({3, 4, 5, 9}), "Resources"),
+    ]
+    limits = {"gpu": ("1-00:00:00", 86400), **dict.fromkeys(["cpu", ""], ("infinite", None))}
+    assert commands.partitions() == limits
+
+
+def test_a_command_that_fails_hangs_or_is_gone(slurm, monkeypatch):
+    slurm(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SlurmError, match=r"^squeue: Unable to contact slurm controller$"):
+        commands.queued(["bench-a"])
+    monkeypatch.setattr(commands, "PATIENCE_S", 0.1)
+    slurm(squeue="while :; do :; done", scancel="exit 3")
+    with pytest.raises(SlurmError, match="no answer"):
+        commands.queued(["bench-a"])
+    with pytest.raises(SlurmError, match=r"^scancel: exit code 3$"):
+        commands.cancel("1")
+    monkeypatch.setenv("PATH", os.devnull)
+    with pytest.raises(
+        InputError, match="not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
+    ):
+        commands.check_installed()
+
+
+def test_what_the_controller_knows_counts_more_than_accounting(slurm):
+    slurm(
+        scontrol="echo 'JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=TIMEOUT "
+        "Reason=TimeLimit ExitCode=0:15 Comment=x=y BatchHost=n1'",
+        sacct="echo '7_0|RUNNING|0:0|n1'; echo '7_1|CANCELLED by 0|0:15|None assigned'; "
+        "echo '7_[2-3%1]|NODE_FAIL|1:0|n2'",
+    )
+    assert commands.ended(7) == {
+        0: Ended("TIMEOUT", 0, "n1"),
+        1: Ended("CANCELLED", 0, "None assigned"),
+        2: Ended("NODE_FAIL", 1, "n2"),
+        3: Ended("NODE_FAIL", 1, "n2"),
+    }
+    slurm(scontrol="echo 'JobId=8 JobState=FAILED ExitCode=74:0'", sacct="exit 1")
+    assert commands.ended(8) == {-1: Ended("FAILED", 74)}, "a job without an array"
+
+
+def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch, tmp_path):
+    given = ("PARTITION", "TIMELIMIT", "MEM_PER_NODE")
+    removed = (*given, "NO_REQUEUE", "WAIT", "ARRAY_INX", "SIGNAL", "CLUSTERS")
+    for name in ("ACCOUNT", *removed):
+        monkeypatch.setenv(f"SBATCH_{name}", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")  # of an outer job
+    slurm(sbatch=f'env > {tmp_path}/env; echo "$@" > {tmp_path}/words; echo "12;cluster"')
+    script = tmp_path / "script.sh"
+    script.write_text("#SBATCH --partition=gpu\n#SBATCH --time=2\n#SBATCH --mem=8G\n")
+    assert commands.submit(script, "--array=0-3") == 12
+    assert (tmp_path / "words").read_text() == f"--parsable --array=0-3 {script}\n"
+    variables = (tmp_path / "env").read_text()
+    assert "SBATCH_ACCOUNT=7" in variables
+    assert "SLURM_BITSTR_LEN" not in variables  # a job inherits it
+    assert "SLURM_RESTART_COUNT" not in variables
+    assert not any(f"SBATCH_{name}" in variables for name in removed)
+    slurm(sbatch="echo 'welcome to the cluster'")
+    with pytest.raises(SlurmError, match="printed no job id"):
+        commands.submit(script)
+
+
+def test_the_largest_array(slurm):
+    slurm(scontrol="echo 'MaxArraySize            = 1001'")
+    assert commands.most_indexes() == 1001
+    slurm(scontrol="echo 'MaxArraySize            = 0'")
+    with pytest.raises(SlurmError, match="no job arrays"):
+        commands.most_indexes()
+
+
+def test_cpus_that_are_kept_for_the_system_do_not_count(slurm):
+    for text, cpus in (("CPUEfctv=60 CPUTot=64", 60), ("CPUTot=64", 64), ("", None)):
+        slurm(scontrol=f"echo 'NodeName=n1 CPUAlloc=0 {text}'")
+        assert commands.cpus_of("n1") == cpus

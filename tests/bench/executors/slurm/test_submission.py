@@ -44,9 +44,6 @@ def test_only_submissions_that_are_not_done_are_listed(submit, tmp_path):
     assert list(submissions(tmp_path / "other.csv")) == []
 
 
-# Publishing
-
-
 def test_one_of_many_publishes(tmp_path):
     path, texts = tmp_path / "row.json", [b"%d" % number * 10_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -77,9 +74,6 @@ def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(subm
     assert not submission.publish_row(FIRST, other, folder)
     assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
     assert submission.row(FIRST) == row == kept_row(folder)
-
-
-# Closing
 
 
 def test_an_attempt_that_never_began_can_not_begin_once_it_is_closed(submit, target):
@@ -116,9 +110,6 @@ def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
     for restart in range(3):
         assert not begin(submission, target, replace(FIRST, restart=restart))
     assert begin(submission, target, replace(FIRST, number=1))
-
-
-# Following
 
 
 def read(following, queued, ends=None):
