@@ -168,8 +168,8 @@ def effects(group: Group, cost: Objective) -> list[dict[str, Any]]:
         if alone is not None and known:
             adapter, both = map(geometric_mean, zip(*known, strict=True))
             kind: dict[str, Any] = {"mode": mode, "layers": layers, "amp": amp, "ranks": len(known)}
-            ratio = {"amp_alone": alone, "adapter_alone": adapter, "both": both}
-            results.append({**kind, **ratio, "product": alone * adapter})
+            alone_and_both = {"amp_alone": alone, "adapter_alone": adapter, "both": both}
+            results.append({**kind, **alone_and_both, "product": alone * adapter})
     return results
 
 
