@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from minbert.errors import InputError
+from minbert.errors import InputError, refusals
 
+_refusal: Final = refusals(__file__)
 CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 """In the order of preference."""
@@ -52,15 +53,9 @@ def config_file(folder: Path) -> Path:
 
 def weights_file(folder: Path) -> Path:
     if is_file(folder / _ADAPTER):
-        raise InputError(
-            f"{folder}: has an adapter ({_ADAPTER}), and checkpoints are read without; merge it "
-            "into the weights with PEFT's merge_and_unload, or remove its files"
-        )
+        raise _refusal("adapter", folder=folder, adapter=_ADAPTER)
     if is_file(folder / _INDEX) and not is_file(folder / WEIGHTS[0]):  # as transformers prefers
-        raise InputError(
-            f"{folder}: its weights are in several files ({_INDEX}), and one is read; save it anew "
-            "with save_pretrained(folder, max_shard_size='100GB')"
-        )
+        raise _refusal("several_files", folder=folder, index=_INDEX)
     return _first(folder, WEIGHTS)
 
 
@@ -118,9 +113,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
     if (size := max(size, len(content))) > largest:
-        raise InputError(
-            f"{path}: has {size:,} bytes, and at most {largest:,} are read; it is another file"
-        )
+        raise _refusal("large", path=path, size=size, largest=largest)
     return content
 
 
@@ -147,9 +140,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         if is_file(folder / name):
             return folder / name
-    raise InputError(
-        f"{folder}: has no {' or '.join(names)}, so it is no checkpoint that can be loaded"
-    )
+    raise _refusal("no_checkpoint", folder=folder, names=" or ".join(names))
 
 
 def _digest(paths: list[Path]) -> str:

@@ -2,6 +2,7 @@
 
 from bench.common.messages import one_line
 from minbert.errors import InputError as InputError
+from minbert.errors import refusals as refusals
 
 
 class RefusedError(Exception):

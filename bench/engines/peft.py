@@ -11,7 +11,7 @@ from torch import nn
 
 from adapters.low_rank import draw_factor
 from adapters.methods import LOW_RANK, PEFT
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.engines.classifier import (
     ADAPTER,
     FIRST_A,
@@ -27,6 +27,7 @@ from bench.plan.cell import DEFAULT, ON
 from bench.plan.job import Job
 from bench.plan.models import check_rank
 
+_refusal: Final = refusals(__file__)
 _REFUSED: Final = {
     "corda": "needs examples before training",
     "eva": "needs examples before training",
@@ -51,10 +52,7 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
             adapted = peft.get_peft_model(model.model_of_library, config, low_cpu_mem_usage=is_meta)
     except Exception as error:  # PEFT raises many kinds for what a configuration can't express
         if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
-            raise InputError(
-                f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
-                f"layers are {listed(model.blocks.layers)}"
-            ) from error
+            raise _refusal("no_layer", cell=cell, layers=listed(model.blocks.layers)) from error
         given = f"adapter_config ({config.peft_type.value})"
         what = given if cell.mode == PEFT else f"mode {cell.mode}"
         raise InputError(f"{what}: PEFT refuses it: {reason(error)}") from error
@@ -63,10 +61,7 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
         for name, child in vars(model)["model_of_library"].named_children():
             model.add_module(name, child)
     if taken := sorted(model.names["head"] - _tensor_names(model)):
-        raise InputError(
-            f"adapter_config: it adapts {taken[0].rpartition('.')[0]}, which is of the head "
-            "and trains whole; add it to exclude_modules"
-        )
+        raise _refusal("head", module=taken[0].rpartition(".")[0])
     if str(getattr(config, "init_lora_weights", "")).startswith(_RESIDUAL):
         _keep_first_factors(model)
     new = _tensor_names(model) - before
@@ -154,10 +149,7 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
         raise InputError(f"adapter_config ({name}): PEFT refuses it: {reason(error)}") from error
     heads = {name for name, _ in model.named_children()} - {model.prefix} | {"score"}
     if others := sorted(set(getattr(config, "modules_to_save", None) or ()) - heads):
-        raise InputError(
-            f"adapter_config: modules_to_save has {others[0]}, which is not of the head; besides "
-            "adapters the head alone trains, always: leave it out"
-        )
+        raise _refusal("modules_to_save", module=others[0])
     config.modules_to_save = None
     if getattr(config, "exclude_modules", "") is None:  # as PEFT does for a head it knows
         config.exclude_modules = sorted({n.rpartition(".")[0] for n in model.names["head"]})

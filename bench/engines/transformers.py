@@ -36,7 +36,7 @@ from transformers.utils import is_flash_attn_2_available, logging
 
 from adapters.methods import BITFIT, METHODS, PEFT
 from adapters.names import trains_base
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.engines.classifier import EncoderClassifier, on_meta, reason, seeded
 from bench.engines.engine import Groups, heads_of, on_cpu, parts_of, task_of
 from bench.engines.peft import add_adapters
@@ -47,6 +47,8 @@ from minbert.model.classifier import drawn
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
 from minbert.training.trainer import autocast
+
+_refusal: Final = refusals(__file__)
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -140,18 +142,12 @@ def _read_config(job: Job) -> Any:
         ) from error
     position = getattr(config, "position_embedding_type", None)
     if str(position).startswith("relative_key"):  # transformers 5 would load it as absolute
-        raise InputError(
-            f"{name}: position_embedding_type {position} is computed by neither engine; take a "
-            "model with absolute positions"
-        )
+        raise _refusal("positions", name=name, position=position)
     kind = type(config)
     is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or is_decoder:
         what = "an encoder with a decoder" if config.is_encoder_decoder else "a decoder"
-        raise InputError(
-            f"{name}: {config.model_type} is {what}, and engine transformers trains encoders "
-            "alone; take one of those, such as RoBERTa or ModernBERT"
-        )
+        raise _refusal("decoder", name=name, config=config, what=what)
     return config
 
 
@@ -189,9 +185,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     model = EncoderClassifier(inner, head, outputs=outputs, pooling=cell.pooling)
     prefix = f"{model.prefix}."
     if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:
-        raise InputError(
-            f"gradient_checkpointing: transformers has none for {config.model_type}; leave it out"
-        )
+        raise _refusal("checkpointing", config=config)
     if not own_head:
         new = [f"{prefix}{name}" for name in new]
     if cell.init == "random":
@@ -207,10 +201,7 @@ def _kind(job: Job, config: Any) -> tuple[Any, bool]:
     cell, by_token = job.cell, heads_of(task_of(job), parts_of(job.cell))[""].by_token
     own_head = (cell.pooling == _POOLER or by_token) and cell.head == "linear"
     if cell.pooling == _POOLER and not own_head and cell.head != "conv":
-        raise InputError(
-            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
-            f"{_POOLER} is the architecture's own head"
-        )
+        raise _refusal("head", cell=cell, pooler=_POOLER)
     own = AutoModelForTokenClassification if by_token else AutoModelForSequenceClassification
     auto = own if own_head else AutoModel
     try:
@@ -227,14 +218,9 @@ def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
     given, flash = cell.attn_implementation, "flash_attention_2"
     has: dict[str | None, bool] = {"sdpa": kind._supports_sdpa, flash: kind._supports_flash_attn}
     if not has.get(given, True):
-        raise InputError(
-            f"attn_implementation {given}: transformers has none for {model_type}; take eager"
-        )
+        raise _refusal("attention", given=given, model_type=model_type)
     if given == flash and not is_flash_attn_2_available():
-        raise InputError(
-            f"attn_implementation {given}: it needs a GPU and the package flash-attn, which "
-            "can't be used here; install it, or take sdpa or eager"
-        )
+        raise _refusal("flash_attention", given=given)
 
 
 def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -> None:
@@ -262,15 +248,10 @@ def check_weights(job: Job, amps: Iterable[str]) -> None:
             with _quiet(), autocast(half, ids.device):
                 model(ids, mask, torch.zeros_like(ids))
         except RuntimeError as error:
-            raise InputError(
-                f"amp {amp}: {job.cell.model} can't compute in it by transformers "
-                f"({reason(error)}); take another"
-            ) from error
+            raise _refusal("amp", amp=amp, job=job, reason=reason(error)) from error
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError(
-                f"{job.cell.model}: {name} holds NaN or infinite numbers; download it again"
-            )
+            raise _refusal("not_finite", job=job, name=name)
 
 
 def check_own_kernels(job: Job) -> None:
@@ -297,10 +278,7 @@ def check_own_kernels(job: Job) -> None:
     for name, theirs in values[0].items():
         error = (values[1][name] - theirs).norm() / theirs.norm().clamp_min(_TINY)
         if not error <= _ROUNDING:
-            raise InputError(
-                f"own_kernels: {name} differs from PEFT's by {error:.1e}, relatively; set "
-                "own_kernels = false in the grid file, and report this"
-            )
+            raise _refusal("own_kernels", name=name, error=error)
 
 
 @torch.no_grad()
@@ -327,10 +305,7 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
         biases = {name for name, _ in model.named_parameters() if name.endswith("bias")}
         model.names["adapter"] = biases - model.names["head"]
         if not model.names["adapter"]:
-            raise InputError(
-                f"mode {BITFIT}: the encoder of {cell.model} has no biases to train; take another "
-                "mode"
-            )
+            raise _refusal("no_biases", bitfit=BITFIT, cell=cell)
     adapter, head = model.names["adapter"], model.names["head"]
     for name, parameter in model.named_parameters():
         adapted = ".base_layer." in name or name in model.names["added"]
@@ -371,7 +346,4 @@ def _check_layers(model: EncoderClassifier, cell: Cell) -> None:
     settings = {"layer_decay": cell.layer_decay != 1.0, "unfreeze": cell.unfreeze == ITERATIVE}
     for name, is_set in settings.items():
         if is_set and model.shares_layers:
-            raise InputError(
-                f"{name} {getattr(cell, name)}: the layers of {model.model_type} share their "
-                "weights, so that none trains by itself; leave it out"
-            )
+            raise _refusal("shared_layers", name=name, value=getattr(cell, name), model=model)

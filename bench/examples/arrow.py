@@ -19,11 +19,12 @@ from typing import Any, Final
 
 import psutil
 
-from bench.common.errors import InputError, cause_of
+from bench.common.errors import InputError, cause_of, refusals
 from bench.examples.records import LONGEST, Fields, Records, fields_of
 from bench.plan.dataset import HUB
 from minbert.files import is_file, is_folder
 
+_refusal: Final = refusals(__file__)
 _BATCH: Final = 10_000
 _BATCH_BYTES: Final = 2**26
 _EXPANSION: Final = 200
@@ -117,10 +118,7 @@ def from_hub(path: str, config: str | None) -> dict[str, Records]:
         info = api.dataset_info(repository, revision=revision or None, timeout=_PATIENCE_S)
         revision = info.sha or revision
     if not commit.startswith(revision):  # datasets falls back on any version that it has
-        raise InputError(
-            f"{path}: this version can't be fetched now, and on this machine is only another: "
-            f"{HUB}{repository}@{commit} takes that"
-        )
+        raise _refusal("other_version", path=path, hub=HUB, repository=repository, commit=commit)
     return _tables(parts, path, (f"{path}: commit {commit}",))
 
 
@@ -253,9 +251,7 @@ def _library(module: str, name: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"{name}: reading this takes the extra 'data': pip install -e '.[data]'"
-        ) from error
+        raise _refusal("extra", name=name) from error
 
 
 def _datasets(name: str) -> Any:

@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import read_tables
 from bench.examples.records import Records, listed, quoted
 from bench.examples.words import DOCUMENT
 from bench.plan.dataset import DataSpec
 from bench.plan.metrics import BY_WORD, WORDS
 
+_refusal: Final = refusals(__file__)
 _NAMES: Final = read_tables(__file__, "columns.toml")
 
 
@@ -39,10 +40,7 @@ def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
     chosen = _inferred(table, spec, free)
     for role in ("text", "label"):
         if not getattr(chosen, role):
-            raise InputError(
-                f"{table.name}: which column holds the {role}? --{role} COLUMN says it; there are "
-                f"{listed(table.columns)}"
-            )
+            raise _refusal("no_role", table=table, role=role, columns=listed(table.columns))
     check_columns(table, chosen)
     return chosen, tuple(_notes(spec, chosen, free))
 
@@ -145,10 +143,7 @@ def _longer(table: Records, columns: Sequence[str]) -> tuple[str, str]:
     if lengths[0] == lengths[1] or len(set(values[text])) < len(set(values[1 - text])):
         return "", ""
     if label in values[1 - text]:
-        raise InputError(
-            f"{table.name}: its first line looks like an example, since {quoted(label)} is a label "
-            "in other lines too; put a header before it, such as text,label"
-        )
+        raise _refusal("no_header", table=table, label=quoted(label))
     return columns[text], label
 
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.examples.records import Records, Value, listed, quoted
 from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
+_refusal: Final = refusals(__file__)
 _MOST_CELLS: Final = 2**29
 """Most entries of the table of examples and classes of a multi-label problem: 512 MiB."""
 _FEW: Final = 20  # integers with more distinct values may as well be amounts; so may classes be ids
@@ -68,29 +69,19 @@ def infer_problem(labels: Labels) -> Problem:
         return SINGLE_LABEL
     if not all(map(_NUMBER.fullmatch, counts)):
         if len(counts) > _FEW and 2 * len(counts) > examples:
-            raise InputError(
-                f"{labels.where} has {len(counts):,} distinct labels in {examples:,} examples, as "
-                f"ids or texts have: --label COLUMN names another, or --problem {SINGLE_LABEL} "
-                "takes it all the same"
-            )
+            raise _refusal("many_labels", labels=labels, number=len(counts), examples=examples)
         for mark in _SEPARATORS:  # of combinations of names there are fewer names
             if len({part.strip() for text in counts for part in text.split(mark)}) >= len(counts):
                 continue
             example = next(text for text in counts if mark in text)
-            raise InputError(
-                f"{labels.where} has labels with `{mark}`, such as {quoted(example)}: "
-                f"several labels of a text, or one? Say which with --problem {MULTI_LABEL} or "
-                f"--problem {SINGLE_LABEL}"
-            )
+            raise _refusal("separators", labels=labels, mark=mark, example=quoted(example))
         return SINGLE_LABEL
     if any(float(text) % 1 for text in counts):
         return REGRESSION
     if all(map(_INTEGER.fullmatch, counts)) and len(counts) <= _FEW and min(counts.values()) > 1:
         return SINGLE_LABEL
-    raise InputError(
-        f"{labels.where} has {len(counts):,} distinct whole numbers, {listed(counts, 3)}: classes "
-        f"or amounts? say which with --problem {SINGLE_LABEL} or --problem {REGRESSION}"
-    )
+    numbers = listed(counts, 3)
+    raise _refusal("whole_numbers", labels=labels, count=len(counts), numbers=numbers)
 
 
 def _is_list(text: str) -> bool:
@@ -122,10 +113,7 @@ def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tup
         names = [name for part in parts if (name := part.strip())]
         values.append([*dict.fromkeys(names)])
         if len(set(names)) < len(names) and set(names) <= {"0", "1"}:
-            raise InputError(
-                f"{labels.place(index)} has a 0 or 1 for each class; the names of an example's "
-                "classes are expected"
-            )
+            raise _refusal("zeros_and_ones", place=labels.place(index))
     note = () if mark == "\0" else (f"labels are separated by `{mark}`",)
     return replace(labels, values=values), note
 
@@ -136,10 +124,7 @@ def _parsed(text: str, place: str) -> list[str]:
             names = [str(each) for each in parse(text)]
             "".join(names).encode()  # fails with half of a surrogate pair
             return names
-    raise InputError(
-        f"{place} has {quoted(text)}, which is no list of labels; correct it, or give --problem "
-        f"{SINGLE_LABEL}"
-    )
+    raise _refusal("no_list", place=place, text=quoted(text))
 
 
 def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
@@ -188,8 +173,5 @@ def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[
 def _number(labels: Labels, index: int, text: str) -> float:
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
-        raise InputError(
-            f"{labels.place(index)} has {quoted(text)}, which is no finite number; correct it, or "
-            "empty the field to leave the example out"
-        )
+        raise _refusal("no_number", place=labels.place(index), text=quoted(text))
     return number

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import remove_oldest
 from bench.examples.options import flag_of
 from bench.examples.reading import read
@@ -25,6 +25,7 @@ from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tasks.splitting import stratified
 from minbert.files import is_file, is_folder
 
+_refusal: Final = refusals(__file__)
 DEV_PARTS: Final = 10
 """Without a validation file one part of so many becomes the dev examples."""
 _MOST_FOLDERS: Final = 16
@@ -63,10 +64,7 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
     """The task whose files, in the format of the course, a folder has; None: it has none."""
     if task in TASKS:
         if spec.is_on_hub or is_file(spec.path):
-            raise InputError(
-                f"--task {task} is a task that this tool knows, and --data {spec.path} is not its "
-                "folder; leave --task out, or give the data a name of its own with it"
-            )
+            raise _refusal("known_task", task=task, spec=spec)
         _check_plain(spec)
         return task  # its files are looked for when they are read
     if spec.is_on_hub or not is_folder(spec.path):
@@ -80,18 +78,13 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
         return None
     _check_plain(spec)
     if len(names) > 1:
-        raise InputError(
-            f"--data {spec.path}: has the files of {', '.join(names)}; choose one with --task"
-        )
+        raise _refusal("several_tasks", spec=spec, names=", ".join(names))
     return names[0]
 
 
 def _check_plain(spec: DataSpec) -> None:
     if given := spec.model_dump(exclude_defaults=True).keys() - {"path"}:
-        raise InputError(
-            f"{flag_of(min(given))} does not apply to --data {spec.path}, a folder in the format "
-            "of the course"
-        )
+        raise _refusal("course_format", flag=flag_of(min(given)), spec=spec)
 
 
 def _name_of(task: str | None, spec: DataSpec) -> str:
@@ -153,10 +146,7 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
         if back:
             is_dev &= np.array([key not in back for key in keys])
     if not is_dev.any() or is_dev.all():
-        raise InputError(
-            f"{len(examples):,} examples in {len(set(keys)):,} groups or distinct texts are too "
-            "few to split dev examples off; give more, or --validation FILE"
-        )
+        raise _refusal("few_examples", examples=len(examples), groups=len(set(keys)))
     return examples.taken(~is_dev), examples.taken(is_dev)
 
 

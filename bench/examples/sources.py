@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.examples import arrow
 from bench.examples.records import Records
 from bench.examples.spans import annotated
@@ -13,6 +13,7 @@ from bench.examples.words import UNIVERSAL, conll, has_words
 from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
 
+_refusal: Final = refusals(__file__)
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _NAMES: Final = {TRAIN: (TRAIN,), VALIDATION: (VALIDATION, "valid", "val", "dev"), TEST: (TEST,)}
 """Names of parts, and of files in a folder without their suffixes."""
@@ -36,10 +37,7 @@ def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
     parts = _parts(spec)
     train = _part(spec, parts, TRAIN)
     if train is None:
-        raise InputError(
-            f"--data {spec.path}: has no part train and no file {TRAIN}.csv (.tsv, .jsonl, "
-            ".parquet); name a file, or a folder that has one"
-        )
+        raise _refusal("no_train", spec=spec, train=TRAIN)
     if spec.validation is not None:
         return train, _table(Path(spec.validation), "--validation")
     return train, _part(spec, parts, VALIDATION)
@@ -82,9 +80,7 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) ->
     files = [part for name, part in parts if name in _NAMES[side]]
     if len(files) > 1:
         names = " and ".join(part.name for part in files)
-        raise InputError(
-            f"--data {spec.path}: {names} are there; name one by --data or --validation"
-        )
+        raise _refusal("several_files", spec=spec, names=names)
     return _table(files[0], "--data") if files else None
 
 
@@ -105,7 +101,5 @@ def _read(file: Path, name: str, readers: Mapping[str, Callable[[Path], Records]
         raise InputError(f"{name}: {reason}")
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise InputError(
-            f"{name}: its format is not known by its suffix; known: {', '.join(readers)}"
-        )
+        raise _refusal("unknown_suffix", name=name, known=", ".join(readers))
     return reader(file)

@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import one_line
 from bench.examples.records import LONGEST, Fields, Records, fields_of, quoted
 
+_refusal: Final = refusals(__file__)
 TEXT: Final = "text"
 """The column of a file of texts alone."""
 _UNDECODED: Final = re.compile("[\udc80-\udcff]")
@@ -86,10 +87,7 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
         for line in read_lines(path):
             size += len(line)
             if size > LONGEST:
-                raise InputError(
-                    f"{path}, line {start}: a row has over {LONGEST:,} characters; is a quote "
-                    "before it not closed?"
-                )
+                raise _refusal("long_row", path=path, start=start, longest=LONGEST)
             yield line
 
     reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
@@ -99,9 +97,8 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
             if len(fields) > 1 or line.strip():
                 yield number, fields
     except csv.Error as error:
-        raise InputError(
-            f"{path}, line {start}: {one_line(str(error))}; a field that begins with a quote has "
-            "to end with one, and quotes inside it have to be doubled"
+        raise _refusal(
+            "broken_quotes", path=path, start=start, error=one_line(str(error))
         ) from error
 
 
@@ -113,9 +110,7 @@ def json_lines(path: Path) -> Records:
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
     if not columns:
-        raise InputError(
-            f'{path}: no line is a JSON object such as {{"text": …}}; write one for each example'
-        )
+        raise _refusal("no_objects", path=path)
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
         for number, record in json_values(path):
@@ -161,10 +156,7 @@ def _array(path: Path) -> list[Any] | None:
     except (OSError, UnicodeError):  # as lines it has a message
         return None
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: begins as an array of JSON and is none ({one_line(str(error))[:100]}); is it "
-            "complete?"
-        ) from error
+        raise _refusal("broken_array", path=path, error=one_line(str(error))[:100]) from error
     return array if isinstance(array, list) else None
 
 
@@ -197,9 +189,7 @@ def read_lines(path: Path) -> Iterator[str]:
         with path.open(encoding=encoding, errors=errors, newline="") as text:
             yield from _checked(text, str(path))
     except UnicodeError as error:
-        raise InputError(
-            f"{path}: is not UTF-16 as its byte order mark says; save the file as UTF-8"
-        ) from error
+        raise _refusal("no_utf16", path=path) from error
     except OSError as error:
         raise InputError(f"{path}: can't be read ({one_line(error.strerror or '')})") from error
 

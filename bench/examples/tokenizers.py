@@ -1,14 +1,16 @@
 """The tokenizer of a checkpoint: minbert's, or the checkpoint's own by transformers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.plan.cell import MINBERT
 from minbert.files import VOCABULARIES, is_file
 
 if TYPE_CHECKING:
     from minbert.data.tokenizer import TextEncoder
+
+_refusal: Final = refusals(__file__)
 
 
 def tokenizer_of(engine: str, folder: Path) -> "TextEncoder":
@@ -31,10 +33,7 @@ def fast_tokenizer(folder: Path) -> "TextEncoder":
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise InputError(
-            f"{folder}: its tokenizer is none of BERT's, and is loaded by transformers: "
-            "pip install -e '.[transformers]'"
-        ) from None
+        raise _refusal("no_transformers", folder=folder) from None
     from minbert.data.tokenizer import TextEncoder
 
     try:
@@ -45,8 +44,5 @@ def fast_tokenizer(folder: Path) -> "TextEncoder":
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: transformers can't load its tokenizer: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"{folder}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
-            "(tokenizer.json), which engine transformers needs; take another checkpoint"
-        )
+        raise _refusal("slow", folder=folder, kind=type(tokenizer).__name__)
     return TextEncoder(tokenizer.backend_tokenizer, tokenizer)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.examples.labels import Labels, check_known, classes_of
 from bench.examples.records import Fields, Records, Value, quoted
 from bench.examples.textfiles import read_lines
 from minbert.data.words import CLASSES, Tags, padded
 
+_refusal: Final = refusals(__file__)
 TOKENS, TAGS, DOCUMENT = "tokens", "tags", "-DOCSTART-"
 """The columns of a table of sentences; the last, if the file marks documents, numbers them."""
 UNIVERSAL: Final = ".conllu"
@@ -87,11 +88,7 @@ def _sentences(path: Path) -> Iterator[tuple[int, tuple[list[str], list[str], st
             )
         has_scheme |= not width and is_tag
         if (has_scheme or len(fields) < 2) and not is_tag:
-            raise InputError(
-                f"{where}: ends with {quoted(fields[-1])}, which is no tag: O, or B-, I-, E-, S-, "
-                "L- or U- before a type, after a tab or spaces; files of other tags, such as parts "
-                "of speech, end with .conll, .bio or .conllu"
-            )
+            raise _refusal("no_tag", where=where, field=quoted(fields[-1]))
         if not fields[0].strip():
             raise InputError(f"{where}: has a tag without a word; remove the line, or add the word")
         begin, first, width = begin if words else number, first or number, len(fields)
@@ -117,9 +114,7 @@ def encode_tags(
     has_numbers = bool(occurring) and all(map(str.isdigit, occurring))
     if has_numbers:
         if not (names := names or labels.table.class_names.get(labels.column, ())):
-            raise InputError(
-                f"{labels.where} has numbers; give the tags in their order: --classes O,B-…,I-…"
-            )
+            raise _refusal("numbers", labels=labels)
         if wrong := {tag for tag in occurring if int(tag) >= len(names)}:
             raise InputError(f"{labels.where}: {min(wrong)} is the number of no class")
         texts = [[names[int(tag)] for tag in value or ()] for value in labels.values]
@@ -129,20 +124,14 @@ def encode_tags(
     for index, text in enumerate(texts):
         for tag in text:
             if _TAG.fullmatch(tag) is None:
-                raise InputError(
-                    f"{labels.place(index)} has {quoted(tag)}: O, or B-, I-, E-, S-, L- or U- "
-                    "before a type is expected, as other tags have"
-                )
+                raise _refusal("wrong_tag", place=labels.place(index), tag=quoted(tag))
             prefixes.add(tag[0])
             types[tag[2:]] = None
     given = [name[2:] for name in names if _TAG.fullmatch(name)]
     order = [name for name in dict.fromkeys([*given, *sorted(types)]) if name]
     if is_known and (unknown := types.keys() - {"", *given}):
         index = next(i for i, text in enumerate(texts) if any(t[2:] in unknown for t in text))
-        raise InputError(
-            f"{labels.place(index)} has a tag of type {quoted(min(unknown))}, which no training "
-            "example has"
-        )
+        raise _refusal("unknown_type", place=labels.place(index), kind=quoted(min(unknown)))
     if not types.keys() - {""}:
         raise InputError(f"{labels.where}: every word has the tag O, so there is nothing to learn")
     scheme, rows, repaired = _as_iob2(texts, prefixes, {name: n for n, name in enumerate(order)})
@@ -152,10 +141,7 @@ def encode_tags(
         notes.append(f"tags: {begin} with I- after another tag; read as B-")
     classes = ("O", *(f"{prefix}-{name}" for name in order for prefix in "BI"))
     if has_numbers and tuple(names) != classes:
-        raise InputError(
-            f"{labels.where} has numbers, and the classes of numbers are read as O, then B-… and "
-            "I-… of each type; write the tags as names"
-        )
+        raise _refusal("order_of_numbers", labels=labels)
     return classes, padded(rows), tuple(notes)
 
 

@@ -14,12 +14,12 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from bench.common.command import FILE, described, options_in, run_command
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import try_to_make
 from bench.common.messages import command_line, echo
 from bench.export import choice
@@ -30,6 +30,8 @@ from bench.plan.rows import Row
 from bench.recommend import with_needs
 from bench.results.origins import folder_of, model_of
 from minbert.files import is_file, is_folder
+
+_refusal: Final = refusals(__file__)
 
 
 @described(__doc__)
@@ -52,10 +54,7 @@ def command(
     )
     choice.check_exportable(row)
     if is_recommended and row.folds is not None and not refit:
-        raise InputError(
-            f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
-            "its own; add --refit, which trains one on all examples"
-        )
+        raise _refusal("folds", runs=runs, row=row)
     from bench.export.cells import find_trained
 
     model = model_of(row, folder_of(runs, row), "run its cell again")
@@ -108,10 +107,7 @@ def command(
 def _format(row: Row, name: str | None, merge: bool) -> Format:
     """The format to write, which can express the cell and whose libraries are there."""
     if merge and name is not None and FORMATS[name].is_adapter:
-        raise InputError(
-            "--merge: merged weights are no adapter; leave it out, or take --format "
-            f"{default_format(row, True)}"
-        )
+        raise _refusal("merge", other=default_format(row, True))
     name = name or default_format(row, merge)
     reason = refusal(name, row) or missing_library(FORMATS[name])
     if reason is not None:
@@ -129,9 +125,7 @@ def _target(folder: Path) -> Path:
     try:
         try_to_make(real.parent)
     except OSError as error:
-        raise InputError(
-            f"--to {folder}: can't be written ({error.strerror}); name another folder"
-        ) from error
+        raise _refusal("unwritable", folder=folder, error=error) from error
     return real
 
 

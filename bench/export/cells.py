@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from adapters.methods import PEFT
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import echo
 from bench.export.trained import Base, Trained
 from bench.forecast.client import lock_on
@@ -27,6 +27,7 @@ from bench.results.row import measured_row
 from minbert.data.tasks import Folds, TaskData, load_task
 from minbert.files import is_file
 
+_refusal: Final = refusals(__file__)
 _OF_DATA: Final = ("cell_id", "data_digest", "max_train", "max_dev", "folds", "fold")
 """Columns that stay those of the cell after a refit."""
 _SCORES: Final = ("dev_score", "dev_accuracy", "dev_ci_low", "dev_ci_high")
@@ -96,10 +97,7 @@ def _check_weights(
         error = np.sqrt(np.mean(np.square(off)))
         allowed = _HALF * kept.std() + _HALF_OF_LARGEST * largest
     if not error <= allowed:
-        raise InputError(
-            f"{folder / WEIGHTS}: does not give the predictions in {PREDICTIONS}; delete the file, "
-            "and the cell is trained again"
-        )
+        raise _refusal("other_weights", path=folder / WEIGHTS, predictions=PREDICTIONS)
 
 
 def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]]:
@@ -112,9 +110,7 @@ def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]
             logits = file.get_tensor("logits")
         unit = float(notes.get("target_mean", 0)), float(notes.get("target_deviation", 1))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); delete its folder, and the cell is trained again"
-        ) from error
+        raise _refusal("unreadable", path=path, error=error) from error
     return (logits.astype(np.float64) * unit[1] + unit[0]).astype(np.float32), unit
 
 
@@ -122,10 +118,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     """Train a row's cell again, or with its settings on all examples; the folder, and its row."""
     target = find_conditions("auto")
     if row.amp == "fp16" and target.device.gpu is None:
-        raise InputError(
-            f"{row.name}: its weights were not kept, and training in fp16 needs a GPU; export it "
-            "on a machine with one"
-        )
+        raise _refusal("fp16", row=row)
     job = _job_of(row, folder, model, target)
     data: TaskData | None = None
     if refit:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.analysis.costs import Need
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import some_of
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import MULTITASK
@@ -19,6 +19,7 @@ from bench.results.store import read_rows
 from bench.stats.best import has_collapsed
 from minbert.files import is_file
 
+_refusal: Final = refusals(__file__)
 RECOMMENDED: Final = "recommended"
 _FEWEST: Final = 4  # characters of a cell's id that may stand for it
 _MOST_NAMED: Final = 4
@@ -43,15 +44,10 @@ def named_cell(runs: Path, name: str) -> tuple[Row, None]:
             else f"{runs}: holds no cell; run python -m bench.grid --grid smoke"
         )
     if (cells := len({row.cell_id for row in matching})) > 1:
-        raise InputError(
-            f"{runs}: {name} is the name of {cells} cells; give the id of one: {_named(matching)}"
-        )
+        raise _refusal("several_cells", runs=runs, name=name, cells=cells, ids=_named(matching))
     done = [row for row in matching if row.is_ok]
     if not done:
-        raise InputError(
-            f"{runs}: {name} ended {matching[0].status}, so there is nothing to export; run it "
-            f"again with --rerun {matching[0].status}"
-        )
+        raise _refusal("no_result", runs=runs, name=name, status=matching[0].status)
     return _with_weights(runs, done), None
 
 
@@ -75,10 +71,7 @@ def recommended_cell(
     setting = recommended.setting
     if setting is None or not recommended.decided:
         best = "" if setting is None else f", such as {_named([*setting.ok[:1]])}, the best so far"
-        raise InputError(
-            f"{runs}: no setting is recommended yet; python -m bench.recommend lists what is "
-            f"missing, or give the id of a cell{best}"
-        )
+        raise _refusal("undecided", runs=runs, best=best)
     rows = {row.row_key: row for row in read_rows(runs)}  # with the metric of their own
     row = _with_weights(runs, [rows[row.row_key] for row in setting.ok])
     return row, len(recommended.candidates.settings)
@@ -87,15 +80,9 @@ def recommended_cell(
 def check_exportable(row: Row) -> None:
     """Refuse a cell whose model no format has a place for, by an InputError."""
     if row.init == "random":
-        raise InputError(
-            f"{row.name}: it began with random weights, to measure costs alone; export a cell of a "
-            "pretrained model"
-        )
+        raise _refusal("random_weights", row=row)
     if row.task == MULTITASK:
-        raise InputError(
-            f"{row.name}: a model of several tasks has a head for each, and no format has a place "
-            "for them; train one task alone, such as --task sst"
-        )
+        raise _refusal("several_tasks", row=row)
 
 
 def check_score(runs: Path, row: Row) -> None:

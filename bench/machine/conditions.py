@@ -13,7 +13,7 @@ from typing import Final
 
 import psutil
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import text_or_empty
 from bench.common.messages import shown
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
@@ -22,6 +22,7 @@ from bench.machine.environment import recorded
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
 
+_refusal: Final = refusals(__file__)
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
 
@@ -159,10 +160,7 @@ def find_slots(requested: str, jobs: int = 1) -> tuple[Target, ...]:
     devices = resolve_devices(requested, torch_build()[1])
     gpus = [device.gpu.uuid for device in devices if device.gpu]
     if gpus and jobs > 1:
-        raise InputError(
-            f"--jobs is for the CPU, and --device {requested} is a GPU: --device all uses every "
-            f"GPU, --device cpu --jobs {jobs} the CPU"
-        )
+        raise _refusal("jobs_on_gpu", requested=requested, jobs=jobs)
     devices = devices * jobs
     workers = len(devices)
     if workers == 1:
@@ -170,10 +168,7 @@ def find_slots(requested: str, jobs: int = 1) -> tuple[Target, ...]:
     cores, most = usable_cores(), usable_threads()
     if workers > most:
         flag = f"--device {requested}" if gpus else f"--jobs {jobs}"
-        raise InputError(
-            f"{flag}: {workers} workers need a core each, and {most} can be used; give at most "
-            f"{most}"
-        )
+        raise _refusal("many_workers", flag=flag, workers=workers, most=most)
     shares = equal_shares(cores, [threads_near(gpu) for gpu in gpus] or [frozenset()] * jobs)
     return _targets(devices, shares)
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from bench.common.errors import InputError, cause_of
+from bench.common.errors import InputError, cause_of, refusals
 from bench.common.grouping import grouped
 from bench.common.messages import shown
 from bench.machine.cores import nvml
@@ -24,6 +24,7 @@ from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, GpuInfo, check_gpu
 from minbert.training import COMPILES_FROM
 
+_refusal: Final = refusals(__file__)
 CONTROL: Final = Path("/dev/nvidiactl")  # the file through which programs access the driver
 OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
 """The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
@@ -106,9 +107,7 @@ def resolve_devices(requested: str, cuda: str | None) -> tuple[Device, ...]:
     for name in names:
         kind, _, index = name.partition(":")
         if kind != "cuda" or not (index or "0").isdecimal():
-            raise InputError(
-                f"--device: {requested!r} is not {_ONE}, all or a list such as cuda:0,cuda:1"
-            )
+            raise _refusal("no_devices", requested=requested, one=_ONE)
         numbers.append(int(index or 0))
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--device: {requested} names a GPU twice")
@@ -237,10 +236,7 @@ def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
             f"{','.join(device.name for device in alike)} ({kind})"
             for kind, alike in by_kind.items()
         )
-        raise InputError(
-            f"--device {requested}: times of different GPUs are not comparable; name those of one "
-            f"kind: {kinds}"
-        )
+        raise _refusal("several_kinds", requested=requested, kinds=kinds)
     return tuple(devices)
 
 

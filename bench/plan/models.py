@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.names import adapted_layers, unmatched_ends
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import shown
 from bench.plan.architectures import model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
@@ -26,6 +26,8 @@ from minbert.files import (
 )
 from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig, EncoderSizes
 from minbert.model.families import FAMILIES
+
+_refusal: Final = refusals(__file__)
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,7 @@ def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Mode
         model = find_model(name, init, pooling)
         other, _ = models.setdefault((model.digest, model.pooling), (name, model))
         if other is not name:
-            raise InputError(
-                f"--model: {other} and {name} are the same model (digest {model.digest}); leave "
-                "one out"
-            )
+            raise _refusal("same_model", other=other, name=name, model=model)
     labels = Counter(model.name for _, model in models.values())
     return {
         label: replace(model, name=label)
@@ -145,10 +144,7 @@ def _folder(name: str) -> Path:
     if is_folder(name):
         return Path(name).resolve()
     if name in GEOMETRIES:
-        raise InputError(
-            f"--model: {name} is a geometry without weights; --init random measures its cost, "
-            "or give a checkpoint's folder or its name on the Hugging Face hub"
-        )
+        raise _refusal("geometry", name=name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"--model: there is no folder {name}")
     from minbert.assets.hub import fetch_from_hub
@@ -162,22 +158,13 @@ def _check_length(max_length: int, model: Model, *, pairs: bool) -> None:
     config = model.config
     is_bert = isinstance(config, BertConfig) and config.model_type == "bert"
     if pairs and is_bert and config.type_vocab_size < 2:
-        raise InputError(
-            f"--task: {model.name} has one token type, and a pair of texts needs two; "
-            "take a task of single texts, or another model"
-        )
+        raise _refusal("one_token_type", model=model)
     least = 4 if pairs else 3
     if max_length < least:
-        raise InputError(
-            f"max_length {max_length} leaves no room for text besides [CLS] and [SEP]; "
-            f"set at least {least} in the grid file"
-        )
+        raise _refusal("no_room", max_length=max_length, least=least)
     positions = model.config.max_position_embeddings
     if max_length > positions:
-        raise InputError(
-            f"max_length {max_length} is above the {positions} positions of {model.name}; "
-            f"set at most {positions} in the grid file"
-        )
+        raise _refusal("too_long", max_length=max_length, positions=positions, model=model)
 
 
 def _check_layers(cells: Sequence[Cell], config: BertConfig) -> None:
@@ -200,10 +187,7 @@ def _check_layers(cells: Sequence[Cell], config: BertConfig) -> None:
 
 def check_rank(cell: Cell, layer: str, width: int) -> None:
     if cell.rank is not None and cell.rank > width:
-        raise InputError(
-            f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is {width}; "
-            f"take a rank of at most {width}"
-        )
+        raise _refusal("rank", cell=cell, layer=layer, width=width)
 
 
 _LIBRARIES: Final = ("transformers", "peft")

@@ -2,8 +2,9 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.plan import examples
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
@@ -13,6 +14,8 @@ from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Data, Task, find_task
 from minbert.data.tasks.prepared import is_prepared, read_prepared
 from minbert.files import is_folder
+
+_refusal: Final = refusals(__file__)
 
 
 def folder_of(runs: Path, row: Row) -> Path:
@@ -36,10 +39,7 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
         named = Job.read(folder).data
     prepared = _prepared_for(row) if named is None else Path(named)
     if not is_prepared(prepared):
-        raise InputError(
-            f"the examples of {row.task} are no longer in the cache; start the grid again, which "
-            "reads them again"
-        )
+        raise _refusal("examples_gone", row=row)
     return prepared
 
 
@@ -63,10 +63,7 @@ def examples_of(row: Row, data: Path | None) -> Data:
     if they can't be loaded, or have changed."""
     loaded = examples.examples_of(row, data)
     if not loaded.digest.startswith(row.data_digest):
-        raise InputError(
-            f"the examples of {row.task} are not those that {row.name} was "
-            "trained on; name the folder that the grid had with --data"
-        )
+        raise _refusal("other_examples", row=row)
     return loaded
 
 
@@ -79,14 +76,9 @@ def model_of(row: Row, folder: Path, otherwise: str) -> Model:
         path = Job.read(folder).checkpoint
     if path is not None and not is_folder(path):
         if Path(path).name == name:
-            raise InputError(
-                f"{path}: the checkpoint of {cell} is gone; put it back, or {otherwise}"
-            )
+            raise _refusal("checkpoint_gone", path=path, cell=cell, otherwise=otherwise)
         path = None
     model = find_model(path or name, "pretrained", "auto")
     if model.digest != row.model_digest:
-        raise InputError(
-            f"{model.checkpoint}: is another checkpoint than the one that {cell} was trained from; "
-            f"put that back, or {otherwise}"
-        )
+        raise _refusal("other_checkpoint", model=model, cell=cell, otherwise=otherwise)
     return model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import command_line
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns, Value
@@ -25,6 +25,7 @@ from bench.plan.columns import (
 )
 from bench.plan.rows import SCHEMA, Row
 
+_refusal: Final = refusals(__file__)
 _FILLED: Final = REQUIRED | {"status"}
 _REMEMBERED: Final = 4096
 _LONGEST_LINE: Final = 2**26
@@ -129,9 +130,7 @@ class Reading:
         except FileNotFoundError:
             self._forget()
         except OSError as error:
-            raise InputError(
-                f"{self.path}: can't be read ({error.strerror}); name another file with --runs"
-            ) from error
+            raise _refusal("unreadable", path=self.path, error=error) from error
 
     def _read(self, file: BinaryIO) -> None:
         file.seek(self.end)
@@ -210,7 +209,4 @@ class Reading:
         return not any(len(fields) == len(self._parsers) for fields in csv.reader(after))
 
     def _broken(self, why: object) -> InputError:
-        return InputError(
-            f"{self.path}, line {self._lines + 1}: {why}; "
-            "mend or remove that line, or name another file"
-        )
+        return _refusal("broken", path=self.path, number=self._lines + 1, why=why)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.messages import shown, some_of
 from bench.engines.engine import Engine, engine_of, on_cpu
 from bench.plan.job import Job
@@ -18,6 +18,7 @@ from bench.results.protocol import WEIGHTS
 from minbert.files import is_file
 from minbert.model.classifier import Classifier
 
+_refusal: Final = refusals(__file__)
 _NAMED: Final = 3  # parameters that a message names
 _BITS: Final = {2: torch.int16, 4: torch.int32}
 """Integer types by the number of bytes of a floating-point type."""
@@ -30,16 +31,11 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     another model; and as `Engine.build`."""
     path = folder / WEIGHTS
     if not is_file(path):
-        raise InputError(
-            f"{path}: there is no such file: the cell kept no weights; run it again with "
-            "--save-weights"
-        )
+        raise _refusal("missing", path=path)
     try:
         tensors = load_file(path)
     except Exception as error:  # torch raises others for shapes and types that it does not support
-        raise InputError(
-            f"{path}: is damaged ({shown(str(error))}); run the cell again with --save-weights"
-        ) from error
+        raise _refusal("damaged", path=path, error=shown(str(error))) from error
     job = on_cpu(replace(job, cell=replace(job.cell, frozen_dtype=None)))
     model = engine_of(job.cell).build(job)
     trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from minbert.errors import InputError
+from minbert.errors import InputError, refusals
 from minbert.files import (
     CONFIG,
     OTHER_VOCABULARIES,
@@ -16,6 +16,7 @@ from minbert.files import (
     WEIGHTS,
 )
 
+_refusal: Final = refusals(__file__)
 _CARD: Final = "README.md"
 _FILES: Final = (CONFIG, *TOKENIZER_FILES, POOLING, _CARD)
 
@@ -29,10 +30,7 @@ def fetch_from_hub(name: str) -> Path:
     `name`, `bert-base-uncased` or `user/model`, `@` and a branch, tag or commit choose a version.
     """
     if find_spec("huggingface_hub") is None:
-        raise InputError(
-            f"{name} is not on this machine, and fetching it from the Hugging Face hub takes the "
-            "extra 'hub': pip install -e '.[hub]'"
-        )
+        raise _refusal("extra", name=name)
     model, _, revision = name.partition("@")
     for weights in WEIGHTS:  # the second, a pickle, only where the first is missing
         folder = _snapshot(model, revision or None, [*_FILES, weights])
@@ -40,10 +38,7 @@ def fetch_from_hub(name: str) -> Path:
             break
     for one_of in ((CONFIG,), WEIGHTS, (*VOCABULARIES, *OTHER_VOCABULARIES)):
         if not any((folder / file).is_file() for file in one_of):
-            raise InputError(
-                f"{name} on the Hugging Face hub holds no {' or '.join(one_of)}, so it is no "
-                "encoder that can be loaded here"
-            )
+            raise _refusal("no_encoder", name=name, files=" or ".join(one_of))
     return folder
 
 

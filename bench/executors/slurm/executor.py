@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from bench.common.errors import InputError, RefusedError, StoppedError
+from bench.common.errors import InputError, RefusedError, StoppedError, refusals
 from bench.common.messages import count
 from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
@@ -35,6 +35,7 @@ from bench.plan.rows import Row
 from bench.results.protocol import ROW
 from bench.results.store import Store, cell_folder
 
+_refusal: Final = refusals(__file__)
 POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
 """Environment: the seconds between two looks at the queue."""
 _POLL_S: Final = 10.0
@@ -122,10 +123,7 @@ class SlurmExecutor(Executor):
                 if self._signals.stops > stops:
                     raise StoppedError from error
                 if time.monotonic() > end:
-                    raise InputError(
-                        f"{path}: another process has held this lock for {LOCK_S:.0f} s; wait for "
-                        "it, or end it, and give the command again"
-                    ) from error
+                    raise _refusal("lock", path=path, seconds=LOCK_S) from error
         try:
             yield
         finally:
@@ -138,11 +136,7 @@ class SlurmExecutor(Executor):
                 try:
                     self._known[submission.folder] = Following(submission)
                 except InputError as error:
-                    raise InputError(
-                        f"{error}; if another version of this project has submitted it: scancel "
-                        f"--name={submission.name}, delete {submission.folder}, and give the "
-                        "command again"
-                    ) from error
+                    raise _refusal("other_version", error=error, submission=submission) from error
             yield self._known[submission.folder]
 
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
@@ -330,10 +324,7 @@ def from_flags(flags: Mapping[str, Any]) -> Opening:
     refuse(for_here, "this machine", "local")
     device = flags["device"]
     if device == "all" or "," in device:
-        raise InputError(
-            f"--device {device}: each array task uses the one device that Slurm gives it; take "
-            "cpu or cuda, or leave --device out, and ask for one GPU with --slurm gres=gpu:1"
-        )
+        raise _refusal("device", device=device)
     request = parse_request(flags["slurm_options"] or "", flags["max_running"])
     return lambda store, paths, is_dry: find_cluster(
         store, request, device, paths, dry_run=is_dry, checks_nodes=flags["check_nodes"]

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.executors.slurm.commands import TEXTS, duration, seconds
 
+_refusal: Final = refusals(__file__)
 _ROOT: Final = Path(__file__).parents[3]
 _NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
 """Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
@@ -72,10 +73,7 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
     for word in words:
         name, equals, value = word.partition("=")
         if not _NAME.fullmatch(name):
-            raise InputError(
-                f"--slurm: {word!r} is not an option; give the long options of sbatch without "
-                "their dashes, such as partition=gpu time=02:00:00 exclusive"
-            )
+            raise _refusal("no_option", word=word)
         for refused, why in TEXTS["refused"].items():
             # sbatch takes the beginning of a name for the name
             if refused.startswith(name):
@@ -87,10 +85,7 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
         options[name] = value if equals else None
     request = Request(options, max_running)
     if "time" in options and request.limit_s is None:
-        raise InputError(
-            f"--slurm: time={options['time']} is not a time limit; give minutes, H:MM:SS or "
-            "D-HH:MM:SS"
-        )
+        raise _refusal("no_time", time=options["time"])
     return request
 
 

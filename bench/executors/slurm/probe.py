@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import InputError, StoppedError
+from bench.common.errors import InputError, StoppedError, refusals
 from bench.common.files import text_or_empty, write_atomically
 from bench.common.messages import last_error
 from bench.executors.slurm import commands
@@ -31,6 +31,7 @@ from bench.plan.cell import digest
 from bench.plan.rows import software_of
 from minbert.assets.cache import cache_folder
 
+_refusal: Final = refusals(__file__)
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
 _OUTPUT: Final = "output.txt"
@@ -80,10 +81,7 @@ class Prober:
         try:
             limits = commands.partitions()
         except commands.SlurmError as error:
-            raise InputError(
-                f"--executor slurm: Slurm does not answer here ({error}); start it on a machine of "
-                "the cluster, or leave --executor out"
-            ) from error
+            raise _refusal("no_answer", error=error) from error
         name = self.request.partition
         for one in name.split(","):
             if one and one not in limits:
@@ -100,10 +98,7 @@ class Prober:
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
         nodes = commands.hostnames(self.request.options.get("nodelist") or "")
         if len(nodes) > 1:
-            raise InputError(
-                f"--slurm: nodelist names {len(nodes)} nodes, and Slurm would give each job all of "
-                "them; name one, or leave others out with exclude="
-            )
+            raise _refusal("several_nodes", number=len(nodes))
         if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
             return
         try:

@@ -20,9 +20,10 @@ from typing import Any, Final
 from minbert.data.problems import problem_of
 from minbert.data.tasks.base import Examples, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
-from minbert.errors import InputError
+from minbert.errors import InputError, refusals
 from minbert.files import is_file, read_json
 
+_refusal: Final = refusals(__file__)
 FILE: Final = "task.json"
 _FORMAT: Final = 1
 _SIDES: Final = (TRAIN, DEV)
@@ -64,10 +65,7 @@ def read_prepared(folder: Path) -> Prepared:
             raise ValueError("another format")
         return replace(prepared, classes=tuple(prepared.classes))
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder / FILE}: is of another version ({error}); start the grid again, which reads "
-            "the data anew"
-        ) from error
+        raise _refusal("other_version", path=folder / FILE, error=error) from error
 
 
 def load(folder: Path, task: Task) -> dict[str, Examples]:
@@ -86,9 +84,7 @@ def _read(path: Path, task: Task) -> Examples:
             tuple(row["group"] for row in rows if "group" in row) or None,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); start the grid again, which writes it anew"
-        ) from error
+        raise _refusal("unreadable", path=path, error=error) from error
 
 
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
@@ -114,10 +110,7 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
             with suppress(FileExistsError):
                 Path(part).rename(folder)
     except OSError as error:
-        raise InputError(
-            f"{cache}: can't keep the examples there ({error.strerror or error}); "
-            "MINBERT_CACHE=DIR names another folder"
-        ) from error
+        raise _refusal("unwritable", cache=cache, reason=error.strerror or error) from error
     return folder
 
 
