@@ -30,8 +30,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     )
     for model_type, table in read_tables(__file__, "architectures.toml").items()
 }
-
-
+_OTHER: Final = Architecture(name="another", has_sdpa=False)
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "hidden_size": ("dim", "d_model", "n_embd"),
     "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
@@ -64,8 +63,7 @@ def read_sizes(folder: Path) -> EncoderSizes:
             "implements"
         )
     model_type = model_type_of(folder)
-    architecture = ARCHITECTURES.get(model_type)
-    after_padding = architecture is not None and architecture.first_position
+    after_padding = ARCHITECTURES.get(model_type, _OTHER).first_position
     if after_padding:
         values.setdefault("pad_token_id", 1)
     sizes = {name: _size(values, name, path) for name in _OTHER_NAMES}
@@ -92,6 +90,4 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
 
 def attention_of(config: EncoderSizes | BertConfig) -> str:
     """What `attn_implementation` auto stands for."""
-    model_type = config.model_type if isinstance(config, EncoderSizes) else "bert"
-    architecture = ARCHITECTURES.get(model_type)
-    return "sdpa" if architecture is not None and architecture.has_sdpa else "eager"
+    return "sdpa" if ARCHITECTURES.get(config.model_type, _OTHER).has_sdpa else "eager"

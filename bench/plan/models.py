@@ -75,7 +75,9 @@ def find_model(name: str, init: str, pooling: str) -> Model:
     label = Path(name).resolve().name if not embedded and is_folder(name) else name
     config, why_not = _config(folder, label)
     if pooling == "auto" and not embedded:
-        chosen = _pooling_of(folder)
+        trained = read_json(folder / POOLING) if is_file(folder / POOLING) else {}
+        by_key = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        chosen = next((name for key, name in by_key.items() if trained.get(key) is True), "pooler")
     if init == "random":
         sizes = config.values() if isinstance(config, BertConfig) else vars(config)
         identity = digest([sizes, vocabulary_digest(folder)], 16)
@@ -126,16 +128,6 @@ def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
         return BertConfig.from_values(values, str(path)), ""
     except InputError as error:  # what transformers has more of, such as activations
         return read_sizes(folder), str(error)
-
-
-_POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-
-
-def _pooling_of(folder: Path) -> str:
-    """The pooling that an embedding model was trained for; else that of its architecture's head."""
-    path = folder / POOLING
-    values = read_json(path) if is_file(path) else {}
-    return next((name for key, name in _POOLINGS.items() if values.get(key) is True), "pooler")
 
 
 def _folder(name: str) -> Path:

@@ -114,23 +114,8 @@ class Prober:
     def ask(self, signals: Signals) -> Target:
         """The conditions of a node, by a probe job unless one is known. InputError if no job could
         run a cell there. StoppedError if the user stops it."""
-        return self.known() or self._ask(signals)
-
-    @cached_property
-    def _needed(self) -> list[str]:
-        return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
-
-    @cached_property
-    def _folder(self) -> Path:
-        values = [self.request.place, self.device, self._needed, str(Path.cwd()), sys.executable]
-        software = [code_version(), *torch_build(), recorded(os.environ, on_gpu=True)]
-        return submissions_folder(self.runs) / f"probe-{digest([*values, *software], 8)}"
-
-    def _script(self, request: Request) -> str:
-        folder = self._folder.resolve()
-        return script(request, f"bench-{folder.name}", folder / _OUTPUT, "probe", [str(folder)])
-
-    def _ask(self, signals: Signals) -> Target:
+        if (known := self.known()) is not None:
+            return known
         values: Mapping[str, Any] = {
             "paths": self._needed, "device": self.device, "code_version": code_version(),
             "kinds": str(self.kinds_folder.resolve()),
@@ -160,6 +145,20 @@ class Prober:
             return answer
         _remove(folder)
         raise InputError(f"--slurm: a node can't run cells: {answer}")
+
+    @cached_property
+    def _needed(self) -> list[str]:
+        return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
+
+    @cached_property
+    def _folder(self) -> Path:
+        values = [self.request.place, self.device, self._needed, str(Path.cwd()), sys.executable]
+        software = [code_version(), *torch_build(), recorded(os.environ, on_gpu=True)]
+        return submissions_folder(self.runs) / f"probe-{digest([*values, *software], 8)}"
+
+    def _script(self, request: Request) -> str:
+        folder = self._folder.resolve()
+        return script(request, f"bench-{folder.name}", folder / _OUTPUT, "probe", [str(folder)])
 
     def _wait(self, job: int, signals: Signals) -> None:
         while not (self._folder / _ANSWER).exists():
