@@ -1,4 +1,4 @@
-"""The error for bad input; its text is the line that a user sees."""
+"""The error for bad input, whose text is the line that a user sees, and what writes such lines."""
 
 import tomllib
 from collections.abc import Callable
@@ -17,3 +17,11 @@ def refusals(module: str) -> Callable[..., InputError]:
     tables = tomllib.loads(path.with_name("refusals.toml").read_text(encoding="utf-8"))
     lines = tables[path.stem]
     return lambda name, /, **values: InputError(lines[name].format(**values))
+
+
+def shown(value: object) -> str:
+    """Any value in at most 60 ASCII characters, for a message."""
+    try:
+        return ascii(value)[:60]
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        return f"a value ({type(value).__name__}) that is too large to show"

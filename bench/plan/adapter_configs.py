@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import read_tables
 from bench.plan.cell import digest
 from minbert.files import read_json
@@ -18,6 +18,7 @@ from minbert.files import read_json
 if TYPE_CHECKING:
     from bench.plan.gridfile import Grid
 
+_refusal: Final = refusals(__file__)
 FILE: Final = "adapter_config.json"
 _TYPE: Final = "peft_type"
 _MODEL: Final = "auto_mapping"
@@ -65,9 +66,7 @@ def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
         if value is None or key == _MODEL or _DEFAULTS.get(key) == value or is_label:
             continue
         if key not in fields:
-            raise InputError(
-                f"{where}: field {key[:60]!r} can't be used with {method}; leave it out"
-            )
+            raise _refusal("field", where=where, key=key[:60], method=method)
         names = key in _FIELDS["modules"]
         if not _is_plain(value, names=names):
             what = (
@@ -106,7 +105,5 @@ def check_adapters(folder: Path, *, adapts: bool) -> None:
     in another place, or as `check_adapter_config`."""
     for path in sorted(folder.rglob(FILE)):
         if not adapts or path.parent != folder:
-            raise InputError(
-                f"{path}: an adapter besides the model; remove it, or use {path.parent}"
-            )
+            raise _refusal("adapter", path=path)
         check_adapter_config(read_json(path), str(path))

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, refusals
 from bench.common.files import read_tables
 from bench.common.messages import shown
 from minbert.files import config_file, read_json
 from minbert.model.config import BertConfig, EncoderSizes
 from minbert.model.families import BERT, FAMILIES
+
+_refusal: Final = refusals(__file__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,7 @@ def read_sizes(folder: Path) -> EncoderSizes:
     path = config_file(folder)
     values = read_json(path)
     if values.get("auto_map") and values.get("model_type") not in ARCHITECTURES:
-        raise InputError(
-            f"{path}: the model needs code that comes with it (auto_map), and no code of a "
-            "checkpoint is run (trust_remote_code is off); take a model that transformers itself "
-            "implements"
-        )
+        raise _refusal("code", path=path)
     model_type = model_type_of(folder)
     after_padding = ARCHITECTURES.get(model_type, _OTHER).first_position
     if after_padding:

@@ -16,7 +16,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, refusals
 from bench.common.files import try_to_make, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of, values_of
@@ -25,6 +25,7 @@ from bench.plan.rows import Row, current_rows, software_of
 from bench.results.rowfile import Reading, encode, record
 from bench.results.rowfile import read_rows as read_rows
 
+_refusal: Final = refusals(__file__)
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock that is held for longer belongs to a process that hangs."""
 
@@ -189,9 +190,7 @@ class Store:
         ):
             with suppress(OSError):
                 if not is_kind(path.stat().st_mode):
-                    raise InputError(
-                        f"{path}: is no {kind}; remove it, or name another place with --runs"
-                    )
+                    raise _refusal("wrong_kind", path=path, kind=kind)
         try:
             try_to_make(self.path.parent)
             if folder.exists():
@@ -199,6 +198,4 @@ class Store:
             if self.path.exists():
                 self.path.open("r+b").close()
         except OSError as error:
-            raise InputError(
-                f"{self.path}: can't be written ({error.strerror}); name another place with --runs"
-            ) from error
+            raise _refusal("unwritable", path=self.path, error=error) from error

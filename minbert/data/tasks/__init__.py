@@ -17,8 +17,9 @@ from minbert.data.tasks.folds import RACE_FOLDS as RACE_FOLDS
 from minbert.data.tasks.folds import Folds as Folds
 from minbert.data.tasks.folds import for_race as for_race
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN
-from minbert.errors import InputError
+from minbert.errors import InputError, refusals
 
+_refusal: Final = refusals(__file__)
 TASKS: Final[Mapping[str, Task]] = {
     **vader.TASKS,
     **cs224n.TASKS,
@@ -32,10 +33,7 @@ def find_task(name: str, data: Path | None = None) -> Task:
     if data is not None and prepared.is_prepared(data):
         return prepared.read_prepared(data).task
     if data is not None and name not in TASKS:
-        raise InputError(
-            f"the examples of {name} are no longer in the cache, in {data}; start the grid again, "
-            "which reads the data anew"
-        )
+        raise _refusal("examples_gone", name=name, data=data)
     if name not in TASKS:
         raise InputError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
     return TASKS[name]
@@ -107,9 +105,7 @@ def _folder(task: Task, data: Path | None) -> Path:
     """The folder of a task's files; those of an embedded task are fetched."""
     if task.files:
         if data is None:
-            raise InputError(
-                f"task {task.name} needs --data DIR, a folder with {' and '.join(task.files)}"
-            )
+            raise _refusal("folder", task=task, files=" and ".join(task.files))
         return data
     if data is not None:
         reading = ", ".join(name for name, other in TASKS.items() if other.files)
