@@ -327,9 +327,7 @@ def check_reports(reports: Path, place: str = "figures") -> None:
         for folder in (figures, reports):
             try_to_make(folder)
     except OSError as error:
-        raise InputError(
-            f"--reports: {reports} can't be written ({error.strerror}); name another folder"
-        ) from error
+        raise _refusal("reports", reports=reports, error=error) from error
 
 
 def check_space(
