@@ -20,10 +20,11 @@ Shape = tuple[int, int]
 as one, else two."""
 
 
-_Counted: Any = namedtuple("_Counted", named(lambda about: about.counted))  # type: ignore[misc]
+def _named_tuple() -> Any:
+    return namedtuple("_Counted", named(lambda about: about.counted))
 
 
-class Variant(_Counted):  # type: ignore[misc]
+class Variant(_named_tuple()):  # type: ignore[misc]
     """The settings that decide a cell's costs, of which one forecast has several values."""
 
     @classmethod
