@@ -1,8 +1,9 @@
 """The registry of adapter methods. Free of torch.
 
-A method is a file with its mathematics and the class of its layers, and an entry here or an entry
-point `minbert_bench.methods` of another distribution. Planning, PEFT's format, the check of what
-moved, tables and figures read the entry and know no method by name. docs/extending.md adds one.
+A method is a file with its mathematics and the class of its layers, and an entry in methods.toml
+beside this file or an entry point `minbert_bench.methods` of another distribution. Planning, PEFT's
+format, the check of what moved, tables and figures read the entry and know no method by name.
+docs/extending.md adds one.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from minbert.registry import Registry
+from minbert.registry import Registry, read_tables
 
 _COLOUR: Final = re.compile("#[0-9a-f]{6}")
 
@@ -51,51 +52,6 @@ class Method:
             raise ValueError(f"moves {self.moves} are not among its parameters")
 
 
-_METHODS: Final = (
-    Method(
-        name="lora",
-        layer="adapters.lora:LoraLinear",
-        parameters={"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"},
-        moves=("lora_B",),  # A gets no gradient before B has moved
-        peft={"use_dora": False},
-        reading=(
-            "A LoRA update has at most the adapter's rank by construction: its rank says nothing "
-            "of what training would have done without that bound."
-        ),
-        colour="#0072b2",
-        marker="o",
-    ),
-    Method(
-        name="dora",
-        layer="adapters.dora:DoraLinear",
-        parameters={
-            "lora_A": "lora_A.weight",
-            "lora_B": "lora_B.weight",
-            "magnitude": "lora_magnitude_vector",
-        },
-        moves=("lora_B",),
-        peft={"use_dora": True},
-        reading=(
-            "A DoRA update is not bounded by the adapter's rank: its magnitudes rescale whole rows "
-            "of the weight."
-        ),
-        colour="#d55e00",
-        marker="^",
-        line="--",
-    ),
-    Method(name="ia3", layer=None, has_rank=False, colour="#56b4e9", marker="v", line="-."),
-    Method(name="vera", layer=None, colour="#e69f00", marker="P", line="-."),
-    Method(
-        name="peft",
-        layer=None,
-        has_rank=False,
-        has_layers=False,
-        colour="#999999",
-        marker="X",
-        line=":",
-    ),
-)
-
 PEFT: Final = "peft"
 """The mode of an adapter_config.json."""
 BITFIT: Final = "bitfit"
@@ -104,6 +60,10 @@ BITFIT: Final = "bitfit"
 LOW_RANK: Final = ("lora", "dora")
 """Modes with the options of LoRA."""
 _PLAIN: Final = ("full", "head", BITFIT)  # modes without adapters
+_METHODS: Final = (
+    Method(**{"name": name, "layer": None, **table})
+    for name, table in read_tables(__file__, "methods.toml").items()
+)
 METHODS: Final = Registry(Method, "minbert_bench.methods", _METHODS, taken=_PLAIN)
 ADAPTER_MODES: Final = tuple(METHODS)
 MODES: Final = (*_PLAIN, *ADAPTER_MODES)

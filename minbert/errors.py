@@ -1,6 +1,14 @@
-"""The error for bad input; its text is the line that a user sees."""
+"""The error for bad input, whose text is the line that a user sees, and a value in such a line."""
 
 
 class InputError(ValueError):
     """Input that can't be used. The message is one line: what was wrong, where, and what to do;
     commands print it and leave with exit code 2."""
+
+
+def shown(value: object) -> str:
+    """Any value in at most 60 ASCII characters, for a message."""
+    try:
+        return ascii(value)[:60]
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        return f"a value ({type(value).__name__}) that is too large to show"

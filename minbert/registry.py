@@ -1,4 +1,4 @@
-"""Registries of declarations: this project's own, and those of plugins.
+"""Registries of declarations: this project's own, many of them in TOML files, and those of plugins.
 
 A plugin is an installed distribution with entry points in one of the groups that a registry reads.
 Its names come from its metadata; a declaration is imported when something asks for it, and what
@@ -7,11 +7,13 @@ the declaration names as `module:function` when that is used. Free of torch.
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from minbert.errors import InputError
@@ -152,6 +154,18 @@ class Registry(Mapping[str, T]):
         if declared.name != plugin.name:
             raise _UnusableError(f"it calls itself {declared.name!r}")
         return declared
+
+
+def read_tables(module: str, name: str) -> dict[str, Any]:
+    """The tables of a TOML file beside a module, given by its `__file__`, with tuples for lists."""
+
+    def with_tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: with_tuples(each) for key, each in value.items()}
+        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
+
+    text = Path(module).with_name(name).read_text("utf-8")
+    return {key: with_tuples(each) for key, each in tomllib.loads(text).items()}
 
 
 def load(path: str) -> Any:

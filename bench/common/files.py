@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whenever the machine stops, and TOML tables."""
+"""Files that are written whole or not at all, whenever the machine stops."""
 
 import errno
 import fcntl
@@ -6,11 +6,12 @@ import os
 import shutil
 import stat
 import tempfile
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
+
+from minbert.registry import read_tables as read_tables
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk, or a used-up quota."""
@@ -23,18 +24,6 @@ def text_or_empty(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def read_tables(module: str, name: str) -> dict[str, Any]:
-    """The tables of a TOML file beside a module, given by its `__file__`, with tuples for lists."""
-
-    def with_tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: with_tuples(each) for key, each in value.items()}
-        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
-
-    text = Path(module).with_name(name).read_text("utf-8")
-    return {key: with_tuples(each) for key, each in tomllib.loads(text).items()}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from minbert.errors import shown as shown
+
 CONSOLE: Final = "minbert-bench"
 CALLED: Final = "MINBERT_BENCH_CALLED"
 """Environment: by which command this process, or the one that started it, was called."""
@@ -53,14 +55,6 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     import click  # takes time, and workers don't need it
 
     click.echo(printable(as_called(text)), err=err, nl=nl)
-
-
-def shown(value: object) -> str:
-    """Any value in at most 60 ASCII characters, for a message."""
-    try:
-        return ascii(value)[:60]
-    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
-        return f"a value ({type(value).__name__}) that is too large to show"
 
 
 def enumerated(words: Sequence[str]) -> str:

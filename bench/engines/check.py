@@ -103,8 +103,9 @@ def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> It
     key = hashlib.sha256(digest([settings, versions], 64).encode())
     for name in code:
         path = _ROOT / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            key.update(file.read_bytes())
+        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".toml"):
+                key.update(file.read_bytes())
     path = cache_folder() / "checked" / key.hexdigest()[:32]
     known = path.read_text(encoding="utf-8").splitlines() if is_file(path) else []
     yield known

@@ -34,11 +34,6 @@ class Blocks:
     def count(self) -> int:
         return max(map(len, self.layers.values()), default=0)
 
-    @property
-    def other(self) -> list[str]:
-        """The linear layers besides query, key and value."""
-        return [name for name in self.layers if not any(name in a for a in self.attentions)]
-
     def adapted(self, layers: str, model: str) -> list[str]:
         """Names in the model of the layers that a layer set adapts, or that end as `layers` says.
         InputError if the structure does not say which they are, or an end matches none."""
@@ -74,7 +69,8 @@ class Blocks:
 
     def __str__(self) -> str:
         attention = [name for names in self.attentions for name in names]
-        return f"query, key, value: {listed(attention) or 'none'}; others: {listed(self.other)}"
+        others = [name for name in self.layers if name not in attention]
+        return f"query, key, value: {listed(attention) or 'none'}; others: {listed(others)}"
 
 
 def find_blocks(encoder: nn.Module, prefix: str) -> Blocks:

@@ -14,10 +14,6 @@ from bench.plan.dataset import DataSpec
 from bench.plan.metrics import Problem
 
 PATH: Final = "FILE|DIR|hub:NAME"
-_HELP: Final = (
-    "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face "
-    "hub."
-)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -39,12 +35,6 @@ def flag_of(field: str) -> str:
     return "--data-config" if field == "config" else f"--{field.replace('_', '-')}"
 
 
-def with_data(function: Callable[..., int]) -> Callable[..., int]:
-    test = click.option("--test", metavar="FILE", help="For `python -m bench.report --final` only.")
-    data = click.option("--data", "path", metavar=PATH, help=_HELP)
-    return data(with_details(test(function)))
-
-
 def with_details(function: Callable[..., int]) -> Callable[..., int]:
     """Add the flags that describe data to a command, which receives those given as a dict named
     `data`. The command declares `path` itself."""
@@ -56,6 +46,9 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
         return function(data=data, **values)
 
     return _add_details(command)
+
+
+with_data: Final = options_in(Path(__file__).with_name("data.toml"), groups={"data": with_details})
 
 
 def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:

@@ -3,7 +3,7 @@ Label Studio and spaCy."""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +19,8 @@ _LISTS: Final = ("label", "labels", "entities", "ents", "spans")
 _ENDS: Final = (("start", "end"), ("start_offset", "end_offset"))
 
 
-@dataclass(frozen=True)
-class _Tagged:
-    """The words of a text, their tags as IOB2, and how many spans end within a word."""
-
-    words: list[str]
-    tags: list[str]
-    cut: int
+_Tagged = tuple[list[str], list[str], int]
+"""The words of a text, their tags as IOB2, and how many spans end within a word."""
 
 
 def annotated(path: Path) -> Records:
@@ -46,10 +41,10 @@ def annotated(path: Path) -> Records:
             if isinstance(row, str):
                 yield number, row
             else:
-                known = {**record, TOKENS: row.words, TAGS: row.tags}
+                known = {**record, **dict(zip((TOKENS, TAGS), row, strict=False))}
                 yield number, fields_of(map(known.get, wanted))
 
-    cut = sum(row.cut for _, _, row in rows() if not isinstance(row, str))
+    cut = sum(row[2] for _, _, row in rows() if not isinstance(row, str))
     note = f"{path.name}: {count(cut, 'span')} cut a word; such words count as a whole"
     return replace(
         table, columns=tuple(dict.fromkeys((TOKENS, TAGS, *table.columns))), read=read,
@@ -99,7 +94,7 @@ def _tagged(text: str, spans: Sequence[Any]) -> _Tagged | str:
         cut += words[inside[0]][0] < begin or end < words[inside[-1]][1]
         for at in inside:
             tags[at] = f"{'B' if at == inside[0] else 'I'}-{kind}"
-    return _Tagged([text[first:last] for first, last in words], tags, cut)
+    return [text[first:last] for first, last in words], tags, cut
 
 
 def _in_characters(text: str, begin: int, end: int, value: Any) -> tuple[int, int]:

@@ -16,9 +16,8 @@ from bench.common.files import write_atomically
 from bench.examples.tokens import share
 from bench.fit.answers import LARGEST
 from bench.launch.attempt import WORKER
-from bench.launch.limit import Limited, limited
 from bench.launch.locks import Locks, device_locks
-from bench.launch.runner import run_worker
+from bench.launch.runner import Limited, limited, run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target
 from bench.machine.environment import worker_environment

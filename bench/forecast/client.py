@@ -98,8 +98,9 @@ def _code() -> str:
     """Digest of the code that is counted, that counts, and that a worker imports."""
     code = hashlib.sha256()
     for package in ("adapters", "bench", "minbert"):
-        for path in sorted((_ROOT / package).rglob("*.py")):
-            code.update(path.read_bytes())
+        for path in sorted((_ROOT / package).rglob("*.*")):
+            if path.suffix in (".py", ".toml"):
+                code.update(path.read_bytes())
     return code.hexdigest()
 
 

@@ -21,7 +21,7 @@ from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
 from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION, WORDS
 from minbert.training.optimizer import ParameterGroup
-from minbert.training.schedules import linear_schedule
+from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer, autocast, logits_of
 
 _MIB: Final = 2**20
@@ -93,7 +93,7 @@ def trainer_of(model: Classifier, job: Job) -> Trainer:
         model,
         [ParameterGroup(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
         losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
-        schedule=linear_schedule(2, 0.0),
+        schedule=schedule_of("linear", 2, 0.0),
         amp=cell.amp,
         device=torch.device(job.device),
     )

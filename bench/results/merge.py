@@ -1,6 +1,13 @@
 """Unite files of results, such as those of the shards of a grid, with all that is next to them.
 
-Example: python -m bench.merge shard-0/runs.csv shard-1/runs.csv --to runs.csv
+That is rows, folders of cells, outcomes, facts on the data, costs of exported models, and plans.
+What several files have is taken once; of two measurements of one cell both stay, the later one as
+another attempt. A file that --to names already is extended. The files that are read stay as they
+are.
+
+Examples:
+  python -m bench.merge shard-0/runs.csv shard-1/runs.csv shard-2/runs.csv --to runs.csv
+  python -m bench.merge */runs.csv --to all.csv --json
 """
 
 import json
@@ -16,7 +23,7 @@ import click
 from filelock import FileLock
 from pydantic import BaseModel
 
-from bench.common.command import FILE
+from bench.common.command import FILE, described
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo, some_of
@@ -92,17 +99,7 @@ _ASIDE: Final = ".merging"
 """The folder, among those of cells, in which one is copied before it gets its place."""
 
 
-@click.command(
-    help="Unite files of results: rows, folders of cells, outcomes, facts on the data, costs of "
-    "exported models, and plans. What several files have is taken once; of two measurements of one "
-    "cell both stay, the later one as another attempt. A file that --to names already is extended. "
-    "The files that are read stay as they are.",
-    epilog="""\b
-Examples:
-  python -m bench.merge shard-0/runs.csv shard-1/runs.csv shard-2/runs.csv --to runs.csv
-  python -m bench.merge */runs.csv --to all.csv --json
-""",
-)
+@described(__doc__)
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
 @click.option("--to", "path", type=FILE, required=True, help="The file to make or to extend.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")

@@ -64,7 +64,12 @@ def parse_result(text: str) -> dict[str, Any]:
         columns[name], problem = _column(name, columns[name])
         if problem and result["status"] == "ok":
             result["status"], result["message"] = "invalid", problem
-    _check_score(columns)
+    lowest = {"dev_score": metric_of(columns.get("dev_metric")).lowest}
+    lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
+    for name, low in lowest.items():
+        score = columns.get(name)
+        if score is not None and not low <= score <= 1:
+            raise ValueError(f"its {name} is {score:g}, which is out of range")
     return result
 
 
@@ -80,12 +85,3 @@ def _column(name: str, value: Any) -> tuple[Value, str]:
         raise ValueError(f"its {name}: {error}") from None
     is_exact = parsed is not None and type(value) is BY_NAME[name].kind
     return value if is_exact else parsed, ""
-
-
-def _check_score(columns: dict[str, Any]) -> None:
-    lowest = {"dev_score": metric_of(columns.get("dev_metric")).lowest}
-    lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
-    for name, low in lowest.items():
-        score = columns.get(name)
-        if score is not None and not low <= score <= 1:
-            raise ValueError(f"its {name} is {score:g}, which is out of range")

@@ -1,6 +1,13 @@
 """Rebuild runs.csv from the folders of its cells, or bring one of an older schema up to date.
 
-Example: python -m bench.rebuild --runs runs.csv
+Rows without a folder are kept; a line that can't be read is reported and left out, and the old
+file kept as runs.csv.before. The outcome of each dev example is written to
+runs.outcomes.safetensors, from which reports compute the same intervals where there are no
+folders.
+
+Examples:
+  python -m bench.rebuild
+  python -m bench.rebuild --runs results/runs.csv --json
 """
 
 import csv
@@ -10,10 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import click
 from filelock import FileLock
 
-from bench.common.command import FILE, default_runs
+from bench.common.command import FILE, described, options_in
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -30,22 +36,8 @@ from minbert.files import is_file, is_folder
 _LONGEST_HEADER: Final = 2**16
 
 
-@click.command(
-    help="Rebuild runs.csv from the folders of its cells. Rows without a folder are kept; a line "
-    "that can't be read is reported and left out, and the old file kept as runs.csv.before. The "
-    "outcome of each dev example is written to runs.outcomes.safetensors, from which reports "
-    "compute the same intervals where there are no folders.",
-    epilog="""\b
-Examples:
-  python -m bench.rebuild
-  python -m bench.rebuild --runs results/runs.csv --json
-""",
-)
-@click.option(
-    "--runs", "path", type=FILE, default=default_runs, show_default="runs.csv",
-    help="The file to rebuild, next to its cells' folders.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@described(__doc__)
+@options_in(Path(__file__).with_name("rebuild.toml"), {"path": FILE})
 def main(path: Path, as_json: bool) -> int:
     try:
         _check(path)

@@ -1,6 +1,11 @@
 """Send results, costs of exports and the report to an experiment tracker, such as MLflow.
 
-Example: python -m bench.track runs.csv --to mlflow:http://localhost:5000
+Each attempt at a cell is a run there, and so is the report. What the tracker has already is not
+sent again, and what has changed replaces it.
+
+Examples:
+  python -m bench.track runs.csv --to mlflow:http://localhost:5000
+  python -m bench.track runs.csv --to tensorboard:logs
 """
 
 import csv
@@ -17,7 +22,7 @@ from typing import Final
 
 import click
 
-from bench.common.command import FILE, reports_for, with_runs
+from bench.common.command import FILE, described, reports_for, with_runs
 from bench.common.errors import InputError, cause_of
 from bench.common.files import text_or_empty
 from bench.common.messages import command_line, echo
@@ -227,15 +232,7 @@ def to_tensorboard(place: str, run: TrackedRun) -> bool:
     return True
 
 
-@click.command(
-    help="Send results to an experiment tracker, each attempt at a cell as a run, and the report. "
-    "What the tracker has already is not sent again, and what has changed replaces it.",
-    epilog="""\b
-Examples:
-  python -m bench.track runs.csv --to mlflow:http://localhost:5000
-  python -m bench.track runs.csv --to tensorboard:logs
-""",
-)
+@described(__doc__)
 @with_runs("Results to send, of one file.")
 @click.option("--to", required=True, metavar="NAME:PLACE", help=f"One of {', '.join(TRACKERS)}.")
 @click.option("--reports", type=FILE, help="Folder of the report, if it is not the usual one.")

@@ -8,19 +8,17 @@ copy of another machine's cache) or the downloaded archives; nothing is download
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from minbert.assets.cache import Asset, cache_folder
 from minbert.errors import InputError
 from minbert.files import is_file
+from minbert.registry import read_tables
 
-_PINNED: Final = files("minbert.assets").joinpath("assets.toml").read_text("utf-8")
 ASSETS: Final[Mapping[str, Asset]] = {
-    name: Asset(name, **values) for name, values in tomllib.loads(_PINNED).items()
+    name: Asset(name, **values) for name, values in read_tables(__file__, "assets.toml").items()
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from minbert.errors import InputError
+from minbert.errors import InputError, shown
 from minbert.files import config_file, read_json
 from minbert.model.families import FAMILIES, Family
 
@@ -81,14 +81,14 @@ class BertConfig:
         family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
         if family is None:
             raise InputError(
-                f"{source}: model_type is {_shown(model_type)}, and engine minbert loads "
+                f"{source}: model_type is {shown(model_type)}, and engine minbert loads "
                 f"{', '.join(FAMILIES)}"
             )
         named = {ours: values[name] for ours, name in family.sizes.items() if name in values}
         values = {**values, **named}
         for key, only in ONLY.items():
             if values.get(key, only) != only:
-                raise InputError(f"{source}: {key} {_shown(values[key])} is not supported")
+                raise InputError(f"{source}: {key} {shown(values[key])} is not supported")
         missing = [key for key in _REQUIRED_SIZES if key not in values]
         if missing:
             keys = ", ".join(family.sizes.get(key, key) for key in missing)
@@ -109,7 +109,7 @@ class BertConfig:
             fields["hidden_act"] = values["hidden_act"]
             if fields["hidden_act"] not in ACTIVATIONS:
                 raise InputError(
-                    f"{source}: hidden_act {_shown(fields['hidden_act'])} is not supported; known "
+                    f"{source}: hidden_act {shown(fields['hidden_act'])} is not supported; known "
                     f"are {', '.join(ACTIVATIONS)}"
                 )
         if fields["hidden_size"] % fields["num_attention_heads"]:
@@ -182,7 +182,7 @@ def count_parameters(config: BertConfig | EncoderSizes) -> int:
 def _size(value: Any, most: int, what: str, least: int = 1) -> int:
     if type(value) is not int or not least <= value <= most:
         raise InputError(
-            f"{what} must be a whole number from {least} to {most}, not {_shown(value)}"
+            f"{what} must be a whole number from {least} to {most}, not {shown(value)}"
         )
     return value
 
@@ -190,12 +190,5 @@ def _size(value: Any, most: int, what: str, least: int = 1) -> int:
 def _fraction(value: Any, may_be_zero: bool, what: str) -> float:
     if type(value) not in (int, float) or not (0 < value < 1 or (may_be_zero and value == 0)):
         low = "at least 0" if may_be_zero else "above 0"
-        raise InputError(f"{what} must be {low} and below 1, not {_shown(value)}")
+        raise InputError(f"{what} must be {low} and below 1, not {shown(value)}")
     return float(value)
-
-
-def _shown(value: Any) -> str:
-    try:
-        return ascii(value)[:60]
-    except RecursionError:
-        return "something nested too deeply"

@@ -1,10 +1,12 @@
 """The encoders that differ from BERT in names and small things, by the `model_type` of their
-config.json. Free of torch."""
+config.json: families.toml beside this file. Free of torch."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+from minbert.registry import read_tables
 
 _LAYER: Final = re.compile(r"encoder\.layer\.(\d+)\.([\w.]+?)(?:\.(weight|bias))?$")
 
@@ -55,48 +57,8 @@ class Family:
         return name
 
 
-BERT: Final = Family(prefix="bert", classes="Bert")
-_ROBERTA: Final = Family(prefix="roberta", classes="Roberta", first_position=True, head=Head())
 FAMILIES: Final[Mapping[str, Family]] = {
-    "bert": BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": Family(prefix="roberta", classes="XLMRoberta", first_position=True, head=Head()),
-    "camembert": Family(prefix="roberta", classes="Camembert", first_position=True, head=Head()),
-    "data2vec-text": Family(
-        prefix="data2vec_text", classes="Data2VecText", first_position=True, head=Head()
-    ),
-    "electra": Family(
-        prefix="electra",
-        classes="Electra",
-        projects=True,
-        has_pooler=False,
-        head=Head(activation="gelu"),
-    ),
-    "distilbert": Family(
-        prefix="distilbert",
-        classes="DistilBert",
-        sizes={
-            "hidden_size": "dim",
-            "num_hidden_layers": "n_layers",
-            "num_attention_heads": "n_heads",
-            "intermediate_size": "hidden_dim",
-            "hidden_act": "activation",
-            "hidden_dropout_prob": "dropout",
-            "attention_probs_dropout_prob": "attention_dropout",
-        },
-        layers="transformer.layer",
-        modules={
-            "attention.self.query": "attention.q_lin",
-            "attention.self.key": "attention.k_lin",
-            "attention.self.value": "attention.v_lin",
-            "attention.output.dense": "attention.out_lin",
-            "attention.output.LayerNorm": "sa_layer_norm",
-            "intermediate.dense": "ffn.lin1",
-            "output.dense": "ffn.lin2",
-            "output.LayerNorm": "output_layer_norm",
-        },
-        types=False,
-        has_pooler=False,
-        head=Head(dense="pre_classifier", out="classifier", activation="relu", drops_input=False),
-    ),
+    model_type: Family(**table | {"head": Head(**table["head"])} if "head" in table else table)
+    for model_type, table in read_tables(__file__, "families.toml").items()
 }
+BERT: Final = FAMILIES["bert"]

@@ -10,32 +10,22 @@ QUARTERS: Final = 4
 """The number of epochs after which everything trains, in gradual unfreezing."""
 
 
-def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
-    """The factor on the peak rate at each step (from 0): up over `warmup`, then down to zero."""
-    rising = max(1, round(total_steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return max(0.0, (total_steps - step) / max(1, total_steps - rising))
-
-    return factor
-
-
 def schedule_of(
-    name: str, total_steps: int, warmup: float, steps_per_epoch: int
+    name: str, total_steps: int, warmup: float, steps_per_epoch: int = 1
 ) -> Callable[[int], float]:
-    """The `linear` schedule, or `halving`: up over `warmup`, then constant, and halved after each
-    epoch. ValueError for another name."""
-    if name == LINEAR:
-        return linear_schedule(total_steps, warmup)
-    if name != HALVING:
+    """The factor on the peak rate at each step, from 0: up over `warmup`, then down to zero, if the
+    name is `linear`; `halving` is constant then, and halved after each epoch. ValueError for
+    another name."""
+    if name not in SCHEDULES:
         raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
     rising = max(1, round(total_steps * warmup))
 
     def factor(step: int) -> float:
         risen = min(1.0, (step + 1) / rising)
-        return float(risen * 0.5 ** (step // steps_per_epoch))
+        if name == HALVING:
+            return float(risen * 0.5 ** (step // steps_per_epoch))
+        falling = (total_steps - step) / max(1, total_steps - rising)
+        return risen if step < rising else max(0.0, falling)
 
     return factor
 

@@ -12,7 +12,7 @@ from minbert.data.batches import collate, plan_training
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.training.optimizer import ParameterGroup
-from minbert.training.schedules import linear_schedule
+from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
@@ -31,8 +31,8 @@ def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
         for each in parameter_groups(model).values()
     ]
     return Trainer(
-        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(10**6, 0.0), amp=amp,
-        device=torch.device("cpu"),
+        model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", 10**6, 0.0),
+        amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from bench.common.files import read_tables
 from bench.common.messages import one_line
 
 TEXTS: Final = read_tables(__file__, "texts.toml")
-"""Options that can't be given and why, and what messages say of cells that Slurm ended."""
+"""Options that can't be given and why, the names of variables of options, and what messages say of
+cells that Slurm ended."""
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PATIENCE_S: Final = 60
 """A command that takes longer has lost its controller: Slurm's own time-outs are 10 to 30 s."""
@@ -29,11 +30,6 @@ _LOOK_S: Final = 2.0
 _FULL: Final = b"sleeping and retrying"
 _DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 """Variables by which users change what these commands list."""
-_NAMES: Final = {
-    "array": "SBATCH_ARRAY_INX", "cpu-freq": "SBATCH_CPU_FREQ_REQ", "mem": "SBATCH_MEM_PER_NODE",
-    "switches": "SBATCH_REQ_SWITCH", "time": "SBATCH_TIMELIMIT",
-}  # fmt: skip
-"""Variables of options of sbatch that are not named like the option."""
 _OUTER_JOB: Final = "SLURM_RESTART_COUNT"
 """A variable of the job in which this process runs that its own jobs would take for theirs."""
 _WHOLE: Final = "SLURM_BITSTR_LEN"
@@ -97,7 +93,8 @@ def _variables(text: str) -> set[str]:
     """The variables by which the environment would override options of a script, or set one that
     can't be given."""
     names = (*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"])
-    return {_NAMES.get(name, f"SBATCH_{name.upper().replace('-', '_')}") for name in names}
+    others = TEXTS["variables"]
+    return {others.get(name, f"SBATCH_{name.upper().replace('-', '_')}") for name in names}
 
 
 def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:

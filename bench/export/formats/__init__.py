@@ -1,7 +1,8 @@
 """The formats of an exported model, each with what it can express. Free of torch.
 
-A format is an entry here, or an entry point `minbert_bench.export_formats` of another distribution;
-a file that writes it; and a snippet, which loads it.
+A format is an entry in formats.toml, and why it can't express a cell here, or an entry point
+`minbert_bench.export_formats` of another distribution; a file that writes it; and a snippet, which
+loads it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from bench.common.errors import InputError
 from bench.export.trained import Trained
 from bench.plan.cell import MINBERT, Cell
 from minbert.files import CONFIG
-from minbert.registry import Registry, load
+from minbert.registry import Registry, load, read_tables
 
 SNIPPET: Final = "predict.py"
 BASE: Final = "base.json"  # name of the file that says which base an adapter was trained on
@@ -85,61 +86,23 @@ def _sentence_transformers_cannot(cell: Cell) -> str | None:
     return "no place for a conv head" if cell.head == "conv" else None
 
 
-_BY_TOKENIZER: Final = f"by {SNIPPET}; transformers' tokenizers and pipelines take truncation=True"
-_FORMATS: Final = (
-    Format(
-        name="peft",
-        extra="transformers",
-        libraries=("transformers", "peft"),
-        mark="adapter_config.json",
-        snippet=_SNIPPETS / "peft.py",
-        cannot=_peft_cannot,
-        writer=f"{__name__}.peft:write",
-        is_adapter=True,
-        cut=_BY_TOKENIZER,
-        files={
-            "adapter_config.json": "what PEFT needs to know of the adapters",
-            "adapter_model.safetensors": "the weights that trained",
-        },
-    ),
-    Format(
-        name="transformers",
-        extra="transformers",
-        libraries=("transformers",),
-        mark="model.safetensors",
-        snippet=_SNIPPETS / "transformers.py",
-        cannot=_transformers_cannot,
-        writer=f"{__name__}.transformers:write",
-        cut=_BY_TOKENIZER,
-        files={"model.safetensors": "the weights"},
-    ),
-    Format(
-        name="sentence-transformers",
-        extra="sentence-transformers",
-        libraries=("sentence_transformers",),
-        mark="modules.json",
-        config="config_sentence_transformers.json",
-        snippet=_SNIPPETS / "sentence_transformers.py",
-        cannot=_sentence_transformers_cannot,
-        writer=f"{__name__}.sentence_transformers:write",
-        checker=f"{__name__}.sentence_transformers:check_modules",
-        cut="by encode",
-        files={
-            "config_sentence_transformers.json": "the names of the classes",
-            "modules.json": "the order of the modules",
-        },
-    ),
-    Format(
-        name="onnx",
-        extra="onnx",
-        libraries=("onnx", "onnxruntime", "onnxscript"),
-        mark="model.onnx",
-        snippet=_SNIPPETS / "onnx.py",
-        cannot=lambda _cell: None,
-        writer=f"{__name__}.onnx:write",
-        files={"model.onnx": "the model", "model-int8.onnx": "the model with weights of 8 bits"},
-    ),
-)
+_CANNOT: Final[Mapping[str, Callable[[Cell], str | None]]] = {
+    "peft": _peft_cannot,
+    "transformers": _transformers_cannot,
+    "sentence-transformers": _sentence_transformers_cannot,
+    "onnx": lambda _cell: None,
+}
+
+
+def _declared(name: str, table: Mapping[str, Any]) -> Format:
+    file = name.replace("-", "_")
+    snippet, writer = _SNIPPETS / f"{file}.py", f"{__name__}.{file}:write"
+    return Format(name=name, snippet=snippet, cannot=_CANNOT[name], writer=writer, **table)
+
+
+_FORMATS: Final = [
+    _declared(*declared) for declared in read_tables(__file__, "formats.toml").items()
+]
 FORMATS: Final = Registry(Format, "minbert_bench.export_formats", _FORMATS)
 """This project's are in the order of preference."""
 

@@ -1,12 +1,10 @@
 """Tasks and their examples."""
 
 import hashlib
-import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,11 +14,9 @@ from minbert.data.problems import PROBLEMS, REGRESSION, SINGLE_LABEL, Labels, Pr
 from minbert.data.tasks.splitting import joined, normalised, position, smallest
 from minbert.data.words import are_tags
 from minbert.errors import InputError
+from minbert.registry import read_tables
 
-DECLARED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
-    files("minbert.data.tasks").joinpath("tasks.toml").read_text("utf-8")
-)
-"""The tables of tasks.toml."""
+DECLARED: Final[dict[str, dict[str, Any]]] = read_tables(__file__, "tasks.toml")
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,7 @@ _Format = Mapping[str, Any]
 """A table of tasks.toml."""
 _FORMATS: Final[Mapping[str, _Format]] = DECLARED["cs224n"]
 TASKS: Final = {
-    name: Task(
-        name, tuple(form.get("classes", ())), tuple(form["files"]), tuple(form.get("notes", ()))
-    )
+    name: Task(name, form.get("classes", ()), form["files"], form.get("notes", ()))
     for name, form in _FORMATS.items()
 }
 

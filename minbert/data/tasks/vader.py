@@ -21,7 +21,7 @@ _RATING: Final = "-rating"
 
 
 _OF_CLASSES: Final = {
-    name: Task(name, tuple(source["classes"]), notes=tuple(source.get("notes", ())))
+    name: Task(name, source["classes"], notes=source.get("notes", ()))
     for name, source in _SOURCES.items()
 }
 TASKS: Final = _OF_CLASSES | {

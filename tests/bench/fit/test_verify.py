@@ -15,7 +15,7 @@ import pytest
 
 from bench.fit import verify
 from bench.fit.verify import Verified, boundary, larger, verified
-from bench.launch.limit import limited
+from bench.launch.runner import limited
 from bench.results.curves import Point
 from tests.bench.synthetic_rows import cell
 from tests.components import need
@@ -101,7 +101,7 @@ def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards(group):
 
 def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "bench.launch.limit.group_folders", lambda: iter([tmp_path, tmp_path / "x"])
+        "bench.launch.runner.group_folders", lambda: iter([tmp_path, tmp_path / "x"])
     )
     with limited(100) as none:
         assert none is None
@@ -121,9 +121,9 @@ def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale)
         (path / "memory.max").touch()
         (path / "cgroup.procs").mkdir(exist_ok=True) if path == folder else None
 
-    monkeypatch.setattr("bench.launch.limit.group_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr("bench.launch.runner.group_folders", lambda: iter([tmp_path]))
     monkeypatch.setattr(Path, "mkdir", with_limit)
-    monkeypatch.setattr("bench.launch.limit._REMOVE", 'read -r _; rm -r "$1"')
+    monkeypatch.setattr("bench.launch.runner._REMOVE", 'read -r _; rm -r "$1"')
     with limited(100) as none:
         assert none is None
         assert (folder / "memory.max").read_text() == str(100 * 2**20), "it was made anew"

@@ -16,7 +16,7 @@ from bench.worker.probes.memory import owned_mib
 from bench.worker.setup import trained_groups, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
-from minbert.training.schedules import linear_schedule
+from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import ONE, SHAPES, THREE, VARIANTS, of_parts, variant, workload
@@ -193,7 +193,7 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which):
     model = minbert.build(replace(workload(), cell=of))
     trainer = Trainer(
         model, trained_groups(model, of), losses={"": "cross-entropy"},
-        schedule=linear_schedule(1, 0.0), amp=of.amp, device=CPU,
+        schedule=schedule_of("linear", 1, 0.0), amp=of.amp, device=CPU,
     )  # fmt: skip
     ids = torch.ones(2, 6, dtype=torch.int64)
     gradual = unfreezing(model, of)

@@ -15,7 +15,7 @@ from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
 from minbert.training.optimizer import ParameterGroup
-from minbert.training.schedules import linear_schedule
+from minbert.training.schedules import schedule_of
 from minbert.training.trainer import HALF, Trainer
 from tests.gpu.fake.gpu import GPU
 
@@ -73,8 +73,8 @@ def trainer_of(
     named = named or parameter_groups(model)
     groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
     return Trainer(
-        model, groups, losses={"": loss}, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,
-        optimizer=optimizer,
+        model, groups, losses={"": loss}, schedule=schedule_of("linear", 3, 0.0), amp=amp,
+        device=GPU, optimizer=optimizer,
     )  # fmt: skip
 
 

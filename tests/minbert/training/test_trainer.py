@@ -12,7 +12,7 @@ from torch import nn
 from minbert.training import trainer as training
 from minbert.training.losses import loss_of
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
-from minbert.training.schedules import linear_schedule, schedule_of
+from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -40,25 +40,25 @@ def batch():
 def trainer(model, amp="off", steps=10, optimizer="adamw", groups=()):
     groups = groups or [ParameterGroup(list(model.parameters()), 1e-2, 0.1)]
     return Trainer(
-        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(steps, 0.0),
+        model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", steps, 0.0),
         amp=amp, device=CPU, optimizer=optimizer,
     )  # fmt: skip
 
 
 def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve():
-    factor = linear_schedule(100, 0.1)
+    factor = schedule_of("linear", 100, 0.1)
     assert factor(0) == pytest.approx(0.1)
     assert factor(9) == 1.0
     assert factor(10) == 1.0
     assert factor(55) == pytest.approx(0.5)
     assert factor(100) == 0.0
     assert factor(101) == 0.0
-    assert linear_schedule(1, 0.5)(0) == 1.0
+    assert schedule_of("linear", 1, 0.5)(0) == 1.0
     factor = schedule_of("halving", 100, 0.05, 20)
     assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
         0.2, 1.0, 1.0, 1.0, 0.5, 0.25, 1 / 16,
     ]  # fmt: skip
-    assert schedule_of("linear", 100, 0.1, 20)(55) == linear_schedule(100, 0.1)(55)
+    assert schedule_of("linear", 100, 0.1, 20)(55) == 0.5
     with pytest.raises(ValueError, match="no schedule is called 'cosine'"):
         schedule_of("cosine", 1, 0.1, 1)
 
@@ -73,7 +73,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient():
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.1)
     for step in range(steps):
         one.step(batch())
-        optimizer.param_groups[0]["lr"] = 1e-2 * linear_schedule(steps, 0.0)(step)
+        optimizer.param_groups[0]["lr"] = 1e-2 * schedule_of("linear", steps, 0.0)(step)
         optimizer.zero_grad()
         loss = loss_of("cross-entropy", plain(batch().input_ids, None, None), batch().labels)
         loss.backward()
@@ -165,7 +165,7 @@ def test_groups_have_other_rates_and_decays_for_another_task():
     (group,) = one.optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (pytest.approx(4e-2), 0.05)
     one.step(batch())
-    assert group["lr"] == pytest.approx(4e-2 * linear_schedule(10, 0.0)(1))
+    assert group["lr"] == pytest.approx(4e-2 * schedule_of("linear", 10, 0.0)(1))
     one.scale_groups(1.0, 1.0)
     assert group["weight_decay"] == 0.1
 
