@@ -8,7 +8,8 @@ part and a digest of the labels, which identifies the examples. Its type says wh
 
 - int8, int16 or int32 [N]: predicted classes;
 - uint8 [N, ⌈C / 8⌉]: bits of predicted labels;
-- int16 or int32 [N, W]: predicted tags of words, -1 after the last word of a text;
+- int8, int16 or int32 [M]: predicted tags of M words, text after text, where labels are tags [N, W]
+  with -1 after the last word of a text; or, of older files, int16 or int32 [N, W] like these;
 - float64 [N]: numbers in the unit of the labels; float32 [N]: standardised numbers, of older files;
 - uint8 [⌈N / 8⌉]: bits of right or wrong, of older files.
 
@@ -163,6 +164,13 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
         if stored.shape[1] != (labels.shape[1] + 7) // 8:
             raise ValueError("it has bits of other labels")
         stored = np.unpackbits(stored.view(np.uint8), axis=1, count=labels.shape[1])
+    elif are_tags(labels) and stored.ndim == 1 and stored.dtype.kind == "i":
+        is_word = np.greater_equal(labels, 0)
+        if len(stored) != np.count_nonzero(is_word) or np.signbit(stored).any():
+            raise ValueError("it has tags of other words")
+        tags = labels.copy()
+        tags[is_word] = stored
+        stored = tags
     elif are_tags(stored) and are_tags(labels) and stored.dtype == labels.dtype:
         if (np.signbit(stored) != np.signbit(labels)).any():
             raise ValueError("it has tags of other words")
@@ -186,8 +194,10 @@ def _stored(predicted: Array) -> Array:
     """Predictions in the type by which `_outcome` recognises them, as small as it can be."""
     if problem_of(predicted) is MULTI_LABEL:
         return np.packbits(predicted.astype(bool), axis=1)
-    if predicted.dtype.kind == "f" or predicted.ndim == 2:
+    if predicted.dtype.kind == "f":
         return predicted
+    if are_tags(predicted):
+        predicted = predicted[np.greater_equal(predicted, 0)]
     most = int(predicted.max(initial=0))
     small = next((t for t in (np.int8, np.int16) if most <= np.iinfo(t).max), np.int32)
     return predicted.astype(small)

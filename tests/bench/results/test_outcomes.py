@@ -334,8 +334,20 @@ def test_documents_are_stored_once_and_checked(tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         notes = file.metadata()
     assert sum(name.startswith("documents/") for name in tensors) == 1
+    name = f"a/dev/{outcome.examples}"
+    assert tensors[name].tolist() == [1, 2, 0, 1], "of words alone"
+    assert tensors[name].dtype == np.int8
+    tensors[name] = tags  # as older files have them
+    save_file(tensors, path, metadata=notes)
     for one in read_outcomes(path).values():
         assert one.documents.tolist() == [0, 1, 1]
+        assert one.predicted.tolist() == tags.tolist()
+        assert one.predicted.dtype == tags.dtype
+    for words in ([1, 2, 0], [1, 2, 0, -1]):
+        of_words = tensors | {name: np.array(words, dtype=np.int8)}
+        save_file(of_words, path, metadata=notes)
+        with pytest.raises(ValueError, match="tags of other words"):
+            read_outcomes(path)
     for wrong in ([0, 1], [0, 1, -1], [0.0, 1.0, 1.0]):
         dtype = np.float32 if isinstance(wrong[0], float) else np.int32
         tensors[f"documents/{outcome.examples}"] = np.array(wrong, dtype=dtype)
