@@ -86,7 +86,7 @@ def test_without_flash_attention_none_is_expected():
 
 def test_gradients_that_overflow_by_the_name_of_the_part(monkeypatch, tmp_path):
     monkeypatch.setattr("bench.worker.process.tie_to_parent", lambda: None)
-    assert [each.arguments for each in FIRST_LOOK[:3]] == [["full"], ["lora"], ["dora"]]
+    assert [each.arguments for each in FIRST_LOOK[:3]] == [("full",), ("lora",), ("dora",)]
     here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
     session.main("first-look.overflow", tmp_path, here)
     assert "moves no weight" in (tmp_path / "result.json").read_text()

@@ -155,7 +155,7 @@ def test_few_entities_decide_nothing_and_heads_on_texts_are_refused(place):
     page = (place.reports / "index.html").read_text(encoding="utf-8")
     assert "entities; with fewer than 50, or 10 predicted right, intervals are by bootstrap" in page
     assert "Of 1 setting too few entities are right, or the predictions are not kept" in page
-    assert "--rerun ok" not in page, "which would not help"
+    assert "To train again what ran" not in page, "which would not help"
     text = GRID.replace("dropout", 'head = "conv"\ndropout')
     (place.folder / "words.toml").write_text(text, encoding="utf-8")
     done = place.run(*flags, **settings)
