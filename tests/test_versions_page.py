@@ -91,5 +91,5 @@ def test_pages_that_quote_rows_lead_there():
             assert "#measurement-versions)" in text, path.name
     assert quoting == {
         "results.md", "paper.md", "performance.md", "comparing.md", "encoders.md", "rates.md",
-        "alternatives.md", "racing.md",
+        "alternatives.md", "racing.md", "tokens.md",
     }  # fmt: skip

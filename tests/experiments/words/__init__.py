@@ -1,0 +1,53 @@
+"""The tables of docs/tokens.md, from the committed rows on words."""
+
+from pathlib import Path
+
+import pandas as pd
+
+import bench
+from bench.results.facts import read_facts
+from tests.experiments.pages import with_tables
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = DOCS / "tokens.md"
+SETS = ("wnut17", "anem")
+SETTINGS = {
+    "full fine-tuning": ("full", 0), "head": ("head", 0), "LoRA rank 1": ("lora", 1),
+    "LoRA rank 8": ("lora", 8), "DoRA rank 1": ("dora", 1), "DoRA rank 8": ("dora", 8),
+}  # fmt: skip
+BASELINES = {
+    "most frequent tag of each word": "majority",
+    "linear model on features of words": "tf-idf",
+    "linear model on words of the frozen encoder": "frozen",
+}
+
+
+def page(text: str) -> str:
+    """The text of docs/tokens.md with the tables of the committed rows."""
+    lines = {
+        name: {source: [scores(each, name, source) for each in SETS]
+               for source in ("search", "candidate")}
+        for name in SETTINGS
+    }  # fmt: skip
+    facts = [read_facts(DOCS / f"{name}.csv").values() for name in SETS]
+    baselines = {
+        name: [one.scores["entity_f1"][0] for (of,) in facts for one in of.references
+               if one.name == kind]
+        for name, kind in BASELINES.items()
+    }  # fmt: skip
+    return with_tables(text, Path(__file__).parent, lines=lines, baselines=baselines)
+
+
+def scores(name: str, setting: str, source: str) -> dict[float, float]:
+    """Mean entity F1 by learning rate, of a head alone that of the head: of trainings, all with
+    three seeds, or of the candidates of the search."""
+    rows = bench.load(DOCS / f"{name}.csv").to_pandas()
+    mode, rank = SETTINGS[setting]
+    is_asked = rows["counts"] & (rows["status"] == "ok") & (rows["grid"] == "modes")
+    is_asked &= (rows["mode"] == mode) & (rows["rank"].fillna(0) == rank)
+    chosen = rows[is_asked & (rows["learning_rate_source"] == source)]
+    rates: pd.Series = chosen["learning_rate"].fillna(chosen["learning_rate_head"])
+    by_rate = chosen.groupby(rates)["dev_score"]
+    if source == "search" and not (by_rate.size() == 3).all():
+        raise ValueError(f"{name}, {setting}: not all have three seeds")
+    return by_rate.mean().to_dict()
