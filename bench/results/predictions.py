@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.progress import note_to_stderr
+from bench.plan.cell import ON
 from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL, metric_of
 from bench.plan.rows import Row, latest
@@ -117,7 +118,8 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
         metric = rows[0].dev_metric or ""
         outcomes = predictions_of(rows, logits=metric_of(metric).needs_logits)
         try:
-            if outcomes is None or not all(map(has_interval, outcomes.values())):
+            is_race = rows[0].race == ON  # which also compares settings that predict no entity
+            if outcomes is None or not (is_race or all(map(has_interval, outcomes.values()))):
                 return None
             return values(metric, outcomes)
         except ValueError:

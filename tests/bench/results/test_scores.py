@@ -239,3 +239,12 @@ def test_metrics_belong_to_problems():
         check_metric("rmse", "multi_label")
     with pytest.raises(ValueError, match=r"several parts; choose overall$"):
         check_metric("accuracy", None)
+
+
+def test_a_race_has_numbers_of_settings_that_predict_no_entity():
+    true = padded([[1, 2, 0, 3]] * 20)
+    outcome = Outcome(np.minimum(true, 0), true, "")
+    values_of = values_from(lambda _rows, logits=False: {"": outcome})
+    row = new_row(status="ok", dev_metric="entity_f1")
+    assert values_of([row]) is None
+    assert values_of([row | {"race": "on"}]).tolist() == [0.0] * 20
