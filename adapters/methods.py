@@ -1,7 +1,7 @@
 """The registry of adapter methods. Free of torch.
 
 A method is a file with its mathematics and the class of its layers, and an entry in methods.toml
-beside this file or an entry point `minbert_bench.methods` of another distribution. Planning, PEFT's
+in this folder or an entry point `minbert_bench.methods` of another distribution. Planning, PEFT's
 format, the check of what moved, tables and figures read the entry and know no method by name.
 docs/extending.md adds one.
 """

@@ -74,8 +74,9 @@ def _entities(folder: Path, answers: Any, predict: Any, texts: Any) -> dict[str,
             parts = [text[a:b] for a, b in places]
             spans = answers.spans(folder, places, predict([parts])) if parts else []
             own = {(one["begin"], one["end"], one["type"]) for one in spans}
-            found = tagger([parts], is_split_into_words=True) if kind == "words" else [tagger(text)]
-            theirs = {(one["start"], one["end"], one["entity_group"]) for one in found[0]}
+            is_split = kind == "words"
+            [spans] = tagger([parts], is_split_into_words=True) if is_split else [tagger(text)]
+            theirs = {(one["start"], one["end"], one["entity_group"]) for one in spans}
             for n, each in enumerate((theirs, theirs & own, own)):
                 counts[kind][n] += len(each)
     return counts

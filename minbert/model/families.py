@@ -1,5 +1,5 @@
 """The encoders that differ from BERT in names and small things, by the `model_type` of their
-config.json: families.toml beside this file. Free of torch."""
+config.json: families.toml in this folder. Free of torch."""
 
 import re
 from collections.abc import Mapping
