@@ -157,7 +157,7 @@ class Registry(Mapping[str, T]):
 
 
 def read_tables(module: str, name: str) -> dict[str, Any]:
-    """The tables of a TOML file in a module's folder, given by its `__file__`, with tuples for lists."""
+    """The tables of a TOML file next to the `__file__` of a module, with tuples for lists."""
 
     def with_tuples(value: Any) -> Any:
         if isinstance(value, dict):
