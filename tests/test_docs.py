@@ -88,12 +88,14 @@ def test_the_docs_have_at_most_45_000_words_besides_what_commands_write():
     assert sum(words.values()) - words["runs-csv.md"] - words["encoders.md"] <= 45_000
 
 
-def test_ci_runs_the_test_command_of_the_readme():
+def test_ci_runs_the_test_command_of_the_readme_and_tests_that_exist():
     (shown,) = re.findall(r"^(pip install .*) && (python -m pytest)$", read("README.md"), re.M)
     lines = read(".ci/run").splitlines()
     assert f"retry {shown[0]}" in lines
     assert shown[1] in lines
     assert lines[-1] == "python -m pytest --benchmark-only"
+    oldest = re.findall(r"\btests/[\w/.]+", read(".ci/oldest"))
+    assert oldest and not [path for path in oldest if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("model", [Settings, Rates])
