@@ -174,6 +174,11 @@ def load(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def declared_names(group: str) -> list[str]:
+    """The names that plugins declare in a group of entry points, without importing them."""
+    return sorted(name for name in entry_points(group=group).names if NAME.fullmatch(name))
+
+
 def note_unusable() -> None:
     """Name on stderr the plugins that can't be used, of all registries that the process has."""
     for registry in _REGISTRIES:

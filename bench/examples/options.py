@@ -4,14 +4,14 @@ import csv
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
 
 from bench.common.command import options_in
 from bench.plan.dataset import DataSpec
-from bench.plan.metrics import Problem
+from bench.plan.metrics import PROBLEMS
 
 PATH: Final = "FILE|DIR|hub:NAME"
 
@@ -27,7 +27,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 _add_details: Final = options_in(
     Path(__file__).with_name("options.toml"),
-    {"problem": click.Choice(get_args(Problem)), "classes": click.types.FuncParamType(_listed)},
+    {"problem": click.Choice(PROBLEMS), "classes": click.types.FuncParamType(_listed)},
 )
 
 

@@ -139,6 +139,8 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
     if spec.is_on_hub:
         files = f"{spec.path} ({spec.config})" if spec.config else spec.path
+    if task.plugin:
+        files = f"{files} ({task.plugin})"
     return Source(name, folder, files, tuple(notes))
 
 

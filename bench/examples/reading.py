@@ -24,6 +24,7 @@ from bench.plan.metrics import (
     WORD_CLASSES,
     WORDS,
 )
+from minbert.data.problems import PROBLEMS
 from minbert.data.tasks import Examples
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -54,6 +55,7 @@ class ReadData:
 def read(spec: DataSpec) -> ReadData:
     """The training and validation examples of a data set; nothing of its test examples. InputError:
     data that can't be read or used, or whose columns or problem are in doubt."""
+    own, spec = _as_stored(spec)
     table, validation_table = training_tables(spec)
     chosen, notes = choose(table, as_words(table, spec))
     if validation_table is not None and chosen.group == DOCUMENT:
@@ -81,7 +83,7 @@ def read(spec: DataSpec) -> ReadData:
     about = "" if spec.problem else ", inferred"
     if classes:
         about += f", {len(classes):,} classes: {listed(classes, 6)}"
-    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *row_notes)
+    notes = (*table.notes, *notes, f"problem: {own or problem}{about}", *split_notes, *row_notes)
     validation = None
     if validation_table is not None:
         validation, more = _like(validation_table, resolved, spec.classes or labels.counts)
@@ -89,6 +91,7 @@ def read(spec: DataSpec) -> ReadData:
         if resolved.group == DOCUMENT:  # numbered anew in each file
             names = tuple(f"dev {name}" for name in validation.groups or ())
             validation = replace(validation, groups=names)
+    resolved = resolved.model_copy(update={"problem": own or problem})
     return ReadData(resolved, examples, validation, notes)
 
 
@@ -97,8 +100,18 @@ def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
     `ReadData`. InputError: there are none, or they can't be read or used."""
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")
+    _, spec = _as_stored(spec)
     table = test_table(spec)
     return _like(table, _without_unknown(spec, table), spec.classes)
+
+
+def _as_stored(spec: DataSpec) -> tuple[str | None, DataSpec]:
+    """The name of a plugin's problem, None of any other, and a description with the problem that it
+    extends, whose labels are the same. InputError for one that can't be used."""
+    if spec.problem is None or spec.problem in PROBLEMS.own:
+        return None, spec
+    stored = PROBLEMS[spec.problem].stored_as
+    return spec.problem, spec.model_copy(update={"problem": stored})
 
 
 def _without_unknown(spec: DataSpec, table: Records) -> DataSpec:

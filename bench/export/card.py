@@ -46,7 +46,7 @@ def card(
         "trained": trained, "row": row, "task": trained.task, "base": trained.base,
         "setting": group.settings[0].label, "figures": figures, "facts": facts,
         "compared": compared, "format": format, "form": forms[0] if forms else None,
-        "why_not_scripted": why_not_scripted(cell, model_type_of(trained)),
+        "why_not_scripted": why_not_scripted(cell, model_type_of(trained), trained.task.plugin),
         "form_names": _FORMS,
         # the last lines serve a command line
         "snippet": format.snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0],

@@ -18,11 +18,11 @@ from bench.export.formats import FORMATS, Format, default_format, missing_librar
 from bench.export.fresh import run_fresh
 from bench.export.trained import Trained
 from bench.machine.conditions import processor_name, usable_threads
+from bench.plan.metrics import WORDS
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, PIPED, Figures, Form
 from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of
 from bench.results.scores import numbers
-from minbert.data.problems import TOKEN_CLASSIFICATION
 
 _WEIGHTS: Final = {ONNX: "model.onnx", INT8: "model-int8.onnx"}
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
@@ -83,7 +83,7 @@ def _measured(
     expected: NDArray[np.floating],
     threads: int,
 ) -> Form:
-    is_piped = format.name == "transformers" and trained.task.problem == TOKEN_CLASSIFICATION
+    is_piped = format.name == "transformers" and trained.task.problem.stored_as == WORDS
     answer = run_fresh(
         folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
         weights=_WEIGHTS.get(name), timed=True, threads=threads,

@@ -29,14 +29,15 @@ _WORDS: Final = {
 }  # fmt: skip
 
 
-def why_not_scripted(cell: Cell, model_type: str = "bert") -> str | None:
-    """One line: the setting of a cell that the script has no place for, or the architecture of its
-    encoder; None: it has all."""
+def why_not_scripted(cell: Cell, model_type: str = "bert", plugin: str | None = None) -> str | None:
+    """One line: the setting of a cell that the script has no place for, the architecture of its
+    encoder, or its plugin's problem; None: it has all."""
     refused = {name: getattr(cell, name) for name in dict.fromkeys((*_WORDS, *_REFUSED))}
     obstacles = {
         f"engine {cell.engine}": cell.engine != MINBERT,
         f"the architecture {model_type}": model_type != "bert",
         f"the mode {cell.mode}": cell.mode not in _MODES,
+        f"the problem {plugin}": plugin is not None,
         **{
             _WORDS.get(name, f"{name} {{}}").format(value): value not in (None, ABOUT[name].before)
             for name, value in refused.items()
@@ -58,7 +59,7 @@ def model_type_of(trained: Trained) -> str:
 def write_training(trained: Trained, folder: Path) -> None:
     """Write train.py and its settings into an exported folder, unless it has no place for them."""
     cell = trained.job.cell
-    why_not = why_not_scripted(cell, model_type_of(trained))
+    why_not = why_not_scripted(cell, model_type_of(trained), trained.task.plugin)
     if why_not is None and not trained.refitted:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
         write_json(folder / SETTINGS, training_settings(trained))

@@ -19,7 +19,7 @@ from bench.worker.setup import losses_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
-from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION, WORDS
+from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION, WORDS, kind_of
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer, autocast, logits_of
@@ -175,7 +175,7 @@ def batch_of(
 ) -> Batch:
     """A batch of a shape, with labels for a loss, or for that of the part. Pairs whose texts are
     encoded separately have a label for two texts."""
-    loss = loss or trainer.losses[part]
+    loss = kind_of(loss or trainer.losses[part])
     head, device = model.heads[part], trainer.device
     count = shape[0] // 2 if head.pairs else shape[0]
     dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64

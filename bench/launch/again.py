@@ -16,7 +16,6 @@ from bench.machine.conditions import Target
 from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.job import Job
-from bench.results.facts import facts_of
 from bench.results.protocol import LONGEST_RESULT, RESULT, WEIGHTS, parse_result
 from bench.results.store import cells_folder
 from minbert.assets.cache import cache_folder
@@ -106,7 +105,7 @@ def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
 def _with_examples(job: Job, data: TaskData) -> Job:
     """A job on examples of its cell's task, which are written to the cache."""
     task, cell = data.task, job.cell
-    prepared = Prepared(task.name, facts_of(data).problem, task.classes, data.digest)
+    prepared = Prepared(task.name, task.problem.name, task.classes, data.digest)
     # of an embedded task, too: other dev examples than its own have no name
     source = write(cache_folder() / "data", prepared, data)
     loaded = load_task(task.name, source, max_train=cell.max_train)

@@ -130,8 +130,9 @@ def check_race(settings: Settings, cells: Sequence[Cell], amps: Collection[str] 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
     """Refuse a regression loss for a task of classes, and a correlation that no batch can have."""
     losses = {settings.regression_loss for settings in variants} - {MSE}
-    if losses and data.task.classes:
-        raise _refusal("loss_of_classes", loss=min(losses), task=data.task.name)
+    if losses and (data.task.classes or data.task.plugin):
+        labels = f"the problem {data.task.plugin}" if data.task.plugin else "classes"
+        raise _refusal("loss_of_classes", loss=min(losses), task=data.task.name, labels=labels)
     cells = [cell for cell in cells if cell.regression_loss not in (None, MSE)]
     if not cells:
         return
@@ -144,11 +145,15 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
 
 
 def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
-    """Refuse settings of the loss of a class for data in which no text has exactly one."""
+    """Refuse settings of the loss of a class for data in which no text has exactly one, or with
+    the loss of a plugin."""
     kinds = {piece.task.kind for piece in data.pieces().values()}
-    if kinds & {"classification", "token_classification"}:
+    own_loss = data.task.plugin if not data.task.parts and data.task.problem.loss_function else None
+    if own_loss is None and kinds & {"classification", "token_classification"}:
         return
     usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
+    if own_loss is not None:
+        labels = f"the loss of {own_loss}"
     for settings, name in product(variants, ("label_smoothing", "class_weights")):
         if (value := getattr(settings, name)) != getattr(usual, name):
             raise _refusal(

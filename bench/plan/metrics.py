@@ -7,11 +7,11 @@ imports no numpy.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from bench.common.errors import InputError
 from bench.common.files import read_tables
-from minbert.registry import Registry, load
+from minbert.registry import Registry, declared_names, load
 
 SINGLE_LABEL: Final = "single_label"
 MULTI_LABEL: Final = "multi_label"
@@ -23,7 +23,9 @@ Problem = Literal[
     "single_label", "multi_label", "regression", "token_classification", "word_classification"
 ]
 """One class for each example, any of several labels, a number, a tag for each word that marks
-entities, or another class for each word."""
+entities, or another class for each word: this project's problems."""
+PROBLEMS: Final = (*get_args(Problem), *declared_names("minbert_bench.problems"))
+"""The names of all, those of plugins included."""
 DEFAULTS: Final = {
     SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson", WORDS: "entity_f1",
     WORD_CLASSES: "word_accuracy",

@@ -193,7 +193,7 @@ def frequent_tags(task: Task, train: Examples, dev: Examples) -> Floats:
     for word, tag in zip(_words(train), train.labels[train.labels >= 0].tolist(), strict=True):
         counts[word][tag] += 1
     best = {word: min(of, key=lambda tag: (-of[tag], tag)) for word, of in counts.items()}
-    is_entity = task.problem.name == WORDS
+    is_entity = task.problem.stored_as == WORDS
     other = 0 if is_entity else int(task.problem.counts(train.labels, 0).argmax())
     return np.eye(task.num_outputs)[[best.get(word, other) for word in _words(dev)]]
 

@@ -86,7 +86,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     """Facts on one set of examples.
 
     Attributes:
-        problem: a name of `PROBLEMS`, or `multitask` with parts.
+        problem: the name of this project's, as of `Problem.stored_as`, or `multitask` with parts.
         source: the names of the files, without folders, or the name on the hub.
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
@@ -211,7 +211,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     problem, sides = data.task.problem, (data.train, data.dev)
     train, dev = (problem.counted(side.labels, classes) if classes else {} for side in sides)
     new, most_new = "", []
-    if checks is not None and problem.name == WORDS:
+    if checks is not None and problem.stored_as == WORDS:
         train_entities, entities = (entities_in(side.text_a, side.labels) for side in sides)
         known = {*train_entities}
         new = np.packbits([each not in known for each in entities]).tobytes().hex()
@@ -222,7 +222,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
         ]
     return DataFacts(
         task=data.task.name,
-        problem=problem.name,
+        problem=problem.stored_as,
         source=source,
         classes=classes,
         train=len(data.train),

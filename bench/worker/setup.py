@@ -28,7 +28,7 @@ from minbert.data.metrics import constant
 from minbert.data.problems import problem_of
 from minbert.data.tasks import Data, Task, find_task
 from minbert.errors import InputError
-from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL, WORDS
+from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL, WORDS, kind_of
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.trainer import GradualUnfreezing
 
@@ -64,7 +64,7 @@ class Split:
     @property
     def tags(self) -> NDArray[Any] | None:
         """The labels, if they are those of words."""
-        return self.labels if self.loss == WORDS else None
+        return self.labels if kind_of(self.loss) == WORDS else None
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":
         return replace(
@@ -90,7 +90,7 @@ def without_held_out(
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     tasks = {part: find_task(part) if part else task for part in parts}
     losses = {  # between two classes one logit of a part decides
-        part: BINARY if part and len(task.classes) == 2 else task.problem.loss
+        part: BINARY if part and len(task.classes) == 2 else task.problem.whole_loss
         for part, task in tasks.items()
     }
     return {part: regression_loss or MSE if loss == MSE else loss for part, loss in losses.items()}
@@ -215,7 +215,7 @@ def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
 def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> tuple[Split, Split]:
     """Train and dev of a part with their targets, from the piece of its first texts and, for pairs,
     that of its second texts."""
-    in_float = regression or loss == MULTI_LABEL
+    in_float = regression or kind_of(loss) == MULTI_LABEL
     mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
     splits = []
     for side in (0, 1):

@@ -1,5 +1,7 @@
 """The problems that a model can learn: how their labels are stored, split, counted, predicted and
-scored. Labels and predictions are plain arrays, whose shape and type show the problem."""
+scored. Labels and predictions are plain arrays, whose shape and type show which of this project's
+problems they are of. A plugin's problem extends the class of one of these: it has a loss, strata
+and counts of its own, and the metrics and exports of the one that it extends."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from minbert.data import words
 from minbert.data.metrics import micro_f1
+from minbert.registry import Registry
 
 Labels = NDArray[Any]
 Floats = NDArray[Any]
@@ -24,6 +27,8 @@ class SingleLabel:
         kind: as in the digest of examples.
         metric: the one in runs.csv.
         loss: one of `minbert.training.losses.LOSSES`.
+        loss_function: of a plugin's, what computes its loss [] in place of that one, as
+            `module:function`, from logits and labels of the same shapes.
         library_type: the `problem_type` of transformers.
     """
 
@@ -31,7 +36,19 @@ class SingleLabel:
     kind: ClassVar = "classification"
     metric: ClassVar = "accuracy"
     loss: ClassVar = "cross-entropy"
+    loss_function: ClassVar = ""
     library_type: ClassVar = "single_label_classification"
+
+    @property
+    def stored_as(self) -> str:
+        """The name of this project's problem that it is or extends."""
+        own = {type(problem): problem.name for problem in PROBLEMS.own.values()}
+        return next(own[base] for base in type(self).__mro__ if base in own)
+
+    @property
+    def whole_loss(self) -> str:
+        """The loss with its function, as `minbert.training.losses.loss_of` takes it."""
+        return f"{self.loss} {self.loss_function}".strip()
 
     def read(self, values: Sequence[Any], classes: int) -> Labels:  # noqa: ARG002
         """Labels from what `written` gives."""
@@ -208,11 +225,11 @@ REGRESSION: Final = Regression()
 TOKEN_CLASSIFICATION: Final = TokenClassification()
 WORD_CLASSIFICATION: Final = WordClassification()
 _ALL: Final = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION, WORD_CLASSIFICATION)
-PROBLEMS: Final[dict[str, Problem]] = {problem.name: problem for problem in _ALL}
+PROBLEMS: Final = Registry(SingleLabel, "minbert_bench.problems", _ALL)
 
 
 def problem_of(labels: Labels) -> Problem:
-    """The problem of labels, or of predictions in their shape."""
+    """This project's problem of labels, or of predictions in their shape."""
     if labels.dtype.kind == "f":
         return REGRESSION
     if labels.ndim == 1:

@@ -1,6 +1,6 @@
 """Losses of a batch, and of a whole set of examples as plain arrays."""
 
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.data.words import INSIDE_WORD
+from minbert.registry import load
 
 CROSS_ENTROPY, BINARY, MULTI_LABEL = "cross-entropy", "binary", "multi-label"
 WORDS: Final = "words"
@@ -18,6 +19,11 @@ REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
 _ROUNDING: Final = 4  # units in the last place by which numbers may differ and still count as equal
+
+
+def kind_of(loss: str) -> str:
+    """The one of `LOSSES` that has the shapes of a loss, as of `loss_of`."""
+    return loss.partition(" ")[0]
 
 
 def loss_of(
@@ -37,15 +43,20 @@ def loss_of(
             logits [B, S, C] and labels [B, S], averaged over those from 0 on; `mse`, the squared
             error of [B, 1] and numbers [B]; or `pearson`, 1 − r of the same. For a batch without a
             correlation, because it is constant or has one example, that is 1 and has no gradient.
+            After a space, a function may be named as `module:function` that computes it instead; of
+            words from logits [M, C] and labels [M], of which those below 0 don't count.
         class_weights, label_smoothing: of losses of one class, as torch.nn.CrossEntropyLoss has
             them.
     """
     if loss == BINARY and (class_weights is not None or label_smoothing):
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the same with two logits
         loss = CROSS_ENTROPY
+    loss, _, function = loss.partition(" ")
     if loss == WORDS:
         logits, labels = logits.flatten(0, -2), labels.flatten().clamp_min(INSIDE_WORD)
         loss = CROSS_ENTROPY
+    if function:
+        return cast(Tensor, load(function)(logits, labels))
     if loss == CROSS_ENTROPY:
         return F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
     if loss == BINARY:
@@ -83,9 +94,11 @@ def _constant(values: Tensor) -> Tensor:
 def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:
     """The loss of `loss_of` over N examples, in double precision, without weights and smoothing; of
     words from their logits [M, C] and tags [N, W]."""
-    if loss == WORDS:
-        loss, targets = CROSS_ENTROPY, targets[np.asarray(targets) >= 0]
-    label_type = np.int64 if loss == CROSS_ENTROPY else np.float64
+    kind, _, function = loss.partition(" ")
+    if kind == WORDS:
+        kind, targets = CROSS_ENTROPY, targets[np.asarray(targets) >= 0]
+        loss = f"{kind} {function}".strip()
+    label_type = np.int64 if kind == CROSS_ENTROPY else np.float64
     x = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
     y = torch.from_numpy(np.ascontiguousarray(targets, dtype=label_type))
     return float(loss_of(loss, x, y))

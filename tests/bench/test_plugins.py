@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from adapters import methods
@@ -23,7 +24,10 @@ from bench.recommend import main as recommend
 from bench.report.__main__ import main as report
 from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.results import scores
+from bench.results.facts import read_facts
 from bench.results.outcomes import Outcome
+from bench.results.predictions import read_folder
+from bench.results.protocol import PREDICTIONS
 from bench.results.rowfile import encode, read_rows, record
 from minbert.registry import Registry
 from tests.bench.conftest import narrow
@@ -43,8 +47,9 @@ from adapters.methods import METHODS
 from bench.executors.executor import EXECUTORS
 from bench.export.formats import FORMATS
 from bench.plan.metrics import METRICS
+from minbert.data.problems import PROBLEMS
 
-print(*(list(each.usable())[-1] for each in (METHODS, METRICS, EXECUTORS, FORMATS)),
+print(*(list(each.usable())[-1] for each in (METHODS, PROBLEMS, METRICS, EXECUTORS, FORMATS)),
       "torch" in sys.modules)
 """
 CELL = "scale-attn-only-fp32-s0"
@@ -100,7 +105,7 @@ def test_a_grid_runs_with_a_plugin(installed):
 
 def test_declarations_are_read_without_torch(installed):
     done = run(installed.python, "-c", WITHOUT_TORCH)
-    assert done.stdout == "scale kappa wrapped numpy False\n", done.stderr
+    assert done.stdout == "scale ordinal kappa wrapped numpy False\n", done.stderr
 
 
 def test_another_version_of_the_plugin_runs_the_cell_again(installed):
@@ -133,6 +138,40 @@ def test_a_folder_is_exported_in_the_plugins_format(installed):
     lines.write_text("a fine film\n")
     predicted = script.stdout.partition("-> ")[2].partition("very negative=")[0].strip()
     assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
+
+
+def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, monkeypatch):
+    folder = installed.folder
+    rows = [f"a film of {n} of 40 minutes,{n % 4 + 1}\n" for n in range(40)]
+    (folder / "stars.csv").write_text("text,label\n" + "".join(rows))
+    (folder / "full.toml").write_text('[[cells]]\nmode = ["full"]\n')
+    flags = "--grid", "full.toml", "--data", "stars.csv"
+    for problem in ("ordinal", "single_label"):
+        installed.grid(*flags, "--problem", problem, "--runs", f"{problem}.csv", "--save-weights")
+    [own], [usual] = (read_rows(folder / f"{name}.csv") for name in ("ordinal", "single_label"))
+    assert (own.status, own.dev_metric) == ("ok", "accuracy")
+    assert own.data_digest != usual.data_digest
+    facts = read_facts(folder / "ordinal.csv")[own.data_digest]
+    assert (facts.problem, facts.source) == ("single_label", f"stars.csv (ordinal of {NAME} 0.1.0)")
+
+    monkeypatch.syspath_prepend(PROJECT)
+    loss = importlib.import_module("minbert_bench_scale.distance").loss
+    for row in (own, usual):
+        [path] = folder.rglob(f"*-{row.cell_id}-*/{PREDICTIONS}")
+        outcome = read_folder(path.parent, "accuracy")[""]
+        logits = torch.from_numpy(outcome.logits.astype(np.float64))
+        distance = float(loss(logits, torch.from_numpy(outcome.labels)))
+        assert (row.dev_loss == pytest.approx(distance)) == (row is own)
+    answer = json.loads(installed.run(
+        "bench.export", own.name, "--runs", "ordinal.csv", "--allow-low-score", "--to", "stars",
+        "--json",
+    ))  # fmt: skip
+    assert answer["format"] == "transformers"
+    assert not (folder / "stars" / "train.py").exists()
+    assert f"the problem ordinal of {NAME} 0.1.0" in (folder / "stars" / "README.md").read_text()
+    lines = folder / "stars.txt"
+    lines.write_text("a fine film\n")
+    assert installed.run("bench.predict", "stars", lines).splitlines()[1].startswith("1,")
 
 
 def test_results_are_sent_to_the_plugins_tracker(installed):

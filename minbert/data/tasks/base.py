@@ -43,7 +43,15 @@ class Task:
     @property
     def problem(self) -> Problem:
         """What is learned, unless it has parts."""
-        return PROBLEMS.get(self.problem_name) or (SINGLE_LABEL if self.classes else REGRESSION)
+        if self.problem_name:
+            return PROBLEMS[self.problem_name]
+        return SINGLE_LABEL if self.classes else REGRESSION
+
+    @property
+    def plugin(self) -> str | None:
+        """The name of a plugin's problem, with the distribution and version that declare it."""
+        plugin = PROBLEMS.plugin(self.problem_name)
+        return plugin and f"{self.problem_name} of {plugin}"
 
     @property
     def kind(self) -> str:
@@ -217,7 +225,7 @@ class TaskData(Data):
     def digest(self) -> str:
         if self.identity is not None:
             return self.identity
-        digest = hashlib.sha256(self.task.kind.encode())
+        digest = hashlib.sha256((self.task.plugin or self.task.kind).encode())
         for examples in (self.train, self.dev):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")
             digest.update("\n".join(texts).encode())

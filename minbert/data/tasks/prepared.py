@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from minbert.data.problems import problem_of
+from minbert.data.problems import PROBLEMS, problem_of
 from minbert.data.tasks.base import Examples, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
@@ -33,7 +33,7 @@ class Prepared:
     """The content of `task.json`.
 
     Attributes:
-        problem: `single_label`, `multi_label` or `regression`.
+        problem: a name of `PROBLEMS`.
         classes: their names, in the order of the labels; empty for a regression.
         spec: what the user said about the data, as JSON.
     """
@@ -62,6 +62,8 @@ def read_prepared(folder: Path) -> Prepared:
         prepared = Prepared(**values)
         if prepared.format != _FORMAT:
             raise ValueError("another format")
+        if prepared.problem not in PROBLEMS:
+            raise ValueError(f"no installed plugin has the problem {prepared.problem}")
         return replace(prepared, classes=tuple(prepared.classes))
     except (TypeError, ValueError) as error:
         raise InputError(
