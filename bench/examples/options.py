@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bench.common.command import options_in
 from bench.plan.dataset import DataSpec
-from bench.plan.metrics import PROBLEMS
+from bench.plan.metrics import PROBLEM_NAMES
 
 PATH: Final = "FILE|DIR|hub:NAME"
 
@@ -27,7 +27,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 _add_details: Final = options_in(
     Path(__file__).with_name("options.toml"),
-    {"problem": click.Choice(PROBLEMS), "classes": click.types.FuncParamType(_listed)},
+    {"problem": click.Choice(PROBLEM_NAMES), "classes": click.types.FuncParamType(_listed)},
 )
 
 

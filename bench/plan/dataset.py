@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from bench.plan.metrics import PROBLEMS
+from bench.plan.metrics import PROBLEM_NAMES
 
 HUB: Final = "hub:"  # the beginning of a path that names a data set on the Hugging Face hub
 CONTROL: Final = "control characters"  # a key of `Checks.encoding`
@@ -23,7 +23,7 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
     text_pair: _Text | None = None
     label: _Text | None = None
     group: _Text | None = None
-    problem: Annotated[str, Field(pattern=f"^({'|'.join(PROBLEMS)})$")] | None = None
+    problem: Annotated[str, Field(pattern=f"^({'|'.join(PROBLEM_NAMES)})$")] | None = None
     classes: tuple[_Text, ...] = ()  # in order; else numbers in theirs, words by the alphabet
     validation: _Text | None = None  # a file like `path`, as is `test`
     test: _Text | None = None

@@ -24,7 +24,7 @@ Problem = Literal[
 ]
 """One class for each example, any of several labels, a number, a tag for each word that marks
 entities, or another class for each word: this project's problems."""
-PROBLEMS: Final = (*get_args(Problem), *declared_names("minbert_bench.problems"))
+PROBLEM_NAMES: Final = (*get_args(Problem), *declared_names("minbert_bench.problems"))
 """The names of all, those of plugins included."""
 DEFAULTS: Final = {
     SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson", WORDS: "entity_f1",
