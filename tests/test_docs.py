@@ -95,7 +95,8 @@ def test_ci_runs_the_test_command_of_the_readme_and_tests_that_exist():
     assert shown[1] in lines
     assert lines[-1] == "python -m pytest --benchmark-only"
     oldest = re.findall(r"\btests/[\w/.]+", read(".ci/oldest"))
-    assert oldest and not [path for path in oldest if not (ROOT / path).exists()]
+    assert oldest
+    assert not [path for path in oldest if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("model", [Settings, Rates])
