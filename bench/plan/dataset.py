@@ -2,7 +2,7 @@
 and the findings of checks on one, as `runs.data.json` and reports hold it."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +12,10 @@ HUB: Final = "hub:"  # the beginning of a path that names a data set on the Hugg
 CONTROL: Final = "control characters"  # a key of `Checks.encoding`
 
 _Text = Annotated[str, Field(min_length=1)]
+if TYPE_CHECKING:
+    _Problem = str
+else:  # whose plugins a type checker can't know
+    _Problem = Literal[PROBLEM_NAMES]
 
 
 class DataSpec(BaseModel, extra="forbid", frozen=True):
@@ -23,7 +27,7 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
     text_pair: _Text | None = None
     label: _Text | None = None
     group: _Text | None = None
-    problem: Annotated[str, Field(pattern=f"^({'|'.join(PROBLEM_NAMES)})$")] | None = None
+    problem: _Problem | None = None
     classes: tuple[_Text, ...] = ()  # in order; else numbers in theirs, words by the alphabet
     validation: _Text | None = None  # a file like `path`, as is `test`
     test: _Text | None = None
