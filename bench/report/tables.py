@@ -35,10 +35,6 @@ _MOST_PRINTED: Final = 500
 _WIDTH: Final = 200  # characters of a line if stdout is no terminal
 _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_UNSET: Final = {
-    "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
-    "early_stopping": "none", "sharing": "none", "executor": "none",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -279,20 +275,18 @@ def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
         if name in (*_RATES, "scale"):
             continue
         # Values that vary within a group, such as the code's version, are listed.
-        text = _listed(
-            dict.fromkeys(str(v) for v in map(attrgetter(name), group.rows) if v is not None)
-        )
-        if not text:
+        values = (str(v) for v in map(attrgetter(name), group.rows) if v is not None)
+        shown = _listed(dict.fromkeys(values))
+        if not shown:
             applies = BY_NAME[name].applies_to(group.first)
-            text = _UNSET.get(name, _UNKNOWN) if applies else DASH
-        yield "Conditions" if name in conditions else "Settings", name, name, text
+            shown = text.LABELS["unset"].get(name, _UNKNOWN) if applies else DASH
+        yield "Conditions" if name in conditions else "Settings", name, name, shown
     for mode in dict.fromkeys(setting.mode for setting in group.settings):
         members = [row for row in group.rows if row.mode == mode]
         for name in _RATES:
             rates = sorted({v for row in members if (v := number(row[name])) is not None})
             if rates:
-                text = _listed([f"{rate:g}" for rate in rates])
-                yield "Rates", f"{name} in {mode}", name, text
+                yield "Rates", f"{name} in {mode}", name, _listed([f"{rate:g}" for rate in rates])
 
 
 def _listed(values: Collection[str]) -> str:
