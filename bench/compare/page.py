@@ -25,7 +25,7 @@ from bench.report import text
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, Section, called, markdown, sentences, write_pages
-from bench.report.tables import DASH, Head, Table, table
+from bench.report.tables import DASH, Table, table
 
 PAGES: Final = "compare"
 _MOST: Final = 500  # rows of a table on the HTML page
@@ -224,23 +224,17 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
     """The section on two machines: absolute and normalised ratios."""
     if machines is None or not machines.rows:
         return []
-    heads = [Head("setting", "setting")]
-    for column, label in _costs(machines.rows).items():
-        heads += [
-            Head(f"{column}_absolute", f"{label}, NEW / BASE", "absolute", True),
-            Head(f"{column}_normalised", f"{label}, of full fp32",
-                 "each machine's value relative to its full fine-tuning in fp32, NEW / BASE", True),
-        ]  # fmt: skip
-    rows = []
-    for row in machines.rows:
-        ratios = {f"{cost.column}_absolute": cost.absolute for cost in row.costs}
-        ratios |= {f"{c.column}_normalised": r for c in row.costs if (r := c.normalised)}
-        known = {key: text.with_span(ratio, text.times) for key, ratio in ratios.items()}
-        rows.append([text.clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
+    kinds = ("absolute", "normalised")
+    columns = [f"{column}_{kind}" for column in _costs(machines.rows) for kind in kinds]
+    rows = [
+        {"setting": text.clean(row.label), **dict.fromkeys(columns)}
+        | {f"{cost.column}_{kind}": getattr(cost, kind) for cost in row.costs for kind in kinds}
+        for row in machines.rows
+    ]
     caption = f"{text.count(len(rows), 'setting')} that both machines ran."
     lines = sentences("compare-machines", machines=machines)
-    heading, tables = "Through what both machines ran", _first(Table(heads, rows, caption), most)
-    return [Section("machines", "Machines", heading, lines, tables=tables)]
+    heading, whole = "Through what both machines ran", table("compare_machines", rows, caption)
+    return [Section("machines", "Machines", heading, lines, tables=_first(whole, most))]
 
 
 def _costs(rows: Sequence[MachineRow]) -> dict[str, str]:

@@ -92,6 +92,7 @@ def difference(interval: Interval) -> str:
 
 difference_span: Final = partial(span, shape=signed)
 difference_with_span: Final = partial(with_span, shape=signed)
+times_with_span: Final = partial(with_span, shape=times)
 
 
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
