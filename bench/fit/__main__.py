@@ -46,6 +46,7 @@ from bench.plan.cell import Cell
 from bench.plan.models import Model
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
+from bench.report.text import phrase
 from bench.results.curves import CURVES, Curves, Point, curves_key
 from bench.results.rowfile import read_rows
 from minbert.files import is_file
@@ -131,9 +132,7 @@ def command(
             point, *(costs.point(cell, n, point.length) for n in batches or ())
         )]  # fmt: skip
         notes = [*costs.notes, *remarks(points)]
-        device = "the CPU" if costs.device == "cpu" else "a GPU"
-        title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
-        title += "; the largest batch that fits, then those of --batch" if batches else ""
+        title = phrase("fits", "title", model.name, costs.device, limit_mib, batches)
         if not as_json:
             from bench.report.tables import print_tables, table
 
@@ -223,7 +222,7 @@ def _costs(
 
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:
     from bench.report.forecasts import lengths_section
-    from bench.report.pages import Facts, Section, called, phrase, write_pages
+    from bench.report.pages import Facts, Section, called, write_pages
     from bench.report.tables import table
 
     rows = [point.columns() for point in points]

@@ -249,9 +249,8 @@ def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> D
         axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
                         ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
         axes.set_yticks(range(number), short, fontsize=size + 1)
-    right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
     caption = phrase("captions", "confusion", *over)
-    alt = f"Confusion matrix. Predicted right of each class: {right}."
+    alt = phrase("captions", "confusion_alt", names, shares.diagonal())
     return Drawing.of(figure, "confusion", alt, caption)
 
 
@@ -311,7 +310,6 @@ def _reliability(sure: Floats, right: Floats, outcomes: Sequence[Outcome]) -> Dr
             xlabel="predicted probability of the label" if several else "confidence",
             ylabel="share of labels that apply" if several else "accuracy",
         )  # fmt: skip
-    points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
     caption = phrase("captions", "reliability", len(outcomes[0].predicted), len(outcomes))
-    alt = f"Reliability diagram. {points}."
+    alt = phrase("captions", "reliability_alt", [*zip(probability, share, strict=True)])
     return Drawing.of(figure, "reliability", alt, caption)

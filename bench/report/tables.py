@@ -22,7 +22,7 @@ from bench.common.grouping import grouped
 from bench.common.messages import as_called, printable
 from bench.plan.columns import BY_NAME, group_names
 from bench.report import text
-from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
+from bench.report.text import num, score, score_gap, span, times, with_span, x_label
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400  # settings in a figure; each takes 0.5 KB of the page, in up to ten figures
@@ -181,9 +181,8 @@ def settings_table(group: Group) -> Table:
         }  # fmt: skip
         return {name: value for name, value in fields.items() if has.get(name, True)}
 
-    caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
-    if len({frozenset(s.places(group.memory_column)) for s in settings if s.ok}) > 1:
-        caption += " Ratios are over common seeds; memory and time are those of each one's own."
+    seeds = {frozenset(s.places(group.memory_column)) for s in settings if s.ok}
+    caption = text.phrase("captions", "settings", len(seeds) > 1)
     shown = settings[:MOST_SETTINGS]
     marks = ["baseline" if s is group.baseline else "" for s in shown]
     rows, units = map(row, shown), _units(group)
@@ -240,12 +239,7 @@ def kinds_table(group: Group) -> Table:
             **{f"{cost}_ratio": ratios(settings, cost) for cost in COSTS},
         }
 
-    of = " and ".join(
-        f"{num(value.value)} {'MiB' if cost == 'memory' else x_label(group, cost)}"
-        for cost in COSTS
-        if base and (value := base.estimate(column(group, cost)))
-    )
-    caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
+    caption = text.phrase("captions", "kinds", group, COSTS)
     return table("kinds", starmap(row, grouped(group.settings, key).items()), caption)
 
 

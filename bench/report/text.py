@@ -21,7 +21,6 @@ from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
 LABELS: Final[Mapping[str, Mapping[str, str]]] = read_tables(__file__, "labels.toml")
-BASE: Final = "full fine-tuning in fp32"
 _LONGEST: Final = 500  # characters of a row's text that are shown
 
 
