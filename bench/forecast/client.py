@@ -55,9 +55,7 @@ def find_costs(
     return fill_ranks(totals, jobs)
 
 
-def find_formulae(
-    jobs: Mapping[Key, Job], lock: Lock = nullcontext, gpu: str = ""
-) -> dict[Key, Formulae]:
+def find_formulae(jobs: Mapping[Key, Job], lock: Lock, gpu: str) -> dict[Key, Formulae]:
     """The formulae of some jobs, whose batch size and length don't matter. Arguments and errors are
     those of `find_costs`."""
     return _known(_answers(Formulae, None, jobs, lock, gpu))

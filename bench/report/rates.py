@@ -56,9 +56,7 @@ def rates_section(
     return [Section("rates", "Learning rates", heading, lines, drawings, tables)]
 
 
-def candidates(
-    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
-) -> pd.DataFrame:
+def candidates(group: Group | None, rows: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
     """A row for each try: its rate, score and status. `here` marks the tries for the group's cells:
     those of their machine, and those of other machines whose scores a search uses. `chosen` marks
     the rates that the group's cells have."""
