@@ -1,6 +1,7 @@
 """The version of the code that measures, which follows from what workers import."""
 
 import ast
+import hashlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -82,6 +83,17 @@ def code_version(root: Path = _ROOT) -> str:
         return version
     changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
     return f"{version}+g{commit[:_DIGITS]}{changed}"
+
+
+@cache
+def digest_of_code(*names: str) -> str:
+    """Digest of the code and the tables of this project in some files and folders."""
+    code = hashlib.sha256()
+    for path in map(_ROOT.joinpath, names):
+        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".toml"):
+                code.update(file.read_bytes())
+    return code.hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -118,7 +118,7 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
     for axis in ({"batch_size": 3}, {"max_length": 16}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
         with pytest.raises(ZeroDivisionError):
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
-    monkeypatch.setattr(client, "_code", lambda: "changed")
+    monkeypatch.setattr(client, "digest_of_code", lambda *_: "changed")
     with pytest.raises(ZeroDivisionError):
         smoke.costs()
 
