@@ -60,7 +60,7 @@ class Forecasts:
         forecast, prediction = self.by_kind.get(_kind(cell)), self.predict(cell)
         if forecast is None or forecast.basis is None or prediction is None:
             return None
-        return prediction.wall_s
+        return prediction.predicted_s
 
     @property
     def basis(self) -> str:
@@ -204,13 +204,7 @@ class Outlook:
 
     def columns(self, cell: Cell) -> Columns:
         prediction = None if self.forecasts is None else self.forecasts.predict(cell)
-        if prediction is None:
-            return {}
-        return {
-            "flops_per_token": prediction.flops_per_token,
-            "predicted_s": prediction.wall_s,
-            "predicted_peak_mib": prediction.peak_mib,
-        }
+        return {} if prediction is None else {**vars(prediction)}
 
     def learn(self, row: Row) -> None:
         if self.forecasts is not None:

@@ -150,7 +150,7 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     models = {smoke.model.name: smoke.model}
     forecast = forecast_plan(planned, rows, models, Counting(smoke.conditions))
     assert forecast.basis == "fitted on 2 settings that ran here"
-    short, long = (forecast.predict(item.cell).wall_s for item in planned)
+    short, long = (forecast.predict(item.cell).predicted_s for item in planned)
     assert short < long
 
 
