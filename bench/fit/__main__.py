@@ -191,15 +191,10 @@ def _costs(
     cells: Sequence[Cell], inputs: Inputs, model: Model, target: Target, runs: Path,
     signals: Signals,
 ) -> Costs:  # fmt: skip
-    here = target.conditions
-    given = {"device": here.worker_device, "threads": here.threads}
-    configs = inputs.adapter_configs
-    jobs = {
-        c: model.job(c, inputs.data_folder, adapter_config=configs.get(c.adapter or ""), **given)
-        for c in cells
-    }
+    here, lock = target.conditions, lock_on(target.device_name, signals)
+    counting = Counting(here, inputs.data_folder, lock, target.gpu, inputs.adapter_configs)
+    jobs = {cell: counting.job(model, cell) for cell in cells}
     try:
-        lock = lock_on(target.device_name, signals)
         formulae = find_formulae(jobs, lock, target.gpu)
     except NoPredictionError as error:
         raise InputError(f"{model.name}: what fits can't be forecast: {error}") from error
@@ -212,7 +207,6 @@ def _costs(
     for row in rows_like(ran, ran[:1]) if ran else ():
         newest.setdefault(Variant.of(row), row)
     some = [*newest.values()][:_LEARNED][::-1]
-    counting = Counting(here, inputs.data_folder, lock, target.gpu, configs)
     with suppress(NoPredictionError):
         if some and here.device == "cpu":
             fit = make_forecast([row.cell for row in some], some, model, counting).memory

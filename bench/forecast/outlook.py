@@ -98,6 +98,17 @@ class Counting:
     gpu: str = ""
     adapter_configs: Mapping[str, str] = field(default_factory=dict)
 
+    def job(self, model: Model, cell: Cell) -> Job:
+        """The job of a cell, as it is counted."""
+        return model.job(
+            cell,
+            self.data,
+            adapter_config=self.adapter_configs.get(cell.adapter or ""),
+            conditions_id=self.conditions.conditions_id,
+            device=self.conditions.worker_device,
+            threads=self.conditions.threads,
+        )
+
 
 def forecast_plan(
     planned: Sequence[Planned], rows: Iterable[Row], models: Mapping[str, Model], counting: Counting
@@ -157,18 +168,10 @@ def jobs_of(
     """The jobs that are counted for some variants, from any cell that agrees with them in all else
     that decides costs."""
     cell = replace(cell, **_SAME, fold=0 if cell.fold is not None else None)
-    here, configs = counting.conditions, counting.adapter_configs
     return {
-        variant: model.job(
-            replace(cell, **variant._asdict()),
-            counting.data,
-            adapter_config=configs.get(variant.adapter or ""),
-            conditions_id=here.conditions_id,
-            device=here.worker_device,
-            threads=here.threads,
-        )
+        variant: counting.job(model, replace(cell, **variant._asdict()))
         for variant in variants
-        if variant.adapter is None or variant.adapter in configs
+        if variant.adapter is None or variant.adapter in counting.adapter_configs
     }
 
 
