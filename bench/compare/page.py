@@ -141,10 +141,7 @@ def _table(
     filled = {key for row in rows for key, field in row.items() if field not in ("", DASH)}
     rows = [{key: row[key] for key in row if key in filled - {without}} for row in rows]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
-    return [
-        replace(first, marks=marks)
-        for first in _first(table("compare", rows, caption), most, total or len(results))
-    ]
+    return _first(table("compare", rows, caption, marks), most, total or len(results))
 
 
 def _rank(result: Result) -> tuple[bool, bool, int]:
