@@ -105,8 +105,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
         [label, *(text.with_span(of[n], form) if n in of else DASH for n, form in forms.items())]
         for label, of in values.items()
     ]
-    shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
-    caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
+    caption = phrase("captions", "metrics", len(rows), len(scored))
     return Section("metrics", "Metrics", heading, lines, (), [Table(heads, rows, caption)])
 
 
