@@ -38,11 +38,7 @@ _LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,
 
 ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
 
-_GAINS: Final = {
-    Verdict.REGRESSION: "gains less on NEW's machine",
-    Verdict.IMPROVEMENT: "gains more on NEW's machine",
-    Verdict.UNDECIDED: "no measurable difference",
-}
+_GAINS: Final = {Verdict[name]: words for name, words in text.LABELS["gains"].items()}
 """Verdicts of ratios relative to full fine-tuning in fp32."""
 
 
