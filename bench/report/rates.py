@@ -24,8 +24,7 @@ _conditions: Final = attrgetter(
     *(n for n in named(lambda about: about.compared in ("group", "never")) if n != "data_digest"),
     *("task", "max_train", "max_dev"),
 )
-"""What a search's tries have in common with the cells that they are for; data and machine differ.
-"""
+"""What a search's tries share with the cells that they are for; data and machine differ."""
 
 
 def rates_section(
