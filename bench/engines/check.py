@@ -40,12 +40,8 @@ _COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.po
 """What decides the code that a model without adapters runs."""
 _ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora")
 _CODE: Final = (
-    "adapters",
-    "bench/engines",
-    "bench/examples/tokenizers.py",
-    "bench/plan",
-    "minbert",
-)
+    "adapters", "bench/engines", "bench/examples/tokenizers.py", "bench/plan", "minbert",
+)  # fmt: skip
 
 
 def check_checkpoint(folder: Path, digest: str) -> None:
