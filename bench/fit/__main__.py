@@ -25,6 +25,7 @@ from adapters.methods import MODES
 from bench.analysis.costs import UNITS
 from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -44,7 +45,6 @@ from bench.machine.memory import available_mib
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.models import Model
-from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.text import phrase
 from bench.results.curves import CURVES, Curves, Point, curves_key
@@ -203,10 +203,8 @@ def _costs(
     alike = [r for r in rows if (r.conditions_id, r.model_digest, r.compile) == same]
     costs = Costs(formulae=formulae, device=here.worker_device, threads=here.threads, rows=alike)
     ran = [r for r in alike if r.is_ok and r.data_digest == cells[0].data_digest][::-1]
-    newest: dict[Variant, Row] = {}
-    for row in rows_like(ran, ran[:1]) if ran else ():
-        newest.setdefault(Variant.of(row), row)
-    some = [*newest.values()][:_LEARNED][::-1]
+    by_variant = grouped(rows_like(ran, ran[:1]) if ran else (), Variant.of)
+    some = [newest for newest, *_ in by_variant.values()][:_LEARNED][::-1]
     with suppress(NoPredictionError):
         if some and here.device == "cpu":
             fit = make_forecast([row.cell for row in some], some, model, counting).memory
