@@ -152,8 +152,7 @@ def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
 
 def tradeoff(
     rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str,
-    references: Sequence[tuple[str, float]] = (), beyond: str = "",
-    form: Callable[[float], str] = fixed,
+    references: Sequence[tuple[str, float]], beyond: str, form: Callable[[float], str],
 ) -> Drawing:  # fmt: skip
     """Dev score against a cost; settings on the Pareto front are joined and numbered. References
     are dashed lines; a text at the better end of the axis is on scores that are beyond it."""
