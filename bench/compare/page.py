@@ -24,7 +24,7 @@ from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Facts, Section, called, markdown, sentences, write_pages
+from bench.report.pages import Facts, Section, called, markdown, phrase, sentences, write_pages
 from bench.report.tables import DASH, Table, table
 
 PAGES: Final = "compare"
@@ -161,14 +161,13 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
     same = sum(one.verdict is Verdict.SAME for _, one in by_setting)
     hidden = (Verdict.SAME, Verdict.NOT_COMPARED)
     results = [result for result in by_setting if result[1].verdict not in hidden]
-    without = f", without {same:,} that show no measurable difference" if same else ""
     numbers: Counter[tuple[Measure, Verdict]] = Counter()
     shown = []
     for pair, one in by_turns(results):
         numbers[one.measure, one.verdict] += 1
         if one.verdict is Verdict.REGRESSION or numbers[one.measure, one.verdict] <= _ALIKE:
             shown.append((pair, one))
-    caption = f"Results by setting, the largest of each measure{without}."
+    caption = phrase("captions", "compare_results", same)
     return _table(shown, caption, most, total=len(results))
 
 
@@ -190,8 +189,7 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
     tables = []
     for measure, results in by_measure.items():
         verdicts = Counter(_verdict(one) for _, one in results)
-        counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-        caption = f"{measure.label[:1].upper()}{measure.label[1:]}: {counts}."
+        caption = phrase("captions", "compare_measure", measure.label, verdicts.most_common())
         tables += _table(results, caption, _MOST, "measure")
     return [replace(table, folded=True) for table in tables]
 
