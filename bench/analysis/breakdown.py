@@ -1,19 +1,9 @@
-"""The parts of a setting's memory and of its training step.
+"""The parts of a setting's memory, in MiB, and of its training step.
 
-The parts of memory, in MiB:
-
-- `libraries` (on a CPU alone): Python and the imported libraries, and mapped files. Measured, as
-  `imports_anon_mib` and the difference of `peak_rss_mib` and `peak_anon_mib`.
-- `weights`, `optimizer`, `gradients`: measured after a step, from the tensors that exist then.
-- `activations`: the tensors that the forward pass of the largest batch keeps for its backward pass.
-  Measured.
-- `rest`: calculated, the measured peak less all of these. It holds temporary tensors, what an
-  evaluation takes, and memory that an allocator keeps without a tensor in it.
-
-The peak is one moment, and the parts need not all exist in it: in a backward pass gradients come
-while activations go. So their sum may exceed the peak; then there is no rest but an `excess`.
-
-The parts of a step are `forward`, `backward` and `optimizer`: shares of the step measured in runs
+The caption of their figure (`why` in captions.txt.jinja) says what the parts of memory are.
+`libraries`, on a CPU alone, are `imports_anon_mib` and the difference of `peak_rss_mib` and
+`peak_anon_mib`. Where the parts that are measured exceed the peak, in which they need not all
+exist, there is no `rest` but an `excess`. The parts of a step are shares of it, measured in runs
 that recorded them, of the group's main column of time.
 """
 

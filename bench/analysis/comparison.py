@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,17 @@ class Unmatched:
     rows: int
 
 
+class Family(NamedTuple):
+    """The numbers of a comparison's intervals, which hold at once, and their two-sided levels."""
+
+    number: int  # of single settings
+    level: float
+    measures: int  # over all settings
+    overall_level: float
+    looks: int = 1
+    probability: float = 1 - FAMILY
+
+
 Result = tuple[Pair | None, Compared]  # a result of a pair, or over all settings
 
 
@@ -116,7 +127,7 @@ class Comparison:
     unmatched: tuple[Unmatched, ...]
     differs: tuple[tuple[str, str, str], ...]  # conditions, with the values of both sides
     machines: Machines | None  # None: a common machine, or no common way of measuring
-    family: str  # a sentence on the number of comparisons and their level
+    family: Family
 
     @cached_property
     def results(self) -> list[Result]:
@@ -274,7 +285,7 @@ def compare(
         Unmatched(side, label, why, len(setting.rows))
         for (side, setting, why), label in zip(matched.unmatched, unmatched_labels, strict=True)
     )
-    family = _family(number, level, measures if overall else 0, overall_level, looks)
+    family = Family(number, level, measures if overall else 0, overall_level, looks)
     differs = _differs(matched.rows, named, matches)
     machines = machines_of(matches, labels)
     return Comparison(pairs, tuple(overall), unmatched, differs, machines, family)
@@ -438,17 +449,3 @@ def _differs(
             base, new = (some_of([*map(text_of, side)], _MOST_VALUES) for side in sides)
             result.append((name, base, new))
     return tuple(result)
-
-
-def _family(number: int, level: float, measures: int, overall_level: float, looks: int) -> str:
-    if not number:
-        return "Nothing was compared whose repeats vary."
-    text = (
-        f"All intervals hold at once with {1 - FAMILY:.0%} probability (Bonferroni): "
-        f"{number:,} of single settings, each at a level of {100 * (1 - level):.4g}%"
-    )
-    if measures:
-        text += f", and {measures} over all settings, each at {100 * (1 - overall_level):.4g}%"
-    if looks > 1:
-        text += f"; these are the levels of each of {looks} looks (Pocock's boundary)"
-    return text + "."

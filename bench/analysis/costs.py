@@ -129,9 +129,7 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
         common = group.common_places
         has_all = common and common <= setting.places(group.memory_column)
         own = setting.at(common) if has_all else setting
-        if need == "time":
-            return _time(own)
-        return own.mean(group.memory_column)
+        return _time(own) if need == "time" else own.mean(group.memory_column)
     trained = _mean(row.params_trainable for row in setting.ok)
     if need == "parameters":
         return trained

@@ -240,9 +240,7 @@ def _with_races(every: Sequence[Group]) -> list[Group]:
     return [*result.values()]
 
 
-def ordered_groups(
-    rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
-) -> list[Group]:
+def ordered_groups(rows: Sequence[Row], planned: Sequence[Row], values_of: ValuesOf) -> list[Group]:
     """The groups in the order of a report: first the one that is recommended from."""
     return hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
 

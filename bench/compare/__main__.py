@@ -65,26 +65,25 @@ def command(
     from bench.launch.checks import check_reports
 
     limits = parse_limits(max_slowdown, max_memory, max_work, max_score_drop)
-    looks = 1
     if run:
         if grid is None:
             raise InputError("--run needs --grid, a name or a TOML file")
         check_reports(reports, "compare")
-        measured = Alternation(
+        files, named, looks = Alternation(
             places=places, grid=grid, selection=select or "", terms=(base or "", new or ""),
             rounds=rounds or _ROUNDS, folder=runs or _FOLDER, options=options or (), limits=limits,
         ).measure()  # fmt: skip
-        one, other, _ = read_sides((measured.base, measured.new), None, None, metric)
+        one, other, _ = read_sides(files, None, None, metric)
         sources = [place.resolve() for place in places] or [Path(grid)] * 2
         one = replace(one, source=sources[0], terms=base or "")
         other = replace(other, source=sources[1], terms=new or "")
-        named, looks = measured.named, measured.looks
     else:
         names = ("--grid", "--select", "--rounds", "--runs", "--")
         for name, value in zip(names, (grid, select, rounds, runs, options), strict=True):
             if value is not None:
                 raise InputError(f"{name} needs --run")
         one, other, named = read_sides(places, base, new, metric)
+        looks = 1
     conclusion = conclude(one, other, limits, named, strict, looks)
 
     from bench.compare.page import write

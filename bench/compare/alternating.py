@@ -100,16 +100,6 @@ def _axis(cell: _Cell, axis: str) -> Any:
     return cell.get(axis)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Files of results of two sides that were measured in alternation."""
-
-    base: Path
-    new: Path
-    named: frozenset[str]  # axes in which matching cells may differ
-    looks: int  # how often at most the sides were compared
-
-
 @dataclass(frozen=True, kw_only=True)
 class Alternation:
     """Two sides to measure in alternation, with further options of bench.grid, of which several
@@ -125,11 +115,12 @@ class Alternation:
     options: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
 
-    def measure(self) -> Measured:
-        """Measure until every setting is decided, or for the most rounds. Results of an earlier run
-        count if its code, packages, cells, devices and threads were the same. InputError for bad
-        input, before anything is written, and if a side can't go on; StoppedError if the user
-        stopped it, after printing how to go on."""
+    def measure(self) -> tuple[list[Path], frozenset[str], int]:
+        """Measure until every setting is decided, or for the most rounds: the files of BASE's and
+        NEW's results, the axes in which matching cells may differ, and how often at most the sides
+        were compared. Results of an earlier run count if its code, packages, cells, devices and
+        threads were the same. InputError for bad input, before anything is written, and if a side
+        can't go on; StoppedError if the user stopped it, after printing how to go on."""
         chosen, named = self._axes()
         slots, options = several_slots(self.options)
         here: list[Any] = [usable_threads(), recorded(os.environ, on_gpu=True)]
@@ -147,7 +138,8 @@ class Alternation:
                 digests = {side: location.digest() for side, location in locations.items()}
                 folder = self.folder / digest([digests, ids, here])
                 parts = self, folder, locations, digests, named, signals, slots, options
-                return _Session(*parts).run(pairs)
+                session = _Session(*parts)
+                return [session.csv(side) for side in SIDES], named, session.run(pairs)
             except StoppedError:
                 echo(f"to go on: {command_line('compare', *sys.argv[1:])}", err=True)
                 raise
@@ -241,8 +233,8 @@ class _Session:
     def csv(self, side: Side) -> Path:
         return self.folder / f"{side.lower()}.csv"
 
-    def run(self, to_do: list[CellPair]) -> Measured:
-        """Run rounds of cells, each setting until it is decided."""
+    def run(self, to_do: list[CellPair]) -> int:
+        """Run rounds of cells, each setting until it is decided; the most looks that there are."""
         most, count = self.alternation.rounds, len(to_do)
         looks = look_rounds(most)
         numbers = range(max(1, len(self.slots)))
@@ -262,7 +254,7 @@ class _Session:
             to_do = [pair for pair in to_do if pair.ids & undecided]
             if not to_do:
                 break
-        return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
+        return len(looks)
 
     def _run_round(self, name: str, by_slot: Sequence[Sequence[_Repeat]]) -> None:
         """Run the repeats of each slot, those of several slots at once; none begins after an error

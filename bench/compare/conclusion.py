@@ -16,7 +16,7 @@ from bench.common.grouping import grouped
 from bench.common.messages import enumerated, finite
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
-from bench.report.pages import sentences
+from bench.report.pages import phrase, sentences
 from bench.report.text import clean, fixed, signed, with_span
 from bench.stats.intervals import Interval
 
@@ -163,7 +163,7 @@ def as_json(conclusion: Conclusion) -> dict[str, Any]:
         "newly_failing": len(comparison.failing), "newly_passing": len(comparison.passing),
         "base": _side(conclusion.base), "new": _side(conclusion.new),
         "limits": asdict(conclusion.limits), "strict": conclusion.strict, "looks": conclusion.looks,
-        "multiplicity": comparison.family,
+        "multiplicity": phrase("multiplicity", "family", comparison.family),
         "differs": [
             {"column": column, "base": base, "new": new} for column, base, new in comparison.differs
         ],

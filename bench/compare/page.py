@@ -24,8 +24,8 @@ from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Facts, Section, called, markdown, sentences, write_pages
-from bench.report.tables import DASH, Head, Table, table
+from bench.report.pages import Facts, Section, called, markdown, phrase, sentences, write_pages
+from bench.report.tables import DASH, Table, table
 
 PAGES: Final = "compare"
 _MOST: Final = 500  # rows of a table on the HTML page
@@ -38,11 +38,7 @@ _LARGEST: Final = 60_000  # bytes of the Markdown: a comment on GitHub holds 65,
 
 ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
 
-_GAINS: Final = {
-    Verdict.REGRESSION: "gains less on NEW's machine",
-    Verdict.IMPROVEMENT: "gains more on NEW's machine",
-    Verdict.UNDECIDED: "no measurable difference",
-}
+_GAINS: Final = {Verdict[name]: words for name, words in text.LABELS["gains"].items()}
 """Verdicts of ratios relative to full fine-tuning in fp32."""
 
 
@@ -141,10 +137,7 @@ def _table(
     filled = {key for row in rows for key, field in row.items() if field not in ("", DASH)}
     rows = [{key: row[key] for key in row if key in filled - {without}} for row in rows]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
-    return [
-        replace(first, marks=marks)
-        for first in _first(table("compare", rows, caption), most, total or len(results))
-    ]
+    return _first(table("compare", rows, caption, marks), most, total or len(results))
 
 
 def _rank(result: Result) -> tuple[bool, bool, int]:
@@ -168,14 +161,13 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
     same = sum(one.verdict is Verdict.SAME for _, one in by_setting)
     hidden = (Verdict.SAME, Verdict.NOT_COMPARED)
     results = [result for result in by_setting if result[1].verdict not in hidden]
-    without = f", without {same:,} that show no measurable difference" if same else ""
     numbers: Counter[tuple[Measure, Verdict]] = Counter()
     shown = []
     for pair, one in by_turns(results):
         numbers[one.measure, one.verdict] += 1
         if one.verdict is Verdict.REGRESSION or numbers[one.measure, one.verdict] <= _ALIKE:
             shown.append((pair, one))
-    caption = f"Results by setting, the largest of each measure{without}."
+    caption = phrase("captions", "compare_results", same)
     return _table(shown, caption, most, total=len(results))
 
 
@@ -197,8 +189,7 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
     tables = []
     for measure, results in by_measure.items():
         verdicts = Counter(_verdict(one) for _, one in results)
-        counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-        caption = f"{measure.label[:1].upper()}{measure.label[1:]}: {counts}."
+        caption = phrase("captions", "compare_measure", measure.label, verdicts.most_common())
         tables += _table(results, caption, _MOST, "measure")
     return [replace(table, folded=True) for table in tables]
 
@@ -224,23 +215,17 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
     """The section on two machines: absolute and normalised ratios."""
     if machines is None or not machines.rows:
         return []
-    heads = [Head("setting", "setting")]
-    for column, label in _costs(machines.rows).items():
-        heads += [
-            Head(f"{column}_absolute", f"{label}, NEW / BASE", "absolute", True),
-            Head(f"{column}_normalised", f"{label}, of full fp32",
-                 "each machine's value relative to its full fine-tuning in fp32, NEW / BASE", True),
-        ]  # fmt: skip
-    rows = []
-    for row in machines.rows:
-        ratios = {f"{cost.column}_absolute": cost.absolute for cost in row.costs}
-        ratios |= {f"{c.column}_normalised": r for c in row.costs if (r := c.normalised)}
-        known = {key: text.with_span(ratio, text.times) for key, ratio in ratios.items()}
-        rows.append([text.clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
+    kinds = ("absolute", "normalised")
+    columns = [f"{column}_{kind}" for column in _costs(machines.rows) for kind in kinds]
+    rows = [
+        {"setting": text.clean(row.label), **dict.fromkeys(columns)}
+        | {f"{cost.column}_{kind}": getattr(cost, kind) for cost in row.costs for kind in kinds}
+        for row in machines.rows
+    ]
     caption = f"{text.count(len(rows), 'setting')} that both machines ran."
     lines = sentences("compare-machines", machines=machines)
-    heading, tables = "Through what both machines ran", _first(Table(heads, rows, caption), most)
-    return [Section("machines", "Machines", heading, lines, tables=tables)]
+    heading, whole = "Through what both machines ran", table("compare_machines", rows, caption)
+    return [Section("machines", "Machines", heading, lines, tables=_first(whole, most))]
 
 
 def _costs(rows: Sequence[MachineRow]) -> dict[str, str]:

@@ -4,11 +4,11 @@ So its caller does not import torch, and a file made to keep its reader busy can
 time. What could be loaded once is not loaded again.
 """
 
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,8 @@ from adapters.names import LAYER_SETS
 from bench.common.child import ChildError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
-from bench.common.messages import echo
+from bench.common.messages import count, echo
+from bench.machine.version import digest_of_code
 from bench.plan.cell import MINBERT, ON, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
@@ -39,24 +40,17 @@ _COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.po
 """What decides the code that a model without adapters runs."""
 _ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora")
 _CODE: Final = (
-    "adapters",
-    "bench/engines",
-    "bench/examples/tokenizers.py",
-    "bench/plan",
-    "minbert",
-)
-_ROOT: Final = Path(__file__).parents[2]
+    "adapters", "bench/engines", "bench/examples/tokenizers.py", "bench/plan", "minbert",
+)  # fmt: skip
 
 
 def check_checkpoint(folder: Path, digest: str) -> None:
     """Read a checkpoint's configuration, vocabulary and weights as engine minbert does; `digest` is
     of its files, as `model_digest`. InputError if loading it raises one, or takes longer than
     `PATIENCE_S`."""
-    with _once(digest, ("torch",), ("minbert",)) as known:
-        if not known:
-            known[:] = _ask(
-                {"checkpoint": str(folder)}, f"{folder}: ", "loaded", "can't be loaded", 1
-            )
+    request = {"checkpoint": str(folder)}
+    load = partial(_ask, request, f"{folder}: ", "loaded", "can't be loaded", 1)
+    _once(digest, ("torch",), ("minbert",), load)
 
 
 def check_models(
@@ -72,46 +66,40 @@ def check_models(
             built[tuple(getattr(cell, name) for name in _BUILT_FROM)] = cell
     if not built:
         return
+
+    def build() -> list[str]:
+        config_of = adapter_configs.get
+        jobs = [
+            model.job(replace(cell, seed=0), data, adapter_config=config_of(cell.adapter or ""))
+            for cell in built.values()
+        ]
+        what = count(len(jobs), "setting")
+        echo(f"checking {what} of {model.name} in engine {TRANSFORMERS}", err=True)
+        request = {"jobs": [job.to_json() for job in jobs]}
+        failed = f"engine {TRANSFORMERS} can't build it"
+        return _ask(request, f"{model.name}: ", "checked", failed, 2)
+
     settings = [model.digest, [[*key, cell.rank] for key, cell in built.items()]]
-    with _once(settings, ("torch", "transformers", "peft"), _CODE) as known:
-        if not known:
-            jobs = [
-                model.job(
-                    replace(cell, seed=0),
-                    data,
-                    adapter_config=adapter_configs.get(cell.adapter or ""),
-                )
-                for cell in built.values()
-            ]
-            plural = "s" if len(jobs) > 1 else ""
-            echo(
-                f"checking {len(jobs)} setting{plural} of {model.name} in engine {TRANSFORMERS}",
-                err=True,
-            )
-            request = {"jobs": [job.to_json() for job in jobs]}
-            failed = f"engine {TRANSFORMERS} can't build it"
-            known[:] = _ask(request, f"{model.name}: ", "checked", failed, 2)
-        if any(cell.layers in LAYER_SETS for cell in built.values()):
-            echo(f"layers of {model.name}: {known[0]}", err=True)
+    [layers] = _once(settings, ("torch", "transformers", "peft"), _CODE, build)
+    if any(cell.layers in LAYER_SETS for cell in built.values()):
+        echo(f"layers of {model.name}: {layers}", err=True)
 
 
-@contextmanager
-def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> Iterator[list[str]]:
-    """A context for a check with its answers: those it gave before with these settings, these
-    versions of libraries and this code, or none yet. They are kept in the user's cache."""
+def _once(
+    settings: object, libraries: Sequence[str], code: Sequence[str], check: Callable[[], list[str]]
+) -> list[str]:
+    """The answers of a check: those it gave before with these settings, these versions of libraries
+    and this code, which are kept in the user's cache, or new ones."""
     versions = {name: version(name) for name in libraries}
-    key = hashlib.sha256(digest([settings, versions], 64).encode())
-    for name in code:
-        path = _ROOT / name
-        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
-            if file.suffix in (".py", ".toml"):
-                key.update(file.read_bytes())
-    path = cache_folder() / "checked" / key.hexdigest()[:32]
-    known = path.read_text(encoding="utf-8").splitlines() if is_file(path) else []
-    yield known
+    key = digest([settings, versions, digest_of_code(*code)], 32)
+    path = cache_folder() / "checked" / key
+    if is_file(path) and (known := path.read_text(encoding="utf-8").splitlines()):
+        return known
+    answers = check()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(known), encoding="utf-8")
+        path.write_text("\n".join(answers), encoding="utf-8")
+    return answers
 
 
 def _ask(request: object, whose: str, done: str, failed: str, times: int) -> list[str]:

@@ -22,18 +22,11 @@ from bench.engines.classifier import (
     seeded,
 )
 from bench.engines.layer_sets import listed
-from bench.plan.adapter_configs import check_adapter_config
+from bench.plan.adapter_configs import UNSUITED_INITIALISATIONS, check_adapter_config
 from bench.plan.cell import DEFAULT, ON
 from bench.plan.job import Job
 from bench.plan.models import check_rank
 
-_REFUSED: Final = {
-    "corda": "needs examples before training",
-    "eva": "needs examples before training",
-    "loftq": "needs a quantised model",
-    "lora_ga": "needs gradients before training",
-}
-"""Initialisations that a configuration does not suffice for, and why."""
 _RESIDUAL: Final = ("pissa", "olora")
 """Beginnings of the initialisations that take the first update out of the base weights."""
 
@@ -140,8 +133,8 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     if kind is None:
         raise InputError(f"adapter_config: PEFT {peft.__version__} has no peft_type {name}")
     given = re.sub("_(niter|init).*", "", str(values.get("init_lora_weights")))
-    if given in _REFUSED:
-        raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
+    if why := UNSUITED_INITIALISATIONS.get(given):
+        raise InputError(f"adapter_config: {given} {why}; take another method")
     unknown = [key for key in values if key not in kind.__dataclass_fields__]
     if unknown:
         raise InputError(

@@ -183,9 +183,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
         raise InputError(f"{cell.model}: transformers can't load it: {reason(error)}") from error
     _check_complete(inner, new, own_head, cell.model)
     outputs = heads_of(task_of(job), parts_of(cell))[""]
-    head = None
-    if not own_head:
-        head = HEADS[cell.head](config.hidden_size, outputs.outputs, cell.dropout)
+    head = None if own_head else HEADS[cell.head](config.hidden_size, outputs.outputs, cell.dropout)
     model = EncoderClassifier(inner, head, outputs=outputs, pooling=cell.pooling)
     prefix = f"{model.prefix}."
     if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:

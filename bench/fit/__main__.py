@@ -25,6 +25,7 @@ from adapters.methods import MODES
 from bench.analysis.costs import UNITS
 from bench.common.command import FILE, described, options_in, run_command
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -44,8 +45,8 @@ from bench.machine.memory import available_mib
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.models import Model
-from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
+from bench.report.text import phrase
 from bench.results.curves import CURVES, Curves, Point, curves_key
 from bench.results.rowfile import read_rows
 from minbert.files import is_file
@@ -131,9 +132,7 @@ def command(
             point, *(costs.point(cell, n, point.length) for n in batches or ())
         )]  # fmt: skip
         notes = [*costs.notes, *remarks(points)]
-        device = "the CPU" if costs.device == "cpu" else "a GPU"
-        title = f"{model.name} on {device}, in {limit_mib:,.0f} MiB; memory in MiB by owner"
-        title += "; the largest batch that fits, then those of --batch" if batches else ""
+        title = phrase("fits", "title", model.name, costs.device, limit_mib, batches)
         if not as_json:
             from bench.report.tables import print_tables, table
 
@@ -192,15 +191,10 @@ def _costs(
     cells: Sequence[Cell], inputs: Inputs, model: Model, target: Target, runs: Path,
     signals: Signals,
 ) -> Costs:  # fmt: skip
-    here = target.conditions
-    given = {"device": here.worker_device, "threads": here.threads}
-    configs = inputs.adapter_configs
-    jobs = {
-        c: model.job(c, inputs.data_folder, adapter_config=configs.get(c.adapter or ""), **given)
-        for c in cells
-    }
+    here, lock = target.conditions, lock_on(target.device_name, signals)
+    counting = Counting(here, inputs.data_folder, lock, target.gpu, inputs.adapter_configs)
+    jobs = {cell: counting.job(model, cell) for cell in cells}
     try:
-        lock = lock_on(target.device_name, signals)
         formulae = find_formulae(jobs, lock, target.gpu)
     except NoPredictionError as error:
         raise InputError(f"{model.name}: what fits can't be forecast: {error}") from error
@@ -209,11 +203,8 @@ def _costs(
     alike = [r for r in rows if (r.conditions_id, r.model_digest, r.compile) == same]
     costs = Costs(formulae=formulae, device=here.worker_device, threads=here.threads, rows=alike)
     ran = [r for r in alike if r.is_ok and r.data_digest == cells[0].data_digest][::-1]
-    newest: dict[Variant, Row] = {}
-    for row in rows_like(ran, ran[:1]) if ran else ():
-        newest.setdefault(Variant.of(row), row)
-    some = [*newest.values()][:_LEARNED][::-1]
-    counting = Counting(here, inputs.data_folder, lock, target.gpu, configs)
+    by_variant = grouped(rows_like(ran, ran[:1]) if ran else (), Variant.of)
+    some = [newest for newest, *_ in by_variant.values()][:_LEARNED][::-1]
     with suppress(NoPredictionError):
         if some and here.device == "cpu":
             fit = make_forecast([row.cell for row in some], some, model, counting).memory
@@ -223,7 +214,7 @@ def _costs(
 
 def _write_page(folder: Path, curves: Curves, points: Sequence[Point], title: str) -> Path:
     from bench.report.forecasts import lengths_section
-    from bench.report.pages import Facts, Section, called, phrase, write_pages
+    from bench.report.pages import Facts, Section, called, write_pages
     from bench.report.tables import table
 
     rows = [point.columns() for point in points]

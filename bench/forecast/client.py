@@ -1,13 +1,12 @@
 """Costs from the cache, or from a process that counts them."""
 
-import hashlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,6 +22,7 @@ from bench.forecast.costs import Formulae, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
+from bench.machine.version import digest_of_code
 from bench.plan.cell import digest
 from bench.plan.job import Job
 from bench.results.protocol import PARENT_PID
@@ -31,7 +31,8 @@ from minbert.assets.cache import cache_folder
 Lock = Callable[[], AbstractContextManager[None]]
 """Makes the context in which costs are counted, which may be waited for."""
 
-_ROOT: Final = Path(__file__).parents[2]
+_CODE: Final = ("adapters", "bench", "minbert")
+"""The code that is counted, that counts, and that a worker imports."""
 Key = TypeVar("Key")
 Answer = TypeVar("Answer", Totals, Formulae)
 
@@ -55,9 +56,7 @@ def find_costs(
     return fill_ranks(totals, jobs)
 
 
-def find_formulae(
-    jobs: Mapping[Key, Job], lock: Lock = nullcontext, gpu: str = ""
-) -> dict[Key, Formulae]:
+def find_formulae(jobs: Mapping[Key, Job], lock: Lock, gpu: str) -> dict[Key, Formulae]:
     """The formulae of some jobs, whose batch size and length don't matter. Arguments and errors are
     those of `find_costs`."""
     return _known(_answers(Formulae, None, jobs, lock, gpu))
@@ -67,7 +66,8 @@ def _answers(
     kind: type[Answer], seeds: Sequence[int] | None, jobs: Mapping[Key, Job], lock: Lock, gpu: str
 ) -> dict[Key, Answer | str]:
     request = [seeds, [job.to_json() for job in jobs.values()]]
-    path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
+    key = digest([request, sys.version, digest_of_code(*_CODE)], 32)
+    path = cache_folder() / "predictions" / f"{key}.json"
     answers = _kept(path, kind, [*jobs])
     if answers is None:
         with lock():
@@ -91,17 +91,6 @@ def _known(answers: Mapping[Key, Answer | str]) -> dict[Key, Answer]:
         settings = f"{number} setting{'s' if number > 1 else ''}"
         echo(f"note: memory and time of {settings} are not predicted: {reason}", err=True)
     return known
-
-
-@cache
-def _code() -> str:
-    """Digest of the code that is counted, that counts, and that a worker imports."""
-    code = hashlib.sha256()
-    for package in ("adapters", "bench", "minbert"):
-        for path in sorted((_ROOT / package).rglob("*.*")):
-            if path.suffix in (".py", ".toml"):
-                code.update(path.read_bytes())
-    return code.hexdigest()
 
 
 def _kept(path: Path, kind: type[Answer], keys: Sequence[Key]) -> dict[Key, Answer | str] | None:

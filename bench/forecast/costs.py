@@ -169,16 +169,13 @@ def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
         evaluate += batches.evaluations * evaluated * stages[-1].evaluation
     most = max((count for stages in counts.values() for count in stages), key=lambda c: c.peak_mib)
     lasting = most.weights_mib + most.optimizer_mib
+    steps = sum(part.steps for part in shapes.values())
+    tokens = sum(part.real_tokens for part in shapes.values())
+    of_train, of_timed, of_evaluate = (Load(*work.tolist()) for work in (train, timed, evaluate))
     return Totals(
-        lasting,
-        most.peak_mib - lasting,
-        sum(part.steps for part in shapes.values()),
-        sum(part.real_tokens for part in shapes.values()),
-        Load(*map(float, train)),
-        Load(*map(float, timed)),
-        Load(*map(float, evaluate)),
+        lasting, most.peak_mib - lasting, steps, tokens, of_train, of_timed, of_evaluate,
         float(_epochs(shapes)),
-    )
+    )  # fmt: skip
 
 
 def stages_of(variant: Variant, shapes: ShapesOf) -> int:

@@ -83,11 +83,11 @@ def time_prior(device: str, threads: int) -> Prior:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected costs of a cell: the whole peak, imports included, and FLOPs of training by real
-    token."""
+    """Expected costs of a cell, by columns of runs.csv: the whole peak, imports included, the wall
+    time, and FLOPs of training by real token."""
 
-    peak_mib: float
-    wall_s: float
+    predicted_peak_mib: float
+    predicted_s: float
     flops_per_token: float
 
 

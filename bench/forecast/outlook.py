@@ -60,7 +60,7 @@ class Forecasts:
         forecast, prediction = self.by_kind.get(_kind(cell)), self.predict(cell)
         if forecast is None or forecast.basis is None or prediction is None:
             return None
-        return prediction.wall_s
+        return prediction.predicted_s
 
     @property
     def basis(self) -> str:
@@ -97,6 +97,17 @@ class Counting:
     lock: Lock = nullcontext
     gpu: str = ""
     adapter_configs: Mapping[str, str] = field(default_factory=dict)
+
+    def job(self, model: Model, cell: Cell) -> Job:
+        """The job of a cell, as it is counted."""
+        return model.job(
+            cell,
+            self.data,
+            adapter_config=self.adapter_configs.get(cell.adapter or ""),
+            conditions_id=self.conditions.conditions_id,
+            device=self.conditions.worker_device,
+            threads=self.conditions.threads,
+        )
 
 
 def forecast_plan(
@@ -157,18 +168,10 @@ def jobs_of(
     """The jobs that are counted for some variants, from any cell that agrees with them in all else
     that decides costs."""
     cell = replace(cell, **_SAME, fold=0 if cell.fold is not None else None)
-    here, configs = counting.conditions, counting.adapter_configs
     return {
-        variant: model.job(
-            replace(cell, **variant._asdict()),
-            counting.data,
-            adapter_config=configs.get(variant.adapter or ""),
-            conditions_id=here.conditions_id,
-            device=here.worker_device,
-            threads=here.threads,
-        )
+        variant: counting.job(model, replace(cell, **variant._asdict()))
         for variant in variants
-        if variant.adapter is None or variant.adapter in configs
+        if variant.adapter is None or variant.adapter in counting.adapter_configs
     }
 
 
@@ -204,13 +207,7 @@ class Outlook:
 
     def columns(self, cell: Cell) -> Columns:
         prediction = None if self.forecasts is None else self.forecasts.predict(cell)
-        if prediction is None:
-            return {}
-        return {
-            "flops_per_token": prediction.flops_per_token,
-            "predicted_s": prediction.wall_s,
-            "predicted_peak_mib": prediction.peak_mib,
-        }
+        return {} if prediction is None else {**vars(prediction)}
 
     def learn(self, row: Row) -> None:
         if self.forecasts is not None:

@@ -49,11 +49,11 @@ def print_plan(
         for item in planned
     ]
     known = [one for one in expected if one is not None]
-    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in expected], slots)
+    fit = that_fit(budget_s, [None if one is None else one.predicted_s for one in expected], slots)
     (covers, noun), number = round_name(planned, search_round), race_round(planned)
     total: dict[str, Any] = {
-        "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
-        "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
+        "predicted_s": sum(one.predicted_s for one in known) / slots if known else None,
+        "predicted_peak_mib": max((one.predicted_peak_mib for one in known), default=None),
         "basis": forecasts.basis if forecasts is not None and known else None,
         "covers": covers or "the grid",
         "scores_from_other_machines": scores_elsewhere(planned),
@@ -118,8 +118,8 @@ def _table(
             *(str(item.repeat) for _ in repeat),
             "" if rate is None else f"{rate:g}",
             runs if item.action == "run" else item.reason,
-            "" if one is None else f"{one.wall_s / 60:.1f}",
-            "" if one is None else f"{one.peak_mib:,.0f}",
+            "" if one is None else f"{one.predicted_s / 60:.1f}",
+            "" if one is None else f"{one.predicted_peak_mib:,.0f}",
         )
     return table
 
@@ -146,6 +146,6 @@ def _as_json(item: Planned, one: Prediction | None) -> Columns:
         **item.cell.columns(),
         **{name: getattr(item.cell, name) for name in ("scale", "name")},
         **{name: getattr(item, name) for name in ("action", "reason", "repeat", "attempt")},
-        "predicted_s": None if one is None else one.wall_s,
-        "predicted_peak_mib": None if one is None else one.peak_mib,
+        "predicted_s": None if one is None else one.predicted_s,
+        "predicted_peak_mib": None if one is None else one.predicted_peak_mib,
     }

@@ -119,7 +119,9 @@ class Session(Cells):
         left = []
         for item in planned:
             one = None if forecasts is None else forecasts.predict(item.cell)
-            costs = {} if one is None else {"memory": one.peak_mib, "time": one.wall_s}
+            costs = (
+                {} if one is None else {"memory": one.predicted_peak_mib, "time": one.predicted_s}
+            )
             if all(limit.shortfall(costs.get(limit.name, limit.value)) == 0 for limit in limits):
                 left.append(item.cell)
         text = " ".join(limit.text for limit in limits)

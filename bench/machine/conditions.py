@@ -19,6 +19,7 @@ from bench.common.messages import shown
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
 from bench.machine.devices import Device, resolve_device, resolve_devices, why_no_compiling
 from bench.machine.environment import recorded
+from bench.machine.memory import CGROUPS
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
 
@@ -29,7 +30,6 @@ WORKERS: Final = "MINBERT_BENCH_WORKERS"
 """Environment: the number of workers that measure at once on this machine, where other processes
 start the others, on cores of their own."""
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 _BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", re.MULTILINE)
 """The versions in torch's file version.py, such as `cuda: Optional[str] = '13.0'`."""
 
@@ -111,7 +111,7 @@ def workers_here() -> int:
     return int(text)
 
 
-def cpu_quota(groups: Path = _CGROUPS) -> int | None:
+def cpu_quota(groups: Path = CGROUPS) -> int | None:
     """Whole cores that the control group's quota allows, by cgroup v2 or v1; None without one."""
     words = text_or_empty(groups / "cpu.max").split() or [
         text_or_empty(groups / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")

@@ -253,10 +253,8 @@ def _not_there(requested: str, why: str) -> InputError:
 
 
 def why_no_compiling(device: Device, torch_version: str) -> str:
-    """The reason why `compile` auto is off on a device: it does not pay, or something is missing,
-    as torch on a GPU needs triton, which calls a C compiler for code that includes Python.h; or
-    empty.
-    """
+    """The reason why `compile` auto is off on a device, or empty: it does not pay, or what torch on
+    a GPU needs is missing, triton, which calls a C compiler for code that includes Python.h."""
     if device.gpu is None:
         return "a CPU gains nothing"
     version = tuple(map(int, re.findall(r"\d+", torch_version)[:2]))

@@ -18,31 +18,14 @@ BY_BUS: Final = "PCI_BUS_ID"
 
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _MALLOC: Final = "glibc.malloc."
-_ALLOCATOR: Final = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:"
-    "glibc.malloc.trim_threshold=2147483648"
-)
-"""Keep freed memory for the next step, in huge pages where the system has them.
-
-By default, glibc returns the memory of large tensors when they are freed and requests it again,
-page by page, in every step: an eighth of the time of a small encoder (docs/performance.md). Other C
-libraries ignore this variable.
-"""
-
 _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SET: Final = (VISIBLE, ORDER, *_THREADS, _TUNABLES)
 """Variables that are set; the last only if the user doesn't configure the allocator with it."""
 
-_VARIABLES: Final[Mapping[str, Sequence[str]]] = read_tables(__file__, "environment.toml")
+_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = read_tables(__file__, "environment.toml")
 DROPPED: Final = _VARIABLES["dropped"]
 RECORDED: Final = _VARIABLES["recorded"]
 RECORDED_ON_GPU: Final = _VARIABLES["recorded_on_gpu"]
-
-_PLACES: Final = ("_DIR", "_FILE", "_HOME", "_PATH")
-"""The endings of variables that name places of files, and change no number."""
-
-_SET_BY_LIBRARIES: Final = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-"""Variables that scikit-learn sets in its own process when imported; they change no number."""
 
 _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
 _KNOWN: Final = re.compile(
@@ -61,7 +44,7 @@ def worker_environment(
     tuned, the allocator keeps memory, unless the user configures it."""
     tunables = inherited.get(_TUNABLES, "")
     if tuned and _MALLOC not in tunables:
-        tunables = ":".join(filter(None, (tunables, _ALLOCATOR)))
+        tunables = ":".join(filter(None, (tunables, *_VARIABLES["allocator"])))
     kept = {name: value for name, value in inherited.items() if name not in (*DROPPED, CALLED)}
     return {
         **kept,
@@ -86,8 +69,8 @@ def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
         f"{name}={shlex.quote(_shown(value))}"
         for name, value in sorted(inherited.items())
         if value
-        and name not in (*DROPPED, *_THREADS, *_SET_BY_LIBRARIES)
-        and not name.endswith(_PLACES)
+        and name not in (*DROPPED, *_THREADS, *_VARIABLES["set_by_libraries"])
+        and not name.endswith(_VARIABLES["places"])
         and any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
     return " ".join(pairs) or None

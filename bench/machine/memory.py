@@ -7,7 +7,7 @@ from typing import Final
 import psutil
 
 MIB: Final = 2**20
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 _FILES: Final = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -19,7 +19,7 @@ _FILES: Final = (
 needs it: cached files; by cgroup v2 and v1."""
 
 
-def available_mib(groups: Path = _CGROUPS) -> tuple[float, str]:
+def available_mib(groups: Path = CGROUPS) -> tuple[float, str]:
     """The least of what the system, the control group and the process's limits leave, with its
     name."""
     left = {"free on this machine": float(psutil.virtual_memory().available)}

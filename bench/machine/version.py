@@ -1,30 +1,21 @@
 """The version of the code that measures, which follows from what workers import."""
 
 import ast
+import hashlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from bench.common.files import read_tables
 from bench.plan.cell import digest
 
 _ROOT: Final = Path(__file__).parents[2]
-_WHOLE: Final = ("adapters", "minbert", "bench/common", "bench/worker")
-"""Folders that count as a whole, from whose files imports are followed."""
-_BY_NAME: Final = ("bench/__init__.py", "bench/engines/minbert.py", "bench/engines/transformers.py")
-"""Files that workers import with the first line of code, or by their names."""
-_OF_PARENT: Final = (
-    *(f"bench/machine/{name}" for name in ("cores.py", "environment.py", "environment.toml")),
-    *("bench/launch/attempt.py", "bench/launch/runner.py", "bench/launch/watch.py"),
-    *(f"bench/results/{name}.py" for name in ("outcomes", "predictions", "row", "scores")),
-    "bench/stats/metrics.py",
-    "pyproject.toml",
-)
-"""The other files that a row's figures depend on: the environment of workers, what the parent
-measures and computes, and the versions of libraries."""
+_PATHS: Final[Mapping[str, tuple[str, ...]]] = read_tables(__file__, "version.toml")
+_WHOLE, _OF_PARENT = _PATHS["whole"], _PATHS["of_parent"]
 _DIGITS: Final = 10
 
 
@@ -34,7 +25,7 @@ def measuring(root: Path = _ROOT) -> tuple[str, ...]:
     functions too, and what the parent does with it."""
     files = set[Path]()
     ahead = [file for name in _WHOLE for file in (root / name).rglob("*.py")]
-    ahead += [root / name for name in _BY_NAME]
+    ahead += [root / name for name in _PATHS["by_name"]]
     while ahead:
         path = ahead.pop()
         if path in files or not path.is_file():
@@ -82,6 +73,17 @@ def code_version(root: Path = _ROOT) -> str:
         return version
     changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
     return f"{version}+g{commit[:_DIGITS]}{changed}"
+
+
+@cache
+def digest_of_code(*names: str) -> str:
+    """Digest of the code and the tables of this project in some files and folders."""
+    code = hashlib.sha256()
+    for path in map(_ROOT.joinpath, names):
+        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+            if file.suffix in (".py", ".toml"):
+                code.update(file.read_bytes())
+    return code.hexdigest()
 
 
 def _git(root: Path, *arguments: str) -> str:

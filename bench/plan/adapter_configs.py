@@ -25,7 +25,11 @@ _MODEL: Final = "auto_mapping"
 _KNOWN: Final = read_tables(__file__, "adapter_methods.toml")
 _FIELDS: Final[Mapping[str, Sequence[str]]] = _KNOWN["fields"]
 _METHODS: Final[Mapping[str, Sequence[str]]] = _KNOWN["methods"]
-_UNSUITED: Final = {name: why for why, names in _KNOWN["unsuited"].items() for name in names}
+_UNSUITED, UNSUITED_INITIALISATIONS = (
+    {name: why for why, names in _KNOWN[kind].items() for name in names}
+    for kind in ("unsuited", "unsuited_initialisations")
+)
+"""Methods and initialisations that a configuration does not suffice for, and why."""
 _DEFAULTS: Final = {"megatron_core": "megatron.core"}
 """Values that PEFT writes into each file, of fields that are not used."""
 _WORD: Final = re.compile(r"[A-Za-z0-9_]{1,40}")

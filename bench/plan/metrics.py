@@ -5,8 +5,9 @@ The names of problems, and their metrics in runs.csv, are those of `minbert.data
 imports no numpy.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from bench.common.errors import InputError
@@ -44,7 +45,7 @@ class Metric:
     accuracy and the overall score, for which right and wrong, or the parts' scores, are enough. The
     functions take labels and predictions: classes [N], numbers [N], or 0 and 1 for each label
     [N, C]; with `needs_logits`, whether each example is of a class [N], and its score for the class
-    [N]. They raise ValueError where the metric is not defined.
+    [N], and options by keyword. They raise ValueError where the metric is not defined.
 
     `margin` is how much worse than another a score may be, interval included, to count as no worse;
     of a metric in the unit of the labels a share of the other score.
@@ -64,6 +65,8 @@ class Metric:
     is_correlation: bool = False  # whether its interval is on the scale of Fisher's z
     value: str = ""
     influence: str = ""
+    value_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    influence_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     margin: float = 0.02
 
     def __post_init__(self) -> None:
@@ -73,7 +76,10 @@ class Metric:
             raise ValueError("its value and influence are not named as module:function")
 
     def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        return load(self.value), load(self.influence)
+        return (
+            partial(load(self.value), **self.value_options),
+            partial(load(self.influence), **self.influence_options),
+        )
 
     @property
     def of_entities(self) -> bool:

@@ -76,10 +76,9 @@ def main(
 def _comparison(runs: Sequence[Path], rows: Sequence[Row]) -> str | None:
     """The command that compares several files, or the two newest of several versions of the code,
     which a report shows together."""
-    newest: dict[str, str] = {}
-    for row in rows:
-        newest[row.code_version] = max(newest.get(row.code_version, ""), row.started_at or "")
-    versions = sorted(newest, key=lambda version: newest[version])[-2:]
+    by_time = sorted(rows, key=lambda row: row.started_at or "")
+    newest = {row.code_version: row.started_at or "" for row in by_time}
+    versions = sorted(newest, key=newest.__getitem__)[-2:]
     if len(runs) > 1:
         what, arguments = "files", [str(path) for path in (runs[0], runs[-1])]
     elif len(versions) > 1:

@@ -103,9 +103,8 @@ def shown(row: Row, name: str) -> str:
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and a table of the cells that failed or are flagged, with their messages. Cells
-    that have not run yet are only counted in the heading; those left out for a budget share a line.
-    """
+    """A heading, which counts cells that have not run yet too, and a table of those that failed or
+    are flagged, with their messages; those left out for a budget share a line."""
     bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]
     failed = [row for row in bad if not was_left_out(row)]

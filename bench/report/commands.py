@@ -30,10 +30,7 @@ _RUNS: Final = "runs.csv"  # the file that commands read by default
 
 
 def commands(
-    group: Group,
-    sources: Sequence[str],
-    code_version: str | None = None,
-    facts: KnownFacts = NO_FACTS,
+    group: Group, sources: Sequence[str], facts: KnownFacts, code_version: str | None = None
 ) -> list[str]:
     """Command lines for the grids of a group, for one of its cells, and for this report. A user's
     own grid is named by its file; the folder of a task's files is left for the user to fill in, and

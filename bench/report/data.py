@@ -10,7 +10,7 @@ from bench.plan.dataset import CONTROL, Affected, Checks
 from bench.plan.metrics import WORDS
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas
 from bench.report.pages import Section, phrase, sentences
-from bench.report.tables import Head, Table, table
+from bench.report.tables import Table, table
 from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts, KnownFacts
 
@@ -85,16 +85,11 @@ def most_new(data: DataFacts) -> list[Table]:
 
 
 def _length_table(checks: Checks) -> Table:
-    names = list(checks.lengths[0].train)
-    heads = [Head("unit", "length in"), Head("side", "of")]
-    heads += [Head(name, "longest" if name == "100" else f"{name}%", "", True) for name in names]
-    rows = [
-        [lengths.unit, side, *(f"{values[name]:,}" for name in names)]
+    return table("lengths", (
+        {"unit": lengths.unit, "side": side, **values}
         for lengths in checks.lengths
-        for side, values in (("train", lengths.train), ("dev", lengths.dev))
-        if values
-    ]
-    return Table(heads, rows, "Length percentiles")
+        for side, values in (("train", lengths.train), ("dev", lengths.dev)) if values
+    ))  # fmt: skip
 
 
 def drawings(data: DataFacts) -> list[Drawing]:

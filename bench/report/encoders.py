@@ -48,12 +48,7 @@ def encoders_section(group: Group | None) -> list[Section]:
     picks = [_pick(name, own) for name, own in group.encoders.items()]
     chosen = [pick for pick in picks if pick is not None]
     same = _same(group, chosen)
-    tables = [
-        _table(group, chosen, "Each encoder at the setting that is recommended for it or, where "
-               "none is (*), at the best by score or else the cheapest."),
-        *([_table(group, same, f"All at the same setting, {same[0].setting.label}.")]
-          if same else []),
-    ]  # fmt: skip
+    tables = [_table(group, chosen), *([_table(group, same, is_same=True)] if same else [])]
     rows = frame(group)
     rows = rows.assign(chosen=rows["label"].isin({pick.label for pick in chosen}))
     drawings = [
@@ -136,14 +131,14 @@ def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
     return steps
 
 
-def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
+def _table(group: Group, choices: Sequence[_Choice], is_same: bool = False) -> Table:
     best = _best(group, choices)
     form, form_gap = partial(text.score, group), partial(text.score_gap, group)
     gaps = _gaps(_pairs(best, choices))
 
     def row(choice: _Choice) -> dict[str, object]:
         setting = choice.setting
-        star = "" if choice.is_recommended or "*" not in caption else " *"
+        star = "" if choice.is_recommended or is_same else " *"
         known = {name: setting.mean(column) for name, column in columns.items()}
         speed, total = known.pop("examples"), known.pop("total")
         costs: tuple[Need, ...] = ("parameters", "size")
@@ -168,4 +163,5 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     }  # fmt: skip
     marks = ["baseline" if choice is best else "" for choice in choices]
     words = {cost: text.x_label(group, cost) for cost in COSTS} | {"metric": text.y_label(group)}
+    caption = phrase("captions", "encoders_table", choices[0] if is_same else None)
     return table("encoders", map(row, choices), caption, marks, words)

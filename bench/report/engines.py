@@ -11,7 +11,7 @@ from bench.report.intervals import Entry, intervals
 from bench.report.pages import Section, phrase, sentences
 from bench.report.references import WARNING
 from bench.report.tables import Table, table
-from bench.report.text import num, range_of, times, with_span
+from bench.report.text import num, times, with_span
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import LossesOf
 
@@ -25,7 +25,7 @@ def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesO
         return []
     heading, *lines = sentences(
         "engines", is_compared=bool(compared), agreed=agreed, unmatched=without,
-        ranges=[(one.name, known) for one in compared if (known := _range(one))],
+        ranges=[(one.name, known) for one in compared if (known := _ratios(one))],
         drifted=any(not one.gates for of in compared for _, one in of.compared(engines.TIME)),
     )  # fmt: skip
     tables = [_costs(compared)] if compared else []
@@ -40,13 +40,10 @@ def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
     return [phrase("groups", "engines_differ", WARNING, differing)] if differing else []
 
 
-def _range(baseline: engines.Baseline) -> str:
-    parts = []
-    for what, columns in (("time", (engines.TIME,)), ("memory", engines.MEMORY)):
-        values = [one.interval.value for _, one in baseline.compared(*columns) if one.interval]
-        if values:
-            parts.append(f"{range_of(values, times)} times the {what}")
-    return " and ".join(parts)
+def _ratios(baseline: engines.Baseline) -> dict[str, list[float]]:
+    every = {"time": baseline.compared(engines.TIME), "memory": baseline.compared(*engines.MEMORY)}
+    known = {n: [one.interval.value for _, one in own if one.interval] for n, own in every.items()}
+    return {cost: ratios for cost, ratios in known.items() if ratios}
 
 
 def _costs(compared: Iterable[engines.Baseline]) -> Table:

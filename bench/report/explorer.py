@@ -30,16 +30,12 @@ from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import against_full, in_brief, obstacles, withdrawn
 from bench.report.tables import MOST_SETTINGS
-from bench.report.text import y_label
+from bench.report.text import LABELS, y_label
 from bench.results.facts import NO_FACTS, KnownFacts
 from bench.results.store import cell_folder
 
 _MOST_CELLS: Final = 20  # cells of a setting whose figures are listed; of more, only ids are known
 _MOST_STEPS: Final = 2**15 - 1
-_NAMES: Final = {
-    "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",
-    "time": "time of a training", "size": "file to ship", "parameters": "parameters trained",
-}  # fmt: skip
 _VARIABLES: Final = {INK: "--ink", BLUE: "--lora", ORANGE: "--dora", PURPLE: "--head"}
 """Colours of figures, and the page's variables for them, which differ in the dark."""
 _LIMITED: Final[tuple[Need | Literal["score"], ...]] = (*NEEDS, "score")
@@ -157,7 +153,7 @@ def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object
 
 
 def _title(group: Group, need: Need) -> str:
-    return _NAMES[group.memory_column if need == "memory" else need]
+    return LABELS["explorer"][group.memory_column if need == "memory" else need]
 
 
 def _cell(group: Group, row: Row, runs: str) -> list[object]:

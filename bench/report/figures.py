@@ -22,7 +22,7 @@ from bench.common.grouping import grouped
 from bench.report import drawing
 from bench.report.drawing import BLUE, GREEN, GREY, GRID, INK, ORANGE, PAPER, PURPLE, Drawing
 from bench.report.pages import phrase
-from bench.report.text import fixed, num, range_of
+from bench.report.text import fixed, num
 
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.usable().items()}
@@ -130,11 +130,9 @@ def encoders(
             for mode in in_order(rows["mode"])
         ]
         drawing.add_legend(figure, handles, 4)
-    ranges = "; ".join(
-        f"{name} {range_of(part['score'])} at {range_of(part[cost], num)}"
-        for name, part in rows.groupby("encoder", sort=False)
-    )
-    return Drawing.of(figure, stem, f"{y_label} by {x_label}: {ranges}.", caption)
+    parts = [*rows.groupby("encoder", sort=False)]
+    alt = phrase("captions", "encoders_alt", x_label, y_label, parts, cost)
+    return Drawing.of(figure, stem, alt, caption)
 
 
 def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
@@ -154,8 +152,7 @@ def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
 
 def tradeoff(
     rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str,
-    references: Sequence[tuple[str, float]] = (), beyond: str = "",
-    form: Callable[[float], str] = fixed,
+    references: Sequence[tuple[str, float]], beyond: str, form: Callable[[float], str],
 ) -> Drawing:  # fmt: skip
     """Dev score against a cost; settings on the Pareto front are joined and numbered. References
     are dashed lines; a text at the better end of the axis is on scores that are beyond it."""
@@ -257,7 +254,8 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             )
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         legend(figure, rows)
-    alt = f"{x_label} by mode and layer set: {_ranges(rows, name, num)}."
+    ranges = rows.groupby("kind", sort=False)[name]
+    alt = phrase("captions", "ranges_alt", f"{x_label} by mode and layer set", ranges, num)
     return Drawing.of(figure, stem, alt, caption)
 
 
@@ -303,13 +301,9 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
         legend(figure, rows)
-    alt = f"{x_label}: {_ranges(rows, 'value', fixed)}."
+    ranges = rows.groupby("kind", sort=False)["value"]
+    alt = phrase("captions", "ranges_alt", x_label, ranges, fixed)
     return Drawing.of(figure, stem, alt, caption)
-
-
-def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
-    parts = rows.groupby("kind", sort=False)[name]
-    return "; ".join(f"{kind} {range_of(part, form)}" for kind, part in parts)
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
@@ -334,6 +328,5 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
         axes.set(xlim=(low, high), xlabel="learning rate", ylabel=y_label, title=title)
         legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
-    where = f" on {title}" if title else ""
-    alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."
+    alt = phrase("captions", "rates_alt", y_label, title, choices)
     return Drawing.of(figure, stem, alt, caption)

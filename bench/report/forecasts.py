@@ -12,16 +12,13 @@ from bench.report.drawing import GRID, INK, Drawing, add_legend, canvas
 from bench.report.figures import COLOURS, LINES, legend, points
 from bench.report.pages import Section, sentences
 from bench.report.tables import table
-from bench.report.text import one_of, x_label
+from bench.report.text import LABELS, one_of, x_label
 from bench.results.curves import Curves
 
 _CLOSE: Final = 0.1
 _ASKED: Final = ("lora", "attn-only")
 _MEMORY: Final = "peak_mib"
-_LABELS: Final = {
-    "length": "tokens of each text", "batch": "texts in a batch", _MEMORY: "memory, × full",
-    "ms_per_1k_tokens": "time, × full",
-}  # fmt: skip
+_LABELS: Final = LABELS["curves"]
 
 
 def forecasts_section(group: Group) -> list[Section]:

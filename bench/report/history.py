@@ -41,11 +41,8 @@ def write_history(
     """Write history.html, history.md, history.json and figures on the group with the most versions
     of the code, of rows from these files; return the page and the data. InputError if no cell ended
     ok, and errors as `write_pages`."""
-
-    def versions_ok(group: Group) -> int:
-        return len({row.code_version for row in group.rows if row.is_ok})
-
-    every = sorted(groups(printable(rows)), key=versions_ok, reverse=True)
+    every = groups(printable(rows))
+    every.sort(key=lambda group: -len({row.code_version for row in group.rows if row.is_ok}))
     shown = history(every[0]) if every else None
     if shown is None:
         raise InputError(f"{' '.join(sources)}: no cell ended ok, so there is no history")

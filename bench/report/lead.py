@@ -38,11 +38,8 @@ def lead(group: Group, facts: KnownFacts = NO_FACTS) -> list[str]:
         is_kept=any(s.values.keys() == s.scores.keys() for s in every if len(s.scores) > 1),
         is_joined=all(s.values.keys() == s.scores.keys() for s in every), scored=every,
         row_metrics=ROW_METRICS, multitask=MULTITASK, notes=task.notes if task else (),
-        parts=[
-            f"(1 + r) / 2 of the correlation r on {part}" if part in CORRELATED
-            else f"the accuracy on {part}"
-            for part, column in PART_SCORES.items() if group.shared(column) is not None
-        ],
+        parts=[part for part, name in PART_SCORES.items() if group.shared(name) is not None],
+        correlated=CORRELATED,
         examples=known.train if known and group.folds is None else group.shared("max_train"),
         caution=plain(known.caution(group.metric)) if known else "",
         machines={

@@ -105,8 +105,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
         [label, *(text.with_span(of[n], form) if n in of else DASH for n, form in forms.items())]
         for label, of in values.items()
     ]
-    shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
-    caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
+    caption = phrase("captions", "metrics", len(rows), len(scored))
     return Section("metrics", "Metrics", heading, lines, (), [Table(heads, rows, caption)])
 
 
@@ -249,9 +248,8 @@ def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> D
         axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
                         ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
         axes.set_yticks(range(number), short, fontsize=size + 1)
-    right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
     caption = phrase("captions", "confusion", *over)
-    alt = f"Confusion matrix. Predicted right of each class: {right}."
+    alt = phrase("captions", "confusion_alt", names, shares.diagonal())
     return Drawing.of(figure, "confusion", alt, caption)
 
 
@@ -311,7 +309,6 @@ def _reliability(sure: Floats, right: Floats, outcomes: Sequence[Outcome]) -> Dr
             xlabel="predicted probability of the label" if several else "confidence",
             ylabel="share of labels that apply" if several else "accuracy",
         )  # fmt: skip
-    points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
     caption = phrase("captions", "reliability", len(outcomes[0].predicted), len(outcomes))
-    alt = f"Reliability diagram. {points}."
+    alt = phrase("captions", "reliability_alt", [*zip(probability, share, strict=True)])
     return Drawing.of(figure, "reliability", alt, caption)

@@ -1,7 +1,7 @@
 """The report's section on a race: who was in it, who left when and why, and its answer."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.patches import Patch
 
@@ -27,7 +27,7 @@ def race_section(recommended: Recommendation | None) -> list[Section]:
     return [Section("race", "Race", heading, [], [drawing], [table("race", shown, folded=True)])]
 
 
-def _entry(raced: Raced, i: int) -> dict[str, object]:
+def _entry(raced: Raced, i: int) -> dict[str, Any]:
     race, setting = raced.race, raced.settings[i]
     state = "left" if i in race.left else "open"
     if race.is_over and i == race.shown:
@@ -41,20 +41,19 @@ def _entry(raced: Raced, i: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _drawing(entries: Sequence[dict[str, object]], caption: str) -> Drawing:
+def _drawing(entries: Sequence[dict[str, Any]], caption: str) -> Drawing:
     """A bar over the rounds of each setting, and at its end how it stood."""
     with canvas(0.9 + 0.24 * len(entries)) as (figure, axes):
         for place, entry in enumerate(entries):
-            colour, rounds = _COLOURS[str(entry["state"])], int(str(entry["rounds"]))
-            axes.barh(place, rounds, color=colour, height=0.6)
-            gap = entry["gap"]
-            if isinstance(gap, float):
+            rounds, gap = entry["rounds"], entry["gap"]
+            axes.barh(place, rounds, color=_COLOURS[entry["state"]], height=0.6)
+            if gap is not None:
                 axes.text(rounds + 0.08, place, signed(100 * gap, 1), va="center", fontsize=7)
         axes.set(xlim=(0, ROUNDS + 0.7), xlabel="rounds", xticks=range(ROUNDS + 1))
-        axes.set_yticks(range(len(entries)), [str(entry["setting"]) for entry in entries])
+        axes.set_yticks(range(len(entries)), [entry["setting"] for entry in entries])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        states = dict.fromkeys(str(entry["state"]) for entry in entries)
+        states = dict.fromkeys(entry["state"] for entry in entries)
         add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
     names = (f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
     return Drawing.of(figure, "race", f"{'; '.join(names)}.", caption)

@@ -24,8 +24,7 @@ _conditions: Final = attrgetter(
     *(n for n in named(lambda about: about.compared in ("group", "never")) if n != "data_digest"),
     *("task", "max_train", "max_dev"),
 )
-"""What a search's tries have in common with the cells that they are for; data and machine differ.
-"""
+"""What a search's tries share with the cells that they are for; data and machine differ."""
 
 
 def rates_section(
@@ -56,9 +55,7 @@ def rates_section(
     return [Section("rates", "Learning rates", heading, lines, drawings, tables)]
 
 
-def candidates(
-    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
-) -> pd.DataFrame:
+def candidates(group: Group | None, rows: Sequence[Row], planned: Sequence[Row]) -> pd.DataFrame:
     """A row for each try: its rate, score and status. `here` marks the tries for the group's cells:
     those of their machine, and those of other machines whose scores a search uses. `chosen` marks
     the rates that the group's cells have."""

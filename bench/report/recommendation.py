@@ -19,7 +19,7 @@ from bench.plan.metrics import ROW_METRICS
 from bench.report.commands import confirm_command, export_command, narrowed, train_command
 from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Table, table
-from bench.report.text import num, score, score_gap
+from bench.report.text import LABELS, num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import NO_FACTS, KnownFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
@@ -30,8 +30,6 @@ _MOST_NAMED: Final = 4  # more settings than these are counted and not named
 _MOST_SEEDS: Final = 30  # more seeds than these are not suggested
 _USES: Final = {f"use_{form}": form for form in (MERGED, ONNX, INT8)}
 """The forms of exported models by their columns."""
-_NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",
-                 "parameters": "fewest parameters", "score": "best score"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     needs[pick] = ["recommended" if recommended.decided else "best so far"]
     for need, i in recommended.alternatives.items():
         if need != "parameters" or recommended.prefer == "parameters":
-            needs.setdefault(i, []).append(_NAMES[need])
+            needs.setdefault(i, []).append(LABELS["alternatives"][need])
     chosen = len(needs)
     for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
         if full in known.settings:

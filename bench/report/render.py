@@ -145,7 +145,7 @@ def report(
         "conditions": tables.conditions_table(first) if first else None,
         "conditions_lines": tables.conditions_lines(first) if first else [],
         "times_lines": between_processes(first) if first else [],
-        "commands": commands(first, sources, code_version, facts) if first else [],
+        "commands": commands(first, sources, facts, code_version) if first else [],
         "commands_lines": pages.sentences("commands"), "terms": _terms(),
     }  # fmt: skip
 

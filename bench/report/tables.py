@@ -22,7 +22,7 @@ from bench.common.grouping import grouped
 from bench.common.messages import as_called, printable
 from bench.plan.columns import BY_NAME, group_names
 from bench.report import text
-from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
+from bench.report.text import num, score, score_gap, span, times, with_span, x_label
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400  # settings in a figure; each takes 0.5 KB of the page, in up to ten figures
@@ -35,10 +35,6 @@ _MOST_PRINTED: Final = 500
 _WIDTH: Final = 200  # characters of a line if stdout is no terminal
 _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_UNSET: Final = {
-    "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
-    "early_stopping": "none", "sharing": "none", "executor": "none",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -185,9 +181,8 @@ def settings_table(group: Group) -> Table:
         }  # fmt: skip
         return {name: value for name, value in fields.items() if has.get(name, True)}
 
-    caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
-    if len({frozenset(s.places(group.memory_column)) for s in settings if s.ok}) > 1:
-        caption += " Ratios are over common seeds; memory and time are those of each one's own."
+    seeds = {frozenset(s.places(group.memory_column)) for s in settings if s.ok}
+    caption = text.phrase("captions", "settings", len(seeds) > 1)
     shown = settings[:MOST_SETTINGS]
     marks = ["baseline" if s is group.baseline else "" for s in shown]
     rows, units = map(row, shown), _units(group)
@@ -244,12 +239,7 @@ def kinds_table(group: Group) -> Table:
             **{f"{cost}_ratio": ratios(settings, cost) for cost in COSTS},
         }
 
-    of = " and ".join(
-        f"{num(value.value)} {'MiB' if cost == 'memory' else x_label(group, cost)}"
-        for cost in COSTS
-        if base and (value := base.estimate(column(group, cost)))
-    )
-    caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
+    caption = text.phrase("captions", "kinds", group, COSTS)
     return table("kinds", starmap(row, grouped(group.settings, key).items()), caption)
 
 
@@ -279,20 +269,18 @@ def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
         if name in (*_RATES, "scale"):
             continue
         # Values that vary within a group, such as the code's version, are listed.
-        text = _listed(
-            dict.fromkeys(str(v) for v in map(attrgetter(name), group.rows) if v is not None)
-        )
-        if not text:
+        values = (str(v) for v in map(attrgetter(name), group.rows) if v is not None)
+        shown = _listed(dict.fromkeys(values))
+        if not shown:
             applies = BY_NAME[name].applies_to(group.first)
-            text = _UNSET.get(name, _UNKNOWN) if applies else DASH
-        yield "Conditions" if name in conditions else "Settings", name, name, text
+            shown = text.LABELS["unset"].get(name, _UNKNOWN) if applies else DASH
+        yield "Conditions" if name in conditions else "Settings", name, name, shown
     for mode in dict.fromkeys(setting.mode for setting in group.settings):
         members = [row for row in group.rows if row.mode == mode]
         for name in _RATES:
             rates = sorted({v for row in members if (v := number(row[name])) is not None})
             if rates:
-                text = _listed([f"{rate:g}" for rate in rates])
-                yield "Rates", f"{name} in {mode}", name, text
+                yield "Rates", f"{name} in {mode}", name, _listed([f"{rate:g}" for rate in rates])
 
 
 def _listed(values: Collection[str]) -> str:

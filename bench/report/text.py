@@ -2,7 +2,7 @@
 from templates."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import Objective, column
+from bench.common.files import read_tables
 from bench.common.messages import count as count  # as text.count, too
 from bench.common.messages import printable
 from bench.plan.cell import Cell, Value
@@ -19,14 +20,7 @@ from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
-_LABELS: Final = {
-    "peak_cuda_allocated_mib": "peak CUDA memory allocated, MiB",
-    "peak_rss_mib": "peak RSS, MiB",
-    "ms_per_1k_tokens": "ms for 1,000 tokens",
-    "step_ms_median": "ms for a step",
-    "train_s": "s for a training",
-}
-BASE: Final = "full fine-tuning in fp32"
+LABELS: Final[Mapping[str, Mapping[str, str]]] = read_tables(__file__, "labels.toml")
 _LONGEST: Final = 500  # characters of a row's text that are shown
 
 
@@ -97,6 +91,7 @@ def difference(interval: Interval) -> str:
 
 difference_span: Final = partial(span, shape=signed)
 difference_with_span: Final = partial(with_span, shape=signed)
+times_with_span: Final = partial(with_span, shape=times)
 
 
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
@@ -173,7 +168,7 @@ def y_label(group: Group) -> str:
 
 
 def x_label(group: Group, cost: Objective) -> str:
-    return _LABELS[column(group, cost)]
+    return LABELS["costs"][column(group, cost)]
 
 
 def environment(*packages: str, **more: Any) -> Environment:

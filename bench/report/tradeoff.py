@@ -10,7 +10,7 @@ import pandas as pd
 
 from adapters.names import in_order
 from bench.analysis.groups import Group
-from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
+from bench.analysis.verdicts import COSTS, Objective, column, compare, pareto, rank_effect
 from bench.plan.cell import SEARCHED
 from bench.report import figures, tables, text
 from bench.report.drawing import Drawing
@@ -144,7 +144,7 @@ def _cost(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) ->
         for share, when in ((0.0, "where the cache had no code"), (1.0, "where it had all"))
     }
     heading, *lines = sentences(
-        "cost", ranges=_ranges(group), on_cpu=group.memory_column != "peak_cuda_allocated_mib",
+        "cost", ratios=_ratios(group), on_cpu=group.memory_column != "peak_cuda_allocated_mib",
         imports=median(imports) if imports else None, took=times_of(group.rows),
         noun=text.one_of(group.rows), **_processes(group),
         compiling={when: median(seconds) for when, seconds in compiled.items() if seconds},
@@ -153,20 +153,15 @@ def _cost(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) ->
     return Section("cost", "Memory and time", heading, lines, drawings, every)
 
 
-def _ranges(group: Group) -> dict[str, str]:
-    """By precision, the adapters' range of costs, relative to full fine-tuning."""
-    ranges = {}
+def _ratios(group: Group) -> dict[str, dict[Objective, list[float]]]:
+    """By precision and cost, the adapters' costs relative to full fine-tuning."""
+    every = {}
     for amp in dict.fromkeys(setting.amp for setting in group.settings):
-        full = group.full(amp)
-        adapted = [s for s in group.usual if s.adapted and s.amp == amp] if full else []
-        parts = []
-        for cost in COSTS:
-            gaps = [compare(group, cost, s, full) for s in adapted if full]
-            if ratios := [gap.value for gap in gaps if gap]:
-                parts.append(f"{text.range_of(ratios, text.times)}× the {cost}")
-        if parts:
-            ranges[amp] = " and ".join(parts)
-    return ranges
+        full, alike = group.full(amp), [s for s in group.usual if s.adapted and s.amp == amp]
+        known = {cost: [compare(group, cost, s, full) for s in alike if full] for cost in COSTS}
+        ratios = {cost: [gap.value for gap in gaps if gap] for cost, gaps in known.items()}
+        every[amp] = {cost: values for cost, values in ratios.items() if values}
+    return {amp: costs for amp, costs in every.items() if costs}
 
 
 def between_processes(group: Group) -> list[str]:

@@ -16,7 +16,7 @@ from bench.report.commands import narrowed
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 from bench.report.text import range_of, short_name, x_label
-from bench.results.facts import NO_FACTS, KnownFacts
+from bench.results.facts import KnownFacts
 
 _NAMED: Final = 0.02  # the share of a total from which the change of a part is named
 _STATE: Final = ("gradients", "optimizer")
@@ -40,9 +40,7 @@ class _Bar:
     parts: dict[Objective, breakdown.Breakdown | None]
 
 
-def why_section(
-    group: Group, pick: Setting | None = None, facts: KnownFacts = NO_FACTS
-) -> list[Section]:
+def why_section(group: Group, pick: Setting | None, facts: KnownFacts) -> list[Section]:
     """The section, unless no setting has known parts; the pick is the recommended setting."""
     settings = breakdown.representatives(group, pick)
     common = set.intersection(*[s.places(group.memory_column) for s in settings] or [set()])

@@ -4,16 +4,15 @@ of every example, from formulas, for whole arrays at once.
 All functions take labels and predictions: classes [N], numbers [N], 0 and 1 for each label [N, C],
 or tags of words [N, W], whose examples are texts; of a ranking, whether examples are of the class
 [N], and their scores [N].
-bench/plan/metrics.toml names the functions.
+bench/plan/metrics.toml names the functions, with options.
 
 The influence of example i is N times the derivative of the metric with respect to the weight of
 that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 1972, Efron 1982).
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +28,6 @@ def balanced_accuracy(labels: Array, predicted: Array) -> float:
     from sklearn.metrics import recall_score
 
     return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
-
-
-def _f1(labels: Array, predicted: Array, average: str) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, average=average, zero_division=0))
-
-
-macro_f1: Final = partial(_f1, average="macro")
-weighted_f1: Final = partial(_f1, average="weighted")
-micro_f1: Final = partial(_f1, average="micro")
 
 
 def pearson(labels: Array, predicted: Array) -> float:
@@ -250,9 +238,28 @@ def _entity_counts(
     return len(among) * counts[:, 0], counts[:, among].sum(axis=1)
 
 
-def _word_counts(labels: Array, predicted: Array) -> Counts:
+def entity_share(labels: Array, predicted: Array, **options: Any) -> float:
+    """The share of entities that are hits; options say which, as those of `_entity_counts`."""
+    hits, counted = (float(each.sum()) for each in _entity_counts(labels, predicted, **options))
+    return hits / counted if counted else 0.0
+
+
+def entity_influence(labels: Array, predicted: Array, **options: Any) -> Floats:
+    """Of that share; among both kinds of entities it is their F1."""
+    return _quotient_influence(*_entity_counts(labels, predicted, **options))
+
+
+def word_accuracy_influence(labels: Array, predicted: Array) -> Floats:
+    """Of the share of words [N, W] whose tag is predicted right."""
     is_word = labels >= 0
-    return ((labels == predicted) & is_word).sum(axis=1) * 1.0, is_word.sum(axis=1) * 1.0
+    right = (labels == predicted) & is_word
+    return _quotient_influence(right.sum(axis=1) * 1.0, is_word.sum(axis=1) * 1.0)
+
+
+def _quotient_influence(part: Floats, whole: Floats) -> Floats:
+    """Of the quotient of the sums of two numbers by text [N]."""
+    total = max(float(whole.sum()), 1.0)
+    return np.asarray(len(part) / total * (part - part.sum() / total * whole))
 
 
 def _type_counts(labels: Array, predicted: Array) -> Counts:
@@ -274,27 +281,3 @@ def entity_macro_f1(labels: Array, predicted: Array) -> float:
 
 def entity_macro_f1_influence(labels: Array, predicted: Array) -> Floats:
     return _mean_f1_influence(*_type_counts(labels, predicted))
-
-
-def _quotient(counts: Callable[..., Counts], labels: Array, predicted: Array) -> float:
-    part, whole = (float(each.sum()) for each in counts(labels, predicted))
-    return part / whole if whole else 0.0
-
-
-def _quotient_influence(counts: Callable[..., Counts], labels: Array, predicted: Array) -> Floats:
-    part, whole = counts(labels, predicted)
-    total = max(float(whole.sum()), 1.0)
-    return np.asarray(len(labels) / total * (part - part.sum() / total * whole))
-
-
-_precision_counts: Final = partial(_entity_counts, among=(1,))
-_recall_counts: Final = partial(_entity_counts, among=(2,))
-_conll_counts: Final = partial(_entity_counts, any_start=True)
-entity_f1_conll: Final = partial(words.entity_f1, any_start=True)
-entity_precision: Final = partial(_quotient, _precision_counts)
-entity_recall: Final = partial(_quotient, _recall_counts)
-entity_f1_influence: Final = partial(_quotient_influence, _entity_counts)
-entity_f1_conll_influence: Final = partial(_quotient_influence, _conll_counts)
-entity_precision_influence: Final = partial(_quotient_influence, _precision_counts)
-entity_recall_influence: Final = partial(_quotient_influence, _recall_counts)
-word_accuracy_influence: Final = partial(_quotient_influence, _word_counts)

@@ -85,13 +85,10 @@ def training_times(
     """Times of a training's own steps, from the ms of each in order [N], ValueError for fewer than
     `STEPS_ENOUGH`, and the tokens of its batch without and with padding [N].
 
-    Batches differ in size, so each step is compared with the expected time of its size: a parabola
-    fitted to the steps' tokens with padding, on which the computation depends. The warm-up ends
-    with the first window of 8 steps that is within 5% of the one before. The ratio of actual to
-    expected time of the later steps is then applied to all batches, including those of the warm-up,
-    because the seed determines them equally for every setting. A disturbance often affects
-    neighbouring steps, so the later steps are split into four blocks, and the intervals are a
-    jackknife over the blocks, with Student's t.
+    docs/measuring.md says how the warm-up ends, and how steps on batches of several sizes give the
+    time of all batches, on which the computation depends by their tokens with padding. A
+    disturbance often affects neighbouring steps, so intervals are a jackknife over a few blocks of
+    later steps, with Student's t.
     """
     ms, sizes = np.asarray(times, dtype=float), np.asarray(padded, dtype=float)
     if ms.ndim != 1 or not ms.shape == sizes.shape == np.shape(tokens) or ms.size < STEPS_ENOUGH:

@@ -1,10 +1,10 @@
 """Ensembles as text, tables and figures, on a terminal and pages. Loads pandas and matplotlib."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -212,10 +212,9 @@ def _draw_choice(result: TaskResult, stem: str, alt: str, caption: str) -> Drawi
         axes.axvline(result.size, **_DASHED)
         lines = []
         for name, values, colour, marker, style in curves:
-            points = [math.nan if value is None else value for value in values]
             lines += axes.plot(
-                range(1, len(points) + 1), points, color=colour, marker=marker, markersize=3.5,
-                linestyle=style, label=name,
+                range(1, len(values) + 1), np.array(values, dtype=float), color=colour,
+                marker=marker, markersize=3.5, linestyle=style, label=name,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="members, each counted by its weight", ylabel=label)

@@ -87,11 +87,8 @@ def _task_as_json(result: TaskResult) -> Row:
         "candidates": len(result.pool.members),
         **_compared(result, "best_member"),
         "members": [
-            {
-                "name": member.row.name,
-                **{name: member.row[name] for name in ("task", "model", "cell_id")},
-                "weight": weight,
-            }
+            {n: getattr(member.row, n) for n in ("name", "task", "model", "cell_id")}
+            | {"weight": weight}
             for member, weight in result.members
         ],
         "cells": _cells(result),

@@ -59,17 +59,15 @@ def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
 
 
 def _why_left_out(cell: KeptCell) -> str | None:
-    if cell.row.init == "random":
-        return "that began with random weights"
-    if cell.row.task == MULTITASK:
-        return f"of task {MULTITASK}, whose weights are not read"
-    if cell.row.mode == "head":
-        return "whose head alone trained"
-    if cell.row.mode == BITFIT:
-        return "in which only the biases and the head trained"
-    if not is_file(cell.weights):
-        return "that kept no weights; run the grid again with --save-weights --rerun ok"
-    return None
+    again, row = "run the grid again with --save-weights --rerun ok", cell.row
+    reasons = {
+        "that began with random weights": row.init == "random",
+        f"of task {MULTITASK}, whose weights are not read": row.task == MULTITASK,
+        "whose head alone trained": row.mode == "head",
+        "in which only the biases and the head trained": row.mode == BITFIT,
+        f"that kept no weights; {again}": not is_file(cell.weights),
+    }
+    return next((reason for reason, is_so in reasons.items() if is_so), None)
 
 
 def _labelled(cells: Sequence[KeptCell]) -> list[KeptCell]:

@@ -6,9 +6,9 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from bench.common.grouping import grouped
 from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_axis
 from bench.report.pages import Facts, sections_of, sentences
-from bench.report.text import count, plain
 from bench.studies.updates import tables
 from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
 from bench.studies.updates.truncation import Truncation, problems
@@ -28,20 +28,16 @@ def facts(
     """The content of the page, made again by a command line, with remarks on cells that were left
     out and on the tasks."""
     whole = next((update for update in updates if update.cell.whole), updates[0])
-    metrics = dict.fromkeys(truncation.metric for truncation in truncations)
-    models, tasks = (
-        " and ".join(dict.fromkeys(plain(str(update.cell.row[key])) for update in updates))
-        for key in ("model", "task")
-    )
+    by_metric = grouped(truncations, lambda truncation: truncation.metric)
     energies = {update.cell.label: update.modules for update in updates[:_MOST]}
     kinds = {
         kind: modules
         for kind in KINDS.values()
         if (modules := [module for module in whole.modules if module.position[1] == kind])
     }
-    more = [f"Figures show the first {_MOST} cells, tables all."] if len(updates) > _MOST else []
+    title, *more = sentences("updates_page", updates=updates, most=_MOST)
     return Facts(
-        title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
+        title=title,
         findings=tables.findings(updates, truncations),
         sections=sections_of(
             problems=problems(truncations),
@@ -49,14 +45,8 @@ def facts(
             drawings=[
                 _energy(energies, "energy", "Mean over linear layers."),
                 _energy(kinds, "energy-kinds", f"{whole.cell.label}: mean over layers."),
-                *(
-                    _scores_figure([cell for cell in truncations if cell.metric == metric])
-                    for metric in metrics
-                ),
-                *(
-                    _ranks_figure(update, f"rank-{_PERCENT}-{number}")
-                    for number, update in enumerate(updates[:_MOST], start=1)
-                ),
+                *map(_scores_figure, by_metric.values()),
+                *(_ranks_figure(update, n) for n, update in enumerate(updates[:_MOST], start=1)),
             ],
         ),
         how="What was read",
@@ -84,7 +74,7 @@ def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> 
     return Drawing.of(figure, stem, alt, caption)
 
 
-def _ranks_figure(update: Update, stem: str) -> Drawing:
+def _ranks_figure(update: Update, number: int) -> Drawing:
     """The rank that holds a share of the energy, a square for each layer and kind."""
     import seaborn as sns
 
@@ -104,7 +94,7 @@ def _ranks_figure(update: Update, stem: str) -> Drawing:
         "updates_figures", figure="ranks", percent=_PERCENT, name=update.cell.label, low=low,
         high=high, most=most,
     )  # fmt: skip
-    return Drawing.of(figure, stem, alt, caption)
+    return Drawing.of(figure, f"rank-{_PERCENT}-{number}", alt, caption)
 
 
 def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.analysis.comparison import (
     Compared,
     Comparison,
+    Family,
     Limits,
     Measure,
     Pair,
@@ -96,7 +97,7 @@ def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = (""
         unmatched=tuple(Unmatched("NEW", f"dora{text}", f"only in NEW{text}", 3) for text in texts),
         differs=tuple(("code_version", f"1{text}", f"2{text}") for text in texts),
         machines=machines,
-        family="All intervals hold at once with 95% (Bonferroni).",
+        family=Family(number=100, level=0.999, measures=5, overall_level=0.99),
     )  # fmt: skip
     sides = [
         SideRows(Path(f"{place}{texts[0]}.csv"), f"amp=off{texts[-1]}", rows, no_values)

@@ -118,7 +118,7 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
     for axis in ({"batch_size": 3}, {"max_length": 16}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
         with pytest.raises(ZeroDivisionError):
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
-    monkeypatch.setattr(client, "_code", lambda: "changed")
+    monkeypatch.setattr(client, "digest_of_code", lambda *_: "changed")
     with pytest.raises(ZeroDivisionError):
         smoke.costs()
 
@@ -150,7 +150,7 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     models = {smoke.model.name: smoke.model}
     forecast = forecast_plan(planned, rows, models, Counting(smoke.conditions))
     assert forecast.basis == "fitted on 2 settings that ran here"
-    short, long = (forecast.predict(item.cell).wall_s for item in planned)
+    short, long = (forecast.predict(item.cell).predicted_s for item in planned)
     assert short < long
 
 

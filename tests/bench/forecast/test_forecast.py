@@ -93,9 +93,10 @@ def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
     prior, on_gpu = forecast(), Forecast(TOTALS, "cuda:0", 2, column)
     for which, counted in COUNTS.items():
         prediction = prior.predict(which)
-        assert prediction.wall_s > 0
-        assert 1 < (prediction.peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
-        assert on_gpu.predict(which).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
+        assert prediction.predicted_s > 0
+        assert 1 < (prediction.predicted_peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
+        tensors_mib = on_gpu.predict(which).predicted_peak_mib
+        assert tensors_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
 
 def test_a_training_that_stopped_early_teaches_memory_and_no_time():
@@ -113,8 +114,8 @@ def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
     assert learned.seen == len(known)
     for row in unseen:
         prediction = learned.predict(Variant.of(row))
-        assert prediction.peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
-        assert prediction.wall_s == pytest.approx(row["wall_s"], rel=0.1)
+        assert prediction.predicted_peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
+        assert prediction.predicted_s == pytest.approx(row["wall_s"], rel=0.1)
 
 
 def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
@@ -123,16 +124,16 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     assert learned.basis is None
     learned.hint(others)
     assert learned.basis == "from the speed of other runs here"
-    times = [learned.predict(variant).wall_s for variant in COUNTS]
+    times = [learned.predict(variant).predicted_s for variant in COUNTS]
     steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
     training = steps * 0.12 * SHAPES.real_tokens / 1000
     assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
     learned.learn(rows()[:1])
     assert learned.basis == "fitted on 1 setting that ran here"
-    assert learned.predict(VARIANTS[0]).wall_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
+    assert learned.predict(VARIANTS[0]).predicted_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
     of_other_lengths = forecast()
     of_other_lengths.hint([row | {"max_length": 16} for row in others])
-    assert [of_other_lengths.predict(variant).wall_s for variant in COUNTS] == times
+    assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
 
 
 def test_what_failed_or_was_disturbed_teaches_no_time():

@@ -72,7 +72,7 @@ unfreeze = ["iterative"]
 STEPS_OF_EPOCH = 6
 """60 examples, of which 12 are held out, in batches of 8."""
 LAST_STEPS = 4
-FORETOLD = Prediction(peak_mib=321.5, wall_s=45.25, flops_per_token=1.5e6)
+FORETOLD = Prediction(predicted_peak_mib=321.5, predicted_s=45.25, flops_per_token=1.5e6)
 WALL_S = 3600.5
 
 

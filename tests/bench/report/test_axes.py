@@ -200,7 +200,7 @@ def test_the_section_tells_the_tries_for_the_cells_here_from_others():
         "of another device": [*away(tries(LORA), device="cuda:0"), found],
     }  # fmt: skip
     check_snapshot("rates", {t: rates_section(groups(r)[0], r) for t, r in every.items()})
-    frame = candidates(groups([*best, given])[0], [*best, given])
+    frame = candidates(groups([*best, given])[0], [*best, given], ())
     assert list(frame[frame["chosen"]]["rate"]) == [3.16e-4]
 
 

@@ -13,7 +13,7 @@ from bench.plan.cell import ON
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
-from bench.results.facts import DataFacts
+from bench.results.facts import NO_FACTS, DataFacts
 from tests.bench.synthetic_rows import new_row
 
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
@@ -76,7 +76,7 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
     found = groups(rows_of(every))
     assert len(found) == 2, "one for each batch size"
     for group in found:
-        whole, one, report = commands(group, ["a b.csv"])
+        whole, one, report = commands(group, ["a b.csv"], NO_FACTS)
         assert "--select" not in whole
         ids = {row["cell_id"] for row in group.rows}
         assert ids <= {cell.columns()["cell_id"] for cell in planned(whole, "fp16")}
@@ -90,12 +90,12 @@ def test_rates_of_a_search_are_not_selected_by():
     every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
     found = [replace(cell, learning_rate_source="search", learning_rate=3.16e-4) for cell in every]
     (group,) = groups(rows_of(found, "full"))
-    whole, one, _ = commands(group, [])
+    whole, one, _ = commands(group, [], NO_FACTS)
     assert whole.endswith("--lr auto")
     assert "learning_rate" not in one
     assert len(planned(one)) == 1
     (group,) = groups([*rows_of(every[1:]), *rows_of(every[:1], "other")])
-    first, second, *_ = commands(group, [])
+    first, second, *_ = commands(group, [], NO_FACTS)
     assert "--grid mine.toml " in first
     assert "--grid other.toml " in second
 
@@ -103,11 +103,11 @@ def test_rates_of_a_search_are_not_selected_by():
 def test_repeats_are_run_again_as_often():
     rows = rows_of(cells(gridfile.load("full"))[:4], "full")
     (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
-    whole, one, _ = commands(group, [])
+    whole, one, _ = commands(group, [], NO_FACTS)
     for line in (whole, one):
         assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3
     (group,) = groups(rows)
-    assert not any("--repeats" in line for line in commands(group, []))
+    assert not any("--repeats" in line for line in commands(group, [], NO_FACTS))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_race_is_repeated_as_one_and_a_cell_of_it_alone(grid):
     final = [replace(every[0], seed=n) for n in range(3)]
     (group,) = groups(rows_of([*raced, *final], grid))
     assert group.race
-    whole, one, _ = commands(group, [])
+    whole, one, _ = commands(group, [], NO_FACTS)
     (alone,) = groups(rows_of(final, grid))
     (again, *_) = commands(alone, [])
     lines = {"whole": whole, "one": one, "again": again}

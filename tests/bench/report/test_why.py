@@ -2,6 +2,7 @@
 
 from bench.analysis.groups import groups
 from bench.report.why import why_section
+from bench.results.facts import NO_FACTS
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
 
@@ -41,7 +42,7 @@ def rows_of(*, activations=400.0, backward=30.0):
 
 def section_of(rows):
     [group] = groups(rows)
-    [section] = why_section(group)
+    [section] = why_section(group, None, NO_FACTS)
     return section
 
 
@@ -64,4 +65,4 @@ def test_sentences_table_and_picture_follow_from_the_rows():
             "on a GPU": on_gpu,
         }.items()
     })  # fmt: skip
-    assert why_section(groups(synthetic_rows(68))[0]) == [], "without any parts"
+    assert why_section(groups(synthetic_rows(68))[0], None, NO_FACTS) == [], "without any parts"

@@ -169,7 +169,7 @@ def forecast_is_off(real: Any) -> Any:
         from dataclasses import replace
 
         predicted = real(*of)
-        return replace(predicted, peak_mib=predicted.peak_mib * 4 / 3)
+        return replace(predicted, predicted_peak_mib=predicted.predicted_peak_mib * 4 / 3)
 
     return predict
 

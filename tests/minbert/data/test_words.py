@@ -47,8 +47,8 @@ def test_scores_are_those_of_seqeval_to_the_last_digit(seed):
     pair, strict = (named(true), named(guess)), {"mode": "strict", "scheme": IOB2}
     assert entity_f1(true, guess) == f1_score(*pair, **strict)
     assert entity_f1(true, guess, any_start=True) == f1_score(*pair)
-    assert metrics.entity_precision(true, guess) == precision_score(*pair, **strict)
-    assert metrics.entity_recall(true, guess) == recall_score(*pair, **strict)
+    assert metrics.entity_share(true, guess, among=(1,)) == precision_score(*pair, **strict)
+    assert metrics.entity_share(true, guess, among=(2,)) == recall_score(*pair, **strict)
     macro = f1_score(*pair, average="macro", **strict)
     assert metrics.entity_macro_f1(true, guess) == pytest.approx(macro, abs=1e-12)
 
