@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import FILE, described, options_in, run_command
+from bench.common.command import described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -50,10 +50,7 @@ _HOW: Final = (
 
 @described(__doc__)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
-@options_in(
-    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details},
-    model=_MODEL, pages=_PAGES,
-)  # fmt: skip
+@options_in(__file__, "options.toml", groups={"data": with_details}, model=_MODEL, pages=_PAGES)
 def command(
     data: dict[str, Any], task: str | None, model: str | None, as_json: bool,
     reports: Path | None, write: Path | None,

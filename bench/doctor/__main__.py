@@ -37,7 +37,7 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("names", nargs=-1, metavar="[CHECK...]")
-@options_in(Path(__file__).with_name("options.toml"))
+@options_in(__file__, "options.toml")
 def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: bool) -> int:
     checks = selected(names)
     if first_look:

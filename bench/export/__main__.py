@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from bench.common.command import FILE, described, options_in, run_command
+from bench.common.command import described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import try_to_make
 from bench.common.messages import command_line, echo
@@ -35,9 +35,7 @@ from minbert.files import is_file, is_folder
 @described(__doc__)
 @click.argument("cell", metavar="CELL|recommended")
 @options_in(
-    Path(__file__).with_name("options.toml"),
-    {"file": FILE, "format": click.Choice(list(FORMATS))},
-    {"needs": with_needs},
+    __file__, "options.toml", {"format": click.Choice(list(FORMATS))}, {"needs": with_needs}
 )
 def command(
     cell: str, folder: Path, name: str | None, merge: bool, refit: bool, allow_low_score: bool,

@@ -60,9 +60,7 @@ Write = Callable[[int, Answer | None], None]
 @described(__doc__)
 @click.argument("folder", metavar="MODEL", type=FILE)
 @click.argument("file", metavar="FILE|-")
-@options_in(
-    Path(__file__).with_name("predict.toml"), {"file": FILE, "stride": click.IntRange(min=0)}
-)
+@options_in(__file__, "predict.toml")
 def command(
     folder: Path, file: str, text: str | None, text_pair: str | None, window_stride: int | None,
     to: Path | None, as_json: bool, base: Path | None, weights: str | None,

@@ -23,7 +23,7 @@ from typing import Any, Final
 import click
 
 from bench.analysis.costs import parse_where
-from bench.common.command import FILE, described, options_in, reports_for, run_command, runs_for
+from bench.common.command import described, options_in, reports_for, run_command, runs_for
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -38,7 +38,7 @@ from bench.launch.signals import Signals
 from bench.machine.version import code_version
 from bench.plan import gridfile
 from bench.plan.budget import Budget
-from bench.plan.cell import ENGINES, MINBERT
+from bench.plan.cell import MINBERT
 from bench.plan.learning_rates import Search
 from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
@@ -82,16 +82,13 @@ def _models(value: str) -> list[str]:
 _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
     "amount": _Amount(min=0, min_open=True),
     "compile": _OnOff(["auto", "on", "off"]),
-    "count": click.IntRange(min=1),
-    "engine": click.Choice(["auto", *ENGINES]),
-    "folds": click.IntRange(min=2),
     "length": click.types.FuncParamType(_length),
     "metric": click.Choice(list(METRICS)),
     "models": click.types.FuncParamType(_models),
-    "path": FILE,
 }
 _with_flags: Final = options_in(
-    Path(__file__).with_name("options.toml"),
+    __file__,
+    "options.toml",
     _TYPES,
     {"data": with_data, "executor": with_executor},
     grids=", ".join(gridfile.names()),

@@ -19,7 +19,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from bench.common.command import FILE, described, options_in
+from bench.common.command import described, options_in
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -37,7 +37,7 @@ _LONGEST_HEADER: Final = 2**16
 
 
 @described(__doc__)
-@options_in(Path(__file__).with_name("rebuild.toml"), {"path": FILE})
+@options_in(__file__, "rebuild.toml")
 def main(path: Path, as_json: bool) -> int:
     try:
         _check(path)
