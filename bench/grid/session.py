@@ -61,7 +61,7 @@ class Session(Cells):
                     ended = self._run_round(further, signals, planned)
                     planned = [*planned, *further]
                 if signals.stops > 1:
-                    echo("".join(how_to_go_on(self.arguments)), err=True, nl=False)
+                    echo("\n".join(how_to_go_on(self.arguments)), err=True)
                     return INTERRUPTED
             except InputError as error:  # of a plan that earlier results make impossible
                 echo(f"stopped: {error}", err=True)
@@ -299,8 +299,8 @@ class Session(Cells):
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         if self.tracking is not None:
             echo(self.tracking.finish([*last.values()]), err=True)
-        ends = [*self.budget.lines(), *how_to_go_on(self.arguments, again, fell_back=fell_back)]
-        echo("".join(ends), err=True, nl=False)
+        ends = how_to_go_on(self.arguments, again, fell_back=fell_back, budget=self.budget)
+        echo("".join(f"{line}\n" for line in ends), err=True, nl=False)
         if ended == "interrupted":
             return INTERRUPTED
         confirmed = self.confirm is None or (advice is not None and advice.recommended.decided)
