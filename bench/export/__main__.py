@@ -86,19 +86,15 @@ def command(
 
     from bench.export.card import figures_table
     from bench.report.tables import print_tables
+    from bench.report.text import sentences
 
-    versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
-    amp, rounded = trained.job.cell.amp, ""
-    if amp != "off":
-        rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
     option = ["--base", str(base.folder)] if form.is_adapter and not base.on_hub else []
-    words = ["python", str(folder / SNIPPET), "TEXT", *option]
-    lines = [
-        f"{folder}: {row.name} ({row.cell_id}) for {form.name}",
-        f"checked: in a process without this project ({versions}) it gives the logits of the "
-        f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
-        f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or {shlex.join(words)}",
-    ]
+    predict = command_line("predict", str(folder), "FILE", *option)
+    snippet = shlex.join(["python", str(folder / SNIPPET), "TEXT", *option])
+    lines = sentences(
+        "exported", folder=folder, format=form.name, libraries=libraries, trained=trained,
+        commands=(predict, snippet),
+    )  # fmt: skip
     print_tables([figures_table(figures)], lines)
     return 0
 
