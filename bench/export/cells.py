@@ -170,9 +170,6 @@ def _job_of(row: Row, folder: Path, model: Model, target: Target) -> Job:
         row.cell,
         data_folder(row, folder, known),
         adapter_config=adapter_config,
-        conditions_id=target.conditions.conditions_id,
-        device=target.conditions.worker_device,
-        threads=target.conditions.threads,
         keep=True,
-        code_version=target.conditions.code_version,
+        **target.conditions.job_fields(),
     )

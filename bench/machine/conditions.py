@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -70,6 +70,11 @@ class Conditions:
 
     def columns(self) -> Columns:
         return {**asdict(self), "conditions_id": self.conditions_id}
+
+    def job_fields(self) -> dict[str, Any]:
+        """The fields of the job of a cell that runs there."""
+        names = ("conditions_id", "threads", "code_version")
+        return {"device": self.worker_device, **{name: getattr(self, name) for name in names}}
 
 
 def torch_build() -> tuple[str, str | None]:
