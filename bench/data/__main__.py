@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 
 from bench.common.command import described, options_in, run_command
-from bench.common.errors import InputError
+from bench.common.errors import InputError, writing
 from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.common.progress import ShowStep, note_to_stderr, progress_bar
@@ -84,13 +84,11 @@ def _write(data: TaskData, folder: Path) -> None:
     paths = {TRAIN: folder / f"{TRAIN}.jsonl", DEV: folder / f"{DEV}.jsonl"}
     if taken := [path for path in paths.values() if path.exists()]:
         raise InputError(f"--write {folder}: has a {taken[0].name} already; give another folder")
-    try:
+    with writing(f"--write {folder}", kind=InputError):
         folder.mkdir(parents=True, exist_ok=True)
         for side, examples in ((TRAIN, data.train), (DEV, data.dev)):
             text = "".join(lines(examples, data.task.classes))
             write_atomically(paths[side], text.encode())
-    except OSError as error:
-        raise InputError(f"--write {folder}: can't be written ({error.strerror})") from error
     echo(f"examples: {' and '.join(map(str, paths.values()))}", err=True)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from bench.common.command import described, options_in, run_command
-from bench.common.errors import InputError
+from bench.common.errors import InputError, writing
 from bench.common.files import try_to_make
 from bench.common.messages import command_line, echo
 from bench.export import choice
@@ -120,12 +120,8 @@ def _target(folder: Path) -> Path:
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")
     if real == Path.cwd():
         raise InputError(f"--to {folder}: is the folder you are in; name another folder")
-    try:
+    with writing(f"--to {folder}", "; name another folder", InputError):
         try_to_make(real.parent)
-    except OSError as error:
-        raise InputError(
-            f"--to {folder}: can't be written ({error.strerror}); name another folder"
-        ) from error
     return real
 
 

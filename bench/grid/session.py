@@ -12,7 +12,7 @@ from bench.analysis.costs import NEEDS, Limit
 from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
-from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
+from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError, writing
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
@@ -237,11 +237,8 @@ class Session(Cells):
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        try:
+        with writing(plan_file(self.store.path)):
             write_plan(self.store.path, self._plan(planned))
-        except OSError as error:
-            path = plan_file(self.store.path)
-            raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render the report, print the outcome and how to continue, and return the exit code."""
