@@ -43,7 +43,7 @@ from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
-from bench.results.row import row_from_json, row_to_json
+from bench.results.row import read_row, row_to_json
 from bench.results.store import cells_folder
 
 DONE: Final = "done"
@@ -216,10 +216,7 @@ class Submission:
         return True
 
     def row(self, attempt: TaskAttempt) -> Row | None:
-        try:
-            return row_from_json((self.rows / attempt.file).read_bytes())
-        except OSError:
-            return None
+        return read_row(self.rows / attempt.file)
 
     def close(
         self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
