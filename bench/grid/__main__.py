@@ -44,6 +44,7 @@ from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
 from bench.plan.selection import parse_selection, select
 from bench.plan.shards import Shard
+from bench.report.text import sentences
 from bench.results.merge import keep_shard
 from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
@@ -183,7 +184,7 @@ def command(
     if part is not None:
         with Signals() as signals:
             division = session.divide(cells, part.count, signals)
-        note_to_stderr(division.note(part))
+        _print_notes(sentences("shard", division=division, shard=part))
         cells = [*division.parts[part.index]]
     search = None
     if lr == "auto":
