@@ -21,6 +21,7 @@ from bench.machine.devices import Device, resolve_device, resolve_devices, why_n
 from bench.machine.environment import recorded
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
+from bench.plan.rows import ConditionColumns
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
@@ -35,20 +36,8 @@ _BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", 
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """The columns that say where a cell ran. `code_version` is not part of the identity."""
-
-    device: str
-    device_name: str
-    machine: str
-    threads: int
-    torch_version: str
-    measurement_version: int
-    code_version: str
-    cuda_version: str | None = None
-    environment: str | None = None
-    sharing: str | None = None
-    executor: str | None = None
+class Conditions(ConditionColumns):
+    """Where a cell ran. `code_version` is not part of the identity."""
 
     @property
     def worker_device(self) -> str:
