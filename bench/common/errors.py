@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from bench.common.messages import one_line
 from minbert.errors import InputError as InputError
+from minbert.errors import reading as reading
 
 
 class RefusedError(Exception):
