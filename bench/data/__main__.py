@@ -62,8 +62,7 @@ def command(
     if write is not None:
         _write(examples, write)
     notes = [*source.notes, *examples.notes, *examples.problems]
-    for note in notes:
-        note_to_stderr(note)
+    note_to_stderr(*notes)
     facts = _facts(examples, source.files, model or _MODEL)
 
     from bench.report.data import lines_on, tables

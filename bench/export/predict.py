@@ -82,8 +82,7 @@ def command(
     first = next(chunks, None)
     if first is None:
         raise InputError(f"{table.name}: holds no text")
-    for note in table.notes:
-        note_to_stderr(note)
+    note_to_stderr(*table.notes)
     left_out, unread = Counter[str](), Counter[str]()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights, window_stride, unread)

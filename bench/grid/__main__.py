@@ -15,7 +15,7 @@ Examples:
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -184,11 +184,9 @@ def command(
     if part is not None:
         with Signals() as signals:
             division = session.divide(cells, part.count, signals)
-        _print_notes(sentences("shard", division=division, shard=part))
+        note_to_stderr(*sentences("shard", division=division, shard=part))
         cells = [*division.parts[part.index]]
-    search = None
-    if lr == "auto":
-        search = Search(cells, inputs.searched.digest[:16], session.scored)
+    search = Search(cells, inputs.searched.digest[:16], session.scored) if lr == "auto" else None
     replay = session.raced if grid.settings.race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, replay))
     if number is None and not any(item.action == "run" for item in planned):
@@ -201,7 +199,7 @@ def command(
         *(rate_notes(cells) if search is None else ()),
     ]
     if dry_run:
-        _print_notes(notes)
+        note_to_stderr(*notes)
         print_plan(session, planned, cells, number, as_json)
         return 0
 
@@ -211,18 +209,13 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, inputs.models, inputs.train_examples(), keep)
-    _print_notes(notes)
+    note_to_stderr(*notes)
     with Signals() as signals:
         first = partial(session.attempt, planned[0], Outlook(None, []))
-        _print_notes(executor.check(first, signals))
+        note_to_stderr(*executor.check(first, signals))
     if part is not None and division is not None:
         keep_shard(runs, division.plan, part)
     return session.run(rounds(cells, session.plan, search, replay), as_json)
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        note_to_stderr(note)
 
 
 if __name__ == "__main__":

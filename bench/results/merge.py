@@ -27,6 +27,7 @@ from bench.common.command import FILE, described
 from bench.common.errors import DiskFullError, InputError, reading
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo, some_of
+from bench.common.progress import note_to_stderr
 from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
 from bench.plan.shards import Shard
@@ -119,8 +120,7 @@ def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
         raise DiskFullError(
             f"{path}: stopped ({error.strerror or error}); the same command goes on"
         ) from error
-    for note in notes:
-        echo(f"note: {note}", err=True)
+    note_to_stderr(*notes)
     summary = "{rows} rows in {path}: {new} new, {renumbered} of them as further attempts"
     echo(json.dumps(counts) if as_json else summary.format(path=path, **counts))
     if not as_json:

@@ -23,6 +23,7 @@ from bench.common.command import described, options_in
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
+from bench.common.progress import note_to_stderr
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, parse_value, row_of
 from bench.plan.rows import SCHEMA, Row
@@ -52,8 +53,7 @@ def main(path: Path, as_json: bool) -> int:
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be rebuilt ({reason})") from error
-    for problem in problems:
-        echo(f"note: {problem}", err=True)
+    note_to_stderr(*problems)
     summary = f"{kept + restored} rows in {path}: {kept} kept, {restored} from folders"
     if outcomes:
         counts["outcomes"] = outcomes
