@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from bench.common.command import FILE, described, options_in, run_command, with_runs
+from bench.common.command import described, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
@@ -29,10 +29,7 @@ from bench.studies.outputs import Study, with_outputs
 
 @described(__doc__)
 @with_runs("Results files whose cells can be members, one or several.")
-@options_in(
-    Path(__file__).with_name("ensemble.toml"),
-    {"average": click.Choice(AVERAGES), "path": FILE, "size": click.IntRange(1, 1000)},
-)
+@options_in(__file__, "ensemble.toml", {"average": click.Choice(AVERAGES)})
 @with_outputs("ensemble", "each score, single cells included")
 def command(
     runs: Sequence[Path], task: str | None, average: str, most: int, baselines: bool, peer: bool,

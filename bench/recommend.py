@@ -20,7 +20,8 @@ from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 
 with_needs = options_in(
-    Path(__file__).with_name("recommend.toml"),
+    __file__,
+    "recommend.toml",
     {"metric": click.Choice(list(METRICS)), "need": click.Choice(NEEDS)},
     metric_help=METRIC_HELP,
     example=EXAMPLE,

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bench.common.command import FILE, described, options_in, run_command, with_runs
+from bench.common.command import described, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.progress import progress_bar
@@ -30,7 +30,7 @@ from bench.studies.updates.truncation import Truncation, parse_ranks, problems
 
 @described(__doc__)
 @with_runs("Results files whose cells have kept their weights, one or several.")
-@options_in(Path(__file__).with_name("updates.toml"), {"path": FILE})
+@options_in(__file__, "updates.toml")
 @with_outputs("updates", "each cell and layer")
 def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
     if data is not None and truncate is None:

@@ -22,7 +22,7 @@ from bench.common.progress import progress_bar
 
 @described(__doc__)
 @click.argument("folders", nargs=-1, required=True, type=FILE, metavar="FOLDER...")
-@options_in(Path(__file__).with_name("validate.toml"), {"path": FILE})
+@options_in(__file__, "validate.toml")
 def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_json: bool) -> int:
     from bench.report.text import count
     from bench.results.rescoring import read_results

@@ -1,9 +1,22 @@
 """The error for bad input, whose text is the line that a user sees, and a value in such a line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Input that can't be used. The message is one line: what was wrong, where, and what to do;
     commands print it and leave with exit code 2."""
+
+
+@contextmanager
+def reading(path: object, *kinds: type[Exception], end: str = "") -> Iterator[None]:
+    """Within the block, an OSError, ValueError or error of other kinds says in a line that a file
+    can't be read, why, and at its end what to do."""
+    try:
+        yield
+    except (OSError, ValueError, *kinds) as error:
+        raise InputError(f"{path}: can't be read ({error}){end}") from error
 
 
 def shown(value: object) -> str:

@@ -26,12 +26,11 @@ _BAD_INPUT: Final = 2
 
 
 class ChildError(Exception):
-    """A child ended otherwise than with an answer or bad input, `is_late` as it took too long. The
-    message says how, in a phrase."""
+    """A child ended otherwise than with an answer or bad input; the message is a phrase on that."""
 
-    def __init__(self, why: str, *, is_late: bool = False) -> None:
-        super().__init__(why)
-        self.is_late = is_late
+
+class LateError(ChildError):
+    """It took too long."""
 
 
 def serve(answers_to: Callable[[Any], Iterable[Any]]) -> int:
@@ -97,7 +96,7 @@ def _answers(process: "subprocess.Popen[bytes]", patience_s: float | None) -> It
         while True:
             left_s = None if end is None else max(0.0, end - time.monotonic())
             if not select.select([stdout], [], [], left_s)[0]:
-                raise ChildError(f"no answer in {patience_s:g} s", is_late=True)
+                raise LateError(f"no answer in {patience_s:g} s")
             data = os.read(stdout.fileno(), 2**16)
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -14,7 +13,7 @@ from bench.common.errors import DiskFullError, InputError, RefusedError, Stopped
 from bench.common.files import text_or_empty
 from bench.common.messages import CONSOLE, echo
 from minbert.files import is_file
-from minbert.registry import note_unusable
+from minbert.registry import note_unusable, read_tables
 
 _LONGEST: Final = 2000  # the most characters of an error that are printed
 _RUNS: Final = Path("runs.csv")
@@ -122,28 +121,35 @@ def with_runs(text: str) -> Callable[[Command], Command]:
 
 
 def options_in(
-    path: Path,
+    module: str,
+    name: str,
+    /,
     types: "Mapping[str, click.ParamType[Any]] | None" = None,
     groups: Mapping[str, Callable[[Command], Command]] | None = None,
     **texts: str,
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a TOML file, a table each, with the arguments of click.option.
+    """Give a command the options of a TOML file next to the `__file__` of a module, a table each,
+    with the arguments of click.option. One of a whole number has `min`, and maybe `max`.
 
     Args:
-        types: by the name that a table has as its `type`; one with `choices` needs none.
+        types: by the name that a table has as its `type`, if that is not `path`; one with `choices`
+            or `min` needs none.
         groups: what adds other options, by the name of the table in whose place these are.
         texts: what stands for `{NAME}` in the help.
     """
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = read_tables(module, name)
+    known = {"path": FILE, **(types or {})}
 
     def option(flag: str, table: Mapping[str, Any]) -> Callable[[Command], Command]:
         if groups and flag in groups:
             return groups[flag]
-        fields = {name: table[name] for name in table.keys() - {"name", "choices"}}
+        fields = {name: table[name] for name in table.keys() - {"name", "choices", "min", "max"}}
         if "choices" in table:
             fields["type"] = click.Choice(table["choices"])
-        elif types and "type" in table:
-            fields["type"] = types[table["type"]]
+        elif "min" in table:
+            fields["type"] = click.IntRange(table["min"], table.get("max"))
+        elif "type" in table:
+            fields["type"] = known[table["type"]]
         if "/" in flag:  # on or off, or neither is given
             fields.setdefault("default", None)
         if table.get("default") == str(_RUNS):
@@ -159,7 +165,6 @@ def options_in(
     return decorate
 
 
-COUNT: Final = click.IntRange(min=1)
 FILE: Final = click.Path(path_type=Path)
 
 

@@ -1,7 +1,11 @@
 """Errors whose message is the one line that a user sees; a traceback means a bug."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bench.common.messages import one_line
 from minbert.errors import InputError as InputError
+from minbert.errors import reading as reading
 
 
 class RefusedError(Exception):
@@ -20,6 +24,15 @@ class DiskFullError(Exception):
 
 class StoppedError(Exception):
     """The user stopped the run while it waited for something."""
+
+
+@contextmanager
+def writing(what: object, end: str = "", kind: type[Exception] = DiskFullError) -> Iterator[None]:
+    """Within the block, an OSError says in a line that something can't be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: can't be written ({error.strerror}){end}") from error
 
 
 def cause_of(error: BaseException) -> str:

@@ -33,5 +33,6 @@ def progress_bar(total: int) -> Iterator[ShowStep]:
         yield show
 
 
-def note_to_stderr(text: str) -> None:
-    echo(f"note: {text}", err=True)
+def note_to_stderr(*notes: str) -> None:
+    for note in notes:
+        echo(f"note: {note}", err=True)

@@ -29,12 +29,13 @@ from bench.plan.metrics import METRICS
 _ROUNDS: Final = 24
 _FOLDER: Final = Path("runs/compare")
 _with_flags: Final = options_in(
-    Path(__file__).with_name("options.toml"),
+    __file__,
+    "options.toml",
     {
-        "path": FILE, "folder": click.Path(path_type=Path, file_okay=False),
-        "metric": click.Choice(list(METRICS)), "rounds": click.IntRange(min=2),
+        "folder": click.Path(path_type=Path, file_okay=False),
+        "metric": click.Choice(list(METRICS)),
     },
-)  # fmt: skip
+)
 
 
 class _Command(click.Command):

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import FILE, described, options_in, run_command
-from bench.common.errors import InputError
+from bench.common.command import described, options_in, run_command
+from bench.common.errors import InputError, writing
 from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.common.progress import ShowStep, note_to_stderr, progress_bar
@@ -50,10 +50,7 @@ _HOW: Final = (
 
 @described(__doc__)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
-@options_in(
-    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details},
-    model=_MODEL, pages=_PAGES,
-)  # fmt: skip
+@options_in(__file__, "options.toml", groups={"data": with_details}, model=_MODEL, pages=_PAGES)
 def command(
     data: dict[str, Any], task: str | None, model: str | None, as_json: bool,
     reports: Path | None, write: Path | None,
@@ -65,8 +62,7 @@ def command(
     if write is not None:
         _write(examples, write)
     notes = [*source.notes, *examples.notes, *examples.problems]
-    for note in notes:
-        note_to_stderr(note)
+    note_to_stderr(*notes)
     facts = _facts(examples, source.files, model or _MODEL)
 
     from bench.report.data import lines_on, tables
@@ -87,13 +83,11 @@ def _write(data: TaskData, folder: Path) -> None:
     paths = {TRAIN: folder / f"{TRAIN}.jsonl", DEV: folder / f"{DEV}.jsonl"}
     if taken := [path for path in paths.values() if path.exists()]:
         raise InputError(f"--write {folder}: has a {taken[0].name} already; give another folder")
-    try:
+    with writing(f"--write {folder}", kind=InputError):
         folder.mkdir(parents=True, exist_ok=True)
         for side, examples in ((TRAIN, data.train), (DEV, data.dev)):
             text = "".join(lines(examples, data.task.classes))
             write_atomically(paths[side], text.encode())
-    except OSError as error:
-        raise InputError(f"--write {folder}: can't be written ({error.strerror})") from error
     echo(f"examples: {' and '.join(map(str, paths.values()))}", err=True)
 
 

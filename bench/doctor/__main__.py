@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.common.command import options_in, run_command
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import InputError, writing
 from bench.common.messages import echo
 from bench.doctor.check import CHECKS, FAILED, FIRST_LOOK, Check, Finding, selected
 from bench.doctor.report import as_json, lines, verdict
@@ -37,7 +37,7 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("names", nargs=-1, metavar="[CHECK...]")
-@options_in(Path(__file__).with_name("options.toml"))
+@options_in(__file__, "options.toml")
 def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: bool) -> int:
     checks = selected(names)
     if first_look:
@@ -60,10 +60,8 @@ def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: 
     sentence = verdict(examination, first_look=first_look)
     echo(f"\n{sentence}", err=json_wanted)
     if json_wanted:
-        try:
+        with writing("stdout"):
             echo(json.dumps(as_json(examination, device, sentence), indent=2))
-        except OSError as error:
-            raise DiskFullError(f"stdout: can't be written ({error.strerror})") from error
     return 1 if examination.named(FAILED) else 0
 
 

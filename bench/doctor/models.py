@@ -76,10 +76,7 @@ def cell_trainer(
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
     [cell] = expand(grid, Resolved(model, "0", "mean", "0", amp, GRID, attention="sdpa"))
-    job = Job(
-        cell=cell, conditions_id="0", attempt=1, device=device, threads=1, checkpoint=None,
-        geometry=model, tokenizer="", data=None, keep=False, code_version="0",
-    )  # fmt: skip
+    job = Job(cell=cell, device=device, checkpoint=None, geometry=model, tokenizer="", data=None)
     place = torch.device(device)
     set_up_device(place, tf32=cell.tf32 == "on")
     built = engine_of(cell).build(job).train()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
-from bench.common.child import ChildError, ask, serve
+from bench.common.child import ChildError, LateError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import count, echo
@@ -106,9 +106,9 @@ def _ask(request: object, whose: str, done: str, failed: str, times: int) -> lis
     patience_s = times * PATIENCE_S
     try:
         return list(ask("bench.engines.check", request, patience_s=patience_s))
+    except LateError:
+        raise InputError(f"{whose}could not be {done} in {patience_s:g} s") from None
     except ChildError as error:
-        if error.is_late:
-            raise InputError(f"{whose}could not be {done} in {patience_s:g} s") from None
         raise InputError(f"{whose}{failed} ({error})") from None
 
 

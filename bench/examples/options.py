@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -26,7 +25,8 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 _add_details: Final = options_in(
-    Path(__file__).with_name("options.toml"),
+    __file__,
+    "options.toml",
     {"problem": click.Choice(PROBLEM_NAMES), "classes": click.types.FuncParamType(_listed)},
 )
 
@@ -48,7 +48,7 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
     return _add_details(command)
 
 
-with_data: Final = options_in(Path(__file__).with_name("data.toml"), groups={"data": with_details})
+with_data: Final = options_in(__file__, "data.toml", groups={"data": with_details})
 
 
 def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:

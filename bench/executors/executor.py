@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import click
 
-from bench.common.command import COUNT, Command, options_in
+from bench.common.command import Command, options_in
 from bench.common.errors import InputError
 from bench.launch.attempt import Attempt
 from bench.launch.display import Display
@@ -116,8 +116,8 @@ EXECUTORS: Final = Registry(
         Entry(name="slurm", opening="bench.executors.slurm.executor:from_flags"),
     ),
 )
-_TYPES: Final = {"count": COUNT, "executor": click.Choice(list(EXECUTORS))}
-_FLAGS: Final = options_in(Path(__file__).with_name("options.toml"), _TYPES)
+_TYPES: Final = {"executor": click.Choice(list(EXECUTORS))}
+_FLAGS: Final = options_in(__file__, "options.toml", _TYPES)
 _NAMES: Final = ("device", "jobs", "executor_name", "slurm_options", "max_running", "check_nodes")
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 
-from bench.common.command import FILE, described, options_in, run_command
-from bench.common.errors import InputError
+from bench.common.command import described, options_in, run_command
+from bench.common.errors import InputError, writing
 from bench.common.files import try_to_make
 from bench.common.messages import command_line, echo
 from bench.export import choice
@@ -35,9 +35,7 @@ from minbert.files import is_file, is_folder
 @described(__doc__)
 @click.argument("cell", metavar="CELL|recommended")
 @options_in(
-    Path(__file__).with_name("options.toml"),
-    {"file": FILE, "format": click.Choice(list(FORMATS))},
-    {"needs": with_needs},
+    __file__, "options.toml", {"format": click.Choice(list(FORMATS))}, {"needs": with_needs}
 )
 def command(
     cell: str, folder: Path, name: str | None, merge: bool, refit: bool, allow_low_score: bool,
@@ -88,19 +86,15 @@ def command(
 
     from bench.export.card import figures_table
     from bench.report.tables import print_tables
+    from bench.report.text import sentences
 
-    versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
-    amp, rounded = trained.job.cell.amp, ""
-    if amp != "off":
-        rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
     option = ["--base", str(base.folder)] if form.is_adapter and not base.on_hub else []
-    words = ["python", str(folder / SNIPPET), "TEXT", *option]
-    lines = [
-        f"{folder}: {row.name} ({row.cell_id}) for {form.name}",
-        f"checked: in a process without this project ({versions}) it gives the logits of the "
-        f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
-        f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or {shlex.join(words)}",
-    ]
+    predict = command_line("predict", str(folder), "FILE", *option)
+    snippet = shlex.join(["python", str(folder / SNIPPET), "TEXT", *option])
+    lines = sentences(
+        "exported", folder=folder, format=form.name, libraries=libraries, trained=trained,
+        commands=(predict, snippet),
+    )  # fmt: skip
     print_tables([figures_table(figures)], lines)
     return 0
 
@@ -126,12 +120,8 @@ def _target(folder: Path) -> Path:
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")
     if real == Path.cwd():
         raise InputError(f"--to {folder}: is the folder you are in; name another folder")
-    try:
+    with writing(f"--to {folder}", "; name another folder", InputError):
         try_to_make(real.parent)
-    except OSError as error:
-        raise InputError(
-            f"--to {folder}: can't be written ({error.strerror}); name another folder"
-        ) from error
     return real
 
 

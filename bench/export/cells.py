@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from adapters.methods import PEFT
-from bench.common.errors import InputError
+from bench.common.errors import InputError, reading
 from bench.common.messages import echo
 from bench.export.trained import Base, Trained
 from bench.forecast.client import lock_on
@@ -106,15 +106,12 @@ def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]
     """The dev logits [N, C] of a cell's folder in the unit of the labels, and mean and std of that
     unit."""
     path = folder / PREDICTIONS
-    try:
+    again = "; delete its folder, and the cell is trained again"
+    with reading(path, SafetensorError, KeyError, TypeError, end=again):
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
             logits = file.get_tensor("logits")
         unit = float(notes.get("target_mean", 0)), float(notes.get("target_deviation", 1))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); delete its folder, and the cell is trained again"
-        ) from error
     return (logits.astype(np.float64) * unit[1] + unit[0]).astype(np.float32), unit
 
 
@@ -170,9 +167,6 @@ def _job_of(row: Row, folder: Path, model: Model, target: Target) -> Job:
         row.cell,
         data_folder(row, folder, known),
         adapter_config=adapter_config,
-        conditions_id=target.conditions.conditions_id,
-        device=target.conditions.worker_device,
-        threads=target.conditions.threads,
         keep=True,
-        code_version=target.conditions.code_version,
+        **target.conditions.job_fields(),
     )

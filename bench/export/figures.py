@@ -1,7 +1,6 @@
 """Costs of using an exported model: each form of it, run by plain libraries in a process of its
 own."""
 
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -20,9 +19,8 @@ from bench.export.trained import Trained
 from bench.machine.conditions import processor_name, usable_threads
 from bench.plan.metrics import WORDS
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, PIPED, Figures, Form
-from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of
-from bench.results.scores import numbers
+from bench.results.scores import defined_score
 
 _WEIGHTS: Final = {ONNX: "model.onnx", INT8: "model-int8.onnx"}
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
@@ -103,18 +101,9 @@ def _measured(
         size_mb=sum(path.stat().st_size for path in files) / 1e6,
         one_ms=median(answer.one_ms),
         batch_ms=median(answer.batch_ms),
-        score=None if trained.refitted else _score(trained.task.metric, outcome),
+        score=None if trained.refitted else defined_score(trained.task.metric, outcome),
         changed=None if outcome.has_numbers else int(changed),
         largest_difference=float(np.abs(answer.logits - expected).max()),
         libraries=answer.libraries,
         entities=answer.entities,
     )
-
-
-def _score(metric: str, outcome: Outcome) -> float | None:
-    """The score of predictions; None where it is not defined, as a correlation of constants."""
-    try:
-        score = float(numbers(metric, outcome).mean())
-    except ValueError:
-        return None
-    return score if math.isfinite(score) else None

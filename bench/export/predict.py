@@ -33,7 +33,7 @@ from bench.common.command import FILE, described, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import atomic_file
-from bench.common.messages import echo, one_line, printable
+from bench.common.messages import count, one_line, printable
 from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import Words, texts_in
@@ -60,9 +60,7 @@ Write = Callable[[int, Answer | None], None]
 @described(__doc__)
 @click.argument("folder", metavar="MODEL", type=FILE)
 @click.argument("file", metavar="FILE|-")
-@options_in(
-    Path(__file__).with_name("predict.toml"), {"file": FILE, "stride": click.IntRange(min=0)}
-)
+@options_in(__file__, "predict.toml")
 def command(
     folder: Path, file: str, text: str | None, text_pair: str | None, window_stride: int | None,
     to: Path | None, as_json: bool, base: Path | None, weights: str | None,
@@ -84,8 +82,7 @@ def command(
     first = next(chunks, None)
     if first is None:
         raise InputError(f"{table.name}: holds no text")
-    for note in table.notes:
-        note_to_stderr(note)
+    note_to_stderr(*table.notes)
     left_out, unread = Counter[str](), Counter[str]()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights, window_stride, unread)
@@ -105,14 +102,13 @@ def command(
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
             raise InputError(f"{table.name}: none of {done:,} rows can be predicted ({reasons})")
     for reason, number in left_out.items():
-        are = "row is" if number == 1 else "rows are"
-        echo(f"note: {number:,} {are} without a prediction, {reason}", err=True)
+        note_to_stderr(f"{count(number, 'row is', 'rows are')} without a prediction, {reason}")
     if unread["words"]:
-        are = "1 word is" if unread["words"] == 1 else f"{unread['words']:,} words are"
-        echo(
-            f"note: {are} beyond the model's length or without a token, and not read; "
-            "--window-stride N reads long texts in windows", err=True,
-        )  # fmt: skip
+        are = count(unread["words"], "word is", "words are")
+        note_to_stderr(
+            f"{are} beyond the model's length or without a token, and not read; "
+            "--window-stride N reads long texts in windows"
+        )
     return 0
 
 

@@ -23,7 +23,7 @@ import click
 
 from adapters.methods import MODES
 from bench.analysis.costs import UNITS
-from bench.common.command import FILE, described, options_in, run_command
+from bench.common.command import described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import echo
@@ -76,12 +76,11 @@ def _lengths(text: str) -> list[int]:
 _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
     "memory": click.types.FuncParamType(_memory),
     "lengths": click.types.FuncParamType(_lengths),
-    "path": FILE,
 }
 
 
 @described(__doc__)
-@options_in(Path(__file__).with_name("options.toml"), _TYPES, {"data": with_data})
+@options_in(__file__, "options.toml", _TYPES, {"data": with_data})
 def command(
     data: dict[str, Any], memory: float | None, lengths: list[int] | None,
     batches: list[int] | None, grid_name: str | None, selection: str, kind: str, verify: bool,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.groups import Group, groups
-from bench.common.command import BAD_INPUT, FILE, described, options_in, run_command
+from bench.common.command import BAD_INPUT, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.forecast.client import NoPredictionError, lock_on
@@ -34,7 +34,7 @@ _FEWEST: Final = 5
 
 
 @described(__doc__)
-@options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
+@options_in(__file__, "options.toml")
 def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
     if not runs.is_file():
         raise InputError(f"{runs}: no such file of results; name one with --check")

@@ -134,8 +134,7 @@ def forecast_plan(
         if forecast.basis is None:
             forecast.hint(rows_of_model(newest, likes[0]))
         forecasts[kind] = forecast
-    for note in notes:
-        note_to_stderr(note)
+    note_to_stderr(*notes)
     return Forecasts(forecasts) if forecasts else None
 
 

@@ -15,7 +15,7 @@ Examples:
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from typing import Any, Final
 import click
 
 from bench.analysis.costs import parse_where
-from bench.common.command import FILE, described, options_in, reports_for, run_command, runs_for
+from bench.common.command import described, options_in, reports_for, run_command, runs_for
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.options import with_data
@@ -38,12 +38,13 @@ from bench.launch.signals import Signals
 from bench.machine.version import code_version
 from bench.plan import gridfile
 from bench.plan.budget import Budget
-from bench.plan.cell import ENGINES, MINBERT
+from bench.plan.cell import MINBERT
 from bench.plan.learning_rates import Search
 from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
 from bench.plan.selection import parse_selection, select
 from bench.plan.shards import Shard
+from bench.report.text import sentences
 from bench.results.merge import keep_shard
 from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
@@ -82,16 +83,13 @@ def _models(value: str) -> list[str]:
 _TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
     "amount": _Amount(min=0, min_open=True),
     "compile": _OnOff(["auto", "on", "off"]),
-    "count": click.IntRange(min=1),
-    "engine": click.Choice(["auto", *ENGINES]),
-    "folds": click.IntRange(min=2),
     "length": click.types.FuncParamType(_length),
     "metric": click.Choice(list(METRICS)),
     "models": click.types.FuncParamType(_models),
-    "path": FILE,
 }
 _with_flags: Final = options_in(
-    Path(__file__).with_name("options.toml"),
+    __file__,
+    "options.toml",
     _TYPES,
     {"data": with_data, "executor": with_executor},
     grids=", ".join(gridfile.names()),
@@ -186,11 +184,9 @@ def command(
     if part is not None:
         with Signals() as signals:
             division = session.divide(cells, part.count, signals)
-        note_to_stderr(division.note(part))
+        note_to_stderr(*sentences("shard", division=division, shard=part))
         cells = [*division.parts[part.index]]
-    search = None
-    if lr == "auto":
-        search = Search(cells, inputs.searched.digest[:16], session.scored)
+    search = Search(cells, inputs.searched.digest[:16], session.scored) if lr == "auto" else None
     replay = session.raced if grid.settings.race else None
     planned, number = first_to_run(rounds(cells, session.plan, search, replay))
     if number is None and not any(item.action == "run" for item in planned):
@@ -203,7 +199,7 @@ def command(
         *(rate_notes(cells) if search is None else ()),
     ]
     if dry_run:
-        _print_notes(notes)
+        note_to_stderr(*notes)
         print_plan(session, planned, cells, number, as_json)
         return 0
 
@@ -213,18 +209,13 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, inputs.models, inputs.train_examples(), keep)
-    _print_notes(notes)
+    note_to_stderr(*notes)
     with Signals() as signals:
         first = partial(session.attempt, planned[0], Outlook(None, []))
-        _print_notes(executor.check(first, signals))
+        note_to_stderr(*executor.check(first, signals))
     if part is not None and division is not None:
         keep_shard(runs, division.plan, part)
     return session.run(rounds(cells, session.plan, search, replay), as_json)
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        note_to_stderr(note)
 
 
 if __name__ == "__main__":

@@ -106,18 +106,14 @@ class Cells:
         return forecast_plan(planned, rows, self.inputs.models, counting)
 
     def _job(self, item: Planned) -> Job:
-        conditions = self.executor.kinds[item.conditions_id].conditions
         return self.inputs.models[item.cell.model].job(
             item.cell,
             self.inputs.data_folder,
             adapter_config=self.inputs.adapter_configs.get(item.cell.adapter or ""),
-            conditions_id=item.conditions_id,
             attempt=item.attempt,
             repeat=item.repeat,
-            device=conditions.worker_device,
-            threads=conditions.threads,
             keep=self.weights.keeps(item.cell),
-            code_version=conditions.code_version,
+            **self.executor.kinds[item.conditions_id].conditions.job_fields(),
         )
 
     def attempt(self, item: Planned, outlook: Outlook) -> Attempt:

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from bench.common.messages import command_line, count
+from bench.common.messages import command_line
+from bench.plan.budget import Budget, minutes
 from bench.plan.planning import RERUN, Planned
 from bench.plan.rows import Row
+from bench.report.text import sentences
 
 LEFT_OUT: Final = "left out"
 """The status in counts of cells that were skipped because of a budget."""
@@ -15,21 +17,23 @@ _GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
 
 
 def how_to_go_on(
-    arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
+    arguments: Sequence[str],
+    counts: Mapping[str, int] | None = None,
+    *,
+    fell_back: int = 0,
+    budget: Budget | None = None,
 ) -> list[str]:
     """Lines with the commands that run what has not run, and what failed, by the arguments of the
     present command, counts of cells by status, `not run` and `LEFT_OUT` too (None if not counted),
-    and of those that have `fallen_back`."""
-    lines = []
-    if fell_back:
-        cells = count(fell_back, "cell")
-        lines.append(f"{cells} did not end ok this time: older results count instead\n")
-    if fell_back or counts is None or any(counts.get(status) for status in _GO_ON):
-        lines.append(f"to go on: {command_line('grid', *arguments)}\n")
-    for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
-        again = command_line("grid", *_without_rerun(arguments), RERUN, status)
-        lines.append(f"to run again what ended {status}: {again}\n")
-    return lines
+    of those that have `fallen_back`, and the budget that cells were left out for."""
+    failed = sorted((counts or {}).keys() - {"ok", *_GO_ON})
+    rerun = (*_without_rerun(arguments), RERUN)
+    return sentences(
+        "go_on", budget=budget, minutes=minutes, fell_back=fell_back,
+        goes_on=fell_back or counts is None or any(map(counts.get, _GO_ON)),
+        again=command_line("grid", *arguments),
+        reruns={status: command_line("grid", *rerun, status) for status in failed},
+    )  # fmt: skip
 
 
 def _without_rerun(arguments: Sequence[str]) -> list[str]:

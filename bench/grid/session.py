@@ -12,7 +12,7 @@ from bench.analysis.costs import NEEDS, Limit
 from bench.analysis.groups import groups
 from bench.analysis.racing import Raced, replay
 from bench.analysis.recommendation import Recommendation, recommended_from
-from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
+from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError, writing
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.examples.tokenizers import tokenizer_of
@@ -61,7 +61,7 @@ class Session(Cells):
                     ended = self._run_round(further, signals, planned)
                     planned = [*planned, *further]
                 if signals.stops > 1:
-                    echo("".join(how_to_go_on(self.arguments)), err=True, nl=False)
+                    echo("\n".join(how_to_go_on(self.arguments)), err=True)
                     return INTERRUPTED
             except InputError as error:  # of a plan that earlier results make impossible
                 echo(f"stopped: {error}", err=True)
@@ -239,11 +239,8 @@ class Session(Cells):
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        try:
+        with writing(plan_file(self.store.path)):
             write_plan(self.store.path, self._plan(planned))
-        except OSError as error:
-            path = plan_file(self.store.path)
-            raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render the report, print the outcome and how to continue, and return the exit code."""
@@ -301,8 +298,8 @@ class Session(Cells):
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         if self.tracking is not None:
             echo(self.tracking.finish([*last.values()]), err=True)
-        ends = [*self.budget.lines(), *how_to_go_on(self.arguments, again, fell_back=fell_back)]
-        echo("".join(ends), err=True, nl=False)
+        ends = how_to_go_on(self.arguments, again, fell_back=fell_back, budget=self.budget)
+        echo("".join(f"{line}\n" for line in ends), err=True, nl=False)
         if ended == "interrupted":
             return INTERRUPTED
         confirmed = self.confirm is None or (advice is not None and advice.recommended.decided)

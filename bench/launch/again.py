@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.common.errors import InputError, StoppedError, writing
 from bench.common.files import check_not_elsewhere, write_atomically
 from bench.common.messages import echo
 from bench.launch.attempt import WORKER
@@ -50,12 +50,10 @@ def train_again(
     folder = cells_folder(runs) / name
     if job.keep and is_file(folder / WEIGHTS) and orphaned_outcome(folder, job) is not None:
         return folder
-    try:
+    with writing(folder):
         check_not_elsewhere(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / jobs.FILE, job.to_json().encode())
-    except OSError as error:
-        raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
     with Display(1) as display:
         display.start(f"{job.cell.name}, {purpose}")
         ended = run_worker(

@@ -55,17 +55,9 @@ class Attempt:
 
     def on(self, target: Target) -> "Attempt":
         """The same attempt with a device's conditions, usual AMP type and, if auto, `compile`."""
-        conditions = target.conditions
         amp_on = target.amp_on if self.amp_is_on else self.job.cell.amp
-        job = replace(
-            self.job,
-            cell=on_device(self.job.cell, amp_on, target.no_compiling),
-            conditions_id=conditions.conditions_id,
-            device=conditions.worker_device,
-            threads=conditions.threads,
-            code_version=conditions.code_version,
-        )
-        return replace(self, job=job)
+        cell = on_device(self.job.cell, amp_on, target.no_compiling)
+        return replace(self, job=replace(self.job, cell=cell, **target.conditions.job_fields()))
 
     def values(self) -> dict[str, Any]:
         return {**vars(self), "job": self.job.values()}

@@ -12,7 +12,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 from threading import Lock
@@ -60,7 +60,7 @@ def device_locks() -> Path:
     return folder / f"{gethostname()}-{os.getuid()}.lock"
 
 
-class Locks:
+class Locks(AbstractContextManager["Locks"]):
     """The locks in a file, for this process, which is created with some permissions if it is
     missing. Signals end a wait, by a StoppedError. DiskFullError if the file can't be created or
     locked."""
@@ -76,9 +76,6 @@ class Locks:
             self._descriptor = os.open(path, flags, mode)
         except OSError as error:
             raise self._failed(error) from error
-
-    def __enter__(self) -> "Locks":
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)

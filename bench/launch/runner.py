@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import DiskFullError
+from bench.common.errors import writing
 from bench.common.files import check_not_elsewhere, remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
 from bench.launch.signals import Signals
@@ -85,7 +85,7 @@ def run_worker(
         return outcome("interrupted", "stopped by the user before it began")
     oom_before = oom_kills()
     with ExitStack() as files:
-        try:
+        with writing(folder):
             check_not_elsewhere(folder)
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
@@ -94,8 +94,6 @@ def run_worker(
             remove_unfinished(folder)
             stdout = files.enter_context((folder / STDOUT).open("wb"))
             stderr = files.enter_context((folder / STDERR).open("wb"))
-        except OSError as error:
-            raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
         try:
             watch = Watch(argv, env, stdout, stderr)
         except OSError as error:

@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -22,6 +22,7 @@ from bench.machine.environment import recorded
 from bench.machine.memory import CGROUPS
 from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
+from bench.plan.rows import ConditionColumns
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
@@ -35,20 +36,8 @@ _BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", 
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """The columns that say where a cell ran. `code_version` is not part of the identity."""
-
-    device: str
-    device_name: str
-    machine: str
-    threads: int
-    torch_version: str
-    measurement_version: int
-    code_version: str
-    cuda_version: str | None = None
-    environment: str | None = None
-    sharing: str | None = None
-    executor: str | None = None
+class Conditions(ConditionColumns):
+    """Where a cell ran. `code_version` is not part of the identity."""
 
     @property
     def worker_device(self) -> str:
@@ -70,6 +59,11 @@ class Conditions:
 
     def columns(self) -> Columns:
         return {**asdict(self), "conditions_id": self.conditions_id}
+
+    def job_fields(self) -> dict[str, Any]:
+        """The fields of the job of a cell that runs there."""
+        names = ("conditions_id", "threads", "code_version")
+        return {"device": self.worker_device, **{name: getattr(self, name) for name in names}}
 
 
 def torch_build() -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from bench.common.child import ChildError, ask_by, serve
+from bench.common.child import ChildError, LateError, ask_by, serve
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
@@ -78,11 +78,11 @@ def check_by(
 ) -> Answer:
     try:
         *_, last = ask_by(argv, index, env=env, patience_s=patience_s)
+    except LateError:
+        raise InputError(
+            f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {ON_CPU}"
+        ) from None
     except ChildError as error:
-        if error.is_late:
-            raise InputError(
-                f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {ON_CPU}"
-            ) from None
         raise InputError(f"torch ended while it tried the GPU: {error}; {ON_CPU}") from None
     return TypeAdapter(Answer).validate_python(last)
 

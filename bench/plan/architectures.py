@@ -24,24 +24,13 @@ class Architecture:
     has_sdpa: bool = True  # whether transformers uses torch's fused kernels for its attention
 
 
+_TABLES: Final = read_tables(__file__, "architectures.toml")
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     model_type: Architecture(
         **{"first_position": FAMILIES.get(model_type, BERT).first_position, **table}
     )
-    for model_type, table in read_tables(__file__, "architectures.toml").items()
+    for model_type, table in _TABLES["architectures"].items()
 }
-
-
-_OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "hidden_size": ("dim", "d_model", "n_embd"),
-    "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
-    "intermediate_size": ("hidden_dim", "d_ff", "ffn_dim"),
-    "vocab_size": (),
-    "max_position_embeddings": ("max_seq_len", "n_positions", "max_sequence_length"),
-    "pad_token_id": (),
-}
-"""Names in a config.json, before those that some architectures have instead."""
-_DEFAULTS: Final = {"pad_token_id": 0, "max_position_embeddings": 512}
 _MOST: Final = 2**24
 
 
@@ -68,15 +57,16 @@ def read_sizes(folder: Path) -> EncoderSizes:
     after_padding = architecture is not None and architecture.first_position
     if after_padding:
         values.setdefault("pad_token_id", 1)
-    sizes = {name: _size(values, name, path) for name in _OTHER_NAMES}
+    sizes = {name: _size(values, name, path) for name in _TABLES["sizes"]}
     if after_padding:
         sizes["max_position_embeddings"] -= sizes["pad_token_id"] + 1
     return EncoderSizes(model_type=model_type, **sizes)
 
 
 def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
-    given = next((key for key in (name, *_OTHER_NAMES[name]) if values.get(key) is not None), None)
-    value = _DEFAULTS.get(name) if given is None else values[given]
+    keys = (name, *_TABLES["sizes"][name])
+    given = next((key for key in keys if values.get(key) is not None), None)
+    value = _TABLES["defaults"].get(name) if given is None else values[given]
     if value is None and name == "intermediate_size":  # GPT-2's; the check refuses decoders by name
         value = 4 * _size(values, "hidden_size", path)
     if value is None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
-from bench.common.messages import count
 from bench.plan.rows import RESUMED, Row
 
 _LEFT_OUT: Final = "left out: "
@@ -46,21 +45,6 @@ class Budget:
         if predicted_s is None:
             return f"{_LEFT_OUT}its time is not predicted, and {whole} is used up"
         return f"{_LEFT_OUT}predicted to take {minutes(predicted_s)} min, and {rest}"
-
-    def lines(self) -> list[str]:
-        """Lines about the cells that were left out, printed at the end of a command."""
-        if not self.left_out:
-            return []
-        whole = f"the budget of {minutes(self.seconds)} min"
-        number = len(self.left_out)
-        were = "was" if number == 1 else "were"
-        lines = [f"{count(number, 'cell')} {were} left out for {whole}\n"]
-        if longer := [s for s in self.left_out.values() if s is not None and s > self.seconds]:
-            lines.append(
-                f"{len(longer)} of them are predicted to take longer than all of it, up to "
-                f"{minutes(max(longer))} min: they run with a larger --budget, or without one\n"
-            )
-        return lines
 
 
 def minutes(seconds: float) -> str:

@@ -35,7 +35,6 @@ MIXED: Final = "mixed"  # the same, and of rows that are older than the column
 FAST: Final = "fast"  # the default of `kernels`
 MINBERT: Final = "minbert"
 TRANSFORMERS: Final = "transformers"
-ENGINES: Final = (MINBERT, TRANSFORMERS)  # values of `engine`
 DEFAULT: Final = "default"  # of `init_lora_weights`, whose other values are PEFT's
 BALANCED: Final = "balanced"  # of `class_weights`, besides `none`
 GRID: Final = "grid"  # of `learning_rate_source`

@@ -1,9 +1,23 @@
 """The examples of a cell."""
 
 from pathlib import Path
+from typing import TypeVar
 
+from bench.common.errors import InputError
 from bench.plan.cell import ON, SEARCHED, Cell
 from minbert.data.tasks import Data, Folds, for_race, for_search, load_data, without_searched
+
+_D = TypeVar("_D", Data, Folds)
+
+
+def unchanged(cell: Cell, data: _D) -> _D:
+    """A cell's examples, or their folds. InputError if they are not those it was planned with."""
+    if not data.digest.startswith(cell.data_digest):
+        raise InputError(
+            f"the examples of {cell.task} have changed since the cell was planned; "
+            "start the grid again"
+        )
+    return data
 
 
 def folds_of(cell: Cell, folder: Path | None) -> Folds:

@@ -318,13 +318,10 @@ def plan(
         if repeat > 1 and cell.is_trial:
             continue
         key = cell.cell_id, conditions_id, repeat
-        action, reason = _decide(current.get(key), rerun)
+        decided, attempt = _decide(current.get(key), rerun), highest.get(key, 0) + 1
         prefix = "".join(f"{getattr(cell, name)} " for name in varied)
-        attempt = highest.get(key, 0) + 1
         planned.append(
-            Planned(
-                cell, action, reason, attempt, repeat, prefix=prefix, conditions_id=conditions_id
-            )
+            Planned(cell, *decided, attempt, repeat, prefix=prefix, conditions_id=conditions_id)
         )
     scored = _scored_elsewhere(rows, here).intersection(cell.cell_id for cell in cells)
     if not scored:

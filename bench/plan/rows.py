@@ -50,8 +50,25 @@ else:
     )
 
 
+@dataclass(frozen=True)
+class ConditionColumns:
+    """The columns that say where a cell ran."""
+
+    device: str
+    device_name: str
+    machine: str
+    threads: int
+    torch_version: str
+    measurement_version: int
+    code_version: str
+    cuda_version: str | None = None
+    environment: str | None = None
+    sharing: str | None = None
+    executor: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Row(_Columns):
+class Row(ConditionColumns, _Columns):
     """A row of runs.csv. None: does not apply, or was not measured; the first of these differs from
     the second by `bench.plan.columns.Column.applies`. A planned cell is a row without a status; its
     attempt is 0. The columns here are those that code reads by name."""
@@ -66,16 +83,6 @@ class Row(_Columns):
     flags: str | None = None
     message: str | None = None
 
-    device: str
-    device_name: str
-    machine: str
-    threads: int
-    torch_version: str
-    sharing: str | None = None
-    executor: str | None = None
-    measurement_version: int
-    code_version: str
-
     params_total: int | None = None
     params_trainable: int | None = None
     saved_mib: float | None = None
@@ -87,7 +94,6 @@ class Row(_Columns):
     ms_per_1k_tokens_ci_low: float | None = None
     ms_per_1k_tokens_ci_high: float | None = None
     startup_s: float | None = None
-    adapter_init_s: float | None = None
     compile_s: float | None = None
     compile_cached: float | None = None
     train_s: float | None = None
@@ -99,8 +105,6 @@ class Row(_Columns):
     peak_rss_mib: float | None = None
     peak_anon_mib: float | None = None
     imports_anon_mib: float | None = None
-    weights_mib: float | None = None
-    optimizer_mib: float | None = None
     predicted_peak_mib: float | None = None
 
     dev_metric: str | None = None
@@ -109,7 +113,6 @@ class Row(_Columns):
     dev_ci_high: float | None = None
     dev_loss: float | None = None
     train_loss: float | None = None
-    train_score: float | None = None
     majority_score: float | None = None
 
     started_at: str | None = None

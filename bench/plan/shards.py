@@ -58,15 +58,6 @@ class Division:
     parts: tuple[tuple[Cell, ...], ...]
     loads: tuple[int, ...]
 
-    def note(self, shard: Shard) -> str:
-        own, every = len(self.parts[shard.index]), sum(map(len, self.parts))
-        share = self.loads[shard.index] / sum(self.loads)
-        source = f" by {shard.variable}" if shard.variable else ""
-        return (
-            f"shard {shard}{source} of plan {self.plan}: {own} of {every} cells, {share:.0%} of "
-            "the time of all; python -m bench.merge unites the shards"
-        )
-
 
 def divide(
     cells: Sequence[Cell], costs: Sequence[int], count: int, amp_is_on: Sequence[bool]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.child import ChildError, ask
+from bench.common.child import ChildError, LateError, ask
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.examples.checks import STEPS, check
@@ -146,7 +146,7 @@ def _run(
                 else:
                     points.append(Reference.model_validate(answer))
     except (ChildError, InputError, OSError) as error:
-        is_late = isinstance(error, ChildError) and error.is_late
+        is_late = isinstance(error, LateError)
         why = f"crashed ({error})"
         if is_late:
             why = f"timeout (took longer than {longest_s:g} s, phase: {phase})"

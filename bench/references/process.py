@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from bench.common.child import serve
 from bench.common.command import BAD_INPUT
-from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.engines.engine import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import encode_for
-from bench.plan.examples import folds_of
+from bench.plan.examples import folds_of, unchanged
 from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
@@ -80,13 +79,7 @@ def _load(job: Job) -> TaskData | Folds | None:
     if cell.folds is None:
         data = load_examples(job)
         return data if isinstance(data, TaskData) else None
-    folds = folds_of(cell, folder_of(job))
-    if not folds.digest.startswith(cell.data_digest):
-        raise InputError(
-            f"the examples of {cell.task} have changed since the cell was planned; "
-            "start the grid again"
-        )
-    return folds
+    return unchanged(cell, folds_of(cell, folder_of(job)))
 
 
 def _sets(data: TaskData | Folds) -> Iterator[TaskData]:

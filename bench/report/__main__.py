@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from bench.common.command import FILE, described, options_in, reports_for, run_command, with_runs
+from bench.common.command import described, options_in, reports_for, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.messages import command_line, echo
 from bench.plan.metrics import METRIC_HELP, METRICS
@@ -26,9 +26,7 @@ from bench.plan.rows import Row
 @described(__doc__)
 @with_runs("Results to show; several files are shown together.")
 @options_in(
-    Path(__file__).with_name("options.toml"),
-    {"file": FILE, "metric": click.Choice(list(METRICS))},
-    metric_help=METRIC_HELP,
+    __file__, "options.toml", {"metric": click.Choice(list(METRICS))}, metric_help=METRIC_HELP
 )
 def main(
     runs: Sequence[Path], reports: Path | None, code_version: str | None, metric: str | None,

@@ -113,8 +113,7 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
     if test_file is not None:
         spec = spec.model_copy(update={"test": test_file})
     test, notes = read_test(spec)
-    for note in notes:
-        note_to_stderr(note)
+    note_to_stderr(*notes)
     return test, Path(spec.test).name if spec.test else "the test split"
 
 

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from filelock import FileLock
 from pydantic import BaseModel
 
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import InputError, writing
 from bench.common.files import write_atomically
 from bench.common.messages import one_line
 from bench.plan.columns import LARGEST
@@ -56,14 +56,10 @@ class DataFile(Generic[Model]):
         """Change one model, from what the CSV's file has, or None, under the CSV's lock, and return
         it. InputError as of `read`; DiskFullError if the file can't be written and stays as it was.
         """
-        path = self.path(runs)
-        try:
-            with FileLock(f"{runs}.lock"):  # as rows are appended
-                known = self.read(runs)
-                changed = known[key] = change(known.get(key))
-                self.write(runs, known)
-        except OSError as error:
-            raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
+        with writing(self.path(runs)), FileLock(f"{runs}.lock"):  # as rows are appended
+            known = self.read(runs)
+            changed = known[key] = change(known.get(key))
+            self.write(runs, known)
         return changed
 
     def write(self, runs: Path, models: Mapping[str, Model]) -> None:

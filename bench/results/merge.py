@@ -24,9 +24,10 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from bench.common.command import FILE, described
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, InputError, reading
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo, some_of
+from bench.common.progress import note_to_stderr
 from bench.plan.columns import NAMES
 from bench.plan.rows import CellKey, Row
 from bench.plan.shards import Shard
@@ -119,8 +120,7 @@ def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
         raise DiskFullError(
             f"{path}: stopped ({error.strerror or error}); the same command goes on"
         ) from error
-    for note in notes:
-        echo(f"note: {note}", err=True)
+    note_to_stderr(*notes)
     summary = "{rows} rows in {path}: {new} new, {renumbered} of them as further attempts"
     echo(json.dumps(counts) if as_json else summary.format(path=path, **counts))
     if not as_json:
@@ -141,15 +141,13 @@ class _Source:
 
 def _read(path: Path, notes: list[str]) -> _Source:
     """InputError for a file that can't be read, or is of another schema."""
-    reading = Reading(path)
-    reading.read_on()
-    if reading.torn:
+    file = Reading(path)
+    file.read_on()
+    if file.torn:
         notes.append(torn_line(path))
-    rows = [*reading.rows, *rows_in_folders(path, reading.rows)]
-    try:
+    rows = [*file.rows, *rows_in_folders(path, file.rows)]
+    with reading(outcomes_file(path)):
         outcomes = read_outcomes(outcomes_file(path))
-    except ValueError as error:
-        raise InputError(f"{outcomes_file(path)}: can't be read ({error})") from error
     return _Source(path, rows, outcomes, SHARDS.read(path), read_plan(path))
 
 

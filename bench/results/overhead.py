@@ -36,17 +36,6 @@ class Times:
         seconds = {name: round(getattr(self, name), 3) for name in names}
         return seconds | {"overhead": round(self.overhead_s / self.total_s, 4)}
 
-    def __str__(self) -> str:
-        """A sentence without its full stop."""
-        total, names = self.total_s, ("start-up", "timing, writing and ending", "between cells")
-        parts = zip(names, (self.startup_s, self.rest_s, self.between_s), strict=True)
-        details = ", ".join(f"{name} {s / total:.1%}" for name, s in parts if s)
-        return (
-            f"{_seconds_text(total)}, of which training {self.train_s / total:.1%}, evaluation "
-            f"{self.eval_s / total:.1%} and overhead {self.overhead_s / total:.1%}"
-            + (f" ({details})" if details else "")
-        )
-
 
 def overhead_s(row: Row) -> float | None:
     """A cell's seconds besides training and evaluation; None where they were not measured."""
@@ -94,9 +83,3 @@ class Account:
         wall = sum(row.wall_s or 0.0 for row in self._rows)
         between = self._slots * (self._clock() - self._begun) - self._others_s - wall
         return times_of(self._rows, max(0.0, between))
-
-
-def _seconds_text(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

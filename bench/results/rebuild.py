@@ -19,10 +19,11 @@ from typing import Final
 
 from filelock import FileLock
 
-from bench.common.command import FILE, described, options_in
+from bench.common.command import described, options_in
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
+from bench.common.progress import note_to_stderr
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, parse_value, row_of
 from bench.plan.rows import SCHEMA, Row
@@ -37,7 +38,7 @@ _LONGEST_HEADER: Final = 2**16
 
 
 @described(__doc__)
-@options_in(Path(__file__).with_name("rebuild.toml"), {"path": FILE})
+@options_in(__file__, "rebuild.toml")
 def main(path: Path, as_json: bool) -> int:
     try:
         _check(path)
@@ -52,8 +53,7 @@ def main(path: Path, as_json: bool) -> int:
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be rebuilt ({reason})") from error
-    for problem in problems:
-        echo(f"note: {problem}", err=True)
+    note_to_stderr(*problems)
     summary = f"{kept + restored} rows in {path}: {kept} kept, {restored} from folders"
     if outcomes:
         counts["outcomes"] = outcomes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.common.messages import count
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns
 from bench.plan.metrics import WORD_CLASSES, WORDS, check_metric, metric_of, problem_of
@@ -24,7 +25,7 @@ from bench.results.predictions import (
     no_predictions,
     values_from,
 )
-from bench.results.scores import interval_of, numbers
+from bench.results.scores import defined_score, interval_of
 from bench.results.store import read_plan, read_rows
 
 
@@ -94,15 +95,13 @@ def rescored(
         if caution := digest in facts and facts[digest].caution(metric):
             note(f"--metric {metric}: {caution}")
     if others := sum(row.dev_metric not in fitting for row in scored):
-        are = "1 row is" if others == 1 else f"{others:,} rows are"
+        are = count(others, "row is", "rows are")
         note(f"--metric {metric}: {are} of other problems, by their own metric")
     if lost:
-        needed = (
-            "the logits in the cells' folders"
-            if metric_of(metric).needs_logits
-            else "predictions in the cells' folders or in the file of outcomes"
-        )
-        have = "1 row has" if lost == 1 else f"{lost:,} rows have"
+        needed = "the logits in the cells' folders"
+        if not metric_of(metric).needs_logits:
+            needed = "predictions in the cells' folders or in the file of outcomes"
+        have = count(lost, "row has", "rows have")
         note(
             f"--metric {metric}: {have} no score: it is not defined for the predictions, or needs "
             f"{needed}"
@@ -137,7 +136,4 @@ def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> fl
     else:
         predicted = np.tile(2 * counts > facts.train, (len(labels), 1))
     logits = np.zeros((len(labels), max(len(counts), 2)))
-    try:
-        return float(numbers(metric, Outcome(predicted, labels, "", logits)).mean())
-    except ValueError:
-        return None
+    return defined_score(metric, Outcome(predicted, labels, "", logits))

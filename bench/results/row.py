@@ -76,12 +76,13 @@ def row_to_json(row: Row) -> bytes:
     return json.dumps(values_of(row), indent=1).encode() + b"\n"
 
 
-def row_from_json(data: bytes) -> Row | None:
-    """A row of this schema or an older one from its JSON; None for any other data."""
+def read_row(path: Path) -> Row | None:
+    """A row of this schema or an older one from a file of its JSON; None for any other file."""
     try:
-        row = row_of({name: v for name, v in json.loads(data).items() if name in BY_NAME})
+        values = json.loads(path.read_bytes())
+        row = row_of({name: v for name, v in values.items() if name in BY_NAME})
         encode(row)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return row
 
@@ -93,10 +94,7 @@ def keep_row(folder: Path, row: Row) -> None:
 
 
 def kept_row(folder: Path) -> Row | None:
-    try:
-        return row_from_json((folder / ROW).read_bytes())
-    except OSError:
-        return None
+    return read_row(folder / ROW)
 
 
 def step_times(folder: Path) -> tuple[Columns, bool]:

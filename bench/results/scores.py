@@ -45,6 +45,14 @@ def numbers(metric: str, outcome: Outcome) -> Values:
     return np.asarray(score + sums * len(sums) / len(values))
 
 
+def defined_score(metric: str, outcome: Outcome) -> float | None:
+    """The score of predictions; None where it is not defined, as a correlation of constants."""
+    with suppress(ValueError):
+        score = float(numbers(metric, outcome).mean())
+        return score if math.isfinite(score) else None
+    return None
+
+
 def _of_examples(metric: str, outcome: Outcome) -> Values:
     labels, predicted = outcome.labels, outcome.predicted
     if metric == "accuracy" and outcome.has_classes:

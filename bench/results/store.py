@@ -16,7 +16,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, InputError, writing
 from bench.common.files import try_to_make, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of, values_of
@@ -192,13 +192,9 @@ class Store:
                     raise InputError(
                         f"{path}: is no {kind}; remove it, or name another place with --runs"
                     )
-        try:
+        with writing(self.path, "; name another place with --runs", InputError):
             try_to_make(self.path.parent)
             if folder.exists():
                 try_to_write(folder)
             if self.path.exists():
                 self.path.open("r+b").close()
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: can't be written ({error.strerror}); name another place with --runs"
-            ) from error

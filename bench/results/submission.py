@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, reading
 from bench.common.files import text_or_empty, write_atomically
 from bench.machine.conditions import MEASUREMENT_VERSION, Conditions
 from bench.plan.columns import BY_NAME, format_value, group_names, values_of
@@ -146,10 +146,8 @@ class Submission:
 def _recomputed(row: Row, folder: Path) -> Mapping[str, Any]:
     """The columns that the job, the worker's result and the times of steps of a row give."""
     job, path = Job.read(folder), folder / RESULT
-    try:
+    with reading(path):
         result = parse_result(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from error
     measured = {name: value for name, value in result["columns"].items() if value is not None}
     names = ("conditions_id", *group_names("conditions"))
     again = measured_row(

@@ -5,17 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from bench.common.command import FILE, Command, options_in
+from bench.common.command import Command, options_in
 from bench.common.csvfile import check_csv, write_csv
 from bench.common.messages import echo, finite
 from bench.launch.checks import check_reports
 
 if TYPE_CHECKING:
     from bench.report.pages import Facts
-
-_FLAGS: Final = Path(__file__).with_name("outputs.toml")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
     written are refused first."""
 
     def decorate(function: Callable[..., Study]) -> Command:
-        @options_in(_FLAGS, {"path": FILE}, name=name, rows=rows)
+        @options_in(__file__, "outputs.toml", name=name, rows=rows)
         @wraps(function)
         def command(
             runs: Sequence[Path], csv_file: Path | None, as_json: bool, reports: Path | None,

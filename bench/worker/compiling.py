@@ -96,7 +96,7 @@ def shared_cache(folder: Path) -> Iterator[None]:
             f"compile: code can't be kept in {name} ({error.strerror}); move that away or make it "
             "writable, or leave compile out"
         ) from error
-    before = {name: os.environ.get(name) for name in _CACHES}
+    before = {name: os.environ[name] for name in _CACHES if name in os.environ}
     with (place / _LOCK).open("wb") as lock:
         with suppress(OSError):  # others compile, or the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,11 +119,9 @@ def shared_cache(folder: Path) -> Iterator[None]:
         finally:
             if is_sound and not is_kept:
                 mark.unlink()
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            for name in _CACHES:
+                os.environ.pop(name, None)
+            os.environ.update(before)
 
 
 def _remove_doubtful(place: Path) -> None:

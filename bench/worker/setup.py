@@ -20,14 +20,13 @@ from bench.engines.engine import engine_of, folder_of, parts_of, task_of
 from bench.examples import tokens
 from bench.plan.cell import BALANCED, ITERATIVE, Cell
 from bench.plan.columns import parse_parts
-from bench.plan.examples import examples_of
+from bench.plan.examples import examples_of, unchanged
 from bench.plan.job import Job
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
 from minbert.data.problems import problem_of
 from minbert.data.tasks import Data, Task, find_task
-from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MSE, MULTI_LABEL, WORDS, kind_of
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.trainer import GradualUnfreezing
@@ -98,14 +97,7 @@ def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> 
 
 def load_examples(job: Job) -> Data:
     """The cell's examples as texts. InputError if they have changed since the cell was planned."""
-    cell = job.cell
-    data = examples_of(cell, folder_of(job))
-    if not data.digest.startswith(cell.data_digest):
-        raise InputError(
-            f"the examples of {cell.task} have changed since the cell was planned; "
-            "start the grid again"
-        )
-    return data
+    return unchanged(job.cell, examples_of(job.cell, folder_of(job)))
 
 
 def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:

@@ -196,9 +196,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         if mapped := zipfile.is_zipfile(path):  # files of torch before 1.6 are no zip files
-            with zipfile.ZipFile(
-                path
-            ) as archive:  # mapped, packed bytes would be taken for numbers
+            with zipfile.ZipFile(path) as archive:  # packed bytes would be taken for numbers
                 if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
                     raise InputError(f"{path}: is packed, which torch never does; save it again")
         with warnings.catch_warnings(action="ignore"):

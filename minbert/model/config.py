@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from minbert.errors import InputError, shown
 from minbert.files import config_file, read_json
 from minbert.model.families import FAMILIES, Family
+from minbert.registry import read_tables
 
 ACTIVATIONS: Final = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """`gelu` is the exact one, by erf; `gelu_new` and `gelu_pytorch_tanh` its tanh approximation."""
@@ -153,19 +154,9 @@ class EncoderSizes:
 
 _NOT_OF_BERT: Final = ("model_type", "embedding_size", "first_position")
 GEOMETRIES: Final = {
-    name: BertConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-    )
-    for name, layers, hidden, heads in (
-        ("bert-tiny", 2, 128, 2), ("bert-mini", 4, 256, 4), ("bert-small", 4, 512, 8),
-        ("bert-medium", 8, 512, 8), ("minilm", 6, 384, 12), ("minilm-l12", 12, 384, 12),
-        ("bert-base", 12, 768, 12), ("bert-large", 24, 1024, 16),
-    )
-}  # fmt: skip
-"""Sizes that can be measured with random weights. All use the vocabulary of `minilm`."""
+    name: BertConfig(**sizes) for name, sizes in read_tables(__file__, "geometries.toml").items()
+}
+"""Sizes that can be measured with random weights."""
 
 
 def count_parameters(config: BertConfig | EncoderSizes) -> int:

@@ -3,10 +3,9 @@
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from bench.doctor.check import BY_NAME, Context, Finding, judged
-from bench.worker.probes.products import KINDS, Products, measure_gflops
+from bench.worker.probes.products import KINDS, Products, measure_gflops, random_matrices
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.model.config import GEOMETRIES
 from minbert.training.trainer import HALF
@@ -55,13 +54,8 @@ def _name(amp: str) -> str:
 
 def _error(dtype: torch.dtype, device: torch.device) -> float:
     """The largest relative error of a layer's products, in the kernels that steps use."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*sizes: int) -> Tensor:
-        return torch.randn(sizes, generator=generator).to(device, dtype)
-
-    x, weight = random(_TOKENS, _WIDE), random(_HIDDEN, _WIDE)
-    gradient, thin = random(_TOKENS, _HIDDEN), random(_TOKENS, _RANK)
+    sizes = (_TOKENS, _WIDE), (_HIDDEN, _WIDE), (_TOKENS, _HIDDEN), (_TOKENS, _RANK)
+    x, weight, gradient, thin = random_matrices(*sizes, dtype=dtype, device=device)
     results = {
         (x, weight.t()): (times(x, weight), x @ weight.t()),
         (gradient, weight): (times(gradient, weight.t()), gradient @ weight),

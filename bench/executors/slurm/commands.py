@@ -21,8 +21,8 @@ from bench.common.files import read_tables
 from bench.common.messages import one_line
 
 TEXTS: Final = read_tables(__file__, "texts.toml")
-"""Options that can't be given and why, the names of variables of options, and what messages say of
-cells that Slurm ended."""
+"""Options that can't be given and why, the names of variables of options, what messages say of
+cells that Slurm ended, and the script of a job."""
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PATIENCE_S: Final = 60
 """A command that takes longer has lost its controller: Slurm's own time-outs are 10 to 30 s."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from bench.common.errors import InputError, RefusedError, StoppedError
-from bench.common.messages import count
 from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
@@ -32,6 +31,7 @@ from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions
 from bench.plan.planning import Planned, groups_of
 from bench.plan.rows import Row
+from bench.report.text import phrase
 from bench.results.protocol import ROW
 from bench.results.store import Store, cell_folder
 
@@ -233,9 +233,7 @@ class SlurmExecutor(Executor):
                 self._largest = max(self._largest, len(groups))
                 self._size = min(2 * max(self._size, len(groups)), most)
                 self._ready = self._ready[len(groups) :]
-                cells = count(sum(map(len, groups)), "cell")
-                tasks = count(len(groups), "array task")
-                dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
+                dispatcher.display.note(phrase("slurm", "submitted", submission.job, groups))
 
     def _look(self, dispatcher: Dispatcher) -> None:
         try:
@@ -252,29 +250,20 @@ class SlurmExecutor(Executor):
             self._take(one, queued, dispatcher)
             for why, ends in groupby(sorted(one.not_run.values()), key=itemgetter(0)):
                 nodes = [node for _, node in ends]
-                tasks = count(len(nodes), "array task")
-                note = f"job {one.submission.job}: {tasks} never began: {why}"
-                if named := sorted({*filter(None, nodes)}):
-                    note += f" (to leave nodes out: --slurm exclude={','.join(named)})"
+                note = phrase("slurm", "never_began", one.submission.job, why, nodes)
                 dispatcher.display.note(note)
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         for entry in queued or ():
             if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
                 self._stuck.add((entry.job, entry.reason))
-                tasks = count(len(entry.indexes), "array task")
-                dispatcher.display.note(
-                    f"job {entry.job}: {tasks} can't start ({entry.reason}); details: scontrol "
-                    f"show job {entry.job}; if held: scontrol release {entry.job}; to give up: "
-                    f"scancel {entry.job}"
-                )
+                tasks = len(entry.indexes)
+                dispatcher.display.note(phrase("slurm", "stuck", entry.job, tasks, entry.reason))
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
             running = sum(len(one.indexes) for one in queued) - pending
-            more = f", {len(self._ready)} to be submitted" if self._ready else ""
-            dispatcher.display.stage(
-                f"{count(running, 'array task')} running, {pending} pending{more}", running
-            )
+            state = phrase("slurm", "state", running, pending, len(self._ready))
+            dispatcher.display.stage(state, running)
 
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, dispatcher: Dispatcher | None

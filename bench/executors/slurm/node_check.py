@@ -20,6 +20,7 @@ from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
+from bench.report.text import sentences
 
 TOLERANCE: Final = 0.05
 """A node deviates if its whole interval is more than this share above or below those of others, by
@@ -158,18 +159,5 @@ def _ends(node: Node) -> tuple[float, float]:
 
 def lines(nodes: Sequence[Node]) -> list[str]:
     """A line for each node, by kind, and how those that fail or are slower are left out."""
-    text = []
-    width = max(len(node.name) for node in nodes)
-    for node in sorted(nodes, key=lambda node: (node.conditions_id, node.name)):
-        figures = node.problem
-        if node.ms is not None:
-            ends = "" if node.low is None else f" ({node.low:.4g} to {node.high:.4g})"
-            figures = f"{node.ms:.4g} ms for 1,000 tokens{ends}"
-        if node.deviation is not None:
-            word = "slower" if node.deviation > 0 else "faster"
-            figures += f", {abs(node.deviation):.0%} {word} than others of its kind"
-        text.append(f"{node.name:{width}}  {node.conditions_id:8}  {figures}")
     worse = [node.name for node in nodes if node.problem or (node.deviation or 0.0) > 0]
-    if worse:
-        text.append(f"to leave nodes out: --slurm exclude={','.join(worse)}")
-    return text
+    return sentences("nodes", nodes=nodes, worse=worse)

@@ -13,6 +13,7 @@ from bench.common.errors import InputError
 from bench.executors.slurm.commands import TEXTS, duration, seconds
 
 _ROOT: Final = Path(__file__).parents[3]
+_SCRIPT: Final[str] = TEXTS["job"]["script"]
 _NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
 """Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
@@ -104,21 +105,15 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
         "job-name": name, "output": file, "open-mode": "append", "export": "ALL",
         "requeue": None, **request.options,
     }  # fmt: skip
-    lines = [f"#SBATCH --{option}" + _value(value) for option, value in options.items()]
+    path = f"export PYTHONPATH={shlex.quote(str(_ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}\n"
     command = [sys.executable, "-m", f"bench.executors.slurm.{module}", *arguments]
-    path = [f"export PYTHONPATH={shlex.quote(str(_ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    return "\n".join(
-        (
-            "#!/bin/sh",
-            *lines,
-            f"cd {shlex.quote(str(Path.cwd()))} || exit {CHANGES_FOLDER}",
-            f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
-            "export PYTHONSAFEPATH=1",
-            *(path if (_ROOT / "pyproject.toml").is_file() else ()),
-            f"exec {shlex.join(command)}",
-            "",
-        )
-    )
+    return _SCRIPT.format(
+        options="\n".join(f"#SBATCH --{each}{_value(value)}" for each, value in options.items()),
+        folder=shlex.quote(str(Path.cwd())), no_folder=CHANGES_FOLDER,
+        python=shlex.quote(sys.executable), no_python=NO_PYTHON,
+        path=path if (_ROOT / "pyproject.toml").is_file() else "",
+        command=shlex.join(command),
+    )  # fmt: skip
 
 
 def _value(value: str | None) -> str:

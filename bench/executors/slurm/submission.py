@@ -35,7 +35,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, reading
 from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.executors.slurm.commands import TEXTS
 from bench.launch.attempt import Attempt, keep, outcome_row
@@ -43,7 +43,7 @@ from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
-from bench.results.row import row_from_json, row_to_json
+from bench.results.row import read_row, row_to_json
 from bench.results.store import cells_folder
 
 DONE: Final = "done"
@@ -181,10 +181,8 @@ class Submission:
 
     def _json(self, name: str) -> Any:
         path = self.folder / name
-        try:
+        with reading(path, RecursionError):
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: can't be read ({error})") from error
 
     def runs_csv(self) -> Path:
         return Path(self.request["runs"])
@@ -216,10 +214,7 @@ class Submission:
         return True
 
     def row(self, attempt: TaskAttempt) -> Row | None:
-        try:
-            return row_from_json((self.rows / attempt.file).read_bytes())
-        except OSError:
-            return None
+        return read_row(self.rows / attempt.file)
 
     def close(
         self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
@@ -271,11 +266,9 @@ class Submission:
 
 def _start(path: Path) -> Start | None:
     """A start; None for that of an attempt which never began."""
-    try:
+    with reading(path):
         text = path.read_bytes()
         return None if text == _NEVER else _START.validate_json(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from error
 
 
 def publish(path: Path, data: bytes) -> bool:

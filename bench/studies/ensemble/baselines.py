@@ -183,10 +183,7 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
     return replace(
         Job.read(member.folder),
         cell=cell,
-        conditions_id=here.conditions_id,
-        code_version=here.code_version,
-        device=here.worker_device,
-        threads=here.threads,
+        **here.job_fields(),
         checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
         data=None if folder is None else str(folder.resolve()),
         keep=True,

@@ -226,14 +226,18 @@ def measure_gflops(shapes: Sequence[Shape], amp: str, device: torch.device) -> d
     return {shape: _gflops(shape, dtype, device) for shape in shapes}
 
 
+def random_matrices(
+    *sizes: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    """Matrices of normally distributed numbers, the same in each call."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
+
+
 def _gflops(shape: Shape, dtype: torch.dtype, device: torch.device) -> float:
     kind, rows, outputs, inputs = shape
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*sizes: int) -> Tensor:
-        return torch.randn(sizes, generator=generator).to(device, dtype)
-
-    x, weight, gradient = random(rows, inputs), random(outputs, inputs), random(rows, outputs)
+    sizes = (rows, inputs), (outputs, inputs), (rows, outputs)
+    x, weight, gradient = random_matrices(*sizes, dtype=dtype, device=device)
     products: dict[str, tuple[Callable[[], Tensor], ...]] = {
         "forward": (lambda: F.linear(x, weight), lambda: times(x, weight)),  # [rows, outputs]
         "dx": (lambda: gradient @ weight, lambda: times(gradient, weight.t())),  # [rows, inputs]

@@ -20,7 +20,7 @@ from typing import Any, Final
 from minbert.data.problems import PROBLEMS, problem_of
 from minbert.data.tasks.base import Examples, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
-from minbert.errors import InputError
+from minbert.errors import InputError, reading
 from minbert.files import is_file, read_json
 
 FILE: Final = "task.json"
@@ -78,7 +78,8 @@ def load(folder: Path, task: Task) -> dict[str, Examples]:
 
 
 def _read(path: Path, task: Task) -> Examples:
-    try:
+    again = "; start the grid again, which writes it anew"
+    with reading(path, KeyError, TypeError, IndexError, end=again):
         with path.open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         return Examples(
@@ -87,10 +88,6 @@ def _read(path: Path, task: Task) -> Examples:
             task.problem.read([row["label"] for row in rows], len(task.classes)),
             tuple(row["group"] for row in rows if "group" in row) or None,
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); start the grid again, which writes it anew"
-        ) from error
 
 
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minbert.data.tasks.base import DECLARED, Examples, Task
 from minbert.data.tasks.splitting import SIDES, sides
-from minbert.errors import InputError
+from minbert.errors import reading
 
 _SOURCES: Final = DECLARED["vader"]
 _RATING: Final = "-rating"
@@ -49,11 +49,7 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
 def read_rows(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:
     """Ids, ratings and texts of a file, whose content is as pinned: `fetch` compares its digest.
     InputError for a file that can't be read, or is another."""
-    try:
+    with reading(path, end="; `python -m minbert.assets fetch vader` gets it again"):
         lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
         identities, ratings, texts = zip(*(line.split("\t") for line in lines), strict=True)
         return identities, np.array(ratings, dtype=np.float64), texts
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: can't be read ({error}); `python -m minbert.assets fetch vader` gets it again"
-        ) from error

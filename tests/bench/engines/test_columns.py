@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from bench.engines import transformers as engine
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
-from bench.plan.cell import ENGINES, TRANSFORMERS
+from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.planning import Resolved, expand
 from tests.encoders import Checkpoints, job, need_transformers
 
@@ -43,7 +43,7 @@ def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path):
     lora = by_mode["lora", TRANSFORMERS]
     assert (lora.engine_version, lora.attn_implementation) == ("transformers 5, peft 1", "eager")
     assert (lora.init_lora_weights, lora.kernels) == ("pissa", None)
-    ours = by_mode["lora", ENGINES[0]]
+    ours = by_mode["lora", MINBERT]
     assert (ours.engine_version, ours.attn_implementation, ours.adapter) == (None, None, None)
     assert ours.init_lora_weights == "default"
     names = {cell.adapter for cell in cells if cell.mode == "peft"}

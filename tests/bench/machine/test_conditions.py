@@ -26,7 +26,7 @@ from bench.machine.conditions import (
     torch_build,
 )
 from bench.machine.version import _OF_PARENT, code_version, measuring
-from bench.plan.cell import ENGINES
+from bench.plan.cell import ABOUT
 from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
@@ -262,7 +262,7 @@ def source(module):
 def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
     printed = subprocess.check_output([sys.executable, "-c", _IMPORTED])
     imported = {Path(name).relative_to(ROOT) for name in json.loads(printed)}
-    imported |= {Path("bench", "engines", f"{name}.py") for name in ENGINES}
+    imported |= {Path("bench", "engines", f"{name}.py") for name in ABOUT["engine"].values}
     graph = grimp.build_graph(
         "adapters", "bench", "minbert", exclude_type_checking_imports=True, cache_dir=None
     )

@@ -26,7 +26,7 @@ def test_a_cell_fits_that_takes_no_longer_than_what_is_left():
     forward(1e8)
     assert unlimited.fits(LARGEST)
     assert unlimited.leave_out("a", None) is None
-    assert unlimited.lines() == []
+    assert how_to_go_on([], {"ok": 1}, budget=unlimited) == []
     budget, forward = budget_of(90)
     assert budget.leave_out("a", 90 * MINUTE) is None
     forward(87)
@@ -48,11 +48,12 @@ def test_at_the_end_cells_that_would_never_fit_are_reported():
     budget, forward = budget_of(10)
     forward(5)
     budget.leave_out("a", 8 * MINUTE)
-    assert budget.lines() == ["1 cell was left out for the budget of 10 min\n"]
+    lines = how_to_go_on([], {"ok": 1}, budget=budget)
+    assert lines == ["1 cell was left out for the budget of 10 min"]
     budget.leave_out("b", 30 * MINUTE)
     budget.leave_out("c", 12 * MINUTE)
-    first, second = budget.lines()
-    assert first == "3 cells were left out for the budget of 10 min\n"
+    first, second = how_to_go_on([], {"ok": 1}, budget=budget)
+    assert first == "3 cells were left out for the budget of 10 min"
     assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
 
 
@@ -94,7 +95,7 @@ def test_what_was_left_out_goes_on_by_the_same_command():
     counts = to_run_again({"ok": 3, "skipped": 5}, [], left_out=4)
     assert counts == {"ok": 3, "skipped": 1, LEFT_OUT: 4}
     lines = how_to_go_on(["--grid", "paper", "--budget", "90"], counts)
-    assert lines[0] == "to go on: python -m bench.grid --grid paper --budget 90\n"
+    assert lines[0] == "to go on: python -m bench.grid --grid paper --budget 90"
     assert lines[1].startswith("to run again what ended skipped: ")
     assert len(lines) == 2
     counts = to_run_again({"ok": 3, "skipped": 4}, [], left_out=4)
@@ -107,12 +108,12 @@ def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_
         command = f"python -m bench.grid --grid paper --fresh {' '.join(rerun)} --seeds 3"
         plain = "python -m bench.grid --grid paper --fresh --seeds 3"
         assert how_to_go_on(arguments, {"not run": 1, "timeout": 2}) == [
-            f"to go on: {command}\n",
-            f"to run again what ended timeout: {plain} --rerun timeout\n",
+            f"to go on: {command}",
+            f"to run again what ended timeout: {plain} --rerun timeout",
         ]
         assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [
-            "2 cells did not end ok this time: older results count instead\n",
-            f"to go on: {command}\n",
+            "2 cells did not end ok this time: older results count instead",
+            f"to go on: {command}",
         ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bench.common.errors import InputError
 from bench.plan.shards import INDEXES, Shard, divide
+from bench.report.text import sentences
 from tests.bench.synthetic_rows import cell, full_grid
 
 SETTINGS = [axes for axes in full_grid() if axes[0] != "dora"]
@@ -79,7 +80,8 @@ def test_more_shards_than_settings_are_refused():
 def test_auto_names_the_variable_that_the_index_is_from(variable):
     shard = Shard.parse("auto/8", {variable: "7"})
     assert (shard.index, shard.count, shard.variable) == (7, 8, variable)
-    assert variable in cut(grid(), [1] * len(SETTINGS), 8).note(shard)
+    division = cut(grid(), [1] * len(SETTINGS), 8)
+    assert f"by {variable} of plan" in sentences("shard", division=division, shard=shard)[0]
     assert Shard.parse("0/1", {variable: "7"}) == Shard(0, 1)
 
 
