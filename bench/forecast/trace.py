@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -192,12 +191,15 @@ def _without_gpu(job: Job) -> Job:
 @contextmanager
 def _gpu_kernels() -> Iterator[None]:
     """Within the block, tensors of the CPU are computed with as those of a GPU."""
-    with (
-        patch.object(reference, "on_cpu", lambda _x: False),
-        patch.object(products, "on_cpu", lambda _x: False),
-        _OnGpu(),
-    ):
-        yield
+    before, modules = reference.on_cpu, (reference, products)
+    for module in modules:
+        setattr(module, "on_cpu", lambda _x: False)  # noqa: B010
+    try:
+        with _OnGpu():
+            yield
+    finally:
+        for module in modules:
+            setattr(module, "on_cpu", before)  # noqa: B010
 
 
 class _OnGpu(TorchFunctionMode):
