@@ -13,9 +13,10 @@ class InputError(ValueError):
 def reading(path: object, *kinds: type[Exception], end: str = "") -> Iterator[None]:
     """Within the block, an OSError, ValueError or error of other kinds says in a line that a file
     can't be read, why, and at its end what to do."""
+    caught: tuple[type[Exception], ...] = (OSError, ValueError, *kinds)
     try:
         yield
-    except (OSError, ValueError, *kinds) as error:
+    except caught as error:
         raise InputError(f"{path}: can't be read ({error}){end}") from error
 
 

@@ -162,7 +162,7 @@ def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
         raise InputError(f"{labels.place(index)} has the label {quoted(name)}, {lack}")
 
 
-def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[Any]:
+def encode(labels: Labels, problem: str, classes: Sequence[str]) -> NDArray[Any]:
     """Labels as numbers: class indices, int64 [N]; numbers, float64 [N]; or 0 and 1, int8 [N,
     classes]. `classes` are all that occur. InputError: a label of another kind than the
     problem's."""

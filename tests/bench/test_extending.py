@@ -133,7 +133,7 @@ def test_the_plugin_is_quoted_as_it_is():
     quoted = re.findall(r"^```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     project = ROOT / "tests" / "plugins" / "scale"
     files = [path.read_text(encoding="utf-8") for path in project.rglob("*.*") if path.is_file()]
-    assert len(quoted) == 11
+    assert len(quoted) == 12
     assert all(any(code in file for file in files) for code in quoted)
 
 

@@ -143,7 +143,7 @@ def test_a_race_is_repeated_as_one_and_a_cell_of_it_alone(grid):
     assert group.race
     whole, one, _ = commands(group, [], NO_FACTS)
     (alone,) = groups(rows_of(final, grid))
-    (again, *_) = commands(alone, [])
+    (again, *_) = commands(alone, [], NO_FACTS)
     lines = {"whole": whole, "one": one, "again": again}
     races = {name: command.make_context("bench.grid", shlex.split(line)[3:]).params["race"]
              for name, line in lines.items()}  # fmt: skip
