@@ -24,6 +24,8 @@ from bench.results.store import read_rows
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
 ROOT = Path(__file__).parents[2]
+_ENDS = [datetime(2000, 1, 1, tzinfo=UTC)]
+"""Ends of cells in this process, in different seconds, as workers of their own have."""
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
@@ -153,9 +155,10 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
         main(folder)
     result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
     wall_s = time.monotonic() - begun
+    _ENDS.append(max(started + timedelta(seconds=wall_s), _ENDS[-1] + timedelta(seconds=1)))
     return WorkerEnd(
         status=result["status"], message=result["message"], wall_s=wall_s,
-        started_at=utc(started), finished_at=utc(started + timedelta(seconds=wall_s)),
+        started_at=utc(started), finished_at=utc(_ENDS[-1]),
         peak_rss_mib=psutil.Process().memory_info().rss / 2**20, result=result,
     )  # fmt: skip
 
