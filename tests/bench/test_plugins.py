@@ -6,20 +6,21 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from adapters import methods
 from bench.analysis.groups import groups
 from bench.common.errors import InputError, RefusedError
 from bench.engines.engine import engine_of
+from bench.launch.checks import check_class_settings, check_loss
 from bench.plan import metrics
 from bench.plan.columns import row_of, values_of
+from bench.plan.gridfile import Settings
 from bench.recommend import main as recommend
 from bench.report.__main__ import main as report
 from bench.report.figures import COLOURS, LINES, MARKERS
@@ -29,7 +30,12 @@ from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
 from bench.results.protocol import PREDICTIONS
 from bench.results.rowfile import encode, read_rows, record
+from minbert.data.problems import PROBLEMS, SingleLabel
+from minbert.data.tasks import base, prepared
+from minbert.data.tasks.base import Examples, Task, TaskData
+from minbert.data.tasks.prepared import Prepared, read_prepared
 from minbert.registry import Registry
+from minbert.training.losses import mean_loss
 from tests.bench.conftest import narrow
 from tests.bench.plugins import PROJECT, declare, environment, run
 from tests.bench.synthetic_rows import cell, synthetic_rows
@@ -145,23 +151,22 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     rows = [f"a film of {n} of 40 minutes,{n % 4 + 1}\n" for n in range(40)]
     (folder / "stars.csv").write_text("text,label\n" + "".join(rows))
     (folder / "full.toml").write_text('[[cells]]\nmode = ["full"]\n')
-    flags = "--grid", "full.toml", "--data", "stars.csv"
-    for problem in ("ordinal", "single_label"):
-        installed.grid(*flags, "--problem", problem, "--runs", f"{problem}.csv", "--save-weights")
-    [own], [usual] = (read_rows(folder / f"{name}.csv") for name in ("ordinal", "single_label"))
+    installed.grid(
+        "--grid", "full.toml", "--data", "stars.csv", "--problem", "ordinal",
+        "--runs", "ordinal.csv", "--save-weights",
+    )  # fmt: skip
+    [own] = read_rows(folder / "ordinal.csv")
     assert (own.status, own.dev_metric) == ("ok", "accuracy")
-    assert own.data_digest != usual.data_digest
     facts = read_facts(folder / "ordinal.csv")[own.data_digest]
     assert (facts.problem, facts.source) == ("single_label", f"stars.csv (ordinal of {NAME} 0.1.0)")
 
     monkeypatch.syspath_prepend(PROJECT)
-    loss = importlib.import_module("minbert_bench_scale.distance").loss
-    for row in (own, usual):
-        [path] = folder.rglob(f"*-{row.cell_id}-*/{PREDICTIONS}")
-        outcome = read_folder(path.parent, "accuracy")[""]
-        logits = torch.from_numpy(outcome.logits.astype(np.float64))
-        distance = float(loss(logits, torch.from_numpy(outcome.labels)))
-        assert (row.dev_loss == pytest.approx(distance)) == (row is own)
+    [path] = folder.rglob(f"*-{own.cell_id}-*/{PREDICTIONS}")
+    outcome = read_folder(path.parent, "accuracy")[""]
+    loss = "cross-entropy minbert_bench_scale.distance:loss"
+    assert own.dev_loss == pytest.approx(mean_loss(loss, outcome.logits, outcome.labels))
+    usual = mean_loss("cross-entropy", outcome.logits, outcome.labels)
+    assert own.dev_loss != pytest.approx(usual, rel=0.1)
     answer = json.loads(installed.run(
         "bench.export", own.name, "--runs", "ordinal.csv", "--allow-low-score", "--to", "stars",
         "--json",
@@ -315,6 +320,48 @@ def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path):
         errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
         assert len(errors) == (code > 0)
         assert all(line in error for error in errors)
+
+
+PROBLEM = """
+from minbert.data.problems import MultiLabel
+
+class Focal(MultiLabel):
+    name = "focal"
+    loss_function = "fine:loss"
+
+PROBLEM = Focal()
+"""
+
+
+def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_loss(
+    folder, monkeypatch
+):
+    (folder / "task.json").write_text(json.dumps(asdict(Prepared("mine", "focal", ("a",), "0"))))
+    with pytest.raises(InputError, match="no installed plugin has the problem focal"):
+        read_prepared(folder)
+    examples = Examples(("one", "two"), None, np.eye(2, dtype=np.int8))
+    digests = set()
+    for version in ("1.0", "1.1"):
+        declare(folder, "some-loss", "[minbert_bench.problems]\nfocal = fine:PROBLEM", fine=PROBLEM)
+        info = folder / "some-loss-1.0.dist-info"
+        info.joinpath("METADATA").write_text(f"Name: some-loss\nVersion: {version}\n")
+        importlib.invalidate_caches()
+        known = Registry(SingleLabel, "minbert_bench.problems", PROBLEMS.own.values())
+        for module in (base, prepared):
+            monkeypatch.setattr(module, "PROBLEMS", known)
+        assert read_prepared(folder).task.problem.stored_as == "multi_label"
+        for name in ("focal", "multi_label"):
+            task = Task("mine", ("a", "b"), problem_name=name, is_own=True)
+            digests.add(TaskData(task, examples, examples).digest)
+        shutil.rmtree(info)
+    assert len(digests) == 3
+    data = TaskData(Task("mine", ("a", "b"), problem_name="focal"), examples, examples)
+    for refuse, settings in (
+        (lambda given: check_class_settings([given], data), Settings(class_weights="balanced")),
+        (lambda given: check_loss([given], [], data), Settings(regression_loss="pearson")),
+    ):
+        with pytest.raises(InputError, match=r"task mine has the (loss|problem) .*focal of some-l"):
+            refuse(settings)
 
 
 METRIC = """
