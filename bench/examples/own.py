@@ -133,14 +133,12 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
             )
         examples = TaskData(task, train, dev)
         about = data.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True)
-        prepared = Prepared(name, problem, classes, examples.digest, about)
+        prepared = Prepared.of(examples, about)
         folder = write(cache_folder() / "data", prepared, examples)
     remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
     files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
     if spec.is_on_hub:
         files = f"{spec.path} ({spec.config})" if spec.config else spec.path
-    if task.plugin:
-        files = f"{files} ({task.plugin})"
     return Source(name, folder, files, tuple(notes))
 
 

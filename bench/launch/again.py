@@ -103,7 +103,7 @@ def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
 def _with_examples(job: Job, data: TaskData) -> Job:
     """A job on examples of its cell's task, which are written to the cache."""
     task, cell = data.task, job.cell
-    prepared = Prepared(task.name, task.problem.name, task.classes, data.digest)
+    prepared = Prepared.of(data)
     # of an embedded task, too: other dev examples than its own have no name
     source = write(cache_folder() / "data", prepared, data)
     loaded = load_task(task.name, source, max_train=cell.max_train)

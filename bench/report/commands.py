@@ -204,4 +204,7 @@ def _data(group: Group, facts: KnownFacts) -> dict[str, str]:
     source = (known and known.source) or "FILE"
     hub = source.startswith(HUB)
     path, _, more = source.removesuffix(")").partition(" (") if hub else source.partition(", ")
-    return {"data": path, **({"data_config" if hub else "validation": more} if more else {})}
+    options = {"data_config" if hub else "validation": more} if more else {}
+    if known and known.plugin:
+        options["problem"] = known.plugin.partition(" ")[0]
+    return {"data": path, **options}

@@ -16,13 +16,14 @@ from bench.analysis.setting import Setting, point
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
+from bench.plan.rows import Row
 from bench.report.commands import confirm_command, export_command, narrowed, train_command
 from bench.report.pages import phrase, sentences
 from bench.report.tables import DASH, Table, table
 from bench.report.text import LABELS, num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import NO_FACTS, KnownFacts
-from bench.stats.best import FEWEST_SEEDS, excluded_rate
+from bench.stats.best import FEWEST_SEEDS, Sample, excluded_rate
 from bench.stats.racing import ROUNDS
 
 CONFIRMED: Final = 29  # trainings of which none collapsed that exclude a rate of collapses of 10%
@@ -58,12 +59,14 @@ def advice(
     undecided = recommended.raced if "race undecided" in recommended.obstacles else None
     if undecided is not None and undecided.best is not None:
         best = undecided.settings[undecided.best].rows[0]
-        trained = (one for one in known.group.settings if point(one.rows[0]) == point(best))
-        if sum(row.race is None for one in trained for row in one.ok) < FEWEST_SEEDS:
+        alike = (one for one in known.group.settings if point(one.rows[0]) == point(best))
+        trained = [row for one in alike for row in one.ok if row.race is None]
+        if len(trained) < FEWEST_SEEDS:
             trains = train_command(known.group, best, FEWEST_SEEDS, facts)
             commands[trains] = purpose({"best": True, "seeds": FEWEST_SEEDS})
         if one_file:
-            cell = replace(best.cell, race=None, fold=None, folds=None, seed=0).name
+            seed = _exportable_seed(trained, known.group)
+            cell = replace(best.cell, race=None, fold=None, folds=None, seed=seed).name
             exports_it = export_command(recommended, sources, cell)
             commands[exports_it] = purpose({"export": "best so far"})
     if recommended.decided and one_file and pick is not None:
@@ -82,6 +85,14 @@ def advice(
         None if pick is None else _table(recommended, pick, exports),
         commands, exports,
     )  # fmt: skip
+
+
+def _exportable_seed(rows: Sequence[Row], group: Group) -> int:
+    """The lowest seed of a setting's trainings that did not collapse, which `bench.export` would
+    refuse; 0 without any."""
+    gain = group.scoring.gain
+    scores = {row.seed: gain(row.dev_score) for row in rows if row.dev_score is not None}
+    return min(scores.keys() - Sample(scores, {}).collapsed(group.margin), default=0)
 
 
 def form_cost(need: Need, value: float) -> str:

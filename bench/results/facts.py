@@ -87,6 +87,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         problem: the name of this project's, as of `Problem.stored_as`, or `multitask` with parts.
+        plugin: of a plugin's problem, its name and distribution, as of `Task.plugin`.
         source: the names of the files, without folders, or the name on the hub.
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
@@ -101,6 +102,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
     task: str
     problem: str
+    plugin: str = ""
     source: str = ""
     classes: tuple[str, ...] = ()
     train: int
@@ -214,7 +216,8 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     if checks is not None and problem.stored_as == WORDS:
         train_entities, entities = (entities_in(side.text_a, side.labels) for side in sides)
         known = {*train_entities}
-        new = np.packbits([each not in known for each in entities]).tobytes().hex()
+        is_new = np.array([each not in known for each in entities], dtype=bool)
+        new = np.packbits(is_new).tobytes().hex()
         counts = Counter(each for each in entities if each not in known)
         most_new = [
             (classes[2 * kind + 1][2:], words[:_LONGEST], count)
@@ -223,6 +226,7 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     return DataFacts(
         task=data.task.name,
         problem=problem.stored_as,
+        plugin=data.task.plugin or "",
         source=source,
         classes=classes,
         train=len(data.train),

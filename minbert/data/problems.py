@@ -1,7 +1,7 @@
 """The problems that a model can learn: how their labels are stored, split, counted, predicted and
 scored. Labels and predictions are plain arrays, whose shape and type show which of this project's
-problems they are of. A plugin's problem extends the class of one of these: it has a loss, strata
-and counts of its own, and the metrics and exports of the one that it extends."""
+problems they are of. A plugin's problem extends the class of one of these: it has a loss of its
+own, and the files, metrics and exports of the one that it extends."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -17,6 +17,11 @@ Labels = NDArray[Any]
 Floats = NDArray[Any]
 _DECILES: Final = 10  # strata of the labels of a regression
 _FEW: Final = 10  # examples of a combination of labels below which it is no stratum of its own
+
+
+def _own_base(kind: type) -> Any:
+    """The class of this project's problem that a class is or extends."""
+    return next(base for base in kind.__mro__ if base.__module__ == __name__)
 
 
 class SingleLabel:
@@ -42,8 +47,20 @@ class SingleLabel:
     @property
     def stored_as(self) -> str:
         """The name of this project's problem that it is or extends."""
-        own = {type(problem): problem.name for problem in PROBLEMS.own.values()}
-        return next(own[base] for base in type(self).__mro__ if base in own)
+        return str(_own_base(type(self)).name)
+
+    def __init_subclass__(cls) -> None:
+        """ValueError for a plugin's without a function, or with what has to be that of its base."""
+        same = ("kind", "metric", "loss", "library_type")
+        base = _own_base(cls)
+        if cls is not base and (
+            ":" not in cls.loss_function
+            or [name for name in same if getattr(cls, name) != getattr(base, name)]
+        ):
+            raise ValueError(
+                f"{cls.__name__} has to have a loss_function as module:function, and "
+                f"{', '.join(same)} of {base.__name__}"
+            )
 
     @property
     def whole_loss(self) -> str:

@@ -1,6 +1,6 @@
 """Losses of a batch, and of a whole set of examples as plain arrays."""
 
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import torch
@@ -56,7 +56,10 @@ def loss_of(
         logits, labels = logits.flatten(0, -2), labels.flatten().clamp_min(INSIDE_WORD)
         loss = CROSS_ENTROPY
     if function:
-        return cast(Tensor, load(function)(logits, labels))
+        value = load(function)(logits, labels)
+        if not (isinstance(value, Tensor) and value.ndim == 0):
+            raise ValueError(f"the loss {function} of a plugin gives no tensor of one number")
+        return value
     if loss == CROSS_ENTROPY:
         return F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
     if loss == BINARY:

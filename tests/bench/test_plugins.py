@@ -4,6 +4,8 @@ folder; what is shown where it is missing; and those that are broken."""
 import importlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from dataclasses import asdict, replace
@@ -150,15 +152,24 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     folder = installed.folder
     rows = [f"a film of {n} of 40 minutes,{n % 4 + 1}\n" for n in range(40)]
     (folder / "stars.csv").write_text("text,label\n" + "".join(rows))
-    (folder / "full.toml").write_text('[[cells]]\nmode = ["full"]\n')
+    (folder / "stars.toml").write_text('[[cells]]\nmode = ["full"]\n')
     installed.grid(
-        "--grid", "full.toml", "--data", "stars.csv", "--problem", "ordinal",
+        "--grid", "stars.toml", "--data", "stars.csv", "--problem", "ordinal",
         "--runs", "ordinal.csv", "--save-weights",
     )  # fmt: skip
     [own] = read_rows(folder / "ordinal.csv")
     assert (own.status, own.dev_metric) == ("ok", "accuracy")
     facts = read_facts(folder / "ordinal.csv")[own.data_digest]
-    assert (facts.problem, facts.source) == ("single_label", f"stars.csv (ordinal of {NAME} 0.1.0)")
+    assert (facts.problem, facts.source) == ("single_label", "stars.csv")
+    own_problem = f"ordinal of {NAME} 0.1.0"
+    assert facts.plugin == own_problem
+    page = (folder / "reports" / "index.html").read_text()
+    assert f"single label ({own_problem})" in page
+    text = (folder / "reports" / "report.md").read_text()
+    again = re.findall(r"python -m bench\.grid (--grid stars\.toml .*--problem ordinal.*)", text)[0]
+    arguments = [*shlex.split(again), "--runs", "ordinal.csv", "--dry-run", "--json"]
+    plan = json.loads(installed.run("bench.grid", *arguments))
+    assert {cell["data_digest"] for cell in plan["cells"]} == {own.data_digest}
 
     monkeypatch.syspath_prepend(PROJECT)
     [path] = folder.rglob(f"*-{own.cell_id}-*/{PREDICTIONS}")
@@ -173,7 +184,9 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     ))  # fmt: skip
     assert answer["format"] == "transformers"
     assert not (folder / "stars" / "train.py").exists()
-    assert f"the problem ordinal of {NAME} 0.1.0" in (folder / "stars" / "README.md").read_text()
+    card = (folder / "stars" / "README.md").read_text()
+    assert f"stars (stars.csv), {own_problem};" in card
+    assert f"the problem {own_problem}" in card
     lines = folder / "stars.txt"
     lines.write_text("a fine film\n")
     assert installed.run("bench.predict", "stars", lines).splitlines()[1].startswith("1,")
@@ -336,8 +349,12 @@ PROBLEM = Focal()
 def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_loss(
     folder, monkeypatch
 ):
-    (folder / "task.json").write_text(json.dumps(asdict(Prepared("mine", "focal", ("a",), "0"))))
-    with pytest.raises(InputError, match="no installed plugin has the problem focal"):
+    by = {"plugin": "focal of some-loss 1.0"}
+    (folder / "task.json").write_text(
+        json.dumps(asdict(Prepared("mine", "focal", ("a",), "0", **by)))
+    )
+    line = "the problem is focal of some-loss 1.0, and no plugin with it is installed; install that"
+    with pytest.raises(InputError, match=line):
         read_prepared(folder)
     examples = Examples(("one", "two"), None, np.eye(2, dtype=np.int8))
     digests = set()
@@ -349,7 +366,11 @@ def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_lo
         known = Registry(SingleLabel, "minbert_bench.problems", PROBLEMS.own.values())
         for module in (base, prepared):
             monkeypatch.setattr(module, "PROBLEMS", known)
-        assert read_prepared(folder).task.problem.stored_as == "multi_label"
+        if version == "1.0":
+            assert read_prepared(folder).task.problem.stored_as == "multi_label"
+        else:
+            with pytest.raises(InputError, match=r"and focal of some-loss 1\.1 is installed"):
+                read_prepared(folder)
         for name in ("focal", "multi_label"):
             task = Task("mine", ("a", "b"), problem_name=name, is_own=True)
             digests.add(TaskData(task, examples, examples).digest)
@@ -360,6 +381,18 @@ def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_lo
         check_class_settings([Settings(class_weights="balanced")], data)
     with pytest.raises(InputError, match=r"task mine has the problem focal of some-loss 1\.1"):
         check_loss([Settings(regression_loss="pearson")], [], data)
+
+
+def test_a_problem_with_what_its_base_has_otherwise_is_refused():
+    for values in ({}, {"loss_function": "f"}, {"loss_function": "m:f", "metric": "f1"}):
+        with pytest.raises(ValueError, match="Odd has to have a loss_function as module:function"):
+            type("Odd", (SingleLabel,), {"name": "odd", **values})
+
+
+def test_a_loss_that_is_no_number_is_refused(folder):
+    declare(folder, "vector", "", fine="loss = lambda logits, labels: logits[:, 0]\n")
+    with pytest.raises(ValueError, match="the loss fine:loss of a plugin gives no tensor of one"):
+        mean_loss("mse fine:loss", np.ones((2, 1)), np.ones(2))
 
 
 METRIC = """

@@ -49,7 +49,7 @@ class Task:
 
     @property
     def plugin(self) -> str | None:
-        """The name of a plugin's problem, with the distribution and version that declare it."""
+        """The name of a plugin's problem, and the distribution and version that declare it."""
         plugin = PROBLEMS.plugin(self.problem_name)
         return plugin and f"{self.problem_name} of {plugin}"
 

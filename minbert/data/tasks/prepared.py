@@ -36,6 +36,7 @@ class Prepared:
         problem: a name of `PROBLEMS`.
         classes: their names, in the order of the labels; empty for a regression.
         spec: what the user said about the data, as JSON.
+        plugin: the problem as of `Task.plugin`; empty: it is this project's.
     """
 
     name: str
@@ -43,7 +44,14 @@ class Prepared:
     classes: tuple[str, ...]
     digest: str
     spec: dict[str, Any] = field(default_factory=dict)
+    plugin: str = ""
     format: int = _FORMAT
+
+    @classmethod
+    def of(cls, data: TaskData, spec: dict[str, Any] | None = None) -> "Prepared":
+        task = data.task
+        names = task.name, task.problem.name, task.classes
+        return cls(*names, data.digest, spec or {}, task.plugin or "")
 
     @property
     def task(self) -> Task:
@@ -62,14 +70,20 @@ def read_prepared(folder: Path) -> Prepared:
         prepared = Prepared(**values)
         if prepared.format != _FORMAT:
             raise ValueError("another format")
-        if prepared.problem not in PROBLEMS:
-            raise ValueError(f"no installed plugin has the problem {prepared.problem}")
-        return replace(prepared, classes=tuple(prepared.classes))
+        prepared = replace(prepared, classes=tuple(prepared.classes))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{folder / FILE}: is of another version ({error}); start the grid again, which reads "
             "the data anew"
         ) from error
+    installed = (prepared.problem in PROBLEMS and prepared.task.plugin) or ""
+    if installed != prepared.plugin:
+        raise InputError(
+            f"{folder / FILE}: the problem is {prepared.plugin or prepared.problem}, and "
+            f"{installed or 'no plugin with it'} is installed; install that version, or start the "
+            "grid again"
+        )
+    return prepared
 
 
 def load(folder: Path, task: Task) -> dict[str, Examples]:

@@ -11,8 +11,9 @@ from bench.data.__main__ import command
 from bench.examples.checks import STEPS
 from bench.examples.own import find_source
 from bench.plan.dataset import DataSpec
-from bench.results.facts import DataFacts
-from minbert.data.tasks import Task, TaskData, load_task
+from bench.results.facts import DataFacts, facts_of
+from minbert.data.tasks import Examples, Task, TaskData, load_task
+from minbert.data.words import padded
 from tests.bench.examples.tables import read_file
 from tests.cs224n import relabel, write_folder
 
@@ -88,6 +89,10 @@ def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, c
     assert run(train, "--validation", dev, "--json") == 0
     facts = DataFacts.model_validate_json(capsys.readouterr().out)
     assert facts.most_new == tuple(("per", *pair) for pair in counts)
+    whole = Examples(("Ann", "Oslo"), None, padded([[1], [3]]))
+    task = Task("of-folds", ("O", "B-per", "I-per", "B-loc"), problem_name="token_classification")
+    in_folds = facts_of(TaskData(task, whole, whole.taken([])), checks=facts.checks)
+    assert (in_folds.new_entities, in_folds.most_new) == ("", ())
 
 
 def test_progress_is_shown_for_many_examples(folder, monkeypatch, capsys):

@@ -17,7 +17,14 @@ from bench.plan.columns import NAMES
 from bench.plan.metrics import METRICS
 from bench.recommend import main
 from bench.report.power import needed_seeds, power_note, shown_size
-from bench.report.recommendation import advice, as_json, form_cost, lines, obstacles
+from bench.report.recommendation import (
+    _exportable_seed,
+    advice,
+    as_json,
+    form_cost,
+    lines,
+    obstacles,
+)
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.outcomes import outcomes_file
 from bench.results.rowfile import record
@@ -327,6 +334,24 @@ def test_settings_that_were_exported_have_columns_of_what_that_costs():
 
 def recommend_command(*arguments):
     return CliRunner().invoke(main, [*map(str, arguments)], standalone_mode=False)
+
+
+def test_the_cell_to_export_is_the_first_that_did_not_collapse():
+    """`bench.export` refuses the others."""
+    rows = synthetic_rows(3, failures=False)[:3]
+    (group, *_) = groups(rows)
+
+    def chosen(*scores):
+        some = rows[: len(scores)]
+        own = [
+            replace(row, seed=n, dev_score=x)
+            for n, (row, x) in enumerate(zip(some, scores, strict=True))
+        ]
+        return _exportable_seed(own, group)
+
+    assert chosen(0.271, 0.346, 0.327) == 1
+    assert chosen(0.33, 0.346, 0.327) == 0
+    assert chosen() == 0
 
 
 def test_the_command_decides_from_the_grid_at_one_epoch(tmp_path):
