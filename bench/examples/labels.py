@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.examples.records import Records, Value, listed, quoted
-from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
+from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 _MOST_CELLS: Final = 2**29
 """Most entries of the table of examples and classes of a multi-label problem: 512 MiB."""
@@ -59,7 +59,7 @@ class Labels:
         return Counter(text for _, text in self.each())
 
 
-def infer_problem(labels: Labels) -> Problem:
+def infer_problem(labels: Labels) -> str:
     """The kind of problem that labels pose. InputError where they leave it in doubt."""
     counts, examples = labels.counts, len(labels.values)
     if labels.has_lists or all(map(_is_list, counts)):

@@ -16,14 +16,7 @@ from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
 from bench.examples.words import DOCUMENT, encode_classes, encode_tags, have_scheme
 from bench.plan.dataset import DataSpec
-from bench.plan.metrics import (
-    BY_WORD,
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    WORD_CLASSES,
-    WORDS,
-)
+from bench.plan.metrics import BY_WORD, MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORD_CLASSES, WORDS
 from minbert.data.problems import PROBLEMS
 from minbert.data.tasks import Examples
 

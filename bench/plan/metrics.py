@@ -8,7 +8,7 @@ imports no numpy.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from bench.common.errors import InputError
 from bench.common.files import read_tables
@@ -20,18 +20,14 @@ REGRESSION: Final = "regression"
 WORDS: Final = "token_classification"
 WORD_CLASSES: Final = "word_classification"
 BY_WORD: Final = (WORDS, WORD_CLASSES)
-Problem = Literal[
-    "single_label", "multi_label", "regression", "token_classification", "word_classification"
-]
-"""One class for each example, any of several labels, a number, a tag for each word that marks
-entities, or another class for each word: this project's problems."""
-PROBLEM_NAMES: Final = (*get_args(Problem), *declared_names("minbert_bench.problems"))
-"""The names of all, those of plugins included."""
 DEFAULTS: Final = {
     SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson", WORDS: "entity_f1",
     WORD_CLASSES: "word_accuracy",
 }  # fmt: skip
-"""The metric of each problem."""
+"""The metric of each problem: of one class for each example, any of several labels, a number, a tag
+for each word that marks entities, or another class for each word."""
+PROBLEM_NAMES: Final = (*DEFAULTS, *declared_names("minbert_bench.problems"))
+"""The names of problems, those of plugins included."""
 OVERALL: Final = "overall"  # the dev score of a task of several parts: the mean of theirs
 _WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)  # metrics without functions of their own
 
