@@ -111,8 +111,7 @@ class LowRankLinear(AdaptedLinear):
         return super().forward(x, activation)
 
     def _forward_with_dropout(self, x: Tensor, activation: str | None) -> Tensor:
-        """x Wᵀ + b + `update`, where each part drops elements of x by itself, as separate layers
-        do."""
+        """x Wᵀ + b + `update`; each part drops elements of x by itself, as separate layers do."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):

@@ -84,8 +84,7 @@ def has_layers(mode: str) -> bool:
 
 
 def in_order(modes: Iterable[str]) -> list[str]:
-    """The distinct modes in the order of tables; those whose plugins are not installed come
-    last."""
+    """The distinct modes in the order of tables; those whose plugin is not installed last."""
     return sorted(set(modes), key=place)
 
 

@@ -58,8 +58,7 @@ class Raced:
 
     @property
     def final(self) -> list[Setting]:
-        """The settings that are trained on all examples: the pick, and the best; none without a
-        pick."""
+        """The settings that are trained on all examples: the pick and the best, if there is one."""
         if not self.race.is_over or self.race.shown is None or self.best is None:
             return []
         return [self.settings[i] for i in sorted({self.race.shown, self.best})]

@@ -223,8 +223,7 @@ class Words(tuple[str, ...]):
 
 
 def texts_in(fields: Fields, *, by_word: bool = False) -> tuple[str, ...] | str:
-    """The texts of a row without a label, or its words if they may be given; or why it has
-    none."""
+    """The texts of a row without a label, or its words if these may be given; or why none."""
     if isinstance(fields, str):
         return fields
     if by_word and isinstance(fields[0], list):

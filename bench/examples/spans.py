@@ -53,8 +53,7 @@ def annotated(path: Path) -> Records:
 
 
 def _annotation(record: Any) -> tuple[str, Sequence[Any] | None]:
-    """The text of a record and its spans, of several annotations the first one's; None: it has
-    none."""
+    """The text of a record and the spans of its first annotation; None: it has none."""
     match record:
         case {"data": {"text": str(text)}, "annotations": [{"result": list(results)}, *_]}:
             values = (each.get("value") for each in results if isinstance(each, dict))

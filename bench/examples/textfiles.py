@@ -150,8 +150,7 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _array(path: Path) -> list[Any] | None:
-    """The elements of a file that is one JSON array; None of any other. InputError for a broken
-    one."""
+    """The elements of a file that is one JSON array; None of another. InputError if broken."""
     try:
         with path.open("rb") as file:
             begin = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")

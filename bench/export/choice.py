@@ -74,11 +74,7 @@ def recommended_cell(
         )
     setting = recommended.setting
     if setting is None or not recommended.decided:
-        best = ""
-        if setting is not None and recommended.pick is not None:
-            collapsed = recommended.candidates.collapsed(recommended.pick)
-            sound = [row for row in setting.ok if row.seed not in collapsed]
-            best = f", such as {_named(sound[:1])}, the best so far"
+        best = "" if setting is None else f", such as {_named([*setting.ok[:1]])}, the best so far"
         raise InputError(
             f"{runs}: no setting is recommended yet; python -m bench.recommend lists what is "
             f"missing, or give the id of a cell{best}"

@@ -1,5 +1,4 @@
-"""Costs of using an exported model: each form of it, run by plain libraries in a process of its
-own."""
+"""Costs of using an exported model: each form of it, run by plain libraries in its own process."""
 
 from datetime import UTC, datetime
 from pathlib import Path

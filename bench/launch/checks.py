@@ -148,12 +148,11 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
     """Refuse settings of the loss of a class for data in which no text has exactly one, or with
     the loss of a plugin."""
     kinds = {piece.task.kind for piece in data.pieces().values()}
-    own_loss = data.task.plugin if not data.task.parts and data.task.problem.loss_function else None
-    if own_loss is None and kinds & {"classification", "token_classification"}:
+    if not data.task.plugin and kinds & {"classification", "token_classification"}:
         return
     usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
-    if own_loss is not None:
-        labels = f"the loss of {own_loss}"
+    if data.task.plugin:
+        labels = f"the loss of {data.task.plugin}"
     for settings, name in product(variants, ("label_smoothing", "class_weights")):
         if (value := getattr(settings, name)) != getattr(usual, name):
             raise _refusal(
@@ -306,8 +305,7 @@ def _why_not_minbert(cell: Cell) -> str:
 
 
 def _why_not_transformers(cell: Cell) -> str:
-    """The line that says why engine transformers can't run a cell, whatever the model; empty: it
-    may."""
+    """Why engine transformers can't run a cell, whatever the model, as a line; empty: it can."""
     half_attention = cell.attn_implementation == "flash_attention_2" and cell.amp == "off"
     reasons = {
         "parts": cell.task == MULTITASK,

@@ -20,8 +20,7 @@ needs it: cached files; by cgroup v2 and v1."""
 
 
 def available_mib(groups: Path = CGROUPS) -> tuple[float, str]:
-    """The least of what the system, the control group and the process's limits leave, with its
-    name."""
+    """The least that the system, the control group or the process's limits leave, and its name."""
     left = {"free on this machine": float(psutil.virtual_memory().available)}
     for *files, cached in _FILES:
         try:

@@ -41,8 +41,7 @@ AGAIN: Final = ("export-", "refit-")
 
 
 class KeptWeights:
-    """The kept weights of a CSV's cells, of `every` cell or only of those that keep them by
-    default."""
+    """The kept weights of a CSV's cells, of `every` cell or of those that keep them anyway."""
 
     def __init__(self, runs: Path, every: bool) -> None:
         self._folder, self._every = cells_folder(runs), every

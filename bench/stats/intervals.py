@@ -74,8 +74,7 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean with its interval by Student's t, none for a single value; ValueError without
-    values."""
+    """A mean with its interval by Student's t, none for one value; ValueError without any."""
     if not len(values):
         raise ValueError("the mean of nothing")
     data = np.asarray(values, dtype=float)

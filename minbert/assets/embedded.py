@@ -36,8 +36,7 @@ def asset_folder(name: str) -> Path:
 
 
 def verify(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
-    """The folder of a fetched asset. InputError naming the first file that is missing or
-    damaged."""
+    """The folder of a fetched asset. InputError: names the first file missing or damaged."""
     asset, folder = find_asset(name, assets), asset_folder(name)
     if problem := asset.damage(folder):
         is_cached = folder.parent == cache_folder()

@@ -72,8 +72,7 @@ class SingleLabel:
         return np.array(values, dtype=np.int64)
 
     def written(self, label: Any) -> Any:
-        """The label of an example as JSON: the index of its class, or a list of them; or a
-        number."""
+        """An example's label as JSON: the index of its class, a list of them, or a number."""
         return label.item()
 
     def strata(self, labels: Labels) -> NDArray[np.int64]:

@@ -30,8 +30,7 @@ from minbert.training.evaluation import predict
 
 _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
 _TOLERANCE: Final = 1e-6
-"""The largest difference between the score of the kept model and its cell's, which has seven
-digits."""
+"""The largest difference between the kept model's score and its cell's, which has seven digits."""
 
 
 def truncate(

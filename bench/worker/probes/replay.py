@@ -51,8 +51,7 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 
 
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two passes agree in their mean, and within twice that tolerance in their
-    quartiles."""
+    """Whether two passes agree in their mean and, within twice the tolerance, in quartiles."""
     a, b = (np.array([np.mean(ms), *np.quantile(ms, (0.25, 0.75))]) for ms in (one, other))
     gaps = np.abs(a - b) / np.maximum(np.minimum(a, b), 1e-9)
     return bool((gaps <= AGREEMENT * np.array([1, 2, 2])).all())

@@ -106,8 +106,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fields(line: str) -> list[str]:
-    """The fields of one line, parsed by itself so that a stray quote can't swallow the next
-    lines."""
+    """The fields of one line, parsed by itself: a stray quote can't swallow the next lines."""
     if len(line) > _LONGEST_LINE:
         return [line]
     try:

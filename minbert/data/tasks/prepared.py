@@ -63,8 +63,7 @@ def is_prepared(folder: Path | None) -> bool:
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """The content of a folder's `task.json`. InputError if it can't be read, or is of another
-    format."""
+    """The content of a folder's `task.json`. InputError if it can't be read or used here."""
     values = read_json(folder / FILE)
     try:
         prepared = Prepared(**values)
