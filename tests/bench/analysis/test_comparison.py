@@ -473,10 +473,12 @@ def in_turn(seed, slower=1.0, number=4, repeats=6, scatter=0.03):
 def test_more_comparisons_have_wider_intervals_and_so_have_more_looks():
     base, new = in_turn(0)
     few = [row for row in base if row.mode == "full"]
-    found = [of(few, new), of(base, new), of(base, new, looks=5)]
-    assert [widths(one, RSS)[0] for one in found] == sorted({widths(one, RSS)[0] for one in found})
-    assert found[1].family.number == 12
-    assert found[2].family.looks == 5
+    compared = [of(few, new), of(base, new), of(base, new, looks=5)]
+    assert [widths(one, RSS)[0] for one in compared] == sorted(
+        {widths(one, RSS)[0] for one in compared}
+    )
+    assert compared[1].family.number == 12
+    assert compared[2].family.looks == 5
     assert of([row for row in few if row.amp == "off"], new).family.measures == 0
 
 

@@ -31,8 +31,8 @@ def test_what_was_not_measured_is_not_counted(missing):
 
 
 def test_a_sentence_has_shares_that_add_up():
-    found = times_of([row()], between_s=5.0)
-    assert phrase("times", "division", found) == (
+    times = times_of([row()], between_s=5.0)
+    assert phrase("times", "division", times) == (
         "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
         "timing, writing and ending 4.8%, between cells 4.8%)"
     )
