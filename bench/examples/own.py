@@ -5,7 +5,8 @@ every cell and on every machine.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -40,12 +41,14 @@ class Source:
     Attributes:
         folder: of the task's files, or of the prepared examples; None for an embedded task.
         files: names of the files as the user gave them, without folders.
+        given: how they were described, as of `DataSpec.given`.
         notes: what was inferred and left out, a line each.
     """
 
     task: str
     folder: Path | None
     files: str = ""
+    given: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -139,7 +142,7 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
     if spec.is_on_hub:
         files = f"{spec.path} ({spec.config})" if spec.config else spec.path
-    return Source(name, folder, files, tuple(notes))
+    return Source(name, folder, files, spec.given, tuple(notes))
 
 
 def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:

@@ -40,6 +40,7 @@ class Inputs:
     folds: Folds | None = None  # those of the others
     data_folder: Path | None  # of the task's files; None for an embedded task
     source: str = ""  # the names of these files
+    given: Mapping[str, str] = field(default_factory=dict)  # how they were described
     adapter_configs: Mapping[str, str] = field(default_factory=dict)  # JSON by the name in cells
     adapters: Mapping[str, str] = field(default_factory=dict)  # these names, by path
     engine: str = MINBERT  # what engine `auto` stands for in all cells
@@ -248,6 +249,7 @@ def read_inputs(
         folds=folds,
         data_folder=source.folder,
         source=source.files,
+        given=source.given,
         adapter_configs=adapter_configs,
         adapters=adapters,
         engine=TRANSFORMERS if why else MINBERT,

@@ -207,13 +207,13 @@ class Session(Cells):
         """The facts on the examples of all folds, kept, in tokens of the first model."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
-        source, folds = self.inputs.source, self.inputs.folds
+        source, given, folds = self.inputs.source, {**self.inputs.given}, self.inputs.folds
         whole = data if folds is None else folds.whole
         model = next(iter(self.inputs.models.values()))
         longest = model.config.max_position_embeddings
         try:
             tokens = tokens_of(model.tokenizer, longest)
-            if known is not None and known.describes(data, source, tokens):
+            if known is not None and known.describes(data, given, tokens):
                 return known
             display.stage("checks of the data")
             facts = find_facts(
@@ -226,6 +226,7 @@ class Session(Cells):
             ).without_texts()
         except InputError:  # of the vocabulary: each worker reports it
             return known or facts_of(whole, source)
+        facts = facts.model_copy(update={"given": given})
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
     def _plan(self, planned: Sequence[Planned]) -> list[Row]:

@@ -1,6 +1,8 @@
 """A set of examples: the user's own, as the table `[data]` of a grid file or the flags describe it;
 and the findings of checks on one, as `runs.data.json` and reports hold it."""
 
+import csv
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -45,6 +47,19 @@ class DataSpec(BaseModel, extra="forbid", frozen=True):
     @property
     def is_on_hub(self) -> bool:
         return self.path.startswith(HUB)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What a command line that repeats it has, by field: of absolute paths only the names, and
+        nothing for a flag without a value."""
+        values = self.model_dump(exclude_defaults=True, exclude={"test"})
+        if self.classes:
+            csv.writer(line := StringIO(), lineterminator="").writerow(self.classes)
+            values["classes"] = line.getvalue()
+        for name in values.keys() & {"path", "validation"}:
+            if Path(values[name]).is_absolute():
+                values[name] = Path(values[name]).name
+        return {name: "" if value is True else value for name, value in values.items()}
 
 
 class Affected(BaseModel, extra="forbid", frozen=True):

@@ -84,10 +84,7 @@ def _claim(
     """What decides whether the paper's claim is reached: the ends of all intervals, whether some
     settings have none, and the numbers of runs of these and of the baseline."""
     base, axes = group.baseline, (e["mode"], e["layers"], e["amp"])
-    alike = [
-        s for s in group.usual
-        if (s.mode, s.layers, s.amp) == axes and not s.unfreezes
-    ]  # fmt: skip
+    alike = [s for s in group.usual if (s.mode, s.layers, s.amp) == axes and not s.unfreezes]
     pairs = [(s, gap) for s in alike if base and (gap := compare(group, cost, s, base))]
     ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]
     few = [len(setting.ok) for setting, gap in pairs if gap.ends() is None]

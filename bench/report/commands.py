@@ -14,7 +14,7 @@ from bench.common.messages import command_line
 from bench.plan import gridfile
 from bench.plan.cell import MINBERT, OFF, SEARCHED, TRANSFORMERS
 from bench.plan.columns import format_value
-from bench.plan.dataset import HUB
+from bench.plan.dataset import DataSpec
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.plan.selection import AXES
@@ -32,16 +32,12 @@ _RUNS: Final = "runs.csv"  # the file that commands read by default
 def commands(
     group: Group, sources: Sequence[str], facts: KnownFacts, code_version: str | None = None
 ) -> list[str]:
-    """Command lines for the grids of a group, for one of its cells, and for this report. A user's
-    own grid is named by its file; the folder of a task's files is left for the user to fill in, and
-    the user's files have the names that the facts have. Rates that a search chose are searched
-    again."""
+    """Command lines for the grids of a group, for one of its cells, and for this report. The folder
+    of a task's files is left to the user; rates that a search chose are searched again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
     of_grid = options_of(group, facts, {"seeds": None}) if group.race else options
-    lines = [
-        _line(group, grid, *of_grid, *search, race=bool(group.race)) for grid, search in grids[:8]
-    ]
+    lines = [_line(group, g, *of_grid, *search, race=bool(group.race)) for g, search in grids[:8]]
     if not group.is_race:
         lines.append(_alone(group, group.first, options, "--rerun", "ok", axes=AXES))
     narrow = [] if code_version is None else ["--code-version", code_version]
@@ -163,8 +159,7 @@ def _models(group: Group) -> list[str]:
 def options_of(
     group: Group, facts: KnownFacts, others: Mapping[str, object] = MappingProxyType({})
 ) -> list[str]:
-    """The options that all command lines of a group's grids share, as words; of those in `others`,
-    with their values there."""
+    """The options that all command lines of a group's grids share, as words; `others` go first."""
     names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
              "max_steps", "max_train", "max_dev")  # fmt: skip
     values = {name: others.get(name, group.shared(name)) for name in names}
@@ -181,7 +176,7 @@ def options_of(
     values["window_stride"] = group.shared("window_stride") or None
     values |= _data(group, facts) | _devices(group)
     given = {name: str(value) for name, value in values.items() if value is not None}
-    words = [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
+    words = [word for n in given for word in (f"--{n.replace('_', '-')}", given[n]) if word]
     return [*words, *_metric(group)]
 
 
@@ -201,10 +196,6 @@ def _data(group: Group, facts: KnownFacts) -> dict[str, str]:
     if task is not None:
         return {"data": "DIR"} if task.files else {}
     known = facts.get(str(group.shared("data_digest")))
-    source = (known and known.source) or "FILE"
-    hub = source.startswith(HUB)
-    path, _, more = source.removesuffix(")").partition(" (") if hub else source.partition(", ")
-    options = {"data_config" if hub else "validation": more} if more else {}
-    if known and known.plugin:
-        options["problem"] = known.plugin.partition(" ")[0]
-    return {"data": path, **options}
+    given = (known and known.given) or {"path": "FILE"}
+    names = {"path": "data", "config": "data_config"}
+    return {names.get(name, name): given[name] for name in DataSpec.model_fields if name in given}

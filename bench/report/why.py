@@ -64,7 +64,8 @@ def why_section(group: Group, pick: Setting | None, facts: KnownFacts) -> list[S
     heading, *lines = sentences(
         "why", bars=bars, base=base, amount=_amount, part=_part, largest=_largest,
         modes=[*grouped(adapted, lambda bar: bar.setting.mode).values()], shares=_shares,
-        percents=_percents, gaps=partial(_gaps, group), between=partial(_between_modes, group),
+        percents=partial(range_of, shape=lambda share: f"{100 * share:.0f}"),
+        gaps=partial(_gaps, group), between=partial(_between_modes, group),
         again=partial(narrowed, group, facts, rerun="ok"), state=_STATE,
     )  # fmt: skip
     return [Section("why", "Why", heading, lines, [drawing], [_table(group, bars)])]
@@ -97,12 +98,8 @@ def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:
     return phrase("gaps", "gaps", every, _amount)
 
 
-def _amount(value: float, total: float) -> str:
-    return f"{value:,.{0 if total >= 100 else 1 if total >= 10 else 2}f}"
-
-
-def _signed(total: float, gap: float) -> str:
-    return f"{'−' if gap < 0 else '+'}{_amount(abs(gap), total)}"
+def _amount(value: float, total: float, sign: str = "") -> str:
+    return f"{value:{sign},.{0 if total >= 100 else 1 if total >= 10 else 2}f}".replace("-", "−")
 
 
 def _unit(group: Group, cost: Objective, than: str = "") -> str:
@@ -127,10 +124,6 @@ def _shares(
     return [each.of(*names) / whole for each in left] if whole > 0 else []
 
 
-def _percents(shares: Sequence[float]) -> str:
-    return f"{range_of(shares, lambda share: f'{100 * share:.0f}')}%"
-
-
 def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) -> str:
     """The costs of a mode against those of another on the same layers; may be empty."""
     twins = {bar.setting.layers: bar for bar in first}
@@ -145,7 +138,7 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
             _UNITED[cost], key=lambda parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
         )
         scale = max(a.total for a, _ in known)
-        ends = range_of(gaps, partial(_signed, scale))
+        ends = range_of(gaps, partial(_amount, total=scale, sign="+"))
         clauses.append(f"{ends} {_unit(group, cost)}, mostly in {_part(most)}")
     return "; ".join(clauses)
 

@@ -89,6 +89,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         problem: the name of this project's, as of `Problem.stored_as`, or `multitask` with parts.
         plugin: of a plugin's problem, its name and distribution, as of `Task.plugin`.
         source: the names of the files, without folders, or the name on the hub.
+        given: how a command line described the data, as of `DataSpec.given`.
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
         class_counts: of each class, or of the entities of each type, in train and in dev; empty
@@ -104,6 +105,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     problem: str
     plugin: str = ""
     source: str = ""
+    given: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     train: int
     dev: int
@@ -116,10 +118,10 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
     references: tuple[Reference, ...] = ()
     final: FinalScore | None = None
 
-    def describes(self, data: TaskData, source: str, tokens_of: str) -> bool:
-        """Whether these are facts on the same examples under the same names, in the same tokens."""
-        same = (self.classes, self.source, self.tokens_of) == (data.task.classes, source, tokens_of)
-        return same and self.checks is not None
+    def describes(self, data: TaskData, given: Mapping[str, str], tokens_of: str) -> bool:
+        """Whether these are facts on the same examples, described alike, in the same tokens."""
+        own = self.classes, self.given, self.tokens_of
+        return own == (data.task.classes, given, tokens_of) and self.checks is not None
 
     def with_scores_of(self, known: "DataFacts | None") -> "DataFacts":
         """These facts, with the reference points and the test score of earlier ones."""

@@ -76,9 +76,7 @@ def as_json(results: Sequence[TaskResult], overall: Overall | None) -> dict[str,
 
 def _compared(result: Result, best_name: str) -> Row:
     ensemble, best, *others = (_row(entry, result) for entry in result.compared)
-    return {
-        "ensemble": ensemble, best_name: best, "baselines": others, "gain": vars(result.gain),
-    }  # fmt: skip
+    return {"ensemble": ensemble, best_name: best, "baselines": others, "gain": vars(result.gain)}
 
 
 def _task_as_json(result: TaskResult) -> Row:

@@ -17,6 +17,7 @@ from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
 from bench.results.curves import CURVES, Curves, Point, curves_key
 from minbert.assets.cache import cache_folder
+from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
 
 TINY = ("--model", "bert-tiny", "--init", "random", "--task", "movies", "--for", "cpu")
@@ -132,6 +133,12 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert data["points"] == curves.model_dump(mode="json")["points"]
     assert lengths_section(curves)[0].heading == "Memory and time by length and batch"
     assert lengths_section(None) == []
+
+
+def test_the_page_opens_quietly_and_nothing_sticks_out(tmp_path, browser):
+    assert run(*TINY, "--memory", "2GiB", "--length", "16", *SOME, "--reports", tmp_path) == 0
+    for size in (WIDE, PHONE):
+        open_quietly(browser, tmp_path / "fit.html", size).close()
 
 
 @pytest.mark.parametrize(

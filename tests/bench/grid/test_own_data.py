@@ -84,7 +84,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     [(digest, facts)] = read_facts(place.csv).items()
     assert digest == row.data_digest
     assert facts.classes == tuple(sorted(TOPICS))
-    assert facts.source == "train.csv"
+    assert (facts.source, facts.given["text"]) == ("train.csv", "body")
     assert sum(dev for _, dev in facts.class_counts.values()) == 20
     page = (place.reports / "index.html").read_text(encoding="utf-8")
     assert "weather, and climate" in page

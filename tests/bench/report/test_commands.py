@@ -10,6 +10,7 @@ from bench.grid.__main__ import command
 from bench.grid.inputs import override
 from bench.plan import gridfile
 from bench.plan.cell import ON
+from bench.plan.dataset import DataSpec
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
@@ -111,25 +112,33 @@ def test_repeats_are_run_again_as_often():
 
 
 @pytest.mark.parametrize(
-    ("source", "expected"),
+    ("spec", "expected"),
     [
-        ("mine.csv, dev set.csv", "--data mine.csv --validation 'dev set.csv'"),
-        ("hub:me/mine (en)", "--data hub:me/mine --data-config en"),
-        ("", "--data FILE"),
+        ({"path": "in/mine.csv", "validation": "dev set.csv", "text": "my text", "label": "y"},
+         "--data in/mine.csv --text 'my text' --label y --validation 'dev set.csv'"),
+        ({"path": "hub:me/mine", "config": "en"}, "--data hub:me/mine --data-config en"),
+        ({"path": "/home/ann/mine.csv", "problem": "regression", "test": "t.csv"},
+         "--data mine.csv --problem regression"),
+        ({"path": "x.csv", "classes": ("a, b", "c"), "drop_leaks": True},
+         "--data x.csv --classes '\"a, b\",c' --drop-leaks"),
+        (None, "--data FILE"),
     ],
-)
-def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(source, expected):
+)  # fmt: skip
+def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(spec, expected):
     every = select(cells(gridfile.load("full")), parse_selection("mode=full,head amp=off"))
     own = [replace(cell, task="mine", max_length=48, early_stopping=2) for cell in every]
     (group,) = groups(row | {"dev_metric": "macro_f1"} for row in rows_of(own, "full"))
     digest = str(group.shared("data_digest"))
-    facts = {digest: DataFacts(task="x", problem="single_label", source=source, train=9, dev=1)}
+    described = DataSpec(**spec).given if spec else {}
+    facts = {digest: DataFacts(task="x", problem="single_label", given=described, train=9, dev=1)}
     whole, one, report = commands(group, [], facts=facts)
     assert f" {expected} " in whole
     for line in (whole, one):
         given = command.make_context("bench.grid", shlex.split(line)[3:]).params
         assert (given["task"], given["max_length"], given["early_stopping"]) == ("mine", 48, 2)
         assert given["metric"] == "macro_f1"
+        read = {name: given[name] for name in DataSpec.model_fields if given.get(name)}
+        assert DataSpec(**read).given == (described or {"path": "FILE"})
     assert report.endswith("--metric macro_f1")
     assert parse_selection(given["selection"])["max_length"] == {"48"}
 

@@ -19,6 +19,7 @@ from bench.common.messages import command_line
 from bench.compare.__main__ import command as compare
 from bench.grid.resume import how_to_go_on
 from bench.plan.columns import BY_NAME, NAMES, format_value
+from bench.plan.dataset import DataSpec
 from bench.report.__main__ import main as report
 from bench.results.facts import FACTS, DataFacts
 from bench.results.rowfile import record
@@ -46,8 +47,9 @@ def write(path, columns):
         fields.append([texts.get(name, format_value(row[name])) for name in NAMES])
     path.write_bytes(record(NAMES) + b"".join(map(record, fields)))
     facts = DataFacts(
-        task=HOSTILE, problem="single_label", source=f"{HOSTILE}, {HOSTILE}", train=9, dev=1
-    )
+        task=HOSTILE, problem="single_label", source=HOSTILE, train=9, dev=1,
+        given=dict.fromkeys((*DataSpec.model_fields, HOSTILE), HOSTILE),
+    )  # fmt: skip
     digest = HOSTILE if "data_digest" in columns else ROWS[0].data_digest
     FACTS.path(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
 

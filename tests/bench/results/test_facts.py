@@ -58,13 +58,13 @@ def test_facts_describe_examples_by_their_names_and_tokens():
     examples = Examples(("x", "y"), None, np.array([0, 1]))
     data = TaskData(Task("mine", ("a", "b")), examples, examples)
     unchecked = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
-    assert not unchecked.describes(data, "x.csv", "v, 512")
+    own = (data, {}, "v, 512")
+    assert not unchecked.describes(*own)
     checked = unchecked.model_copy(update={"checks": object()})
-    assert checked.describes(data, "x.csv", "v, 512")
-    assert not checked.describes(data, "y.csv", "v, 512")
-    assert not checked.describes(data, "x.csv", "w, 512")
+    assert checked.describes(*own)
     renamed = TaskData(Task("mine", ("no", "yes")), examples, examples)
-    assert not checked.describes(renamed, "x.csv", "v, 512")
+    for place, other in enumerate((renamed, {"text": "x"}, "w, 512")):
+        assert not checked.describes(*own[:place], other, *own[place + 1 :])
 
 
 FORMS = (

@@ -21,6 +21,7 @@ from bench.studies.updates.weights import linear_weights, pairs, position_of
 from bench.updates import command
 from tests.adapters.small import disturb
 from tests.bench import tiny_cells
+from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.updates import Place, adapted_model, base_model, move, moved_model
 
 HIDDEN = 32
@@ -142,6 +143,13 @@ def test_tables_csv_and_pages(place, tmp_path, capsys):
         "energy-kinds.svg", "energy.svg", "rank-90-1.svg", "rank-90-2.svg", "rank-90-3.svg",
     ]  # fmt: skip
     assert "(updates/energy.svg)" in (reports / "updates.md").read_text()
+
+
+def test_the_page_opens_quietly_and_nothing_sticks_out(place, tmp_path, browser):
+    place.add(moved_model(place.checkpoint))
+    assert place.run("--reports", str(tmp_path)) == 0
+    for size in (WIDE, PHONE):
+        open_quietly(browser, tmp_path / "updates.html", size).close()
 
 
 def test_the_page_has_each_flag_and_no_other():
