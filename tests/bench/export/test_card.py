@@ -17,8 +17,9 @@ from tests.bench.synthetic_rows import result_row
 CARDS = Path(__file__).parent / "cards"
 HOSTILE = ('"a: b', "<script>alert(1)</script>", "# x | y\n---\n![](http://x/y.png) {{ 7 * 7 }}")
 FACTS = DataFacts(
-    task="small", problem="single_label", source="reviews.csv", classes=("wrong", "right"),
-    train=90, dev=15, class_counts={"wrong": (60, 10), "right": (30, 5)},
+    task="small", problem="single_label", source="reviews.csv", given={"path": "reviews.csv"},
+    classes=("wrong", "right"), train=90, dev=15,
+    class_counts={"wrong": (60, 10), "right": (30, 5)},
 )  # fmt: skip
 MEASURED = {"one_ms": 1.5, "batch_ms": 20.0, "largest_difference": 2e-6, "changed": 0,
             "libraries": {"peft": "0.21", "transformers": "5.24"}}  # fmt: skip
