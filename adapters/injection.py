@@ -83,6 +83,7 @@ def inject(
     seed: int,
     use_rslora: bool = False,
     lora_dropout: float = 0.0,
+    lora_fa: bool = False,
 ) -> None:
     """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
     The model's function does not change.
@@ -99,6 +100,7 @@ def inject(
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
+        lora_fa: whether LoRA's A keeps its first values (LoRA-FA).
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
@@ -126,10 +128,12 @@ def inject(
     }
     for name, layer in build_layers(model, mode, parts).items():
         layer.reset_parameters(seed)
-        if isinstance(layer, LowRankLinear):
-            layer.dropout = lora_dropout
         model.set_submodule(name, layer)
     freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
+    for module in model.modules():
+        if isinstance(module, LowRankLinear):
+            module.dropout = lora_dropout
+            module.lora_A.requires_grad_(not lora_fa)
 
 
 def build_layers(

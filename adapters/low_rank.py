@@ -45,7 +45,6 @@ class LowRankLinear(AdaptedLinear):
         lora_B: [q, o / p, r], zero at first.
         adapted: indices of the parts with an adapter, [q]; not in the state dict.
         scales: [p, 1, 1], the factor s of each part; not in the state dict.
-        scale: s, if it is that of all parts; else None.
     """
 
     dropout: float = 0.0
@@ -65,8 +64,6 @@ class LowRankLinear(AdaptedLinear):
         scales = like.new_tensor([part.scale for part in self.parts])
         self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
         self.scales: Tensor
-        factors = {part.scale for part in self.parts}
-        self.scale = factors.pop() if len(factors) == 1 else None
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
@@ -84,6 +81,12 @@ class LowRankLinear(AdaptedLinear):
         zeros = stacked.new_zeros(len(self.parts), *stacked.shape[1:])
         return zeros.index_copy(0, self.adapted, stacked)
 
+    @property
+    def trains_b_alone(self) -> bool:
+        """Whether A keeps its first values (LoRA-FA, Zhang et al. 2023, arXiv 2308.03303), so that
+        the backward pass needs x Aᵀ and not x."""
+        return self.lora_B.requires_grad and not self.lora_A.requires_grad
+
     def row(self, index: int) -> int:
         """The index of a part among those with an adapter."""
         return sum(part.rank > 0 for part in self.parts[:index])
@@ -91,8 +94,8 @@ class LowRankLinear(AdaptedLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]. In half precision the update is
         always merged with the weight: rounding would lose the small results of a side branch."""
-        if self.training and self.dropout > 0:
-            return self._forward_with_dropout(x, activation)
+        if self.training and (self.dropout > 0 or (self.trains_b_alone and is_eager_on_gpu(x))):
+            return self._forward_as_branch(x, activation)
         if is_reference():
             return super().forward(x, activation)
         if is_eager_on_gpu(x):
@@ -110,7 +113,7 @@ class LowRankLinear(AdaptedLinear):
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
         return super().forward(x, activation)
 
-    def _forward_with_dropout(self, x: Tensor, activation: str | None) -> Tensor:
+    def _forward_as_branch(self, x: Tensor, activation: str | None) -> Tensor:
         """x Wᵀ + b + `update`; each part drops elements of x by itself, as separate layers do."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)

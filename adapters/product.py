@@ -3,7 +3,8 @@
 Plain autograd would compute the gradient of the whole adapted weight, a product as large as the
 forward pass, only to reduce it to the gradients of thin factors. Here those come from thin
 products. For the backward pass the input is kept, the weight in the type of the product, and for
-DoRA the output, which the operation after the layer keeps anyway.
+DoRA the output, which the operation after the layer keeps anyway. Where A does not train (LoRA-FA),
+x Aᵀ is kept in place of x; only the input of an activation is needed all the same.
 
 The product has two forms. Merged, the update is added to the weight, and there is one product; that
 is less work for many tokens. As a branch, two thin products are added to that of the frozen weight;
@@ -11,19 +12,14 @@ that is less work for few tokens. The layer chooses by their counts. In half pre
 merges.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.linear import activate, gradient
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
-
-BUSY: Final = 2**29
-"""Multiply-adds of a product in fp32 that keep a GPU busy: 16 µs of an H100 at its 67 TFLOP/s,
-about what a layer's product here takes of the host's time beyond plain torch."""
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -59,8 +55,15 @@ class AdaptedProduct(torch.autograd.Function):
         else:
             y = times(x, weight, bias)
         ctx.activation, ctx.u_dtype, ctx.branch = activation, u.dtype, branch
-        kept, output = x if activation is None else u, None if magnitude is None else y
-        ctx.save_for_backward(kept, lora_A, lora_B, magnitude, weight, ratios, bias, scales, output)
+        kept: Tensor | None = x if activation is None else u
+        output, through = None if magnitude is None else y, None
+        if ctx.needs_input_grad[2] and not ctx.needs_input_grad[1]:
+            through = _through(x, lora_A)
+            kept = None if activation is None or not ctx.needs_input_grad[0] else u
+        ctx.shape = u.shape
+        ctx.save_for_backward(
+            kept, through, lora_A, lora_B, magnitude, weight, ratios, bias, scales, output
+        )
         return y
 
     @staticmethod
@@ -73,13 +76,11 @@ class AdaptedProduct(torch.autograd.Function):
 
 
 def _backward(ctx: Any, gradient_of_y: Tensor) -> tuple[Tensor | None, ...]:
-    u, lora_a, lora_b, magnitude, weight, ratios, bias, scales, y = ctx.saved_tensors
+    u, through, lora_a, lora_b, magnitude, weight, ratios, bias, scales, y = ctx.saved_tensors
     needs_u, needs_a, needs_b, needs_m = ctx.needs_input_grad[:4]
     parts, rank, width = lora_a.shape
     dtype = weight.dtype
-    x = u if ctx.activation is None else activate(ctx.activation, u).to(dtype)
     g = gradient_of_y.reshape(-1, weight.shape[0])  # [T, o]
-    flat = x.reshape(-1, width)  # [T, i]
     by_part = g.chunk(parts, dim=1)  # p of [T, o / p]
     factor = scales if ratios is None else scales * ratios.view(parts, -1, 1)  # [p, o / p or 1, 1]
     du = da = db = dm = None
@@ -87,10 +88,12 @@ def _backward(ctx: Any, gradient_of_y: Tensor) -> tuple[Tensor | None, ...]:
         scaled_b = (factor * lora_b).to(dtype)
         thin = [times(of_part, b.t()) for of_part, b in zip(by_part, scaled_b, strict=True)]
         p = thin[0] if parts == 1 else torch.cat(thin, dim=1)  # P, [T, p r]
+    if through is None and (needs_a or needs_b):
+        x = u if ctx.activation is None else activate(ctx.activation, u).to(dtype)
+        through = _through(x, lora_a)
     if needs_a:
-        da = times(p.t(), flat.t()).to(lora_a.dtype).view(parts, rank, width)
+        da = times(p.t(), x.reshape(-1, width).t()).to(lora_a.dtype).view(parts, rank, width)
     if needs_b:
-        through = times(flat, lora_a.reshape(-1, width).to(dtype))  # x Aᵀ, [T, p r]
         thin = [
             thin_over_tokens(of_part, of_x.contiguous())
             for of_part, of_x in zip(by_part, through.chunk(parts, dim=1), strict=True)
@@ -106,10 +109,15 @@ def _backward(ctx: Any, gradient_of_y: Tensor) -> tuple[Tensor | None, ...]:
             du = times(of_base, weight.t()).addmm_(p, lora_a.reshape(-1, width).to(dtype))
         else:
             du = times(g, weight.t())
-        du = du.view_as(u)
+        du = du.view(ctx.shape)
         du = du if ctx.activation is None else gradient(ctx.activation, du, u)
         du = du.to(ctx.u_dtype)
     return du, da, db, dm
+
+
+def _through(x: Tensor, lora_a: Tensor) -> Tensor:
+    """x Aᵀ of all parts, [T, p r]."""
+    return times(x.reshape(-1, x.shape[-1]), lora_a.flatten(0, 1).to(x.dtype))
 
 
 def _by_branch(
@@ -122,9 +130,8 @@ def _by_branch(
 ) -> Tensor:
     """c ⊙ (x Wᵀ + (x Aᵀ) (s B)ᵀ) + b, [..., o]."""
     dtype, parts = weight.dtype, len(lora_a)
-    flat = x.reshape(-1, x.shape[-1])
-    through = times(flat, lora_a.flatten(0, 1).to(dtype))  # x Aᵀ, [T, p r]
-    y = times(flat, weight, bias if ratios is None else None)
+    through = _through(x, lora_a)
+    y = times(x.reshape(-1, x.shape[-1]), weight, bias if ratios is None else None)
     thin = zip(y.chunk(parts, 1), through.chunk(parts, 1), scaled_b.to(dtype), strict=True)
     for of_part, of_x, b in thin:
         of_part.addmm_(of_x, b.t())
@@ -132,49 +139,3 @@ def _by_branch(
         y.mul_(ratios)
         y = y if bias is None else y.add_(bias)
     return y.view(*x.shape[:-1], y.shape[1])
-
-
-class ThinProduct(torch.autograd.Function):
-    """y = x Vᵀ + b with V = W + s B A, all of one type, on a GPU.
-
-    It costs more of the host's time than torch's own operators, so it is for products that keep a
-    GPU busy. `AdaptedProduct` treats the parts of a layer one by one, which suits a CPU; here all
-    have the same scale.
-
-    In backward, with G the gradient of y and for each of the p parts its own rows of G and B:
-    P = s G B, dA = Pᵀ x, dB = s Gᵀ (x Aᵀ), and dx = G V. The gradient of V, a product as large as
-    the forward pass, is not formed.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,  # [..., i]
-        lora_A: Tensor,  # [p, r, i]  # noqa: N803
-        lora_B: Tensor,  # [p, o / p, r]  # noqa: N803
-        weight: Tensor,  # W, [o, i], frozen
-        bias: Tensor | None,  # [o], frozen
-        scale: float,
-    ) -> Tensor:
-        stacked = weight.view(len(lora_A), -1, weight.shape[1])
-        merged = torch.baddbmm(stacked, lora_B, lora_A, alpha=scale).view(weight.shape)
-        ctx.scale = scale
-        ctx.save_for_backward(x, lora_A, lora_B, merged if ctx.needs_input_grad[0] else None)
-        return F.linear(x, merged, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, A and B; None for all else."""
-        (g,) = gradients
-        x, lora_a, lora_b, merged = ctx.saved_tensors
-        parts, rank, width = lora_a.shape
-        flat, g2 = x.reshape(-1, width), g.reshape(-1, g.shape[-1])  # [T, i], [T, o]
-        by_part = g2.view(len(g2), parts, -1).transpose(0, 1)  # [p, T, o / p]
-        like = g.new_empty((1, 1, 1))
-        thin = torch.baddbmm(like, by_part, lora_b, beta=0, alpha=ctx.scale)  # P, [p, T, r]
-        da = (thin.transpose(0, 1).reshape(len(g2), -1).t() @ flat).view_as(lora_a)
-        through = (flat @ lora_a.view(-1, width).t()).view(-1, parts, rank)  # x Aᵀ
-        db = torch.baddbmm(like, by_part.mT, through.transpose(0, 1), beta=0, alpha=ctx.scale)
-        dx = None if merged is None else (g2 @ merged).view_as(x)
-        return dx, da, db, None, None, None

@@ -32,13 +32,13 @@ PATIENCE_S: Final = 300.0
 transformers may take twice as long."""
 _BUILT_FROM: Final = (
     "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
-    "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
-    "layer_decay", "unfreeze", "own_kernels",
+    "gradient_checkpointing", "use_rslora", "lora_fa", "init_lora_weights", "lora_dropout",
+    "adapter", "layer_decay", "unfreeze", "own_kernels",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
 _COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.pooling", "cell.head")
 """What decides the code that a model without adapters runs."""
-_ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora")
+_ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora", "cell.lora_fa")
 _CODE: Final = (
     "adapters", "bench/engines", "bench/examples/tokenizers.py", "bench/plan", "minbert",
 )  # fmt: skip

@@ -80,6 +80,7 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
         seed=cell.seed,
         use_rslora=cell.use_rslora == ON,
         lora_dropout=cell.lora_dropout,
+        lora_fa=cell.lora_fa == ON,
     )
     for stack in model.modules():
         if isinstance(stack, Stack):

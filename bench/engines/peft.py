@@ -68,6 +68,7 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
         name
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.numel() and name not in model.names["head"]
+        if cell.lora_fa != ON or ".lora_A." not in name
     }
     if not model.names["adapter"]:
         raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")

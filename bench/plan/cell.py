@@ -205,6 +205,7 @@ class Cell:
     layer_decay: float = 1.0
     lora_plus_ratio: float = 1.0
     use_rslora: str = OFF
+    lora_fa: str = OFF
     init_lora_weights: str = DEFAULT
     lora_dropout: float = 0.0
     adapter: str | None = None
@@ -274,6 +275,7 @@ class Cell:
         fold += "-race" if self.race == ON else ""
         options = "" if self.adapter is None else f"-{self.adapter.replace(' ', '-')}"
         options += "-rslora" if self.use_rslora == ON else ""
+        options += "-fa" if self.lora_fa == ON else ""
         options += "" if self.init_lora_weights == DEFAULT else f"-{self.init_lora_weights}"
         options += f"-drop{self.lora_dropout:g}" if self.lora_dropout else ""
         return f"{self.mode}{adapter}{options}{unfreezing}-{precision}-s{self.seed}{fold}"

@@ -11,13 +11,15 @@ from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.reference import is_reference, is_spelled_out, product_dtype
 
 
-def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
+def add_and_normalise(
+    x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool, *, keep_sum: bool = False
+) -> Tensor:
     """LayerNorm(x + dropout(y)), from x and y [..., H].
 
     Under autocast the result is in half precision, and on a CPU the sum too; mean and std are
     computed and applied in fp32. On a CPU x and y are kept for the backward pass, which the layers
-    around keep as well, and their sum is computed again. On a GPU the result is in fp32: LayerNorm
-    takes and gives one type there.
+    around keep as well, and their sum is computed again; with `keep_sum` the sum is kept instead.
+    On a GPU the result is in fp32: LayerNorm takes and gives one type there.
     """
     if is_spelled_out(x):
         normed: Tensor = norm(x + F.dropout(y, p, training))
@@ -26,7 +28,7 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     return _AddAndNormalise.apply(
-        x, y, norm.weight, norm.bias, norm.eps, keep, factor_of(dropped), product_dtype(x)
+        x, y, norm.weight, norm.bias, norm.eps, keep, factor_of(dropped), product_dtype(x), keep_sum
     )  # type: ignore[no-untyped-call]
 
 
@@ -42,13 +44,15 @@ class _AddAndNormalise(torch.autograd.Function):
         keep: Tensor | None,
         factor: float,
         dtype: torch.dtype,
+        keep_sum: bool,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             total = _sum(x, y, keep, factor, dtype)
             out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
         if any(ctx.needs_input_grad[:4]):
-            ctx.factor, ctx.dtype = factor, dtype
-            ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
+            ctx.factor, ctx.dtypes = factor, (x.dtype, y.dtype, dtype)
+            summands = (total, None) if keep_sum else (x, y)
+            ctx.save_for_backward(*summands, keep, weight, bias, mean, rstd)
         return out.to(dtype)
 
     @staticmethod
@@ -56,19 +60,20 @@ class _AddAndNormalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         needs_x, needs_y, needs_weight, needs_bias = ctx.needs_input_grad[:4]
-        x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
+        total, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
+        x_dtype, y_dtype, dtype = ctx.dtypes
         with torch.autocast(g.device.type, enabled=False):
-            total = _sum(x, y, keep, ctx.factor, ctx.dtype)
+            total = total if y is None else _sum(total, y, keep, ctx.factor, dtype)
             needed = [needs_x or needs_y, needs_weight, needs_bias]
             dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
                 g.to(total.dtype), total, weight.shape, mean, rstd, weight, bias, needed
             )
-            dx = dtotal.to(x.dtype) if needs_x else None
+            dx = dtotal.to(x_dtype) if needs_x else None
             dy = None
             if needs_y:
-                dy = dtotal.to(y.dtype)
+                dy = dtotal.to(y_dtype)
                 dy = dy if keep is None else (dy * keep).mul_(ctx.factor)
-        return dx, dy, dweight, dbias, None, None, None, None
+        return dx, dy, dweight, dbias, *[None] * 5
 
 
 def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:

@@ -84,7 +84,10 @@ class Residual(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         y = self.dense(y, self.activation)  # [B, S, width] to [B, S, H]
-        return add_and_normalise(x, y, self.LayerNorm, self.dropout, self.training)
+        keep_sum = getattr(self.dense, "trains_b_alone", False)  # then x is not kept elsewhere
+        return add_and_normalise(
+            x, y, self.LayerNorm, self.dropout, self.training, keep_sum=keep_sum
+        )
 
 
 class Attention(nn.Module):

@@ -211,6 +211,7 @@ def add_adapters(model: Any, whole: list[str], is_plain: bool) -> Any:
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
             a = layer.lora_A["default"].weight
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+            a.requires_grad_(settings.lora_fa == "off")
     return adapted
 
 

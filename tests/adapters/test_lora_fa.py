@@ -1,0 +1,52 @@
+"""LoRA-FA: the first values of A stay, and a layer keeps x Aᵀ in place of x."""
+
+import pytest
+import torch
+
+from adapters.injection import inject
+from bench.worker.probes.memory import SavedTensors
+from minbert.kernels.reference import kernels
+from tests.adapters.small import LAYERS, adapted_model, base_model, batch, disturb
+
+
+def gradients(model, length=9, used="fast"):
+    ids, mask = batch()
+    with kernels(used):
+        model.train()(ids[:, :length], mask[:, :length]).square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+@pytest.mark.parametrize("layers", ["all-lin-only", "query+value"])
+@pytest.mark.parametrize("way", ["fast", "reference", "on a GPU"])
+def test_all_but_a_have_the_gradients_of_autograd(monkeypatch, mode, layers, way):
+    options = {"mode": mode, "layers": layers}
+    plain, frozen = adapted_model(**options), adapted_model(**options, lora_fa=True)
+    disturb(plain)
+    frozen.load_state_dict(plain.state_dict())
+    expected = gradients(plain, used="reference")
+    if way == "on a GPU":
+        monkeypatch.setattr("adapters.low_rank.is_eager_on_gpu", lambda _: True)
+    found = gradients(frozen, used="reference" if way == "reference" else "fast")
+    assert found.keys() == {name for name in expected if not name.endswith("lora_A")}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_keeps_no_input():
+    """LoRA keeps 8 H + I numbers for a token and layer, LoRA-FA 5 H + I: not the input of the
+    layer, of the attention's projection and of the wide layer, and of x and y their sum alone."""
+    ids = torch.randint(10, 60, (8, 24), generator=torch.Generator().manual_seed(0))
+    kept = {}
+    for lora_fa in (False, True):
+        model = base_model("mean", hidden=256, dropout=0.1)
+        inject(
+            model, mode="lora", layers="all-lin-only", rank=2, alpha=2, new_pooler=False, seed=0,
+            lora_fa=lora_fa,
+        )  # fmt: skip
+        saved = SavedTensors(model.train())
+        with saved.counting():
+            model(ids, torch.ones_like(ids)).sum()
+        kept[lora_fa] = saved.mib
+    less = LAYERS * 3 * 256 * ids.numel() * 4 / 2**20
+    assert kept[False] - kept[True] == pytest.approx(less, rel=0.03)
