@@ -1,17 +1,15 @@
 """Low-Rank Adaptation of a linear layer (LoRA, Hu et al. 2021, arXiv 2106.09685)."""
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
+from adapters.product import BUSY, ThinProduct
+from minbert.kernels.linear import activate
 from minbert.kernels.reference import product_dtype
-
-BUSY: Final = 2**29
-"""Multiply-adds of a product in fp32 that keep a GPU busy: 16 µs of an H100 at its 67 TFLOP/s,
-about what a layer's branch takes of the host's time."""
 
 
 class LoraLinear(LowRankLinear):
@@ -22,12 +20,12 @@ class LoraLinear(LowRankLinear):
     method: ClassVar[Method] = METHODS["lora"]
 
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
-        # plain autograd forms the gradient of a merged weight, a product as large as the forward
-        # pass; in half precision a GPU multiplies so fast that a branch gains nothing
+        # in half precision a GPU multiplies so fast that thin products gain nothing
         is_exact = {product_dtype(x), x.dtype, self.weight.dtype} == {torch.float32}
-        if x.numel() * self.out_features < BUSY or not is_exact:
+        if x.numel() * self.out_features < BUSY or not is_exact or self.scale is None:
             return super().forward_on_gpu(x, activation)
-        return self._forward_as_branch(x, activation)
+        x = x if activation is None else activate(activation, x)
+        return ThinProduct.apply(x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale)  # type: ignore[no-untyped-call]
 
     def weight_and_ratios(self, branch: bool) -> tuple[Tensor, None]:
         """W or W + s B A, [o, i]."""

@@ -45,6 +45,7 @@ class LowRankLinear(AdaptedLinear):
         lora_B: [q, o / p, r], zero at first.
         adapted: indices of the parts with an adapter, [q]; not in the state dict.
         scales: [p, 1, 1], the factor s of each part; not in the state dict.
+        scale: s, if it is that of all parts; else None.
     """
 
     dropout: float = 0.0
@@ -64,6 +65,8 @@ class LowRankLinear(AdaptedLinear):
         scales = like.new_tensor([part.scale for part in self.parts])
         self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
         self.scales: Tensor
+        factors = {part.scale for part in self.parts}
+        self.scale = factors.pop() if len(factors) == 1 else None
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:

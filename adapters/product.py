@@ -12,14 +12,19 @@ that is less work for few tokens. The layer chooses by their counts. In half pre
 merges.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.linear import activate, gradient
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
+
+BUSY: Final = 2**29
+"""Multiply-adds of a product in fp32 that keep a GPU busy: 16 µs of an H100 at its 67 TFLOP/s,
+about what a layer's product here takes of the host's time beyond plain torch."""
 
 
 class AdaptedProduct(torch.autograd.Function):
@@ -50,17 +55,22 @@ class AdaptedProduct(torch.autograd.Function):
         weight = weight.to(dtype)
         x = (u if activation is None else activate(activation, u)).to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        if branch:
-            y = _by_branch(x, weight, lora_A, lora_B * scales, ratios, bias)
-        else:
-            y = times(x, weight, bias)
-        ctx.activation, ctx.u_dtype, ctx.branch = activation, u.dtype, branch
+        b_alone = ctx.needs_input_grad[2] and not ctx.needs_input_grad[1]
+        through = _through(x, lora_A) if branch or b_alone else None
+        y = times(x, weight, None if branch and ratios is not None else bias)
+        if branch:  # c ⊙ (x Wᵀ + (x Aᵀ) (s B)ᵀ) + b
+            stacked, parts, scaled_b = y.view(-1, y.shape[-1]), len(lora_A), lora_B * scales
+            thin = stacked.chunk(parts, 1), through.chunk(parts, 1), scaled_b.to(dtype)  # type: ignore[union-attr]
+            for of_part, of_x, b in zip(*thin, strict=True):
+                of_part.addmm_(of_x, b.t())
+            if ratios is not None:
+                y.mul_(ratios)
+                y = y if bias is None else y.add_(bias)
+        ctx.activation, ctx.u_dtype, ctx.branch, ctx.shape = activation, u.dtype, branch, u.shape
         kept: Tensor | None = x if activation is None else u
-        output, through = None if magnitude is None else y, None
-        if ctx.needs_input_grad[2] and not ctx.needs_input_grad[1]:
-            through = _through(x, lora_A)
+        if b_alone:
             kept = None if activation is None or not ctx.needs_input_grad[0] else u
-        ctx.shape = u.shape
+        output, through = None if magnitude is None else y, through if b_alone else None
         ctx.save_for_backward(
             kept, through, lora_A, lora_B, magnitude, weight, ratios, bias, scales, output
         )
@@ -120,22 +130,47 @@ def _through(x: Tensor, lora_a: Tensor) -> Tensor:
     return times(x.reshape(-1, x.shape[-1]), lora_a.flatten(0, 1).to(x.dtype))
 
 
-def _by_branch(
-    x: Tensor,
-    weight: Tensor,
-    lora_a: Tensor,
-    scaled_b: Tensor,
-    ratios: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    """c ⊙ (x Wᵀ + (x Aᵀ) (s B)ᵀ) + b, [..., o]."""
-    dtype, parts = weight.dtype, len(lora_a)
-    through = _through(x, lora_a)
-    y = times(x.reshape(-1, x.shape[-1]), weight, bias if ratios is None else None)
-    thin = zip(y.chunk(parts, 1), through.chunk(parts, 1), scaled_b.to(dtype), strict=True)
-    for of_part, of_x, b in thin:
-        of_part.addmm_(of_x, b.t())
-    if ratios is not None:
-        y.mul_(ratios)
-        y = y if bias is None else y.add_(bias)
-    return y.view(*x.shape[:-1], y.shape[1])
+class ThinProduct(torch.autograd.Function):
+    """y = x Vᵀ + b with V = W + s B A, all of one type, on a GPU.
+
+    It costs more of the host's time than torch's own operators, so it is for products that keep a
+    GPU busy. `AdaptedProduct` treats the parts of a layer one by one, which suits a CPU; here all
+    have the same scale.
+
+    In backward, with G the gradient of y and for each of the p parts its own rows of G and B:
+    P = s G B, dA = Pᵀ x, dB = s Gᵀ (x Aᵀ), and dx = G V. The gradient of V, a product as large as
+    the forward pass, is not formed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [..., i]
+        lora_A: Tensor,  # [p, r, i]  # noqa: N803
+        lora_B: Tensor,  # [p, o / p, r]  # noqa: N803
+        weight: Tensor,  # W, [o, i], frozen
+        bias: Tensor | None,  # [o], frozen
+        scale: float,
+    ) -> Tensor:
+        stacked = weight.view(len(lora_A), -1, weight.shape[1])
+        merged = torch.baddbmm(stacked, lora_B, lora_A, alpha=scale).view(weight.shape)
+        ctx.scale = scale
+        ctx.save_for_backward(x, lora_A, lora_B, merged if ctx.needs_input_grad[0] else None)
+        return F.linear(x, merged, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, A and B; None for all else."""
+        (g,) = gradients
+        x, lora_a, lora_b, merged = ctx.saved_tensors
+        parts, rank, width = lora_a.shape
+        flat, g2 = x.reshape(-1, width), g.reshape(-1, g.shape[-1])  # [T, i], [T, o]
+        by_part = g2.view(len(g2), parts, -1).transpose(0, 1)  # [p, T, o / p]
+        like = g.new_empty((1, 1, 1))
+        thin = torch.baddbmm(like, by_part, lora_b, beta=0, alpha=ctx.scale)  # P, [p, T, r]
+        da = (thin.transpose(0, 1).reshape(len(g2), -1).t() @ flat).view_as(lora_a)
+        through = (flat @ lora_a.view(-1, width).t()).view(-1, parts, rank)  # x Aᵀ
+        db = torch.baddbmm(like, by_part.mT, through.transpose(0, 1), beta=0, alpha=ctx.scale)
+        dx = None if merged is None else (g2 @ merged).view_as(x)
+        return dx, da, db, None, None, None

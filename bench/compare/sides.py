@@ -124,10 +124,12 @@ def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list
             for part in [text] if is_whole else text.split(","):
                 chosen = {value for value in values if _accepts(part, column, value)}
                 if not chosen:
+                    others = sorted(format_value(value) or "empty" for value in values)
+                    listed = some_of([shortened(text, _LONGEST) for text in others], _LISTED)
                     raise InputError(
                         f"{option}: no row of {path} has {column}={part[:_LONGEST]}"
                         f"{' and the terms before it' if len(left) < len(rows) else ''}; "
-                        f"the values are {_listed(values)}"
+                        f"the values are {listed}"
                     )
                 accepted |= chosen
         left = [row for row in left if row[column] in accepted]
@@ -141,11 +143,6 @@ def _accepts(text: str, column: str, value: Value) -> bool:
     with suppress(ValueError):
         return isinstance(value, int | float) and float(text) == value
     return False
-
-
-def _listed(values: set[Value]) -> str:
-    texts = sorted(format_value(value) or "empty" for value in values)
-    return some_of([shortened(text, _LONGEST) for text in texts], _LISTED)
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:

@@ -35,11 +35,12 @@ class _OfPeft(LowRankLinear):
         nn.Module.__init__(self)
         vars(self)["layer"] = layer  # which has this one as a submodule
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        rank, scale = layer.r[ADAPTER], layer.scaling[ADAPTER]
-        self.parts = (Part(name="", rank=rank, alpha=scale * rank),)
+        self.scale = layer.scaling[ADAPTER]
+        self.parts = (Part(name="", rank=layer.r[ADAPTER], alpha=self.scale * layer.r[ADAPTER]),)
         self.dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
-        scales = self.lora_A.new_full((1, 1, 1), scale)
-        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer(
+            "scales", self.lora_A.new_full((1, 1, 1), self.scale), persistent=False
+        )
 
     weight = property(lambda self: self.layer.base_layer.weight)
     bias = property(lambda self: self.layer.base_layer.bias)

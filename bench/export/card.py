@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.analysis.groups import groups
 from bench.common.messages import command_line, finite
@@ -61,15 +61,10 @@ def card(
         "files": sorted({path.name for path in folder.iterdir()} | {CARD}), "folders": folders,
         "listed": LISTED, "piped": min(PIPED, len(trained.dev)),
         "where": "training.json",
-        "json": _json,
+        "json": lambda value: json.dumps(finite(value, plain), ensure_ascii=False),
     }  # fmt: skip
     text = markdown_environment(__package__).get_template("card.md.jinja").render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def _json(value: Any) -> str:
-    """A value as JSON, without control characters in its texts."""
-    return json.dumps(finite(value, plain), ensure_ascii=False)
 
 
 def figures_table(figures: Figures) -> Table:
@@ -83,7 +78,11 @@ def figures_table(figures: Figures) -> Table:
                 None if form.changed is None else f"{form.changed:,} of {figures.examples:,}"
             ),
             "gap": form.largest_difference,
-            **{name: _shared(form.entities.get(name)) for name in ("words", "text")},
+            **{
+                name: entities and f"{entities[1]:,} of {entities[0]:,}"
+                for name in ("words", "text")
+                for entities in [form.entities.get(name)]
+            },
         }
         for form in figures.forms
     ]  # fmt: skip
@@ -91,10 +90,6 @@ def figures_table(figures: Figures) -> Table:
     rows = [{name: row[name] for name in row if name in used} for row in rows]
     words = {"texts": str(BATCH), "metric": metric_of(figures.metric).label}
     return table("card_forms", rows, words=words)
-
-
-def _shared(entities: tuple[int, int, int] | None) -> str | None:
-    return entities and f"{entities[1]:,} of {entities[0]:,}"
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from bench.analysis.racing import Raced
-from bench.analysis.setting import Setting
 from bench.machine.conditions import Target
 from bench.plan.cell import ON, Cell
 from bench.plan.gridfile import Grid
@@ -116,15 +115,12 @@ def race_rounds(
         if raced is None or len(raced.race.rounds) <= number:
             return
         left = raced.final if raced.race.is_over else [raced.settings[i] for i in raced.race.live]
-        cells = [cell for cell, own in zip(cells, ran, strict=True) if _has(left, own.cell)]
+        ids = {row.cell_id for setting in left for row in setting.rows}
+        cells = [cell for cell, own in zip(cells, ran, strict=True) if own.cell.cell_id in ids]
         if raced.race.is_over:
             break
     if cells:
         yield plan_now([replace(c, seed=seed) for seed in range(FEWEST_SEEDS) for c in cells])
-
-
-def _has(settings: Sequence[Setting], cell: Cell) -> bool:
-    return any(row.cell_id == cell.cell_id for setting in settings for row in setting.rows)
 
 
 def race_round(planned: Iterable[Planned]) -> int | None:

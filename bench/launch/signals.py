@@ -36,7 +36,9 @@ class Signals:
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            _discard_output_of_closed_terminal()
+            for descriptor in (1, 2):  # whose terminal is closed
+                if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
             if self.stops:
                 return
         self.stops += 1
@@ -53,9 +55,3 @@ class Signals:
             yield
         finally:
             self._raises = before
-
-
-def _discard_output_of_closed_terminal() -> None:
-    for descriptor in (1, 2):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

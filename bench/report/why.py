@@ -62,7 +62,8 @@ def why_section(group: Group, pick: Setting | None, facts: KnownFacts) -> list[S
     base = max(full, key=lambda bar: bar.setting.amp in amps, default=None)
     adapted = [bar for bar in others if bar.setting.adapted]
     heading, *lines = sentences(
-        "why", bars=bars, base=base, amount=_amount, part=_part, largest=_largest,
+        "why", bars=bars, base=base, amount=_amount, part=_part,
+        largest=lambda memory: max(_UNITED["memory"], key=lambda parts: memory.of(*parts)),
         modes=[*grouped(adapted, lambda bar: bar.setting.mode).values()], shares=_shares,
         percents=partial(range_of, shape=lambda share: f"{100 * share:.0f}"),
         gaps=partial(_gaps, group), between=partial(_between_modes, group),
@@ -110,10 +111,6 @@ def _unit(group: Group, cost: Objective, than: str = "") -> str:
 
 def _part(parts: tuple[str, ...]) -> str:
     return _NAMES.get(parts, parts[0])
-
-
-def _largest(memory: breakdown.Breakdown) -> tuple[str, ...]:
-    return max(_UNITED["memory"], key=lambda parts: memory.of(*parts))
 
 
 def _shares(

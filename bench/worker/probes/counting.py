@@ -21,13 +21,11 @@ from bench.worker.device import if_memory_suffices
 _ATEN: Final = torch.ops.aten
 
 
-def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_: Any, **_out: Any) -> int:
-    return 2 * x.numel() * len(weight)
-
-
 _FLOPS: Final[dict[Any, Any]] = {
     **flop_registry,
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear_flops,
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None): (
+        lambda x, weight, *_, **_out: 2 * x.numel() * len(weight)
+    ),
     _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
         _ATEN._scaled_dot_product_flash_attention
     ],
