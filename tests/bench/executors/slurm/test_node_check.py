@@ -50,8 +50,7 @@ def test_lines_name_what_to_leave_out():
 def checked(folder, request="", note=lambda _text: None):
     """What a check of the nodes finds, which looks once."""
     submitter = Submitter(folder / "runs.csv", parse_request(request), "cpu", folder)
-    with Signals() as signals:
-        return check_nodes(submitter, runs(1)[0], note, signals, 0.0)
+    return check_nodes(submitter, runs(1)[0], note, Signals(), 0.0)
 
 
 def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target, monkeypatch):

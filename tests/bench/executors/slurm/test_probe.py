@@ -18,7 +18,7 @@ from bench.results.store import Store
 
 
 class Probing:
-    """A cluster on which a probe's script runs at once, and its end is known to `scontrol`."""
+    """Its nodes run a probe's script at once."""
 
     def __init__(self, folder, slurm):
         self.folder, self.notes, self.put = folder, [], slurm
@@ -35,8 +35,7 @@ class Probing:
         )
 
     def ask(self, text="", *paths, **options):
-        with Signals() as signals:
-            return self.prober(text, *paths, **options).ask(signals)
+        return self.prober(text, *paths, **options).ask(Signals())
 
     def left_over(self):
         return list((self.folder / "runs").rglob("*"))
@@ -80,25 +79,15 @@ def test_kinds_with_other_software_do_not_count(tmp_path, target):
     assert [*known_kinds(tmp_path, target).values()] == [target, other]
 
 
-def test_a_partition_that_is_not_there_or_too_short(cluster):
-    cluster.put(sinfo="echo 'cpu*|infinite'; echo 'gpu|30:00'")
-    for text, message in (
-        ("partition=cpu,nope", "there is no partition nope; choose cpu, gpu$"),
-        (
-            "partition=gpu time=2:00:00",
-            "time=2:00:00 is more than 30:00, the limit of partition gpu; give less$",
-        ),
-    ):
-        with pytest.raises(InputError, match=f"^--slurm: {message}"):
-            cluster.prober(text).check()
-    cluster.prober("partition=gpu time=20").check()
-    assert "#SBATCH --partition=gpu\n" in (cluster.folder / "tested").read_text()
-    assert cluster.left_over() == []
+PARTITIONS = {"sinfo": "echo 'cpu*|infinite'; echo 'gpu|30:00'"}
 
 
 @pytest.mark.parametrize(
     ("lines", "asked", "message"),
     [
+        (PARTITIONS, "partition=cpu,nope", "^--slurm: there is no partition nope; choose cpu, g"),
+        (PARTITIONS, "partition=gpu time=2:00:00", "^--slurm: time=2:00:00 is more than 30:00, the "
+         "limit of partition gpu; give less$"),
         ({"scontrol": "echo n1 n2"}, "nodelist=n[1-2]", r"^--slurm: nodelist names 2 nodes, .*="),
         ({"sinfo": "echo 'cpu|infinite'"}, "", "no default partition; choose cpu"),
         (
@@ -115,19 +104,29 @@ def test_what_slurm_would_refuse(cluster, lines, asked, message):
     cluster.put(**lines)
     with pytest.raises(InputError, match=message):
         cluster.prober(asked).check()
+    assert cluster.left_over() == []
 
 
-def test_a_folder_that_nodes_do_not_share(cluster):
-    """The output of a job goes there too, so that Slurm can't start it."""
+@pytest.mark.parametrize(
+    ("printed", "code", "message"),
+    [
+        # its output goes to the folder too, so that Slurm can't start it
+        (
+            "",
+            "0:53",
+            r"it does not see /\S+ \(job 11 ended FAILED\); name a file in a folder that ",
+        ),
+        ("ModuleNotFoundError: No module named click", "1:0", "ModuleNotFoundError: No module"),
+    ],
+)
+def test_a_job_that_can_not_begin(cluster, printed, code, message):
     cluster.put(
-        sbatch='[ "$1" = --test-only ] || echo 11',
-        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=0:53'",
+        sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
+        f'echo "{printed}" > "${{s%script.sh}}output.txt"; echo 11',
+        scontrol=f"echo 'JobId=11 JobState=FAILED ExitCode={code}'",
     )
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=f"^--slurm: a node can't run cells: {message}"):
         cluster.ask()
-    text = str(error.value)
-    assert text.startswith(f"--slurm: a node can't run cells: it does not see {cluster.folder}")
-    assert "(job 11 ended FAILED); name a file in a folder that nodes share" in text
     assert cluster.left_over() == []
 
 
@@ -143,32 +142,20 @@ def test_a_working_folder_that_nodes_do_not_share(cluster, monkeypatch):
         cluster.ask()
 
 
-def test_an_environment_that_nodes_do_not_see(cluster, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(cluster.folder / "venv" / "python"))
-    with pytest.raises(InputError, match="venv/python; install this project in an environment"):
-        cluster.ask()
-    assert cluster.left_over() == []
-
-
 def test_a_node_that_lacks_something(cluster, monkeypatch):
     data = cluster.folder / "data"
     with pytest.raises(InputError, match=f"can't run cells: it does not see {data}$"):
         cluster.ask("", data)
     with pytest.raises(InputError, match=r"can't run cells: .*; .*--device cpu runs"):
         cluster.ask(device="cuda")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(cluster.folder / "venv" / "python"))
+        with pytest.raises(InputError, match="venv/python; install this project in an environment"):
+            cluster.ask()
     monkeypatch.setattr(module, "code_version", lambda: "9.9")
     with pytest.raises(InputError, match=r"its code is .*, and here it is 9\.9$"):
         cluster.ask()
-
-
-def test_python_that_can_not_begin(cluster):
-    cluster.put(
-        sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
-        'echo "ModuleNotFoundError: No module named click" > "${s%script.sh}output.txt"; echo 11',
-        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=1:0'",
-    )
-    with pytest.raises(InputError, match="can't run cells: ModuleNotFoundError: No module named"):
-        cluster.ask()
+    assert cluster.left_over() == []
 
 
 def test_the_user_does_not_wait_for_a_full_queue(cluster):
@@ -178,15 +165,14 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
         squeue='for w; do case $w in --name=*) echo "${w#*=}|11|N/A|PENDING|None";; esac; done',
         scancel=f'echo "$@" > {log}',
     )
-    with Signals() as signals:
-        signals.stops = 1
-        with pytest.raises(StoppedError):
-            cluster.prober().ask(signals)
+    signals = Signals()
+    signals.stops = 1
+    with pytest.raises(StoppedError):
+        cluster.prober().ask(signals)
     assert log.read_text() == "11\n"
 
 
-def test_a_folder_that_can_not_be_written_is_refused(slurm):
-    slurm(sbatch="cat > /dev/null")
+def test_a_folder_that_can_not_be_written_is_refused(cluster):
     with pytest.raises(InputError, match="can't be written"):
         find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], dry_run=False)
 
@@ -205,6 +191,8 @@ def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
     assert cluster.folders()[0] != before[0]
     cluster.put(sinfo="echo 'main*|30:00'; echo 'long|infinite'")
     cluster.prober("time=2:00:00").check()
+    cluster.prober("partition=main time=20").check()
+    assert "#SBATCH --partition=main\n" in (cluster.folder / "tested").read_text()
 
 
 def test_a_full_queue_is_no_reason_to_refuse_a_later_command(cluster, target):
