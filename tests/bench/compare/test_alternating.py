@@ -201,10 +201,7 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        ("--run a b", "--run needs --grid"),
-        ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
-    ],
+    [("--run a b", "--run needs --grid"), ("a.csv b.csv -- --max-steps 3", "-- needs --run")],
 )
 def test_options_that_do_not_go_together(words, message):
     with pytest.raises(InputError, match=message):

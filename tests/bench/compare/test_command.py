@@ -269,8 +269,7 @@ def test_limits_have_units():
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["5", "-5%", "nan%", "nan", "inf%", "1e9%", "", "5pt", "5%%", "--5%"],
+    "text", ["5", "-5%", "nan%", "nan", "inf%", "1e9%", "", "5pt", "5%%", "--5%"]
 )
 def test_a_share_that_is_no_limit(text):
     with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
