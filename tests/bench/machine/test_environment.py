@@ -23,19 +23,13 @@ from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
 TUNABLES = "GLIBC_TUNABLES"
 
 
-def test_what_would_change_what_is_computed_is_dropped():
+def test_what_a_worker_inherits_and_what_of_it_is_recorded():
     assert not {*DROPPED} & worker_environment(dict.fromkeys(DROPPED, "1"), 1).keys()
     assert recorded(dict.fromkeys(DROPPED, "1"), on_gpu=True) is None
-
-
-def test_a_worker_sees_its_gpu_alone_or_none():
     inherited = {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
     seen = {"CUDA_VISIBLE_DEVICES": "GPU-8932", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert seen.items() <= worker_environment(inherited, 1, "GPU-8932").items()
     assert worker_environment(inherited, 1)["CUDA_VISIBLE_DEVICES"] == ""
-
-
-def test_what_changes_time_or_memory_is_inherited_and_recorded():
     for name, on_cpu in (("TORCH_CUDNN_V8_API_DISABLED", None), ("MKL_CBWR", "MKL_CBWR=1")):
         assert worker_environment({name: "1"}, 1)[name] == "1"
         assert recorded({name: "1"}, on_gpu=True) == f"{name}=1"
@@ -47,7 +41,7 @@ def test_what_changes_time_or_memory_is_inherited_and_recorded():
     assert recorded(dict.fromkeys(SET[:-1], "7") | others, on_gpu=True) is None
 
 
-def test_records_are_sorted_and_hold_no_path():
+def test_records_are_sorted_and_hold_no_path_or_secret():
     inherited = {
         "OMP_PROC_BIND": "spread, close\n",
         "LD_PRELOAD": "/home/somebody/lib/libjemalloc.so.2:/usr/lib/libmimalloc.so /opt/x/y.so",
@@ -58,9 +52,6 @@ def test_records_are_sorted_and_hold_no_path():
         "KMP_BLOCKTIME=0 LD_PRELOAD='libjemalloc.so.2:libmimalloc.so y.so' "
         r"MKL_CBWR=sha256:c840d0dd0ec7 OMP_PROC_BIND='spread, close'"
     )
-
-
-def test_what_may_be_a_secret_is_a_digest():
     shown = ("512m", "AVX2,STRICT", "granularity=fine,compact,1,0")
     shown += ("expandable_segments:True,max_split_size_mb:128",)
     for value in shown:
