@@ -39,11 +39,6 @@ def test_the_committed_figures_keep_the_promise(one):
         assert wilson(decided, one["detectable"])[1] >= 0.8
 
 
-def test_the_figures_are_of_the_present_scenarios():
-    for name, scenarios in (("scenarios", worlds()), ("beyond", beyond())):
-        assert [one["name"] for one in FIGURES[name]] == [world.name for world in scenarios]
-
-
 def test_trainings_and_not_examples_reveal_rare_failures():
     """Three trainings mislead far more often than promised; 29 do not where one in five fails."""
     wrong = {(one["name"], one["trainings"]): one["wrong"] for one in FIGURES["beyond"]}
@@ -52,7 +47,9 @@ def test_trainings_and_not_examples_reveal_rare_failures():
     assert all(wrong[name, 3] > 0.064 >= wrong[name, 29] for name in often)
 
 
-def test_the_page_has_the_figures():
+def test_the_page_has_the_figures_of_the_present_scenarios():
+    for name, scenarios in (("scenarios", worlds()), ("beyond", beyond())):
+        assert [one["name"] for one in FIGURES[name]] == [world.name for world in scenarios]
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text, FIGURES), "python -m tests.experiments.decisions --page"
 

@@ -18,15 +18,12 @@ def _shared_cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
     """Two idle nodes and an empty queue; the next test gets the same."""
-    yield _shared_cluster
-    _shared_cluster.run("scancel", "--me")
-    for node, state in _shared_cluster.node_states().items():
-        if not _shared_cluster.has_node(node):
-            _shared_cluster.start_node(node)
+    yield (one := _shared_cluster)
+    one.run("scancel", "--me")
+    for node, state in one.node_states().items():
+        if not one.has_node(node):
+            one.start_node(node)
         if state.startswith(("down", "drain")):
-            _shared_cluster.resume(node)
+            one.resume(node)
     idle = dict.fromkeys(NODES, "idle")
-    _shared_cluster.wait_for(
-        lambda: not _shared_cluster.queue() and _shared_cluster.node_states() == idle,
-        "an empty queue and two idle nodes",
-    )
+    one.wait_for(lambda: not one.queue() and one.node_states() == idle, "two idle nodes")
