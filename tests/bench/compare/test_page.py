@@ -17,11 +17,15 @@ from tests.hostile import TEXTS
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-def test_the_sentences_of_a_comparison():
+def test_the_sentences_and_pictures_of_a_comparison(tmp_path):
     worse, same = constructed(20, worse=0.5), constructed(20)
     assert (worse.exit_code, same.exit_code) == (1, 1), "a cell newly fails"
     lines = summary(replace(worse, strict=True), details=True)
     assert "\n".join([*lines, "", *summary(same), ""]) == SENTENCES.read_text("utf-8")
+    write(same, tmp_path)
+    assert {path.stem for path in (tmp_path / "compare").iterdir()} == {
+        "peak_rss_mib", "dev_score", "ms_per_1k_tokens", "machines-ms_per_1k_tokens",
+    }, "a picture of each measure that differs, so of no count"  # fmt: skip
 
 
 def test_pages_are_short_and_all_is_in_the_json(tmp_path):
@@ -55,13 +59,6 @@ def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path):
     assert min(table.count("\n") for table in tables) > 2, "heads and a row at least"
 
 
-def test_each_measure_that_varies_has_a_picture(tmp_path):
-    write(constructed(20), tmp_path)
-    assert {path.stem for path in (tmp_path / "compare").iterdir()} == {
-        "peak_rss_mib", "dev_score", "ms_per_1k_tokens", "machines-ms_per_1k_tokens",
-    }, "without those of counts, which do not differ"  # fmt: skip
-
-
 def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
     """And no table is cut in a wide window or in print."""
     long = " on all-lin-only, bf16 against dora rank 8 on all-lin-only, frozen weights in bf16"
@@ -70,9 +67,10 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
     cut += ".map(e => [e.ariaLabel, e.scrollWidth])"
     for size in ({"width": 360, "height": 800}, WIDE):
         page = open_quietly(browser, path, size)
-        headline = page.locator("header .headline")
+        headline, title = page.locator("header .headline"), page.locator("h1")
         assert headline.inner_text() == "23 regressions in 40 settings."
-        assert size_of(headline) > size_of(page.locator("h1")), "the verdict is the headline"
+        size_of = "e => parseFloat(getComputedStyle(e).fontSize)"
+        assert headline.evaluate(size_of) > title.evaluate(size_of), "the verdict is the headline"
         figures = page.query_selector_all("figure svg")
         assert len(figures) == 6, "a picture for each measure, and one of machines"
         assert all(300 <= svg.bounding_box()["width"] <= size["width"] for svg in figures)
@@ -82,10 +80,6 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
             page.emulate_media(media="print")
             assert page.evaluate(cut) == []
         page.close()
-
-
-def size_of(text):
-    return text.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")
 
 
 def test_rows_begin_with_what_is_worse_and_end_with_exact_counts():

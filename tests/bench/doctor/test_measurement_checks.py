@@ -102,12 +102,12 @@ def test_memory_counters(monkeypatch, missed, says):
     assert says in finding.summary
 
 
-@pytest.mark.parametrize("check", [host_memory.counters, host_memory.allocator])
-def test_without_counters_memory_is_not_known(monkeypatch, check):
+def test_without_counters_memory_is_not_known(monkeypatch):
     monkeypatch.setattr(memory, "_status", dict)
     monkeypatch.setattr(host_memory, "small_trainer", lambda *_: mock.Mock())
-    with pytest.raises(SkipError, match="does not report"):
-        check(HERE)
+    for check in (host_memory.counters, host_memory.allocator):
+        with pytest.raises(SkipError, match="does not report"):
+            check(HERE)
 
 
 @pytest.mark.parametrize(
@@ -134,43 +134,31 @@ def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
 right = cache(products._error)
 
 
-def speeds(monkeypatch, step=100.0, half=2.0):
+@pytest.mark.parametrize(
+    ("step", "half", "wrong", "verdict", "says"),
+    [
+        (100.0, 2.0, {}, OK,
+         "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step"),
+        (10.0, 2.0, {}, FAILED, "5% of a large"),
+        (100.0, 0.5, {}, OK, "bf16 is slower than fp32 here: it is emulated"),
+        (100.0, 2.0, {torch.float32: 1 + 2e-5}, FAILED, "wrong in fp32 by"),
+        (100.0, 2.0, {torch.bfloat16: torch.nan}, FAILED, "wrong in bf16 by nan"),
+    ],
+)  # fmt: skip
+def test_products(monkeypatch, step, half, wrong, verdict, says):
     def measure(shapes, amp, _device):
         factor = 1.0 if amp == "off" else half
         return {s: factor * (200.0 if s == products._LARGE else step) for s in shapes}
 
-    monkeypatch.setattr(products, "measure_gflops", measure)
-    return products.check(HERE)
-
-
-@pytest.mark.parametrize(
-    ("step", "half", "verdict", "says"),
-    [
-        (100.0, 2.0, OK, "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step"),
-        (10.0, 2.0, FAILED, "5% of a large"),
-        (100.0, 0.5, OK, "bf16 is slower than fp32 here: it is emulated"),
-    ],
-)
-def test_products(monkeypatch, step, half, verdict, says):
-    monkeypatch.setattr(products, "_error", right)
-    finding = speeds(monkeypatch, step, half)
-    assert finding.verdict == verdict
-    assert says in finding.summary
-
-
-@pytest.mark.parametrize(
-    ("dtype", "wrong", "says"),
-    [
-        (torch.float32, lambda y: y * (1 + 2e-5), "wrong in fp32 by"),
-        (torch.bfloat16, lambda y: y * torch.nan, "wrong in bf16 by nan"),
-    ],
-)
-def test_products_that_are_wrong(monkeypatch, dtype, wrong, says):
     def patched(x, weight, bias=None):
         y = times(x, weight, bias)
-        return wrong(y) if y.dtype == dtype else y
+        return y * wrong.get(y.dtype, 1)
 
-    monkeypatch.setattr(products, "times", patched)
-    finding = speeds(monkeypatch)
-    assert finding.verdict == FAILED
+    monkeypatch.setattr(products, "measure_gflops", measure)
+    if wrong:
+        monkeypatch.setattr(products, "times", patched)
+    else:
+        monkeypatch.setattr(products, "_error", right)
+    finding = products.check(HERE)
+    assert finding.verdict == verdict
     assert says in finding.summary
