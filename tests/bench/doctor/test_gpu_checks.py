@@ -332,15 +332,11 @@ def test_each_gpu_takes_steps_alone_and_then_with_the_others(monkeypatch):
         assert finding.figures[name] == each
     assert os.sched_getaffinity(0) == before
 
-
-def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(monkeypatch):
-    gpus(monkeypatch, 1)
-    assert several_gpus.check(HERE).verdict == OK
-    gpus(monkeypatch, 2)
     monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-c", "raise OSError('no GPU')"))
     with pytest.raises(SkipError, match="steps on cuda:0 fail: OSError: no GPU"):
         several_gpus.check(HERE)
-
+    gpus(monkeypatch, 1)
+    assert several_gpus.check(HERE).verdict == OK
     refused = InputError("--device all: times of different GPUs are not comparable")
     monkeypatch.setattr(several_gpus, "find_slots", mock.Mock(side_effect=refused))
     with pytest.raises(SkipError, match="times of different GPUs"):

@@ -83,6 +83,10 @@ def test_naming_a_check_selects_what_it_needs_in_order():
     assert selected([]) == list(CHECKS)
     with pytest.raises(InputError, match=r"no check 'clock'; name some of memory-limit, .*step-cl"):
         selected(["clock"])
+    with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
+        invoke("--first-look", "--device", "cpu")
+    with pytest.raises(InputError, match="leave out grid"):
+        invoke("--first-look", "grid")
 
 
 @pytest.mark.parametrize(
@@ -152,14 +156,12 @@ def test_without_all_checks_nothing_is_trusted(monkeypatch):
     assert report.trusted(run(monkeypatch, [a], a=FAILED)) is False
 
 
-def test_a_finding_is_a_line_and_its_remedy_another():
+def test_a_finding_is_a_line_its_remedy_another_and_no_name_is_left(monkeypatch):
+    """Of a user, a host or a folder."""
     failed = Finding("products", FAILED, "1 ≠ 2", "do")
     assert report.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
     assert report.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
     assert report.lines(failed, "ascii") == ["FAILED  products         1 ? 2", "        -> do"]
-
-
-def test_no_name_of_user_host_or_folder_is_left(monkeypatch):
     monkeypatch.setattr(report.socket, "gethostname", lambda: "gpu-7")
     monkeypatch.setattr(report.getpass, "getuser", lambda: "ada")
     monkeypatch.setenv("HOME", "/home/ada")
@@ -183,13 +185,6 @@ def test_json_has_every_figure_and_is_valid():
     }  # fmt: skip
     expected = {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}
     assert expected.items() <= values.items()
-
-
-def test_a_first_look_needs_a_gpu_and_no_names():
-    with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
-        invoke("--first-look", "--device", "cpu")
-    with pytest.raises(InputError, match="leave out grid"):
-        invoke("--first-look", "grid")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--json", "--first-look")])

@@ -84,14 +84,6 @@ def test_only_the_first_attempt_counts_also_of_one_that_comes_late(
     assert row(submission, restart=restarts[1]) is None
 
 
-def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit):
-    submission = submit([runs(1)])
-    code = f"{OK}; import os; os.link(r'{submission.script}', r'{submission.rows / '0-0-0.json'}')"
-    assert run(submission, code) == 0
-    [folder] = (path for path in submission.runs_csv().with_suffix("").glob("head-*"))
-    assert kept_row(folder) is None
-
-
 @pytest.mark.parametrize(
     ("limit", "timeout_s", "message"),
     [
