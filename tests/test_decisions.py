@@ -12,15 +12,12 @@ from tests.reference_run import FROZEN
 FIGURES = read_figures()
 
 
-def test_a_setting_at_the_margin_is_rarely_called_no_worse():
+def test_the_rule_keeps_its_promise_at_the_margin_and_on_the_committed_run():
     scenario = next(world for world in worlds() if world.name.startswith("all at the margin, 8"))
     figures = measure(scenario, 100)
     assert wilson(round(100 * figures["wrong"]), 100)[0] <= 0.05
     assert figures["decided"] > 0.9
     assert figures == measure(scenario, 100)
-
-
-def test_the_committed_run_resampled_is_decided_and_regret_is_within_the_margin():
     figures = measure(Resampled("some", committed(), 4000, quotes=True), 6)
     assert figures["wrong"] <= 0.05
     assert figures["decided"] >= 0.8

@@ -17,7 +17,7 @@ from bench.common.errors import InputError
 from bench.compare.__main__ import command
 from bench.compare.sides import limits, matching, parse_terms, read_sides
 from bench.plan.columns import NAMES, format_value
-from bench.report.__main__ import main as report
+from bench.report import __main__ as report
 from bench.results.rowfile import record
 from tests.bench.synthetic_rows import cell, full_grid, result_row, synthetic_rows
 from tests.hostile import check_line
@@ -158,19 +158,15 @@ def test_the_committed_rows_against_themselves_by_another_metric(place):
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
 
 
-def command_of_report(*files):
-    done = CliRunner().invoke(report, ["--runs", *files, "--reports", "r"], standalone_mode=False)
-    (note,) = (line for line in done.stderr.splitlines() if "bench.compare" in line)
-    return shlex.split(note.partition("bench.compare ")[2])
-
-
-def test_a_report_on_several_files_or_versions_names_the_command(place):
+def test_the_note_of_a_report_names_the_command_for_several_files_or_versions(place):
     rows = rows_of(repeats=1)
     later = {"code_version": "0.1.0 +g2", "started_at": "2026-12-01T10:00:00Z"}
-    write("a b.csv", [*changed(rows, **later), *rows])
-    assert command_of_report("a b.csv", "a b.csv") == ["a b.csv", "a b.csv"]
+    rows = [*changed(rows, **later), *rows]
+    write("a b.csv", rows)
     versions = ["--base", "code_version=0.1.0", "--new", "code_version='0.1.0 +g2'"]
-    assert command_of_report("a b.csv") == ["a b.csv", *versions]
+    for files, words in ((["a b.csv"] * 2, ["a b.csv"] * 2), (["a b.csv"], ["a b.csv", *versions])):
+        note = report._comparison([*map(Path, files)], rows)
+        assert shlex.split(note.partition("bench.compare ")[2]) == words
     assert run("a b.csv", *versions).exit_code == 0
 
 
