@@ -1,9 +1,14 @@
-"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links."""
+"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links. The
+site that docs/conf.py makes of them fails for a broken link or a load from another host."""
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +22,7 @@ from bench.plan.planning import Resolved, expand
 from bench.results.rowfile import record
 from bench.results.store import Store
 from minbert.assets.__main__ import main as assets
+from tests.components import COMPONENTS, need
 from tests.experiments import encoders_page, reliability_page
 from tests.experiments.runs_csv_page import page
 
@@ -181,3 +187,32 @@ def test_the_readme_has_the_least_and_the_largest_ratio_of_other_encoders():
         ratios = [row["time"][0] for row in rows if row["kind"] in kinds]
         least, largest = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
         assert re.search(rf"{least}\s+to\s+{largest}", read("README.md"))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("[a](#a-page) [b](b.md#b) [c](../README.md)", None),
+        ("[a](#no-heading)", "index.md:3: WARNING"),
+        ("[b](b.md#no-heading)", "index.md:3: WARNING"),
+        ("[b](no-page.md)", "index.md:3: WARNING"),
+        ("[c](../no-page.md)", "index.md:3: WARNING"),
+        ("![a picture](https://example.org/a.png)", "index.html loads from another host"),
+    ],
+)
+def test_a_link_that_leads_nowhere_and_a_load_from_elsewhere_fail_the_site(
+    tmp_path, line, complaint
+):
+    need(find_spec("furo") is not None, COMPONENTS["docs"], component="docs")
+    source = tmp_path / "docs"
+    source.mkdir()
+    shutil.copy(ROOT / "docs" / "conf.py", source)
+    (tmp_path / "README.md").write_text("# Read me\n")
+    (source / "index.md").write_text(f"# A page\n\n{line}\n\n```{{toctree}}\nb\n```\n")
+    (source / "b.md").write_text("# B\n")
+    flags = ["-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *flags], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode != 0) == (complaint is not None), done.stderr
+    assert (complaint or "") in done.stderr

@@ -1,11 +1,5 @@
 """A simulated Slurm cluster of hundreds of nodes, whose array tasks publish rows without working.
-
-    with Simulation(nodes=400) as slurm:
-        …  # python -m bench.grid --executor slurm
-
-In it this process does what the commands of Slurm would do. Its time goes on by each look at the
-queue, which nobody waits for.
-"""
+Its time goes on by each look at the queue, which nobody waits for."""
 
 import os
 import random
@@ -52,7 +46,8 @@ class _Job:
 
 
 class Simulation:
-    """A cluster of some nodes, of which every second one is of another kind.
+    """A cluster of some nodes, every second one of another kind. In it this process does what the
+    commands of Slurm would do.
 
     Attributes:
         calls: how often each command was called.

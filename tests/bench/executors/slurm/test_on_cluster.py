@@ -1,8 +1,5 @@
-"""Grids on a real cluster of two nodes, and what happens to jobs there.
-
-All tests that need one are in this module, so that one process starts it. The last strikes a grid
-with a few of the faults of `python -m tests.experiments.faults --slurm`.
-"""
+"""Grids on a real cluster of two nodes, and what happens to jobs there. All tests that need one are
+in this module, so that one process starts it."""
 
 import re
 from pathlib import Path
@@ -145,12 +142,14 @@ def test_cells_train_on_nodes_which_are_checked_whenever_it_is_wanted(
         rows = [kept_row(place) for place in (folder / node).glob("head-*")]
         assert sorted((row.status, row.attempt) for row in rows) == [("ok", 1), ("ok", 2)]
     [row] = pairs.rows()
-    assert (row.status, row.steps_timed) == ("ok", 2)
+    assert row.is_ok
+    assert row.steps_timed > 0
     submission = Submission.check(pairs.folder)
     assert (submission.problems, +submission.unchecked) == ([], {})
 
 
 def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
+    """Struck by a few of the faults of `python -m tests.experiments.faults --slurm`."""
     first = ["second command", "command killed", "node dies", "controller restarted"]
     verdict = Round(cluster, tmp_path / "grid", 3, FAULTS, first).run()
     assert verdict.good, verdict
