@@ -138,7 +138,9 @@ def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
     assert [run[0] for run in log(tmp_path)] == ["BASE", "NEW", "NEW", "NEW", "BASE"]
 
 
-def test_cells_of_one_side_are_named_and_left_out(tmp_path, capsys):
+def test_cells_of_one_side_are_left_out_and_terms_make_sides_of_one_checkout(
+    tmp_path, capsys, monkeypatch
+):
     sides(tmp_path, [(FULL, WILD), (HEAD, WILD)], [(FULL, WILD), (LORA, WILD)])
     alternation(tmp_path, rounds=1).measure()
     err = capsys.readouterr().err
@@ -146,8 +148,6 @@ def test_cells_of_one_side_are_named_and_left_out(tmp_path, capsys):
     assert f"only in NEW: {LORA.name}\n" in err
     assert {run[1] for run in log(tmp_path)} == {FULL.name}
 
-
-def test_sides_of_one_checkout_by_terms(tmp_path, monkeypatch):
     cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
     monkeypatch.setattr(location, "_ROOT", make_side(tmp_path / "HERE", cells))
     terms = ("amp=off", "amp=bf16")

@@ -161,6 +161,9 @@ def test_a_node_that_lacks_something(cluster, monkeypatch):
     with pytest.raises(InputError, match=r"its code is .*, and here it is 9\.9$"):
         cluster.ask()
     assert cluster.left_over() == []
+    store = Store(Path("/proc/self/runs.csv"))
+    with pytest.raises(InputError, match="can't be written"):
+        find_cluster(store, Request(), "cpu", [], dry_run=False)
 
 
 def test_the_user_does_not_wait_for_a_full_queue(cluster):
@@ -175,11 +178,6 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
     with pytest.raises(StoppedError):
         cluster.prober().ask(signals)
     assert log.read_text() == "11\n"
-
-
-def test_a_folder_that_can_not_be_written_is_refused(cluster):
-    with pytest.raises(InputError, match="can't be written"):
-        find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], dry_run=False)
 
 
 def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
@@ -200,17 +198,14 @@ def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
     assert "#SBATCH --partition=main\n" in (cluster.folder / "tested").read_text()
 
 
-def test_a_full_queue_is_no_reason_to_refuse_a_later_command(cluster, target):
+def test_what_a_node_answered_is_used_in_a_full_queue_and_no_problem_of_before(cluster, target):
+    answer, given = cluster.folders()[1] / "answer.json", cluster.folder / "given"
     cluster.put(sbatch="echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1")
     with pytest.raises(InputError, match="refuses such a job: sbatch: AssocMaxSubmitJobLimit"):
         cluster.prober().check()
-    (cluster.folders()[1] / "answer.json").write_bytes(TARGET.dump_json(target))
+    answer.write_bytes(TARGET.dump_json(target))
     cluster.prober().check()
-
-
-def test_an_answer_that_a_killed_command_left_is_not_used(cluster, target):
-    answer, given = cluster.folders()[1] / "answer.json", cluster.folder / "given"
-    answer.write_text('{"problem": "it does not see /x"}')
+    answer.write_text('{"problem": "it does not see /x"}')  # by a command that was killed
     given.write_bytes(TARGET.dump_json(target))
     cluster.put(sbatch=f"[ -e {answer} ] || cat {given} > {answer}; echo 3")
     assert cluster.ask() == target

@@ -56,7 +56,7 @@ def test_one_of_many_publishes_also_if_a_network_loses_its_answer(tmp_path, monk
     assert publish(tmp_path / "other.json", b"1")
 
 
-def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(submit, target):
+def test_a_row_is_published_once_whatever_closes_it_and_none_of_what_is_closed(submit, target):
     submission = submit([runs(1)])
     begin(submission, target)
     row, folder = row_of(submission, target, "ok")
@@ -67,9 +67,7 @@ def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(subm
     assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
     assert submission.row(FIRST) == row == kept_row(folder)
 
-
-def test_an_attempt_that_is_closed_neither_begins_nor_publishes(submit, target):
-    submission = submit([runs(2)])
+    submission = submit([runs(2)], "two")
     never, began = submission.groups[0]
     for _ in range(2):
         assert submission.close(FIRST, never, "interrupted", "gone") is None
