@@ -26,23 +26,9 @@ from bench.worker import __main__ as worker
 from bench.worker import device as worker_device
 from bench.worker import run as running
 from bench.worker.device import is_of_device, is_out_of_memory
+from tests.experiments.faults import gpu as known
 from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
-from tests.experiments.faults.gpu import (
-    ALL,
-    BROKEN,
-    BUSY,
-    FIRST,
-    INSTANCE,
-    NO_IMAGE,
-    OLD,
-    SECOND,
-    T4,
-    TAKEN,
-    V100,
-    WORKS,
-    GpuFault,
-    cuda,
-)
+from tests.experiments.faults.gpu import ALL, BUSY, FIRST, SECOND, V100, GpuFault, cuda
 
 
 def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave():
@@ -51,7 +37,9 @@ def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the
     device = GpuFault(check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
     assert (device.name, device.gpu.uuid) == ("cuda:1", FIRST.uuid)
-    fault = GpuFault(check=lambda _value, index: cuda(INSTANCE)(None, index), visible="MIG-1c,1")
+    fault = GpuFault(
+        check=lambda _value, index: cuda(known.INSTANCE)(None, index), visible="MIG-1c,1"
+    )
     assert fault.resolve().gpu.uuid == "MIG-1c"
 
 
@@ -70,7 +58,7 @@ class Divided(FakeNvml):
 def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(size_mib, name):
     def check(value, index):
         mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
-        return cuda(replace(INSTANCE, memory_mib=mib))(None, index)
+        return cuda(replace(known.INSTANCE, memory_mib=mib))(None, index)
 
     assert GpuFault(nvml=Divided(*ALL), check=check).resolve().gpu.uuid == name
 
@@ -98,7 +86,7 @@ def test_all_gpus_and_a_list_are_checked_and_used():
 
 
 def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused():
-    devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
+    devices = several("all", V100, FIRST, replace(known.TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
     assert left_out.startswith("cuda:0 is not used: Tesla V100 has compute capability 7.0")
@@ -107,14 +95,14 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
         several("cuda:1,cuda:0", V100, FIRST)
     with pytest.raises(InputError, match="Tesla V100 has"):
         several("all", V100)
-    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(T4, uuid="GPU-4")
+    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(known.T4, uuid="GPU-4")
     with pytest.raises(InputError) as refused:
-        several("all", FIRST, T4, smaller, other)
+        several("all", FIRST, known.T4, smaller, other)
     assert str(refused.value) == (
         "--device all: times of different GPUs are not comparable; name those of one kind: cuda:0 "
         "(NVIDIA A100, 80 GiB); cuda:1,cuda:3 (Tesla T4, 80 GiB); cuda:2 (NVIDIA A100, 40 GiB)"
     )
-    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, other))
+    assert names(several("cuda:1,cuda:3", FIRST, known.T4, smaller, other))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +135,7 @@ def test_without_nvml_the_driver_is_unknown_and_on_the_cpu_neither_it_nor_torch_
 
 
 def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
-    answers = [WORKS, BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
+    answers = [known.WORKS, known.BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
     monkeypatch.setattr(gpu_trial, "check_gpu", check := mock.Mock(side_effect=answers))
     whys = [why_unusable(FIRST.uuid) for _ in answers]
     assert whys == [None, BUSY, "none", "torch sees none", "no answer"]
@@ -160,12 +148,12 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
 
     def fake(*size, dtype, device):
         if dtype == torch.bfloat16:
-            raise RuntimeError(f"{NO_IMAGE}\nSearch for it")
+            raise RuntimeError(f"{known.NO_IMAGE}\nSearch for it")
         return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
 
     monkeypatch.setattr(torch, "ones", fake)
     failures = gpu_trial.failures_on("cpu")
-    assert failures.pop("bf16") == NO_IMAGE
+    assert failures.pop("bf16") == known.NO_IMAGE
     assert failures.pop("fp16").startswith("a product of ones gave ")
     assert failures == {}
 
@@ -189,15 +177,17 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-    monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{OLD}\nmore")))
-    assert gpu_trial.check(0)["problem"] == OLD
+    monkeypatch.setattr(
+        torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{known.OLD}\nmore"))
+    )
+    assert gpu_trial.check(0)["problem"] == known.OLD
 
 
 def test_errors_of_the_device_differ_from_those_of_a_cell_and_from_memory_that_runs_out(
     monkeypatch,
 ):
     cell = "Could not run 'aten::sort' with arguments from the 'CUDA' backend"
-    for text in (BUSY, OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
+    for text in (BUSY, known.OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
         assert is_of_device(RuntimeError(text)) == (text != cell)
         assert not is_out_of_memory(RuntimeError(text))
     for text in (

@@ -12,15 +12,11 @@ from filelock import FileLock
 
 from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
+from bench.executors.slurm import submission as folders
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import (
-    Submission,
-    TaskAttempt,
-    submissions,
-    submissions_folder,
-)
+from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
 from bench.launch.signals import Signals
@@ -66,7 +62,7 @@ class Cluster:
         self._queue.write_text(text)
 
     def submissions(self):
-        every = map(Submission, submissions_folder(self.csv).glob("2*"))
+        every = map(Submission, folders.submissions_folder(self.csv).glob("2*"))
         return sorted(every, key=lambda submission: submission.job or 0)
 
     def publish(self, number, index, status="ok", restart=0):
@@ -96,7 +92,7 @@ class Cluster:
 
     def locked(self):
         """The lock of another command that submits."""
-        folder = submissions_folder(self.csv)
+        folder = folders.submissions_folder(self.csv)
         folder.mkdir(parents=True)
         return FileLock(folder / "submit.lock")
 
