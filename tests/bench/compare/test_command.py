@@ -48,6 +48,10 @@ def changed(rows, time=1.0, score=0.0, **other):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
+    """A folder to work in; pictures, which test_page.py looks at, are not drawn."""
+    monkeypatch.setattr("bench.report.drawing.lay_out", lambda *_, **__: None)
+    save = lambda _figure, file, **_: file.write("<svg >")  # noqa: E731
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -228,18 +228,16 @@ def test_a_change_of_what_measures_is_another_version(checkout):
     assert code_version(checkout) == package
 
 
-@pytest.mark.parametrize(
-    ("installed", "release"),
-    [("0.1.0", "0.1.0"), ("0.1.0.dev1951", "0.1.0"), ("0.1.0.post1.dev3", "0.1.0"),
-     ("0.2.0rc1", "0.2.0rc1")],
-)  # fmt: skip
-def test_a_commit_has_one_version_whenever_its_package_was_built(
-    checkout, monkeypatch, installed, release
-):
-    monkeypatch.setattr(metadata, "version", lambda _name: installed)
-    assert code_version(checkout) == release, "nothing is committed"
-    head = commit(checkout)
-    assert code_version(checkout) == f"{release}+g{head}"
+def test_a_commit_has_one_version_whenever_its_package_was_built(checkout, monkeypatch):
+    releases = {
+        "0.1.0": "0.1.0", "0.1.0.dev1951": "0.1.0", "0.1.0.post1.dev3": "0.1.0",
+        "0.2.0rc1": "0.2.0rc1",
+    }  # fmt: skip
+    for end in (lambda: "", lambda: f"+g{commit(checkout)}"):  # before a commit and after it
+        text = end()
+        for installed, release in releases.items():
+            monkeypatch.setattr(metadata, "version", lambda _name, of=installed: of)
+            assert code_version(checkout) == f"{release}{text}"
 
 
 _IMPORTED = """

@@ -30,25 +30,23 @@ def place(cluster, tmp_path):
 
 
 def test_a_grid_is_an_array_on_both_nodes_and_a_preempted_cell_runs_again(place):
-    first = place.run("--cells", "4")
-    assert first.returncode == 0, first.stderr
-    assert {start.node for start in place.starts()} == set(NODES)
-    assert place.statuses() == {seed: ["ok"] for seed in range(4)}
-    assert not any(node in place.csv.read_text() for node in NODES)
-    (submission,) = place.submissions()
-    assert (submission.folder / "done").exists()
     place.order(HANG, 4)
     command = place.start("--cells", "5")
     place.wait_for_starts(5)
+    place.cluster.wait_for(lambda: len(place.statuses()) == 4, "the rows of the others")
+    assert {start.node for start in place.starts()} == set(NODES)
     place.order("0.1", 4)
     job = place.cluster.submit("true", f"--partition={URGENT}", "--exclusive", "--nodes=2")
     ended = place.end(command)
     assert ended.returncode == 0, ended.stderr
     assert place.cluster.job(job)["JobState"] == "COMPLETED"
     assert place.statuses() == {**{seed: ["ok"] for seed in range(4)}, 4: ["interrupted", "ok"]}
+    assert sorted(start.seed for start in place.starts()) == [0, 1, 2, 3, 4, 4]
     (row,) = (row for row in place.rows() if row["status"] == "interrupted")
     assert row["message"] == "its job was preempted"
-    assert [start.seed for start in place.starts()[4:]] == [4, 4]
+    assert not any(node in place.csv.read_text() for node in NODES)
+    (submission,) = place.submissions()
+    assert (submission.folder / "done").exists()
 
 
 def test_commands_read_what_this_slurm_prints(cluster, monkeypatch):
