@@ -48,10 +48,6 @@ def changed(rows, time=1.0, score=0.0, **other):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder to work in; pictures, which test_page.py looks at, are not drawn."""
-    monkeypatch.setattr("bench.report.drawing.lay_out", lambda *_, **__: None)
-    save = lambda _figure, file, **_: file.write("<svg >")  # noqa: E731
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -97,7 +93,7 @@ def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place):
     assert "Improved: " in better.stdout
 
 
-def test_undecided_passes_unless_strict(place):
+def test_what_is_undecided_or_of_another_session_fails_only_if_strict(place):
     for name, seed in (("a.csv", 0), ("b.csv", 1)):
         write(name, rows_of(seed, repeats=1, seeds=1))
     assert run("a.csv", "b.csv").exit_code == 0
@@ -105,9 +101,6 @@ def test_undecided_passes_unless_strict(place):
     assert done.exit_code == 1
     for words in ("Undecided: ", "which fails with --strict", "would decide it"):
         assert words in done.stdout
-
-
-def test_a_time_of_another_session_is_worse_but_fails_only_if_strict(place):
     write_sides(time=1.5, started_at="2026-11-21T10:00:00Z")
     done = run("a.csv", "b.csv")
     assert done.exit_code == 0

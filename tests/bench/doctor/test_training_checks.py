@@ -63,7 +63,7 @@ def change_losses(monkeypatch, name, word, *factors):
     monkeypatch.setattr(numerics, name, changed)
 
 
-def test_a_wrong_option_or_engine_is_named(monkeypatch):
+def test_a_wrong_option_or_engine_or_product_in_a_backward_pass_is_named(monkeypatch):
     only(monkeypatch, varied=[("full", None, numerics.POOLER)])
     monkeypatch.setattr(numerics, "find_spec", lambda _name: True)
     change_losses(monkeypatch, "train", "fast", 1.0, 1.0, float("nan"))
@@ -71,6 +71,13 @@ def test_a_wrong_option_or_engine_is_named(monkeypatch):
     wrong = numerics.check(HERE).figures["wrong"]
     assert wrong[0].startswith("full pooler, amp off: loss deviates from plain torch by inf")
     assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
+    monkeypatch.undo()
+    only(monkeypatch, ("head", None), LORA)
+    right = product.thin_over_tokens
+    monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
+    finding = numerics.check(HERE)
+    assert finding.verdict == FAILED
+    assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
 def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(monkeypatch):
@@ -83,15 +90,6 @@ def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(mon
     assert "falls 0.95" in numerics.dropout_problem("cpu")
     monkeypatch.setattr(numerics.math, "inf", 1.0)  # the scale of the loss
     assert "moves weights" in numerics.overflow_problem("cpu")
-
-
-def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch):
-    only(monkeypatch, ("head", None), LORA)
-    right = product.thin_over_tokens
-    monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
-    finding = numerics.check(HERE)
-    assert finding.verdict == FAILED
-    assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
 def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(monkeypatch):
