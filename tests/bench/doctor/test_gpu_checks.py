@@ -20,6 +20,7 @@ from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
+from bench.worker.probes.gpu import BY_DEVICE
 from minbert.kernels.reference import is_reference
 from minbert.training.trainer import Trainer
 from tests.bench.fake_nvml import FakeNvml, process, used
@@ -165,6 +166,7 @@ def test_memory_that_is_not_reported(gpu, monkeypatch):
     finding = one_gpu.memory(HERE)
     assert finding.verdict == OK
     assert "(process not reported)" in finding.summary
+    assert BY_DEVICE not in finding.summary
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
     with pytest.raises(SkipError, match="PYTORCH_NO_CUDA_MEMORY_CACHING"):
         one_gpu.memory(HERE)

@@ -60,6 +60,8 @@ def cluster(tmp_path, slurm):
 def test_a_node_answers_with_its_conditions_once(cluster):
     here = find_conditions("cpu")
     assert cluster.prober().known() is None
+    cluster.prober("time=20").check()
+    assert cluster.left_over() == []
     target = cluster.ask("time=2:00:00")
     assert target.conditions == here.conditions
     assert "#SBATCH --time=0:10:00\n" in (cluster.folder / "script").read_text()
@@ -90,7 +92,8 @@ PARTITIONS = {"sinfo": "echo 'cpu*|infinite'; echo 'gpu|30:00'"}
 @pytest.mark.parametrize(
     ("lines", "asked", "message"),
     [
-        (PARTITIONS, "partition=cpu,nope", "^--slurm: there is no partition nope; choose cpu, g"),
+        (PARTITIONS, "partition=cpu,nope",
+         "^--slurm: there is no partition nope; choose cpu, gpu$"),
         (PARTITIONS, "partition=gpu time=2:00:00", "^--slurm: time=2:00:00 is more than 30:00, the "
          "limit of partition gpu; give less$"),
         ({"scontrol": "echo n1 n2"}, "nodelist=n[1-2]", r"^--slurm: nodelist names 2 nodes, .*="),
@@ -116,20 +119,18 @@ def test_what_slurm_would_refuse(cluster, lines, asked, message):
     ("printed", "code", "message"),
     [
         # its output goes to the folder too, so that Slurm can't start it
-        (
-            "",
-            "0:53",
-            r"it does not see /\S+ \(job 11 ended FAILED\); name a file in a folder that ",
-        ),
+        ("", "0:53", r"it does not see FOLDER\S+ \(job 11 ended FAILED\); name a file in a folder "
+         "that nodes share"),
         ("ModuleNotFoundError: No module named click", "1:0", "ModuleNotFoundError: No module"),
     ],
-)
+)  # fmt: skip
 def test_a_job_that_can_not_begin(cluster, printed, code, message):
     cluster.put(
         sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
         f'echo "{printed}" > "${{s%script.sh}}output.txt"; echo 11',
         scontrol=f"echo 'JobId=11 JobState=FAILED ExitCode={code}'",
     )
+    message = message.replace("FOLDER", str(cluster.folder))
     with pytest.raises(InputError, match=f"^--slurm: a node can't run cells: {message}"):
         cluster.ask()
     assert cluster.left_over() == []
