@@ -31,8 +31,7 @@ done
 
 
 class Ended(NamedTuple):
-    """The exit code of an action's last step, the job's summary, stdout and stderr of all steps,
-    and outputs by `ID.NAME`."""
+    """The last exit code, the job's summary, what all steps printed, and outputs by `ID.NAME`."""
 
     code: int
     summary: str
@@ -43,12 +42,8 @@ class Ended(NamedTuple):
 def run_action(
     checkout: Path, folder: Path, inputs: Mapping[str, str], event: Mapping[str, Any]
 ) -> Ended:
-    """Run the scripts of the action in a checkout, in order, until one fails.
-
-    Args:
-        folder: for the runner's files and, in `gh`, those of the stand-in for GitHub's command.
-        event: values of the context `github` by their paths.
-    """
+    """Run the scripts of the action in a checkout until one fails, where `event` has values of the
+    context `github`. The folder gets the runner's files, and in `gh` those of GitHub's command."""
     action = yaml.safe_load(ACTION.read_text())
     context = {f"github.{name}": str(value) for name, value in event.items()}
     for name, about in action["inputs"].items():
@@ -94,13 +89,9 @@ def _run(
         values = {name: filled(text, context) for name, text in step.get("env", {}).items()}
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],  # noqa: S607
-            cwd=checkout,
-            env=env | values,
-            text=True,
-            check=False,
-            stdout=subprocess.PIPE,
+            cwd=checkout, env=env | values, text=True, check=False, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        )
+        )  # fmt: skip
         code, log = done.returncode, log + done.stdout
         if code != 0:
             break

@@ -1,8 +1,5 @@
-"""What some tests need beside Python. Where it is absent they skip and say why.
-
-`MINBERT_BENCH_REQUIRE` names, separated by commas, what has to be there: under it, as in CI, such
-tests fail instead.
-"""
+"""What some tests need beside Python. Where it is absent they skip and say why; what the variable
+`MINBERT_BENCH_REQUIRE` names, separated by commas, has to be there, or they fail, as in CI."""
 
 import os
 import shutil
@@ -44,10 +41,8 @@ REQUIRED: Final = _required()
 
 
 def need(condition: bool, why: str, *, component: str | None = None) -> None:
-    """Skip the test unless the condition holds; fail it where the component is required.
-
-    Without a component it counts as required wherever anything is.
-    """
+    """Skip the test unless the condition holds; fail it where the component is required, or, if
+    there is none, anything is."""
     if condition:
         return
     if component is not None and component not in COMPONENTS:

@@ -1,12 +1,13 @@
 """Fixtures that more than one room's tests use."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from tests.components import need
 from tests.encoders import Checkpoints, need_transformers
-
-pytest_plugins = ["tests.slurm.fixtures"]
+from tests.slurm.cluster import NODES, Cluster, missing, temporary_cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -18,10 +19,7 @@ if worker and hasattr(os, "sched_setaffinity"):
 
 
 def pytest_collection_modifyitems(config, items):
-    """`pytest` runs the tests, `pytest --benchmark-only` the benchmarks; the others are left out.
-
-    A benchmark is what uses the fixture of that name.
-    """
+    """`pytest` runs the tests, `pytest --benchmark-only` what uses the fixture of that name."""
     wanted = config.getoption("benchmark_only")
     chosen, others = [], []
     for item in items:
@@ -51,3 +49,24 @@ def encoders(tmp_path_factory):
     """Tiny checkpoints of any architecture of transformers."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="session")
+def _shared_cluster() -> Iterator[Cluster]:
+    need((absent := missing()) is None, f"no Slurm cluster: {absent}", component="slurm")
+    with temporary_cluster() as shared:
+        yield shared
+
+
+@pytest.fixture
+def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Two idle nodes and an empty queue; the next test gets the same."""
+    yield (one := _shared_cluster)
+    one.run("scancel", "--me")
+    for node, state in one.node_states().items():
+        if not one.has_node(node):
+            one.start_node(node)
+        if state.startswith(("down", "drain")):
+            one.resume(node)
+    idle = dict.fromkeys(NODES, "idle")
+    one.wait_for(lambda: not one.queue() and one.node_states() == idle, "two idle nodes")

@@ -1,15 +1,12 @@
 """Tiny checkpoints of the encoder architectures of transformers, with random weights and a
-tokenizer of the architecture's kind, trained on the spot.
-
-They are folders in the Hugging Face layout, and loaded like any other.
-"""
+tokenizer of the architecture's kind, trained on the spot."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from adapters.methods import LOW_RANK, PEFT, has_layers, has_rank
 from adapters.names import trains_base
@@ -56,11 +53,10 @@ def need_transformers() -> None:
     need(both, "peft and transformers (the extra `transformers`)", component="transformers")
 
 
-class Checkpoints:
+class Checkpoints(NamedTuple):
     """Checkpoints in a folder, each made when it is first asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
 
     def __call__(self, kind: str, **options: Any) -> Path:
         """The folder of a checkpoint; `options` as of `save`."""
@@ -72,23 +68,15 @@ class Checkpoints:
 
 
 def save(
-    kind: str,
-    folder: Path,
-    *,
-    head: str = "",
-    dtype: str = "float32",
-    pickled: bool = False,
+    kind: str, folder: Path, *, head: str = "", dtype: str = "float32", pickled: bool = False,
     **changes: Any,
-) -> None:
-    """Save a checkpoint.
+) -> None:  # fmt: skip
+    """Save a checkpoint of an encoder's `model_type`, with changes to its configuration.
 
     Args:
-        kind: any encoder's `model_type`, one of `KINDS` or another.
-        head: of the saved model, such as `MaskedLM` or `SequenceClassification`; none: the encoder
-            alone, with its pooler if it has one.
+        head: such as `MaskedLM` or `SequenceClassification`; none: the encoder alone.
         dtype: of the saved weights, as torch names it.
         pickled: as pytorch_model.bin instead of model.safetensors.
-        changes: to the configuration.
     """
     import torch
     import transformers
@@ -125,8 +113,9 @@ def save_tokenizer(kind: str, folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokens = _tokens(kind)
+    model = "bytes" if kind in _BYTES else "pieces" if kind in _PIECES else "words"
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_trained(_model(kind), tokens),
+        tokenizer_object=_trained(model, tokens),
         **{f"{name}_token": token for name, token in _named(tokens).items()},
     )
     tokenizer.save_pretrained(folder)
@@ -138,43 +127,31 @@ def _tokens(kind: str) -> tuple[str, ...]:
 
 
 def _named(tokens: tuple[str, ...]) -> dict[str, str]:
-    cls_first = tokens == _ROBERTA_TOKENS
-    names = "cls pad sep unk mask" if cls_first else "pad unk cls sep mask"
+    names = "cls pad sep unk mask" if tokens == _ROBERTA_TOKENS else "pad unk cls sep mask"
     return dict(zip(names.split(), tokens, strict=True))
-
-
-def _model(kind: str) -> str:
-    return "bytes" if kind in _BYTES else "pieces" if kind in _PIECES else "words"
 
 
 @cache
 def _trained(model: str, special: tuple[str, ...]) -> Any:
     """A tokenizer with this model, trained on reviews."""
-    from tokenizers import (
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    import tokenizers as of
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
     named = _named(special)
     options = {"vocab_size": _VOCABULARY, "special_tokens": list(special), "show_progress": False}
     if model == "bytes":
-        tokenizer = Tokenizer(models.BPE())
+        tokenizer = of.Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer: Any = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
     elif model == "pieces":
-        tokenizer = Tokenizer(models.Unigram())
+        tokenizer = of.Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(unk_token=named["unk"], **options)
     else:
-        tokenizer = Tokenizer(models.WordPiece(unk_token=named["unk"]))
+        tokenizer = of.Tokenizer(models.WordPiece(unk_token=named["unk"]))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
@@ -182,11 +159,10 @@ def _trained(model: str, special: tuple[str, ...]) -> Any:
     texts = load_data("movies", None, max_train=500, max_dev=10).train.text_a
     tokenizer.train_from_iterator(texts, trainer)
     cls, sep = named["cls"], named["sep"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+    tokenizer.post_processor = of.processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
+    )  # fmt: skip
     return tokenizer
 
 

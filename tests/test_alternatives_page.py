@@ -73,13 +73,10 @@ def test_each_run_is_a_row_and_what_has_one_is_not_run_again(run, tmp_path):
         run("0", minutes=2.0)
 
 
-def test_a_run_that_exceeds_its_time_is_ended_and_a_row(run):
+def test_a_run_that_exceeds_its_time_or_can_not_be_installed_is_a_row(run, tmp_path, monkeypatch):
     [row] = run("2", minutes=0.05, name="slow.csv")
     assert (row["status"], row["score"]) == ("over time", "")
     assert 3 <= float(row["wall_s"]) < 60
-
-
-def test_what_can_not_be_installed_has_a_row_that_says_why(run, tmp_path, monkeypatch):
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "none.txt").write_text("./nowhere\n")
     monkeypatch.setattr(running, "HERE", tmp_path)

@@ -10,6 +10,7 @@ from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in
 from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
 from tests.experiments.comparing.simulations import of_repeats
 
+ROWS = read_rows(REPEATS)
 FALSE_ALARMS = 0.05
 
 
@@ -18,17 +19,12 @@ def is_rare(count, draws):
     return wilson(count, draws)[0] <= FALSE_ALARMS
 
 
-@pytest.mark.parametrize("world", [SCENARIOS[i] for i in (1, 3, 7)], ids=lambda world: world.name)
-def test_simulated_rows_of_the_same_code_rarely_differ(world):
+@pytest.mark.parametrize(
+    "world", [*(SCENARIOS[i] for i in (1, 3, 7)), Repeats(ROWS)], ids=lambda world: world.name
+)
+def test_halves_of_real_repeats_and_simulated_rows_of_the_same_code_rarely_differ(world):
+    assert len({row.repeat for row in ROWS}) >= 12
     outcome = measure(world, 40)
-    assert outcome["alarms"] <= FALSE_ALARMS * 40
-    assert is_rare(outcome["changes"], 40)
-
-
-def test_halves_of_real_repeats_rarely_differ():
-    rows = read_rows(REPEATS)
-    assert len({row.repeat for row in rows}) >= 12
-    outcome = measure(Repeats(rows), 40)
     assert outcome["alarms"] <= FALSE_ALARMS * 40
     assert is_rare(outcome["changes"], 40)
 
@@ -63,7 +59,7 @@ def test_the_page_has_the_figures(path):
 
 def test_intervals_of_one_process_cover_the_others_only_if_made_of_several():
     figures = read_figures()["repeats"]
-    assert list(of_repeats(read_rows(REPEATS))) == figures
+    assert list(of_repeats(ROWS)) == figures
     for name, least, most in (("within", 0.0, 0.7), ("one", 0.9, 1.0)):
         hits, count = (sum(one[key] for one in figures) for key in (name, f"{name}_of"))
         assert least <= hits / count <= most, name

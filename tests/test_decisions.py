@@ -12,15 +12,12 @@ from tests.reference_run import FROZEN
 FIGURES = read_figures()
 
 
-def test_a_setting_at_the_margin_is_rarely_called_no_worse():
+def test_the_rule_keeps_its_promise_at_the_margin_and_on_the_committed_run():
     scenario = next(world for world in worlds() if world.name.startswith("all at the margin, 8"))
     figures = measure(scenario, 100)
     assert wilson(round(100 * figures["wrong"]), 100)[0] <= 0.05
     assert figures["decided"] > 0.9
     assert figures == measure(scenario, 100)
-
-
-def test_the_committed_run_resampled_is_decided_and_regret_is_within_the_margin():
     figures = measure(Resampled("some", committed(), 4000, quotes=True), 6)
     assert figures["wrong"] <= 0.05
     assert figures["decided"] >= 0.8
@@ -39,11 +36,6 @@ def test_the_committed_figures_keep_the_promise(one):
         assert wilson(decided, one["detectable"])[1] >= 0.8
 
 
-def test_the_figures_are_of_the_present_scenarios():
-    for name, scenarios in (("scenarios", worlds()), ("beyond", beyond())):
-        assert [one["name"] for one in FIGURES[name]] == [world.name for world in scenarios]
-
-
 def test_trainings_and_not_examples_reveal_rare_failures():
     """Three trainings mislead far more often than promised; 29 do not where one in five fails."""
     wrong = {(one["name"], one["trainings"]): one["wrong"] for one in FIGURES["beyond"]}
@@ -52,7 +44,9 @@ def test_trainings_and_not_examples_reveal_rare_failures():
     assert all(wrong[name, 3] > 0.064 >= wrong[name, 29] for name in often)
 
 
-def test_the_page_has_the_figures():
+def test_the_page_has_the_figures_of_the_present_scenarios():
+    for name, scenarios in (("scenarios", worlds()), ("beyond", beyond())):
+        assert [one["name"] for one in FIGURES[name]] == [world.name for world in scenarios]
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text, FIGURES), "python -m tests.experiments.decisions --page"
 

@@ -1,12 +1,16 @@
-"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links."""
+"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links. The
+site that docs/conf.py makes of them fails for a broken link or a load from another host."""
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
-import click
 import pytest
 
 from adapters.names import LAYER_SETS
@@ -18,6 +22,7 @@ from bench.plan.planning import Resolved, expand
 from bench.results.rowfile import record
 from bench.results.store import Store
 from minbert.assets.__main__ import main as assets
+from tests.components import COMPONENTS, need
 from tests.experiments import encoders_page, reliability_page
 from tests.experiments.runs_csv_page import page
 
@@ -29,44 +34,32 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def keys_and_defaults(text):
-    """First two columns of all tables of a page, without their backticks."""
-    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.MULTILINE)
-    return {key: value.strip("` ") for key, value in rows}
+PRINT = "print it anew: python -m tests.experiments"
 
 
-def test_the_page_of_columns_is_the_schema():
-    assert read("docs/runs-csv.md") == page(), (
-        "print it anew: python -m tests.experiments.runs_csv_page > docs/runs-csv.md"
-    )
-
-
-def test_the_page_on_faults_is_what_the_suite_counted():
+def test_pages_that_commands_write_are_as_they_would_write_them():
+    """Of the schema, of the faults that the suite counted, and of the encoders that it trained."""
+    assert read("docs/runs-csv.md") == page(), f"{PRINT}.runs_csv_page > docs/runs-csv.md"
     summaries = [json.loads(read(f"docs/{name}.json")) for name in ("faults", "slurm-faults")]
     for counts in summaries:
         bad = ("lost", "duplicated", "left_running", "wrong")
         assert [counts[name] for name in bad] == [0, 0, 0, 0]
+    words = "docs/faults.json docs/slurm-faults.json > docs/reliability.md"
     assert read("docs/reliability.md") == reliability_page.page(*summaries), (
-        "print it anew: python -m tests.experiments.reliability_page "
-        "docs/faults.json docs/slurm-faults.json > docs/reliability.md"
+        f"{PRINT}.reliability_page {words}"
     )
-
-
-def test_the_page_on_encoders_is_what_was_trained():
     results = json.loads(read("docs/encoders.json"))
     assert all(row.get("accuracy", 1) >= 0.95 for row in results["trained"])
     assert all(row.get("difference", 0) <= 1e-5 for row in results["trained"])
     assert all(row["difference"] <= 1e-4 for row in results["parity"])
     assert read("docs/encoders.md") == encoders_page.page(results), (
-        "print it anew: python -m tests.experiments.encoders_page docs/encoders.json "
-        "> docs/encoders.md"
+        f"{PRINT}.encoders_page docs/encoders.json > docs/encoders.md"
     )
 
 
 def test_the_page_of_commands_has_each_command_on_assets():
-    assert isinstance(assets, click.Group)
-    told = re.findall(r"`python -m minbert\.assets (\w+)", read("docs/commands.md"))
-    assert set(told) == set(assets.commands)
+    named = re.findall(r"`python -m minbert\.assets (\w+)", read("docs/commands.md"))
+    assert set(named) == set(assets.commands)
 
 
 def test_the_first_command_of_the_readme_can_append_to_the_committed_rows():
@@ -75,17 +68,15 @@ def test_the_first_command_of_the_readme_can_append_to_the_committed_rows():
     assert Store(ROOT / "runs.csv").rows
 
 
-def test_the_readme_has_at_most_900_words():
+def test_readme_has_at_most_900_words_and_docs_45_000_besides_what_commands_write():
+    """Commands write two whole pages, and what is between two comments of one name."""
     assert len(read("README.md").split()) <= 900
-
-
-def test_the_docs_have_at_most_45_000_words_besides_what_commands_write():
-    """Commands write two whole pages, and what stands between two comments of one name."""
     written = re.compile(r"<!-- ([\w ]+) -->.*?<!-- \1 -->", re.S)
     pages = {page.name: written.sub("", page.read_text()) for page in (ROOT / "docs").glob("*.md")}
     words = {name: len(text.split()) for name, text in pages.items()}
-    assert words["runs-csv.md"] + words["encoders.md"] > 5000
-    assert sum(words.values()) - words["runs-csv.md"] - words["encoders.md"] <= 45_000
+    of_commands = words["runs-csv.md"] + words["encoders.md"]
+    assert of_commands > 5000
+    assert sum(words.values()) - of_commands <= 45_000
 
 
 def test_ci_runs_the_test_command_of_the_readme_and_tests_that_exist():
@@ -99,39 +90,35 @@ def test_ci_runs_the_test_command_of_the_readme_and_tests_that_exist():
     assert not [path for path in oldest if not (ROOT / path).exists()]
 
 
-@pytest.mark.parametrize("model", [Settings, Rates])
-def test_the_page_on_grid_files_has_each_setting_and_its_default(model):
-    text = read("docs/grid-files.md").partition("## Settings")[2]
-    settings, _, rates = text.partition("\nRates in")
-    told = keys_and_defaults(settings if model is Settings else rates)
-    for name, field in model.model_fields.items():
-        if name in ("learning_rates", "task_rates", "task_decays"):
-            assert told[name] == "see below"
-        elif field.default is None:
-            assert told[name] == "none"
-        else:
-            assert tomllib.loads(f"value = {told[name]}")["value"] == field.default
+def test_the_page_on_grid_files_has_each_key_and_its_default():
+    before, _, several = read("docs/grid-files.md").partition("## Several tasks at once")
+    settings, _, rates = before.partition("## Settings")[2].partition("\nRates in")
+    for model, table in ((Settings, settings), (Rates, rates)):
+        shown = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+?) \|", table, re.MULTILINE))
+        for name, field in model.model_fields.items():
+            value = shown[name].strip("`")
+            if name in ("learning_rates", "task_rates", "task_decays"):
+                assert value == "see below"
+            elif field.default is None:
+                assert value == "none"
+            else:
+                assert tomllib.loads(f"value = {value}")["value"] == field.default
+    factors = dict(re.findall(r"^\| `(\w+)` \| `([\d.]+)` \| none \|", several, re.MULTILINE))
+    assert {part: float(factor) for part, factor in factors.items()} == dict(TaskRates())
+    assert dict(TaskDecays()) == dict.fromkeys(factors)
 
 
-def test_the_page_on_grid_files_has_each_part_and_its_defaults():
-    text = read("docs/grid-files.md").partition("## Several tasks at once")[2]
-    told = dict(re.findall(r"^\| `(\w+)` \| `([\d.]+)` \| none \|", text, re.MULTILINE))
-    assert {part: float(factor) for part, factor in told.items()} == dict(TaskRates())
-    assert dict(TaskDecays()) == dict.fromkeys(told)
-
-
-def test_the_page_on_grid_files_has_each_axis_and_its_values():
-    table = read("docs/grid-files.md").partition("## Cells")[2].partition("\n## ")[0]
+def test_the_page_on_grid_files_has_each_axis_and_an_example_with_the_cells_that_it_says():
+    text = read("docs/grid-files.md")
+    table = text.partition("## Cells")[2].partition("\n## ")[0]
     rows = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
     assert rows.keys() == Axes.model_fields.keys()
     for key, others in (("mode", ()), ("amp", ("on",)), ("unfreeze", ())):
         assert all(f"`{value}`" in rows[key] for value in (*ABOUT[key].values, *others))
     assert all(f"`{value}`" in rows["layers"] for value in LAYER_SETS)
 
-
-def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says():
-    text = read("docs/grid-files.md").partition("```toml\n")[2].partition("```")[0]
-    grid = gridfile.parse(text, "docs/grid-files.md", "my-grid")
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    grid = gridfile.parse(example, "docs/grid-files.md", "my-grid")
     resolved = Resolved(
         model="minilm", model_digest="0", pooling="mean", data_digest="0", amp_on="bf16",
         learning_rate_source="grid",
@@ -180,15 +167,12 @@ def leads_nowhere(page, link):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_to_files_and_headings_that_are_there(path):
-    links = re.findall(r"\]\((?!https?://)([^)\s]+)", prose(path))
-    assert [link for link in links if leads_nowhere(path, link)] == []
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_a_blank_line_does_not_split_a_table(path):
+def test_links_lead_somewhere_and_no_blank_line_splits_a_table(path):
     """The site shows rows after it as text with bars."""
-    parts = re.findall(r"(?:^\|.*\n?)+", prose(path), re.MULTILINE)
+    text = prose(path)
+    links = re.findall(r"\]\((?!https?://)([^)\s]+)", text)
+    assert [link for link in links if leads_nowhere(path, link)] == []
+    parts = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
     assert [part for part in parts if not re.match(r".*\n\|[ :|-]+\|\n", part)] == []
 
 
@@ -198,3 +182,30 @@ def test_the_readme_has_the_least_and_the_largest_ratio_of_other_encoders():
         ratios = [row["time"][0] for row in rows if row["kind"] in kinds]
         least, largest = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
         assert re.search(rf"{least}\s+to\s+{largest}", read("README.md"))
+
+
+@pytest.mark.parametrize(
+    ("links", "complaints"),
+    [
+        ("[a](#a-page) [b](b.md#b) [c](../README.md)", []),
+        ("[a](#no-heading)\n\n[b](b.md#no-heading)\n\n[b](no-page.md)\n\n[c](../no-page.md)",
+         [f"index.md:{line}: WARNING" for line in (3, 5, 7, 9)]),
+        ("![a picture](https://example.org/a.png)", ["index.html loads from another host"]),
+    ],
+)  # fmt: skip
+def test_links_that_lead_nowhere_and_a_load_from_elsewhere_fail_the_site(
+    tmp_path, links, complaints
+):
+    need(find_spec("furo") is not None, COMPONENTS["docs"], component="docs")
+    source = tmp_path / "docs"
+    source.mkdir()
+    shutil.copy(ROOT / "docs" / "conf.py", source)
+    (tmp_path / "README.md").write_text("# Read me\n")
+    (source / "index.md").write_text(f"# A page\n\n{links}\n\n```{{toctree}}\nb\n```\n")
+    (source / "b.md").write_text("# B\n")
+    flags = ["-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *flags], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode != 0) == bool(complaints), done.stderr
+    assert [text for text in complaints if text not in done.stderr] == []

@@ -81,7 +81,7 @@ def test_the_job_and_the_workflow_fit_the_schemas_of_kubernetes_and_github(tmp_p
     assert done.returncode == 0, done.stdout
 
 
-def test_kubernetes_counts_as_many_completions_as_shards():
+def test_schedulers_pass_index_and_number_of_shards():
     spec = KUBERNETES["spec"]
     assert (KUBERNETES["apiVersion"], KUBERNETES["kind"]) == ("batch/v1", "Job")
     assert spec["completionMode"] == "Indexed"
@@ -94,13 +94,15 @@ def test_kubernetes_counts_as_many_completions_as_shards():
     assert mount["name"] == volume["name"]
     assert container["workingDir"] == mount["mountPath"]
 
-
-def test_skypilot_and_dstack_pass_rank_and_number_of_nodes():
     assert SKYPILOT["num_nodes"] == DSTACK["nodes"] == 8
     assert "--shard $SKYPILOT_NODE_RANK/$SKYPILOT_NUM_NODES " in SKYPILOT["run"]
     assert [*SKYPILOT["file_mounts"]] == ["/bucket"]
     assert DSTACK["type"] == "task"
     assert "--shard $DSTACK_NODE_RANK/$DSTACK_NODES_NUM " in DSTACK["commands"][-1]
+
+    [script] = [script for script in SCRIPTS if "#PBS" in script]
+    last = int(re.search(r"#PBS -J 0-(\d+)", script)[1])
+    assert f"$PBS_ARRAY_INDEX/{last + 1}" in script
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -134,13 +136,8 @@ def test_the_matrix_has_an_index_for_each_shard():
     assert merging["steps"][1]["with"]["pattern"] == "shard-*"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_a_shell_s(script):
-    subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True)
-    assert all(shlex.split(line, comments=True) for line in script.splitlines() if line[:1] != "#")
-
-
-def test_pbs_has_an_index_for_each_shard():
-    [script] = [script for script in SCRIPTS if "#PBS" in script]
-    last = int(re.search(r"#PBS -J 0-(\d+)", script)[1])
-    assert f"$PBS_ARRAY_INDEX/{last + 1}" in script
+def test_scripts_are_a_shell_s():
+    for script in SCRIPTS:
+        subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True)
+        lines = [line for line in script.splitlines() if line[:1] != "#"]
+        assert all(shlex.split(line, comments=True) for line in lines)

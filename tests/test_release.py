@@ -1,5 +1,6 @@
 """What a release is built from: the version, the files, the workflow, and forms beside the code."""
 
+import itertools
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ HATCH = PROJECT["tool"]["hatch"]
 BASE = HATCH["version"]["fallback-version"].removesuffix(".dev0")
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+ACTIONS = sorted(GITHUB.glob("actions/*/action.yml"))
 RELEASE = yaml.safe_load((GITHUB / "workflows" / "release.yml").read_text())["jobs"]
 EPOCH = "1767225600"
 START = "import sys; from bench.console import main; sys.argv[1:] = ['--version']; main()"
@@ -50,11 +52,11 @@ def copy(folder, names=("pyproject.toml", *HATCH["build"]["targets"]["sdist"]["i
     return folder
 
 
-def build(tree, *targets):
+def build(tree, *targets, **environment):
     """The paths of the wheel and the sdist, in this order."""
     words = [word for target in targets for word in ("--target", target)]
     command = (sys.executable, "-m", "hatchling", "build", *words)
-    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH)
+    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH, **environment)
     return sorted((tree / "dist").iterdir())
 
 
@@ -84,15 +86,17 @@ def test_a_wheel_and_an_sdist_are_the_same_bytes_wherever_they_are_built(built, 
     for place in (unpacked, context):
         [wheel] = build(place, "wheel")
         assert wheel.read_bytes() == built[".whl"].read_bytes(), place.name
-
-
-def test_the_wheel_declares_what_it_brings_and_has_files_that_are_no_modules(built):
-    with zipfile.ZipFile(built[".whl"]) as wheel:
-        names = wheel.namelist()
-        metadata = wheel.read(f"minbert_bench-{BASE}.dev0.dist-info/METADATA").decode()
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+        metadata = opened.read(f"minbert_bench-{BASE}.dev0.dist-info/METADATA").decode()
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert set(re.findall(r"^Import-Name: (.+)$", metadata, re.MULTILINE)) == tops
-    assert {"bench/plan/columns.toml", "bench/report/style.css"} < {*names}
+    assert {"bench/plan/columns.toml", "bench/report/style.css"} < {*names}, "no modules"
+
+
+def commit(folder):
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "a change")
 
 
 def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
@@ -101,35 +105,16 @@ def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
     def version():
         return run(sys.executable, "-m", "hatchling", "version", cwd=tmp_path).stdout.strip()
 
-    def commit():
-        git(tmp_path, "add", "--all")
-        git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "a change")
-
     assert version() == f"{BASE}.dev0", "without git"
     git(tmp_path, "init", "--quiet")
-    commit()
+    commit(tmp_path)
     assert version() == f"{BASE}.dev1", "without a tag"
     git(tmp_path, "tag", "v7.8.9")
     assert version() == "7.8.9"
-    commit()
+    commit(tmp_path)
     assert version() == "7.8.9.post1.dev1"
     git(tmp_path, "tag", "v8.0.0rc1")
     assert version() == "8.0.0rc1"
-
-
-def test_an_sdist_of_a_tag_makes_a_wheel_of_that_version(tmp_path):
-    tree = copy(tmp_path / "tree", ["pyproject.toml", "README.md", "LICENSE", "adapters"])
-    git(tree, "init", "--quiet")
-    git(tree, "add", "--all")
-    git(tree, "commit", "--quiet", "--message", "all")
-    git(tree, "tag", "v7.8.9")
-    [sdist] = build(tree, "sdist")
-    shutil.unpack_archive(sdist, tmp_path, filter="data")
-    unpacked = tmp_path / "minbert_bench-7.8.9"
-    for name in HATCH["build"]["targets"]["wheel"]["packages"]:
-        (unpacked / name).mkdir(exist_ok=True)
-    [wheel] = build(unpacked, "wheel")
-    assert wheel.name == "minbert_bench-7.8.9-py3-none-any.whl"
 
 
 def test_the_command_says_its_version_without_tags_and_without_git(tree, built, tmp_path):
@@ -141,8 +126,7 @@ def test_the_command_says_its_version_without_tags_and_without_git(tree, built, 
 
     assert first_line() == f"minbert-bench {BASE}"
     git(tree, "init", "--quiet")
-    git(tree, "add", "--all")
-    git(tree, "commit", "--quiet", "--message", "all")
+    commit(tree)
     head = git(tree, "rev-parse", "HEAD")
     try:
         assert first_line() == f"minbert-bench {BASE}+g{head[:10]}"
@@ -152,7 +136,7 @@ def test_the_command_says_its_version_without_tags_and_without_git(tree, built, 
 
 FORMS = [
     *(("github-workflows", path) for path in WORKFLOWS),
-    *(("github-actions", path) for path in GITHUB.glob("actions/*/action.yml")),
+    *(("github-actions", path) for path in ACTIONS),
     *(("github-issue-forms", path) for path in GITHUB.glob("ISSUE_TEMPLATE/*.yml")),
     ("citation-file-format", ROOT / "CITATION.cff"),
 ]
@@ -172,29 +156,26 @@ def test_the_dockerfile_has_no_finding_of_hadolint():
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_citation_and_the_package_are_of_one_project():
+def test_the_citation_and_the_form_for_gpus_are_those_of_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = PROJECT["project"]
     assert (citation["title"], citation["license"]) == (project["name"], project["license"])
     assert citation["abstract"] == project["description"]
     assert citation["keywords"] == project["keywords"]
-
-
-def test_the_form_for_gpus_has_the_commands_of_the_doctors_page():
     form = (GITHUB / "ISSUE_TEMPLATE" / "gpu.yml").read_text()
     commands = re.findall(r"python -m bench\.doctor --.+json", form)
-    page = (ROOT / "docs" / "doctor.md").read_text()
     assert len(commands) == 2
+    page = (ROOT / "docs" / "doctor.md").read_text()
     assert all(f"\n{command}\n" in page for command in commands)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
 def test_actions_of_others_are_pinned_by_commit(path):
     used = re.findall(r"uses: (.+)", path.read_text())
     others = [each for each in used if not each.startswith("./")]
     assert others
     for each in others:
-        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each), each
+        assert re.fullmatch(r"(actions|github|pypa)/[a-z/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)
 
 
 def test_only_jobs_that_build_nothing_may_write_or_sign():
@@ -237,14 +218,20 @@ def test_release_notes_are_the_section_of_the_version(tmp_path):
     assert (code, 'is not "1.1.0.dev0"' in lines) == (1, True)
 
 
-def test_a_release_has_the_addresses_of_the_repository_that_it_is_made_in(tmp_path):
-    tree = copy(tmp_path / "tree", ["pyproject.toml", "README.md", "LICENSE"])
-    for name in HATCH["build"]["targets"]["wheel"]["packages"]:
-        (tree / name).mkdir()
+def test_a_release_has_the_version_of_its_tag_and_the_addresses_of_its_repository(tmp_path):
+    """Also a wheel from its sdist, which has no git."""
+    packages = HATCH["build"]["targets"]["wheel"]["packages"]
+    tree = copy(tmp_path / "tree", ["pyproject.toml", "README.md", "LICENSE", "adapters"])
     git(tree, "init", "--quiet")
-    git(tree, "add", "--all")
-    git(tree, "commit", "--quiet", "--message", "all")
+    commit(tree)
     git(tree, "tag", "v7.8.9")
+    [sdist] = build(tree, "sdist")
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    for place, name in itertools.product((tree, tmp_path / "minbert_bench-7.8.9"), packages):
+        (place / name).mkdir(exist_ok=True)
+    [wheel] = build(tmp_path / "minbert_bench-7.8.9", "wheel")
+    assert wheel.name == "minbert_bench-7.8.9-py3-none-any.whl"
+
     where = {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "who/what"}
     name = "Addresses of this repository"
     assert step("build", name, tree, GITHUB_REF_NAME="v7.8.9", **where) == (0, "")
@@ -253,9 +240,7 @@ def test_a_release_has_the_addresses_of_the_repository_that_it_is_made_in(tmp_pa
     ]
     [variable] = given
     assert given[variable] == "${{ github.ref_name }}"
-    command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel")
-    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH, **{variable: "v7.8.9"})
-    [wheel] = (tree / "dist").iterdir()
+    _, wheel = sorted(build(tree, "wheel", **{variable: "v7.8.9"}), key=lambda path: path.suffix)
     assert wheel.name == "minbert_bench-7.8.9-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as opened:
         metadata = opened.read("minbert_bench-7.8.9.dist-info/METADATA").decode()

@@ -1,11 +1,5 @@
-"""A Slurm cluster in a folder: its daemons, nodes that can die, and commands that reach it.
-
-    with Cluster(Path("/tmp/cluster")) as cluster:
-        print(cluster.run("sinfo").stdout)
-
-It needs neither root nor systemd, and nothing of this machine's own Slurm: munge has its own key
-and socket, and everything finds the cluster by `SLURM_CONF`. Its daemons and jobs are this user's.
-"""
+"""A Slurm cluster in a folder: its daemons, nodes that can die, and commands that reach it. It
+needs neither root nor systemd, and nothing of this machine's own Slurm."""
 
 import os
 import pwd
@@ -33,7 +27,7 @@ _MEMORY_MIB: Final = 3000
 """The memory of each node: a worker with a CUDA build of torch takes a third of it."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
-_MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
+_MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")  # with this process
 _MARK: Final = "TEST_CLUSTER"
 """Environment of everything that runs in a cluster: its folder. `…_NODE` is a slurmd's node."""
 
@@ -95,7 +89,7 @@ def missing() -> str | None:
 
 
 def has_control_groups() -> bool:
-    """Whether this user can limit the memory of jobs by control groups, of version 1."""
+    """Whether this user can limit the memory of jobs by them, of version 1."""
     return os.access(_CONTROL_GROUPS / "memory" / "cgroup.procs", os.W_OK)
 
 
@@ -108,7 +102,7 @@ class Cluster:
     raise ClusterError if a daemon does not start, a command fails or a wait takes too long.
 
     Args:
-        folder: a short path, as it holds sockets; made if it is not there, and not removed.
+        folder: a short path, as it has sockets.
         control_groups: whether these limit the memory of jobs; otherwise Slurm itself does.
         cpus: that each node offers, however many this machine has.
     """
@@ -124,7 +118,8 @@ class Cluster:
             for name, port in zip(NODES, ports, strict=True)
         ]
         self._conf_text = _SLURM_CONF.format(
-            user=_user(), folder=self.folder, urgent=URGENT, controller_port=controller_port,
+            user=pwd.getpwuid(os.geteuid()).pw_name, folder=self.folder, urgent=URGENT,
+            controller_port=controller_port,
             task="task/cgroup" if control_groups else "task/none",
             memory="" if control_groups else _OWN_LIMIT, memory_mib=_MEMORY_MIB // cpus,
             nodes="\n".join(nodes),
@@ -140,15 +135,11 @@ class Cluster:
         try:
             self._start()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def _start(self) -> None:
-        """Start the daemons, and wait until both nodes are idle."""
         for name in ("state", *(f"spool-{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
         self.conf.write_text(self._conf_text)
@@ -167,7 +158,7 @@ class Cluster:
             self.start_node(node)
         self.wait_for(lambda: set(self.node_states().values()) == {"idle"}, "both nodes are idle")
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Kill every process of the cluster: daemons, jobs, and what these started."""
         for node in NODES:
             self.kill_node(node)
@@ -232,11 +223,9 @@ class Cluster:
         self._launch(node, ["slurmd", "-D", "-c", "-N", node], {f"{_MARK}_NODE": node})
 
     def kill_node(self, node: str) -> None:
-        """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once.
-
-        The controller notices after a minute, or some 20 s after the node is started again. Until
-        then its jobs count as running. `set_down` ends the wait.
-        """
+        """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once. The
+        controller notices after a minute, or some 20 s after the node is started again. `set_down`
+        ends the wait."""
         descriptors = _sockets(self.folder / f"spool-{node}")
         slurmd = self._daemons.pop(node, None)
         if slurmd is not None and slurmd.poll() is None:
@@ -258,14 +247,10 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
 
     def start_controller(self) -> None:
-        """Start slurmctld, which goes on with what its state's folder has."""
         self._launch("slurmctld", ["slurmctld", "-D"])
 
     def stop_controller(self, number: int = signal.SIGTERM) -> None:
-        """End slurmctld. Jobs go on; commands find no cluster until it is started again.
-
-        By SIGKILL it may forget what happened in the last 5 s, jobs that were submitted included.
-        """
+        """End slurmctld; jobs go on. By SIGKILL it may forget the last 5 s, and jobs of them."""
         daemon = self._daemons["slurmctld"]
         daemon.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
@@ -273,7 +258,6 @@ class Cluster:
         self._kill_daemon("slurmctld")
 
     def _launch(self, name: str, argv: Sequence[str], more: Mapping[str, str] = {}) -> None:
-        """Start a daemon that the kernel kills if this process dies."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
                 [*_MORTAL, *argv], env=self.environment | dict(more), stdin=subprocess.DEVNULL,
@@ -325,15 +309,10 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
                 process.send_signal(number)
 
 
-def _user() -> str:
-    return pwd.getpwuid(os.geteuid()).pw_name
-
-
 def _is_alive(process: psutil.Process) -> bool:
-    try:
+    with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def _descriptors(pid: int) -> set[str]:

@@ -35,16 +35,12 @@ LONGEST_S: Final = 240.0
 
 
 class Start(NamedTuple):
-    """A worker's start: the seed of its cell, the attempt, and the node."""
-
     seed: int
     attempt: int
     node: str
 
 
 class Place:
-    """A folder with a runs.csv."""
-
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.folder = folder
         self.cluster = cluster
@@ -99,7 +95,6 @@ class Place:
         return f"{self.job()}_{index}"
 
     def rows(self) -> list[dict[str, str]]:
-        """The records of runs.csv, read without any code of the product's."""
         return records(read(self.csv))
 
     def statuses(self) -> dict[int, list[str]]:

@@ -1,11 +1,5 @@
 """A simulated Slurm cluster of hundreds of nodes, whose array tasks publish rows without working.
-
-    with Simulation(nodes=400) as slurm:
-        …  # python -m bench.grid --executor slurm
-
-In it this process does what the commands of Slurm would do. Its time goes on by each look at the
-queue, which nobody waits for.
-"""
+Its time goes on by each look at the queue, which nobody waits for."""
 
 import os
 import random
@@ -13,7 +7,7 @@ import re
 import shlex
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,23 +29,7 @@ from bench.plan.rows import Row
 LOOK_S: Final = 20.0
 """Simulated seconds between two looks at the queue."""
 _CELL_S: Final = (20.0, 60.0)
-_DOWN_S: Final = 600.0
-_FORGOTTEN_S: Final = 300.0
-
-OK: Final = "ok"
-CRASHED: Final = "crashed"  # the worker crashes
-NODE_FAILS: Final = "node fails"  # while the cell runs, and Slurm starts it on another
-REQUEUED: Final = "requeued"  # by an administrator while the cell runs
-CANCELLED: Final = "cancelled"  # while the cell runs
-KILLED: Final = "killed"  # the node kills the whole job for its memory: nobody can write a row
-NEVER_BEGAN: Final = "never began"  # the array task is cancelled while it waits
-_REASONS: Final = {REQUEUED: " DUE TO JOB REQUEUE", CANCELLED: ""}
-"""The ends of the line that Slurm adds to the output of a job that it ends."""
-_STATES: Final = {CRASHED: "FAILED", CANCELLED: "CANCELLED", KILLED: "OUT_OF_MEMORY"}
-
-
-class _DiedError(Exception):
-    """The process of an array task ends without doing anything more."""
+_MAX_ARRAY_SIZE: Final = 1001
 
 
 @dataclass
@@ -59,56 +37,35 @@ class _Job:
     id: int
     name: str
     folder: Path
-    most_running: int
-    after: int | None
-    pending: "deque[int]" = field(default_factory=deque)
+    pending: "deque[int]"
     running: dict[int, tuple[str, float]] = field(default_factory=dict)
-    restarts: "Counter[int]" = field(default_factory=Counter)
-    ended: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     @cached_property
     def submission(self) -> Submission:
         return Submission(self.folder)
 
-    @property
-    def is_over(self) -> bool:
-        return not self.pending and not self.running
-
 
 class Simulation:
-    """A cluster.
-
-    Args:
-        nodes: their number; every second one is of another kind.
-        fates: the share of attempts that end so; the others, and those of restarts, end ok.
-        max_array_size, max_job_count: as in slurm.conf, array tasks counted one by one.
+    """A cluster of some nodes, every second one of another kind. In it this process does what the
+    commands of Slurm would do.
 
     Attributes:
-        fates: as given; they may be changed.
         calls: how often each command was called.
         seconds: for which commands waited for this simulation.
         submitted: the numbers of array tasks of each array.
         most_running: the most array tasks that ran at once.
-        ends: how often attempts ended so.
     """
 
-    def __init__(
-        self, nodes: int, fates: Mapping[str, float] = {}, *, max_array_size: int = 1001,
-        max_job_count: int = 10_000,
-    ) -> None:  # fmt: skip
+    def __init__(self, nodes: int, *, max_job_count: int = 10_000) -> None:
         self.calls: Counter[str] = Counter()
         self.seconds = 0.0
         self.submitted: list[int] = []
         self.most_running = 0
-        self.ends: Counter[str] = Counter()
-        self.fates = dict(fates)
-        self._max_array_size, self._max_job_count = max_array_size, max_job_count
+        self._max_job_count = max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
-        self._down: list[tuple[float, str]] = []
         self._jobs: dict[int, _Job] = {}
         self._now = 0.0
         self._draws = random.Random(0)  # noqa: S311
-        self._fate = OK
         self._stack = ExitStack()
         here = find_conditions("cpu")
         other = replace(here, conditions=replace(here.conditions, machine="another machine"))
@@ -119,7 +76,7 @@ class Simulation:
             mock.patch.dict(os.environ, {POLL: "0.001"}),
             mock.patch.object(commands, "_run", self._answer),
             mock.patch.object(commands, "check_installed"),
-            mock.patch.object(node, "run_cell", self._run_cell),
+            mock.patch.object(node, "run_cell", _run_cell),
         ):
             self._stack.enter_context(patch)
         return self
@@ -144,34 +101,28 @@ class Simulation:
     def _sbatch(self, options: dict[str, str], words: list[str], stdin: str) -> str:
         text = stdin or Path(words[0]).read_text()
         in_script = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", text, re.M))
-        array, _, most = options.get("array", "").partition("%")
-        indexes = tuple(sorted(parse_indexes(array))) or (-1,)
+        indexes = tuple(sorted(parse_indexes(options.get("array", "")))) or (-1,)
         if in_script.get("partition", "main") != "main":
             raise SlurmError("invalid partition specified")
-        if indexes[-1] >= self._max_array_size:
+        if indexes[-1] >= _MAX_ARRAY_SIZE:
             raise SlurmError("Batch job submission failed: Invalid job array specification")
         if "test-only" in options:
             return ""
         queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
         if queued + len(indexes) > self._max_job_count:
             raise SlurmError("Slurm temporarily unable to accept job, sleeping and retrying")
-        after = options.get("dependency", "").partition(":")[2]
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]
-        job = _Job(
-            len(self._jobs) + 1, in_script["job-name"], Path(folder),
-            int(most or len(indexes)), int(after) if after else None, deque(indexes),
-        )  # fmt: skip
+        job = _Job(len(self._jobs) + 1, in_script["job-name"], Path(folder), deque(indexes))
         self._jobs[job.id] = job
         if module.endswith(".probe"):
             probe.main(job.folder)
             job.pending.clear()
-            job.ended[-1] = "COMPLETED", self._now
         else:
             self.submitted.append(len(indexes))
         return f"{job.id}\n"
 
-    def _squeue(self, options: dict[str, str], _words: list[str], _stdin: str) -> str:
+    def _squeue(self, options: dict[str, str], *_: object) -> str:
         self._go_on(LOOK_S)
         names = options["name"].split(",")
         lines = []
@@ -182,32 +133,10 @@ class Simulation:
                 lines += [f"{job.name}|{job.id}|{index}|RUNNING|None" for index in job.running]
         return "".join(f"{line}\n" for line in lines)
 
-    def _scancel(self, options: dict[str, str], words: list[str], _stdin: str) -> str:
-        for word in words:
-            job = self._jobs[int(word)]
-            for index in (*job.pending, *(() if "state" in options else job.running)):
-                self._cancel(job, index)
-        return ""
-
     def _scontrol(self, _options: dict[str, str], words: list[str], _stdin: str) -> str:
-        what, *name = words[1:]
-        if what == "config":
-            return f"MaxArraySize            = {self._max_array_size}\n"
-        job = self._jobs[int(name[0])]
-        known = {
-            index: state for index, (state, at) in job.ended.items()
-            if not job.is_over or self._now - at < _FORGOTTEN_S
-        }  # fmt: skip
-        if not known:
-            raise SlurmError("slurm_load_jobs error: Invalid job id specified")
-        return "".join(
-            f"JobId={job.id} ArrayJobId={job.id} ArrayTaskId={index} JobState={state} "
-            f"ExitCode={0 if state == 'COMPLETED' else 1}:0\n"
-            for index, state in known.items()
-        )
-
-    def _sacct(self, *_: object) -> str:
-        return ""
+        if words[1] == "config":
+            return f"MaxArraySize            = {_MAX_ARRAY_SIZE}\n"
+        raise SlurmError("slurm_load_jobs error: Invalid job id specified")
 
     def _sinfo(self, *_: object) -> str:
         return "main*|1-00:00:00\n"
@@ -216,95 +145,38 @@ class Simulation:
 
     def _go_on(self, seconds: float) -> None:
         self._now += seconds
-        up = [name for at, name in self._down if at <= self._now]
-        self._down = [(at, name) for at, name in self._down if at > self._now]
-        self._free.extend(up)
         for job in self._jobs.values():
             for index, (name, end) in list(job.running.items()):
                 if end <= self._now:
                     self._end(job, index, name)
         for job in self._jobs.values():
-            if job.after is None or self._jobs[job.after].is_over:
-                self._start(job)
+            while job.pending and self._free:
+                end = self._now + self._draws.uniform(*_CELL_S)
+                job.running[job.pending.popleft()] = self._free.popleft(), end
         running = sum(len(job.running) for job in self._jobs.values())
         self.most_running = max(self.most_running, running)
 
-    def _start(self, job: _Job) -> None:
-        while job.pending and self._free and len(job.running) < job.most_running:
-            index = job.pending.popleft()
-            if not job.restarts[index] and self._draws.random() < self.fates.get(NEVER_BEGAN, 0):
-                self.ends[NEVER_BEGAN] += 1
-                job.ended[index] = "CANCELLED", self._now
-                continue
-            end = self._now + self._draws.uniform(*_CELL_S)
-            job.running[index] = self._free.popleft(), end
-
     def _end(self, job: _Job, index: int, name: str) -> None:
-        fate = OK if job.restarts[index] else self._drawn()
-        self._run(job, index, name, fate)
-        del job.running[index]
-        if fate == NODE_FAILS:
-            self._down.append((self._now + _DOWN_S, name))
-        else:
-            self._free.append(name)
-        if fate in (NODE_FAILS, REQUEUED):
-            job.restarts[index] += 1
-            job.pending.appendleft(index)
-        else:
-            job.ended[index] = _STATES.get(fate, "COMPLETED"), self._now
-
-    def _cancel(self, job: _Job, index: int) -> None:
-        if index in job.running:
-            name, _ = job.running[index]
-            self._run(job, index, name, CANCELLED)
-            del job.running[index]
-            self._free.append(name)
-        else:
-            job.pending.remove(index)
-        job.ended[index] = "CANCELLED", self._now
-
-    def _drawn(self) -> str:
-        draw = self._draws.random()
-        for fate, share in self.fates.items():
-            if fate != NEVER_BEGAN and (draw := draw - share) < 0:
-                return fate
-        return OK
-
-    def _run(self, job: _Job, index: int, name: str, fate: str) -> None:
-        """What the process of an array task leaves in its submission's folder."""
-        self.ends[fate] += 1
-        self._fate = fate
+        """Let the process of an array task leave its rows in its submission's folder."""
         submission = job.submission
         target = self._targets[int(name[1:]) % 2]
         signals: Any = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
-        if fate in _REASONS:
-            line = f"*** JOB {job.id} ON {name} CANCELLED AT 2026-11-28{_REASONS[fate]} ***\n"
-            (submission.folder / "output" / f"{index}.txt").write_text(line)
         for number, planned in enumerate(submission.groups[index]):
-            attempt = TaskAttempt(index, number, job.restarts[index])
-            try:
-                node._run_attempt(submission, attempt, planned, target, (), signals, None)
-            except _DiedError:
-                return
+            attempt = TaskAttempt(index, number, 0)
+            node._run_attempt(submission, attempt, planned, target, (), signals, None)
+        del job.running[index]
+        self._free.append(name)
 
-    def _run_cell(
-        self, run: Attempt, target: Target, folder: Path, *, signals: Any, **_: object
-    ) -> tuple[Row, WorkerEnd]:
-        """As `bench.launch.attempt.run_cell`, at once and without a worker."""
-        if self._fate in (NODE_FAILS, KILLED):
-            raise _DiedError
-        status, columns = "ok", measured(run)
-        if self._fate in (REQUEUED, CANCELLED):
-            signals.stops, status, columns = 1, "interrupted", {}
-        elif self._fate == CRASHED:
-            status, columns = "crashed", {}
-        now = node.utc(node.datetime.now(node.UTC))
-        outcome = WorkerEnd(
-            status=status, message="" if status == "ok" else self._fate, wall_s=30.0,
-            started_at=now, finished_at=now, result={"columns": columns},
-        )  # fmt: skip
-        return outcome_row(run, target, outcome, folder), outcome
+
+def _run_cell(run: Attempt, target: Target, folder: Path, **_: object) -> tuple[Row, WorkerEnd]:
+    """As `bench.launch.attempt.run_cell`, at once and without a worker."""
+    now = node.utc(node.datetime.now(node.UTC))
+    outcome = WorkerEnd(
+        status="ok", message="", wall_s=30.0, started_at=now, finished_at=now,
+        result={"columns": measured(run)},
+    )  # fmt: skip
+    return outcome_row(run, target, outcome, folder), outcome
 
 
 def measured(run: Attempt) -> dict[str, Any]:

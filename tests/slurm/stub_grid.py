@@ -1,7 +1,5 @@
-"""`bench.grid --executor slurm`, but for its cells' model and data, its worker and its report.
-
-`python -m tests.slurm.stub_grid FOLDER --cells 8`, for a runs.csv in a folder.
-"""
+"""`python -m tests.slurm.stub_grid FOLDER --cells 8`: `bench.grid --executor slurm` for a runs.csv
+in a folder, but for its cells' model and data, its worker and its report."""
 
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
-"""A worker without torch: `-m tests.slurm.stub_worker FOLDER`.
-
-In the folder that STUB_CELLS names, a file of its cell's seed says what it does: sleep for so many
-seconds (a tenth without a file), `crash`, or `fill memory` with half a GiB. It notes its start.
+"""A worker without torch, that notes its start. In the folder that STUB_CELLS names, a file of its
+cell's seed says what it does: sleep for so many seconds, `crash`, or `fill memory` with half a GiB.
 """
 
 import json

@@ -91,8 +91,17 @@ def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path):
     assert [len(read_rows(path)) for path in second] == [2, 2]
 
 
-def test_code_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
-    sides(tmp_path)
+def test_code_that_changes_meanwhile_and_a_grid_that_can_not_go_on_are_errors(
+    tmp_path, monkeypatch
+):
+    for behaviour, message in (
+        ({"refuses": "--grid: no grid 'some'"}, r"NEW: --grid: no grid 'some'$"),
+        ({"silent": True}, "NEW: bench.grid ended with 1 and without a result: stopped: no space"),
+    ):
+        sides(tmp_path, **behaviour)
+        with pytest.raises(InputError, match=message):
+            alternation(tmp_path).measure()
+
     before = location.Location.grid
 
     def change(self, *arguments):
@@ -100,6 +109,7 @@ def test_code_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
             (tmp_path / "NEW" / "bench" / "__init__.py").write_text("CHANGED = True\n")
         return before(self, *arguments)
 
+    sides(tmp_path)
     monkeypatch.setattr(location.Location, "grid", change)
     with pytest.raises(InputError, match="NEW: the code has changed"):
         alternation(tmp_path).measure()
@@ -128,7 +138,9 @@ def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
     assert [run[0] for run in log(tmp_path)] == ["BASE", "NEW", "NEW", "NEW", "BASE"]
 
 
-def test_cells_of_one_side_are_named_and_left_out(tmp_path, capsys):
+def test_cells_of_one_side_are_left_out_and_terms_make_sides_of_one_checkout(
+    tmp_path, capsys, monkeypatch
+):
     sides(tmp_path, [(FULL, WILD), (HEAD, WILD)], [(FULL, WILD), (LORA, WILD)])
     alternation(tmp_path, rounds=1).measure()
     err = capsys.readouterr().err
@@ -136,8 +148,6 @@ def test_cells_of_one_side_are_named_and_left_out(tmp_path, capsys):
     assert f"only in NEW: {LORA.name}\n" in err
     assert {run[1] for run in log(tmp_path)} == {FULL.name}
 
-
-def test_sides_of_one_checkout_by_terms(tmp_path, monkeypatch):
     cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
     monkeypatch.setattr(location, "_ROOT", make_side(tmp_path / "HERE", cells))
     terms = ("amp=off", "amp=bf16")
@@ -197,31 +207,11 @@ def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
     values = {"grid": "some", "selection": "mode=full", "rounds": 4, "limits": limits}
     more = {"folder": Path("runs/compare"), "options": ["--max-steps", "3"]}
     assert asked == [Alternation(places=places, **values, **more)]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--run a b", "--run needs --grid"),
-        ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
-    ],
-)
-def test_options_that_do_not_go_together(words, message):
-    with pytest.raises(InputError, match=message):
-        command(words.split(), standalone_mode=False)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "message"),
-    [
-        ({"refuses": "--grid: no grid 'some'"}, r"NEW: --grid: no grid 'some'$"),
-        ({"silent": True}, "NEW: bench.grid ended with 1 and without a result: stopped: no space"),
-    ],
-)
-def test_a_grid_that_can_not_go_on_ends_it(tmp_path, behaviour, message):
-    sides(tmp_path, **behaviour)
-    with pytest.raises(InputError, match=message):
-        alternation(tmp_path).measure()
+    for words, message in (
+        ("--run a b", "--run needs --grid"), ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            command(words.split(), standalone_mode=False)
 
 
 def pairs_of(base, new, *axes):
@@ -273,17 +263,14 @@ def test_each_setting_stays_on_a_slot_where_sides_take_turns(tmp_path, monkeypat
     assert {row.sharing for row in read_rows(new)} == {"2 workers"}
 
 
-def test_a_version_that_records_no_sharing_is_refused(tmp_path, monkeypatch):
+def test_options_for_one_device_are_bench_grids_own_and_others_need_a_record(tmp_path, monkeypatch):
+    for options in (["--device"], ["--jobs=1"], ["--jobs", "many"]):
+        assert several_slots(options) == ((), options)
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     two_slots(monkeypatch, "cpu")
     sides(tmp_path, older=True)
     with pytest.raises(InputError, match=r"NEW: its version of bench.grid does not record that 2"):
         alternation(tmp_path, options=["--jobs", "2"]).measure()
-
-
-@pytest.mark.parametrize("options", [["--device"], ["--jobs=1"], ["--jobs", "many"]])
-def test_options_for_one_device_are_bench_grids_own(options, monkeypatch):
-    assert several_slots(options) == ((), options)
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     expected = ("all", 1), ["--seeds", "3"]
     assert several_slots(["--device=all", "--seeds", "3"]) == expected, "one GPU may be all"

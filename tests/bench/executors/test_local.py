@@ -52,7 +52,6 @@ class Place:
         made = setup("fake")
         seeds = made.grid.settings.model_copy(update={"seeds": 6})
         self.setup = replace(made, grid=made.grid.model_copy(update={"settings": seeds}))
-
         self.cells = self.setup.cells
 
     def slots(self, number, *, gpus=False):
@@ -99,25 +98,22 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
-def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place):
+def test_what_needs_no_device_comes_before_any_cell_runs_or_another_slot_learns_more(
+    place, monkeypatch
+):
     slots, calls, dispatcher = place.slots(2), [], mock.Mock()
     dispatcher.begin = lambda item: calls.append(item.key) or time.sleep(0.01)
     dispatcher.prepare = lambda item: calls.append(item.key)
-    with Signals() as signals:
-        executor = LocalExecutor(place.csv, slots)
-        assert not executor.run(place.plan(slots), dispatcher, signals)
+    assert not LocalExecutor(place.csv, slots).run(place.plan(slots), dispatcher, Signals())
     assert len(calls) == 12
     assert calls[::2] == calls[1::2]
-
-
-def test_examples_are_tokenised_before_any_cell_runs(place, monkeypatch):
     folds, launched = [replace(c, folds=2, fold=i % 2) for i, c in enumerate(place.cells)], []
     monkeypatch.setattr(
         "bench.grid.cells.share",
         lambda _data, cell, *_: launched.append((cell.fold, len(place.where()))),
     )
-    assert place.run(place.slots(2), MEETS, folds) == 0
-    assert launched == [(0, 0), (1, 0)]
+    assert place.run(slots, MEETS, folds) == 0
+    assert launched == [(0, 0), (1, 0)], "examples are tokenised first"
 
 
 def test_each_gpu_has_its_worker_and_cells_that_are_compared_in_turn_stay_on_one(place):

@@ -26,35 +26,20 @@ from bench.worker import __main__ as worker
 from bench.worker import device as worker_device
 from bench.worker import run as running
 from bench.worker.device import is_of_device, is_out_of_memory
+from tests.experiments.faults import gpu as known
 from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
-from tests.experiments.faults.gpu import (
-    ALL,
-    BROKEN,
-    BUSY,
-    FIRST,
-    INSTANCE,
-    NO_IMAGE,
-    OLD,
-    SECOND,
-    T4,
-    TAKEN,
-    V100,
-    WORKS,
-    GpuFault,
-    cuda,
-)
+from tests.experiments.faults.gpu import ALL, BUSY, FIRST, SECOND, V100, GpuFault, cuda
 
 
-def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid():
+def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave():
+    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
     check = cuda(*ALL)
     device = GpuFault(check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
     assert (device.name, device.gpu.uuid) == ("cuda:1", FIRST.uuid)
-
-
-def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave():
-    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
-    fault = GpuFault(check=lambda _value, index: cuda(INSTANCE)(None, index), visible="MIG-1c,1")
+    fault = GpuFault(
+        check=lambda _value, index: cuda(known.INSTANCE)(None, index), visible="MIG-1c,1"
+    )
     assert fault.resolve().gpu.uuid == "MIG-1c"
 
 
@@ -73,7 +58,7 @@ class Divided(FakeNvml):
 def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(size_mib, name):
     def check(value, index):
         mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
-        return cuda(replace(INSTANCE, memory_mib=mib))(None, index)
+        return cuda(replace(known.INSTANCE, memory_mib=mib))(None, index)
 
     assert GpuFault(nvml=Divided(*ALL), check=check).resolve().gpu.uuid == name
 
@@ -92,16 +77,16 @@ def test_all_gpus_and_a_list_are_checked_and_used():
     devices = several("all", *gpus)
     assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
     assert [device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
-    assert names(several("cuda:2,cuda:0", *gpus)) == ["cuda:2", "cuda:0"]
     assert names(several("all", *gpus, visible="2,1")) == ["cuda:0", "cuda:1"]
     assert names(several("all", FIRST)) == ["cuda:0"]
     check = cuda(*gpus)
-    GpuFault(check=check, device="cuda:2,cuda:0").resolve_all()
+    devices = GpuFault(check=check, device="cuda:2,cuda:0").resolve_all()
+    assert names(devices) == ["cuda:2", "cuda:0"]
     assert sorted(index for _, index in check.asked) == [0, 2]
 
 
 def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused():
-    devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
+    devices = several("all", V100, FIRST, replace(known.TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
     assert left_out.startswith("cuda:0 is not used: Tesla V100 has compute capability 7.0")
@@ -110,14 +95,14 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
         several("cuda:1,cuda:0", V100, FIRST)
     with pytest.raises(InputError, match="Tesla V100 has"):
         several("all", V100)
-    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(T4, uuid="GPU-4")
+    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(known.T4, uuid="GPU-4")
     with pytest.raises(InputError) as refused:
-        several("all", FIRST, T4, smaller, other)
+        several("all", FIRST, known.T4, smaller, other)
     assert str(refused.value) == (
         "--device all: times of different GPUs are not comparable; name those of one kind: cuda:0 "
         "(NVIDIA A100, 80 GiB); cuda:1,cuda:3 (Tesla T4, 80 GiB); cuda:2 (NVIDIA A100, 40 GiB)"
     )
-    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, other))
+    assert names(several("cuda:1,cuda:3", FIRST, known.T4, smaller, other))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +112,6 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
         ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
         ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
          "--device cpu --jobs N runs N cells at once on the CPU"),
-        ("all", ALL, {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
         ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
         ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
     ],
@@ -135,31 +119,23 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
 def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
     with pytest.raises(InputError, match=re.escape(why)):
         several(requested, *gpus, **fault)
-
-
-def test_where_one_device_is_taken_several_are_refused():
     for name in ("all", "cuda:0,cuda:1"):
         with pytest.raises(InputError, match="here it takes one device"):
             resolve_device(name, "13.0")
 
 
-@pytest.mark.parametrize(
-    ("call", "version"), [("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)]
-)
-def test_without_nvml_the_driver_is_unknown(call, version):
+def test_without_nvml_the_driver_is_unknown_and_on_the_cpu_neither_it_nor_torch_is_asked():
     """Its version is known though its GPUs are not."""
-    device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
-    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
-
-
-def test_on_the_cpu_neither_nvml_nor_torch_is_asked():
+    for call, version in (("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)):
+        device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
+        assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
     never, broken = mock.Mock(side_effect=AssertionError), FakeNvml(errors={"nvmlInit": 999})
     assert GpuFault("", broken, never, device="cpu").resolve().name == "cpu"
     assert GpuFault(check=never, visible="-1").resolve().name == "cpu"
 
 
 def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
-    answers = [WORKS, BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
+    answers = [known.WORKS, known.BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
     monkeypatch.setattr(gpu_trial, "check_gpu", check := mock.Mock(side_effect=answers))
     whys = [why_unusable(FIRST.uuid) for _ in answers]
     assert whys == [None, BUSY, "none", "torch sees none", "no answer"]
@@ -172,12 +148,12 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
 
     def fake(*size, dtype, device):
         if dtype == torch.bfloat16:
-            raise RuntimeError(f"{NO_IMAGE}\nSearch for it")
+            raise RuntimeError(f"{known.NO_IMAGE}\nSearch for it")
         return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
 
     monkeypatch.setattr(torch, "ones", fake)
     failures = gpu_trial.failures_on("cpu")
-    assert failures.pop("bf16") == NO_IMAGE
+    assert failures.pop("bf16") == known.NO_IMAGE
     assert failures.pop("fp16").startswith("a product of ones gave ")
     assert failures == {}
 
@@ -201,24 +177,19 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-    monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{OLD}\nmore")))
-    assert gpu_trial.check(0)["problem"] == OLD
+    monkeypatch.setattr(
+        torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{known.OLD}\nmore"))
+    )
+    assert gpu_trial.check(0)["problem"] == known.OLD
 
 
-@pytest.mark.parametrize(
-    ("error", "of_device"),
-    [
-        (BUSY, True), (OLD, True),
-        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
-        ("Could not run 'aten::sort' with arguments from the 'CUDA' backend", False),
-    ],
-)  # fmt: skip
-def test_errors_of_the_device_differ_from_those_of_a_cell(error, of_device):
-    assert is_of_device(RuntimeError(error)) == of_device
-    assert not is_out_of_memory(RuntimeError(error))
-
-
-def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
+def test_errors_of_the_device_differ_from_those_of_a_cell_and_from_memory_that_runs_out(
+    monkeypatch,
+):
+    cell = "Could not run 'aten::sort' with arguments from the 'CUDA' backend"
+    for text in (BUSY, known.OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
+        assert is_of_device(RuntimeError(text)) == (text != cell)
+        assert not is_out_of_memory(RuntimeError(text))
     for text in (
         "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
@@ -233,37 +204,31 @@ def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
         assert is_out_of_memory(error) == (free_mib < worker_device._LIBRARY_MIB)
 
 
-@pytest.fixture
-def ends(tmp_path, monkeypatch):
-    """Runs a worker whose cell begins, or begins to run, with an error; its result."""
+def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "tie_to_parent", lambda: None)
     monkeypatch.setattr(worker, "import_all", lambda _: None)
 
     def ends(error, *, begins=True, device="cuda:0"):
+        """The result of a cell that begins, or begins to run, with an error."""
         monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
         run = mock.Mock(columns={"startup_s": 2.5}, **{"run.side_effect": error})
         run.memory.return_value = {"peak_rss_mib": 1.0}
         begun = mock.Mock(return_value=run, side_effect=None if begins else error)
         monkeypatch.setattr(running, "CellRun", begun)
         assert worker.main(tmp_path) == 1
-        return json.loads((tmp_path / "result.json").read_text())
+        result = json.loads((tmp_path / "result.json").read_text())
+        return result["status"], result["device_failed"], result["message"], result["columns"]
 
-    return ends
-
-
-def test_a_worker_marks_a_failure_of_the_device(tmp_path, ends):
     with pytest.raises(RuntimeError, match="a bug"):  # of the cell
         ends(RuntimeError("a bug"))
     assert not (tmp_path / "result.json").exists()
-    result = ends(RuntimeError(BUSY))
-    assert (result["status"], result["device_failed"]) == ("crashed", True)
-    assert result["columns"] == {"startup_s": 2.5}
-    result = ends(torch.OutOfMemoryError("CUDA out of memory."))
-    assert (result["status"], result["device_failed"]) == ("oom", False)
-    assert result["columns"] == {"startup_s": 2.5, "peak_rss_mib": 1.0}
-    result = ends(AssertionError("anything"), begins=False)  # as the GPU is taken
-    assert (result["status"], result["device_failed"]) == ("crashed", True)
-    assert (result["message"], result["columns"]) == ("the device failed: anything", {})
+    status, of_device, _, columns = ends(RuntimeError(BUSY))
+    assert (status, of_device, columns) == ("crashed", True, {"startup_s": 2.5})
+    status, of_device, _, columns = ends(torch.OutOfMemoryError("CUDA out of memory."))
+    assert (status, of_device) == ("oom", False)
+    assert columns == {"startup_s": 2.5, "peak_rss_mib": 1.0}
+    taken = ends(AssertionError("anything"), begins=False)
+    assert taken == ("crashed", True, "the device failed: anything", {})
     with pytest.raises(AssertionError, match="anything"):
         ends(AssertionError("anything"), begins=False, device="cpu")
 
@@ -284,11 +249,7 @@ def complete(monkeypatch, tmp_path):
     return tmp_path
 
 
-def device(capability=(8, 0)):
-    return Device("cuda:0", GpuInfo("NVIDIA A100", "580", capability, A100.uuid))
-
-
-def test_on_a_gpu_with_a_compiler_it_pays(complete, monkeypatch):
+def test_what_is_missing_to_compile_for_a_gpu_is_named(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -296,21 +257,22 @@ def test_on_a_gpu_with_a_compiler_it_pays(complete, monkeypatch):
     assert find_conditions("auto").no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 
+    def why(version=NEW, capability=(8, 0)):
+        gpu = GpuInfo("NVIDIA A100", "580", capability, A100.uuid)
+        return why_no_compiling(Device("cuda:0", gpu), version)
 
-def test_what_is_missing_is_named(complete, monkeypatch):
-    assert why_no_compiling(device(), NEW) == ""
-    assert why_no_compiling(device(), "3.0.0a0") == ""
-    assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
-    assert why_no_compiling(device((7, 0)), NEW) == ""
-    assert why_no_compiling(device((6, 2)), NEW) == "NVIDIA A100 is too old for triton"
+    assert why("3.0.0a0") == ""
+    assert why("2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
+    assert why(capability=(7, 0)) == ""
+    assert why(capability=(6, 2)) == "NVIDIA A100 is too old for triton"
     for compiler in ("clang", "/opt/cc"):
         monkeypatch.setattr(shutil, "which", lambda name, there=compiler: name == there)
         monkeypatch.setenv("CC", "/opt/cc")
-        assert why_no_compiling(device(), NEW) == ""
+        assert why() == ""
     monkeypatch.delenv("CC")
-    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    assert why() == "a C compiler is missing"
     monkeypatch.setattr(shutil, "which", lambda name: name == "gcc")
     (complete / "Python.h").unlink()
-    assert why_no_compiling(device(), NEW) == "Python.h is missing"
+    assert why() == "Python.h is missing"
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert why_no_compiling(device(), NEW) == "triton is missing"
+    assert why() == "triton is missing"

@@ -47,7 +47,7 @@ def runs(number=4):
     return [Attempt(job=job, grid="faults", dev_examples={"movies": 1}) for job in jobs]
 
 
-FIRST = TaskAttempt(0, 0, 0)
+FIRST, SECOND = TaskAttempt(0, 0, 0), TaskAttempt(0, 1, 0)
 BEGAN, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
 
 

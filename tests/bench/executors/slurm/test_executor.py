@@ -12,15 +12,11 @@ from filelock import FileLock
 
 from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
+from bench.executors.slurm import submission as folders
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import (
-    Submission,
-    TaskAttempt,
-    submissions,
-    submissions_folder,
-)
+from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
 from bench.launch.signals import Signals
@@ -66,7 +62,7 @@ class Cluster:
         self._queue.write_text(text)
 
     def submissions(self):
-        every = map(Submission, submissions_folder(self.csv).glob("2*"))
+        every = map(Submission, folders.submissions_folder(self.csv).glob("2*"))
         return sorted(every, key=lambda submission: submission.job or 0)
 
     def publish(self, number, index, status="ok", restart=0):
@@ -80,11 +76,25 @@ class Cluster:
         return SlurmExecutor(Store(self.csv), submitter, self._target)
 
     def run(self, dispatcher, request=None):
-        with Signals() as signals:
+        """Run cells whose array tasks are pending as soon as they are submitted."""
+        submit = Submitter.submit
+
+        def queued(*of):
+            submission = submit(*of)
+            self.queue(*(f"{n}|0-2|PENDING" for n in range(len(self.submissions()))))
+            return submission
+
+        with Signals() as signals, mock.patch.object(Submitter, "submit", queued):
             return self.executor(request).run(dispatcher.items, dispatcher, signals)
 
-    def dispatcher(self, number):
-        return Dispatcher(runs(number), Store(self.csv))
+    def dispatcher(self, number, first=0):
+        return Dispatcher(runs(number)[first:], Store(self.csv))
+
+    def locked(self):
+        """The lock of another command that submits."""
+        folder = folders.submissions_folder(self.csv)
+        folder.mkdir(parents=True)
+        return FileLock(folder / "submit.lock")
 
     def called(self):
         return [line.replace(str(self._made), "") for line in self.calls.read_text().splitlines()]
@@ -95,31 +105,17 @@ def cluster(tmp_path, target, slurm, monkeypatch):
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def dispatcher_stays_queued(cluster, dispatcher, **options):
-    """Run cells whose array tasks are pending as soon as they are submitted."""
-    submit = Submitter.submit
-
-    def queued(self, groups, after=None):
-        submission = submit(self, groups, after)
-        cluster.queue(*(f"{n}|0-2|PENDING" for n in range(len(cluster.submissions()))))
-        return submission
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Submitter, "submit", queued)
-        return cluster.run(dispatcher, **options)
-
-
 def test_arrays_are_split_and_chained(cluster):
     dispatcher = cluster.dispatcher(7)
 
     def end():
-        for number, index in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)):
-            cluster.publish(number, index)
+        for place in range(7):
+            cluster.publish(*divmod(place, 3))
         cluster.queue()
 
     cluster.steps = [end]
     request = parse_request("partition=main", 2)
-    assert not dispatcher_stays_queued(cluster, dispatcher, request=request)
+    assert not cluster.run(dispatcher, request)
     words = [line.split() for line in cluster.called()]
     assert [[word for word in line if "=" in word] for line in words] == [
         ["--array=0-2%2"],
@@ -129,15 +125,8 @@ def test_arrays_are_split_and_chained(cluster):
     assert len(dispatcher.rows) == 7
 
 
-@pytest.mark.parametrize(
-    ("limit", "sizes", "stage"),
-    [
-        (3, {2}, "1 array task running, 0 pending, 22 to be submitted"),
-        (15, {8, 4, 2}, "13 array tasks running, 0 pending, 10 to be submitted"),
-    ],
-)
 def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
-    cluster, slurm, monkeypatch, limit, sizes, stage
+    cluster, slurm, monkeypatch
 ):
     """Of 24 cells, on a cluster whose largest array has 16; one array task ends at each look."""
     slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 16"')
@@ -145,7 +134,7 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
     submit, accepted, pending = Submitter.submit, [], []
 
     def limited(self, groups, after=None):
-        if len(pending) + len(groups) > limit:
+        if len(pending) + len(groups) > 15:
             raise SlurmError("sbatch: AssocMaxSubmitJobLimit")
         submission = submit(self, groups, after)
         accepted.append(len(groups))
@@ -162,50 +151,58 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
 
     monkeypatch.setattr(Submitter, "submit", limited)
     cluster.steps = [one_ends] * 24
-    assert not cluster.run(dispatcher)
+    assert not cluster.executor().run(dispatcher.items, dispatcher, Signals())
     assert len(dispatcher.rows) == sum(accepted) == 24
-    assert set(accepted[:-1]) == sizes, "the last is what is left"
-    assert dispatcher.stages[0] == stage
+    assert set(accepted[:-1]) == {8, 4, 2}, "the last is what is left"
+    assert dispatcher.stages[0] == "13 array tasks running, 0 pending, 10 to be submitted"
+    assert dispatcher.stages[-1] == "1 array task running, 0 pending"
 
 
-def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
-    slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
-    with pytest.raises(RefusedError, match="Invalid account"):
-        cluster.run(cluster.dispatcher(2))
-    assert cluster.submissions() == []
-
-
-def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm):
+def test_what_is_refused_ends_the_run_and_after_cells_have_run_with_a_report(cluster, slurm):
     """A RefusedError would leave the report out."""
     cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
-    first, second = (Dispatcher(some, Store(cluster.csv)) for some in (runs(2)[:1], runs(2)[1:]))
+    first, second = cluster.dispatcher(1), cluster.dispatcher(2, first=1)
     executor = cluster.executor()
-    with Signals() as signals:
-        assert not executor.run(first.items, first, signals)
-        slurm(sbatch="echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
-        with pytest.raises(SlurmError, match="Unable to contact"):
-            executor.run(second.items, second, signals)
+    assert not executor.run(first.items, first, Signals())
+    slurm(sbatch="echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        executor.run(second.items, second, Signals())
+    slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
+    with pytest.raises(RefusedError, match="Invalid account"):
+        cluster.run(second)
+    assert len(cluster.submissions()) == 1
 
 
-def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
-    dispatcher, submit = cluster.dispatcher(7), Submitter.submit
-    signals = Signals()
+def test_nothing_is_submitted_after_a_stop(cluster, monkeypatch):
+    early, late, signals, submit = cluster.dispatcher(2), cluster.dispatcher(7), Signals(), None
+    early.prepare = lambda _item: setattr(signals, "stops", 1)
+    with pytest.raises(StoppedError):
+        cluster.executor().run(early.items, early, signals)
+    assert cluster.called() == []
+    submit, signals.stops = Submitter.submit, 0
 
-    def stopped(self, groups, after=None):
+    def stopped(*of):
         signals.stops += 1
-        submission = submit(self, groups, after)
+        submission = submit(*of)
         cluster.queue("0|0-2|PENDING")
         return submission
 
     monkeypatch.setattr(Submitter, "submit", stopped)
     cluster.steps = [lambda: None]
-    assert cluster.executor().run(dispatcher.items, dispatcher, signals)
-    assert len(cluster.submissions()) == 1
-    assert [note for note in dispatcher.notes if "to cancel them: scancel 11" in note]
+    assert cluster.executor().run(late.items, late, signals)
+    assert len(cluster.submissions()) == 1, "of three arrays"
+    assert [note for note in late.notes if "to cancel them: scancel 11" in note]
 
 
-def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submit):
+def test_jobs_of_another_user_are_asked_for_and_those_of_another_version_named(
+    cluster, slurm, submit
+):
     submission = submit([runs(1)])
+    request = json.loads((submission.folder / "request.json").read_text())
+    (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
+    slurm(squeue=f"case $* in *,70000*) echo '{submission.name}|7|0|RUNNING|None';; esac")
+    cluster.executor().collect()
+    assert [one.folder for one in submissions(cluster.csv)] == [submission.folder]
     (submission.folder / "cells.jsonl").write_text("[{}]\n")
     with pytest.raises(InputError, match="is no run of a cell") as error:
         cluster.executor().collect()
@@ -213,13 +210,10 @@ def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submi
 
 
 def test_a_wait_for_a_lock_is_ended_by_the_user_or_after_minutes(cluster, monkeypatch):
-    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
-    folder = submissions_folder(cluster.csv)
-    folder.mkdir(parents=True)
-    with FileLock(folder / "submit.lock"), Signals() as signals:
+    executor, dispatcher, signals = cluster.executor(), cluster.dispatcher(1), Signals()
+    with cluster.locked():
         monkeypatch.setattr(module, "_TICK_S", 0.0)
-        stopping = Timer(0.1, lambda: setattr(signals, "stops", 1))
-        stopping.start()
+        Timer(0.1, lambda: setattr(signals, "stops", 1)).start()
         with pytest.raises(StoppedError):
             executor.run(dispatcher.items, dispatcher, signals)
         monkeypatch.setattr(module, "LOCK_S", 0.0)
@@ -229,21 +223,15 @@ def test_a_wait_for_a_lock_is_ended_by_the_user_or_after_minutes(cluster, monkey
 
 def test_a_later_command_follows_what_is_queued(cluster):
     before = cluster.dispatcher(3)
-
     cluster.steps = [mock.Mock(side_effect=KeyboardInterrupt)]
     with pytest.raises(KeyboardInterrupt):
-        dispatcher_stays_queued(cluster, before)
+        cluster.run(before)
     cluster.publish(0, 0)
     cluster.executor().collect()
     assert [row.seed for row in read_rows(cluster.csv)] == [0]
 
-    def end():
-        cluster.publish(0, 1)
-        cluster.publish(0, 2)
-        cluster.queue()
-
-    after = Dispatcher(runs(3)[1:], Store(cluster.csv))
-    cluster.steps = [end]
+    after = cluster.dispatcher(3, first=1)
+    cluster.steps = [lambda: (cluster.publish(0, 1), cluster.publish(0, 2), cluster.queue())]
     assert not cluster.run(after)
     assert after.notes == ["2 of these cells are already queued, in job 11"]
     assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
@@ -251,9 +239,7 @@ def test_a_later_command_follows_what_is_queued(cluster):
 
 
 def test_what_another_command_is_submitting_is_not_closed(cluster, slurm, submit):
-    folder = submissions_folder(cluster.csv)
-    folder.mkdir(parents=True)
-    with FileLock(folder / "submit.lock"):
+    with cluster.locked():
         submission = submit([runs(1)])
         (submission.folder / "job.json").unlink()
         collecting = Thread(target=cluster.executor().collect)
@@ -264,15 +250,6 @@ def test_what_another_command_is_submitting_is_not_closed(cluster, slurm, submit
     assert submission.job == 7
     assert not (submission.folder / "done").exists()
     assert list((submission.folder / "starts").iterdir()) == []
-
-
-def test_nothing_is_submitted_after_a_stop(cluster):
-    dispatcher = cluster.dispatcher(2)
-    with Signals() as signals:
-        dispatcher.prepare = lambda _item: setattr(signals, "stops", 1)
-        with pytest.raises(StoppedError):
-            cluster.executor().run(dispatcher.items, dispatcher, signals)
-    assert cluster.called() == []
 
 
 def test_what_another_command_has_run_meanwhile_is_not_submitted(cluster, target):
@@ -301,7 +278,7 @@ def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(cluster, tmp_pa
     assert submission.runs_csv() == cluster.csv
 
 
-def test_two_collectors_append_a_row_once(cluster):
+def test_two_collectors_append_a_row_once_and_cancel_restarts_of_finished_cells(cluster):
     dispatcher = cluster.dispatcher(2)
 
     def both():
@@ -313,33 +290,27 @@ def test_two_collectors_append_a_row_once(cluster):
     def last():
         assert [row.seed for row in dispatcher.rows] == [1]
         cluster.publish(0, 0)
-        cluster.queue()
+        cluster.queue("0|0-1|PENDING")
 
     cluster.steps = [both, lambda: None, last]
-    dispatcher_stays_queued(cluster, dispatcher)
+    cluster.run(dispatcher)
     assert [row.seed for row in read_rows(cluster.csv)] == [1, 0]
     assert dispatcher.notes == ["job 11: 2 cells in 2 array tasks"]
     assert list(submissions(cluster.csv)) == []
+    assert cluster.called()[-1] == "scancel --state=PENDING 11"
 
 
 def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
     dispatcher = cluster.dispatcher(1)
-    answer = cluster._queue
-
-    def away():
-        slurm(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+    away = "squeue: Unable to contact slurm controller"
 
     def back():
         cluster.publish(0, 0)
-        slurm(squeue=f"cat {answer}")
-        cluster.queue()
+        slurm(squeue="")
 
-    cluster.steps = [away, lambda: None, back]
-    dispatcher_stays_queued(cluster, dispatcher)
-    assert [note for note in dispatcher.notes if "asking again" in note] == [
-        "Slurm does not answer (squeue: Unable to contact slurm controller); jobs go on, "
-        "asking again"
-    ]
+    cluster.steps = [lambda: slurm(squeue=f"echo '{away}' >&2; exit 1"), lambda: None, back]
+    cluster.run(dispatcher)
+    assert dispatcher.notes[1:] == [f"Slurm does not answer ({away}); jobs go on, asking again"]
     assert len(dispatcher.rows) == 1
 
 
@@ -354,7 +325,7 @@ def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm):
         cluster.queue()
 
     cluster.steps = [fail]
-    assert not dispatcher_stays_queued(cluster, dispatcher)
+    assert not cluster.run(dispatcher)
     assert dispatcher.notes[1:] == [
         f"job 11: 1 array task never began: {why} (to leave nodes out: --slurm exclude={node})"
         for why, node in (
@@ -376,34 +347,13 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
         cluster.queue("0|1|PENDING|JobHeldAdmin", "0|2|PENDING|BadConstraints")
 
     cluster.steps = [held, held, bad, cluster.queue]
-    assert not dispatcher_stays_queued(cluster, dispatcher)
+    assert not cluster.run(dispatcher)
     notes = [note.partition(":")[2] for note in dispatcher.notes if "can't start" in note]
     assert [note.partition(";")[0] for note in notes] == [
         " 2 array tasks can't start (JobHeldAdmin)",
         " 1 array task can't start (BadConstraints)",
     ]
     assert "if held: scontrol release 11; to give up: scancel 11" in notes[0]
-
-
-def test_jobs_of_another_user_are_asked_for(cluster, slurm, submit):
-    submission = submit([runs(1)])
-    request = json.loads((submission.folder / "request.json").read_text())
-    (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
-    slurm(squeue=f"case $* in *,70000*) echo '{submission.name}|7|0|RUNNING|None';; esac")
-    cluster.executor().collect()
-    assert [one.folder for one in submissions(cluster.csv)] == [submission.folder]
-
-
-def test_restarts_of_finished_cells_are_cancelled(cluster):
-    dispatcher = cluster.dispatcher(3)
-
-    def end():
-        for index in range(3):
-            cluster.publish(0, index)
-
-    cluster.steps = [end]
-    dispatcher_stays_queued(cluster, dispatcher)
-    assert cluster.called()[-1] == "scancel --state=PENDING 11"
 
 
 @pytest.mark.parametrize(("is_terminal", "answer"), [(False, "y\n"), (True, "y\n"), (True, "\n")])
@@ -418,12 +368,8 @@ def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
     def stop():
         cluster.signals.stops += 1
 
-    def cancelled():
-        cluster.publish(0, 0, "interrupted")
-        cluster.queue()
-
-    cluster.steps = [stop, cancelled]
-    assert dispatcher_stays_queued(cluster, dispatcher)
+    cluster.steps = [stop, lambda: (cluster.publish(0, 0, "interrupted"), cluster.queue())]
+    assert cluster.run(dispatcher)
     ends = is_terminal and answer == "y\n"
     assert ("cancel the array tasks of job 11? [y/N]" in dispatcher.notes) == is_terminal
     assert ("array tasks go on; to cancel them: scancel 11" in dispatcher.notes) != ends

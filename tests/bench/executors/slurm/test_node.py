@@ -16,13 +16,12 @@ from bench.executors.slurm.submission import TaskAttempt
 from bench.launch.attempt import outcome_row
 from bench.results.protocol import ROW
 from bench.results.row import keep_row, kept_row
-from tests.bench.executors.slurm.conftest import runs, worker_end
+from tests.bench.executors.slurm.conftest import SECOND, runs, worker_end
 
 WORKER = (sys.executable, "-S", "-c")
 OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
 HANGS = "import time; time.sleep(60)"
 CRASHES = "import sys; sys.exit(3)"
-SECOND = TaskAttempt(0, 1, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -85,31 +84,24 @@ def test_only_the_first_attempt_counts_also_of_one_that_comes_late(
     assert row(submission, restart=restarts[1]) is None
 
 
-def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit):
-    submission = submit([runs(1)])
-    code = f"{OK}; import os; os.link(r'{submission.script}', r'{submission.rows / '0-0-0.json'}')"
-    assert run(submission, code) == 0
-    [folder] = (path for path in submission.runs_csv().with_suffix("").glob("head-*"))
-    assert kept_row(folder) is None
-
-
-def test_a_cell_is_ended_before_its_job_and_no_other_begins(submit, slurm, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "timeout_s", "message"),
+    [
+        ("0:02|1:00", None, "reached the job's time limit of 1:00 (time= of --slurm): "
+         "took longer than 1 s"),
+        ("1:00:00|1:00:00", 0.2, "took longer than 0.2 s"),
+    ],
+)  # fmt: skip
+def test_a_cell_ends_before_its_job_after_which_no_other_begins_or_by_its_own_limit(
+    submit, slurm, monkeypatch, limit, timeout_s, message
+):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    slurm(squeue="echo '0:02|1:00'")
-    submission = submit([runs(2)])
+    slurm(squeue=f"echo '{limit}'")
+    submission = submit([[replace(one, timeout_s=timeout_s) for one in runs(2)]])
     assert run(submission, HANGS) == 0
-    one = row(submission)
-    assert one.status == "timeout"
-    assert "the job's time limit of 1:00 (time= of --slurm): took longer than 1 s" in one.message
-    assert not (submission.folder / "starts" / SECOND.file).exists()
-
-
-def test_a_timeout_of_the_command_comes_first(submit, slurm, monkeypatch):
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    slurm(squeue="echo '1:00:00|1:00:00'")
-    submission = submit([[replace(runs(1)[0], timeout_s=0.2)]])
-    assert run(submission, HANGS) == 0
-    assert row(submission).message.startswith("took longer than 0.2 s")
+    assert row(submission).status == "timeout"
+    assert row(submission).message.startswith(message)
+    assert (submission.folder / "starts" / SECOND.file).exists() == (timeout_s is not None)
 
 
 def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
@@ -135,34 +127,26 @@ def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "delay_s", "message"),
     [
-        ("", "its job was ended by SIGTERM"),
-        (" DUE TO PREEMPTION ", "its job was preempted"),
-        (" DUE TO SIGNAL 9 ", "its job was ended due to signal 9"),
+        ("", 0.0, "its job was ended by SIGTERM"),
+        ("", 0.5, "its job was ended by SIGTERM"),  # the worker gets the signal first
+        (" DUE TO PREEMPTION ", 0.0, "its job was preempted"),
+        (" DUE TO SIGNAL 9 ", 0.0, "its job was ended due to signal 9"),
     ],
 )
-def test_slurm_ends_a_job(submit, line, message):
+def test_slurm_ends_a_job_by_a_signal_to_all_its_processes(submit, line, delay_s, message):
     submission = submit([runs(2)])
     if line:
         text = f"slurmstepd-n1: error: *** JOB 22 ON n1 CANCELLED AT 2026-11-28T07:08:46{line}***\n"
         (submission.folder / "output" / "0.txt").write_text(text)
-    # as Slurm does, the signal goes to all processes of the job at once
-    code = f"import os; os.kill({os.getpid()}, {signal.SIGTERM}); os.kill(os.getpid(), 15)"
-    assert run(submission, code) == 143
-    assert (row(submission).status, row(submission).message) == ("interrupted", message)
-    assert row(submission, 1) is None
-
-
-def test_a_worker_gets_the_signal_before_its_parent(submit):
-    submission = submit([runs(2)])
-    later = f"import os, time; time.sleep(0.5); os.kill({os.getpid()}, {signal.SIGTERM})"
+    parent = f"import os, time; time.sleep({delay_s}); os.kill({os.getpid()}, {signal.SIGTERM})"
     code = (
-        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', '{later}'], "
+        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', '{parent}'], "
         "start_new_session=True); os.kill(os.getpid(), 15)"
     )
     assert run(submission, code) == 143
-    assert row(submission).status == "interrupted"
+    assert (row(submission).status, row(submission).message) == ("interrupted", message)
     assert row(submission, 1) is None
 
 

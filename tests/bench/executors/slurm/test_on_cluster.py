@@ -1,35 +1,22 @@
-"""Grids of stub cells on a real cluster of two nodes, and what happens to jobs there.
-
-All tests that need one are in this module, so that one process starts it. The last strikes a grid
-with a few of the faults of `python -m tests.experiments.faults --slurm`.
-"""
+"""Grids on a real cluster of two nodes, and what happens to jobs there. All tests that need one are
+in this module, so that one process starts it."""
 
 import re
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.executors.slurm import commands
-from bench.executors.slurm import executor as slurm_executor
-from bench.executors.slurm.executor import POLL, find_cluster
+from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import submissions_folder
-from bench.results.predictions import kept_predictions
 from bench.results.row import kept_row
-from bench.results.store import read_rows
 from bench.results.submission import Submission
-from minbert.data.words import entity_f1
-from tests.bench.grid.test_words import GRID as GRID_OF_WORDS
-from tests.bench.grid.test_words import write_conll
 from tests.bench.grids import GridRuns
 from tests.components import COMPONENTS, need
 from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
 from tests.slurm.cluster import NODES, URGENT, has_control_groups, missing, temporary_cluster
 from tests.slurm.place import HANG, PAIRS, POLL_S, Place
-from tests.slurm.stub_grid import WORKER
-from tests.slurm.stub_worker import CELLS, FILL_MEMORY
+from tests.slurm.stub_worker import FILL_MEMORY
 
 FAULTS = 20
 
@@ -43,25 +30,23 @@ def place(cluster, tmp_path):
 
 
 def test_a_grid_is_an_array_on_both_nodes_and_a_preempted_cell_runs_again(place):
-    first = place.run("--cells", "4")
-    assert first.returncode == 0, first.stderr
-    assert {start.node for start in place.starts()} == set(NODES)
-    assert place.statuses() == {seed: ["ok"] for seed in range(4)}
-    assert not any(node in place.csv.read_text() for node in NODES)
-    (submission,) = place.submissions()
-    assert (submission.folder / "done").exists()
     place.order(HANG, 4)
     command = place.start("--cells", "5")
     place.wait_for_starts(5)
+    place.cluster.wait_for(lambda: len(place.statuses()) == 4, "the rows of the others")
+    assert {start.node for start in place.starts()} == set(NODES)
     place.order("0.1", 4)
     job = place.cluster.submit("true", f"--partition={URGENT}", "--exclusive", "--nodes=2")
     ended = place.end(command)
     assert ended.returncode == 0, ended.stderr
     assert place.cluster.job(job)["JobState"] == "COMPLETED"
     assert place.statuses() == {**{seed: ["ok"] for seed in range(4)}, 4: ["interrupted", "ok"]}
+    assert sorted(start.seed for start in place.starts()) == [0, 1, 2, 3, 4, 4]
     (row,) = (row for row in place.rows() if row["status"] == "interrupted")
     assert row["message"] == "its job was preempted"
-    assert [start.seed for start in place.starts()[4:]] == [4, 4]
+    assert not any(node in place.csv.read_text() for node in NODES)
+    (submission,) = place.submissions()
+    assert (submission.folder / "done").exists()
 
 
 def test_commands_read_what_this_slurm_prints(cluster, monkeypatch):
@@ -136,21 +121,13 @@ def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path):
         assert place.problems() == []
 
 
-def test_nodes_are_checked_whenever_it_is_wanted(tmp_path, cluster, monkeypatch):
+def test_cells_train_on_nodes_which_are_checked_whenever_it_is_wanted(
+    tmp_path, cluster, monkeypatch
+):
     """Twice, so that the second check does not use the folders of the first."""
-
-    def with_stub_workers(*arguments, **options):
-        executor = find_cluster(*arguments, **options)
-        executor._submitter = replace(executor._submitter, worker=WORKER)
-        return executor
-
-    monkeypatch.setattr(slurm_executor, "find_cluster", with_stub_workers)
-    pairs, grid = GridRuns(tmp_path, Path("bert-tiny")), tmp_path / "pairs.toml"
+    pairs, grid = GridRuns(tmp_path / "place", Path("bert-tiny")), tmp_path / "pairs.toml"
     grid.write_text(PAIRS)
-    orders = tmp_path / "orders"
-    orders.mkdir()
-    (orders / "0").write_text("0.5")  # so that both nodes work at the same time
-    for name, value in (cluster.environment | {CELLS: str(orders), POLL: POLL_S}).items():
+    for name, value in (cluster.environment | {POLL: POLL_S}).items():
         monkeypatch.setenv(name, value)
     options = ("--slurm", "exclusive", "--check-nodes", "--select", "mode=head batching=by-length")
     for _ in range(2):
@@ -162,10 +139,15 @@ def test_nodes_are_checked_whenever_it_is_wanted(tmp_path, cluster, monkeypatch)
     for node in NODES:
         rows = [kept_row(place) for place in (folder / node).glob("head-*")]
         assert sorted((row.status, row.attempt) for row in rows) == [("ok", 1), ("ok", 2)]
-    assert pairs.statuses() == ["ok"]
+    [row] = pairs.rows()
+    assert row.is_ok
+    assert row.steps_timed > 0
+    submission = Submission.check(pairs.folder)
+    assert (submission.problems, +submission.unchecked) == ([], {})
 
 
 def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
+    """Struck by a few of the faults of `python -m tests.experiments.faults --slurm`."""
     first = ["second command", "command killed", "node dies", "controller restarted"]
     verdict = Round(cluster, tmp_path / "grid", 3, FAULTS, first).run()
     assert verdict.good, verdict
@@ -173,31 +155,3 @@ def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
     assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
     assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
     assert summary([verdict], 3, 1.0)["injected"] == verdict.injected.total()
-
-
-def test_a_cell_on_words_in_windows_trains_on_a_node(cluster, tmp_path, tiny_checkpoint):
-    (tmp_path / "words.toml").write_text(GRID_OF_WORDS, encoding="utf-8")
-    train = write_conll(tmp_path / "train.conll", 100)
-    dev = write_conll(tmp_path / "dev.conll", 60, seed=1)
-    runs = tmp_path / "runs.csv"
-    command = [
-        sys.executable, "-m", "bench.grid", "--grid", str(tmp_path / "words.toml"),
-        "--data", str(train), "--validation", str(dev), "--model", str(tiny_checkpoint),
-        "--select", "mode=full", "--window-stride", "3", "--executor", "slurm",
-        "--runs", str(runs), "--reports", str(tmp_path / "reports"),
-    ]  # fmt: skip
-    environment = cluster.environment | {POLL: "0.2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"texts are read in \d+ windows of max_length 12", done.stderr)
-    [row] = read_rows(runs)
-    assert (row.status, row.dev_metric, row.window_stride) == ("ok", "entity_f1", 3)
-    assert row.texts_cut == 0
-    assert row.dev_score > 0.3
-    [outcome] = kept_predictions(runs)([row]).values()
-    assert entity_f1(outcome.labels, outcome.predicted) == pytest.approx(row.dev_score, abs=1e-6)
-    assert len(outcome.labels) == 60
-    assert len([*submissions_folder(runs).glob("[0-9]*/request.json")]) == 1
-    assert "Types of entities" in (tmp_path / "reports" / "index.html").read_text(encoding="utf-8")
-    submission = Submission.check(tmp_path)
-    assert (submission.problems, +submission.unchecked) == ([], {})

@@ -1,24 +1,29 @@
-"""Whether a cluster can run cells, before anything is queued: bad input is one line."""
+"""Whether a cluster can run cells, before anything is queued, and which nodes deviate."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from bench.common.errors import InputError, StoppedError
+from bench.executors.slurm import node_check
 from bench.executors.slurm import probe as module
 from bench.executors.slurm.executor import find_cluster
+from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
-from bench.executors.slurm.submission import TARGET
+from bench.executors.slurm.submission import TARGET, Submission
+from bench.executors.slurm.submitter import Submitter
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.results.store import Store
+from tests.bench.executors.slurm.conftest import FIRST, begin, row_of, runs
 
 
 class Probing:
-    """A cluster on which a probe's script runs at once, and its end is known to `scontrol`."""
+    """Its nodes run a probe's script at once."""
 
     def __init__(self, folder, slurm):
         self.folder, self.notes, self.put = folder, [], slurm
@@ -35,8 +40,7 @@ class Probing:
         )
 
     def ask(self, text="", *paths, **options):
-        with Signals() as signals:
-            return self.prober(text, *paths, **options).ask(signals)
+        return self.prober(text, *paths, **options).ask(Signals())
 
     def left_over(self):
         return list((self.folder / "runs").rglob("*"))
@@ -56,6 +60,8 @@ def cluster(tmp_path, slurm):
 def test_a_node_answers_with_its_conditions_once(cluster):
     here = find_conditions("cpu")
     assert cluster.prober().known() is None
+    cluster.prober("time=20").check()
+    assert cluster.left_over() == []
     target = cluster.ask("time=2:00:00")
     assert target.conditions == here.conditions
     assert "#SBATCH --time=0:10:00\n" in (cluster.folder / "script").read_text()
@@ -80,25 +86,16 @@ def test_kinds_with_other_software_do_not_count(tmp_path, target):
     assert [*known_kinds(tmp_path, target).values()] == [target, other]
 
 
-def test_a_partition_that_is_not_there_or_too_short(cluster):
-    cluster.put(sinfo="echo 'cpu*|infinite'; echo 'gpu|30:00'")
-    for text, message in (
-        ("partition=cpu,nope", "there is no partition nope; choose cpu, gpu$"),
-        (
-            "partition=gpu time=2:00:00",
-            "time=2:00:00 is more than 30:00, the limit of partition gpu; give less$",
-        ),
-    ):
-        with pytest.raises(InputError, match=f"^--slurm: {message}"):
-            cluster.prober(text).check()
-    cluster.prober("partition=gpu time=20").check()
-    assert "#SBATCH --partition=gpu\n" in (cluster.folder / "tested").read_text()
-    assert cluster.left_over() == []
+PARTITIONS = {"sinfo": "echo 'cpu*|infinite'; echo 'gpu|30:00'"}
 
 
 @pytest.mark.parametrize(
     ("lines", "asked", "message"),
     [
+        (PARTITIONS, "partition=cpu,nope",
+         "^--slurm: there is no partition nope; choose cpu, gpu$"),
+        (PARTITIONS, "partition=gpu time=2:00:00", "^--slurm: time=2:00:00 is more than 30:00, the "
+         "limit of partition gpu; give less$"),
         ({"scontrol": "echo n1 n2"}, "nodelist=n[1-2]", r"^--slurm: nodelist names 2 nodes, .*="),
         ({"sinfo": "echo 'cpu|infinite'"}, "", "no default partition; choose cpu"),
         (
@@ -115,19 +112,27 @@ def test_what_slurm_would_refuse(cluster, lines, asked, message):
     cluster.put(**lines)
     with pytest.raises(InputError, match=message):
         cluster.prober(asked).check()
+    assert cluster.left_over() == []
 
 
-def test_a_folder_that_nodes_do_not_share(cluster):
-    """The output of a job goes there too, so that Slurm can't start it."""
+@pytest.mark.parametrize(
+    ("printed", "code", "message"),
+    [
+        # its output goes to the folder too, so that Slurm can't start it
+        ("", "0:53", r"it does not see FOLDER\S+ \(job 11 ended FAILED\); name a file in a folder "
+         "that nodes share"),
+        ("ModuleNotFoundError: No module named click", "1:0", "ModuleNotFoundError: No module"),
+    ],
+)  # fmt: skip
+def test_a_job_that_can_not_begin(cluster, printed, code, message):
     cluster.put(
-        sbatch='[ "$1" = --test-only ] || echo 11',
-        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=0:53'",
+        sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
+        f'echo "{printed}" > "${{s%script.sh}}output.txt"; echo 11',
+        scontrol=f"echo 'JobId=11 JobState=FAILED ExitCode={code}'",
     )
-    with pytest.raises(InputError) as error:
+    message = message.replace("FOLDER", str(cluster.folder))
+    with pytest.raises(InputError, match=f"^--slurm: a node can't run cells: {message}"):
         cluster.ask()
-    text = str(error.value)
-    assert text.startswith(f"--slurm: a node can't run cells: it does not see {cluster.folder}")
-    assert "(job 11 ended FAILED); name a file in a folder that nodes share" in text
     assert cluster.left_over() == []
 
 
@@ -143,32 +148,23 @@ def test_a_working_folder_that_nodes_do_not_share(cluster, monkeypatch):
         cluster.ask()
 
 
-def test_an_environment_that_nodes_do_not_see(cluster, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(cluster.folder / "venv" / "python"))
-    with pytest.raises(InputError, match="venv/python; install this project in an environment"):
-        cluster.ask()
-    assert cluster.left_over() == []
-
-
 def test_a_node_that_lacks_something(cluster, monkeypatch):
     data = cluster.folder / "data"
     with pytest.raises(InputError, match=f"can't run cells: it does not see {data}$"):
         cluster.ask("", data)
     with pytest.raises(InputError, match=r"can't run cells: .*; .*--device cpu runs"):
         cluster.ask(device="cuda")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(cluster.folder / "venv" / "python"))
+        with pytest.raises(InputError, match="venv/python; install this project in an environment"):
+            cluster.ask()
     monkeypatch.setattr(module, "code_version", lambda: "9.9")
     with pytest.raises(InputError, match=r"its code is .*, and here it is 9\.9$"):
         cluster.ask()
-
-
-def test_python_that_can_not_begin(cluster):
-    cluster.put(
-        sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
-        'echo "ModuleNotFoundError: No module named click" > "${s%script.sh}output.txt"; echo 11',
-        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=1:0'",
-    )
-    with pytest.raises(InputError, match="can't run cells: ModuleNotFoundError: No module named"):
-        cluster.ask()
+    assert cluster.left_over() == []
+    store = Store(Path("/proc/self/runs.csv"))
+    with pytest.raises(InputError, match="can't be written"):
+        find_cluster(store, Request(), "cpu", [], dry_run=False)
 
 
 def test_the_user_does_not_wait_for_a_full_queue(cluster):
@@ -178,17 +174,11 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
         squeue='for w; do case $w in --name=*) echo "${w#*=}|11|N/A|PENDING|None";; esac; done',
         scancel=f'echo "$@" > {log}',
     )
-    with Signals() as signals:
-        signals.stops = 1
-        with pytest.raises(StoppedError):
-            cluster.prober().ask(signals)
+    signals = Signals()
+    signals.stops = 1
+    with pytest.raises(StoppedError):
+        cluster.prober().ask(signals)
     assert log.read_text() == "11\n"
-
-
-def test_a_folder_that_can_not_be_written_is_refused(slurm):
-    slurm(sbatch="cat > /dev/null")
-    with pytest.raises(InputError, match="can't be written"):
-        find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], dry_run=False)
 
 
 def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
@@ -205,19 +195,115 @@ def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
     assert cluster.folders()[0] != before[0]
     cluster.put(sinfo="echo 'main*|30:00'; echo 'long|infinite'")
     cluster.prober("time=2:00:00").check()
+    cluster.prober("partition=main time=20").check()
+    assert "#SBATCH --partition=main\n" in (cluster.folder / "tested").read_text()
 
 
-def test_a_full_queue_is_no_reason_to_refuse_a_later_command(cluster, target):
+def test_what_a_node_answered_is_used_in_a_full_queue_and_no_problem_of_before(cluster, target):
+    answer, given = cluster.folders()[1] / "answer.json", cluster.folder / "given"
     cluster.put(sbatch="echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1")
     with pytest.raises(InputError, match="refuses such a job: sbatch: AssocMaxSubmitJobLimit"):
         cluster.prober().check()
-    (cluster.folders()[1] / "answer.json").write_bytes(TARGET.dump_json(target))
+    answer.write_bytes(TARGET.dump_json(target))
     cluster.prober().check()
-
-
-def test_an_answer_that_a_killed_command_left_is_not_used(cluster, target):
-    answer, given = cluster.folders()[1] / "answer.json", cluster.folder / "given"
-    answer.write_text('{"problem": "it does not see /x"}')
+    answer.write_text('{"problem": "it does not see /x"}')  # by a command that was killed
     given.write_bytes(TARGET.dump_json(target))
     cluster.put(sbatch=f"[ -e {answer} ] || cat {given} > {answer}; echo 3")
     assert cluster.ask() == target
+
+
+def node(name, ms, half=1.0, kind="a"):
+    return Node(name, kind, ms, ms - half, ms + half)
+
+
+def deviations(*nodes):
+    return [one.name for one in compare(nodes) if one.deviation is not None]
+
+
+def test_a_node_deviates_by_its_whole_interval_and_from_its_own_kind():
+    usual = [node(f"n{number}", 100 + number / 10) for number in range(4)]
+    assert deviations(*usual) == []
+    assert deviations(*usual, node("slow", 120)) == ["slow"]
+    assert deviations(*usual, node("fast", 80)) == ["fast"]
+    assert deviations(*usual, node("unsteady", 120, half=30)) == []
+    assert deviations(*usual, node("near", 104)) == []
+    assert deviations(*usual, node("other", 200, kind="b")) == []
+    assert deviations(*usual, Node("gone", "a", problem="crashed")) == []
+
+
+def test_lines_name_what_to_leave_out():
+    usual = [node(f"n{number}", 100) for number in range(2)]
+    every = [*usual, node("slow", 125), node("fast", 80), Node("gone", problem="it never began: x")]
+    assert lines(compare(every)) == [
+        "gone            it never began: x",
+        "fast  a         80 ms for 1,000 tokens (79 to 81), 20% faster than others of its kind",
+        "n0    a         100 ms for 1,000 tokens (99 to 101)",
+        "n1    a         100 ms for 1,000 tokens (99 to 101)",
+        "slow  a         125 ms for 1,000 tokens (124 to 126), 25% slower than others of its kind",
+        "to leave nodes out: --slurm exclude=slow,gone",
+    ]
+    assert len(lines(compare(usual))) == 2
+
+
+def checked(folder, request="", note=lambda _text: None):
+    """What a check of the nodes finds, which looks once."""
+    submitter = Submitter(folder / "runs.csv", parse_request(request), "cpu", folder)
+    return check_nodes(submitter, runs(1)[0], note, Signals(), 0.0)
+
+
+def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target, monkeypatch):
+    calls = tmp_path / "calls"
+    slurm(
+        sinfo="echo 'n1|idle'; echo 'n2|mixed'; echo 'n3|down*'; echo 'n4|idle'; echo 'n5|idle'",
+        sbatch=f'for s; do :; done; cat "$s" >> {calls}; echo 7',
+        scontrol='[ "$2" = hostnames ] && echo n4 || exit 1',
+    )
+
+    def work(_seconds):
+        """The nodes run their cells, except the last."""
+        for name in ("n1", "n2"):
+            [place] = (tmp_path / "runs" / "slurm" / "nodes" / name / "slurm").iterdir()
+            submission = Submission(place)
+            begin(submission, target)
+            row, folder = row_of(submission, target)
+            submission.publish_row(FIRST, row | {"ms_per_1k_tokens": 5.0}, folder)
+
+    monkeypatch.setattr(node_check, "sleep", work)
+    nodes = checked(tmp_path, "exclude=n4")
+    gone = "it never began: no longer in the queue"
+    problems = {"n1": "", "n2": "", "n5": gone}
+    assert {node.name: node.problem for node in nodes} == problems
+    lists = [line for line in calls.read_text().splitlines() if "nodelist" in line]
+    assert lists == [f"#SBATCH --nodelist={name}" for name in problems]
+    assert not (tmp_path / "runs.csv").exists()
+    assert (tmp_path / "runs" / "slurm" / "nodes.json").exists()
+
+
+def test_a_node_that_does_not_fit_is_left_out(slurm, tmp_path, monkeypatch):
+    slurm(
+        sinfo="echo 'n1|idle'; echo 'n2|idle'",
+        sbatch='for s; do :; done; case $(cat "$s") in *nodelist=n1*) '
+        "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1;; esac; "
+        "echo 7",
+    )
+    monkeypatch.setattr(node_check, "sleep", lambda _seconds: None)
+    notes, why = [], "n1 is not checked: sbatch: Requested node configuration is not available"
+    [node] = checked(tmp_path, "exclusive", notes.append)
+    assert (node.name, notes[0]) == ("n2", why)
+    slurm(sinfo="echo 'n1|idle'")
+    with pytest.raises(InputError, match=f"^--check-nodes: {why}"):
+        checked(tmp_path, "exclusive")
+    slurm(sinfo="echo 'n1|down*'; echo 'n2|drained'")
+    with pytest.raises(InputError, match="no node takes jobs"):
+        checked(tmp_path)
+
+
+def test_jobs_are_cancelled_if_a_later_one_can_not_be_made(slurm, tmp_path, submit, monkeypatch):
+    calls, notes, submission = tmp_path / "calls", [], submit([runs(1)])
+    slurm(sinfo="echo 'n1|idle'; echo 'n2|idle'", scancel=f'echo "$*" >> {calls}')
+    ends = mock.Mock(side_effect=[submission, OSError("No space left")])
+    monkeypatch.setattr(Submitter, "submit", ends)
+    with pytest.raises(OSError, match="No space left"):
+        checked(tmp_path, note=notes.append)
+    assert calls.read_text() == "7\n"
+    assert [note for note in notes if "without exclusive" in note]

@@ -14,7 +14,7 @@ from bench.executors.slurm.following import Following, key_of
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import TARGET, Submission, TaskAttempt, publish, submissions
 from bench.results.row import kept_row
-from tests.bench.executors.slurm.conftest import FIRST, begin, row_of, runs
+from tests.bench.executors.slurm.conftest import FIRST, SECOND, begin, row_of, runs
 
 
 def test_what_is_written_is_read(submit, target):
@@ -35,36 +35,28 @@ def test_what_is_written_is_read(submit, target):
 
 
 def test_only_submissions_that_are_not_done_are_listed(submit, tmp_path):
-    submit([runs(1)], "b").folder.joinpath("done").touch()
-    submit([runs(1)], "c")
-    submit([runs(1)], "a")
+    for name in ("b", "c", "a"):
+        submit([runs(1)], name)
+    (tmp_path / "runs" / "slurm" / "b" / "done").touch()
     (tmp_path / "runs" / "slurm" / "probe-1").mkdir()
     names = [one.folder.name for one in submissions(tmp_path / "runs.csv")]
     assert names == ["a", "c"]
     assert list(submissions(tmp_path / "other.csv")) == []
 
 
-def test_one_of_many_publishes(tmp_path):
+def test_one_of_many_publishes_also_if_a_network_loses_its_answer(tmp_path, monkeypatch):
     path, texts = tmp_path / "row.json", [b"%d" % number * 10_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda text: publish(path, text), texts))
     assert won.count(True) == 1
     assert path.read_bytes() == texts[won.index(True)]
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_network_that_loses_an_answer_is_no_second_publication(tmp_path, monkeypatch):
     link = os.link
-
-    def link_twice(*paths):
-        link(*paths)
-        link(*paths)
-
-    monkeypatch.setattr(os, "link", link_twice)
-    assert publish(tmp_path / "row.json", b"1")
+    monkeypatch.setattr(os, "link", lambda *paths: (link(*paths), link(*paths)))
+    assert publish(tmp_path / "other.json", b"1")
 
 
-def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(submit, target):
+def test_a_row_is_published_once_whatever_closes_it_and_none_of_what_is_closed(submit, target):
     submission = submit([runs(1)])
     begin(submission, target)
     row, folder = row_of(submission, target, "ok")
@@ -75,27 +67,19 @@ def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(subm
     assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
     assert submission.row(FIRST) == row == kept_row(folder)
 
-
-def test_an_attempt_that_never_began_can_not_begin_once_it_is_closed(submit, target):
-    submission = submit([runs(1)])
-    planned = submission.groups[0][0]
+    submission = submit([runs(2)], "two")
+    never, began = submission.groups[0]
     for _ in range(2):
-        assert submission.close(FIRST, planned, "interrupted", "gone") is None
+        assert submission.close(FIRST, never, "interrupted", "gone") is None
         assert not begin(submission, target)
     assert submission.row(FIRST) is None
-
-
-def test_an_attempt_that_began_is_closed_with_a_row_and_a_process_on_it_publishes_none(
-    submit, target
-):
-    submission = submit([runs(1)])
-    begin(submission, target)
-    late, folder = row_of(submission, target, "ok")
-    row = submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
+    begin(submission, target, SECOND)
+    late, folder = row_of(submission, target, "ok", SECOND)
+    row = submission.close(SECOND, began, "interrupted", "its node failed")
     assert row is not None
     assert (row.status, row.message, row.attempt) == ("interrupted", "its node failed", 1)
     assert row.conditions_id == target.conditions.conditions_id
-    assert not submission.publish_row(FIRST, late, folder)
+    assert not submission.publish_row(SECOND, late, folder)
     assert kept_row(folder) == row
 
 
@@ -109,7 +93,7 @@ def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
     assert submission.close_all(0, 0, "interrupted", "its job was cancelled") is has_begun
     for restart in range(3):
         assert not begin(submission, target, replace(FIRST, restart=restart))
-    assert begin(submission, target, replace(FIRST, number=1))
+    assert begin(submission, target, SECOND)
 
 
 def read(following, queued, ends=None):
@@ -132,9 +116,8 @@ def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, targe
     read(following, None)  # Slurm does not answer
     assert list(following.take()) == []
     read(following, {2, 3}, {1: Ended("FAILED", 1)})
-    assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
-        (two, ["crashed"])
-    ]
+    [(run, [row])] = following.take()
+    assert (run, row.status) == (two, "crashed")
     assert following.open == {2, 3}
     assert following.not_run == {}
     assert following.keys == set(map(key_of, (three, four)))
@@ -159,28 +142,17 @@ def test_all_attempts_of_a_cell_are_taken_together(submit, target):
     ("end", "output", "status", "message"),
     [
         (Ended("TIMEOUT"), "", "timeout", "reached the job's time limit before it could report"),
-        (
-            Ended("FAILED"),
-            "slurmstepd-n1: error: Exceeded job memory limit\n",
-            "oom",
-            "its job exceeded the memory that it asked for",
-        ),
+        (Ended("FAILED"), "slurmstepd-n1: error: Exceeded job memory limit\n", "oom",
+         "its job exceeded the memory that it asked for"),
         (Ended("FAILED", 9), "no space left\n", "crashed", "its array task failed: no space left"),
-        (
-            Ended("FAILED", NO_FILES),
-            "on n7:\nerror: /place/cell: No space left on device\n",
-            "interrupted",
-            "its files could not be read or written: error: cell: No space left on device",
-        ),
+        (Ended("FAILED", NO_FILES), "on n7:\nerror: /place/cell: No space left on device\n",
+         "interrupted",
+         "its files could not be read or written: error: cell: No space left on device"),
         (None, "", "interrupted", "its array task is gone, and Slurm does not say why"),
-        (
-            None,
-            "slurmstepd-n1: error: *** JOB 21 ON n1 CANCELLED AT 2026-11-28T07:08:46 ***\n",
-            "interrupted",
-            "its job was cancelled",
-        ),
+        (None, "slurmstepd-n1: error: *** JOB 21 ON n1 CANCELLED AT 2026-11-28T07:08:46 ***\n",
+         "interrupted", "its job was cancelled"),
     ],
-)
+)  # fmt: skip
 def test_the_row_of_an_array_task_that_is_gone_says_why(
     submit, target, end, output, status, message
 ):
@@ -194,8 +166,12 @@ def test_the_row_of_an_array_task_that_is_gone_says_why(
     assert following.open == set()
 
 
-def test_array_tasks_that_never_began_have_no_row(submit, target):
+def test_array_tasks_that_never_began_have_no_row_and_files_of_others_are_left_alone(
+    submit, target
+):
     following = Following(submission := submit([[run] for run in runs(3)]))
+    for name in (".0-0-0.json.n1.7.tmp", "notes.txt", "1-2.json", "0-0-0.json"):
+        (submission.rows / name).write_text("{")
     for index, line in ((1, "no GPU can be used"), (2, "No space left on device")):
         (submission.folder / "output" / f"{index}.txt").write_text(f"{line}\n")
     ends = {1: Ended("FAILED", 1, "n7"), 2: Ended("FAILED", NO_FILES, "n7")}
@@ -214,19 +190,7 @@ def test_the_rest_of_a_group_is_closed_with_its_array_task(submit, target):
     following = Following(submission := submit([[one, two]]))
     begin(submission, target)
     submission.publish_row(FIRST, *row_of(submission, target, "ok"))
-    second = TaskAttempt(0, 1, 0)
-    begin(submission, target, second)
+    begin(submission, target, SECOND)
     read(following, set(), {0: Ended("NODE_FAIL")})
-    assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
-        (one, ["ok"]),
-        (two, ["interrupted"]),
-    ]
-
-
-def test_files_of_others_in_the_folder_of_rows_are_left_alone(submit, target):
-    following = Following(submission := submit([runs(1)]))
-    for name in (".0-0-0.json.n1.7.tmp", "notes.txt", "1-2.json", "0-0-0.json"):
-        (submission.rows / name).write_text("{")
-    read(following, {0})
-    assert list(following.take()) == []
-    assert TaskAttempt.of_file("0-1-2.json") == TaskAttempt(0, 1, 2)
+    taken = [(run, [row.status for row in rows]) for run, rows in following.take()]
+    assert taken == [(one, ["ok"]), (two, ["interrupted"])]
