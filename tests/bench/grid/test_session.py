@@ -51,13 +51,6 @@ class Place:
         conditions = replace(self.setup.conditions, code_version=name)
         self.setup = replace(self.setup, conditions=conditions)
 
-    def crashing(self):
-        """From now on workers crash."""
-        self.setup = replace(self.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
-
-    def write(self, *rows):
-        write_rows(self.csv, rows)
-
     def run(self, *rounds, fresh=False, as_json=False, device=None, forecaster=None, **options):
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
@@ -73,8 +66,8 @@ class Place:
 
     def folder(self, row):
         repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
-        end = f"-{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
-        [folder] = cells_folder(self.csv).glob(f"*{end}")
+        end = f"{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
+        [folder] = cells_folder(self.csv).glob(f"*-{end}")
         return folder
 
     def launches(self):
@@ -144,7 +137,7 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
         for row in place.rows()
     ]
-    place.write(*rows)
+    write_rows(place.csv, rows)
     shutil.rmtree(cells_folder(place.csv))
     capsys.readouterr()
     for launches, as_json in ((4, False), (4, True)):
@@ -165,13 +158,6 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
     assert (mine["seed"], mine["status"]) == (0, "ok")
 
 
-def pretrained(place):
-    """From now on the cells begin with the weights of a checkpoint, so that they are others."""
-    settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
-    grid = place.setup.grid.model_copy(update={"settings": settings})
-    place.setup = replace(place.setup, grid=grid)
-
-
 KEEPS = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[-1])
@@ -181,31 +167,28 @@ if json.loads((folder / "cell.json").read_text())["keep"]:
 """
 
 
-def test_small_weights_are_kept_up_to_a_cap(place, monkeypatch, capsys):
-    pretrained(place)
-    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", KEEPS))
+def test_small_weights_are_kept_up_to_a_cap_and_results_with_weights_are_taken_over_beyond_it(
+    place, monkeypatch, capsys
+):
+    """Below it, a result without weights is not."""
+    settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
+    grid = place.setup.grid.model_copy(update={"settings": settings})
+    place.setup = replace(place.setup, grid=grid, argv=(sys.executable, "-S", "-c", KEEPS))
     monkeypatch.setattr(kept, "CAP", 10)
     assert place.run(place.plan()) == 0
     assert capsys.readouterr().err.count("from head-fp32-s2 on no weights are kept") == 1
-    assert [Job.read(place.folder(row)).keep for row in place.rows()[3:]] == [1, 1, 0]
-
-
-@pytest.mark.parametrize("kept_before", [True, False])
-def test_a_result_with_weights_is_taken_over_where_none_need_be_kept(
-    place, monkeypatch, kept_before
-):
-    """And not the other way round."""
-    pretrained(place)
-    assert place.run(place.plan()[:1]) == 0
-    row, launches = place.rows()[-1], place.launches()
-    place.write(*place.rows()[:3])
-    folder = place.folder(row)
-    (folder / "row.json").unlink()
-    job = replace(Job.read(folder), keep=kept_before)
-    (folder / "cell.json").write_text(job.to_json())
-    monkeypatch.setattr(kept, "CAP", 0 if kept_before else kept.CAP)
-    assert place.run(place.plan()[:1]) == 0
-    assert (place.launches() == launches) is kept_before
+    rows = place.rows()
+    assert [Job.read(place.folder(row)).keep for row in rows[3:]] == [1, 1, 0]
+    for cap, keep in ((0, True), (100, False)):
+        monkeypatch.setattr(kept, "CAP", cap)
+        write_rows(place.csv, rows[:3])
+        folder = place.folder(rows[3])
+        (folder / "row.json").unlink()
+        job = replace(Job.read(folder), keep=keep)
+        (folder / "cell.json").write_text(job.to_json())
+        result = (folder / "result.json").stat().st_mtime_ns
+        assert place.run(place.plan()[:1]) == 0
+        assert ((folder / "result.json").stat().st_mtime_ns == result) is keep
 
 
 def interrupt(place, row):
@@ -282,15 +265,22 @@ def test_a_result_of_another_version_is_not_taken_over(place):
 
 
 def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
+    def statuses():
+        [group] = groups(place.rows(), read_plan(place.csv))
+        return [row["status"] for row in group.ordered]
+
     place.version("newer")
     assert [item.action for item in place.plan()] == ["done"] * 3, "of whatever version"
+    assert place.run(place.plan()) == 0
+    assert [row["code_version"] for row in read_plan(place.csv)] == ["none"] * 3
+    assert statuses() == ["ok"] * 3
     assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
     planned = place.plan(fresh=True)
-    assert [(item.action, item.attempt) for item in planned] == [
-        ("done", 3),
-        ("run", 2),
-        ("run", 2),
-    ]
+    actions = [(item.action, item.attempt) for item in planned]
+    assert actions == [("done", 3), ("run", 2), ("run", 2)]
+    with mock.patch.object(LocalExecutor, "run", lambda *_: True):
+        assert place.run(planned, fresh=True) == 130
+    assert statuses() == ["ok", "ok", "ok", None, "ok", None], "as it was stopped"
     capsys.readouterr()
     assert place.run(planned, fresh=True) == 0
     assert "3 cells: 3 ok" in capsys.readouterr().out
@@ -298,29 +288,21 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
     assert list(latest(rows).values()) == rows, "none replaces another"
     assert {item.action for item in place.plan(fresh=True)} == {"done"}
-    place.write(*rows[:3])
+    write_rows(place.csv, rows[:3])
     assert place.run(place.plan(fresh=True), fresh=True) == 0
     assert (place.rows(), place.launches()) == (rows, 6)
 
 
-def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
-    def statuses():
-        [group] = groups(place.rows(), read_plan(place.csv))
-        return [row["status"] for row in group.ordered]
+def test_failures_leave_the_older_result_and_a_fresh_run_of_them_waits_for_rerun(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(rerun="ok")) == 1
+    assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: older results count instead" in err
+    assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
 
     place.version("newer")
-    assert place.run(place.plan()) == 0
-    assert [row["code_version"] for row in read_plan(place.csv)] == ["none"] * 3
-    assert statuses() == ["ok"] * 3
-    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
-    monkeypatch.setattr(LocalExecutor, "run", lambda *_: True)
-    assert place.run(place.plan(fresh=True), fresh=True) == 130
-    assert statuses() == ["ok", "ok", "ok", None, "ok", None]
-
-
-def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
-    place.version("newer")
-    place.crashing()
     assert place.run(place.plan(fresh=True), fresh=True) == 1
     out, err = capsys.readouterr()
     assert "3 cells: 3 crashed" in out
@@ -343,16 +325,6 @@ def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
     ]  # fmt: skip
 
 
-def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
-    place.crashing()
-    assert place.run(place.plan(rerun="ok")) == 1
-    assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
-    out, err = capsys.readouterr()
-    assert "3 cells: 3 ok" in out
-    assert "3 cells did not end ok this time: older results count instead" in err
-    assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
-
-
 def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
     row, *others = place.rows()
     os.utime(place.folder(row) / "cell.json", (2e9, 2e9))
@@ -364,36 +336,27 @@ def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
         assert row["started_at"] <= row["finished_at"]
 
 
-def out_of_memory(place):
-    """A row of a cell like the first one, only of another seed, that ran out of memory."""
-    cell = replace(place.setup.cells[0], seed=100)
-    return place.rows()[0] | cell.columns() | {"status": "oom"}
-
-
 def bigger(place, **settings):
     """A cell like the first one, only bigger, planned."""
     [planned] = place.plan([replace(place.setup.cells[0], **settings)])
     return planned
 
 
-def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(place, capsys):
-    launches = place.launches()
-    Store(place.csv).append(out_of_memory(place))
+def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_until_that_one_runs(place, capsys):
+    """Or until it is asked for, or the code is of another version."""
+    launches, store = place.launches(), Store(place.csv)
+    cell = replace(place.setup.cells[0], seed=100)
+    failed = place.rows()[0] | cell.columns() | {"status": "oom"}
+    store.append(failed)
+    item = bigger(place, batch_size=128, seed=7)
     for _ in range(2):
-        assert place.run([bigger(place, batch_size=128, seed=7)]) == 1
+        assert place.run([item]) == 1
     row = place.rows()[-1]
     assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
     assert "batch size 64, here 128" in row["message"]
     assert len(place.rows()) == 5  # reported once
     assert place.launches() == launches
     assert "--rerun skipped" in capsys.readouterr().err
-
-
-def test_a_skipped_cell_runs_when_asked_for_in_a_fresh_run_or_when_the_smaller_one_has_run(place):
-    store, failed = Store(place.csv), out_of_memory(place)
-    store.append(failed)
-    item = bigger(place, batch_size=128)
-    assert place.run([item]) == 1
     assert place.run(place.plan([item.cell], rerun="skipped")) == 0
     code = place.setup.conditions.code_version
     place.version("newer")
@@ -453,31 +416,21 @@ def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run
     assert [row["status"] for row in place.rows()[3:]] == ["skipped", "ok", "ok"]
 
 
-def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys):
+def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys, monkeypatch):
+    """A cell uses its device alone, and one that is left out waits for no other grid."""
+    used, using = [], Locks.using
+    monkeypatch.setattr(Locks, "using", lambda *of: used.append(of[1]) or using(*of))
     launches = place.launches()
     forecaster = foretold({"off": 1e9})
     forecaster([], None).time_s = lambda _: None  # before anything has run here it is a guess
-    assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
     assert place.run([bigger(place, seed=8)], budget=Budget(0.0)) == 1
     why = "left out: its time is not predicted, and the budget of 0 min is used up"
     assert place.rows()[-1]["message"] == why
+    assert used == []
+    assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
+    assert used == [str(place.csv.parent)]
     assert place.launches() == launches + 1
     assert "longer than all of it" not in capsys.readouterr().err
-
-
-def test_a_cell_holds_its_device_and_one_that_is_left_out_waits_for_no_other_grid(
-    place, monkeypatch
-):
-    used, using = [], Locks.using
-    monkeypatch.setattr(
-        Locks,
-        "using",
-        lambda locks, device, wait: used.append(device) or using(locks, device, wait),
-    )
-    assert place.run([bigger(place, seed=7)], budget=Budget(0.0)) == 1
-    assert used == []
-    assert place.run([bigger(place, seed=7)]) == 0
-    assert used == [str(place.csv.parent)]
 
 
 def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):
