@@ -1,7 +1,6 @@
 """A cross-validation from the command line to the report, and the scores and costs of its rows."""
 
 import math
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +16,7 @@ from bench.plan.planning import Resolved, expand, plan
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
-from bench.results.predictions import outcome_of, values_from
+from bench.results.predictions import kept_predictions, outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers as outcome_numbers
 from bench.results.scores import score_of
@@ -26,9 +25,9 @@ from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
 from minbert.data.tasks import Folds, Sizes, load_data
 from tests.bench.conftest import narrow
+from tests.bench.grid.test_runs import TIME, one, run
 from tests.bench.grids import GridRuns
-from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import HERE, as_results, cell, result_row
+from tests.bench.synthetic_rows import HERE, as_results, cell
 from tests.cs224n import write_folder
 
 GRID = """
@@ -41,7 +40,6 @@ batch_size = 8
 [[cells]]
 mode = ["full", "head"]
 """
-TIME = "ms_per_1k_tokens"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def ran(tmp_path_factory, minilm):
     data = write_folder(place.folder / "data", ("sst",), count=40)
     (place.folder / "mine.toml").write_text(GRID)
 
-    def run(*flags):
+    def command(*flags):
         done = place.run(
             "--data", str(data), *flags, grid=str(place.folder / "mine.toml"),
             quick=("--device", "cpu"),
@@ -61,52 +59,36 @@ def ran(tmp_path_factory, minilm):
         assert "dev has only" not in done.stderr
         return done.stdout
 
-    assert "2 cells: 2 ok" in run("--select", "fold=0")
-    assert "6 cells: 6 ok" in run()
-    assert "4 cells: 0 to run, 4 not" in run("--dry-run", "--select", "fold=1,2")
+    assert "2 cells: 2 ok" in command("--select", "fold=0")
+    assert "6 cells: 6 ok" in command()
+    assert "4 cells: 0 to run, 4 not" in command("--dry-run", "--select", "fold=1,2")
     return SimpleNamespace(place=place, data=data, rows=place.rows())
-
-
-def predictions(ran, row):
-    folder = cell_folder(ran.place.csv, row.name, *row.row_key)
-    return load_file(folder / "predictions.safetensors")
-
-
-def by_mode(ran, mode):
-    """Rows of a mode, by fold."""
-    return sorted((row for row in ran.rows if row.mode == mode), key=lambda row: row.fold or 0)
 
 
 def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran):
     assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
     assert {row["folds"] for row in ran.rows} == {3}
     assert {row.attempt for row in ran.rows} == {1}
-    assert len({row.cell_id for row in ran.rows}) == 6
     assert len({row.data_digest for row in ran.rows}) == 1
     assert {row.name for row in ran.rows} == {
         f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)
     }
 
 
-def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran):
-    for mode in ("full", "head"):
-        labels = []
-        for row in by_mode(ran, mode):
-            expected = Folds(load_data("sst", ran.data), 3).fold(row.fold)
-            kept = predictions(ran, row)["labels"]
-            assert kept.tolist() == expected.dev.labels.tolist()
-            majority = np.bincount(expected.train.labels).argmax()
-            assert row.majority_score == pytest.approx((kept == majority).mean())
-            labels += kept.tolist()
-        assert Counter(labels) == Counter(n % 5 for count in (40, 20) for n in range(count))
-
-
-def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran):
-    [group] = groups(ran.rows, (), kept_values(ran.place.csv))
+def test_every_example_is_predicted_once_and_the_score_is_that_of_all_predictions(ran):
+    [group] = groups(ran.rows, (), values_from(kept_predictions(ran.place.csv)))
     assert (len(group.settings), group.folds, group.seeds) == (2, 3, 1)
-    right = {}
+    folds, right = Folds(load_data("sst", ran.data), 3), {}
     for setting in group.settings:
-        kept = [predictions(ran, row) for row in by_mode(ran, setting.mode)]
+        of_mode = [row for row in ran.rows if row.mode == setting.mode]
+        kept = []
+        for row in sorted(of_mode, key=lambda row: row.fold):
+            folder = cell_folder(ran.place.csv, row.name, *row.row_key)
+            kept.append(load_file(folder / "predictions.safetensors"))
+            labels, expected = kept[-1]["labels"], folds.fold(row.fold)
+            assert labels.tolist() == expected.dev.labels.tolist()
+            majority = np.bincount(expected.train.labels).argmax()
+            assert row.majority_score == pytest.approx((labels == majority).mean())
         right[setting.mode] = np.concatenate(
             [one["logits"].argmax(axis=1) == one["labels"] for one in kept]
         )
@@ -121,12 +103,9 @@ def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran):
     assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
 
 
-def test_cells_of_folds_are_no_members_of_an_ensemble(ran):
+def test_the_report_shows_folds_and_they_are_no_members_of_an_ensemble(ran):
     with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
         find([ran.place.csv])
-
-
-def test_the_report_shows_folds(ran):
     text = (ran.place.reports / "report.md").read_text()
     assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
     assert "A score is that of the predictions on all 3 folds together." in text
@@ -179,21 +158,8 @@ def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
     assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
-def fold_row(fold, mode="full", seed=0, folds=3, **more):
-    of = cell(mode, None, None, "off", seed, folds=folds, fold=fold)
-    time = more.pop("time", 100.0)
-    times = {TIME: time, f"{TIME}_ci_low": time * 0.99, f"{TIME}_ci_high": time * 1.01}
-    return result_row(of, **{"repeat": 1, **more}) | times
-
-
-def one(rows, values_of=no_values):
-    [group] = groups(rows, (), values_of)
-    return group
-
-
-def predicted(run, *, logits=False):
-    """Outcomes with these numbers."""
-    return {"": Outcome(numbers(run) > 0, None, "examples")}
+def fold_row(fold, mode="full", folds=3, **more):
+    return run(mode, settings={"folds": folds, "fold": fold}, **more)
 
 
 def numbers(run):
@@ -206,23 +172,25 @@ def setting_of(scores, values_of=numbers, **more):
     return one(rows, values_of).settings[0]
 
 
-def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has():
+def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_their_mean():
     rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
     setting = one(rows, numbers).settings[0]
     assert setting.estimate("dev_score") is None
     assert setting.folds_done == "2 of 3 folds"
     assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
-    assert "No setting has a dev score of all 3 folds yet." in str(
-        report(as_results(rows, predictions_of=predicted))
+    results = as_results(
+        rows, predictions_of=lambda run, **_: {"": Outcome(numbers(run), None, "")}
     )
-
-
-def test_without_predictions_the_score_is_the_mean_of_the_folds():
+    assert "No setting has a dev score of all 3 folds yet." in str(report(results))
     setting = setting_of([0.5, 0.6, 0.7], no_values, dev_ci_low=0.4, dev_ci_high=0.8)
     score = setting.estimate("dev_score")
     assert setting.scores == {0: pytest.approx(0.6)}
     assert score.value == pytest.approx(0.6)
     assert score.low == pytest.approx(0.6 - math.hypot(0.1, 0.2, 0.3) / 3)
+    for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
+        assert one([*map(fold_row, wrong)], numbers).settings[0].estimate("dev_score") is None
+    many = [fold_row(fold, folds=10**9) for fold in range(2)]
+    assert one(many, numbers).settings[0].estimate("dev_score") is None
 
 
 def test_several_seeds_of_folds_vary_by_seed_and_example():
@@ -313,11 +281,3 @@ def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions():
     assert group.settings[0].learned
     [without] = one(by_auroc).settings
     assert (without.estimate("dev_score"), without.folds_done) == (None, "2 of 3 folds")
-
-
-def test_rows_whose_folds_contradict_each_other_have_no_score():
-    for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
-        rows = [fold_row(fold) for fold in wrong]
-        assert one(rows, numbers).settings[0].estimate("dev_score") is None
-    rows = [fold_row(fold, folds=10**9) for fold in range(2)]
-    assert one(rows, numbers).settings[0].estimate("dev_score") is None

@@ -14,9 +14,7 @@ from bench.report.render import report
 from bench.report.text import no_interval
 from bench.results.outcomes import no_values
 from bench.results.store import Store
-from bench.stats.changepoints import autoregressive
 from bench.stats.intervals import Std, ratio
-from bench.stats.steptimes import training_times
 from tests.bench.synthetic_rows import as_results, cell, planned_row, result_row, synthetic_rows
 
 SENTENCES = Path(__file__).with_name("several-runs.txt")
@@ -93,91 +91,39 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert first(rows).estimate("peak_rss_mib").ends() is not None
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
-
-def test_seeds_of_other_settings_show_how_times_of_processes_differ_and_not_peaks():
-    rows = [
-        run(time=100 * math.exp(x), seed=n, peak_rss_mib=1000.0 + n)
-        for n, x in enumerate((-0.02, 0.0, 0.02))
-    ]
-    group = one([*rows, run("head")])
+    seeds = [run(time=row[TIME], seed=n, peak_rss_mib=1000.0 + n) for n, row in enumerate(rows)]
+    group = one([*seeds, run("head")])
     assert half_width(group.settings[1]) == pytest.approx(4.302653 * 0.02, rel=1e-6)
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
 
 
-def processes(rng, memory, *marks):
-    """Runs of a cell as processes measure it: 132 steps of 100 ms, with autoregressive noise of 5%
-    and this memory in steps, in processes that differ by 5%."""
-    steps = 132
-    noise = np.exp(
-        0.05 * autoregressive(rng.normal(size=(len(marks), steps)), math.exp(-1 / memory))
-    )
-    ms = 100 * np.exp(rng.normal(0, 0.05, (len(marks), 1))) * noise
-    rows = []
-    for own, mark in zip(ms, marks, strict=True):
-        found = training_times(own.tolist(), [1000] * steps, [1000] * steps).ms_per_1k_tokens
-        ends = {f"{TIME}_ci_low": found.low, f"{TIME}_ci_high": found.high}
-        rows.append(run(time=found.value, **(mark | ends)))
-    return rows
-
-
-def test_intervals_of_times_cover_what_other_processes_would_measure():
-    """Of settings with three seeds, with three repeats, and with one run beside those."""
-    rng, trials = np.random.default_rng(7), 60
-    hits = dict.fromkeys(("seeds", "repeats", "single"), 0)
-    for _ in range(trials):
-        several = processes(
-            rng, 30.0, *({"seed": n} for n in range(3)),
-            *({"mode": "head", "repeat": n} for n in (1, 2, 3)), {"mode": "lora"},
-        )  # fmt: skip
-        for name, setting in zip(hits, one(several).settings, strict=True):
-            hits[name] += bool(setting.estimate(TIME).holds(100.0))
-    assert min(hits.values()) >= 0.9 * trials, hits
-
-
-def repeats(mode, *gaps, own=0.001, rate=0.0001):
-    """Three runs of a setting, so far apart in logarithms, each with an interval of its own."""
+def repeats(mode, gap, own=0.001, **settings):
+    """Three runs of a setting, a gap between their logarithms, each with an interval of its own."""
+    times = [100 * math.exp(of) for of in (-gap, 0.0, gap)]
+    ends = [{f"{TIME}_ci_low": t * math.exp(-own), f"{TIME}_ci_high": t * math.exp(own)}
+            for t in times]  # fmt: skip
     return [
-        run(
-            mode,
-            time=(time := 100 * math.exp(gap)),
-            repeat=repeat,
-            settings={"learning_rate": rate} if mode == "full" else {},
-            ms_per_1k_tokens_ci_low=time * math.exp(-own),
-            ms_per_1k_tokens_ci_high=time * math.exp(own),
-        )
-        for repeat, gap in enumerate(gaps, 1)
+        run(mode, time, repeat=n, settings=settings, **ends[n - 1])
+        for n, time in enumerate(times, 1)
     ]
 
 
-def beside_steady(rows):
-    """A group with four settings whose runs are 1% apart, and the setting of some other rows."""
+@pytest.mark.parametrize(
+    ("gap", "own", "width"),
+    [
+        (0.2, 0.001, 4.302653 * 0.2 / math.sqrt(3)),  # less steady than the others
+        (0.015, 0.001, None),  # that may be by chance
+        (0.01, 0.3, 0.3 / math.sqrt(3)),  # no better than each is known
+    ],
+)
+def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, own, width):
     rates = (1e-5, 2e-5, 3e-5, 4e-5)
-    steady = [row for rate in rates for row in repeats("full", -0.01, 0.0, 0.01, rate=rate)]
-    group = one([*steady, *rows])
-    return group, group.settings[-1]
-
-
-def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter():
-    group, wild = beside_steady(repeats("head", -0.2, 0.0, 0.2))
-    assert half_width(wild) == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    steady = [row for rate in rates for row in repeats("full", 0.01, learning_rate=rate)]
+    group = one([*steady, *repeats("head", gap, own)])
     pooled = group.between(TIME).half_width(3)
-    assert pooled < half_width(wild)
+    assert half_width(group.settings[-1]) == pytest.approx(width or pooled, rel=1e-6)
     assert half_width(group.settings[0]) == pytest.approx(pooled, rel=1e-6)
-    group, usual = beside_steady(repeats("head", -0.015, 0.0, 0.015))
-    pooled = group.between(TIME).half_width(3)
-    assert half_width(usual) == pytest.approx(pooled, rel=1e-6), "that may be by chance"
-
-
-def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals():
-    _, unsure = beside_steady(repeats("head", -0.01, 0.0, 0.01, own=0.3))
-    assert half_width(unsure) == pytest.approx(0.3 / math.sqrt(3), rel=1e-6)
-
-
-def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too():
-    rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
-    group = one(rows)
-    assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
-    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
+    assert width is None or pooled < width
 
 
 def test_costs_are_paired_over_runs_that_both_have():
@@ -200,10 +146,13 @@ def test_costs_are_paired_over_runs_that_both_have():
 
 def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
     newer = {"code_version": "0.2.0"}
-    rows = [run(repeat=n) for n in (1, 2, 3)]
-    rows += [run("head", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
-    rows += [run("lora", time=100.0, repeat=n) for n in (1, 2, 3)]
-    rows += [run("lora", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    group = one([run(), run(time=200.0, **newer), run("head")])
+    assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
+    rows = []
+    for n in (1, 2, 3):
+        rows += [run(repeat=n), run("head", time=120.0, repeat=n, **newer)]
+        rows += [run("lora", repeat=n), run("lora", time=120.0, repeat=n, **newer)]
     group = one(rows)
     full, head, _ = group.settings
     gap = compare(group, "time", head, full)
