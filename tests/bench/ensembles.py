@@ -25,7 +25,6 @@ Arrays = dict[str, np.ndarray]
 
 
 def labels_of(task: str, count: int) -> np.ndarray:
-    """Labels of a task's dev or held-out examples."""
     rng = np.random.default_rng([count, *task.encode()])
     classes = {"sst": 5, "quora": 2}.get(task, 3)
     return rng.normal(size=count) if task == "sts" else rng.integers(0, classes, count)
@@ -74,8 +73,6 @@ def _cell(mode: str, seed: int, **settings: Any) -> Cell:
 
 
 class Place(CommandPlace):
-    """A runs.csv with the folders of its cells."""
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, command)
 

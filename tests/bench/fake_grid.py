@@ -34,11 +34,11 @@ def main():
     words = [word for word in sys.argv[1:] if word not in ("--dry-run", "--json")]
     options = dict(zip(words[::2], words[1::2], strict=True))
     terms = dict(term.split("=") for term in options.get("--select", "").split())
-    cells = [
-        cell
-        for cell in side["cells"]
-        if all(str(cell["select"][axis]) in terms[axis].split(",") for axis in terms)
-    ]
+
+    def is_selected(cell):
+        return all(str(cell["select"][axis]) in terms[axis].split(",") for axis in terms)
+
+    cells = list(filter(is_selected, side["cells"]))
     if "--dry-run" in sys.argv:
         print(json.dumps({"cells": [cell["plan"] for cell in cells]}))
         return 0
@@ -94,24 +94,19 @@ def sharing(side):
 
 def make_side(folder, cells, **behaviour):
     """Write a side with cells, each of `synthetic_rows.cell`, its times and perhaps a status."""
-    from random import Random
-
     from bench.plan.columns import NAMES, format_value
     from tests.bench.synthetic_rows import result_row
 
     listed = []
     for of, ms, *status in cells:
         rate = of.learning_rate_head if of.mode == "head" else None
-        row = result_row(of, Random(0))  # noqa: S311
-        listed.append(
-            {
-                "plan": {**of.columns(), "name": of.name},
-                "select": {**of.columns(), **({"learning_rate": rate} if rate else {})},
-                "row": {name: format_value(row[name]) for name in NAMES},
-                "ms": ms,
-                "status": status[0] if status else "ok",
-            }
-        )
+        row = result_row(of)
+        listed.append({
+            "plan": {**of.columns(), "name": of.name},
+            "select": {**of.columns(), **({"learning_rate": rate} if rate else {})},
+            "row": {name: format_value(row[name]) for name in NAMES},
+            "ms": ms, "status": status[0] if status else "ok",
+        })  # fmt: skip
     grid = folder / "bench" / "grid"
     grid.mkdir(parents=True, exist_ok=True)
     log = str(folder.parent / LOG)

@@ -44,10 +44,8 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
 def run(
     python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
-    """A command in an environment, once it has ended.
-
-    The variables that commands set for their children may be those of an earlier test's command.
-    """
+    """A command in an environment, once it has ended, without what an earlier test's command may
+    have set for its children."""
     ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,

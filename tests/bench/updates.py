@@ -23,17 +23,14 @@ from tests.bench.synthetic_rows import result_row
 
 def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
     """A checkpoint's encoder with a new head, before training."""
-    model = BertClassifier(
-        BertConfig.from_folder(checkpoint), find_task(task).num_outputs, pooling="pooler",
-        dropout=0.1,
-    )  # fmt: skip
+    config, outputs = BertConfig.from_folder(checkpoint), find_task(task).num_outputs
+    model = BertClassifier(config, outputs, pooling="pooler", dropout=0.1)
     load_encoder(model.bert, checkpoint)
     initialise(model, 0)
     return model
 
 
 def moved_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
-    """The same after a training of all of it."""
     model = base_model(checkpoint, task)
     disturb(model)
     return model
@@ -56,8 +53,6 @@ def move(model: BertClassifier, ending: str, update: np.ndarray) -> None:
 
 
 class Place(CommandPlace):
-    """A runs.csv with the folders of its cells, all trained from one checkpoint."""
-
     def __init__(self, folder: Path, checkpoint: Path) -> None:
         super().__init__(folder, command)
         self.checkpoint = checkpoint

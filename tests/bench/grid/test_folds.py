@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,84 +41,62 @@ mode = ["full", "head"]
 """
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory, minilm):
-    """A cross-validation of two settings, of which fold 0 ran first."""
-    checkpoint = narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
-    place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint, workers_here=True)
-    data = write_folder(place.folder / "data", ("sst",), count=40)
-    (place.folder / "mine.toml").write_text(GRID)
+def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(
+    minilm, tmp_path, monkeypatch
+):
+    """By a cross-validation of two settings, of which fold 0 ran first."""
+    place = GridRuns(tmp_path, narrow(1, tmp_path / "lively", minilm, 0.3), workers_here=True)
+    data = write_folder(tmp_path / "data", ("sst",), count=40)
+    (tmp_path / "mine.toml").write_text(GRID)
 
     def command(*flags):
-        done = place.run(
-            "--data", str(data), *flags, grid=str(place.folder / "mine.toml"),
-            quick=("--device", "cpu"),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = place.finish("--data", str(data), *flags, file="mine.toml")
         assert "dev has only" not in done.stderr
         return done.stdout
 
     assert "2 cells: 2 ok" in command("--select", "fold=0")
     assert "6 cells: 6 ok" in command()
     assert "4 cells: 0 to run, 4 not" in command("--dry-run", "--select", "fold=1,2")
-    return SimpleNamespace(place=place, data=data, rows=place.rows())
+    rows = place.rows()
+    assert [row["fold"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert {(row["folds"], row.attempt) for row in rows} == {(3, 1)}
+    assert len({row.data_digest for row in rows}) == 1
+    names = {f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)}
+    assert {row.name for row in rows} == names
 
-
-def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran):
-    assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
-    assert {row["folds"] for row in ran.rows} == {3}
-    assert {row.attempt for row in ran.rows} == {1}
-    assert len({row.data_digest for row in ran.rows}) == 1
-    assert {row.name for row in ran.rows} == {
-        f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)
-    }
-
-
-def test_every_example_is_predicted_once_and_the_score_is_that_of_all_predictions(ran):
-    [group] = groups(ran.rows, (), values_from(kept_predictions(ran.place.csv)))
+    # every example is predicted once, and the score is that of all predictions
+    [group] = groups(rows, (), values_from(kept_predictions(place.csv)))
     assert (len(group.settings), group.folds, group.seeds) == (2, 3, 1)
-    folds, right = Folds(load_data("sst", ran.data), 3), {}
+    folds = Folds(load_data("sst", data), 3)
     for setting in group.settings:
-        of_mode = [row for row in ran.rows if row.mode == setting.mode]
-        kept = []
-        for row in sorted(of_mode, key=lambda row: row.fold):
-            folder = cell_folder(ran.place.csv, row.name, *row.row_key)
-            kept.append(load_file(folder / "predictions.safetensors"))
-            labels, expected = kept[-1]["labels"], folds.fold(row.fold)
+        right = []
+        for row in [row for row in rows if row.mode == setting.mode]:
+            folder = cell_folder(place.csv, row.name, *row.row_key)
+            kept = load_file(folder / "predictions.safetensors")
+            labels, expected = kept["labels"], folds.fold(row.fold)
             assert labels.tolist() == expected.dev.labels.tolist()
             majority = np.bincount(expected.train.labels).argmax()
             assert row.majority_score == pytest.approx((labels == majority).mean())
-        right[setting.mode] = np.concatenate(
-            [one["logits"].argmax(axis=1) == one["labels"] for one in kept]
-        )
+            right += (kept["logits"].argmax(axis=1) == labels).tolist()
         estimate = setting.estimate("dev_score")
-        assert estimate.value == pytest.approx(right[setting.mode].mean(), abs=1e-12)
-        assert estimate.ends() == pytest.approx(wilson(int(right[setting.mode].sum()), 60))
-        assert list(setting.values) == [0]
-    full, head = group.settings
-    gap, spread = compare(group, "score", full, head), score_spread(full, head)
-    assert (spread.examples, spread.seeds) == (60, 1)
-    difference = right["full"].astype(float) - right["head"]
-    assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
-
-
-def test_the_report_shows_folds_and_they_are_no_members_of_an_ensemble(ran):
+        assert estimate.value == pytest.approx(np.mean(right), abs=1e-12)
+        assert estimate.ends() == pytest.approx(wilson(sum(right), 60))
+        assert setting.values[0].tolist() == right
+    text = (place.reports / "report.md").read_text()
+    for line in ("6 of 6 cells ended ok, 1 seed of 3 folds for each setting",
+                 "A score is that of the predictions on all 3 folds together.",
+                 "--task sst --folds 3 --epochs 1"):  # fmt: skip
+        assert line in text
     with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
-        find([ran.place.csv])
-    text = (ran.place.reports / "report.md").read_text()
-    assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
-    assert "A score is that of the predictions on all 3 folds together." in text
-    assert "--task sst --folds 3 --epochs 1" in text
+        find([place.csv])
 
-
-def test_a_length_for_folds_is_that_of_all_examples(grid, monkeypatch):
+    # a length for folds is that of all examples
     def find_length(data, *_):
         raise InputError(f"{[*data.sizes.values()]}")
 
     monkeypatch.setattr("bench.grid.inputs.find_length", find_length)
-    data = write_folder(grid.folder / "data", ("sst",), count=40)
     flags = ("--task", "sst", "--data", str(data), "--folds", "3", "--max-length", "auto")
-    assert str([Sizes(60, 0)]) in grid.run(*flags).stderr
+    assert str([Sizes(60, 0)]) in place.run(*flags).stderr
 
 
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
@@ -247,7 +224,6 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
 
 @pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
 def test_by_another_metric_folds_learned_unless_most_are_flagged(metric, score):
-    """Nothing says which of its values shows learning, so the flags of the rows' own count."""
     flagged = [
         [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
                   flags="not_learned" if n < count else None) for n in range(3)]

@@ -41,7 +41,6 @@ def first(rows, values_of=no_values):
 
 
 def half_width(setting, column=TIME):
-    """Half the interval of a logarithm."""
     ends = setting.estimate(column).ends()
     return math.log(ends[1] / ends[0]) / 2
 
@@ -127,7 +126,6 @@ def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, 
 
 
 def test_costs_are_paired_over_runs_that_both_have():
-    """What slows a round of repeats for all settings does not hide their ratio."""
     rounds = [1.0, 1.5, 1.2, 0.9]
     rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
     rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
@@ -187,7 +185,6 @@ def test_planned_repeats_and_versions_without_a_row_are_not_run():
 
 
 def away(row, machine="EPYC, 64 cores", **more):
-    """A row as another machine gives it."""
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
     return row | there | more
 
@@ -220,7 +217,6 @@ def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machin
 
 
 def lines_of(rows):
-    """The headings and sentences of a report, and what its first failure is called."""
     facts = report(as_results(rows))
     lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
     lines += [line for one in facts["sections"] for line in (one.heading, *one.lines)]

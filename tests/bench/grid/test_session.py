@@ -25,7 +25,6 @@ from bench.plan.planning import plan
 from bench.plan.rows import latest
 from bench.results import kept
 from bench.results.store import Store, cells_folder, read_plan, read_rows
-from minbert.data.tasks import Folds, load_data
 from tests.bench.synthetic_rows import write_rows
 from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.parent import stub_report
@@ -75,7 +74,6 @@ class Place:
 
 
 def place_in(folder, monkeypatch):
-    """A place, for whose workers the environment is set."""
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
     made = Place(folder)
     values = {PLACE: made.csv.parent, NOTES: made.notes.folder, RUN: 1, "PYTHONPATH": ROOT}
@@ -97,20 +95,8 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def place(done, tmp_path, monkeypatch):
-    """A place of its own with all cells done."""
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     return place_in(tmp_path, monkeypatch)
-
-
-def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch):
-    made = []
-    deal = Folds.fold
-    monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
-    folds = Folds(load_data("movies", max_train=40, max_dev=20), 2)
-    inputs = replace(place.setup.inputs, folds=folds)
-    cells = [replace(place.setup.cells[0], folds=2, fold=fold) for fold in (0, 0, 1, 1)]
-    sizes = [len(inputs.data_of(cell).dev) for cell in cells]
-    assert (made, sum(sizes)) == ([0, 1], 2 * 60)
 
 
 def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
@@ -123,8 +109,7 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
     rows = place.rows()
     assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
     assert {row["attempt"] for row in rows} == {1}
-    assert place.launches() == 9
-    assert len({place.folder(row) for row in rows}) == 9
+    assert place.launches() == len({place.folder(row) for row in rows}) == 9
     assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
     assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
     place.csv.unlink()
@@ -133,11 +118,8 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
 
 
 def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(place, capsys):
-    rows = [
-        row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
-        for row in place.rows()
-    ]
-    write_rows(place.csv, rows)
+    there = {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
+    write_rows(place.csv, [row | there for row in place.rows()])
     shutil.rmtree(cells_folder(place.csv))
     capsys.readouterr()
     for launches, as_json in ((4, False), (4, True)):
@@ -191,16 +173,8 @@ def test_small_weights_are_kept_up_to_a_cap_and_results_with_weights_are_taken_o
         assert ((folder / "result.json").stat().st_mtime_ns == result) is keep
 
 
-def interrupt(place, row):
-    """A row that says that the cell was run again and interrupted; the folder of its next try."""
-    Store(place.csv).append(row | {"attempt": 2, "status": "interrupted"})
-    folder = place.folder(row)
-    return folder.with_name(f"{folder.name.removesuffix('1')}3")
-
-
 @pytest.mark.parametrize(("capability", "flags"), [((7, 5), "emulated_bf16"), ((8, 0), None)])
 def test_a_worker_sees_one_gpu_and_bf16_that_it_emulates_is_a_flag(place, capability, flags):
-    """By a worker that needs none."""
     conditions = replace(place.setup.conditions, device="cuda:1")
     axes = [axes.model_copy(update={"amp": ["off", "bf16"]}) for axes in place.setup.grid.cells]
     grid = place.setup.grid.model_copy(update={"cells": axes})
@@ -230,38 +204,41 @@ def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
 
 
 def test_what_another_grid_interrupted_does_not_stop_this_one(place):
-    row = place.rows()[0]
     planned = place.plan(rerun="ok")
-    interrupt(place, row)
+    Store(place.csv).append(place.rows()[0] | {"attempt": 2, "status": "interrupted"})
     assert place.run(planned) == 1
     assert [row["attempt"] for row in place.rows()] == [1, 1, 1, 2, 2, 2]
 
 
-def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
-    row = place.rows()[0]
-    folder = interrupt(place, row)
-    shutil.copytree(place.folder(row), folder)
+def test_results_whose_rows_were_never_written_are_taken_over_unless_of_another_version(place):
+    """They end after they began, though the clock jumped; and so are those of a rerun."""
+    row, *others = place.rows()
+    before = place.folder(row)
+    os.utime(before / "cell.json", (2e9, 2e9))
+    (before / "row.json").unlink()
+    place.csv.unlink()
+    assert place.run(place.plan(), budget=Budget(0.0)) == 0
+    assert place.rows()[1:] == others
+    assert all(row["started_at"] <= row["finished_at"] for row in place.rows())
+
+    Store(place.csv).append(row | {"attempt": 2, "status": "interrupted"})
+    folder = before.with_name(f"{before.name.removesuffix('1')}3")
+    shutil.copytree(before, folder)
     (folder / "row.json").unlink()
-    job = json.loads((folder / "cell.json").read_text())
-    (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
+    (folder / "cell.json").write_text(replace(Job.read(before), attempt=3).to_json())
     assert place.run(place.plan(rerun="ok")[:1]) == 0
     again = place.rows()[-1]
-    assert (again["attempt"], again["status"]) == (3, "ok")
+    assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
     unmeasured = ("wall_s", "started_at", "finished_at", "predicted_s", "predicted_peak_mib")
     nothing = dict.fromkeys(("attempt", *unmeasured))
-    assert again["wall_s"] is None
     assert again | nothing == row | nothing
     assert place.launches() == 3
 
-
-def test_a_result_of_another_version_is_not_taken_over(place):
-    """Neither with its row nor without."""
-    (place.folder(place.rows()[0]) / "row.json").unlink()
+    (before / "row.json").unlink()
     place.csv.unlink()
     place.version("newer")
     assert place.run(place.plan()) == 0
-    assert place.launches() == 6
-    assert {row["code_version"] for row in place.rows()} == {"newer"}
+    assert (place.launches(), {row.code_version for row in place.rows()}) == (6, {"newer"})
 
 
 def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
@@ -278,7 +255,7 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     planned = place.plan(fresh=True)
     actions = [(item.action, item.attempt) for item in planned]
     assert actions == [("done", 3), ("run", 2), ("run", 2)]
-    with mock.patch.object(LocalExecutor, "run", lambda *_: True):
+    with mock.patch.object(LocalExecutor, "run", return_value=True):
         assert place.run(planned, fresh=True) == 130
     assert statuses() == ["ok", "ok", "ok", None, "ok", None], "as it was stopped"
     capsys.readouterr()
@@ -325,17 +302,6 @@ def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
     ]  # fmt: skip
 
 
-def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
-    row, *others = place.rows()
-    os.utime(place.folder(row) / "cell.json", (2e9, 2e9))
-    (place.folder(row) / "row.json").unlink()
-    place.csv.unlink()
-    assert place.run(place.plan(), budget=Budget(0.0)) == 0
-    assert (place.rows()[1:], place.launches()) == (others, 3)
-    for row in place.rows():
-        assert row["started_at"] <= row["finished_at"]
-
-
 def bigger(place, **settings):
     """A cell like the first one, only bigger, planned."""
     [planned] = place.plan([replace(place.setup.cells[0], **settings)])
@@ -344,18 +310,17 @@ def bigger(place, **settings):
 
 def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_until_that_one_runs(place, capsys):
     """Or until it is asked for, or the code is of another version."""
-    launches, store = place.launches(), Store(place.csv)
+    store = Store(place.csv)
     cell = replace(place.setup.cells[0], seed=100)
     failed = place.rows()[0] | cell.columns() | {"status": "oom"}
     store.append(failed)
     item = bigger(place, batch_size=128, seed=7)
     for _ in range(2):
         assert place.run([item]) == 1
-    row = place.rows()[-1]
+    [row] = place.rows()[4:]  # reported once
     assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
     assert "batch size 64, here 128" in row["message"]
-    assert len(place.rows()) == 5  # reported once
-    assert place.launches() == launches
+    assert place.launches() == 3
     assert "--rerun skipped" in capsys.readouterr().err
     assert place.run(place.plan([item.cell], rerun="skipped")) == 0
     code = place.setup.conditions.code_version
@@ -369,26 +334,20 @@ def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_until_that_one_runs
 def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
     tries = ("timeout", "timeout", "crashed")
     item = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
-    launches = place.launches()
     for _ in range(2):
         assert place.run([item]) == 1
-    *_, row = place.rows()
+    [row] = place.rows()[3:]  # reported once
     assert (row["status"], row["message"]) == ("skipped", "no learning rate")
-    assert len(place.rows()) == 4  # reported once
-    assert place.launches() == launches
+    assert place.launches() == 3
     err = capsys.readouterr().err
-    assert "--rerun timeout" in err
-    assert "--rerun crashed" in err
-    assert "--rerun skipped" not in err
+    named = [f"--rerun {status}" in err for status in ("timeout", "crashed", "skipped")]
+    assert named == [True, True, False]
 
 
 def foretold(seconds_by_amp):
-    """Makes a forecast that tells a cell's time by its AMP."""
-    forecast = SimpleNamespace(
-        learn=lambda row: None,
-        predict=lambda cell: Prediction(100.0, seconds_by_amp[cell.amp], 1.0),
-        time_s=lambda cell: seconds_by_amp[cell.amp],
-    )
+    """Makes a forecast that knows a cell's time by its AMP."""
+    forecast = SimpleNamespace(learn=id, time_s=lambda cell: seconds_by_amp[cell.amp])
+    forecast.predict = lambda cell: Prediction(100.0, seconds_by_amp[cell.amp], 1.0)
     return lambda planned, signals: forecast
 
 
@@ -400,18 +359,15 @@ def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run
         assert place.run(planned, budget=Budget(60 * minutes), forecaster=forecaster) == 1
         out, err = capsys.readouterr()
         assert "2 cells: 1 ok, 1 skipped" in out
-        assert "left out: predicted to take 100 min, and" in err
         assert f"1 cell was left out for the budget of {minutes} min" in err
-        assert "longer than all of it, up to 100 min" in err
         assert "to go on: python -m bench.grid" in err
         assert "--rerun skipped" not in err
     skipped, small = place.rows()[3:]
     assert (skipped["status"], skipped["attempt"], skipped["amp"]) == ("skipped", 1, "bf16")
-    assert "of the budget of 20 min are left" in skipped["message"], "as it was said first"
+    assert "of the budget of 20 min are left" in skipped["message"], "as at first"
     assert (small["status"], small["seed"]) == ("ok", 8)
     assert place.launches() == launches + 1
     again = bigger(place, seed=7, amp="bf16")
-    assert (again.action, again.reason, again.attempt) == ("run", "was skipped", 2)
     assert place.run([again], budget=Budget(6600.0), forecaster=forecaster) == 0
     assert [row["status"] for row in place.rows()[3:]] == ["skipped", "ok", "ok"]
 
