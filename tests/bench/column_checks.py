@@ -49,11 +49,8 @@ def problem_of(column: str, check: str) -> str | None:
 def tests_in(file: str) -> dict[str, ast.FunctionDef]:
     path = ROOT / file
     body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
-    return {
-        node.name: node
-        for node in body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return {node.name: node for node in functions if node.name.startswith("test_")}
 
 
 def words_of(test: ast.FunctionDef) -> set[str]:

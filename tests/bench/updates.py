@@ -61,11 +61,9 @@ class Place(CommandPlace):
         self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
         columns: Row | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
-        """Add a cell with its trained model (None: none was kept), and `changes` to its settings;
-        its folder."""
+        """Add a cell with its trained model, if it was kept, and other settings; its folder."""
         of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
-        own = {"threads": 1, **(columns or {})}
-        row = result_row(of, **own)
+        row = result_row(of, **{"threads": 1, **(columns or {})})
         folder = self.folder(of, row)
         folder.mkdir(parents=True)
         (folder / FILE).write_text(tiny_cells.job_of(of, self.checkpoint).to_json())

@@ -36,6 +36,9 @@ from tests.cs224n import relabel, write_folder
 from tests.experiments.faults.parent import stub_report
 
 GRID = """
+cells = [
+  { mode = ["lora"], rank = [2], layers = ["all-lin"], amp = ["bf16"], unfreeze = ["iterative"] },
+]
 [settings]
 task = "sst"
 seeds = 2
@@ -60,12 +63,6 @@ weight_decay = 0.05
 warmup = 0.25
 scale = 0.5
 dropout = 0.2
-[[cells]]
-mode = ["lora"]
-rank = [2]
-layers = ["all-lin"]
-amp = ["bf16"]
-unfreeze = ["iterative"]
 """
 STEPS_OF_EPOCH, LAST_STEPS = 6, 4
 """60 examples, of which 12 are held out, in batches of 8."""

@@ -46,17 +46,13 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
     assert grid.rows() == rows
 
 
-def wait_for(condition, seconds=90.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
-
-
 def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid):
     """Of two cells, one is done while the other is stopped."""
     process = grid.start("--select", "mode=head")
-    wait_for(lambda: len(grid.rows()) == 1 and workers_of(grid.folder))
+    end = time.monotonic() + 90
+    while len(grid.rows()) != 1 or not workers_of(grid.folder):
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -117,21 +113,15 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid):
     assert [*results()[1:]] == first
 
 
-@pytest.fixture
-def minutes(monkeypatch):
-    """Each cell is predicted to take a minute."""
+def test_dry_run_prints_the_plan_and_writes_nothing(grid, monkeypatch):
+    """Of cells that are predicted to take a minute."""
     monkeypatch.setenv("COLUMNS", "200")
     one = SimpleNamespace(predict=lambda _: Prediction(100.0, 60.0, 1.0), basis="by heart")
     monkeypatch.setattr("bench.grid.session.Session.outlook", lambda *_: Outlook(one, []))
-
-
-@pytest.mark.usefixtures("minutes")
-def test_dry_run_prints_the_plan_and_writes_nothing(grid):
     document = json.loads(grid.run("--dry-run", "--json", "--budget", "4.5").stdout)
     items = document["cells"]
-    assert {(i["action"], i["predicted_s"], i["predicted_peak_mib"]) for i in items} == {
-        ("run", 60.0, 100.0)
-    }
+    names = ("action", "predicted_s", "predicted_peak_mib")
+    assert {tuple(item[name] for name in names) for item in items} == {("run", 60.0, 100.0)}
     assert [item["fits"] for item in items] == 4 * [True] + 4 * [False]
     assert document["total"] == {
         "predicted_s": 480.0, "predicted_peak_mib": 100.0, "basis": "by heart",

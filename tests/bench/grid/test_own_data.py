@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,14 @@ from tests.cs224n import write_folder
 TOPICS = ("NA", "None", "weather, and climate", "sports")
 WORDS = ("apple", "banana", "cloud", "football")
 GRID = """
-[data]
-path = "train.csv"
-label = "topic"
-test = "test.csv"
+data = { path = "train.csv", label = "topic", test = "test.csv" }
+cells = [{ mode = ["full"] }]
 [settings]
 epochs = 20
 batch_size = 16
 dropout = 0.0
 max_length = 16
 learning_rates = { full = 5e-3 }
-[[cells]]
-mode = ["full"]
 """
 
 
@@ -138,18 +135,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeyp
     assert message in refused(place, *flags.split(), quick=())
 
 
-def test_examples_that_are_gone_from_the_cache_stop_the_grid(place, monkeypatch):
-    monkeypatch.setattr("bench.grid.cells.is_prepared", lambda _: False)
-    flags = ("--data", str(place.folder / "train.csv"), "--label", "topic")
-    done = place.finish(*flags, "--select", "mode=head", quick=(), code=1)
-    assert "are no longer in the cache; the same command reads them again" in done.stderr
-    assert place.statuses() == []
-
-
-def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(place):
+def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(
+    place, monkeypatch
+):
+    """Before that, examples that are gone from the cache stop the grid."""
     path = place.folder / "train.csv"
     text = path.read_text(encoding="utf-8")
     flags = ("--data", str(path), "--label", "topic", "--task", "mine", "--max-steps", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.grid.cells.is_prepared", lambda _: False)
+        done = place.finish(*flags, quick=("--device", "cpu"), code=1)
+    assert "are no longer in the cache; the same command reads them again" in done.stderr
+    assert place.statuses() == []
     for last in ("weather, and climate", "vanilla"):
         path.write_text(text.replace("weather, and climate", last), encoding="utf-8")
         place.finish(*flags, "--select", "mode=head amp=off", quick=("--device", "cpu"))
@@ -165,25 +162,30 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
     assert classes == [names[WORDS.index(word)] for word in topics]
 
 
-@pytest.fixture
-def step(place, monkeypatch):
-    """Runs a grid of one step, whose command names no place for results, in its folder."""
-    monkeypatch.chdir(place.folder)
-    (place.folder / "train.csv").rename("reviews.csv")
-    place.placed = False
-    flags = ("--select", "mode=head amp=off", "--max-steps", "1")
-    return lambda *more: place.finish(*flags, *more, quick=("--device", "cpu"))
-
-
-OWN = ("--data", "reviews.csv", "--label", "topic")
-
-
-def test_in_a_checkout_own_data_have_a_folder_and_the_committed_files_stay(step, place, capsys):
+def test_in_a_checkout_own_data_have_a_folder_and_the_committed_files_stay(
+    place, capsys, monkeypatch
+):
+    """By commands that name no place for results; outside, it is the current folder."""
     folder = place.folder
+    monkeypatch.chdir(folder)
+    (folder / "train.csv").rename("reviews.csv")
+    place.placed = False
+
+    def step(*flags):
+        flags = ("--select", "mode=head amp=off", "--max-steps", "1", *flags)
+        return place.finish(*flags, quick=("--device", "cpu"))
+
+    own = ("--data", "reviews.csv", "--label", "topic")
+    (folder / "pyproject.toml").write_text('[project]\nname = "mine"\n')
+    assert "results go to" not in step(*own).stderr
+    assert Path("reports/index.html").exists()
+    assert not Path("results").exists()
+    shutil.rmtree("runs")
+    shutil.rmtree("reports")
     (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     committed = (ROOT / "runs.csv").read_bytes()
     (folder / "runs.csv").write_bytes(committed)
-    done = step(*OWN)
+    done = step(*own)
     results = Path("results/reviews")
     assert "note: results go to results/reviews/; --runs names another file" in done.stderr
     assert f"report: {results}/reports/index.html" in done.stdout
@@ -209,11 +211,3 @@ def test_in_a_checkout_own_data_have_a_folder_and_the_committed_files_stay(step,
     recommend.main(["--json"], standalone_mode=False)
     assert "note: this is runs.csv, of the last grid; --runs results" in capsys.readouterr().err
     assert len(read_rows(results / "runs.csv")) == 1
-
-
-def test_outside_a_checkout_results_go_to_the_current_folder(step):
-    Path("pyproject.toml").write_text('[project]\nname = "mine"\n')
-    assert "results go to" not in step(*OWN).stderr
-    assert Path("runs.csv").exists()
-    assert Path("reports/index.html").exists()
-    assert not Path("results").exists()

@@ -26,30 +26,19 @@ from tests.bench.report.test_recommendation import recommend_command
 from tests.bench.synthetic_rows import write_rows
 
 GRID = """
+cells = [
+  { mode = ["full", "head"], amp = ["off"] },
+  { mode = ["lora"], rank = [4], layers = ["all-lin-only"], amp = ["off"] },
+]
 [settings]
 epochs = 2
 batch_size = 16
 learning_rates = { full = 0.003, adapter = 0.01, base = 0.003, head = 0.01 }
-[[cells]]
-mode = ["full", "head"]
-amp = ["off"]
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-amp = ["off"]
 """
 OWN = """
-[data]
-path = "train.csv"
-label = "topic"
-[settings]
-epochs = 2
-batch_size = 16
-max_length = 8
-learning_rates = { full = 1e-2 }
-[[cells]]
-mode = ["full"]
+data = { path = "train.csv", label = "topic" }
+settings = { epochs = 2, batch_size = 16, max_length = 8, learning_rates = { full = 1e-2 } }
+cells = [{ mode = ["full"] }]
 """
 
 

@@ -16,15 +16,13 @@ from bench.results.scores import score_of
 from tests.bench.grids import workers_here
 
 GRID = """
+cells = [{ mode = ["full", "head"] }]
 [settings]
 epochs = 8
 batch_size = 8
 dropout = 0.0
 max_length = 12
 learning_rates = { full = 5e-3 }
-
-[[cells]]
-mode = ["full", "head"]
 """
 TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
 
