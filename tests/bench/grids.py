@@ -24,6 +24,7 @@ from bench.results.store import read_rows
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
 ROOT = Path(__file__).parents[2]
+Ended = subprocess.CompletedProcess[str]
 _ENDS = [datetime(2000, 1, 1, tzinfo=UTC)]
 """Ends of cells in this process, in different seconds, as workers of their own have."""
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
@@ -36,19 +37,10 @@ class GridRuns:
     def __init__(self, folder: Path, model: Path, *, workers_here: bool = False) -> None:
         self.workers_here = workers_here
         self.placed = True  # its commands name the places of results
-        self.folder = folder
-        self.model = model
-        self.csv = folder / "runs.csv"
-        self.reports = folder / "reports"
-        self.locks = folder.with_name(f"{folder.name}-locks")
+        self.folder, self.model = folder, model
+        self.csv, self.reports = folder / "runs.csv", folder / "reports"
 
-    def argv(
-        self,
-        *extra: str,
-        grid: str = "smoke",
-        quick: Sequence[str] = QUICK,
-        file: str | None = None,
-    ) -> list[str]:
+    def argv(self, *extra: str, grid="smoke", quick: Sequence[str] = QUICK, file="") -> list[str]:
         """The command line; a grid file of the folder is run as it is, on the CPU."""
         if file:
             grid, quick = str(self.folder / file), ("--device", "cpu")
@@ -59,11 +51,10 @@ class GridRuns:
     @property
     def environment(self) -> dict[str, str]:
         """Turns on the device are taken among this place's grids alone."""
-        return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
+        locks = self.folder.with_name(f"{self.folder.name}-locks")
+        return {**os.environ, "MINBERT_BENCH_LOCKS": str(locks)}
 
-    def run(
-        self, *extra: str, forecast: bool | None = None, references: bool = False, **options: object
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *extra: str, forecast=None, references=False, **options) -> Ended:
         """Run to the end in this process, which has imported it all; forecast and references are
         as of `without_extras`, and unless it is said, dry runs and shards have a forecast."""
         argv = self.argv(*extra, **options)
@@ -85,15 +76,13 @@ class GridRuns:
         assert isinstance(code, int)
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
-    def finish(
-        self, *extra: str, code: int = 0, **options: object
-    ) -> subprocess.CompletedProcess[str]:
+    def finish(self, *extra: str, code=0, **options) -> Ended:
         """Run to the end, which must have this code."""
         done = self.run(*extra, **options)
         assert done.returncode == code, done.stderr
         return done
 
-    def run_apart(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def run_apart(self, *extra: str, **options) -> Ended:
         """Run to the end in a process of its own, with all that the command does."""
         argv = self.argv(*extra, **options)
         return subprocess.run(
@@ -151,9 +140,9 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
     wall_s = time.monotonic() - begun
     _ENDS.append(max(started + timedelta(seconds=wall_s), _ENDS[-1] + timedelta(seconds=1)))
     return WorkerEnd(
-        status=result["status"], message=result["message"], wall_s=wall_s,
+        status=result["status"], message=result["message"], wall_s=wall_s, result=result,
         started_at=utc(started), finished_at=utc(_ENDS[-1]),
-        peak_rss_mib=psutil.Process().memory_info().rss / 2**20, result=result,
+        peak_rss_mib=psutil.Process().memory_info().rss / 2**20,
     )  # fmt: skip
 
 

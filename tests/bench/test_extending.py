@@ -1,5 +1,4 @@
-"""docs/extending.md: its examples of a setting and of a figure work as they are there, and its
-plugin is that of tests/plugins."""
+"""docs/extending.md: its examples work as they are there; its plugin is that of tests/plugins."""
 
 import os
 import re

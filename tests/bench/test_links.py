@@ -1,5 +1,4 @@
-"""Reports on a disk: links that lead out of a folder of results change nothing outside, and what a
-report takes does not grow with the rows behind it."""
+"""Reports on a disk: links that lead out of a folder stay as they are, and pages stay small."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Plugins: the distribution in tests/plugins/scale, built and installed, from a grid to an exported
-folder; what is shown where it is missing; and those that are broken."""
+"""Plugins: the distribution in tests/plugins/scale, installed; missing ones, and broken ones."""
 
 import importlib
 import json

@@ -1,14 +1,12 @@
 """Cells with kept weights on a tiny checkpoint, and the command that reads their updates."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from adapters.injection import inject, linear_layers
 from bench.plan.job import FILE
-from bench.plan.rows import Row
 from bench.updates import command
 from bench.worker.saving import save_weights
 from minbert.data.tasks import find_task
@@ -57,10 +55,7 @@ class Place(CommandPlace):
         super().__init__(folder, command)
         self.checkpoint = checkpoint
 
-    def add(
-        self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
-        columns: Row | None = None, **changes: Any,
-    ) -> Path:  # fmt: skip
+    def add(self, model, /, mode="full", layers="all-lin-only", columns=None, **changes) -> Path:
         """Add a cell with its trained model, if it was kept, and other settings; its folder."""
         of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
         row = result_row(of, **{"threads": 1, **(columns or {})})

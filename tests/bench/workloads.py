@@ -29,9 +29,7 @@ THREE = {
 """Of one with three, of which two are on pairs."""
 
 
-def variant(
-    mode: str, rank: int | None = None, layers: str | None = None, amp: str = "off", **settings: Any
-) -> Variant:
+def variant(mode: str, rank=None, layers=None, amp="off", **settings) -> Variant:
     """A variant; the head alone has nothing to unfreeze, and frozen weights are fp32."""
     if mode != "full" and amp != "off":
         settings = {"frozen_dtype": "fp32"} | settings

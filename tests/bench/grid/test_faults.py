@@ -1,5 +1,4 @@
-"""A grid that is struck loses nothing and does nothing twice: a few of the faults of
-`python -m tests.experiments.faults`."""
+"""A grid that is struck loses nothing: a few faults of `python -m tests.experiments.faults`."""
 
 from dataclasses import replace
 

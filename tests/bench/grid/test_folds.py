@@ -1,5 +1,4 @@
-"""A cross-validation from the command line to the report; and several runs of a cell: repeats,
-versions of the code, folds, and scores from other machines."""
+"""Cross-validations, and several runs of a cell: repeats, versions, scores from elsewhere."""
 
 import math
 from dataclasses import replace

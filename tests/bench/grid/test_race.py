@@ -1,5 +1,4 @@
-"""Races of a grid, `--label-curve`, the answer on parts of the training examples, and `--confirm`,
-further trainings of the recommended setting alone."""
+"""Races of a grid, `--label-curve` and `--confirm`, with their going on after a stop."""
 
 import json
 import random

@@ -1,5 +1,4 @@
-"""`bench.grid --executor slurm` as a whole command, on a simulated cluster, and plans for nodes of
-several kinds."""
+"""`bench.grid --executor slurm` on a simulated cluster, and plans for nodes of several kinds."""
 
 import sys
 from dataclasses import replace
