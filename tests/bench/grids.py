@@ -39,6 +39,7 @@ class GridRuns:
         self.placed = True  # its commands name the places of results
         self.folder, self.model = folder, model
         self.csv, self.reports = folder / "runs.csv", folder / "reports"
+        self.locks = folder.with_name(f"{folder.name}-locks")
 
     def argv(self, *extra: str, grid="smoke", quick: Sequence[str] = QUICK, file="") -> list[str]:
         """The command line; a grid file of the folder is run as it is, on the CPU."""
@@ -51,8 +52,7 @@ class GridRuns:
     @property
     def environment(self) -> dict[str, str]:
         """Turns on the device are taken among this place's grids alone."""
-        locks = self.folder.with_name(f"{self.folder.name}-locks")
-        return {**os.environ, "MINBERT_BENCH_LOCKS": str(locks)}
+        return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(self, *extra: str, forecast=None, references=False, **options) -> Ended:
         """Run to the end in this process, which has imported it all; forecast and references are
