@@ -12,16 +12,11 @@ from tests.experiments.faults.notes import Launch
 from tests.experiments.faults.suite import run_suite
 
 STRUCK = (
-    ("disk full", "anywhere", 1),
-    ("parent killed", "half an append", 1),
-    ("parent killed", "train", 2),
-    ("parent stopped", "tokenise", 1),
-    ("two parents", "both live", 2),
-    ("result spoilt", "cut later", 1),
-    ("row torn", "a row more", 1),
-    ("clock jump", "ended", 1),
-    ("folder deleted", "end", 1),
-)
+    ("disk full", "anywhere", 1), ("parent killed", "half an append", 1),
+    ("parent killed", "train", 2), ("parent stopped", "tokenise", 1),
+    ("two parents", "both live", 2), ("result spoilt", "cut later", 1),
+    ("row torn", "a row more", 1), ("clock jump", "ended", 1), ("folder deleted", "end", 1),
+)  # fmt: skip
 """Kind and phase of faults, and how many cells run at a time. Those that end a worker alone are in
 tests/bench/launch/test_runner.py."""
 

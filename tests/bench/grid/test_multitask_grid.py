@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench.engines.engine import heads_of
 from bench.plan.gridfile import Rates
 from bench.results.overall import overall
-from bench.worker.setup import losses_of
 from minbert.data.metrics import accuracy, pearson
-from minbert.data.tasks import TASKS, load_task
+from minbert.data.tasks import load_task
 from minbert.data.tasks.cs224n import PARTS
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
@@ -54,23 +52,19 @@ def folder_of(grid, row):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(minilm, tmp_path_factory):
-    """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
-    return narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
+def ran(tmp_path_factory, minilm):
+    """A place where a full and a LoRA cell have run, from weights that are drawn large, so that
+    what they say of texts differs. Not to be changed."""
+    folder = tmp_path_factory.mktemp("ran")
+    checkpoint = narrow(1, folder / "lively", minilm, spread=0.3)
+    made = GridRuns(folder, checkpoint, workers_here=True)
+    run(made, FULL + LORA, "--save-weights")
+    return made
 
 
 @pytest.fixture
-def grid(tmp_path, checkpoint):
-    return GridRuns(tmp_path, checkpoint, workers_here=True)
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory, checkpoint):
-    """A place where a full and a LoRA cell have run. Not to be changed."""
-    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint, workers_here=True)
-    made.folder.mkdir(parents=True)
-    run(made, FULL + LORA, "--save-weights")
-    return made
+def grid(tmp_path, ran):
+    return GridRuns(tmp_path, ran.model, workers_here=True)
 
 
 def test_cells_end_ok_with_all_figures(ran):
@@ -99,14 +93,10 @@ def test_what_is_kept_gives_the_scores_again(ran):
         kept = load_file(folder / "predictions.safetensors")
         assert set(kept) == {f"{part}.{name}" for part in PARTS for name in ("logits", "labels")}
         assert kept["sst.logits"].shape == (12, 5)
-        scores = {
-            "sst": accuracy(kept["sst.logits"], kept["sst.labels"]),
-            "quora": accuracy(kept["quora.logits"], kept["quora.labels"]),
-            "sts": pearson(kept["sts.logits"][:, 0], kept["sts.labels"]),
-        }
-        columns = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
-        for part, score in scores.items():
-            assert row[columns[part]] == pytest.approx(score, abs=1e-6)
+        scores = {p: accuracy(kept[f"{p}.logits"], kept[f"{p}.labels"]) for p in ("sst", "quora")}
+        scores["sts"] = pearson(kept["sts.logits"][:, 0], kept["sts.labels"])
+        columns = ("dev_sentiment", "dev_paraphrase", "dev_similarity")
+        assert [row[name] for name in columns] == pytest.approx([*scores.values()], abs=1e-6)
         assert row["dev_score"] == pytest.approx(overall(scores), abs=1e-6)
         with (folder / "epochs.csv").open() as file:
             epochs = list(csv.DictReader(file))
@@ -165,16 +155,6 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     np.testing.assert_allclose(kept[f"bert.{name}"][100:] / before, 1 - rate * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(kept[f"bert_pairs.{name}"][100:], before)
     assert not kept["classifier.quora.out.bias"].any()
-
-
-def test_each_part_has_its_loss_and_its_outputs():
-    whole = TASKS["multitask"]
-    losses = losses_of(whole, PARTS, None)
-    assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    assert losses_of(whole, PARTS, "pearson") == losses | {"sts": "pearson"}
-    heads = {part: (head.outputs, head.pairs) for part, head in heads_of(whole, PARTS).items()}
-    assert heads == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
-    assert losses_of(TASKS["sts"], [""], "pearson") == {"": "pearson"}
 
 
 def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid):

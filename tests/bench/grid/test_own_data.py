@@ -69,6 +69,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     [row] = place.rows()
     assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
     assert row.dev_score > 0.9
+    assert row.steps_timed > 100, "of the training itself, which has enough"
     [(digest, facts)] = read_facts(place.csv).items()
     assert digest == row.data_digest
     assert facts.classes == tuple(sorted(TOPICS))
@@ -133,6 +134,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeyp
     Path("other.csv").write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")
     write_folder(Path("course"), ["sst"])
     assert message in refused(place, *flags.split(), quick=())
+
+
+def test_several_labels_of_other_data_than_those_of_the_grid_file_are_scored(place):
+    path = place.folder / "tags.jsonl"
+    tags = [[TOPICS[n % 4], *TOPICS[: n % 3 > 0]] for n in range(240)]
+    lines = [json.dumps({"text": f"text {n}", "tags": sorted({*of})}) for n, of in enumerate(tags)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    options = ("--label", "tags", "--metric", "macro_f1", "--epochs", "1")
+    place.finish("--data", str(path), *options, file="own.toml")
+    [row] = place.rows()
+    assert row.dev_metric == "micro_f1"
+    assert 0.4 < row.majority_score < 0.8, "by the only label that most texts have"
+    assert "macro F1" in (place.reports / "index.html").read_text(encoding="utf-8")
 
 
 def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(

@@ -43,11 +43,11 @@ cells = [{ mode = ["full"] }]
 
 def leave_first(place, count):
     """Leave the first rows and the folders of their cells, as after a stop."""
-    lines = place.csv.read_bytes().splitlines(keepends=True)
-    for row in place.rows()[count:]:
+    rows = place.rows()
+    for row in rows[count:]:
         [folder] = place.csv.with_suffix("").glob(f"*-{row.cell_id}-*")
         shutil.rmtree(folder)
-    place.csv.write_bytes(b"".join(lines[: count + 1]))
+    write_rows(place.csv, rows[:count])
 
 
 @pytest.fixture
@@ -90,12 +90,11 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert dev == 1.0
     assert "\nOn dev, after training on all training examples, it scores 1.000" in done.stdout
 
-    whole = grid.csv.read_bytes().splitlines(keepends=True)
-    grid.csv.write_bytes(b"".join(whole[:10]))  # without those on all examples
+    write_rows(grid.csv, rows[:9])  # without those on all examples
     open_end = recommend_command("--runs", grid.csv).stdout
     assert "not yet trained on all examples" in open_end
     assert "On dev" not in open_end
-    grid.csv.write_bytes(b"".join(whole))
+    write_rows(grid.csv, rows)
 
     leave_first(grid, 4)  # in the second round
     again = race()
@@ -111,7 +110,18 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert set(left.values()) == {1, None}
     heading = next(line for line in done.stdout.splitlines() if line.startswith("Use "))
     assert heading.partition(":")[0] in again.stdout
-    check_costs_of_rounds(grid)
+
+    # what the rounds of another pick than full fine-tuning cost is compared with those of that
+    results = read_results([grid.csv], None)
+    raced = [row for row in results.rows if row.race]
+    lora = groups([row for row in raced if row.mode == "lora"], [])[0]
+    raced = replay(groups(raced, [], values_from(results.predictions_of))[0], "parameters")
+    pick = raced.settings[raced.race.shown]
+    assert pick.mode == "lora"
+    known = SimpleNamespace(group=lora, settings=[pick], value=lambda *_: 0.9)
+    times = r"\S+× the memory and \S+× the time of full fine-tuning in fp32, "
+    assert re.match(times, in_brief(known, 0, raced=raced))
+    assert "full" not in in_brief(known, 0)
 
     # the pick, on parts of the training examples too
     done = race("--label-curve")
@@ -127,21 +137,6 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     by_size = [[row.dev_score for row in dev[i : i + 3]] for i in (3, 6, 0)]
     assert scores == pytest.approx([sum(each) / 3 for each in by_size])
     assert len(grid.rows()) == len(rows) + 6, "nothing ran again"
-
-
-def check_costs_of_rounds(grid):
-    """Of a pick other than full fine-tuning, what its rounds cost is compared with those of full
-    fine-tuning, which has no training on all examples."""
-    results = read_results([grid.csv], None)
-    rows = [row for row in results.rows if row.race]
-    raced = replay(groups(rows, [], values_from(results.predictions_of))[0], "parameters")
-    pick = raced.settings[raced.race.shown]
-    assert pick.mode == "lora"
-    without_full = groups([row for row in rows if row.mode == "lora"], [])[0]
-    known = SimpleNamespace(group=without_full, settings=[pick], value=lambda *_: 0.9)
-    times = r"\S+× the memory and \S+× the time of full fine-tuning in fp32, "
-    assert re.match(times, in_brief(known, 0, raced=raced))
-    assert "full" not in in_brief(known, 0)
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid):
@@ -197,7 +192,7 @@ def test_an_undecided_race_may_have_possible_picks_and_no_best():
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
-    quick = {"grid": "quick", "quick": ("--device", "cpu")}
+    quick = {"grid": "quick", "quick": ("--device", "cpu"), "forecast": False}
     plan = json.loads(grid.run("--dry-run", "--json", **quick).stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
     plan = json.loads(grid.run("--no-race", "--seeds", "2", "--dry-run", "--json", **quick).stdout)
