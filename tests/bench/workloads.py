@@ -6,7 +6,6 @@ from typing import Any
 from bench.forecast.costs import Counts, Load, Shapes, Variant
 from bench.plan.job import Job
 from tests.bench.synthetic_rows import cell
-from tests.bench.tiny_cells import PARTS
 
 BATCH_SIZE = 5
 MAX_LENGTH = 128
@@ -66,8 +65,11 @@ def workload(**changes: Any) -> Job:
 
 def of_parts(**changes: Any) -> Job:
     ones = " ".join(f"{part}=1" for part in sorted(THREE))
-    values = PARTS | {"task_rates": ones, "task_decays": ones, "encoders": 2, "head": "conv"}
-    return workload(**(values | {"task_order": "proportional"} | changes))
+    values = {
+        "task": "multitask", "task_rates": ones, "task_decays": ones, "encoders": 2,
+        "task_order": "proportional", "regression_loss": "mse", "head": "conv",
+    }  # fmt: skip
+    return workload(**(values | changes))
 
 
 def counts(*, step: Any = (), evaluation: Any = (), **changes: float) -> Counts:
