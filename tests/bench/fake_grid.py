@@ -65,13 +65,15 @@ def run(side, cell, repeat, runs, device):
         sys.stderr.write("stopped: no space left\n")
         return 1
     start = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=log.read_text().count("\n"))
+    at = start.strftime("%Y-%m-%dT%H:%M:%SZ")
+    workers = os.environ.get("MINBERT_BENCH_WORKERS")
     row = cell["row"] | {
         "repeat": repeat,
-        "sharing": sharing(side),
+        "sharing": "" if workers is None or side.get("older") else f"{workers} workers",
         "status": status,
         "ms_per_1k_tokens": cell["ms"][(repeat - 1) % len(cell["ms"])],
-        "started_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "finished_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started_at": at,
+        "finished_at": at,
     }
     with runs.with_suffix(".turn").open("w") as turn:  # cells of several slots end at once
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -85,11 +87,6 @@ def run(side, cell, repeat, runs, device):
         new.write_bytes(before + lines.getvalue().encode())
         new.replace(runs)
     return code
-
-
-def sharing(side):
-    workers = os.environ.get("MINBERT_BENCH_WORKERS")
-    return "" if workers is None or side.get("older") else f"{workers} workers"
 
 
 def make_side(folder, cells, **behaviour):

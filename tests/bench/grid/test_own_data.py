@@ -83,8 +83,8 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     [prepared] = (place.folder / "cache" / "data").glob("*/task.json")
     known = prepared.read_text(encoding="utf-8")
     test_file = place.folder / "test.csv"
-    assert '"test": "test.csv"' in known
-    prepared.write_text(known.replace('"test": "test.csv"', '"test": null'), encoding="utf-8")
+    assert f'"{test_file}"' in known
+    prepared.write_text(known.replace(f'"{test_file}"', "null"), encoding="utf-8")
     for flags, line in ((("--final",), "--test"), (("--test", str(test_file)), "is for --final")):
         with pytest.raises(BAD_INPUT, match=line):
             run_report(place, *flags)
