@@ -47,19 +47,14 @@ def problem_of(column: str, check: str) -> str | None:
 
 @cache
 def tests_in(file: str) -> dict[str, ast.FunctionDef]:
-    """The tests of a file, by name, that stand in no class."""
     path = ROOT / file
     body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
-    return {
-        node.name: node
-        for node in body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return {node.name: node for node in functions if node.name.startswith("test_")}
 
 
 def words_of(test: ast.FunctionDef) -> set[str]:
     """What a test names as text, keyword or attribute; docstring and comments don't count."""
-
     documented, words = ast.get_docstring(test, clean=False), set[str]()
     for node in ast.walk(test):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -72,18 +67,13 @@ def words_of(test: ast.FunctionDef) -> set[str]:
 
 
 def held_by(file: str) -> list[str]:
-    """Names of the columns whose check is a test of a file."""
     here = Path(file).relative_to(ROOT).as_posix()
     return [name for name in BY_NAME if CHECKS[name].partition("::")[0] == here]
 
 
 def refuses_wrong_values(name: str, tests: dict[str, Any], ran: Any) -> None:
-    """Fail unless a column's check fails for a row that has another value there, or none.
-
-    Args:
-        tests: of the module that the check is of, by name. They take `ran` alone.
-        ran: a dataclass with the row in which the check holds, as `row`.
-    """
+    """Fail unless a column's check, a test of `ran` alone, fails for a row that has another value
+    there, or none; `tests` are those of the module, by name."""
     check: Callable[[Any], None] = tests[CHECKS[name].partition("::")[2]]
     check(ran)
     for value in wrong_values(BY_NAME[name], ran.row[name]):

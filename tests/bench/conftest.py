@@ -9,10 +9,8 @@ import pytest
 from tests.bench.grids import GridRuns
 from tests.components import chromium, need
 
-ARGS: Final = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+ARGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+               "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +32,8 @@ def narrow(layers, folder, vocabulary, spread=0.02):
     from minbert.model.config import GEOMETRIES
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    config = replace(
-        GEOMETRIES["bert-tiny"], num_hidden_layers=layers, initializer_range=spread, **sizes
-    )
+    sizes |= {"num_hidden_layers": layers, "initializer_range": spread}
+    config = replace(GEOMETRIES["bert-tiny"], **sizes)
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
     initialise(model, 0)
     save_checkpoint(model, folder)
@@ -47,7 +44,6 @@ def narrow(layers, folder, vocabulary, spread=0.02):
 
 @pytest.fixture
 def grid(tmp_path, tiny_checkpoint):
-    """A fresh place for a grid's results."""
     return GridRuns(tmp_path, tiny_checkpoint)
 
 
@@ -59,15 +55,14 @@ def undrawn(monkeypatch):
 
 def skip_drawing(patch):
     """Leave out the layout of figures and their files' content."""
-    from matplotlib.figure import Figure
-
     patch.setattr("bench.report.drawing.lay_out", lambda _figure: None)
-    patch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
+    patch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda _figure, file, **_: file.write("<svg >")
+    )
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real browser, without a network."""
     need(chromium() is not None, "Chromium or Chrome", component="chromium")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:

@@ -1,7 +1,6 @@
 """Cells with made-up predictions, and the command that makes ensembles of them."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ Arrays = dict[str, np.ndarray]
 
 
 def labels_of(task: str, count: int) -> np.ndarray:
-    """Labels of a task's dev or held-out examples."""
     rng = np.random.default_rng([count, *task.encode()])
     classes = {"sst": 5, "quora": 2}.get(task, 3)
     return rng.normal(size=count) if task == "sts" else rng.integers(0, classes, count)
@@ -35,9 +33,7 @@ def indices_of(count: int, first: int = 0) -> np.ndarray:
     return np.arange(first, first + 10 * count, 10, dtype=np.int64)
 
 
-def logits_of(
-    task: str, labels: np.ndarray, rng: np.random.Generator, strength: float, *, whole: bool
-) -> np.ndarray:
+def logits_of(task, labels, rng: np.random.Generator, strength: float, *, whole: bool) -> Any:
     """Logits that predict the labels more or less well; one for two classes, if `whole`."""
     if task == "sts":
         center = strength * labels[:, None]
@@ -48,9 +44,7 @@ def logits_of(
     return (center + rng.normal(size=center.shape)).astype(np.float32)
 
 
-def predictions(
-    task: str, seed: int, strength: float, *, whole: bool = False, dev: np.ndarray | None = None
-) -> Arrays:
+def predictions(task: str, seed: int, strength: float, *, whole=False, dev=None) -> Arrays:
     """A cell's predictions for one task; `dev`: labels of dev, made up by default."""
     rng = np.random.default_rng([seed, *task.encode(), int(whole)])
     dev, held = labels_of(task, DEV) if dev is None else dev, labels_of(task, HELD)
@@ -74,34 +68,25 @@ def _cell(mode: str, seed: int, **settings: Any) -> Cell:
 
 
 class Place(CommandPlace):
-    """A runs.csv with the folders of its cells."""
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, command)
 
-    def add(
-        self, seed: int, *, strength: float = 1.0, mode: str = "lora", task: str = "movies",
-        dev: np.ndarray | None = None, **settings: Any,
-    ) -> Path:  # fmt: skip
+    def add(self, seed, *, strength=1.0, mode="lora", task="movies", dev=None, **settings) -> Path:
         """Add a cell whose predictions are right more or less often; its file of predictions."""
-        kept = predictions(task, seed, strength, dev=dev)
-        return self.keep(_cell(mode, seed, task=task, **settings), kept)
+        of = _cell(mode, seed, task=task, **settings)
+        return self.keep(of, predictions(task, seed, strength, dev=dev))
 
-    def add_whole(
-        self, seed: int, *, strength: float = 1.0, mode: str = "lora",
-        parts: Sequence[str] = PARTS, **settings: Any,
-    ) -> Path:  # fmt: skip
+    def add_whole(self, seed, *, strength=1.0, mode="lora", parts=PARTS, **settings) -> Path:
         """Add a cell of task multitask, likewise."""
         ones = format_parts(dict.fromkeys(parts, 1.0))
         settings = {"encoders": 1, "task_order": "proportional", "task_rates": ones,
                     "task_decays": ones, "data_digest": "d15ea5e", **settings}  # fmt: skip
         scores = {PART_SCORES[part]: 0.5 for part in parts}
         columns = {"dev_metric": OVERALL, **scores}
-        kept = {
-            f"{part}.{name}": array
-            for part in parts
-            for name, array in predictions(part, seed, strength, whole=True).items()
-        }
+        kept: Arrays = {}
+        for part in parts:
+            made = predictions(part, seed, strength, whole=True)
+            kept |= {f"{part}.{name}": array for name, array in made.items()}
         return self.keep(_cell(mode, seed, task=MULTITASK, **settings), kept, **columns)
 
     def keep(self, of: Cell, kept: Arrays, **columns: Any) -> Path:

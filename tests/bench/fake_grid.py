@@ -34,11 +34,11 @@ def main():
     words = [word for word in sys.argv[1:] if word not in ("--dry-run", "--json")]
     options = dict(zip(words[::2], words[1::2], strict=True))
     terms = dict(term.split("=") for term in options.get("--select", "").split())
-    cells = [
-        cell
-        for cell in side["cells"]
-        if all(str(cell["select"][axis]) in terms[axis].split(",") for axis in terms)
-    ]
+
+    def is_selected(cell):
+        return all(str(cell["select"][axis]) in terms[axis].split(",") for axis in terms)
+
+    cells = list(filter(is_selected, side["cells"]))
     if "--dry-run" in sys.argv:
         print(json.dumps({"cells": [cell["plan"] for cell in cells]}))
         return 0
@@ -65,13 +65,15 @@ def run(side, cell, repeat, runs, device):
         sys.stderr.write("stopped: no space left\n")
         return 1
     start = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=log.read_text().count("\n"))
+    at = start.strftime("%Y-%m-%dT%H:%M:%SZ")
+    workers = os.environ.get("MINBERT_BENCH_WORKERS")
     row = cell["row"] | {
         "repeat": repeat,
-        "sharing": sharing(side),
+        "sharing": "" if workers is None or side.get("older") else f"{workers} workers",
         "status": status,
         "ms_per_1k_tokens": cell["ms"][(repeat - 1) % len(cell["ms"])],
-        "started_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "finished_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started_at": at,
+        "finished_at": at,
     }
     with runs.with_suffix(".turn").open("w") as turn:  # cells of several slots end at once
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -87,31 +89,21 @@ def run(side, cell, repeat, runs, device):
     return code
 
 
-def sharing(side):
-    workers = os.environ.get("MINBERT_BENCH_WORKERS")
-    return "" if workers is None or side.get("older") else f"{workers} workers"
-
-
 def make_side(folder, cells, **behaviour):
     """Write a side with cells, each of `synthetic_rows.cell`, its times and perhaps a status."""
-    from random import Random
-
     from bench.plan.columns import NAMES, format_value
     from tests.bench.synthetic_rows import result_row
 
     listed = []
     for of, ms, *status in cells:
         rate = of.learning_rate_head if of.mode == "head" else None
-        row = result_row(of, Random(0))  # noqa: S311
-        listed.append(
-            {
-                "plan": {**of.columns(), "name": of.name},
-                "select": {**of.columns(), **({"learning_rate": rate} if rate else {})},
-                "row": {name: format_value(row[name]) for name in NAMES},
-                "ms": ms,
-                "status": status[0] if status else "ok",
-            }
-        )
+        row = result_row(of)
+        listed.append({
+            "plan": {**of.columns(), "name": of.name},
+            "select": {**of.columns(), **({"learning_rate": rate} if rate else {})},
+            "row": {name: format_value(row[name]) for name in NAMES},
+            "ms": ms, "status": status[0] if status else "ok",
+        })  # fmt: skip
     grid = folder / "bench" / "grid"
     grid.mkdir(parents=True, exist_ok=True)
     log = str(folder.parent / LOG)

@@ -17,12 +17,8 @@ ANSWERS: Final = {
 
 
 class FakeNvml:
-    """Knows GPUs by their names; what it answers can be set.
-
-    Attributes:
-        answers: by question, without `nvmlDeviceGet`: what makes it, or it; None is an error.
-        names: of GPUs and MIG instances.
-    """
+    """Knows GPUs and MIG instances by their names; what it answers can be set: by question, without
+    `nvmlDeviceGet`, what makes the answer, or it; None is an error."""
 
     NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
 
@@ -52,10 +48,8 @@ class FakeNvml:
 
 
 def used(mib: int) -> SimpleNamespace:
-    """Memory of the whole GPU."""
     return SimpleNamespace(used=mib * MIB)
 
 
 def process(pid: int, mib: int | None) -> SimpleNamespace:
-    """A process that the driver sees."""
     return SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)

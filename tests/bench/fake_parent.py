@@ -1,7 +1,5 @@
-"""Runs a fake worker through the runner and prints the outcome as JSON.
-
-`python fake_parent.py FOLDER TIMEOUT_S BEHAVIOUR…`
-"""
+"""`python fake_parent.py FOLDER TIMEOUT_S BEHAVIOUR…`: runs a fake worker through the runner and
+prints the outcome as JSON."""
 
 import json
 import os
@@ -18,11 +16,7 @@ if __name__ == "__main__":
     folder, timeout_s, *behaviours = sys.argv[1:]
     with Signals() as signals:
         outcome = run_worker(
-            Path(folder),
-            [sys.executable, str(WORKER), folder, *behaviours],
-            env=os.environ,
-            timeout_s=float(timeout_s),
-            on_progress=lambda _: None,
-            signals=signals,
-        )
+            Path(folder), [sys.executable, str(WORKER), folder, *behaviours], env=os.environ,
+            timeout_s=float(timeout_s), on_progress=lambda _: None, signals=signals,
+        )  # fmt: skip
     print(json.dumps({**asdict(outcome), "stops": signals.stops}))

@@ -1,7 +1,5 @@
-"""A worker without torch that speaks the real one's protocol and ends as it is told to.
-
-`python fake_worker.py FOLDER BEHAVIOUR…`: behaviours are names of functions here, done in turn.
-"""
+"""A worker without torch that speaks the real one's protocol: `python fake_worker.py FOLDER
+BEHAVIOUR…`, where behaviours are names of functions here, done in turn."""
 
 import contextlib
 import ctypes
@@ -27,14 +25,10 @@ failed_result = partial(
     result, '{"status": "invalid", "message": "the loss is not finite,\\nat step 7"}'
 )
 result_that_was_kept = partial(result, '{"status": "ok", "save_s": 3.0}')
-torn_result = partial(result, '{"status": "ok", "colu')
-
-
 attach = tie_to_parent
 
 
-def note_pid():
-    (folder / f"pid-{os.getpid()}").touch()
+note_pid = (folder / f"pid-{os.getpid()}").touch
 
 
 def child():
@@ -93,8 +87,6 @@ def allocate():
 
 
 ignore_term = partial(signal.signal, signal.SIGTERM, signal.SIG_IGN)
-
-
 interrupt_parent = partial(os.kill, os.getppid(), signal.SIGINT)
 
 

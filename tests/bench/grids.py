@@ -24,29 +24,28 @@ from bench.results.store import read_rows
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
 ROOT = Path(__file__).parents[2]
+Ended = subprocess.CompletedProcess[str]
 _ENDS = [datetime(2000, 1, 1, tzinfo=UTC)]
 """Ends of cells in this process, in different seconds, as workers of their own have."""
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
 class GridRuns:
-    """A place with a runs.csv, and the command line that works on it.
-
-    Args:
-        workers_here: whether the workers of `run` are no processes of their own, which take
-            seconds to load torch.
-    """
+    """A place with a runs.csv, and the command line that works on it; with `workers_here`, the
+    workers of `run` are no processes of their own, which take seconds to load torch."""
 
     def __init__(self, folder: Path, model: Path, *, workers_here: bool = False) -> None:
         self.workers_here = workers_here
-        self.folder = folder
-        self.model = model
-        self.csv = folder / "runs.csv"
-        self.reports = folder / "reports"
+        self.placed = True  # its commands name the places of results
+        self.folder, self.model = folder, model
+        self.csv, self.reports = folder / "runs.csv", folder / "reports"
         self.locks = folder.with_name(f"{folder.name}-locks")
 
-    def argv(self, *extra: str, grid: str = "smoke", quick: Sequence[str] = QUICK) -> list[str]:
-        places = ("--runs", str(self.csv), "--reports", str(self.reports))
+    def argv(self, *extra: str, grid="smoke", quick: Sequence[str] = QUICK, file="") -> list[str]:
+        """The command line; a grid file of the folder is run as it is, on the CPU."""
+        if file:
+            grid, quick = str(self.folder / file), ("--device", "cpu")
+        places = ("--runs", str(self.csv), "--reports", str(self.reports)) if self.placed else ()
         command = (sys.executable, "-m", "bench.grid", "--grid", grid)
         return [*command, "--model", str(self.model), *quick, *places, *extra]
 
@@ -55,16 +54,9 @@ class GridRuns:
         """Turns on the device are taken among this place's grids alone."""
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
-    def run(
-        self, *extra: str, forecast: bool | None = None, references: bool = False, **options: object
-    ) -> subprocess.CompletedProcess[str]:
-        """Run to the end, as `run_apart` does but in this process, which has imported it all.
-
-        Whatever else the command starts are processes as ever, unless workers are here.
-
-        Args:
-            forecast, references: as of `without_extras`; None: dry runs and shards have a forecast.
-        """
+    def run(self, *extra: str, forecast=None, references=False, **options) -> Ended:
+        """Run to the end in this process, which has imported it all; forecast and references are
+        as of `without_extras`, and unless it is said, dry runs and shards have a forecast."""
         argv = self.argv(*extra, **options)
         if forecast is None:
             forecast = not {"--dry-run", "--shard"}.isdisjoint(extra)
@@ -84,29 +76,25 @@ class GridRuns:
         assert isinstance(code, int)
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
-    def run_apart(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def finish(self, *extra: str, code=0, **options) -> Ended:
+        """Run to the end, which must have this code."""
+        done = self.run(*extra, **options)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def run_apart(self, *extra: str, **options) -> Ended:
         """Run to the end in a process of its own, with all that the command does."""
+        argv = self.argv(*extra, **options)
         return subprocess.run(
-            self.argv(*extra, **options),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
+            argv, env=self.environment, capture_output=True, text=True, check=False, timeout=240
         )
 
     def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
         """Start it without extras that it can do without, in a process group of its own."""
         argv = self.argv(*extra, **options)
-        return subprocess.Popen(
-            [argv[0], "-m", __name__, *argv[3:]],
-            env=self.environment,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
+        argv = [argv[0], "-m", __name__, *argv[3:]]
+        return subprocess.Popen(argv, env=self.environment, start_new_session=True, **pipes)
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
@@ -117,12 +105,8 @@ class GridRuns:
 
 @contextmanager
 def without_extras(*, forecast: bool = False, references: bool = False) -> Iterator[None]:
-    """The command without what takes seconds and what most tests don't look at.
-
-    Args:
-        forecast: whether memory and time are predicted.
-        references: whether scores get reference points.
-    """
+    """The command without what takes seconds and what most tests don't look at, unless memory and
+    time are to be predicted or scores to get reference points."""
     with (
         mock.patch("bench.report.drawing.lay_out"),
         mock.patch("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write("<svg >")),
@@ -134,7 +118,6 @@ def without_extras(*, forecast: bool = False, references: bool = False) -> Itera
 
 @contextmanager
 def workers_here() -> Iterator[None]:
-    """Cells are trained in this process."""
     with (
         mock.patch("bench.launch.attempt.run_worker", work),
         mock.patch("bench.launch.again.run_worker", work),
@@ -157,20 +140,16 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
     wall_s = time.monotonic() - begun
     _ENDS.append(max(started + timedelta(seconds=wall_s), _ENDS[-1] + timedelta(seconds=1)))
     return WorkerEnd(
-        status=result["status"], message=result["message"], wall_s=wall_s,
+        status=result["status"], message=result["message"], wall_s=wall_s, result=result,
         started_at=utc(started), finished_at=utc(_ENDS[-1]),
-        peak_rss_mib=psutil.Process().memory_info().rss / 2**20, result=result,
+        peak_rss_mib=psutil.Process().memory_info().rss / 2**20,
     )  # fmt: skip
 
 
 def workers_of(folder: Path) -> list[int]:
     """Processes whose command line names a cell folder below `folder`."""
-    lines = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
-    return [
-        pid
-        for pid, words in lines.items()
-        if "bench.worker" in words and any(str(folder) in word for word in words)
-    ]
+    lines = [(p.pid, " ".join(p.info["cmdline"] or ())) for p in psutil.process_iter(["cmdline"])]
+    return [pid for pid, line in lines if " bench.worker " in line and str(folder) in line]
 
 
 if __name__ == "__main__":

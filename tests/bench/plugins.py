@@ -9,10 +9,8 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = ROOT / "tests" / "plugins" / "scale"
-_PIP: Final = (
-    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),
-    *("--no-index", "--disable-pip-version-check", "--no-compile"),
-)
+_PIP: Final = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+               "--disable-pip-version-check", "--no-compile", "--target")  # fmt: skip
 
 
 def environment(folder: Path, project: Path) -> Path:
@@ -23,7 +21,7 @@ def environment(folder: Path, project: Path) -> Path:
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
     hidden = "import sys; sys.modules['onnx'] = None"  # whose export takes most of the time
     (packages / "others.pth").write_text("\n".join([*paths, hidden]) + "\n")
-    argv = [*_PIP, "--target", str(packages), str(project)]
+    argv = [sys.executable, *_PIP, str(packages), str(project)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "bin" / "python"
@@ -44,10 +42,8 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
 def run(
     python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
-    """A command in an environment, once it has ended.
-
-    The variables that commands set for their children may be those of an earlier test's command.
-    """
+    """A command in an environment, once it has ended, without what an earlier test's command may
+    have set for its children."""
     ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,

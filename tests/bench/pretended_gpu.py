@@ -19,9 +19,7 @@ NAME: Final = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 class _OnCpu(TorchFunctionMode):
     """Torch's functions, on the CPU where they are asked for a GPU."""
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.Tensor.pin_memory:
             return args[0]
         given = {name: _cpu(value) for name, value in (kwargs or {}).items()}
@@ -51,19 +49,11 @@ class _Event:
 
 @contextmanager
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) -> Iterator[None]:
-    """While it is entered, `cuda:0` is there.
-
-    Args:
-        note: called with what is done to it: `context`, `empty`, `reset`, `read`, `synchronise`,
-            and `baseline` where the driver is asked for its memory.
-    """
+    """While it is entered, `cuda:0` is there. `note` is called with what is done to it: `context`,
+    `empty`, `reset`, `read`, `synchronise`, and `baseline` where the driver is asked for memory."""
 
     def noting(event: str, result: Any = None) -> Callable[..., Any]:
-        def called(*_args: Any) -> Any:
-            note(event)
-            return result
-
-        return called
+        return lambda *_args: note(event) or result
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", NAME)
     monkeypatch.setitem(

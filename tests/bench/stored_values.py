@@ -9,5 +9,4 @@ from bench.results.predictions import kept_predictions, values_from
 
 
 def kept_values(runs: Path, note: Callable[[str], None] = note_to_stderr) -> ValuesOf:
-    """The numbers of a CSV's rows, as `kept_predictions` finds their predictions."""
     return values_from(kept_predictions(runs, note))

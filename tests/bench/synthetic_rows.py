@@ -27,10 +27,8 @@ _FAILURES = {
 def full_grid() -> list[tuple[str, int | None, str | None, str]]:
     """The 68 settings of the full grid: mode, rank, layers, amp."""
     amps = ("off", "bf16")
-    plain: list[tuple[str, int | None, str | None, str]] = [
-        (mode, None, None, amp) for mode, amp in product(("full", "head"), amps)
-    ]
-    return plain + list(product(LOW_RANK, RANKS, LAYER_SETS, amps))
+    plain = product(("full", "head"), [None], [None], amps)
+    return [*plain, *product(LOW_RANK, RANKS, LAYER_SETS, amps)]
 
 
 def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 0, **other) -> Cell:
@@ -73,7 +71,7 @@ def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
     always the same."""
     noise = noise or random.Random(0)  # noqa: S311
     layers, trains = of.layers or "", of.mode == "full" or of.layers in ("attn", "all-lin")
-    memory = 1010.0 if of.mode == "full" else 560.0 if of.mode == "head" else 640.0
+    memory = {"full": 1010.0, "head": 560.0}.get(of.mode, 640.0)
     time = {"full": 41.0, "head": 13.5, "lora": 29.0, "dora": 33.5}.get(of.mode, 20.0)
     if of.rank is not None:
         memory += (35 if "all-lin" in layers else 0) + (260 if trains else 0) + 1.5 * of.rank
@@ -112,7 +110,6 @@ def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
 
 
 def failed_row(of: Cell, status: str, message: str, **other) -> Row:
-    """A row that did not end ok."""
     return planned_row(of) | {
         "attempt": 1, "grid": "full", "status": status, "message": message,
         "started_at": "2026-11-20T10:00:00Z", "finished_at": "2026-11-20T10:01:10Z",
@@ -120,24 +117,18 @@ def failed_row(of: Cell, status: str, message: str, **other) -> Row:
 
 
 def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Row]:
-    """`n` rows: the full grid's 68 cells at seed 0, then at seed 1, and so on.
-
-    With `failures`, three cells of each seed did not end ok; `settings` are a cell's.
-    """
-    noise, grid = random.Random(0), full_grid()  # noqa: S311
-    rows = []
+    """`n` rows: the full grid's 68 cells at seed 0, then at seed 1, and so on; with `failures`,
+    three of each seed did not end ok."""
+    noise, grid, rows = random.Random(0), full_grid(), []  # noqa: S311
     for i in range(n):
         axes = grid[i % len(grid)]
         of = cell(*axes, seed=i // len(grid), **settings)
-        if failures and axes in _FAILURES:
-            rows.append(failed_row(of, *_FAILURES[axes]))
-        else:
-            rows.append(result_row(of, noise))
+        fails = failures and axes in _FAILURES
+        rows.append(failed_row(of, *_FAILURES[axes]) if fails else result_row(of, noise))
     return rows
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a runs.csv of these rows."""
     path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
 
 
@@ -148,7 +139,6 @@ class _Unplanned(Results):
 
 
 def as_results(rows: Iterable[Row], runs: Iterable[str] = (), **more: Any) -> Results:
-    """Results of these rows, from files of these names."""
     paths = [*map(Path, runs)]
     kind = Results if any(path.is_absolute() for path in paths) else _Unplanned
     return kind(paths, [*rows], **more)

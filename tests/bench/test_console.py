@@ -13,22 +13,12 @@ import torch
 
 from bench.console import COMMANDS
 from bench.machine.conditions import find_conditions
-from bench.plan.columns import NAMES
 from bench.plan.rows import SCHEMA
-from bench.results.rowfile import encode, record
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import synthetic_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["minbert-bench"]
 START = "from {} import {}; sys.exit({}())".format(*SCRIPT.split(":"), SCRIPT.split(":")[1])
-MODULES = ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch")
-"""Modules beside the results, of names that a process would import."""
-
-
-@pytest.fixture(scope="module")
-def console(tmp_path_factory):
-    """The console command as an installer writes it."""
-    return script(tmp_path_factory.mktemp("bin") / "minbert-bench", START)
 
 
 def script(path, code):
@@ -37,18 +27,21 @@ def script(path, code):
     return path
 
 
+@pytest.fixture(scope="module")
+def console(tmp_path_factory):
+    return script(tmp_path_factory.mktemp("bin") / "minbert-bench", START)
+
+
 @pytest.fixture
 def place(tmp_path, tmp_path_factory, monkeypatch):
-    """The current folder, with results and modules that record that they were imported."""
-    for name in MODULES:
-        (tmp_path / f"{name}.py").write_text(
-            f"open({str(tmp_path / 'PWNED')!r}, 'a').write('{name} ')"
-        )
-    lines = [encode(row) for row in synthetic_rows(4)]
-    (tmp_path / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))
+    """The current folder, with results, and modules of names that a process would import, which
+    leave a file if one does."""
+    for name in ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'a')")
+    write_rows(tmp_path / "runs.csv", synthetic_rows(4))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
     return tmp_path
 
@@ -72,17 +65,12 @@ def test_help_lists_every_command_and_is_quick(console, place):
     assert {"run" if name == "grid" else name for name in modules} <= {*COMMANDS}
 
 
-@pytest.mark.parametrize(
-    ("words", "error"),
-    [(("nothing",), "No such command 'nothing'."),
-     (("report", "--runs", "no.csv"), "no.csv: no such file of results; name one with --runs")],
-)  # fmt: skip
-def test_errors_are_a_line(console, place, words, error):
-    done = run(console, *words)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {error}\n")
-
-
-def test_without_arguments_it_says_what_a_newcomer_needs(console, place):
+def test_errors_are_a_line_and_without_arguments_it_says_what_a_newcomer_needs(console, place):
+    done = run(console, "report", "--runs", "no.csv")
+    error = "error: no.csv: no such file of results; name one with --runs\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
+    done = run(console, "nothing")
+    assert (done.returncode, done.stderr) == (2, "error: No such command 'nothing'.\n")
     done = run(console)
     assert (done.returncode, done.stderr) == (0, "")
     shown = re.findall(r"^minbert-bench (\w+)", done.stdout, re.MULTILINE)
@@ -101,28 +89,19 @@ def test_versions_are_those_of_a_row(console, place):
     )
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("rec", {"recommend"}), ("", {*COMMANDS}), ("--ver", {"--version"}),
-        ("run --sha", {"--shard"}), ("recommend --pre", {"--prefer"}),
-    ],
-)  # fmt: skip
-def test_a_shell_completes_commands_and_options(console, place, shell, words, found):
-    given = ["minbert-bench", *words.split(" ")]
-    env = {
-        **os.environ, "_MINBERT_BENCH_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": " ".join(given), "COMP_CWORD": str(len(given) - 1),
-    }  # fmt: skip
-    done = run(console, env=env)
-    lines = done.stdout.splitlines()
-    names = {line.partition(",")[2] for line in lines} if shell == "bash" else {*lines[1::3]}
-    assert names == found, done.stderr
+def test_a_shell_completes_commands_and_options(console, place):
+    for shell, words, names in (
+        ("bash", "", {*COMMANDS}), ("bash", "run --sha", {"--shard"}), ("zsh", "rec", {"recommend"})
+    ):  # fmt: skip
+        given = ["minbert-bench", *words.split(" ")]
+        env = {
+            **os.environ, "_MINBERT_BENCH_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": " ".join(given), "COMP_CWORD": str(len(given) - 1),
+        }  # fmt: skip
+        lines = run(console, env=env).stdout.splitlines()
+        completed = [line.partition(",")[2] for line in lines] if shell == "bash" else lines[1::3]
+        assert {*completed} == names
     assert not (place / "PWNED").exists()
-
-
-def test_bash_loads_the_completion(console, place):
     env = {**os.environ, "PATH": f"{console.parent}:{os.environ['PATH']}"}
     code = 'eval "$(_MINBERT_BENCH_COMPLETE=bash_source minbert-bench)"; complete -p minbert-bench'
     done = run("bash", "-c", code, env=env)

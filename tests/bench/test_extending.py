@@ -1,7 +1,5 @@
-"""docs/extending.md: its examples of a setting and of a figure work as they are there, and its
-plugin is that of tests/plugins."""
+"""docs/extending.md: its examples work as they are there; its plugin is that of tests/plugins."""
 
-import json
 import os
 import re
 import shutil
@@ -9,8 +7,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-
-import pytest
 
 from bench.analysis.groups import groups
 from bench.plan import gridfile, rows
@@ -21,61 +17,46 @@ from tests.bench.synthetic_rows import synthetic_rows
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extending.md"
 SETTING = """
-import json
-import sys
-
 from bench.common.errors import InputError
-from bench.export.training import _SAME, why_not_scripted
+from bench.export.training import why_not_scripted
 from bench.forecast.outlook import _kind
-from bench.plan import gridfile
 from bench.plan.columns import BY_NAME, NAMES, row_of, values_of
-from bench.plan.planning import Resolved, expand
 from bench.plan.rows import SCHEMA
 from bench.report.cells import names
-from tests.experiments import runs_csv_page
 from tests.bench.column_checks import CHECKS
 from tests.bench.synthetic_rows import new_row
+from tests.bench.test_extending import cell_of
+from tests.experiments import runs_csv_page
 
-TABLE = '''
-[[cells]]
-mode = ["full"]
-amp = ["off"]
-settings = {max_gradient_norm = %s}
-'''
-resolved = Resolved("minilm", "0", "mean", "0", "bf16", "grid")
-
-
-def cell(value):
-    return expand(gridfile.parse(TABLE % value, "mine.toml", "mine"), resolved)[0]
-
-
-def refusal():
-    try:
-        cell(0)
-    except InputError as error:
-        return str(error)
-
-
-usual, other = cell(1), cell(2)
-CHECKS["max_gradient_norm"] = ""
+SETTINGS = "settings = {max_gradient_norm = %s}"
+NAME = "max_gradient_norm"
+usual, other = cell_of(SETTINGS % 1), cell_of(SETTINGS % 2)
 row = new_row(**other.columns())
-older = {n: v for n, v in values_of(row).items() if n not in ("max_gradient_norm", "scale")}
-json.dump(
-    {
-        "ids": [usual.cell_id, other.cell_id],
-        "column": [NAMES.index("max_gradient_norm") - NAMES.index("dropout"),
-                   BY_NAME["max_gradient_norm"].group, row["max_gradient_norm"]],
-        "schema": SCHEMA,
-        "older rows": row_of(older).max_gradient_norm,
-        "docs": [line for line in runs_csv_page.page().splitlines() if "max_gradient" in line],
-        "refusal": refusal(),
-        "forecast": [_kind(usual) == _kind(other), 1.0 in _kind(usual)],
-        "script": ["max_gradient_norm" in _SAME, why_not_scripted(usual), why_not_scripted(other)],
-        "report": names([row, new_row(**usual.columns())])(row),
-    },
-    sys.stdout,
-)
+older = {n: v for n, v in values_of(row).items() if n not in (NAME, "scale")}
+CHECKS[NAME] = ""
+docs = [line for line in runs_csv_page.page().splitlines() if NAME in line]
+try:
+    cell_of(SETTINGS % 0)
+except InputError as error:
+    refusal = str(error)
+assert usual.cell_id == "OLD ID" != other.cell_id
+assert NAMES.index(NAME) == NAMES.index("dropout") + 1
+assert (BY_NAME[NAME].group, row[NAME], row_of(older)[NAME]) == ("settings", 2.0, 1.0)
+assert SCHEMA == OLD_SCHEMA + 1
+assert docs == [f"| `{NAME}` | number | norm to which gradients are clipped |  |  |"]
+assert refusal.endswith(f"cells[0].settings.{NAME}: input should be greater than 0, not 0")
+assert _kind(usual) == _kind(other) and 1.0 not in _kind(usual)
+assert why_not_scripted(usual) is None
+assert why_not_scripted(other) == f"train.py has no place for {NAME} 2.0"
+assert names([row, new_row(**usual.columns())])(row) == "full fp32, seed 0, clipped at 2"
 """
+
+
+def cell_of(settings):
+    """The first cell of a grid of full fine-tuning whose table has some settings."""
+    resolved = Resolved("minilm", "0", "mean", "0", "bf16", "grid")
+    table = f'[[cells]]\nmode = ["full"]\namp = ["off"]\n{settings}\n'
+    return expand(gridfile.parse(table, "mine.toml", "mine"), resolved)[0]
 
 
 def block(file, heading):
@@ -85,47 +66,24 @@ def block(file, heading):
     return textwrap.dedent(code.partition("\n")[2].partition("```")[0])
 
 
-def insert(path, before, text):
-    """Insert text into a file at the only place of another text."""
-    whole = path.read_text(encoding="utf-8")
-    assert whole.count(before) == 1
-    path.write_text(whole.replace(before, f"{text}{before}"))
-
-
-@pytest.mark.parametrize("more", [False, True], ids=["of scores", "exported and of time too"])
-def test_a_setting_is_declared_once(tmp_path, more):
+def test_a_setting_is_declared_once(tmp_path):
     for name in ("adapters", "bench", "minbert", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    table = block("bench/plan/settings.toml", "A setting")
-    if more:
-        table = table.replace('["score"]', '["time", "score"]') + 'exported = "same"\n'
-    insert(tmp_path / "bench/plan/settings.toml", "[mode]\n", f"{table}\n")
-    field = textwrap.indent(block("bench/plan/cell.py", "A setting"), "    ")
-    insert(tmp_path / "bench/plan/cell.py", "\n    @property\n    def scale", field)
+    for file, before, spaces in (
+        ("bench/plan/settings.toml", "[mode]\n", 0),
+        ("bench/plan/cell.py", "\n    @property\n    def scale", 4),
+    ):
+        whole = (tmp_path / file).read_text(encoding="utf-8")
+        assert whole.count(before) == 1
+        text = textwrap.indent(block(file, "A setting"), " " * spaces)
+        (tmp_path / file).write_text(whole.replace(before, f"{text}\n{before}"))
+    code = SETTING.replace("OLD ID", cell_of("").cell_id).replace("OLD_SCHEMA", str(rows.SCHEMA))
     ended = subprocess.run(
-        [sys.executable, "-c", SETTING], cwd=tmp_path,
+        [sys.executable, "-c", code], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    answers = json.loads(ended.stdout)
-    usual, other = answers.pop("ids")
-    assert usual != other
-    resolved = Resolved("minilm", "0", "mean", "0", "bf16", "grid")
-    plain = gridfile.parse('[[cells]]\nmode = ["full"]\n', "mine.toml", "mine")
-    assert [usual] == [cell.cell_id for cell in expand(plain, resolved)], "older ids stay"
-    unknown = "train.py has no place for max_gradient_norm 2.0"
-    assert answers == {
-        "column": [1, "settings", 2.0],
-        "schema": rows.SCHEMA + 1,
-        "older rows": 1.0,
-        "docs": ["| `max_gradient_norm` | number | norm to which gradients are clipped |  |  |"],
-        "refusal": "mine.toml: cells[0].settings.max_gradient_norm: input should be greater than "
-        "0, not 0",
-        "forecast": [not more, more],
-        "script": [more, None, None if more else unknown],
-        "report": "full fp32, seed 0, clipped at 2",
-    }
 
 
 def test_the_plugin_is_quoted_as_it_is():

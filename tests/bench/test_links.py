@@ -1,4 +1,4 @@
-"""Folders of results with links that lead out of them: nothing outside changes."""
+"""Reports on a disk: links that lead out of a folder stay as they are, and pages stay small."""
 
 from pathlib import Path
 
@@ -8,12 +8,14 @@ from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
 from bench.compare.__main__ import command as compare
 from bench.launch.checks import check_reports
+from bench.report import cells, tables, tradeoff
 from bench.report.__main__ import main as report
+from bench.report.render import render
 from bench.results.facts import DataFacts, update_facts
 from bench.results.rebuild import main as rebuild
 from bench.results.store import Store
 from tests.bench.grid.test_bad_input import contents
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_rows
 
 FACTS = DataFacts(task="t", problem="single_label", train=1, dev=1)
 WRITERS = {
@@ -69,3 +71,29 @@ def test_a_folder_that_is_elsewhere_is_refused(folder, link):
         with pytest.raises(InputError, match=f"{Path(link).name} is a link to a folder elsewhere"):
             write()
     assert contents(outside) == {}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_many_rows_some_are_shown_whether_they_are_seeds_rates_or_groups(tmp_path, monkeypatch):
+    for module, name, most in (
+        (tables, "MOST_DRAWN", 60), (tradeoff, "MOST_DRAWN", 60), (tables, "MOST_SETTINGS", 80),
+        (cells, "MOST_CELLS", 130), (cells, "MOST_OF_A_GROUP", 100),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, most)
+    rates = [cell("lora", 8, "attn", "off", learning_rate=1e-5 * n) for n in range(1, 200)]
+    rates = [result_row(of) for of in [*rates, cell("full", None, None, "off")]]
+    groups = [row | {"conditions_id": f"c{n}"} for n in range(40) for row in synthetic_rows(5)]
+    for rows, lines in (
+        (
+            synthetic_rows(68 * 4),
+            ["100 of 272 are shown; the rest is", "260 of 272 end"],
+        ),
+        (rates, ["60 of 200 settings are drawn", "80 of 200 are shown"]),
+        (groups, ["19 more groups are not shown; their rows are in runs", "130 of 200 are shown"]),
+    ):
+        html = render(as_results(rows, runs=["runs.csv"]), tmp_path).read_text("utf-8")
+        assert len(html.encode()) < 5_000_000
+        assert (tmp_path / "report.md").stat().st_size < 1_000_000
+        assert html.count('<tr class="failed">') < 100
+        for line in lines:
+            assert line in html

@@ -19,8 +19,8 @@ from bench.plan.columns import BY_NAME, NAMES
 from bench.recommend import main as recommend
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
-from bench.results.store import Store, read_rows
-from tests.bench.synthetic_rows import synthetic_rows
+from bench.results.store import read_rows
+from tests.bench.synthetic_rows import synthetic_rows, write_rows
 from tests.reference_run import copy_reference
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,6 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A copy of the committed grid."""
     return copy_reference(tmp_path_factory.mktemp("reference"))
 
 
@@ -39,8 +38,7 @@ def results(runs):
 
 
 def printed(command, *words):
-    done = CliRunner().invoke(command, [*map(str, words)], standalone_mode=False)
-    return done.stdout
+    return CliRunner().invoke(command, [*map(str, words)], standalone_mode=False).stdout
 
 
 def test_importing_bench_is_quick_and_loads_no_library():
@@ -57,15 +55,15 @@ def test_rows_are_typed_and_are_those_of_the_file(results, runs, tmp_path):
     frame, rows = results.to_pandas(), read_rows(runs)
     assert list(frame.columns) == [*NAMES, "counts"]
     for name in NAMES:
+        if name in ("started_at", "finished_at"):
+            assert str(frame[name].dtype) == "datetime64[us, UTC]"
+            continue
         kind = {str: "string", int: "Int64", float: "float64"}[BY_NAME[name].kind]
-        assert str(frame[name].dtype) == (
-            "datetime64[us, UTC]" if name in ("started_at", "finished_at") else kind
-        )
+        assert str(frame[name].dtype) == kind
         known = [None if pd.isna(value) else value for value in frame[name]]
-        if name not in ("started_at", "finished_at"):
-            assert known == [row[name] for row in rows]
+        assert known == [row[name] for row in rows]
     [row] = synthetic_rows(1)
-    Store(tmp_path / "runs.csv").append(row, row | {"attempt": row.attempt + 1})
+    write_rows(tmp_path / "runs.csv", [row, row | {"attempt": row.attempt + 1}])
     assert [*bench.load(tmp_path / "runs.csv").to_pandas()["counts"]] == [False, True]
 
 
@@ -77,9 +75,8 @@ def test_settings_are_those_of_the_report(results, runs):
     for setting in first.settings:
         score = setting.estimate("dev_score")
         values = own.loc[setting.label]
-        assert (values["dev_score"], values["dev_score_low"], values["dev_score_high"]) == (
-            score.value, *score.ends()
-        )  # fmt: skip
+        names = ["dev_score", "dev_score_low", "dev_score_high"]
+        assert [*values[names]] == [score.value, *score.ends()]
         assert values["train_s"] == setting.estimate("train_s").value
         assert values["seeds"] == len({row.seed for row in setting.ok})
 
@@ -104,21 +101,16 @@ def test_answers_are_those_of_the_commands(results, runs, tmp_path):
     assert got == want
 
 
-def test_what_can_not_be_read_is_an_error_of_a_line(results, tmp_path):
+def test_what_can_not_be_read_is_an_error_of_a_line_and_text_is_no_html(results, tmp_path):
     with pytest.raises(InputError, match=r"no\.csv: no such file of results$"):
         bench.load(tmp_path / "no.csv")
     with pytest.raises(InputError):
         results.recommend(where="memory<=much")
-    Store(tmp_path / "other.csv").append(*synthetic_rows(1))
+    write_rows(tmp_path / "other.csv", [r | {"model": "<script>x"} for r in synthetic_rows(3)])
     other = bench.load(tmp_path / "other.csv")
     with pytest.raises(InputError, match="nothing to compare"):
         results.compare(other)
-
-
-def test_text_of_results_is_no_html(tmp_path):
-    rows = [row | {"model": "<script>x</script>"} for row in synthetic_rows(3)]
-    Store(tmp_path / "runs.csv").append(*rows)
-    page = bench.load(tmp_path / "runs.csv")._repr_html_()
+    page = other._repr_html_()
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     (tmp_path / "empty.csv").touch()

@@ -1,11 +1,9 @@
-"""Plugins: the distribution in tests/plugins/scale, built and installed, from a grid to an exported
-folder; what is shown where it is missing; and those that are broken."""
+"""Plugins: the distribution in tests/plugins/scale, installed; missing ones, and broken ones."""
 
 import importlib
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 from dataclasses import asdict, replace
@@ -16,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 from adapters import methods
-from bench.analysis.groups import groups
 from bench.common.errors import InputError, RefusedError
 from bench.engines.engine import engine_of
 from bench.launch.checks import check_class_settings, check_loss
@@ -31,7 +28,7 @@ from bench.results.facts import read_facts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
 from bench.results.protocol import PREDICTIONS
-from bench.results.rowfile import encode, read_rows, record
+from bench.results.rowfile import read_rows
 from minbert.data.problems import PROBLEMS, SingleLabel
 from minbert.data.tasks import base, prepared
 from minbert.data.tasks.base import Examples, Task, TaskData
@@ -39,14 +36,10 @@ from minbert.data.tasks.prepared import Prepared, read_prepared
 from minbert.registry import Registry
 from minbert.training.losses import mean_loss
 from tests.bench.conftest import narrow
-from tests.bench.plugins import PROJECT, declare, environment, run
-from tests.bench.synthetic_rows import cell, synthetic_rows
+from tests.bench.plugins import PROJECT, ROOT, declare, environment, run
+from tests.bench.synthetic_rows import synthetic_rows, write_rows
 
-GRID = """
-[[cells]]
-mode = ["full", "scale"]
-layers = ["attn-only"]
-"""
+GRID = 'cells = [{ mode = ["full", "scale"], layers = ["attn-only"] }]'
 NAME = "minbert-bench-scale"
 WITHOUT_TORCH = """
 import sys
@@ -99,37 +92,34 @@ def installed(minilm, tmp_path_factory):
 
 def test_a_grid_runs_with_a_plugin(installed):
     rows = read_rows(installed.folder / "runs.csv")
-    assert {(row.mode, row.plugin, row.status) for row in rows} == {
-        ("full", None, "ok"),
-        ("scale", f"{NAME} 0.1.0", "ok"),
-    }
+    known = {(row.mode, row.plugin, row.status) for row in rows}
+    assert known == {("full", None, "ok"), ("scale", f"{NAME} 0.1.0", "ok")}
     assert {row.executor for row in rows} == {f"wrapped of {NAME} 0.1.0: nice -n 1"}
     text = (installed.folder / "reports" / "report.md").read_text()
     assert "scale on attn-only, fp32" in text
     assert "Cohen's kappa" in text
     answer = json.loads(installed.run("bench.recommend", "--metric", "kappa", "--json"))
     assert answer["metric"] == "kappa"
-
-
-def test_declarations_are_read_without_torch(installed):
     done = run(installed.python, "-c", WITHOUT_TORCH)
     assert done.stdout == "scale ordinal kappa wrapped numpy False\n", done.stderr
+    for new in (3, 0):
+        line = installed.run("bench.track", "--runs", "runs.csv", "--to", "lines:sent.jsonl")
+        assert line == f"lines:sent.jsonl has 2 cells; new in it are {new} runs\n"
+    lines = (installed.folder / "sent.jsonl").read_text().splitlines()
+    sent = {run["name"]: run["numbers"] for run in map(json.loads, lines)}
+    [row] = [row for row in rows if row.mode == "scale"]
+    [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
+    assert numbers["dev_score"] == pytest.approx(row.dev_score)
 
 
 def test_another_version_of_the_plugin_runs_the_cell_again(installed):
-    before = installed.grid("--dry-run", "--json")
-    [metadata] = (installed.folder / "venv").glob("lib/*/site-packages/minbert_bench_scale-*/META*")
-    text = metadata.read_text()
-    metadata.write_text(text.replace("Version: 0.1.0", "Version: 0.1.1"))
-    try:
-        after = installed.grid("--dry-run", "--json")
-    finally:
-        metadata.write_text(text)
-    old, new = ({c["mode"]: c for c in json.loads(plan)["cells"]} for plan in (before, after))
-    assert {cell["action"] for cell in old.values()} == {"done"}
-    assert {cell["action"] for cell in new.values()} == {"run"}, "the executor's version is new too"
-    assert new["full"]["cell_id"] == old["full"]["cell_id"]
-    assert new["scale"]["cell_id"] != old["scale"]["cell_id"]
+    rows = read_rows(installed.folder / "runs.csv")
+    plan = json.loads(installed.grid("--dry-run", "--json"))["cells"]
+    assert {cell["action"] for cell in plan} == {"done"}
+    [scale, full] = sorted((row.cell for row in rows), key=lambda cell: cell.plugin or "~")
+    newer = replace(scale, plugin=f"{NAME} 0.1.1")
+    assert len({cell.cell_id for cell in (scale, newer, full)}) == 3
+    assert {cell["cell_id"] for cell in plan} == {scale.cell_id, full.cell_id}
 
 
 def test_a_folder_is_exported_in_the_plugins_format(installed):
@@ -166,10 +156,7 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     page = (folder / "reports" / "index.html").read_text()
     assert f"single label ({own_problem})" in page
     text = (folder / "reports" / "report.md").read_text()
-    again = re.findall(r"python -m bench\.grid (--grid stars\.toml .*--problem ordinal.*)", text)[0]
-    arguments = [*shlex.split(again), "--runs", "ordinal.csv", "--dry-run", "--json"]
-    plan = json.loads(installed.run("bench.grid", *arguments))
-    assert {cell["data_digest"] for cell in plan["cells"]} == {own.data_digest}
+    assert re.search(r"python -m bench\.grid --grid stars\.toml .*--problem ordinal", text)
 
     monkeypatch.syspath_prepend(PROJECT)
     [path] = folder.rglob(f"*-{own.cell_id}-*/{PREDICTIONS}")
@@ -192,17 +179,6 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     assert installed.run("bench.predict", "stars", lines).splitlines()[1].startswith("1,")
 
 
-def test_results_are_sent_to_the_plugins_tracker(installed):
-    for new in (3, 0):
-        line = installed.run("bench.track", "--runs", "runs.csv", "--to", "lines:sent.jsonl")
-        assert line == f"lines:sent.jsonl has 2 cells; new in it are {new} runs\n"
-    lines = (installed.folder / "sent.jsonl").read_text().splitlines()
-    sent = {run["name"]: run["numbers"] for run in map(json.loads, lines)}
-    [row] = [row for row in read_rows(installed.folder / "runs.csv") if row.mode == "scale"]
-    [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
-    assert numbers["dev_score"] == pytest.approx(row.dev_score)
-
-
 def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):
     runs = installed.folder / "runs.csv"
     assert "scale" not in methods.MODES, "this process has no plugin"
@@ -217,40 +193,22 @@ def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):
         engine_of(row.cell)
 
 
-def plugin_row(**values):
-    row = synthetic_rows(1, failures=False)[0]
-    own = {"cell_id": "5ca1e", "mode": "scale", "rank": None, "layers": "attn"}
-    return {**values_of(row), **own, **values}
-
-
-def test_a_mode_of_no_plugin_is_no_mode(tmp_path):
-    row = row_of(plugin_row(plugin="mine 1.0"))
+def test_a_mode_of_no_plugin_is_no_mode_and_one_without_its_plugin_comes_last(tmp_path):
+    [row] = synthetic_rows(1, failures=False)
+    values = {**values_of(row), "cell_id": "5ca1e", "mode": "scale", "layers": "attn"}
+    row = row_of(values | {"plugin": "mine 1.0"})
     path = tmp_path / "runs.csv"
-    path.write_bytes(record(values_of(row)) + encode(row))
+    write_rows(path, [row])
     [read] = read_rows(path)
     assert (read.mode, read.plugin) == ("scale", "mine 1.0")
-    for values in ({}, {"plugin": None}):
-        with pytest.raises(ValueError, match="mode: 'scale' is not one of full, "):
-            row_of(plugin_row(**values))
+    with pytest.raises(ValueError, match="mode: 'scale' is not one of full, "):
+        row_of(values)
     path.write_bytes(path.read_bytes().replace(b"mine 1.0", b"mine;import os"))
     with pytest.raises(InputError, match=r"plugin: .* is no distribution with a version"):
         read_rows(path)
-
-
-def test_a_mode_without_its_plugin_is_neutral_and_comes_last():
-    rows = [row_of(plugin_row(plugin="mine 1.0")), *synthetic_rows(4, failures=False)]
-    labels = [setting.label for group in groups(rows) for setting in group.settings]
-    assert any(label.startswith("scale (plugin not installed) on attn") for label in labels)
     assert methods.in_order(["scale", "lora", "full"]) == ["full", "lora", "scale"]
     assert COLOURS["scale"] not in {COLOURS[mode] for mode in methods.MODES}
     assert (MARKERS["scale"], LINES["scale"]) == ("o", ":")
-
-
-def test_a_plugin_is_part_of_a_cells_identity():
-    plain = cell("lora", 8, "attn", "off")
-    first, second = (replace(plain, mode="scale", plugin=f"mine {v}") for v in ("1.0", "1.1"))
-    assert len({one.cell_id for one in (plain, first, second)}) == 3
-    assert replace(plain, plugin=None).cell_id == plain.cell_id
 
 
 BROKEN = "import missing_module\n"
@@ -310,29 +268,19 @@ def test_a_broken_plugin_is_a_line_that_names_its_distribution(
             found[name]
 
 
-def test_a_name_of_two_distributions_is_of_none(folder):
-    for name in ("one", "two"):
-        declare(folder, name, f"{POINTS}fine = fine:METHOD", fine=FINE)
-    with pytest.raises(InputError, match=r"one 1.0 and two 1.0: .* several distributions"):
-        registry()["fine"]
-
-
-def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path):
-    declare(tmp_path / "path", "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
-    for mode, code in (("lora", 0), ("broken", 2)):
-        grid = f'[[cells]]\nmode = ["{mode}"]\nrank = [1]\nlayers = ["attn"]\n'
-        (tmp_path / "mine.toml").write_text(grid)
-        done = run(
-            Path(sys.executable), "-m", "tests.bench.grids", "--grid", "mine.toml", "--dry-run",
-            "--init", "random", "--model", "bert-tiny", cwd=tmp_path,
-            PYTHONPATH=os.pathsep.join([str(tmp_path / "path"), str(PROJECT.parents[2])]),
-        )  # fmt: skip
-        line = "some-plugin 1.0: its method 'broken' can't be used: ModuleNotFoundError"
-        assert done.returncode == code, done.stderr
-        assert done.stderr.count(f"warning: {line}") == 1
-        errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-        assert len(errors) == (code > 0)
-        assert all(line in error for error in errors)
+@pytest.mark.parametrize(("mode", "code"), [("lora", 0), ("broken", 2)])
+def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path, mode, code):
+    declare(tmp_path, "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
+    (tmp_path / "a.toml").write_text(f'[[cells]]\nmode=["{mode}"]\nrank=[1]\nlayers=["attn"]\n')
+    words = "tests.bench.grids --grid a.toml --dry-run --init random --model bert-tiny"
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = run(Path(sys.executable), "-m", *words.split(), cwd=tmp_path, PYTHONPATH=path)
+    line = "some-plugin 1.0: its method 'broken' can't be used: ModuleNotFoundError"
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count(f"warning: {line}") == 1
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == (code > 0)
+    assert all(line in error for error in errors)
 
 
 PROBLEM = """
@@ -349,10 +297,8 @@ PROBLEM = Focal()
 def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_loss(
     folder, monkeypatch
 ):
-    by = {"plugin": "focal of some-loss 1.0"}
-    (folder / "task.json").write_text(
-        json.dumps(asdict(Prepared("mine", "focal", ("a",), "0", **by)))
-    )
+    made = Prepared("mine", "focal", ("a",), "0", plugin="focal of some-loss 1.0")
+    (folder / "task.json").write_text(json.dumps(asdict(made)))
     line = "the problem is focal of some-loss 1.0, and no plugin with it is installed; install that"
     with pytest.raises(InputError, match=line):
         read_prepared(folder)
@@ -383,16 +329,17 @@ def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_lo
         check_loss([Settings(regression_loss="pearson")], [], data)
 
 
-def test_a_problem_with_what_its_base_has_otherwise_is_refused():
+def test_what_is_no_problem_no_loss_or_of_two_distributions_is_refused(folder):
     for values in ({}, {"loss_function": "f"}, {"loss_function": "m:f", "metric": "f1"}):
         with pytest.raises(ValueError, match="Odd has to have a loss_function as module:function"):
             type("Odd", (SingleLabel,), {"name": "odd", **values})
-
-
-def test_a_loss_that_is_no_number_is_refused(folder):
-    declare(folder, "vector", "", fine="loss = lambda logits, labels: logits[:, 0]\n")
+    declare(folder, "vector", "", fine=f"loss = lambda logits, labels: logits[:, 0]\n{FINE}")
     with pytest.raises(ValueError, match="the loss fine:loss of a plugin gives no tensor of one"):
         mean_loss("mse fine:loss", np.ones((2, 1)), np.ones(2))
+    for name in ("one", "two"):
+        declare(folder, name, f"{POINTS}fine = fine:METHOD")
+    with pytest.raises(InputError, match=r"one 1.0 and two 1.0: .* several distributions"):
+        registry()["fine"]
 
 
 METRIC = """
@@ -416,24 +363,5 @@ def test_a_metric_that_fails_names_its_distribution(folder, monkeypatch):
     outcome = Outcome(np.array([0, 1, 1]), np.array([0, 1, 0]), "")
     with pytest.raises(RefusedError, match=r"odd-one 1\.0: its metric 'odd' fails: fine:influence"):
         scores.numbers("odd", outcome)
-    assert scores.every_score("single_label", outcome)["odd"] is None
-    assert scores.every_score("single_label", outcome)["mcc"] is not None
-
-
-def test_the_plugins_influence_is_that_of_leaving_an_example_out(monkeypatch):
-    from sklearn.metrics import cohen_kappa_score
-
-    monkeypatch.syspath_prepend(PROJECT)
-    influence = importlib.import_module("minbert_bench_scale.kappa").influence
-    rng = np.random.default_rng(0)
-    n = 400
-    labels = np.minimum(rng.integers(0, 3, n), rng.integers(0, 3, n))
-    predicted = np.where(rng.random(n) < 0.4, rng.integers(0, 3, n), labels)
-    whole = cohen_kappa_score(labels, predicted)
-    left_out = [cohen_kappa_score(np.delete(labels, i), np.delete(predicted, i)) for i in range(n)]
-    influences = influence(labels, predicted)
-    assert influences.mean() == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(influences, (n - 1) * (whole - np.array(left_out)), atol=0.02)
-    assert influences.std() > 0.5
-    with pytest.raises(ValueError, match="a single class"):
-        influence(labels * 0, labels * 0)
+    every = scores.every_score("single_label", outcome)
+    assert every["odd"] is None is not every["mcc"]

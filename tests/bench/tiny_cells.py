@@ -42,7 +42,6 @@ def digest_of(max_train: int, max_dev: int) -> str:
 
 
 def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
-    """A cell on a few of `movies`' sentences."""
     adapted = mode in ("lora", "dora")
     base = adapted and not layers.endswith("-only")
     model = find(checkpoint)
@@ -58,13 +57,12 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
         "weight_decay": 0.01, "warmup": 0.1, "alpha": 16.0 if adapted else None, "dropout": 0.1,
         **EXAMPLES,
     }  # fmt: skip
-    of = Cell(**{**values, **changes})
+    of = Cell(**values | changes)
     held = mode != "full" and of.amp != "off" and of.frozen_dtype is None
     return replace(of, frozen_dtype="fp32") if held else of
 
 
 def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Job:
-    """The job of a cell, on a checkpoint or random weights."""
     folder = None if checkpoint is None else str(checkpoint)
     return Job(
         cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=folder,

@@ -1,14 +1,12 @@
 """Cells with kept weights on a tiny checkpoint, and the command that reads their updates."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from adapters.injection import inject, linear_layers
 from bench.plan.job import FILE
-from bench.plan.rows import Row
 from bench.updates import command
 from bench.worker.saving import save_weights
 from minbert.data.tasks import find_task
@@ -23,17 +21,14 @@ from tests.bench.synthetic_rows import result_row
 
 def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
     """A checkpoint's encoder with a new head, before training."""
-    model = BertClassifier(
-        BertConfig.from_folder(checkpoint), find_task(task).num_outputs, pooling="pooler",
-        dropout=0.1,
-    )  # fmt: skip
+    config, outputs = BertConfig.from_folder(checkpoint), find_task(task).num_outputs
+    model = BertClassifier(config, outputs, pooling="pooler", dropout=0.1)
     load_encoder(model.bert, checkpoint)
     initialise(model, 0)
     return model
 
 
 def moved_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
-    """The same after a training of all of it."""
     model = base_model(checkpoint, task)
     disturb(model)
     return model
@@ -56,21 +51,14 @@ def move(model: BertClassifier, ending: str, update: np.ndarray) -> None:
 
 
 class Place(CommandPlace):
-    """A runs.csv with the folders of its cells, all trained from one checkpoint."""
-
     def __init__(self, folder: Path, checkpoint: Path) -> None:
         super().__init__(folder, command)
         self.checkpoint = checkpoint
 
-    def add(
-        self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
-        columns: Row | None = None, **changes: Any,
-    ) -> Path:  # fmt: skip
-        """Add a cell with its trained model (None: none was kept), and `changes` to its settings;
-        its folder."""
+    def add(self, model, /, mode="full", layers="all-lin-only", columns=None, **changes) -> Path:
+        """Add a cell with its trained model, if it was kept, and other settings; its folder."""
         of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
-        own = {"threads": 1, **(columns or {})}
-        row = result_row(of, **own)
+        row = result_row(of, **{"threads": 1, **(columns or {})})
         folder = self.folder(of, row)
         folder.mkdir(parents=True)
         (folder / FILE).write_text(tiny_cells.job_of(of, self.checkpoint).to_json())

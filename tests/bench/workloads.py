@@ -28,25 +28,12 @@ THREE = {
 """Of one with three, of which two are on pairs."""
 
 
-def variant(
-    mode: str,
-    rank: int | None = None,
-    layers: str | None = None,
-    amp: str = "off",
-    unfreeze: str | None = "all",
-    batch_size: int = BATCH_SIZE,
-    frozen_dtype: str | None = None,
-) -> Variant:
+def variant(mode: str, rank=None, layers=None, amp="off", **settings) -> Variant:
     """A variant; the head alone has nothing to unfreeze, and frozen weights are fp32."""
-    if frozen_dtype is None and mode != "full" and amp != "off":
-        frozen_dtype = "fp32"
-    unfreeze = None if mode == "head" else unfreeze
-    return Variant.of(
-        cell(
-            mode, rank, layers, amp, unfreeze=unfreeze, batch_size=batch_size,
-            frozen_dtype=frozen_dtype, max_length=MAX_LENGTH,
-        )
-    )  # fmt: skip
+    if mode != "full" and amp != "off":
+        settings = {"frozen_dtype": "fp32"} | settings
+    usual = {"batch_size": BATCH_SIZE, "max_length": MAX_LENGTH}
+    return Variant.of(cell(mode, rank, layers, amp, **usual | settings))
 
 
 VARIANTS = [
@@ -71,36 +58,28 @@ def workload(**changes: Any) -> Job:
         "checkpoint": None, "geometry": "bert-tiny", "tokenizer": "", "data": None, "keep": False,
         "code_version": "",
     }  # fmt: skip
-    names = {field.name for field in fields(Job)}
-    job |= {name: value for name, value in changes.items() if name in names}
-    settings = {"epochs": 3, **changes}
-    settings = {name: value for name, value in settings.items() if name not in names}
-    return Job(cell=cell("full", None, None, "off", **settings), **job)
+    own = {field.name for field in fields(Job)} & changes.keys()
+    job |= {name: changes.pop(name) for name in own}
+    return Job(cell=cell("full", None, None, "off", **{"epochs": 3, **changes}), **job)
 
 
 def of_parts(**changes: Any) -> Job:
-    """One of a task with three parts, changed."""
-    rates = " ".join(f"{part}=1" for part in sorted(THREE))
-    values: dict[str, Any] = {
-        "task": "multitask", "task_rates": rates, "task_decays": rates,
-        "encoders": 2, "task_order": "proportional", "regression_loss": "mse", "head": "conv",
+    ones = " ".join(f"{part}=1" for part in sorted(THREE))
+    values = {
+        "task": "multitask", "task_rates": ones, "task_decays": ones, "encoders": 2,
+        "task_order": "proportional", "regression_loss": "mse", "head": "conv",
     }  # fmt: skip
     return workload(**(values | changes))
 
 
-def counts(
-    *,
-    step: dict[str, float] | None = None,
-    evaluation: dict[str, float] | None = None,
-    **changes: float,
-) -> Counts:
+def counts(*, step: Any = (), evaluation: Any = (), **changes: float) -> Counts:
     """Counts of a variant, changed; `step` and `evaluation` change fields of these loads."""
     memory = {
         "weights_mib": 90.0, "optimizer_mib": 20.0, "train_peak_mib": 600.0,
         "evaluate_peak_mib": 200.0,
     }  # fmt: skip
     return Counts(
-        step=Load(900.0, 80.0, 9000.0)._replace(**(step or {})),
-        evaluation=Load(250.0, 30.0, 2000.0)._replace(**(evaluation or {})),
+        step=Load(900.0, 80.0, 9000.0)._replace(**dict(step)),
+        evaluation=Load(250.0, 30.0, 2000.0)._replace(**dict(evaluation)),
         **(memory | changes),
     )

@@ -7,5 +7,4 @@ from tests.bench.grids import GridRuns
 
 @pytest.fixture
 def grid(tmp_path, tiny_checkpoint):
-    """A fresh place for a grid's results."""
     return GridRuns(tmp_path, tiny_checkpoint, workers_here=True)

@@ -41,15 +41,11 @@ def contents(folder):
         (("--jobs", "999"), "--jobs 999: 999 workers need a core each"),
         (("--timeout", "inf"), "inf is not a number of seconds"),
         (("--budget", "0"), "budget"),
-        (("--budget", "1h"), "budget"),
         (("--max-length", "8.5"), "should be auto or a whole number from 3 to 8192"),
-        (("--max-length", "9" * 5000), "should be auto or a whole number from 3 to 8192"),
         (("--model", "no/such/folder"), "no/such/folder"),
         (("--model", "bert-base"), "--init random"),
         (("--lr", "auto", "--max-train", "1"), "--max-train"),
-        (("--runs", f"{__file__}/runs.csv"), "--runs"),
         (("--runs", "/proc/runs.csv"), "--runs"),
-        (("--reports", __file__), "--reports"),
         (("--reports", "/proc/reports"), "--reports"),
     ],
 )
@@ -61,45 +57,32 @@ def test_a_wrong_flag(grid, extra, message):
     ("text", "extra", "message"),
     [
         ("[[cells]]\nmode=['full']", ("--select", "mode=head"), "mine has mode=head; add a table"),
-        ("[settings]\nepoch=3\n[[cells]]\nmode=['full']", (), "settings.epoch"),
-        (
-            "[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']",
-            ("--max-train", "4"),
-            "held_out 0.1 of 4 training examples is none",
-        ),
+        ("[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']", ("--max-train", "4"),
+         "held_out 0.1 of 4 training examples is none"),
         ("[[cells]]\nmode=['full']\nlearning_rate=[1e-4]", ("--lr", "auto"), "learning_rate as"),
         ("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']", (), "rank 33 is above the width"),
         ("[[cells]]\nmode=['full']\nmax_length=[64, 600]", (), "is above the 512 positions"),
         ("[[cells]]\nmode=['full']\namp=['fp16']", (), "needs a GPU"),
     ],
-)
+)  # fmt: skip
 def test_a_grid_file_that_cannot_be_run(grid, text, extra, message):
     path = grid.folder / "mine.toml"
     path.write_text(text)
     assert message in refused(grid, *extra, grid=str(path))
 
 
-def test_a_checkpoint_whose_file_of_weights_is_cut(grid, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("damaged") / "tiny"
-    shutil.copytree(grid.model, folder)
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    grid.model = folder
-    assert "model.safetensors" in refused(grid, "--engine", "minbert")
-
-
-def test_a_data_folder_without_the_files_and_a_csv_of_another_schema(grid, tmp_path_factory):
-    data = tmp_path_factory.mktemp("data")
-    assert "ids-sst-train.csv" in refused(grid, "--task", "sst", "--data", str(data))
+def test_a_checkpoint_and_data_of_which_something_is_missing(grid, tmp_path_factory):
     grid.csv.write_text("a,b\r\n1,2\r\n")
     assert "runs.csv" in refused(grid)
-
-
-def test_a_pair_of_texts_for_an_encoder_with_one_token_type(grid, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one") / "type"
-    shutil.copytree(grid.model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
-    data = write_folder(tmp_path_factory.mktemp("data") / "sts", ("sts",))
-    message = refused(grid, "--model", str(folder), "--task", "sts", "--data", str(data))
-    assert "token type" in message
+    grid.csv.unlink()
+    outside = tmp_path_factory.mktemp("outside")
+    assert "ids-sst-train.csv" in refused(grid, "--task", "sst", "--data", str(outside))
+    shutil.copytree(grid.model, outside / "one")
+    grid.model = outside / "one"
+    config = json.loads((grid.model / "config.json").read_text())
+    (grid.model / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    data = write_folder(outside / "sts", ("sts",))
+    assert "token type" in refused(grid, "--task", "sts", "--data", str(data))
+    path = grid.model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "model.safetensors" in refused(grid, "--engine", "minbert")

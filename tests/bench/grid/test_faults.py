@@ -1,11 +1,6 @@
-"""A grid that is struck loses nothing and does nothing twice.
-
-These are a few of the faults of `python -m tests.experiments.faults`.
-"""
+"""A grid that is struck loses nothing: a few faults of `python -m tests.experiments.faults`."""
 
 from dataclasses import replace
-
-import pytest
 
 from bench.plan.columns import NAMES
 from bench.results.rowfile import encode, record
@@ -17,38 +12,25 @@ from tests.experiments.faults.notes import Launch
 from tests.experiments.faults.suite import run_suite
 
 STRUCK = (
-    ("disk full", "anywhere", 1),
-    ("parent killed", "half an append", 1),
-    ("parent killed", "train", 2),
-    ("parent stopped", "tokenise", 1),
-    ("two parents", "both live", 2),
-    ("result spoilt", "cut later", 1),
-    ("row torn", "a row more", 1),
-    ("clock jump", "ended", 1),
-    ("folder deleted", "end", 1),
-)
+    ("disk full", "anywhere", 1), ("parent killed", "half an append", 1),
+    ("parent killed", "train", 2), ("parent stopped", "tokenise", 1),
+    ("two parents", "both live", 2), ("result spoilt", "cut later", 1),
+    ("row torn", "a row more", 1), ("clock jump", "ended", 1), ("folder deleted", "end", 1),
+)  # fmt: skip
 """Kind and phase of faults, and how many cells run at a time. Those that end a worker alone are in
 tests/bench/launch/test_runner.py."""
 
 
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory):
+def test_nothing_is_lost_or_done_twice_and_nothing_goes_on_running(tmp_path):
     faults = [
         Fault(number=number, seed=3, kind=kind, phase=phase, worker="fake", slots=slots)
         for number, (kind, phase, slots) in enumerate(STRUCK)
     ]
-    return run_suite(faults, jobs=2, folder=tmp_path_factory.mktemp("faults"))
-
-
-def test_nothing_is_lost_or_done_twice_and_nothing_goes_on_running(verdicts):
+    first, *others = verdicts = run_suite(faults, jobs=2, folder=tmp_path)
     assert [verdict for verdict in verdicts if not verdict.good] == []
-    assert sum(not verdict.struck for verdict in verdicts[1:]) <= 1
-
-
-def test_a_disk_was_really_full(verdicts):
-    verdict = verdicts[0]
-    need(verdict.means == "small disk", "mounting a small disk takes root", component="mounts")
-    assert verdict.struck
+    assert sum(not verdict.struck for verdict in others) <= 1
+    need(first.means == "small disk", "mounting a small disk takes root", component="mounts")
+    assert first.struck
 
 
 def row(cell_id, status="ok", attempt=1, **values):
@@ -61,20 +43,17 @@ def csv(*rows):
     return record(NAMES) + b"".join(map(encode, rows))
 
 
-def test_what_is_unfinished_or_repeated_is_seen():
+def test_what_is_unfinished_repeated_lost_wrong_or_left_over_is_seen(tmp_path):
     unfinished = checks.unfinished_cells(["a", "b", "c"], csv(row("a"), row("b", "crashed")))
     assert unfinished == ["b has no ok row", "c has no ok row"]
     assert checks.repeated_rows(csv(row("a", "crashed"), row("a", attempt=2))) == []
-    assert len(checks.repeated_rows(csv(row("a"), row("a", attempt=2)))) == 1
-    assert len(checks.repeated_rows(csv(row("a", "crashed"), row("a", "crashed")))) == 1
+    for twice in ([row("a"), row("a", attempt=2)], [row("a", "crashed")] * 2):
+        assert len(checks.repeated_rows(csv(*twice))) == 1
     launch = Launch(run=0, cell_id="a", attempt=1, pid=1, was_done=False)
     later = replace(launch, run=1)
     assert checks.repeated_work([launch, later], set()) == []
     assert len(checks.repeated_work([replace(later, was_done=True)], set())) == 1
     assert len(checks.repeated_work([launch, later], {("a", 1)})) == 1
-
-
-def test_what_is_lost_wrong_or_left_over_is_seen(tmp_path):
     before = csv(row("a"), row("b"))
     assert checks.lost_rows(before + b"1,half", before + encode(row("c"))) == []
     changed = csv(row("a"), row("b", wall_s=1.0))

@@ -1,9 +1,7 @@
-"""A cross-validation from the command line to the report, and the scores and costs of its rows."""
+"""Cross-validations: from the command line to the report, and scores and costs of their rows."""
 
 import math
-from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from bench.plan.planning import Resolved, expand, plan
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
-from bench.results.predictions import outcome_of, values_from
+from bench.results.predictions import kept_predictions, outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers as outcome_numbers
 from bench.results.scores import score_of
@@ -26,130 +24,80 @@ from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
 from minbert.data.tasks import Folds, Sizes, load_data
 from tests.bench.conftest import narrow
+from tests.bench.grid.test_runs import TIME, one, run
 from tests.bench.grids import GridRuns
-from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import HERE, as_results, cell, result_row
+from tests.bench.synthetic_rows import HERE, as_results, cell
 from tests.cs224n import write_folder
 
 GRID = """
-[settings]
-task = "sst"
-folds = 3
-epochs = 1
-max_steps = 4
-batch_size = 8
-[[cells]]
-mode = ["full", "head"]
+settings = { task = "sst", folds = 3, epochs = 1, max_steps = 4, batch_size = 8 }
+cells = [{ mode = ["full", "head"] }]
 """
-TIME = "ms_per_1k_tokens"
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory, minilm):
-    """A cross-validation of two settings, of which fold 0 ran first."""
-    checkpoint = narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
-    place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint, workers_here=True)
-    data = write_folder(place.folder / "data", ("sst",), count=40)
-    (place.folder / "mine.toml").write_text(GRID)
+def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(
+    minilm, tmp_path, monkeypatch
+):
+    """By a cross-validation of two settings, of which fold 0 ran first."""
+    place = GridRuns(tmp_path, narrow(1, tmp_path / "lively", minilm, 0.3), workers_here=True)
+    data = write_folder(tmp_path / "data", ("sst",), count=40)
+    (tmp_path / "mine.toml").write_text(GRID)
 
-    def run(*flags):
-        done = place.run(
-            "--data", str(data), *flags, grid=str(place.folder / "mine.toml"),
-            quick=("--device", "cpu"),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    def command(*flags):
+        done = place.finish("--data", str(data), *flags, file="mine.toml")
         assert "dev has only" not in done.stderr
         return done.stdout
 
-    assert "2 cells: 2 ok" in run("--select", "fold=0")
-    assert "6 cells: 6 ok" in run()
-    assert "4 cells: 0 to run, 4 not" in run("--dry-run", "--select", "fold=1,2")
-    return SimpleNamespace(place=place, data=data, rows=place.rows())
+    assert "2 cells: 2 ok" in command("--select", "fold=0")
+    assert "6 cells: 6 ok" in command()
+    assert "4 cells: 0 to run, 4 not" in command("--dry-run", "--select", "fold=1,2")
+    rows = place.rows()
+    assert [row["fold"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert {(row["folds"], row.attempt) for row in rows} == {(3, 1)}
+    assert len({row.data_digest for row in rows}) == 1
+    names = {f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)}
+    assert {row.name for row in rows} == names
 
-
-def predictions(ran, row):
-    folder = cell_folder(ran.place.csv, row.name, *row.row_key)
-    return load_file(folder / "predictions.safetensors")
-
-
-def by_mode(ran, mode):
-    """Rows of a mode, by fold."""
-    return sorted((row for row in ran.rows if row.mode == mode), key=lambda row: row.fold or 0)
-
-
-def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran):
-    assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
-    assert {row["folds"] for row in ran.rows} == {3}
-    assert {row.attempt for row in ran.rows} == {1}
-    assert len({row.cell_id for row in ran.rows}) == 6
-    assert len({row.data_digest for row in ran.rows}) == 1
-    assert {row.name for row in ran.rows} == {
-        f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)
-    }
-
-
-def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran):
-    for mode in ("full", "head"):
-        labels = []
-        for row in by_mode(ran, mode):
-            expected = Folds(load_data("sst", ran.data), 3).fold(row.fold)
-            kept = predictions(ran, row)["labels"]
-            assert kept.tolist() == expected.dev.labels.tolist()
-            majority = np.bincount(expected.train.labels).argmax()
-            assert row.majority_score == pytest.approx((kept == majority).mean())
-            labels += kept.tolist()
-        assert Counter(labels) == Counter(n % 5 for count in (40, 20) for n in range(count))
-
-
-def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran):
-    [group] = groups(ran.rows, (), kept_values(ran.place.csv))
+    # every example is predicted once, and the score is that of all predictions
+    [group] = groups(rows, (), values_from(kept_predictions(place.csv)))
     assert (len(group.settings), group.folds, group.seeds) == (2, 3, 1)
-    right = {}
+    folds = Folds(load_data("sst", data), 3)
     for setting in group.settings:
-        kept = [predictions(ran, row) for row in by_mode(ran, setting.mode)]
-        right[setting.mode] = np.concatenate(
-            [one["logits"].argmax(axis=1) == one["labels"] for one in kept]
-        )
+        right = []
+        for row in [row for row in rows if row.mode == setting.mode]:
+            folder = cell_folder(place.csv, row.name, *row.row_key)
+            kept = load_file(folder / "predictions.safetensors")
+            labels, expected = kept["labels"], folds.fold(row.fold)
+            assert labels.tolist() == expected.dev.labels.tolist()
+            majority = np.bincount(expected.train.labels).argmax()
+            assert row.majority_score == pytest.approx((labels == majority).mean())
+            right += (kept["logits"].argmax(axis=1) == labels).tolist()
         estimate = setting.estimate("dev_score")
-        assert estimate.value == pytest.approx(right[setting.mode].mean(), abs=1e-12)
-        assert estimate.ends() == pytest.approx(wilson(int(right[setting.mode].sum()), 60))
-        assert list(setting.values) == [0]
-    full, head = group.settings
-    gap, spread = compare(group, "score", full, head), score_spread(full, head)
-    assert (spread.examples, spread.seeds) == (60, 1)
-    difference = right["full"].astype(float) - right["head"]
-    assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
-
-
-def test_cells_of_folds_are_no_members_of_an_ensemble(ran):
+        assert estimate.value == pytest.approx(np.mean(right), abs=1e-12)
+        assert estimate.ends() == pytest.approx(wilson(sum(right), 60))
+        assert setting.values[0].tolist() == right
+    text = (place.reports / "report.md").read_text()
+    for line in ("6 of 6 cells ended ok, 1 seed of 3 folds for each setting",
+                 "A score is that of the predictions on all 3 folds together.",
+                 "--task sst --folds 3 --epochs 1"):  # fmt: skip
+        assert line in text
     with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
-        find([ran.place.csv])
+        find([place.csv])
 
-
-def test_the_report_shows_folds(ran):
-    text = (ran.place.reports / "report.md").read_text()
-    assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
-    assert "A score is that of the predictions on all 3 folds together." in text
-    assert "--task sst --folds 3 --epochs 1" in text
-
-
-def test_a_length_for_folds_is_that_of_all_examples(grid, monkeypatch):
+    # a length for folds is that of all examples
     def find_length(data, *_):
         raise InputError(f"{[*data.sizes.values()]}")
 
     monkeypatch.setattr("bench.grid.inputs.find_length", find_length)
-    data = write_folder(grid.folder / "data", ("sst",), count=40)
     flags = ("--task", "sst", "--data", str(data), "--folds", "3", "--max-length", "auto")
-    assert str([Sizes(60, 0)]) in grid.run(*flags).stderr
-
-
-RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
+    assert str([Sizes(60, 0)]) in place.run(*flags).stderr
 
 
 def cells_of(**settings):
     loaded = gridfile.load("smoke")
     changed = loaded.settings.model_copy(update=settings)
-    return expand(loaded.model_copy(update={"settings": changed}), RESOLVED)
+    resolved = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
+    return expand(loaded.model_copy(update={"settings": changed}), resolved)
 
 
 def test_folds_multiply_cells_within_a_seed():
@@ -161,10 +109,9 @@ def test_folds_multiply_cells_within_a_seed():
     assert not {one.cell_id for one in plain} & {one.cell_id for one in folded}
     chosen = select(folded, parse_selection("fold=0,2 seed=1"))
     assert {(one.seed, one.fold) for one in chosen} == {(1, 0), (1, 2)}
+    many = '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]'
     with pytest.raises(InputError, match="cells with its seeds, folds; 100,000 are the most"):
-        gridfile.parse(
-            '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]', "x.toml", "x"
-        )
+        gridfile.parse(many, "x.toml", "x")
 
 
 def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
@@ -179,21 +126,8 @@ def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
     assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
-def fold_row(fold, mode="full", seed=0, folds=3, **more):
-    of = cell(mode, None, None, "off", seed, folds=folds, fold=fold)
-    time = more.pop("time", 100.0)
-    times = {TIME: time, f"{TIME}_ci_low": time * 0.99, f"{TIME}_ci_high": time * 1.01}
-    return result_row(of, **{"repeat": 1, **more}) | times
-
-
-def one(rows, values_of=no_values):
-    [group] = groups(rows, (), values_of)
-    return group
-
-
-def predicted(run, *, logits=False):
-    """Outcomes with these numbers."""
-    return {"": Outcome(numbers(run) > 0, None, "examples")}
+def fold_row(fold, mode="full", folds=3, **more):
+    return run(mode, settings={"folds": folds, "fold": fold}, **more)
 
 
 def numbers(run):
@@ -206,31 +140,29 @@ def setting_of(scores, values_of=numbers, **more):
     return one(rows, values_of).settings[0]
 
 
-def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has():
+def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_their_mean():
     rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
     setting = one(rows, numbers).settings[0]
     assert setting.estimate("dev_score") is None
     assert setting.folds_done == "2 of 3 folds"
     assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
-    assert "No setting has a dev score of all 3 folds yet." in str(
-        report(as_results(rows, predictions_of=predicted))
-    )
-
-
-def test_without_predictions_the_score_is_the_mean_of_the_folds():
+    outcome = {"": Outcome(numbers(rows[:2]) > 0, None, "examples")}
+    results = as_results(rows, predictions_of=lambda *_, **__: outcome)
+    assert "No setting has a dev score of all 3 folds yet." in str(report(results))
     setting = setting_of([0.5, 0.6, 0.7], no_values, dev_ci_low=0.4, dev_ci_high=0.8)
     score = setting.estimate("dev_score")
     assert setting.scores == {0: pytest.approx(0.6)}
     assert score.value == pytest.approx(0.6)
     assert score.low == pytest.approx(0.6 - math.hypot(0.1, 0.2, 0.3) / 3)
+    for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
+        assert one([*map(fold_row, wrong)], numbers).settings[0].estimate("dev_score") is None
+    many = [fold_row(fold, folds=10**9) for fold in range(2)]
+    assert one(many, numbers).settings[0].estimate("dev_score") is None
 
 
 def test_several_seeds_of_folds_vary_by_seed_and_example():
-    rows = [
-        fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed)
-        for seed in range(2)
-        for fold in range(3)
-    ]
+    seeds = ((seed, fold) for seed in range(2) for fold in range(3))
+    rows = [fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed) for seed, fold in seeds]
     group = one(rows, numbers)
     assert group.seeds == 2
     assert group.settings[0].scores == {0: pytest.approx(0.5), 1: pytest.approx(0.6)}
@@ -279,7 +211,6 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
 
 @pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
 def test_by_another_metric_folds_learned_unless_most_are_flagged(metric, score):
-    """Nothing says which of its values shows learning, so the flags of the rows' own count."""
     flagged = [
         [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
                   flags="not_learned" if n < count else None) for n in range(3)]
@@ -313,11 +244,3 @@ def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions():
     assert group.settings[0].learned
     [without] = one(by_auroc).settings
     assert (without.estimate("dev_score"), without.folds_done) == (None, "2 of 3 folds")
-
-
-def test_rows_whose_folds_contradict_each_other_have_no_score():
-    for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
-        rows = [fold_row(fold) for fold in wrong]
-        assert one(rows, numbers).settings[0].estimate("dev_score") is None
-    rows = [fold_row(fold, folds=10**9) for fold in range(2)]
-    assert one(rows, numbers).settings[0].estimate("dev_score") is None

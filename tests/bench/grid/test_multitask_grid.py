@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench.engines.engine import heads_of
 from bench.plan.gridfile import Rates
 from bench.results.overall import overall
-from bench.worker.setup import losses_of
 from minbert.data.metrics import accuracy, pearson
-from minbert.data.tasks import TASKS, load_task
+from minbert.data.tasks import load_task
 from minbert.data.tasks.cs224n import PARTS
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
@@ -38,21 +36,14 @@ rank = [2]
 layers = ["all-lin-only"]
 amp = ["on"]
 """
-CPU = ("--device", "cpu")
 
 
-def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
-    """Run a grid of such cells, which must end ok; their rows."""
-    done = command(grid, cells, *extra, parts=parts, settings=settings)
-    assert done.returncode == 0, done.stderr
-    return grid.rows()
-
-
-def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
-    path = grid.folder / "mine.toml"
-    path.write_text(settings + cells)
+def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS, code=0):
+    """Run a grid of such cells, which must end with this code; its rows and what it wrote."""
+    (grid.folder / "mine.toml").write_text(settings + cells)
     data = write_folder(grid.folder / "data", parts)
-    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU)
+    done = grid.finish("--data", str(data), *extra, file="mine.toml", code=code)
+    return grid.rows(), done.stderr
 
 
 def folder_of(grid, row):
@@ -61,24 +52,19 @@ def folder_of(grid, row):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(minilm, tmp_path_factory):
-    """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
-    return narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
+def ran(tmp_path_factory, minilm):
+    """A place where a full and a LoRA cell have run, from weights that are drawn large, so that
+    what they say of texts differs. Not to be changed."""
+    folder = tmp_path_factory.mktemp("ran")
+    checkpoint = narrow(1, folder / "lively", minilm, spread=0.3)
+    made = GridRuns(folder, checkpoint, workers_here=True)
+    run(made, FULL + LORA, "--save-weights")
+    return made
 
 
 @pytest.fixture
-def grid(tmp_path, checkpoint):
-    """A fresh place for a grid's results."""
-    return GridRuns(tmp_path, checkpoint, workers_here=True)
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory, checkpoint):
-    """A place where a full and a LoRA cell have run. Not to be changed."""
-    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint, workers_here=True)
-    made.folder.mkdir(parents=True)
-    run(made, FULL + LORA, "--save-weights")
-    return made
+def grid(tmp_path, ran):
+    return GridRuns(tmp_path, ran.model, workers_here=True)
 
 
 def test_cells_end_ok_with_all_figures(ran):
@@ -107,14 +93,10 @@ def test_what_is_kept_gives_the_scores_again(ran):
         kept = load_file(folder / "predictions.safetensors")
         assert set(kept) == {f"{part}.{name}" for part in PARTS for name in ("logits", "labels")}
         assert kept["sst.logits"].shape == (12, 5)
-        scores = {
-            "sst": accuracy(kept["sst.logits"], kept["sst.labels"]),
-            "quora": accuracy(kept["quora.logits"], kept["quora.labels"]),
-            "sts": pearson(kept["sts.logits"][:, 0], kept["sts.labels"]),
-        }
-        columns = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
-        for part, score in scores.items():
-            assert row[columns[part]] == pytest.approx(score, abs=1e-6)
+        scores = {p: accuracy(kept[f"{p}.logits"], kept[f"{p}.labels"]) for p in ("sst", "quora")}
+        scores["sts"] = pearson(kept["sts.logits"][:, 0], kept["sts.labels"])
+        columns = ("dev_sentiment", "dev_paraphrase", "dev_similarity")
+        assert [row[name] for name in columns] == pytest.approx([*scores.values()], abs=1e-6)
         assert row["dev_score"] == pytest.approx(overall(scores), abs=1e-6)
         with (folder / "epochs.csv").open() as file:
             epochs = list(csv.DictReader(file))
@@ -126,9 +108,7 @@ def test_what_is_kept_gives_the_scores_again(ran):
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid):
     settings = SETTINGS + 'regression_loss = "pearson"\n'
-    done = command(grid, FULL, parts=("sts",), settings=settings)
-    assert done.returncode == 0, done.stderr
-    (row,) = grid.rows()
+    ((row,), _) = run(grid, FULL, parts=("sts",), settings=settings)
     assert row["status"] == "ok"
     assert (row["encoders"], row["task_rates"]) == (1, "sts=3")
     assert row["regression_loss"] == "pearson"
@@ -143,16 +123,18 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid):
 def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(grid, order, came):
     """In two steps, of which a part has three in an epoch. The heads' last biases begin at 0."""
     settings = SETTINGS + f'task_order = "{order}"\n'
-    (row,) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
+    ((row,), _) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
     assert (row["status"], row["task_order"]) == ("ok", order)
     assert row["dev_sentiment"] is not None
     kept = load_file(folder_of(grid, row) / "weights.safetensors")
     assert {part for part in PARTS if kept[f"classifier.{part}.out.bias"].any()} == came
 
 
-def test_random_weights_on_one_encoder_measure_cost_alone(grid):
+def test_random_weights_on_one_encoder_measure_cost_alone_and_no_rates_are_searched(grid):
+    _, line = run(grid, FULL, "--lr", "auto", code=2)
+    assert line.startswith("error: --lr auto: no rates are searched for task multitask")
     settings = SETTINGS.replace("encoders = 2", "encoders = 1").replace("conv", "linear")
-    (row,) = run(grid, LORA.replace("lora", "dora"), "--init", "random", settings=settings)
+    ((row,), _) = run(grid, LORA.replace("lora", "dora"), "--init", "random", settings=settings)
     assert (row["status"], row["encoders"]) == ("ok", 1)
     assert row["dev_metric"] is row["dev_score"] is row["dev_sentiment"] is None
     assert row["step_ms_median"] > 0
@@ -164,7 +146,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     there is no gradient, at positions that no text has, decay alone changes a weight."""
     settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
     settings += 'task_order = "sequential"\n'
-    (row,) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
+    ((row,), _) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
     kept = load_file(folder_of(grid, row) / "weights.safetensors")
     rate = 4 * Rates().full
     np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
@@ -175,37 +157,11 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     assert not kept["classifier.quora.out.bias"].any()
 
 
-def test_a_search_for_rates_is_refused_in_a_line(grid):
-    done = command(grid, FULL, "--lr", "auto")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --lr auto: no rates are searched for task multitask")
-
-
-def test_each_part_has_its_loss_and_its_outputs():
-    whole = TASKS["multitask"]
-    losses = losses_of(whole, PARTS, None)
-    assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    assert losses_of(whole, PARTS, "pearson") == losses | {"sts": "pearson"}
-    heads = {part: (head.outputs, head.pairs) for part, head in heads_of(whole, PARTS).items()}
-    assert heads == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
-    assert losses_of(TASKS["movies"], [""], None) == {"": "cross-entropy"}
-    assert losses_of(TASKS["sts"], [""], "pearson") == {"": "pearson"}
-    assert [heads_of(TASKS[name], [""])[""].outputs for name in ("movies", "quora", "sts")] == [
-        5,
-        2,
-        1,
-    ]
-
-
 def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid):
     relabel(write_folder(grid.folder / "data", ("sst", "sts")) / "sts-dev.csv", "3.8")
-    (grid.folder / "mine.toml").write_text(SETTINGS + FULL)
-    data = ("--data", str(grid.folder / "data"))
-    done = grid.run(*data, grid=str(grid.folder / "mine.toml"), quick=CPU)
-    assert done.returncode == 0, done.stderr
-    assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in done.stderr
-    assert "note: sts: all dev labels are 3.8" in done.stderr
-    (row,) = grid.rows()
+    ((row,), notes) = run(grid, FULL, parts=())
+    assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in notes
+    assert "note: sts: all dev labels are 3.8" in notes
     assert "not_learned" in str(row["flags"]).split()
     assert row["dev_score"] is row["dev_similarity"] is row["dev_paraphrase"] is None
     assert row["dev_sentiment"] is not None
@@ -215,7 +171,7 @@ def test_a_share_of_each_part_is_held_out_and_predicted(grid):
     """By a cell of all parts, and by one of sts alone."""
     run(grid, FULL, settings=SETTINGS + "held_out = 0.4\n")
     alone = "[settings]\ntask = 'sts'\nbatch_size = 8\nmax_length = 32\nheld_out = 0.4\n"
-    together, alone = run(grid, FULL, settings=alone)
+    (together, alone), _ = run(grid, FULL, settings=alone)
     folder = folder_of(grid, together)
     kept = load_file(folder / "predictions.safetensors")
     for part in PARTS:

@@ -1,9 +1,10 @@
-"""Races of a grid: rounds, the pick on all examples, and going on after a stop."""
+"""Races of a grid, `--label-curve` and `--confirm`, with their going on after a stop."""
 
-import csv
 import json
+import random
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,72 +13,71 @@ import pytest
 from bench.analysis.groups import groups
 from bench.analysis.racing import replay
 from bench.grid import plans
-from bench.recommend import main as recommend
 from bench.report.pages import sentences
 from bench.report.recommendation import in_brief
+from bench.results.facts import read_facts
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from bench.stats import racing
+from tests.bench.grid.test_bad_input import refused
+from tests.bench.grids import GridRuns
+from tests.bench.report.test_recommendation import recommend_command
+from tests.bench.synthetic_rows import write_rows
 
 GRID = """
+cells = [
+  { mode = ["full", "head"], amp = ["off"] },
+  { mode = ["lora"], rank = [4], layers = ["all-lin-only"], amp = ["off"] },
+]
 [settings]
 epochs = 2
 batch_size = 16
-[settings.learning_rates]
-full = 0.003
-adapter = 0.01
-base = 0.003
-head = 0.01
-[[cells]]
-mode = ["full", "head"]
-amp = ["off"]
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-amp = ["off"]
+learning_rates = { full = 0.003, adapter = 0.01, base = 0.003, head = 0.01 }
 """
-WORDS = ("film", "story")
+OWN = """
+data = { path = "train.csv", label = "topic" }
+settings = { epochs = 2, batch_size = 16, max_length = 8, learning_rates = { full = 1e-2 } }
+cells = [{ mode = ["full"] }]
+"""
 
 
-def write_race(folder, count=1200):
-    """A grid, and texts whose class is which of two words they have."""
-    with (folder / "data.csv").open("w", newline="") as file:
-        rows = [(f"the {WORDS[n % 2]} of {n % 97} to {n}", WORDS[n % 2]) for n in range(count)]
-        csv.writer(file).writerows([("text", "label"), *rows])
-    (folder / "race.toml").write_text(GRID)
+def leave_first(place, count):
+    """Leave the first rows and the folders of their cells, as after a stop."""
+    rows = place.rows()
+    for row in rows[count:]:
+        [folder] = place.csv.with_suffix("").glob(f"*-{row.cell_id}-*")
+        shutil.rmtree(folder)
+    write_rows(place.csv, rows[:count])
 
 
 @pytest.fixture
 def race(grid):
-    write_race(grid.folder)
+    """Runs a race on texts whose class is which of two words they have."""
+    words = [("film", "story")[n % 2] for n in range(1200)]
+    rows = [f"the {word} of {n % 97} to {n},{word}\n" for n, word in enumerate(words)]
+    (grid.folder / "data.csv").write_text("".join(["text,label\n", *rows]))
+    (grid.folder / "race.toml").write_text(GRID)
 
-    def run(*options, race=True, **others):
-        return grid.run(
-            *(["--race"] if race else []), "--data", str(grid.folder / "data.csv"), *options,
-            grid=str(grid.folder / "race.toml"), quick=("--device", "cpu"), **others,
-        )  # fmt: skip
+    def run(*options, **others):
+        data = str(grid.folder / "data.csv")
+        return grid.finish("--race", "--data", data, *options, file="race.toml", **others)
 
     return run
 
 
-def trainings(rows):
-    return [(row.race, row.mode, row.seed) for row in rows]
-
-
-def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid, capsys):
+def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid):
     plan = json.loads(race("--dry-run", "--json").stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
     assert plan["total"]["race_at_most_s"] == pytest.approx(5 * plan["total"]["predicted_s"])
     assert " min for this round (race, round 1 of 5), at most " in race("--dry-run").stdout
     done = race()
-    assert done.returncode == 0, done.stderr
     assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
     final = [(None, "full", seed) for seed in range(3)]
     first = [("on", mode, 0) for mode in ("full", "head", "lora")]
-    assert trainings(rows) == [*first, *later, *final], "the head left after the first round"
+    trainings = [(row.race, row.mode, row.seed) for row in rows]
+    assert trainings == [*first, *later, *final], "the head left after the first round"
     assert [row.fold for row in rows] == [0, 0, 0, 1, 1, 2, 2, 3, 3, None, None, None]
     answer = "in a race among 3 settings it was the cheapest that was shown, after 4 rounds"
     assert answer in done.stdout.lower()
@@ -90,28 +90,18 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert dev == 1.0
     assert "\nOn dev, after training on all training examples, it scores 1.000" in done.stdout
 
-    whole = grid.csv.read_bytes().splitlines(keepends=True)
-    grid.csv.write_bytes(b"".join(whole[:10]))  # without those on all examples
-    with pytest.raises(SystemExit):
-        recommend(["--runs", str(grid.csv)])
-    open_end = capsys.readouterr().out
+    write_rows(grid.csv, rows[:9])  # without those on all examples
+    open_end = recommend_command("--runs", grid.csv).stdout
     assert "not yet trained on all examples" in open_end
     assert "On dev" not in open_end
-    grid.csv.write_bytes(b"".join(whole))
+    write_rows(grid.csv, rows)
 
-    kept = grid.csv.read_bytes().splitlines(keepends=True)[:5]  # in the second round
-    grid.csv.write_bytes(b"".join(kept))
-    for row in rows[4:]:
-        [folder] = grid.csv.with_suffix("").glob(f"*-{row.cell_id}-*")
-        shutil.rmtree(folder)
+    leave_first(grid, 4)  # in the second round
     again = race()
-    assert again.returncode == 0, again.stderr
-    assert trainings(grid.rows()) == trainings(rows)
+    assert [(row.race, row.mode, row.seed) for row in grid.rows()] == trainings
     document = json.loads(race("--json").stdout)["recommendation"]["race"]
     assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
-    with pytest.raises(SystemExit):
-        recommend(["--runs", str(grid.csv), "--margin", "0.0001"])
-    other = capsys.readouterr().out
+    other = recommend_command("--runs", grid.csv, "--margin", "0.0001").stdout
     assert "its rounds were run for the usual margin and cost" in other
     assert "same command" not in other
     assert "bench.grid" not in other
@@ -120,38 +110,44 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert set(left.values()) == {1, None}
     heading = next(line for line in done.stdout.splitlines() if line.startswith("Use "))
     assert heading.partition(":")[0] in again.stdout
-    check_costs_of_rounds(grid)
 
-
-def check_costs_of_rounds(grid):
-    """Of a pick other than full fine-tuning, what its rounds cost is compared with those of full
-    fine-tuning, which has no training on all examples."""
+    # what the rounds of another pick than full fine-tuning cost is compared with those of that
     results = read_results([grid.csv], None)
-    rows = [row for row in results.rows if row.race]
-    raced = replay(groups(rows, [], values_from(results.predictions_of))[0], "parameters")
+    raced = [row for row in results.rows if row.race]
+    lora = groups([row for row in raced if row.mode == "lora"], [])[0]
+    raced = replay(groups(raced, [], values_from(results.predictions_of))[0], "parameters")
     pick = raced.settings[raced.race.shown]
     assert pick.mode == "lora"
-    without_full = groups([row for row in rows if row.mode == "lora"], [])[0]
-    known = SimpleNamespace(group=without_full, settings=[pick], value=lambda *_: 0.9)
-    assert re.match(r"\S+× the memory and \S+× the time of full fine-tuning in fp32, ",
-                    in_brief(known, 0, raced=raced))  # fmt: skip
+    known = SimpleNamespace(group=lora, settings=[pick], value=lambda *_: 0.9)
+    times = r"\S+× the memory and \S+× the time of full fine-tuning in fp32, "
+    assert re.match(times, in_brief(known, 0, raced=raced))
     assert "full" not in in_brief(known, 0)
+
+    # the pick, on parts of the training examples too
+    done = race("--label-curve")
+    assert "More labels: twice as many" in done.stdout
+    assert "more steps" not in done.stdout
+    [most] = {one.train for one in read_facts(grid.csv).values()}
+    dev = [row for row in grid.rows() if row.race is None]
+    assert [(row.mode, row.seed) for row in dev] == [("full", seed) for seed in range(3)] * 3
+    assert [row.max_train for row in dev[::3]] == [None, most // 10, most // 3]
+    document = json.loads(race("--label-curve", "--json").stdout)
+    assert document["recommendation"]["decided"]
+    scores = [point["value"] for point in document["label_curve"]["points"]]
+    by_size = [[row.dev_score for row in dev[i : i + 3]] for i in (3, 6, 0)]
+    assert scores == pytest.approx([sum(each) / 3 for each in by_size])
+    assert len(grid.rows()) == len(rows) + 6, "nothing ran again"
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid):
     with mock.patch.object(racing, "ROUNDS", 1), mock.patch.object(plans, "ROUNDS", 1):
         done = race()
-    assert done.returncode == 0, done.stderr
     assert len(grid.rows()) == 3
     assert "Undecided: 2 of 3 settings may be the answer.\n" in done.stdout
     assert "A race among 3 settings ends undecided after 1 round" in done.stdout
-    assert (
-        "Possible bests are full, fp32, the best by score; lora rank 4 on all-lin-only"
-        in done.stdout
-    )
-    assert re.search(
-        r"fp32, with \S+× the memory and \S+× the time of full, fp32\. More", done.stdout
-    )
+    best = (r"Possible bests are full, fp32, the best by score; lora rank 4 on all-lin-only.*fp32, "
+            r"with \S+× the memory and \S+× the time of full, fp32\. More")  # fmt: skip
+    assert re.search(best, done.stdout)
     purpose, command, *export = done.stdout.strip().splitlines()[-4:]
     assert purpose == "To train the best so far on all training examples (3 seeds):"
     assert "--seeds 3" in command
@@ -160,13 +156,26 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid):
     assert export[0] == "To export the best so far:"
     assert export[1].startswith("  python -m bench.export full-fp32-s0 ")
     # once that has run, it need not be trained again, and the name is that of one of its cells
-    options = ("--no-race", "--seeds", "3", "--select", "mode=full")
+    options = ("--data", str(grid.folder / "data.csv"), "--no-race", "--seeds", "3")
     with mock.patch.object(racing, "ROUNDS", 1), mock.patch.object(plans, "ROUNDS", 1):
-        again = race(*options, race=False)
-    assert again.returncode == 0, again.stderr
-    assert "[1/3] full-fp32-s0  ok" in again.stderr
-    assert again.stdout.strip().splitlines()[-2:] == export
-    assert "To train the best so far" not in again.stdout
+        again = grid.finish(*options, "--select", "mode=full", file="race.toml")
+        assert "[1/3] full-fp32-s0  ok" in again.stderr
+        assert again.stdout.strip().splitlines()[-2:] == export
+        assert "To train the best so far" not in again.stdout
+
+        leave_first(grid, 3)  # the best on parts, and on all
+        done = race("--label-curve")
+        rows = grid.rows()
+        assert [row.race for row in rows] == ["on"] * 3 + [None] * 3
+        assert {row.mode for row in rows[3:]} == {"full"}
+        tenth, third, whole = (row.max_train for row in rows[3:])
+        assert tenth < third
+        assert whole is None
+        assert "A race among 3 settings ends undecided after 1 round" in done.stdout
+        assert "examples (--label-curve shows what they would bring), or" in done.stdout
+        assert "More labels: twice as many would bring about" in done.stdout
+        race("--label-curve")
+        assert len(grid.rows()) == 6
 
 
 def test_an_undecided_race_may_have_possible_picks_and_no_best():
@@ -183,17 +192,14 @@ def test_an_undecided_race_may_have_possible_picks_and_no_best():
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
-    plan = json.loads(
-        grid.run("--dry-run", "--json", grid="quick", quick=("--device", "cpu")).stdout
-    )
+    quick = {"grid": "quick", "quick": ("--device", "cpu"), "forecast": False}
+    plan = json.loads(grid.run("--dry-run", "--json", **quick).stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
-    options = ("--no-race", "--seeds", "2", "--dry-run", "--json")
-    plan = json.loads(grid.run(*options, grid="quick", quick=("--device", "cpu")).stdout)
+    plan = json.loads(grid.run("--no-race", "--seeds", "2", "--dry-run", "--json", **quick).stdout)
     assert {cell["race"] for cell in plan["cells"]} == {None}
     assert len(plan["cells"]) == 8
-    refused = grid.run("--seeds", "2", grid="quick")
-    assert refused.returncode == 2
-    assert "leave out --seeds 2, or seeds in the grid file, or give --no-race" in refused.stderr
+    line = "leave out --seeds 2, or seeds in the grid file, or give --no-race"
+    assert line in refused(grid, "--seeds", "2", grid="quick")
 
 
 def test_limits_leave_settings_out_by_their_forecast(race, grid):
@@ -210,9 +216,137 @@ def test_limits_leave_settings_out_by_their_forecast(race, grid):
         "size<=1MB": "a race is limited by memory and time alone",
         "memory>3": "is not a limit such as",
     }.items():
-        refused = race("--where", wrong, forecast=True)
-        assert refused.returncode == 2
-        assert message in refused.stderr
-    refused = grid.run("--where", limit)
-    assert refused.stderr.startswith("error: --where limits a race")
+        assert message in race("--where", wrong, forecast=True, code=2).stderr
+    assert grid.run("--where", limit).stderr.startswith("error: --where limits a race")
     assert not grid.csv.exists()
+
+
+def write_examples(path, count=1200):
+    """Texts whose first word decides the class of three in four."""
+    words = random.Random(0).choices(("bad", "good"), k=count)  # noqa: S311
+    rows = [f"{word} film {n},{int((word == 'good') != (n % 4 == 0))}\n"
+            for n, word in enumerate(words)]  # fmt: skip
+    path.write_text("".join(["text,topic\n", *rows]), encoding="utf-8")
+
+
+def scored(row, score, **values):
+    """A row as if its cell, with other values, had another score."""
+    row = replace(row, **values)
+    row = replace(row, cell_id=row.cell.cell_id, dev_score=score, flags=None)
+    return replace(row, dev_ci_low=score - 0.01, dev_ci_high=score + 0.01)
+
+
+def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(place):
+    write_examples(place.folder / "train.csv")
+    place.finish(file="own.toml")
+
+    # the head alone, and two more seeds, as if they had run
+    [first] = place.rows()
+    head = {"mode": "head", "learning_rate": None, "learning_rate_head": 1e-3}
+    heads = [scored(first, 0.1, **head, seed=seed) for seed in range(3)]
+
+    def write(*rows):
+        write_rows(place.csv, (*rows, *heads))
+
+    write(*(scored(first, first.dev_score, seed=seed) for seed in range(3)))
+    done = place.finish("--seeds", "3", "--confirm", "4", file="own.toml")
+    assert "4 cells: 4 ok" in done.stdout
+    assert "Of its 4 trainings none collapsed, which excludes, with 95% confidence" in done.stdout
+    assert [row.seed for row in place.rows() if row.mode == "full"] == [0, 1, 2, 3]
+    place.finish("--seeds", "3", "--confirm", "4", file="own.toml")
+    assert len(place.rows()) == 7, "nothing ran again"
+
+    # a fifth training scores as the first did, and the others as if they had scored more
+    write(*(scored(first, 0.95, seed=seed) for seed in range(4)))
+    done = place.finish("--seeds", "3", "--confirm", "5", "--json", file="own.toml", code=1)
+    answer = json.loads(done.stdout)["recommendation"]
+    assert (answer["decided"], answer["obstacles"]) == (False, ["collapse"])
+    assert answer["withdrawn"]["collapsed_seeds"] == [4]
+    again = recommend_command("--runs", place.csv)
+    assert again.return_value == 1
+    line = f"full, fp32 is withdrawn: of its 5 trainings, seed 4 scored {first.dev_score:.3f}."
+    assert line in again.stdout
+    assert line in (place.reports / "report.md").read_text(encoding="utf-8")
+
+    # another setting is recommended than the command has cells of
+    cheap = {"mode": "bitfit", "learning_rate_head": 1e-3, "peak_rss_mib": 1.0}
+    others = [scored(first, 0.95, **cheap, seed=seed) for seed in range(3)]
+    write(*(scored(first, 0.95, seed=seed) for seed in range(3)), *others)
+    done = place.finish("--confirm", "4", file="own.toml", code=2)
+    assert len(place.rows()) == 9
+    assert done.stderr.startswith("error: --confirm: bitfit, fp32 is recommended, and no cell of")
+
+
+@pytest.fixture
+def place(tmp_path, tiny_checkpoint, monkeypatch):
+    runs = GridRuns(tmp_path / "place", tiny_checkpoint, workers_here=True)
+    runs.folder.mkdir()
+    (runs.folder / "own.toml").write_text(OWN, encoding="utf-8")
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(runs.folder)
+    return runs
+
+
+def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(place):
+    write_examples(place.folder / "train.csv", 400)
+    options = ("--seeds", "2", "--max-steps", "44")
+    done = place.finish(*options, "--label-curve", file="own.toml")
+    assert "6 cells: 6 ok" in done.stdout
+    rows = place.rows()
+    most = read_facts(place.csv)[rows[0].data_digest].train
+    sizes = [None, None, most // 10, most // 10, most // 3, most // 3]
+    assert [row.max_train for row in rows] == sizes
+    assert [row.seed for row in rows] == [0, 1] * 3
+
+    again = place.run(*options, "--label-curve", "--json", file="own.toml")
+    curve = json.loads(again.stdout)["label_curve"]
+    means = [sum(row.dev_score for row in rows[i : i + 2]) / 2 for i in (2, 4, 0)]
+    assert [point["value"] for point in curve["points"]] == pytest.approx(means)
+    assert [point["examples"] for point in curve["points"]] == [most // 10, most // 3, most]
+    assert all(point["low"] < point["value"] < point["high"] for point in curve["points"])
+    added = curve["twice_adds"]
+    assert added["value"] == pytest.approx(0.4 * (means[2] - means[1]), rel=0.01)
+    assert added["low"] < added["value"] < added["high"]
+    assert len(place.rows()) == 6, "nothing ran again"
+    page = (place.reports / "report.md").read_text(encoding="utf-8")
+    for line in (
+        "## More labels: twice as many would bring about",
+        "figures/labels.svg",
+        "A training ends after 44 steps, in which it sees 704 examples; twice as many",
+    ):
+        assert line in page
+    assert "Group 2" not in page
+    assert f"{2 * most:,} would bring" in done.stdout
+
+    leave_first(place, 4)  # after the tenth
+    place.finish(*options, "--label-curve", file="own.toml")
+    assert [row.max_train for row in place.rows()] == sizes
+
+    # the answer stays that of all examples where no plan says so
+    (place.csv.with_suffix("") / "plan.json").unlink()
+    best = json.loads(recommend_command("--runs", place.csv, "--json").stdout)["best"]
+    assert best["cells"][0] in [row.cell_id for row in rows[:2]]
+
+    # another dev set, as if a file of the same name had had other examples
+    for row in rows[2:]:
+        for path in place.csv.with_suffix("").glob(f"*-{row.cell_id}-*/predictions.safetensors"):
+            path.unlink()
+    again = place.run(*options, "--json", file="own.toml")
+    assert json.loads(again.stdout)["label_curve"] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "extra", "message"),
+    [
+        ([("good", 30), ("bad", 30)], (), "a tenth of the 54 training examples is 5, fewer than"),
+        ([("good", 300), ("bad", 300), ("odd", 6)], (), "has none of class 'odd'; give more"),
+        ([("good", 300), ("bad", 300)], ("--folds", "3"), "leave it out with folds"),
+    ],
+)
+def test_what_has_no_curve_is_refused(place, rows, extra, message):
+    lines = [f"{label} film {n},{label}" for label, count in rows for n in range(count)]
+    text = "\n".join(["text,topic", *lines, ""])
+    (place.folder / "train.csv").write_text(text, encoding="utf-8")
+    line = refused(place, "--label-curve", *extra, file="own.toml")
+    assert line.startswith("error: --label-curve: ")
+    assert message in line

@@ -43,7 +43,6 @@ def first(rows, values_of=no_values):
 
 
 def half_width(setting, column=TIME):
-    """Half the interval of a logarithm."""
     ends = setting.estimate(column).ends()
     return math.log(ends[1] / ends[0]) / 2
 
@@ -93,13 +92,8 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert first(rows).estimate("peak_rss_mib").ends() is not None
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
-
-def test_seeds_of_other_settings_show_how_times_of_processes_differ_and_not_peaks():
-    rows = [
-        run(time=100 * math.exp(x), seed=n, peak_rss_mib=1000.0 + n)
-        for n, x in enumerate((-0.02, 0.0, 0.02))
-    ]
-    group = one([*rows, run("head")])
+    seeds = [run(time=row[TIME], seed=n, peak_rss_mib=1000.0 + n) for n, row in enumerate(rows)]
+    group = one([*seeds, run("head")])
     assert half_width(group.settings[1]) == pytest.approx(4.302653 * 0.02, rel=1e-6)
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
 
@@ -134,54 +128,36 @@ def test_intervals_of_times_cover_what_other_processes_would_measure():
     assert min(hits.values()) >= 0.9 * trials, hits
 
 
-def repeats(mode, *gaps, own=0.001, rate=0.0001):
-    """Three runs of a setting, so far apart in logarithms, each with an interval of its own."""
+def repeats(mode, gap, own=0.001, **settings):
+    """Three runs of a setting, a gap between their logarithms, each with an interval of its own."""
+    times = [100 * math.exp(of) for of in (-gap, 0.0, gap)]
+    ends = [{f"{TIME}_ci_low": t * math.exp(-own), f"{TIME}_ci_high": t * math.exp(own)}
+            for t in times]  # fmt: skip
     return [
-        run(
-            mode,
-            time=(time := 100 * math.exp(gap)),
-            repeat=repeat,
-            settings={"learning_rate": rate} if mode == "full" else {},
-            ms_per_1k_tokens_ci_low=time * math.exp(-own),
-            ms_per_1k_tokens_ci_high=time * math.exp(own),
-        )
-        for repeat, gap in enumerate(gaps, 1)
+        run(mode, time, repeat=n, settings=settings, **ends[n - 1])
+        for n, time in enumerate(times, 1)
     ]
 
 
-def beside_steady(rows):
-    """A group with four settings whose runs are 1% apart, and the setting of some other rows."""
+@pytest.mark.parametrize(
+    ("gap", "own", "width"),
+    [
+        (0.2, 0.001, 4.302653 * 0.2 / math.sqrt(3)),  # less steady than the others
+        (0.015, 0.001, None),  # that may be by chance
+        (0.01, 0.3, 0.3 / math.sqrt(3)),  # no better than each is known
+    ],
+)
+def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, own, width):
     rates = (1e-5, 2e-5, 3e-5, 4e-5)
-    steady = [row for rate in rates for row in repeats("full", -0.01, 0.0, 0.01, rate=rate)]
-    group = one([*steady, *rows])
-    return group, group.settings[-1]
-
-
-def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter():
-    group, wild = beside_steady(repeats("head", -0.2, 0.0, 0.2))
-    assert half_width(wild) == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    steady = [row for rate in rates for row in repeats("full", 0.01, learning_rate=rate)]
+    group = one([*steady, *repeats("head", gap, own)])
     pooled = group.between(TIME).half_width(3)
-    assert pooled < half_width(wild)
+    assert half_width(group.settings[-1]) == pytest.approx(width or pooled, rel=1e-6)
     assert half_width(group.settings[0]) == pytest.approx(pooled, rel=1e-6)
-    group, usual = beside_steady(repeats("head", -0.015, 0.0, 0.015))
-    pooled = group.between(TIME).half_width(3)
-    assert half_width(usual) == pytest.approx(pooled, rel=1e-6), "that may be by chance"
-
-
-def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals():
-    _, unsure = beside_steady(repeats("head", -0.01, 0.0, 0.01, own=0.3))
-    assert half_width(unsure) == pytest.approx(0.3 / math.sqrt(3), rel=1e-6)
-
-
-def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too():
-    rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
-    group = one(rows)
-    assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
-    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
+    assert width is None or pooled < width
 
 
 def test_costs_are_paired_over_runs_that_both_have():
-    """What slows a round of repeats for all settings does not hide their ratio."""
     rounds = [1.0, 1.5, 1.2, 0.9]
     rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
     rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
@@ -200,10 +176,13 @@ def test_costs_are_paired_over_runs_that_both_have():
 
 def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
     newer = {"code_version": "0.2.0"}
-    rows = [run(repeat=n) for n in (1, 2, 3)]
-    rows += [run("head", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
-    rows += [run("lora", time=100.0, repeat=n) for n in (1, 2, 3)]
-    rows += [run("lora", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    group = one([run(), run(time=200.0, **newer), run("head")])
+    assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
+    rows = []
+    for n in (1, 2, 3):
+        rows += [run(repeat=n), run("head", time=120.0, repeat=n, **newer)]
+        rows += [run("lora", repeat=n), run("lora", time=120.0, repeat=n, **newer)]
     group = one(rows)
     full, head, _ = group.settings
     gap = compare(group, "time", head, full)
@@ -213,11 +192,8 @@ def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
 
 def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show():
     """Two have one degree of freedom: their own spread would be of no use."""
-    rows = [
-        run(mode, time=100 * math.exp(0.02 * (-1) ** n), repeat=n, seed=0)
-        for mode in ("full", "head", "lora")
-        for n in (1, 2)
-    ]
+    modes = ((mode, n) for mode in ("full", "head", "lora") for n in (1, 2))
+    rows = [run(mode, 100 * math.exp(0.02 * (-1) ** n), repeat=n) for mode, n in modes]
     group = one(rows)
     gap = compare(group, "time", group.settings[1], group.settings[0])
     half = 3.182446 * group.between(TIME).value
@@ -238,7 +214,6 @@ def test_planned_repeats_and_versions_without_a_row_are_not_run():
 
 
 def away(row, machine="EPYC, 64 cores", **more):
-    """A row as another machine gives it."""
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
     return row | there | more
 
@@ -271,7 +246,6 @@ def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machin
 
 
 def lines_of(rows):
-    """The headings and sentences of a report, and what its first failure is called."""
     facts = report(as_results(rows))
     lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
     lines += [line for one in facts["sections"] for line in (one.heading, *one.lines)]
@@ -310,9 +284,8 @@ def test_a_version_of_the_code_can_be_chosen(tmp_path):
         store.append(row | {"repeat": 1}, row | {"repeat": 1, "code_version": "0.2.0"})
     arguments = ["--runs", str(runs), "--reports", str(tmp_path / "out"), "--code-version"]
     done = CliRunner().invoke(main, [*arguments, "9"], standalone_mode=False)
-    assert (
-        str(done.exception) == "--code-version: no row is of '9'; there are 3 of 0.1.0, 3 of 0.2.0"
-    )
+    line = "--code-version: no row is of '9'; there are 3 of 0.1.0, 3 of 0.2.0"
+    assert str(done.exception) == line
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(main, [*arguments, "0.2.0"], standalone_mode=False)
     assert done.exception is None, done.exception

@@ -1,6 +1,7 @@
 """Several models in one run of the grid command."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,69 +9,72 @@ import pytest
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
 from bench.references.client import encoder_of
-from bench.results.facts import Reference
+from bench.results.facts import Reference, read_facts
 from bench.results.store import cells_folder
 from tests.encoders import Checkpoints, need_transformers
 
 HEAD = ("--select", "mode=head amp=off")
 
 
+@pytest.fixture
+def engines(monkeypatch):
+    """Engines whose tokenizers were asked for."""
+    need_transformers()
+    asked = []
+    monkeypatch.setattr(
+        "bench.grid.inputs.tokenizer_of",
+        lambda engine, folder: asked.append(engine) or tokenizer_of(engine, folder),
+    )
+    return asked
+
+
 def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_checkpoint):
     grid.model = f"{grid.model},{deep_checkpoint}"
-    done = grid.run(*HEAD, "--json")
-    assert done.returncode == 0, done.stderr
-    outcome = json.loads(done.stdout)
-    assert outcome["cells"] == {"ok": 2}
+    done = grid.finish(*HEAD, "--json")
+    assert json.loads(done.stdout)["cells"] == {"ok": 2}
     rows = {row.model: row for row in grid.rows()}
-    assert rows.keys() == {"tiny", "deep"}
     assert rows["tiny"].params_total < rows["deep"].params_total
     jobs = {job.cell.model: job for job in map(Job.read, cells_folder(grid.csv).glob("head-*"))}
-    assert {name: Path(job.checkpoint).name for name, job in jobs.items()} == {
-        "tiny": "tiny", "deep": "deep",
-    }  # fmt: skip
+    assert all(Path(job.checkpoint).name == name for name, job in jobs.items())
     assert "tiny head-fp32-s0" in done.stderr
     assert "## Encoders: " in (grid.reports / "report.md").read_text()
     again = grid.run(*HEAD, "--dry-run", "--json", forecast=False)
     assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
 
 
-def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_path, monkeypatch):
+def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
+    grid, tmp_path, monkeypatch, engines
+):
     """Neither process that a grid starts for each of its models runs here: what builds it, and what
     finds its reference points."""
-    need_transformers()
 
-    def found(job, names, count, *_):
-        scores = {"accuracy": (0.5, 0.4, 0.6)}
-        known = [
-            Reference(name=n, about="", train=count, scores=scores, **encoder_of(n, job.cell))
-            for n in names
-        ]
+    def references(job, names, count, *_):
+        values = {"about": "", "train": count, "scores": {"accuracy": (0.5, 0.4, 0.6)}}
+        known = [Reference(name=n, **values, **encoder_of(n, job.cell)) for n in names]
         return known, "ok", ""
 
-    monkeypatch.setattr("bench.references.client._run", found)
+    monkeypatch.setattr("bench.references.client._run", references)
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, other = checkpoints("bert"), checkpoints("albert")
     grid.model = f"{bert},{other}"
-    done = grid.run(*HEAD, "--max-length", "auto", references=True)
-    assert done.returncode == 0, done.stderr
-    note = "note: engine transformers of all models, so that costs are comparable: "
-    assert note in done.stderr
+    done = grid.finish(*HEAD, "--max-length", "auto", references=True)
+    assert "note: engine transformers of all models, so that costs are compara" in done.stderr
     rows = {row.model: row for row in grid.rows()}
     assert rows.keys() == {bert.name, other.name}
     assert {row.engine for row in rows.values()} == {"transformers"}
-    assert all(f"{name}: max_length auto: " in done.stderr for name in rows)
     for name in rows:
+        assert f"{name}: max_length auto: " in done.stderr
         assert f"reference points of {name}: " in done.stderr
-    (facts,) = json.loads(grid.csv.with_name("runs.data.json").read_text()).values()
-    frozen = [one for one in facts["references"] if one["name"] == "frozen"]
-    assert {one["model_digest"] for one in frozen} == {r.model_digest for r in rows.values()}
-    assert all(one["scores"] for one in frozen)
+    [facts] = read_facts(grid.csv).values()
+    frozen = [one for one in facts.references if one.name == "frozen"]
+    assert {one.model_digest for one in frozen} == {r.model_digest for r in rows.values()}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_what_minbert_can_not_load_runs_in_engine_transformers(grid, tmp_path, monkeypatch, kind):
-    need_transformers()
+def test_what_minbert_can_not_load_runs_in_engine_transformers(
+    grid, tmp_path, monkeypatch, engines, kind
+):
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     folder = grid.model = Checkpoints(tmp_path)(kind, hidden_act="silu")
     why = "hidden_act 'silu' is not supported"
@@ -79,23 +83,27 @@ def test_what_minbert_can_not_load_runs_in_engine_transformers(grid, tmp_path, m
     assert why in refused.stderr
     assert "take --engine transformers" in refused.stderr
     plan = (*HEAD, "--max-length", "auto", "--dry-run", "--json")
-    named = grid.run(*plan, "--engine", "transformers", forecast=False)
-    assert named.returncode == 0, named.stderr
+    named = grid.finish(*plan, "--engine", "transformers", forecast=False)
+    assert engines == ["transformers"], "its tokenizer"
     assert "note: engine transformers" not in named.stderr
-    auto = grid.run(*plan, forecast=False)
-    assert auto.returncode == 0, auto.stderr
+    auto = grid.finish(*plan, forecast=False)
     assert f"note: engine transformers: {folder}" in auto.stderr
     assert why in auto.stderr
     assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
-def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own(grid, tmp_path):
-    need_transformers()
+def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own(
+    grid, tmp_path, engines
+):
     folder = grid.model = Checkpoints(tmp_path)("roberta")
-    done = grid.run(*HEAD)
-    assert done.returncode == 0, done.stderr
+    done = grid.finish(*HEAD, "--max-length", "auto")
+    [length] = re.findall(r"^note: max_length auto: (\d+), cuts 0\.\d% of", done.stderr, re.M)
     [row] = grid.rows()
     assert (row.engine, row.engine_version, row.own_kernels) == ("minbert", None, None)
+    assert row.max_length == int(length)
+    assert int(length) % 8 == 0
+    assert row.tokens_cut < 0.02
+    assert engines == ["minbert"]
     path = tmp_path / "mine.toml"
     path.write_text("[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['query+q_lin']\n")
     no_layer = grid.run("--dry-run", grid=str(path))
@@ -110,18 +118,3 @@ def test_cells_of_engine_minbert_that_are_selected_are_refused_with_an_albert(gr
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert "grid engines has cells of engine minbert: " in refused.stderr
     assert "leave them out with --select engine=transformers" in refused.stderr
-
-
-def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(grid, tmp_path, monkeypatch):
-    need_transformers()
-    monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
-    grid.model = Checkpoints(tmp_path)("bert")
-    engines = []
-    monkeypatch.setattr(
-        "bench.grid.inputs.tokenizer_of",
-        lambda engine, folder: engines.append(engine) or tokenizer_of(engine, folder),
-    )
-    for engine in ("transformers", "minbert"):
-        plan = (*HEAD, "--max-length", "auto", "--engine", engine, "--dry-run")
-        assert grid.run(*plan, forecast=False).returncode == 0
-    assert engines == ["transformers", "minbert"]

@@ -7,26 +7,22 @@ import re
 import pytest
 
 from bench import recommend
-from bench.compare.__main__ import command as compare
 from bench.export import predict
 from bench.export.__main__ import command as export
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
-from bench.results.predictions import keep_outcomes, kept_predictions, values_from
+from bench.results.predictions import kept_predictions, values_from
 from bench.results.scores import score_of
-from bench.results.store import read_rows
 from tests.bench.grids import workers_here
 
 GRID = """
+cells = [{ mode = ["full", "head"] }]
 [settings]
 epochs = 8
 batch_size = 8
 dropout = 0.0
 max_length = 12
 learning_rates = { full = 5e-3 }
-
-[[cells]]
-mode = ["full", "head"]
 """
 TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
 
@@ -34,8 +30,7 @@ TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
 def write_conll(path, count, seed=0, documents=False):
     """Sentences whose entities are a word of a type, and all its repetitions after it; with
     `documents` each three are one."""
-    rng = random.Random(seed)  # noqa: S311
-    lines = []
+    rng, lines = random.Random(seed), []  # noqa: S311
     for number in range(count):
         before = ""
         if documents and number % 3 == 0:
@@ -62,11 +57,8 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     data = write_conll(place.folder / "train.conll", 140, documents=True)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1, documents=True)
     test = write_conll(place.folder / "test.conll", 40, seed=2)
-    done = place.run(
-        "--data", str(data), "--validation", str(dev), "--save-weights",
-        grid=str(place.folder / "words.toml"), quick=("--device", "cpu"), references=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    flags = ("--data", str(data), "--validation", str(dev), "--save-weights")
+    done = place.finish(*flags, file="words.toml", references=True)
     assert "note: tags: IOB2" in done.stderr
     assert "reference points: entity_f1 of majority" in done.stderr
     full, head = sorted(place.rows(), key=lambda row: row.mode)
@@ -86,43 +78,25 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     assert scores["tf-idf"]["word_accuracy"][0] > 0.95
     assert scores["frozen"]["entity_f1"][0] > 0
     page = (place.reports / "index.html").read_text(encoding="utf-8")
-    assert "Training has none of the same words and type for" in page
     for text in (
-        "whose words and type training has",
-        "Types of entities",
-        "entity precision",
-        "word accuracy",
-        "most frequent tag",
-        "Most frequent entities that dev has and training has not.",
-        f">{facts.most_new[0][1]}<",
-    ):
+        "Training has none of the same words and type for", "whose words and type training has",
+        "Types of entities", "entity precision", "word accuracy", "most frequent tag",
+        "Most frequent entities that dev has and training has not.", f">{facts.most_new[0][1]}<",
+    ):  # fmt: skip
         assert text in page
 
-    sides = [str(place.csv), str(place.csv), "--reports", str(place.folder / "compared")]
-    assert compare.main(sides, standalone_mode=False) == 0
-    assert "No regression shown in 2 settings." in capsys.readouterr().out
-    assert "entity F1" in (place.folder / "compared" / "compare.html").read_text(encoding="utf-8")
+    values = values_from(kept_predictions(place.csv))([full])
+    assert values.mean() == pytest.approx(full.dev_score, abs=1e-6)
+    assert len(values) == 20, "one for each document"
+    ends = score_of("entity_f1", [values]).ends()
+    assert ends == pytest.approx((full.dev_ci_low, full.dev_ci_high), abs=1e-6)
 
-    # scores of the file of outcomes are those of the folders
-    rows = read_rows(place.csv)
-    before = values_from(kept_predictions(place.csv))([full])
-    assert before.mean() == pytest.approx(full.dev_score, abs=1e-6)
-    assert len(before) == 20, "one for each document"
-    assert score_of("entity_f1", [before]).ends() == pytest.approx(
-        (full.dev_ci_low, full.dev_ci_high), abs=1e-6
-    )
-    assert keep_outcomes(place.csv, rows) == 2
-    place.csv.with_suffix("").rename(place.folder / "away")
-    after = values_from(kept_predictions(place.csv))([full])
-    assert (before == after).all()
-    (place.folder / "away").rename(place.csv.with_suffix(""))
-
-    arguments = ["--runs", str(place.csv), "--reports", str(place.reports)]
-    with workers_here():
-        flags = ["--metric", "entity_recall", "--final", "--test", str(test)]
-        assert report.main([*arguments, *flags], standalone_mode=False) == 0
-    assert "by entity recall" in capsys.readouterr().out
     place_flags = ["--runs", str(place.csv)]
+    with workers_here():
+        flags = ["--reports", str(place.reports), "--metric", "entity_recall", "--final"]
+        flags = [*place_flags, *flags, "--test", str(test)]
+        assert report.main(flags, standalone_mode=False) == 0
+    assert "by entity recall" in capsys.readouterr().out
     assert recommend.main.main(place_flags, standalone_mode=False) == 1, "one seed decides nothing"
     assert "entity F1 0." in capsys.readouterr().out
     model = place.folder / "model"
@@ -133,22 +107,18 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, monkeypa
     assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in card
     capsys.readouterr()
     (place.folder / "new.txt").write_text("the apple banana of cloud\n")
-    assert predict.command.main(
-        [str(model), str(place.folder / "new.txt"), "--json"], standalone_mode=False
-    ) == 0  # fmt: skip
+    words = [str(model), str(place.folder / "new.txt"), "--json"]
+    assert predict.command.main(words, standalone_mode=False) == 0
     spans = json.loads(capsys.readouterr().out)["entities"]
-    assert [(one["text"], one["type"]) for one in spans] == [
-        ("apple banana", "fruit"), ("cloud", "sky"),
-    ]  # fmt: skip
+    entities = [("apple banana", "fruit"), ("cloud", "sky")]
+    assert [(one["text"], one["type"]) for one in spans] == entities
 
 
 def test_few_entities_decide_nothing_and_heads_on_texts_are_refused(place):
     data = write_conll(place.folder / "train.conll", 40)
     dev = write_conll(place.folder / "dev.conll", 10, seed=1)
     flags = ("--data", str(data), "--validation", str(dev), "--select", "mode=full")
-    settings = {"grid": str(place.folder / "words.toml"), "quick": ("--device", "cpu")}
-    done = place.run(*flags, **settings)
-    assert done.returncode == 0, done.stderr
+    done = place.finish(*flags, file="words.toml")
     [row] = place.rows()
     assert row.dev_score > 0
     assert row.dev_ci_low < row.dev_score < row.dev_ci_high
@@ -158,99 +128,60 @@ def test_few_entities_decide_nothing_and_heads_on_texts_are_refused(place):
     assert "To train again what ran" not in page, "which would not help"
     text = GRID.replace("dropout", 'head = "conv"\ndropout')
     (place.folder / "words.toml").write_text(text, encoding="utf-8")
-    done = place.run(*flags, **settings)
-    assert done.returncode == 2
+    done = place.finish(*flags, file="words.toml", code=2)
     assert "head conv: it is on one vector of a text, and task" in done.stderr
 
 
-def test_parts_of_speech_are_learnt_and_predicted(place, capsys):
-    sentences = [f"the DET\nword{n % 7} NOUN\nruns VERB\n" for n in range(120)]
-    data = place.folder / "train.conll"
-    data.write_text("\n".join(sentences), encoding="utf-8")
-    done = place.run(
-        "--data", str(data), "--select", "mode=full", "--save-weights", references=True,
-        grid=str(place.folder / "words.toml"), quick=("--device", "cpu", "--epochs", "3"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    [row] = place.rows()
-    assert (row.dev_metric, row.dev_score) == ("word_accuracy", 1.0)
-    assert row.majority_score == pytest.approx(1 / 3)
-    page = (place.reports / "index.html").read_text(encoding="utf-8")
-    assert "words of training and" in page
-    assert "Classes: with full" in page
-    [scores] = [read_facts(place.csv)[row.data_digest].references]
-    assert {one.name: one.scores["word_accuracy"][0] for one in scores} == pytest.approx(
-        {"majority": 2 / 3, "tf-idf": 1.0, "frozen": 1.0}, abs=0.01
-    )
-    before = values_from(kept_predictions(place.csv))([row])
-    assert keep_outcomes(place.csv, read_rows(place.csv)) == 1
-    place.csv.with_suffix("").rename(place.folder / "away")
-    assert (values_from(kept_predictions(place.csv))([row]) == before).all()
-    (place.folder / "away").rename(place.csv.with_suffix(""))
-    model = place.folder / "model"
-    flags = [row.name, "--to", str(model), "--runs", str(place.csv), "--format", "transformers"]
-    assert export.main(flags, standalone_mode=False) == 0
-    (place.folder / "new.txt").write_text("the word3 runs\n")
-    capsys.readouterr()
-    words = [str(model), str(place.folder / "new.txt"), "--json"]
-    assert predict.command.main(words, standalone_mode=False) == 0
-    spans = json.loads(capsys.readouterr().out)["entities"]
-    assert [one["type"] for one in spans] == ["DET", "NOUN", "VERB"]
-
-
-def test_words_beyond_the_length_are_wrong_also_where_the_first_class_is_theirs(place, capsys):
+def test_parts_of_speech_beyond_the_length_are_wrong_and_read_in_windows(place, capsys):
+    """Also where their class is the first."""
     sentences = [f"runs VERB\nword{n % 7} NOUN\nthe DET\n" for n in range(120)]
     data = place.folder / "train.conll"
     data.write_text("\n".join(sentences), encoding="utf-8")
-    flags = ("--device", "cpu", "--epochs", "6", "--max-length", "4")
-    settings = {"grid": str(place.folder / "words.toml"), "quick": flags}
-    done = place.run("--data", str(data), "--select", "mode=full", "--save-weights", **settings)
-    assert done.returncode == 0, done.stderr
+    flags = ("--data", str(data), "--select", "mode=full", "--save-weights", "--epochs", "6",
+             "--max-length", "4", "--window-stride")  # fmt: skip
+    done = place.finish(*flags, "0", file="words.toml")
     [row] = place.rows()
     dev = read_facts(place.csv)[row.data_digest].words[1]
-    assert (
-        f"{dev // 3:,} words of dev are cut or without a token, and count as wrong" in done.stderr
-    )
-    assert row.dev_score == pytest.approx(2 / 3)
+    line = f"{dev // 3:,} words of dev are cut or without a token, and count as wrong"
+    assert line in done.stderr
+    assert (row.dev_metric, row.dev_score) == ("word_accuracy", pytest.approx(2 / 3))
+    assert row.majority_score == pytest.approx(1 / 3)
     values = values_from(kept_predictions(place.csv))([row])
     assert values.mean() == pytest.approx(row.dev_score, abs=1e-6)
-    assert "not read" in (place.reports / "index.html").read_text(encoding="utf-8")
-    model = place.folder / "model"
-    flags = [row.name, "--to", str(model), "--runs", str(place.csv), "--format", "transformers"]
-    assert export.main(flags, standalone_mode=False) == 0
-    (place.folder / "new.txt").write_text("runs word3 the\n")
-    capsys.readouterr()
-    words = [str(model), str(place.folder / "new.txt"), "--json"]
-    for more, count in (([], 2), (["--window-stride", "1"], 3)):
-        assert predict.command.main([*words, *more], standalone_mode=False) == 0
-        written = capsys.readouterr()
-        assert len(json.loads(written.out)["entities"]) == count
-        assert ("note: 1 word is beyond the model's length" in written.err) == (count == 2)
-
-    # in windows all are read
-    done = place.run(
-        "--data", str(data), "--select", "mode=full", "--window-stride", "1", **settings
-    )
-    assert done.returncode == 0, done.stderr
+    page = (place.reports / "index.html").read_text(encoding="utf-8")
+    for text in ("words of training and", "Classes: with full", "not read"):
+        assert text in page
+    done = place.finish(*flags, "1", references=True, file="words.toml")
     assert re.search(r"120 texts are read in \d+ windows of max_length 4", done.stderr)
     cut, read = sorted(place.rows(), key=lambda row: row.window_stride)
     assert (cut.cell_id == row.cell_id, read.window_stride) == (True, 1)
     assert read.dev_score > cut.dev_score
     assert read.texts_cut == 0 < cut.texts_cut
-    line = (
-        "window_stride 2: a window of max_length 4 has room for at most 1 tokens of the one before"
+    scores = read_facts(place.csv)[row.data_digest].references
+    assert {one.name: one.scores["word_accuracy"][0] for one in scores} == pytest.approx(
+        {"majority": 2 / 3, "tf-idf": 1.0, "frozen": 1.0}, abs=0.01
     )
-    done = place.run("--data", str(data), "--window-stride", "2", **settings)
-    assert (done.returncode, line in done.stderr) == (2, True)
+    model = place.folder / "model"
+    words = [read.cell_id, "--to", str(model), "--runs", str(place.csv), "--format", "transformers"]
+    assert export.main(words, standalone_mode=False) == 0
+    (place.folder / "new.txt").write_text("runs word3 the\n")
+    capsys.readouterr()
+    words = [str(model), str(place.folder / "new.txt"), "--json"]
+    for more, count in (([], 3), (["--window-stride", "0"], 2)):
+        assert predict.command.main([*words, *more], standalone_mode=False) == 0
+        written = capsys.readouterr()
+        types = [one["type"] for one in json.loads(written.out)["entities"]]
+        assert (types[:2], len(types)) == (["VERB", "NOUN"], count)
+        assert ("note: 1 word is beyond the model's length" in written.err) == bool(more)
+    line = "window_stride 2: a window of max_length 4 has room for at most 1 tokens of the one"
+    assert line in place.finish(*flags, "2", file="words.toml", code=2).stderr
 
 
 def test_a_race_with_searched_rates(place):
     data = write_conll(place.folder / "train.conll", 150)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1)
     flags = ("--race", "--lr", "auto", "--data", str(data), "--validation", str(dev))
-    grid = str(place.folder / "words.toml")
-    done = place.run(*flags, grid=grid, quick=("--device", "cpu", "--epochs", "1"))
-    assert done.returncode == 0, done.stderr
+    done = place.finish(*flags, "--epochs", "1", file="words.toml")
     rows = place.rows()
     assert {row.dev_metric for row in rows} == {"entity_f1"}
     assert {row.fold for row in rows if row.race} >= {0, 1, 2}

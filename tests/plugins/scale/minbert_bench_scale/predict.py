@@ -43,15 +43,9 @@ def _logits(ids: list[int], types: list[int], config: Any, weights: Any) -> Any:
         scale = np.sqrt((centred**2).mean(-1, keepdims=True) + config["layer_norm_eps"])
         return centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
-    names = ("word", "position", "token_type")
-    rows = (ids, range(len(ids)), types)
-    x = norm(
-        sum(
-            weights[f"bert.embeddings.{n}_embeddings.weight"][list(at)]
-            for n, at in zip(names, rows, strict=True)
-        ),
-        "bert.embeddings.LayerNorm",
-    )
+    rows = {"word": ids, "position": range(len(ids)), "token_type": types}
+    x = sum(weights[f"bert.embeddings.{n}_embeddings.weight"][[*at]] for n, at in rows.items())
+    x = norm(x, "bert.embeddings.LayerNorm")
     heads = config["num_attention_heads"]
     for number in range(config["num_hidden_layers"]):
         layer = f"bert.encoder.layer.{number}"
@@ -62,8 +56,8 @@ def _logits(ids: list[int], types: list[int], config: Any, weights: Any) -> Any:
         scores = query @ key.swapaxes(1, 2) / math.sqrt(query.shape[-1])
         powers = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = (powers / powers.sum(-1, keepdims=True) @ value).swapaxes(0, 1).reshape(x.shape)
-        x = norm(x + linear(mixed, f"{layer}.attention.output.dense"),
-                 f"{layer}.attention.output.LayerNorm")  # fmt: skip
+        x = x + linear(mixed, f"{layer}.attention.output.dense")
+        x = norm(x, f"{layer}.attention.output.LayerNorm")
         inner = linear(x, f"{layer}.intermediate.dense")
         inner = inner * (1 + _erf(inner / math.sqrt(2))) / 2
         x = norm(x + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
