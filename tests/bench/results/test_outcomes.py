@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.report.drawing import Drawing
 from bench.report.render import render
 from bench.results import outcomes
 from bench.results.outcomes import (
@@ -44,6 +43,11 @@ PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 def predictions(metric, rng):
     """Tensors as a worker keeps them, and their score."""
+    if metric == "overall":
+        parts = {part: predictions(of_part, rng) for part, of_part in PARTS.items()}
+        tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
+        scores = {part: score for part, (_, score) in parts.items()}
+        return tensors, (scores["sst"] + scores["quora"] + (1 + scores["sts"]) / 2) / 3
     labels = np.random.default_rng(1).integers(0, 5, EXAMPLES)
     if metric == "accuracy":
         logits = rng.normal(size=(EXAMPLES, 5)).astype(np.float32)
@@ -63,18 +67,10 @@ def test_examples_are_told_by_the_type_and_the_order_of_all_their_labels():
     assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
 
 
-def predictions_of_parts(rng):
-    parts = {part: predictions(metric, rng) for part, metric in PARTS.items()}
-    tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
-    scores = {part: score for part, (_, score) in parts.items()}
-    return tensors, (scores["sst"] + scores["quora"] + (1 + scores["sts"]) / 2) / 3
-
-
 def fill(runs, metric="accuracy", count=68, **settings):
     rng, store = np.random.default_rng(0), Store(runs)
     for row in synthetic_rows(count, failures=False, **settings):
-        whole = metric == "overall"
-        tensors, score = predictions_of_parts(rng) if whole else predictions(metric, rng)
+        tensors, score = predictions(metric, rng)
         row |= {"dev_metric": metric, "dev_score": score, "repeat": 1}
         row |= {"dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03}
         store.append(row)
@@ -112,34 +108,26 @@ def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, m
     assert all_values(rows, kept_values(runs, no_note)) == before
 
 
-def test_a_report_without_folders_says_the_same(tmp_path, monkeypatch):
-    drawn = classmethod(lambda cls, _, stem, *texts: cls(stem, f'<svg id="{stem}"></svg>', *texts))
-    monkeypatch.setattr(Drawing, "of", drawn)
+def test_a_report_without_folders_says_the_same_but_for_calibration(tmp_path, undrawn):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=4)
 
-    def pages():
+    def sections():
         results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
         render(results, tmp_path / "out")
-        return [
-            re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
-            for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))
-        ]
+        text = (tmp_path / "out" / "index.html").read_text("utf-8")
+        return re.split(r"<(?:section|details)\b", text)[1:]
 
-    with_folders = pages()
+    with_folders = sections()
     keep_outcomes(runs, rows)
     shutil.rmtree(tmp_path / "runs")
-    without = pages()
-    for one, other in zip(without, with_folders, strict=True):
-        assert [part for part in one[1:] if part not in other] == [
-            part for part in one if "calibration, since the logits" in part
-        ]
-    assert len(without[1]) == len(with_folders[1]) - 1, "calibration takes logits"
-    paired = "Scores are compared example by example: the predictions of all cells are known."
-    unpaired = "the predictions of the cells are not known, so differences have wider intervals."
-    assert all(paired in "".join(page) for page in with_folders)
+    without = sections()
+    [changed] = [part for part in without if part not in with_folders]
+    assert "calibration, since the logits" in changed
+    assert len(without) == len(with_folders) - 1, "calibration takes logits"
+    assert "Scores are compared example by example: the predictions of all" in "".join(without)
     outcomes_file(runs).unlink()
-    assert all(paired not in "".join(page) and unpaired in "".join(page) for page in pages())
+    assert "the predictions of the cells are not known" in "".join(sections())
 
 
 def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
@@ -182,34 +170,30 @@ def rebuilt(runs):
     return json.loads(done.stdout), done.stderr
 
 
-def test_no_file_is_written_that_would_not_be_read(tmp_path, monkeypatch):
+def test_rebuild_keeps_outcomes_without_folders_and_writes_no_file_that_would_not_be_read(
+    tmp_path, monkeypatch
+):
     runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=8)
-    keep_outcomes(runs, rows[:2])
-    before = outcomes_file(runs).read_bytes()
+    path, rows = outcomes_file(runs), fill(runs, count=3)
+    keep_outcomes(runs, rows[:1])
+    before = path.read_bytes()
     with monkeypatch.context() as limited:
         limited.setattr(outcomes, "_LARGEST", len(before) + 100)
         counts, note = rebuilt(runs)
-    assert note.startswith(f"note: {outcomes_file(runs)}: is left as it is: it would have ")
+    assert note.startswith(f"note: {path}: is left as it is: it would have ")
     assert note.count("\n") == 1
-    assert counts == {"kept": 8, "from_folders": 0, "left_out": 0}
-    assert outcomes_file(runs).read_bytes() == before
-    outcomes_file(runs).write_bytes(b"not mine")
-    counts, note = rebuilt(runs)
-    assert "is left as it is: it can't be read" in note
-    assert counts["left_out"] == 0, "no row is"
-    assert outcomes_file(runs).read_bytes() == b"not mine"
-
-
-def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path):
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=3)
+    assert counts == {"kept": 3, "from_folders": 0, "left_out": 0}
+    assert path.read_bytes() == before
+    path.write_bytes(b"not mine")
+    assert "is left as it is: it can't be read" in rebuilt(runs)[1]
+    assert path.read_bytes() == b"not mine"
+    path.unlink()
     assert rebuilt(runs)[0]["outcomes"] == 3
-    first = outcomes_file(runs).read_bytes()
+    first = path.read_bytes()
     for folder in sorted((tmp_path / "runs").iterdir())[:2]:
         shutil.rmtree(folder)
     assert rebuilt(runs)[0]["outcomes"] == 1
-    assert outcomes_file(runs).read_bytes() == first
+    assert path.read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
     assert "outcomes" not in rebuilt(runs)[0]
     assert None not in all_values(rows, kept_values(runs, no_note))
@@ -227,20 +211,19 @@ def test_what_is_not_compared_has_no_outcomes(tmp_path, changes):
     assert keep_outcomes(runs, rows) == 1
 
 
-def labels(tensors, change):
-    """The tensors with other labels; `change` gives None for none."""
-    changed = {
-        name: change(of) if name.startswith("labels") else of for name, of in tensors.items()
-    }
-    return {name: of for name, of in changed.items() if of is not None}
+def without_labels(tensors):
+    return {name: of for name, of in tensors.items() if not name.startswith("labels")}
 
 
 HOSTILE = {
     "no metadata": lambda tensors, _: save(tensors),
     "other sizes": lambda tensors, _: save(tensors, {"examples": '{"x": 1' + "0" * 30 + "}"}),
     "two axes": lambda tensors, notes: save({n: of[None] for n, of in tensors.items()}, notes),
-    "other labels": lambda tensors, notes: save(labels(tensors, lambda of: of[::-1].copy()), notes),
-    "no labels": lambda tensors, notes: save(labels(tensors, lambda _: None), notes),
+    "other labels": lambda tensors, notes: save(
+        {n: of[::-1].copy() for n, of in tensors.items()} | without_labels(tensors), notes
+    ),
+    "no labels": lambda tensors, notes: save(without_labels(tensors), notes),
+    "a folder": None,
 }  # what no damage to bytes brings about
 
 
@@ -254,17 +237,15 @@ def kept(request, tmp_path_factory):
     return runs, rows, outcomes_file(runs).read_bytes()
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "a folder"])
-def test_a_hostile_file_is_one_note(kept, name):
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_one_note(kept, change):
     runs, rows, content = kept
     path = outcomes_file(runs)
     path.write_bytes(content)
-    if name in HOSTILE:
-        with safe_open(path, framework="numpy") as file:
-            path.write_bytes(HOSTILE[name](load_file(path), file.metadata()))
-    else:
-        path.unlink()
-        path.mkdir()
+    with safe_open(path, framework="numpy") as file:
+        of_file = load_file(path), file.metadata()
+    path.unlink()
+    path.write_bytes(change(*of_file)) if change else path.mkdir()
     notes = []
     assert all_values(rows, kept_values(runs, notes.append)) == [None] * 4
     if path.is_dir():
