@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,20 +15,15 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
+from bench.results import outcomes
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.merge import SHARDS, Shards, main
-from bench.results.outcomes import (
-    Outcome,
-    digest_of,
-    outcome_key,
-    outcomes_file,
-    read_outcomes,
-    write_outcomes,
-)
+from bench.results.origins import folder_of
+from bench.results.outcomes import Outcome, outcome_key, outcomes_file, read_outcomes
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import encode, record
-from bench.results.store import Store, cell_folder, cells_folder, read_plan, read_rows, write_plan
+from bench.results.store import Store, cells_folder, read_plan, read_rows, write_plan
 from tests.bench.synthetic_rows import synthetic_rows
 
 
@@ -41,27 +35,23 @@ def merge(*files, to):
     return json.loads(done.stdout), done.stderr
 
 
-def folder_of(path, row):
-    return cell_folder(path, row.name, *row.row_key)
-
-
 def fill(path, rows):
     """A file of results with a folder, and an outcome that is its own, for each row."""
     Store(path).append(*rows)
-    outcomes = {}
+    own = {}
     for row in rows:
         folder = folder_of(path, row)
         keep_row(folder, row)
         (folder / "stdout.txt").write_text(f"{row.started_at} {row.train_s}")
-        outcomes[outcome_key(row, "")] = outcome(row)
-    write_outcomes(outcomes_file(path), read_outcomes(outcomes_file(path)) | outcomes)
+        own[outcome_key(row, "")] = outcome(row)
+    outcomes.write_outcomes(outcomes_file(path), read_outcomes(outcomes_file(path)) | own)
     return path
 
 
 def outcome(row):
     own = np.array([int(c, 16) % 5 for c in f"{hash((row.cell_id, row.train_s)) % 16**8:08x}"])
     labels = np.arange(8) % 5
-    return Outcome(own, labels, digest_of(labels))
+    return Outcome(own, labels, outcomes.digest_of(labels))
 
 
 def content(row):
@@ -91,25 +81,18 @@ def check_complete(to, sources):
 
 @pytest.fixture
 def rows(tmp_path):
-    rows = enumerate(synthetic_rows(9))
-    at = [row | {"finished_at": f"2026-11-20T10:{59 - i}:10Z"} for i, row in rows]
-    return read_back(tmp_path, at)
+    at = [
+        row | {"finished_at": f"2026-11-20T10:{59 - i}:10Z"}
+        for i, row in enumerate(synthetic_rows(9))
+    ]
+    Store(tmp_path / "once.csv").append(*at)
+    return read_rows(tmp_path / "once.csv")
 
 
-def read_back(folder, rows):
-    Store(folder / "once.csv").append(*rows)
-    return read_rows(folder / "once.csv")
-
-
-def again(row, **other):
+def again(row):
     """The same cell, measured by another machine of the same kind."""
     at = row.started_at.replace("2026", "2027")
-    return row | {
-        "train_s": round(row.train_s + 1, 3),
-        "started_at": at,
-        "finished_at": at,
-        **other,
-    }
+    return row | {"train_s": round(row.train_s + 1, 3), "started_at": at, "finished_at": at}
 
 
 def test_disjoint_files_become_one_in_the_order_of_time(tmp_path, rows):
@@ -200,19 +183,21 @@ def test_equal_rows_of_one_file_are_two_measurements(tmp_path, rows):
             shutil.rmtree(folder_of(to, row))
 
 
-def test_a_row_that_only_a_folder_has_is_not_lost(tmp_path, rows):
-    path = fill(tmp_path / "a.csv", rows[:3])
+def test_a_row_that_only_a_folder_has_is_not_lost_and_links_are_left_out(tmp_path, rows):
+    path, to = fill(tmp_path / "a.csv", rows[:3]), tmp_path / "all.csv"
     keep_row(folder_of(path, rows[3]), rows[3])
     with path.open("ab") as file:
         file.write(encode(rows[3])[:40])
-    counts, notes = merge(path, to=tmp_path / "all.csv")
+    (tmp_path / "secret").write_text("secret")
+    folder = folder_of(path, rows[0])
+    (folder / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    counts, notes = merge(path, to=to)
     assert counts["rows"] == 4
     assert "the last line is incomplete" in notes
-    assert {row.cell_id for row in read_rows(tmp_path / "all.csv")} == {r.cell_id for r in rows[:4]}
-
-
-def reference(name, train, **scores):
-    return Reference(name=name, about="", train=train, scores=scores)
+    assert {row.cell_id for row in read_rows(to)} == {row.cell_id for row in rows[:4]}
+    copied = folder_of(to, rows[0]).iterdir()
+    assert sorted(each.name for each in copied) == ["row.json", "stdout.txt"]
 
 
 def test_files_next_to_the_rows_are_united(tmp_path, rows):
@@ -221,18 +206,26 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
         setting="full", cell_id="a", seed=0, metric="accuracy", dev=0.5, test="test.csv",
         digest="d", examples=3, scores={}, at="2026-02-01",
     )  # fmt: skip
-    form = Figures(forms=(), metric="accuracy", examples=4, machine="m", threads=1, at="2026-01")
-    files = [tmp_path / f"{name}.csv" for name in "ab"]
-    for number, path in enumerate(files):
-        Store(path).append(rows[number])
-        write_plan(path, [replace(row, status=None) for row in rows[number : number + 3]])
-        later = form.model_copy(update={"at": f"2026-0{number + 1}"})
-        EXPORTS.update(path, "cell", lambda _, later=later: later)
-    first = (reference("majority", 10, accuracy=(0.4, None, None)), reference("tf-idf", 10))
-    second = (reference("tf-idf", 10, accuracy=(0.5, 0.4, 0.6)), reference("tf-idf", 5))
     later = final.model_copy(update={"at": "2026-03-01"})
-    for path, references, score in zip(files, (first, second), (later, final), strict=True):
-        more = {"references": references, "final": score}
+    form = Figures(forms=(), metric="accuracy", examples=4, machine="m", threads=1, at="2026-01")
+    files, planned = (
+        [tmp_path / "a.csv", tmp_path / "b.csv"],
+        [replace(r, status=None) for r in rows],
+    )
+
+    def reference(name, train, **scores):
+        return Reference(name=name, about="", train=train, scores=scores)
+
+    of_files = (
+        (reference("majority", 10, accuracy=(0.4, None, None)), reference("tf-idf", 10)),
+        (reference("tf-idf", 10, accuracy=(0.5, 0.4, 0.6)), reference("tf-idf", 5)),
+    )
+    for number, (path, score) in enumerate(zip(files, (later, final), strict=True)):
+        Store(path).append(rows[number])
+        write_plan(path, planned[number : number + 3])
+        of_file = form.model_copy(update={"at": f"2026-0{number + 1}"})
+        EXPORTS.update(path, "cell", lambda _, of_file=of_file: of_file)
+        more = {"references": of_files[number], "final": score}
         update_facts(path, "d", lambda _, more=more: facts.model_copy(update=more))
     update_facts(files[1], "e", lambda _: facts)
     to = tmp_path / "all.csv"
@@ -242,13 +235,12 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
         assert sorted(merged) == ["d", "e"]
         assert merged == read_facts(*files), "a report on several files shows the same"
         assert read_exports(to) == read_exports(*files)
-        assert {(r.name, r.train, len(r.scores)) for r in merged["d"].references} == {
-            ("majority", 10, 1), ("tf-idf", 10, 1), ("tf-idf", 5, 0)
-        }  # fmt: skip
-        assert len(merged["d"].references) == 3
+        assert sorted((r.name, r.train, len(r.scores)) for r in merged["d"].references) == [
+            ("majority", 10, 1), ("tf-idf", 5, 0), ("tf-idf", 10, 1)
+        ]  # fmt: skip
         assert merged["d"].final == final, "test examples are scored once"
         assert read_exports(to)["cell"].at == "2026-02"
-        assert [row.cell_id for row in read_plan(to)] == [row.cell_id for row in rows[:4]]
+        assert list(map(values_of, read_plan(to))) == list(map(values_of, planned[:4]))
 
 
 def shards(path, **plans):
@@ -285,47 +277,28 @@ def test_missing_shards_are_noted_and_shards_of_other_plans_refused(tmp_path, ro
 def test_what_can_not_be_united_is_refused_in_a_line_and_nothing_is_written(tmp_path, rows):
     good = fill(tmp_path / "good.csv", rows[:2])
     bad, to = tmp_path / "bad.csv", tmp_path / "to" / "all.csv"
-    names = [*NAMES[:-1]]
-    header = record(NAMES)
-    for text, reason in (
-        (record(names), "these are not the columns of schema"),
+    header, escaping = record(NAMES), replace(rows[2], cell_id="../../x")
+
+    def check_refused(reason, *files, to=to):
+        with pytest.raises(InputError, match=reason) as error:
+            merge(*files, to=to)
+        assert "\n" not in str(error.value)
+
+    for content, reason in (
+        (record(NAMES[:-1]), "these are not the columns of schema"),
         (record([*NAMES, "later"]), "if a newer version wrote it"),
         (header + b"x\n", "line 2: it has 1 fields"),
-        (b"", ""),
+        (header + encode(escaping), "can't be part of a folder's name"),
     ):
-        bad.write_bytes(text)
-        if reason:
-            with pytest.raises(InputError) as error:
-                merge(good, bad, to=to)
-            assert reason in str(error.value)
-            assert "\n" not in str(error.value)
-        assert not to.exists()
-        assert not cells_folder(to).exists()
+        bad.write_bytes(content)
+        check_refused(reason, good, bad)
     bad.unlink()
-    with pytest.raises(InputError, match=r"bad\.csv: no such file of results"):
-        merge(good, bad, to=to)
-    with pytest.raises(InputError, match="is no file; name another with --to"):
-        merge(good, to=tmp_path)
-    escaping = replace(rows[2], cell_id="../../x")
-    (tmp_path / "bad.csv").write_bytes(header + encode(escaping))
-    with pytest.raises(InputError, match="can't be part of a folder's name"):
-        merge(good, bad, to=to)
+    check_refused(r"bad\.csv: no such file of results", good, bad)
+    check_refused("is no file; name another with --to", good, to=tmp_path)
     outcomes_file(good).write_bytes(b"x" * 100)
-    with pytest.raises(InputError, match=r"outcomes\.safetensors: can't be read"):
-        merge(good, to=to)
+    check_refused(r"outcomes\.safetensors: can't be read", good)
     assert not to.exists()
-
-
-def test_links_in_folders_are_left_out(tmp_path, rows):
-    path = fill(tmp_path / "a.csv", rows[:1])
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    folder = folder_of(path, rows[0])
-    (folder / "link").symlink_to(secret)
-    os.mkfifo(folder / "pipe")
-    merge(path, to=tmp_path / "all.csv")
-    copied = folder_of(tmp_path / "all.csv", rows[0])
-    assert sorted(p.name for p in copied.iterdir()) == ["row.json", "stdout.txt"]
+    assert not cells_folder(to).exists()
 
 
 def killed(after_s, *files, to):
@@ -342,33 +315,18 @@ def killed(after_s, *files, to):
 
 
 def test_a_merge_killed_at_any_moment_goes_on(tmp_path, rows):
-    others = [again(row) for row in rows[:4]]
-    files = [
-        fill(tmp_path / f"{i}.csv", part) for i, part in enumerate((rows[:4], others, rows[4:]))
-    ]
+    parts = (rows[:4], [again(row) for row in rows[:4]], rows[4:])
+    files = [fill(tmp_path / f"{number}.csv", part) for number, part in enumerate(parts)]
     begun = time.monotonic()
     merge(*files, to=tmp_path / "whole.csv")
     whole_s = time.monotonic() - begun
-    noise = random.Random(0)  # noqa: S311
+    noise, measured = random.Random(0), {content(row) for part in parts for row in part}  # noqa: S311
     struck = 0
     for number in range(8):
         to = tmp_path / "killed" / f"{number}.csv"
         for _ in range(3):
-            order = noise.sample(files, 3)
-            struck += killed(noise.uniform(0, whole_s), *order, to=to)
-            assert {*map(content, read_rows(to))} <= {c for f in files for c in contents(f)}
+            struck += killed(noise.uniform(0, whole_s), *noise.sample(files, 3), to=to)
+            assert {*map(content, read_rows(to))} <= measured
         merge(*noise.sample(files, 3), to=to)
         check_complete(to, files)
     assert struck > 4
-
-
-def contents(path: Path):
-    return map(content, read_rows(path))
-
-
-def test_values_of_a_plan_are_those_of_its_rows(tmp_path, rows):
-    planned = [replace(row, status=None, attempt=0) for row in rows]
-    write_plan(tmp_path / "runs.csv", planned)
-    assert [values_of(row) for row in read_plan(tmp_path / "runs.csv")] == [
-        values_of(row) for row in planned
-    ]

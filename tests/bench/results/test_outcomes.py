@@ -13,22 +13,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.report.render import render
-from bench.results import outcomes
-from bench.results.outcomes import (
-    Outcome,
-    digest_of,
-    outcome_key,
-    outcomes_file,
-    read_outcomes,
-    write_outcomes,
-)
-from bench.results.predictions import (
-    first_of,
-    keep_outcomes,
-    kept_predictions,
-    outcome_of,
-    values_from,
-)
+from bench.results import outcomes, predictions
+from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
+from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
@@ -41,10 +28,10 @@ EXAMPLES = 1064
 PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 
-def predictions(metric, rng):
+def made(metric, rng):
     """Tensors as a worker keeps them, and their score."""
     if metric == "overall":
-        parts = {part: predictions(of_part, rng) for part, of_part in PARTS.items()}
+        parts = {part: made(of_part, rng) for part, of_part in PARTS.items()}
         tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
         scores = {part: score for part, (_, score) in parts.items()}
         return tensors, (scores["sst"] + scores["quora"] + (1 + scores["sts"]) / 2) / 3
@@ -70,7 +57,7 @@ def test_examples_are_told_by_the_type_and_the_order_of_all_their_labels():
 def fill(runs, metric="accuracy", count=68, **settings):
     rng, store = np.random.default_rng(0), Store(runs)
     for row in synthetic_rows(count, failures=False, **settings):
-        tensors, score = predictions(metric, rng)
+        tensors, score = made(metric, rng)
         row |= {"dev_metric": metric, "dev_score": score, "repeat": 1}
         row |= {"dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03}
         store.append(row)
@@ -159,7 +146,9 @@ def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path):
     score = float((tensors["logits"].argmin(axis=1) == tensors["labels"]).mean())
     other |= {"code_version": "0.2.0", "dev_score": score}
     assert row.row_key == other.row_key
-    values_of = values_from(first_of([kept_predictions(runs, no_note) for runs in (one, two)]))
+    values_of = predictions.values_from(
+        first_of([kept_predictions(runs, no_note) for runs in (one, two)])
+    )
     for each in (row, other):
         assert values_of([each]).mean() == pytest.approx(each["dev_score"])
 
@@ -343,7 +332,7 @@ def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):
     values = kept_values(runs, no_note)([row])
     shutil.rmtree(tmp_path / "runs")
     old = Outcome(values > 0, None, "0" * 16)
-    write_outcomes(outcomes_file(runs), {outcome_key(row, ""): old})
+    write_outcomes(outcomes_file(runs), {outcomes.outcome_key(row, ""): old})
     assert np.array_equal(kept_values(runs, no_note)([row]), values)
     notes = []
     [other] = rescored([row], "macro_f1", kept_predictions(runs, no_note), {}, notes.append)

@@ -16,18 +16,10 @@ from bench.analysis.verdicts import compare, score_spread
 from bench.common.errors import InputError
 from bench.plan.metrics import DEFAULTS, METRICS, check_metric, metrics_for, problem_of
 from bench.report.lead import lead
+from bench.results import predictions
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome, joined
-from bench.results.predictions import (
-    first_of,
-    kept_predictions,
-    mean_of_parts,
-    no_predictions,
-    outcome_of,
-    read_folder,
-    values_for,
-    values_from,
-)  # fmt: skip
+from bench.results.predictions import kept_predictions, outcome_of, values_from
 from bench.results.rescoring import majority_score, rescored
 from bench.results.scores import has_interval, interval_of, numbers, probabilities, score_of
 from bench.results.store import cell_folder
@@ -110,7 +102,7 @@ def test_scores_of_numbers_and_of_several_labels_are_those_of_the_library():
 def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher():
     x, noise = random().normal(size=(2, 4000))
     y = 0.6 * x + 0.8 * noise
-    values = values_for("pearson", x[:, None], y)
+    values = predictions.values_for("pearson", x[:, None], y)
     correlation = np.corrcoef(x, y)[0, 1]
     assert values.mean() == pytest.approx(correlation, abs=1e-12)
     assert values.std() == pytest.approx(1 - correlation**2, rel=0.1)
@@ -218,18 +210,18 @@ def test_logits_that_do_not_fit_the_labels_are_refused(labels):
 def test_of_a_mean_over_parts_mean_and_variance_are_exact():
     rng = random()
     parts = [rng.random(30), (rng.random(400) < 0.3).astype(float), rng.normal(2.0, 1.0, 90)]
-    values = mean_of_parts(parts)
+    values = predictions.mean_of_parts(parts)
     assert len(values) == 520
     assert values.mean() == pytest.approx(np.mean([part.mean() for part in parts]))
     expected = sum(part.var() / len(part) for part in parts) / 9
     assert values.var() / len(values) == pytest.approx(expected)
     others = [part + rng.normal(0.1, 0.1, len(part)) for part in parts]
-    gap = mean_of_parts(others) - values
+    gap = predictions.mean_of_parts(others) - values
     gaps = [other - part for other, part in zip(others, parts, strict=True)]
-    np.testing.assert_allclose(gap, mean_of_parts(gaps), rtol=1e-9, atol=1e-12)
-    assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
+    np.testing.assert_allclose(gap, predictions.mean_of_parts(gaps), rtol=1e-9, atol=1e-12)
+    assert predictions.mean_of_parts(parts[:1]) == pytest.approx(parts[0])
     with pytest.raises(ValueError, match="no part"):
-        mean_of_parts([])
+        predictions.mean_of_parts([])
 
 
 def keep(runs, seed, outcome, logits, **notes):
@@ -250,13 +242,14 @@ def test_a_folders_notes_give_the_unit_and_what_is_broken_is_unknown(tmp_path):
     row, folder = keep(runs, 0, outcome, logits, target_mean="900", target_deviation="250")
     known = kept_predictions(runs)([row])
     np.testing.assert_allclose(known[""].predicted, outcome.predicted, rtol=1e-6)
-    assert first_of([no_predictions, lambda rows, logits=False: known])([row]) == known
+    sources = [predictions.no_predictions, lambda rows, logits=False: known]
+    assert predictions.first_of(sources)([row]) == known
     assert kept_predictions(runs)([row | {"cell_id": "../../etc"}]) is None
     (folder / "predictions.safetensors").write_bytes(b"no tensors")
     assert kept_predictions(runs)([row]) is None
-    assert kept_predictions(tmp_path / "other.csv") is no_predictions
+    assert kept_predictions(tmp_path / "other.csv") is predictions.no_predictions
     _, folder = keep(runs, 1, outcome, logits, target_mean="nothing", target_deviation="1")
-    assert read_folder(folder, "pearson") is None
+    assert predictions.read_folder(folder, "pearson") is None
 
 
 def test_rows_of_a_run_are_joined_in_their_order_from_several_files(tmp_path):
@@ -265,10 +258,10 @@ def test_rows_of_a_run_are_joined_in_their_order_from_several_files(tmp_path):
     folds = [of_classes(4, seed=seed) for seed in range(3)]
     rows = [keep(files[seed % 2], seed, fold, fold.logits)[0] for seed, fold in enumerate(folds)]
     own = kept_predictions(files[0])
-    every = first_of([own, kept_predictions(files[1])])
+    every = predictions.first_of([own, kept_predictions(files[1])])
     one, two, three = (values_from(every)([row]) for row in rows)
     assert values_from(every)(rows).tolist() == [*one, *two, *three]
-    assert own(rows) is first_of([own])(rows) is None
+    assert own(rows) is predictions.first_of([own])(rows) is None
     both = own([rows[2], rows[0]], logits=True)[""]
     assert both.labels.tolist() == [*folds[2].labels, *folds[0].labels]
     assert both.logits.shape == (2 * N, 4)
