@@ -50,18 +50,14 @@ class Place:
         write_folder(self.folder, [task], count=48)
         self.data = load_task(task, self.folder)
         self.cell = cell_of(self.data)
+        self.job = replace(job_of(self.cell, tokenizer), data=str(self.folder))
 
     def share(self):
         tokens.share(self.data, self.cell, self.tokenizer, self.folder)
-        [file] = self.cache.iterdir()
-        return file
+        return next(self.cache.iterdir(), None)
 
     def read(self):
         return tokens.read(self.cell, self.tokenizer, self.folder)
-
-    @property
-    def job(self):
-        return replace(job_of(self.cell, self.tokenizer), data=str(self.folder))
 
 
 @pytest.fixture
@@ -103,9 +99,21 @@ def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoin
     check_same(tokens.read(cell, minilm, None), data, minilm)
 
 
-def test_a_search_has_a_file_of_its_own_and_none_is_made_twice(place):
+def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
     before = place.share().stat().st_ino
-    assert place.share().stat().st_ino == before
+    assert place.share().stat().st_ino == before, "it is not made twice"
+    assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "vocab.txt"):
+        (other / name).write_bytes((asset_folder("minilm") / name).read_bytes())
+    assert tokens.read(place.cell, other, place.folder) is None
+    code = tmp_path / "tokenizers.py"
+    code.touch()
+    for name, value in (("_CODE", (code, *tokens._CODE[1:])), ("FORMAT", tokens.FORMAT + 1)):
+        with monkeypatch.context() as changing:
+            changing.setattr(tokens, name, value)
+            assert place.read() is None
     searched = for_search(place.data)
     cell = cell_of(searched)
     assert tokens.read(cell, place.tokenizer, place.folder) is None
@@ -114,26 +122,11 @@ def test_a_search_has_a_file_of_its_own_and_none_is_made_twice(place):
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
-    place.share()
-    assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("config.json", "vocab.txt"):
-        (other / name).write_bytes((asset_folder("minilm") / name).read_bytes())
-    assert tokens.read(place.cell, other, place.folder) is None
-    assert place.read() is not None
+def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
+    def make():
+        made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+        check_same(made, place.data, place.tokenizer)
 
-    code = tmp_path / "tokenizers.py"
-    code.touch()
-    for name, value in (("_CODE", (code, *tokens._CODE[1:])), ("FORMAT", tokens.FORMAT + 1)):
-        with monkeypatch.context() as changing:
-            changing.setattr(tokens, name, value)
-            assert place.read() is None
-    assert place.read() is not None
-
-
-def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
     file = place.share()
     whole = file.read_bytes()
     arrays, _ = mapped.read(file)
@@ -141,30 +134,25 @@ def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
     for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1] + b"\xff", others):
         file.write_bytes(content)
         assert place.read() is None
-        tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+        make()
         check_same(place.read(), place.data, place.tokenizer)
-    for make in (os.mkdir, os.mkfifo):
-        file.rmdir() if file.is_dir() else file.unlink()
-        make(file)
-        assert place.read() is None
+    file.unlink()
+    os.mkfifo(file)
+    assert place.read() is None
     file.unlink()
     file.mkdir()
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, place.tokenizer)
-
-
-def test_changed_data_is_not_hidden_by_what_is_kept(place):
-    from bench.worker.setup import examples
-
+    assert place.read() is None
+    make()
+    # a cache that can't be written costs time alone
+    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "ids-sst-train.csv"))
     place.share()
-    assert len(examples(place.job)[""][0]) == 48
-    file = place.folder / "ids-sst-train.csv"
-    file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
-    with pytest.raises(ValueError, match="have changed since the cell was planned"):
-        examples(place.job)
+    make()
+    assert place.read() is None
 
 
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, monkeypatch):
+def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_notices_changed_data(
+    place, monkeypatch
+):
     """It makes those that are not there, or spoilt."""
     from bench.worker.setup import examples
 
@@ -186,15 +174,10 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, monkeypatch):
     file.write_bytes(file.read_bytes()[:1000])
     check_worker()
     check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
-    blocked = place.folder / "ids-sst-train.csv"
-    monkeypatch.setenv("MINBERT_CACHE", str(blocked))
-    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, place.tokenizer)
-    assert place.read() is None
+    file = place.folder / "ids-sst-train.csv"
+    file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
+    with pytest.raises(ValueError, match="have changed since the cell was planned"):
+        examples(place.job)
 
 
 def test_the_oldest_files_make_room(place, monkeypatch):
@@ -242,19 +225,18 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
     assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
 
 
-def test_lengths_are_those_of_uncut_texts(minilm, tmp_path, monkeypatch):
+def test_lengths_are_those_of_uncut_texts_and_of_each_text_of_a_pair_with_parts(
+    minilm, tmp_path, monkeypatch
+):
     monkeypatch.setattr(tokens, "_CHUNK", 100)
     tokenizer = Tokenizer.from_folder(minilm)
-    for data in (load_task("nyt", max_train=250), load_task("sts", write_folder(tmp_path))):
+    folder = write_folder(tmp_path)
+    for data in (load_task("nyt", max_train=250), load_task("sts", folder)):
         examples = data.train
         whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
         assert whole.cut.sum() == 0
         assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
-
-
-def test_a_task_with_parts_counts_each_text_by_itself(minilm, tmp_path):
-    data = load_data("multitask", write_folder(tmp_path))
-    tokenizer = Tokenizer.from_folder(minilm)
+    data = load_data("multitask", folder)
     sides = [side for part in data.parts.values() for side in part.train.split_pairs()]
     lengths = tokenizer.encode([t for side in sides for t in side.text_a], None, 512).lengths
     length, note = find_length(data, tokenizer, 512)
