@@ -14,7 +14,7 @@ from bench.plan.dataset import DataSpec
 from bench.results.facts import DataFacts, facts_of
 from minbert.data.tasks import Examples, Task, TaskData, load_task
 from minbert.data.words import padded
-from tests.bench.examples.tables import read_file
+from tests.bench.examples.tables import read_file, write_json_lines
 from tests.cs224n import relabel, write_folder
 
 
@@ -33,8 +33,11 @@ def folder(tmp_path):
     return folder
 
 
-def test_text_and_json_show_classes_findings_and_lengths(folder, capsys):
-    assert run("--task", "sst", folder) == 0
+def test_text_json_and_pages_show_classes_findings_and_lengths(
+    folder, tmp_path, capsys, monkeypatch
+):
+    reports = tmp_path / "reports"
+    assert run("--task", "sst", folder, "--reports", reports) == 0
     out, err = capsys.readouterr()
     assert "Source: mine. Task sst, single label, 5 classes with 16.7% to 20.8% of" in out
     assert "Dev texts in training: 1 in train and 1 in dev; --drop-leaks leaves them out." in out
@@ -42,16 +45,6 @@ def test_text_and_json_show_classes_findings_and_lengths(folder, capsys):
     assert "train 0 a good" in out  # the text itself
     assert "max_length 16 cuts " in out
     assert "tokens" not in err  # it takes no time, so no progress is shown
-    assert run("--task", "sst", folder, "--json") == 0
-    facts = DataFacts.model_validate_json(capsys.readouterr().out)
-    assert (facts.task, facts.source, facts.problem) == ("sst", "mine", "single_label")
-    assert (facts.train, facts.dev, facts.class_counts["negative"]) == (24, 12, (5, 3))
-    assert facts.checks.leaks.train == 1
-
-
-def test_pages_with_figures(folder, tmp_path):
-    reports = tmp_path / "reports"
-    assert run("--task", "sst", folder, "--reports", reports) == 0
     page, text = ((reports / f"data.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
     drawn = {path.stem for path in (reports / "data").iterdir()}
     assert drawn == {"classes", "findings", "lengths"}
@@ -60,14 +53,22 @@ def test_pages_with_figures(folder, tmp_path):
     assert "24 training and 12 dev examples, 3 findings" in text
     assert str(tmp_path) not in page + text
 
+    monkeypatch.setattr(module, "_SLOW", 36)
+    assert run("--task", "sst", folder, "--json") == 0
+    out, err = capsys.readouterr()
+    facts = DataFacts.model_validate_json(out)
+    assert (facts.task, facts.source, facts.problem) == ("sst", "mine", "single_label")
+    assert (facts.train, facts.dev, facts.class_counts["negative"]) == (24, 12, (5, 3))
+    assert facts.checks.leaks.train == 1
+    steps = [line.partition("] ")[2] for line in err.splitlines() if "] " in line]
+    assert steps == ["tokens", *STEPS], "progress is shown for many examples"
 
-def test_numbers_have_no_classes(tmp_path, capsys):
-    folder = write_folder(tmp_path / "mine", ["sts"])
-    assert run("--task", "sts", folder, "--reports", tmp_path / "reports") == 0
+    folder = write_folder(tmp_path / "numbers", ["sts"])
+    assert run("--task", "sts", folder, "--reports", tmp_path / "numbers") == 0
     out = capsys.readouterr().out
     assert "Task sts, regression." in out
     assert "Always predicting" not in out
-    assert not (tmp_path / "reports" / "data" / "classes.svg").exists()
+    assert not (tmp_path / "numbers" / "data" / "classes.svg").exists()
 
 
 def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, capsys):
@@ -95,14 +96,6 @@ def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, c
     assert (in_folds.new_entities, in_folds.most_new) == ("", ())
 
 
-def test_progress_is_shown_for_many_examples(folder, monkeypatch, capsys):
-    monkeypatch.setattr(module, "_SLOW", 36)
-    assert run("--task", "sst", folder) == 0
-    lines = capsys.readouterr().err.splitlines()
-    steps = [line.partition("] ")[2] for line in lines if "] " in line]
-    assert steps == ["tokens", *STEPS]
-
-
 def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     rows = [f"film {number},{'good' if number % 3 else 'bad'}" for number in range(40)]
@@ -120,18 +113,16 @@ def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
         run(tmp_path / "films.csv", "--write", tmp_path / "new" / "written")
 
 
-@pytest.mark.parametrize(
-    ("label", "other"), [('["x", "y"]', '["y"]'), ("2.5", "0.5")], ids=["several", "number"]
-)
+@pytest.mark.parametrize(("label", "other"), [(["x", "y"], ["y"]), (2.5, 0.5)])
 def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, label, other):
-    rows = [f'{{"text": "film {n}", "label": {label if n % 2 else other}}}' for n in range(40)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
-    data = read_file(tmp_path / "mine.jsonl")
+    labels = [label if number % 2 else other for number in range(40)]
+    texts = [f"film {number}" for number in range(40)]
+    path = write_json_lines(tmp_path / "mine.jsonl", {"text": texts, "label": labels})
+    data = read_file(path)
     task = Task("mine", data.spec.classes, problem_name=data.spec.problem or "")
     module._write(TaskData(task, data.examples, data.examples), tmp_path / "written")
     written = (tmp_path / "written" / "dev.jsonl").read_text().splitlines()
-    expected = [json.loads(label if n % 2 else other) for n in range(40)]
-    assert [json.loads(line)["label"] for line in written] == expected
+    assert [json.loads(line)["label"] for line in written] == labels
 
 
 @pytest.mark.parametrize(
