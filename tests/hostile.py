@@ -1,8 +1,5 @@
-"""What a file can hold that nobody meant to write, and what a reader owes to it.
-
-A reader gives a right answer or refuses with the project's InputError, in one line that names the
-file. Anything else, a traceback above all, is a fault. All draws are the same in every run.
-"""
+"""What a file can hold that nobody meant to write: a reader gives a right answer or refuses with
+InputError, in one line that names the file. All draws are the same in every run."""
 
 import copy
 from collections.abc import Callable
@@ -14,19 +11,19 @@ from hypothesis import strategies as st
 
 T = TypeVar("T")
 
-LONGEST_LINE: Final = 1200
-
 
 def examples(count: int) -> settings:
     """The settings of a property that is tried so often."""
-    usual = settings(derandomize=True, deadline=None, database=None)
-    return settings(usual, max_examples=count, suppress_health_check=[*HealthCheck])
+    return settings(
+        derandomize=True, deadline=None, database=None, max_examples=count,
+        suppress_health_check=[*HealthCheck],
+    )  # fmt: skip
 
 
 def check_line(line: str, named: Path | str) -> None:
     """Fail unless a refusal is one short line that can be printed and names the file."""
     assert line.isprintable(), line
-    assert len(line) < LONGEST_LINE, line
+    assert len(line) < 1200, line
     assert str(named) in line
 
 
@@ -141,16 +138,13 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
         to = min(len(data), at + draw(st.integers(0, 40)))
         other = draw(st.sampled_from(_PIECES) | st.binary(max_size=12))
         deed = draw(st.sampled_from(("overwrite", "insert", "drop", "double", "end")))
-        if deed == "end":
-            data = data[:at]
-        elif deed == "drop":
-            data = data[:at] + data[to:]
-        elif deed == "double":
-            data = data[:to] + data[at:to] + data[to:]
-        elif deed == "insert":
-            data = data[:at] + other + data[at:]
-        else:
-            data = data[:at] + other + data[at + len(other) :]
+        data = {
+            "overwrite": data[:at] + other + data[at + len(other) :],
+            "insert": data[:at] + other + data[at:],
+            "drop": data[:at] + data[to:],
+            "double": data[:to] + data[at:to] + data[to:],
+            "end": data[:at],
+        }[deed]
     return data
 
 
