@@ -78,14 +78,9 @@ NUMBERS: Final = (
 )  # fmt: skip
 
 _SCALARS: Final = (
-    st.none()
-    | st.booleans()
-    | st.sampled_from(NUMBERS)
-    | st.integers(-100, 100)
-    | st.floats()
-    | st.sampled_from(TEXTS)
-    | st.text(max_size=6)
-)
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.integers(-100, 100) | st.floats()
+    | st.sampled_from(TEXTS) | st.text(max_size=6)
+)  # fmt: skip
 JSON: Final = st.recursive(
     _SCALARS,
     lambda inner: (

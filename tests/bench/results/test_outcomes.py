@@ -78,12 +78,9 @@ def all_values(rows, values_of):
 
 @pytest.mark.parametrize(
     ("metric", "task", "most"),
-    [
-        ("accuracy", "movies", 30_000),
-        ("pearson", "movies-rating", 90_000),
-        ("overall", "multitask", 140_000),
-    ],
-)
+    [("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
+     ("overall", "multitask", 140_000)],
+)  # fmt: skip
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
@@ -191,7 +188,6 @@ def test_rebuild_keeps_outcomes_without_folders_and_writes_no_file_that_would_no
 @pytest.mark.parametrize(
     "changes",
     [{"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123}],
-    ids=["a try of a search", "failed", "of another score"],
 )
 def test_what_is_not_compared_has_no_outcomes(tmp_path, changes):
     runs = tmp_path / "runs.csv"
@@ -272,21 +268,15 @@ def test_predictions_of_other_examples_are_not_compared(tmp_path):
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
-RNG = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    ("columns", "labels", "unit"),
-    [
-        (11, (RNG.random((300, 11)) < 0.3).astype(np.int8), None),
-        (1, RNG.normal(size=300), (5.0, 2.0)),
-        (300, RNG.integers(0, 300, 300), None),
-    ],
-    ids=["labels", "numbers", "many classes"],
-)
-def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, columns, labels, unit):
-    outcome = outcome_of(RNG.normal(size=(300, columns)), labels, unit)
-    path = tmp_path / "one.safetensors"
+@pytest.mark.parametrize("kind", ["labels", "numbers", "many classes"])
+def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    columns, labels, unit = {
+        "labels": (11, (rng.random((300, 11)) < 0.3).astype(np.int8), None),
+        "numbers": (1, rng.normal(size=300), (5.0, 2.0)),
+        "many classes": (300, rng.integers(0, 300, 300), None),
+    }[kind]
+    outcome, path = outcome_of(rng.normal(size=(300, columns)), labels, unit), tmp_path / "one"
     write_outcomes(path, {"a/dev": outcome})
     back = read_outcomes(path)["a/dev"]
     assert np.array_equal(back.predicted, outcome.predicted)
@@ -298,13 +288,11 @@ def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, columns, labels, 
 def test_documents_are_stored_once_and_checked(tmp_path):
     tags = padded([[1, 2], [0], [1]])
     outcome = Outcome(tags, tags, digest_of(tags), documents=np.array([0, 1, 1], dtype=np.int32))
-    path = tmp_path / "one.safetensors"
+    path, name = tmp_path / "one.safetensors", f"a/dev/{outcome.examples}"
     write_outcomes(path, {"a/dev": outcome, "b/dev": outcome})
     with safe_open(path, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = file.metadata()
-    assert sum(name.startswith("documents/") for name in tensors) == 1
-    name = f"a/dev/{outcome.examples}"
+        tensors, notes = load_file(path), file.metadata()
+    assert sum(each.startswith("documents/") for each in tensors) == 1
     assert tensors[name].tolist() == [1, 2, 0, 1], "of words alone"
     assert tensors[name].dtype == np.int8
     tensors[name] = tags  # as older files have them
@@ -313,16 +301,16 @@ def test_documents_are_stored_once_and_checked(tmp_path):
         assert one.documents.tolist() == [0, 1, 1]
         assert one.predicted.tolist() == tags.tolist()
         assert one.predicted.dtype == tags.dtype
-    for words in ([1, 2, 0], [1, 2, 0, -1]):
-        of_words = tensors | {name: np.array(words, dtype=np.int8)}
-        save_file(of_words, path, metadata=notes)
-        with pytest.raises(ValueError, match="tags of other words"):
-            read_outcomes(path)
-    for wrong in ([0, 1], [0, 1, -1], [0.0, 1.0, 1.0]):
-        dtype = np.float32 if isinstance(wrong[0], float) else np.int32
-        tensors[f"documents/{outcome.examples}"] = np.array(wrong, dtype=dtype)
-        save_file(tensors, path, metadata=notes)
-        with pytest.raises(ValueError, match="documents of other examples"):
+    documents = f"documents/{outcome.examples}"
+    for changed, values, reason in (
+        (name, np.array([1, 2, 0], np.int8), "tags of other words"),
+        (name, np.array([1, 2, 0, -1], np.int8), "tags of other words"),
+        (documents, np.array([0, 1], np.int32), "documents of other examples"),
+        (documents, np.array([0, 1, -1], np.int32), "documents of other examples"),
+        (documents, np.array([0, 1, 1], np.float32), "documents of other examples"),
+    ):
+        save_file(tensors | {changed: values}, path, metadata=notes)
+        with pytest.raises(ValueError, match=reason):
             read_outcomes(path)
 
 
