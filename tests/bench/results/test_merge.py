@@ -95,29 +95,21 @@ def again(row):
     return row | {"train_s": round(row.train_s + 1, 3), "started_at": at, "finished_at": at}
 
 
-def test_disjoint_files_become_one_in_the_order_of_time(tmp_path, rows):
-    rows.sort(key=lambda row: row.finished_at)
-    files = [fill(tmp_path / str(i) / "runs.csv", rows[i::3]) for i in range(3)]
-    before = [path.read_bytes() for path in files]
-    to = tmp_path / "all" / "runs.csv"
-    counts, notes = merge(*reversed(files), to=to)
-    assert (counts, notes) == ({"rows": 9, "new": 9, "renumbered": 0}, "")
-    assert to.read_bytes() == record(NAMES) + b"".join(map(encode, rows))
-    check_complete(to, files)
-    assert before == [path.read_bytes() for path in files]
-    known = to.read_bytes()
-    assert merge(*files, to=to)[0]["new"] == 0
-    assert to.read_bytes() == known
-
-
 def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(tmp_path, rows):
     one = fill(tmp_path / "a.csv", rows[:5])
     two = fill(tmp_path / "b.csv", [*rows[3:5], again(rows[0]), again(rows[1]), *rows[5:]])
+    before = one.read_bytes(), two.read_bytes()
     for files in ((one, two), (two, one), (one, two, one, tmp_path / "." / "a.csv")):
-        to = tmp_path / f"{len(files)}{files[0].stem}.csv"
-        counts, _ = merge(*files, to=to)
-        assert counts == {"rows": 11, "new": 11, "renumbered": 2}
+        to = tmp_path / f"{len(files)}{files[0].stem}" / "runs.csv"
+        counts, notes = merge(*files, to=to)
+        assert (counts, notes) == ({"rows": 11, "new": 11, "renumbered": 2}, "")
         check_complete(to, files)
+        times = [row.finished_at for row in read_rows(to)]
+        assert times == sorted(times)
+        known = to.read_bytes()
+        assert merge(*files, to=to)[0]["new"] == 0
+        assert to.read_bytes() == known
+    assert before == (one.read_bytes(), two.read_bytes())
     extended = tmp_path / "3.csv"
     merge(one, to=extended)
     merge(to, extended, two, to=extended)
@@ -128,24 +120,20 @@ def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(
 
 def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
     """As of a run that was killed, or of a grid that trains the cell right now."""
-    source = fill(tmp_path / "a.csv", rows[:2])
+    source, to = fill(tmp_path / "a.csv", rows[:2]), tmp_path / "all.csv"
     (folder_of(source, rows[1]) / "row.json").unlink()
-    to = tmp_path / "all.csv"
-    for number in range(2):
-        begun = folder_of(to, rows[number])
-        begun.mkdir(parents=True)
-        (begun / "stdout.txt").write_text("own")
+    for row in rows[:2]:
+        folder_of(to, row).mkdir(parents=True)
+        (folder_of(to, row) / "stdout.txt").write_text("own")
     for _ in range(2):
         assert merge(source, to=to)[0]["rows"] == 2
         merged = read_rows(to)
         assert [row.attempt for row in merged] == [2, 2]
         for row in merged:
-            assert (
-                folder_of(to, row) / "stdout.txt"
-            ).read_text() == f"{row.started_at} {row.train_s}"
-            assert kept_row(folder_of(to, row)) == row
-            own = folder_of(to, replace(row, attempt=1))
-            assert [p.name for p in own.iterdir()] == ["stdout.txt"]
+            folder, own = folder_of(to, row), folder_of(to, replace(row, attempt=1))
+            assert (folder / "stdout.txt").read_text() == f"{row.started_at} {row.train_s}"
+            assert kept_row(folder) == row
+            assert [each.name for each in own.iterdir()] == ["stdout.txt"]
         to.unlink()  # killed before rows were written
     Store(to).append(rows[0])
     assert [row.attempt for row in read_rows(to) if row.cell_id == rows[0].cell_id] == [1]
