@@ -11,22 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.examples import tokens
-from bench.examples.tokens import (
-    TokenisedExamples,
-    auto_max_length,
-    find_length,
-    share_cut,
-    token_lengths,
-)
-from bench.executors.local import LocalExecutor
-from bench.grid.session import Session
-from bench.plan.gridfile import Axes, Grid, Settings
-from bench.plan.planning import Resolved, expand, plan
-from bench.results.store import Store, read_rows
+from bench.examples.tokens import auto_max_length, share_cut
+from bench.plan.planning import plan
+from bench.results.store import read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
 from minbert.data.tasks import for_search, load_data, load_task
 from minbert.data.tokenizer import Tokenizer
+from tests.bench import synthetic_rows
 from tests.bench.tiny_cells import job_of
 from tests.cs224n import write_folder
 from tests.experiments.faults.parent import stub_report
@@ -34,10 +26,9 @@ from tests.experiments.faults.setups import setup
 
 
 def cell_of(data, **changes):
-    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=8)
-    grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
-    resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
-    return replace(expand(grid, resolved)[0], **changes)
+    usual = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
+    usual |= {"max_length": 8, "batch_size": 8} | changes
+    return synthetic_rows.cell("head", None, None, "off", **usual)
 
 
 class Place:
@@ -58,6 +49,12 @@ class Place:
 
     def read(self):
         return tokens.read(self.cell, self.tokenizer, self.folder)
+
+    def make(self):
+        return tokens.make(self.data, self.cell, self.tokenizer, self.folder)
+
+    def check(self, pieces):
+        check_same(pieces, self.data, self.tokenizer)
 
 
 @pytest.fixture
@@ -90,9 +87,8 @@ def check_same(pieces, data, tokenizer, max_length=8):
 def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, minilm, task):
     place = Place(tmp_path, tiny_checkpoint, task)
     assert place.read() is None
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, tiny_checkpoint)
-    check_same(place.read(), place.data, tiny_checkpoint)
+    place.check(place.make())
+    place.check(place.read())
     data = load_task("movies", max_train=100, max_dev=20)  # embedded
     cell = replace(cell_of(data), max_train=100, max_dev=20)
     tokens.share(data, cell, minilm, None)
@@ -119,14 +115,10 @@ def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path,
     assert tokens.read(cell, place.tokenizer, place.folder) is None
     tokens.share(searched, cell, place.tokenizer, place.folder)
     check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
-    check_same(place.read(), place.data, place.tokenizer)
+    place.check(place.read())
 
 
 def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
-    def make():
-        made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-        check_same(made, place.data, place.tokenizer)
-
     file = place.share()
     whole = file.read_bytes()
     arrays, _ = mapped.read(file)
@@ -134,19 +126,19 @@ def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
     for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1] + b"\xff", others):
         file.write_bytes(content)
         assert place.read() is None
-        make()
-        check_same(place.read(), place.data, place.tokenizer)
+        place.check(place.make())
+        place.check(place.read())
     file.unlink()
     os.mkfifo(file)
     assert place.read() is None
     file.unlink()
     file.mkdir()
     assert place.read() is None
-    make()
+    place.check(place.make())
     # a cache that can't be written costs time alone
     monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "ids-sst-train.csv"))
     place.share()
-    make()
+    place.check(place.make())
     assert place.read() is None
 
 
@@ -158,8 +150,8 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_notices_changed_da
 
     def check_worker():
         sides = examples(place.job)[""]
-        both = (TokenisedExamples(side.texts[0], side.labels) for side in sides)
-        check_same({"": tuple(both)}, place.data, place.tokenizer)
+        both = (tokens.TokenisedExamples(side.texts[0], side.labels) for side in sides)
+        place.check({"": tuple(both)})
 
     with monkeypatch.context() as without:
         without.delitem(sys.modules, "minbert.data.tokenizer")
@@ -173,7 +165,7 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_notices_changed_da
         check_worker()
     file.write_bytes(file.read_bytes()[:1000])
     check_worker()
-    check_same(place.read(), place.data, place.tokenizer)
+    place.check(place.read())
     file = place.folder / "ids-sst-train.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
     with pytest.raises(ValueError, match="have changed since the cell was planned"):
@@ -197,20 +189,13 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     code = f"import os, sys; print(len(os.listdir({str(place.cache)!r}))); sys.exit(3)"
     models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
     inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
-    executor = LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code))
-    Session(
-        inputs=inputs,
-        executor=executor,
-        store=Store(csv),
-        reports=tmp_path / "reports",
-        keep=False,
-        timeout_s=None,
-        arguments=(),
-    ).run([plan([place.cell], [], stub.conditions.columns())])
+    worker = (sys.executable, "-S", "-c", code)
+    session = stub.session(csv, [stub.target("cpu")], worker, inputs=inputs)
+    session.run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
     [stdout] = tmp_path.glob("runs/*/stdout.txt")
     assert stdout.read_text(encoding="utf-8") == "1\n"
-    check_same(place.read(), place.data, place.tokenizer)
+    place.check(place.read())
 
 
 @settings(max_examples=200, deadline=None)
@@ -235,10 +220,10 @@ def test_lengths_are_those_of_uncut_texts_and_of_each_text_of_a_pair_with_parts(
         examples = data.train
         whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
         assert whole.cut.sum() == 0
-        assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
+        assert tokens.token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
     data = load_data("multitask", folder)
     sides = [side for part in data.parts.values() for side in part.train.split_pairs()]
     lengths = tokenizer.encode([t for side in sides for t in side.text_a], None, 512).lengths
-    length, note = find_length(data, tokenizer, 512)
+    length, note = tokens.find_length(data, tokenizer, 512)
     assert length == auto_max_length(lengths, 512)
     assert note == f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"
