@@ -77,19 +77,15 @@ def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, c
     train.write_text("Ann B-per\nBo I-per\n\nOslo B-loc\n\nAnn O\n")
     new = "".join("Ann B-per\n\n" * n + f"n{n} B-per\nm I-per\n\n" * n for n in range(1, 12))
     dev.write_text(f"Oslo B-per\n\nAnn B-per\nBo I-per\n\n{new}Oslo B-loc\n")
-    assert run(train, "--validation", dev, "--reports", tmp_path / "reports") == 0
-    out = capsys.readouterr().out
-    assert "Most frequent entities that dev has and training has not." in " ".join(out.split())
-    counts = [("Ann", 66), *((f"n{n} m", n) for n in range(11, 2, -1))]
-    expected = [("per", entity, str(count)) for entity, count in counts]
-    page = (tmp_path / "reports" / "data.md").read_text(encoding="utf-8")
-    for text, mark in ((out, r"  +"), (page, r" *\| *")):
-        rows = [tuple(filter(None, re.split(mark, line.strip()))) for line in text.splitlines()]
-        assert [row for row in rows if row in expected] == expected
-        assert not re.search("n[12] m", text)
+    expected = [("per", "Ann", 66), *(("per", f"n{n} m", n) for n in range(11, 2, -1))]
+    assert run(train, "--validation", dev) == 0
+    lines = [tuple(re.split("  +", line.strip())) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line[0] == "per" and line[-1].isdigit()][-10:] == [
+        (kind, entity, str(count)) for kind, entity, count in expected
+    ]
     assert run(train, "--validation", dev, "--json") == 0
     facts = DataFacts.model_validate_json(capsys.readouterr().out)
-    assert facts.most_new == tuple(("per", *pair) for pair in counts)
+    assert [*facts.most_new] == expected
     whole = Examples(("Ann", "Oslo"), None, padded([[1], [3]]))
     task = Task("of-folds", ("O", "B-per", "I-per", "B-loc"), problem_name="token_classification")
     in_folds = facts_of(TaskData(task, whole, whole.taken([])), checks=facts.checks)

@@ -5,8 +5,7 @@ import math
 from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
 from bench.plan.columns import LARGEST
-from bench.report.cells import failures_table
-from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, failed_row
 
 MINUTE = 60.0
 SHORT = "left out: predicted to take {} min, and 3 of the budget of 90 min are left"
@@ -102,19 +101,3 @@ def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_
     assert second.startswith("to run again what ended skipped: ")
     counts = to_run_again({"ok": 3, "skipped": 4}, [], left_out=4)
     assert len(how_to_go_on([], counts)) == 1
-
-
-def test_cells_that_were_left_out_are_one_line_of_the_failures():
-    rows = synthetic_rows(68)
-    many = [left_out(seed=seed) for seed in range(1, 301)]
-    heading, table = failures_table([*rows, *many])
-    assert "303 of 368 runs did not end ok" in heading
-    assert "300 skipped" in heading
-    assert len(table.rows) == table.total == 4
-    what, status, why = table.rows[0]
-    assert what == "full fp32, seed 1, and 299 other runs left out"
-    assert status == "skipped"
-    assert why.startswith("left out: predicted to take 12 min")
-    assert {row[1] for row in table.rows[1:]} == {"oom", "timeout", "crashed"}
-    _, table = failures_table([left_out()])
-    assert [row[0] for row in table.rows] == ["full fp32, seed 0"]
