@@ -236,7 +236,9 @@ def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path):
     assert read_file(path).examples.text_a == ('a "so"\nb', "b")
 
 
-def test_csv_needs_no_heavy_library(tmp_path):
+def test_csv_needs_no_heavy_library_and_an_error_says_how_to_install_the_extra(
+    tmp_path, monkeypatch
+):
     path = write_csv(tmp_path / "train.csv", TOPICS)
     code = (
         "import sys\nfrom bench.examples.reading import read\n"
@@ -245,9 +247,6 @@ def test_csv_needs_no_heavy_library(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     for module in ("pyarrow.parquet", "datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "d.parquet").touch()

@@ -80,6 +80,13 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert():
     ):  # fmt: skip
         assert ABOUT[name].values == tuple(known), name
     assert checks.MSE == MSE
+    assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
+    assert TASKS[MULTITASK].metric == OVERALL
+    for part in PARTS:
+        assert columns.most_encoders([part, "sst"]) == len(DECLARED["cs224n"][part]["texts"])
+    correlated = {part for part in PARTS if TASKS[part].kind == "regression"}
+    assert correlated == set(columns.CORRELATED)
+    assert columns.VALUES["task_order"] == tuple(MIXINGS)
 
 
 def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
@@ -234,22 +241,21 @@ def cells_of(parts, grid="paper-final"):
     return expand(gridfile.load(grid), resolved)
 
 
-def test_names_are_those_of_the_task():
-    assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
-    assert TASKS[MULTITASK].metric == OVERALL
-    for part in PARTS:
-        assert columns.most_encoders([part, "sst"]) == len(DECLARED["cs224n"][part]["texts"])
-    assert {part for part in PARTS if TASKS[part].kind == "regression"} == set(columns.CORRELATED)
-    assert columns.VALUES["task_order"] == tuple(MIXINGS)
-
-
-def test_settings_by_part_have_one_order_and_come_back():
+def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are_there():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
     assert parse_parts(format_parts(values)) == values
     for text in ("", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"):
         with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
             parse_parts(text)
+    (cell, *_) = cells_of(("sst", "quora"))
+    assert cell.task_rates == "quora=5 sst=4"
+    assert cell.regression_loss is None
+    for parts in (("sst",), ("quora", "sts")):
+        assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
+    for other in cells_of((), "smoke"):
+        found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
+        assert found == (None,) * 4, "of another task"
 
 
 def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
@@ -273,17 +279,6 @@ def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
         end = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
         assert 0 <= end.low <= end.value + 1e-9
         assert end.value - 1e-9 <= end.high <= 1
-
-
-def test_settings_are_of_the_parts_that_are_there():
-    (cell, *_) = cells_of(("sst", "quora"))
-    assert cell.task_rates == "quora=5 sst=4"
-    assert cell.regression_loss is None
-    for parts in (("sst",), ("quora", "sts")):
-        assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
-    for other in cells_of((), "smoke"):
-        found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
-        assert found == (None,) * 4, "of another task"
 
 
 def test_cells_that_ran_before_there_were_parts_keep_their_ids():

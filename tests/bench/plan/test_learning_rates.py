@@ -145,6 +145,9 @@ def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
     assert len({cell.learning_rate for cell in tuned}) == 1
     for others in ({"alpha": 128.0}, {"use_rslora": "on"}, {"mode": "vera"}):
         assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
+    for cells, amp in ((CELLS, "bf16"), ([c for c in CELLS if c.amp == "off"], "off")):
+        first = next(Search(cells, "d2", lambda cell: None).rounds())
+        assert {cell.amp for cell in first} == {amp}, "that of the cells where any has it"
 
 
 def test_lower_ranks_are_searched_where_the_best_rate_exceeds_the_default():
@@ -173,9 +176,3 @@ def test_a_rank_that_fails_leaves_the_search_to_the_next_lower_one():
     assert [{cell.rank for cell in each} for each in runs.run(search)] == [{64}, {8}, {1}]
     assert search.statuses(ranks[0]) == ("oom",) * 3
     assert len([*runs.search(ranks, "another digest").rounds()]) == 1, "without rows it ends"
-
-
-def test_amp_is_that_of_the_cells_where_any_has_it():
-    for cells, amp in ((CELLS, "bf16"), ([c for c in CELLS if c.amp == "off"], "off")):
-        first = next(Search(cells, "d2", lambda cell: None).rounds())
-        assert {cell.amp for cell in first} == {amp}

@@ -13,9 +13,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.report.render import render
-from bench.results import outcomes, predictions
+from bench.results import outcomes
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
-from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
+from bench.results.predictions import (
+    first_of,
+    keep_outcomes,
+    kept_predictions,
+    outcome_of,
+    values_from,
+)
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
@@ -45,13 +51,6 @@ def made(metric, rng):
     logits = (targets + 2 * rng.normal(size=EXAMPLES)).astype(np.float32)
     score = float(np.corrcoef(logits.astype(float), targets.astype(float))[0, 1])
     return {"logits": logits[:, None], "labels": targets}, score
-
-
-def test_examples_are_told_by_the_type_and_the_order_of_all_their_labels():
-    labels = np.array([0, 1, 2])
-    others = labels[::-1], labels[:2], labels.astype(np.int32), labels.view(np.float64)
-    assert len({digest_of(one) for one in (labels, *others)}) == 5
-    assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
 
 
 def fill(runs, metric="accuracy", count=68, **settings):
@@ -114,12 +113,12 @@ def test_a_report_without_folders_says_the_same_but_for_calibration(tmp_path, un
     assert "the predictions of the cells are not known" in "".join(sections())
 
 
-def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
-    runs = tmp_path / "runs.csv"
-    [row] = fill(runs, count=1)
+def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_own_rows(tmp_path):
+    runs, other_runs = tmp_path / "a.csv", tmp_path / "b.csv"
+    [row], [other] = fill(runs, count=1), fill(other_runs, count=1)
     keep_outcomes(runs, [row])
     of_file = kept_values(runs, no_note)([row])
-    [path] = (tmp_path / "runs").glob("*/predictions.safetensors")
+    [path] = (tmp_path / "a").glob("*/predictions.safetensors")
     tensors = load_file(path)
     right, wrong = int(of_file.argmax()), int(of_file.argmin())
     swapped = tensors["logits"].copy()
@@ -128,26 +127,22 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
     save_file(tensors | {"logits": swapped}, path)
     values = kept_values(runs, no_note)([row])
     assert (values[right], values[wrong]) == (0.0, 1.0)
-    save_file(tensors | {"logits": -tensors["logits"]}, path)  # another score than the row's
+    negated = tensors | {"logits": -tensors["logits"]}
+    save_file(negated, path)  # another score than the row's
     assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
     path.write_bytes(b"torn")
     assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
 
-
-def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path):
-    one, two = tmp_path / "a.csv", tmp_path / "b.csv"
-    [row], [other] = fill(one, count=1), fill(two, count=1)
+    outcomes_file(runs).unlink()
+    save_file(tensors, path)
     [path] = (tmp_path / "b").glob("*/predictions.safetensors")
-    tensors = load_file(path)
-    save_file(tensors | {"logits": -tensors["logits"]}, path)
+    save_file(negated, path)
     score = float((tensors["logits"].argmin(axis=1) == tensors["labels"]).mean())
     other |= {"code_version": "0.2.0", "dev_score": score}
     assert row.row_key == other.row_key
-    values_of = predictions.values_from(
-        first_of([kept_predictions(runs, no_note) for runs in (one, two)])
-    )
+    sources = first_of([kept_predictions(path, no_note) for path in (runs, other_runs)])
     for each in (row, other):
-        assert values_of([each]).mean() == pytest.approx(each["dev_score"])
+        assert values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
 
 
 def rebuilt(runs):
@@ -161,6 +156,11 @@ def test_rebuild_keeps_outcomes_without_folders_and_writes_no_file_that_would_no
 ):
     runs = tmp_path / "runs.csv"
     path, rows = outcomes_file(runs), fill(runs, count=3)
+    for other in (
+        {"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123},
+    ):  # fmt: skip
+        assert keep_outcomes(runs, [rows[0], rows[1] | other]) == 1, "it is not compared"
+    path.unlink()
     keep_outcomes(runs, rows[:1])
     before = path.read_bytes()
     with monkeypatch.context() as limited:
@@ -183,17 +183,6 @@ def test_rebuild_keeps_outcomes_without_folders_and_writes_no_file_that_would_no
     shutil.rmtree(tmp_path / "runs")
     assert "outcomes" not in rebuilt(runs)[0]
     assert None not in all_values(rows, kept_values(runs, no_note))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123}],
-)
-def test_what_is_not_compared_has_no_outcomes(tmp_path, changes):
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=2)
-    rows[0] |= changes
-    assert keep_outcomes(runs, rows) == 1
 
 
 def without_labels(tensors):
@@ -283,6 +272,10 @@ def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, kind):
     assert np.array_equal(back.labels, outcome.labels)
     assert back.logits is None
     assert (back.problem, back.in_unit) == (outcome.problem, outcome.in_unit)
+    labels = np.array([0, 1, 2])
+    others = labels[::-1], labels[:2], labels.astype(np.int32), labels.view(np.float64)
+    assert len({digest_of(one) for one in (labels, *others)}) == 5, "by type and order of all"
+    assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
 
 
 def test_documents_are_stored_once_and_checked(tmp_path):

@@ -98,15 +98,6 @@ def test_scores_of_numbers_and_of_several_labels_are_those_of_the_library():
     })  # fmt: skip
 
 
-def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher():
-    x, noise = random().normal(size=(2, 4000))
-    y = 0.6 * x + 0.8 * noise
-    values = predictions.values_for("pearson", x[:, None], y)
-    correlation = np.corrcoef(x, y)[0, 1]
-    assert values.mean() == pytest.approx(correlation, abs=1e-12)
-    assert values.std() == pytest.approx(1 - correlation**2, rel=0.1)
-
-
 def test_a_class_without_dev_examples_has_no_curve_of_its_own():
     outcome = of_classes(4, 6)
     areas = [
@@ -205,8 +196,14 @@ def test_logits_that_do_not_fit_the_labels_are_refused(labels):
         outcome_of(np.zeros((2, 3)), labels, None)
 
 
-def test_of_a_mean_over_parts_mean_and_variance_are_exact():
+def test_means_are_exact_and_so_is_the_spread_of_a_correlation_and_of_a_mean_over_parts():
     rng = random()
+    x, noise = rng.normal(size=(2, 4000))
+    y = 0.6 * x + 0.8 * noise
+    values, correlation = predictions.values_for("pearson", x[:, None], y), np.corrcoef(x, y)[0, 1]
+    assert values.mean() == pytest.approx(correlation, abs=1e-12)
+    assert values.std() == pytest.approx(1 - correlation**2, rel=0.1), "as of Fisher's z"
+
     parts = [rng.random(30), (rng.random(400) < 0.3).astype(float), rng.normal(2.0, 1.0, 90)]
     values = predictions.mean_of_parts(parts)
     assert len(values) == 520

@@ -342,16 +342,6 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_p
         os.umask(before)
 
 
-def test_cells_have_folders_beside_the_csv():
-    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
-    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
-    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
-    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
-        with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
-
-
 def test_reading_100_000_rows(benchmark, tmp_path):
     path = tmp_path / "runs.csv"
     texts = (
@@ -363,17 +353,33 @@ def test_reading_100_000_rows(benchmark, tmp_path):
     assert len(rows) == 100_000
 
 
-LATER = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
+def test_cells_have_folders_beside_the_csv():
+    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
+    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
+    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
+    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
+    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
+        with pytest.raises(ValueError, match="folder"):
+            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
+
+
+def write_older(path, schema, names, **values):
+    """A file of an older schema, with these columns, and its rows in this one."""
+    rows = list(synthetic_rows(3))
+    lines = [
+        {name: format_value(row[name]) for name in names} | {"schema": str(schema), **values}
+        for row in rows
+    ]
+    path.write_bytes(b"".join(map(record, (names, *(line.values() for line in lines)))))
+    return rows
 
 
 def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     path = tmp_path / "runs.csv"
-    names = [name for name in NAMES if name not in LATER]
-    older = (row | {"schema": 1} for row in synthetic_rows(3))
-    lines = (record(format_value(row[name]) for name in names) for row in older)
-    path.write_bytes(record(names) + b"".join(lines))
+    later = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
+    written = write_older(path, 1, [name for name in NAMES if name not in later])
     rows = read_rows(path)
-    assert [row.cell_id for row in rows] == [row.cell_id for row in synthetic_rows(3)]
+    assert [row.cell_id for row in rows] == [row.cell_id for row in written]
     read = {(row.schema, row.head, row.schedule, row.repeat) for row in rows}
     assert read == {(SCHEMA, "linear", "linear", 1)}
     assert rows[0].imports_anon_mib is None
@@ -385,16 +391,9 @@ def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     assert rebuild(path) == (3, 0, [])
     assert Store(path).rows == rows
     Store(path).append(rows[0])
-
-
-def test_columns_of_an_older_file_may_be_in_another_order(tmp_path):
-    path, rows = tmp_path / "runs.csv", list(synthetic_rows(3))
-    names = [*(name for name in NAMES if name != "tf32"), "tf32"]  # which was a condition
-    lines = [
-        {n: format_value(row[n]) for n in names} | {"tf32": "", "schema": "13"} for row in rows
-    ]
-    path.write_bytes(b"".join(record(line) for line in (names, *(each.values() for each in lines))))
-    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in rows]
+    # when tf32 was a condition, its column was in another place
+    written = write_older(path, 13, [*(name for name in NAMES if name != "tf32"), "tf32"], tf32="")
+    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in written]
     assert [(r.cell_id, r.tf32, r.threads, r.code_version) for r in read_rows(path)] == same
     with pytest.raises(InputError, match=r"their order differs\); python -m bench\.rebuild"):
         Store(path).append(rows[0])
