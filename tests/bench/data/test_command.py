@@ -125,14 +125,12 @@ def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, la
     ("arguments", "message"),
     [
         (("--task", "movies", "--write", "/dev/null/folder"), "can't be written"),
-        (("--task", "sst"), "needs --data DIR"),
-        (("--task", "sst", "nowhere"), "nowhere"),
+        (("--task", "sst"), "needs --data DIR"), (("--task", "sst", "nowhere"), "nowhere"),
         (("--task", "none"), "no task is called 'none'"),
         (("--task", "multitask", "."), "has parts; take one of sst, quora, sts"),
-        (("--model", "./nowhere"), "there is no folder"),
-        (("--reports", "/dev/null"), "is a file"),
+        (("--model", "./nowhere"), "there is no folder"), (("--reports", "/dev/null"), "is a file"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line(arguments, message):
     with pytest.raises(BAD_INPUT, match=message) as caught:
         run(*arguments)

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from itertools import chain, product
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -51,21 +51,22 @@ def test_numbers_and_several_labels_conflict_too():
         assert (counts(found), found.shown) == ((1, 1), (shown,))
 
 
+SENTENCES = ("it’s — well", "Größe", "naïve")
+WRONGLY_DECODED = [
+    *(text.encode().decode("cp1252") for text in SENTENCES),
+    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
+    "ï»¿first",
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("replacement characters", "caf\ufffd"),
-        *(
-            ("UTF-8 read as Latin-1", text.encode().decode(encoding))
-            for text, encoding in product(("it’s — well", "Größe", "naïve"), ("cp1252", "latin-1"))
-        ),
-        ("UTF-8 read as Latin-1", "привет".encode().decode("latin-1")),
-        ("UTF-8 read as Latin-1", "so 😀".encode().decode("latin-1")),
-        ("UTF-8 read as Latin-1", "ï»¿first"),
+        ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
         *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
-        ("lone surrogates", "a\udce9"),
+        *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
     ],
-)
+)  # fmt: skip
 def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found = check(data([("fine", 0), (text, 1), (" \t", 0)], [("good", 1), ("", 1), ("\n", 1)]))
     assert counts(found.encoding[kind]) == (1, 0)

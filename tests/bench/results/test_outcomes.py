@@ -1,7 +1,6 @@
 """Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.report.render import render
+from bench.report.render import report
 from bench.results import outcomes
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
 from bench.results.predictions import (
@@ -91,26 +90,16 @@ def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, m
     assert all_values(rows, kept_values(runs, no_note)) == before
 
 
-def test_a_report_without_folders_says_the_same_but_for_calibration(tmp_path, undrawn):
+def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=4)
-
-    def sections():
-        results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
-        render(results, tmp_path / "out")
-        text = (tmp_path / "out" / "index.html").read_text("utf-8")
-        return re.split(r"<(?:section|details)\b", text)[1:]
-
-    with_folders = sections()
     keep_outcomes(runs, rows)
     shutil.rmtree(tmp_path / "runs")
-    without = sections()
-    [changed] = [part for part in without if part not in with_folders]
-    assert "calibration, since the logits" in changed
-    assert len(without) == len(with_folders) - 1, "calibration takes logits"
-    assert "Scores are compared example by example: the predictions of all" in "".join(without)
-    outcomes_file(runs).unlink()
-    assert "the predictions of the cells are not known" in "".join(sections())
+    for known in ("the predictions of all cells are", "the predictions of the cells are not"):
+        results = as_results(rows, predictions_of=kept_predictions(runs, no_note))
+        sections = {section.anchor: section for section in report(results)["sections"]}
+        assert f"{known} known" in sections["tradeoff"].lines[0]
+        outcomes_file(runs).unlink(missing_ok=True)
 
 
 def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_own_rows(tmp_path):
