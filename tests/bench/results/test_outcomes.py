@@ -12,15 +12,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.report.render import report
-from bench.results import outcomes
+from bench.results import outcomes, predictions
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
-from bench.results.predictions import (
-    first_of,
-    keep_outcomes,
-    kept_predictions,
-    outcome_of,
-    values_from,
-)
+from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
@@ -131,7 +125,7 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_
     assert row.row_key == other.row_key
     sources = first_of([kept_predictions(path, no_note) for path in (runs, other_runs)])
     for each in (row, other):
-        assert values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
+        assert predictions.values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
 
 
 def rebuilt(runs):

@@ -8,14 +8,8 @@ from safetensors.numpy import save_file
 
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
-from bench.results.row import (
-    keep_row,
-    kept_row,
-    measured_row,
-    not_learned,
-    score_interval,
-    step_times,
-)
+from bench.results import row as rows
+from bench.results.row import keep_row, kept_row, measured_row, not_learned, score_interval
 from bench.stats.steptimes import replay_times
 from minbert.data.metrics import micro_f1
 from tests.bench.synthetic_rows import HERE, new_row
@@ -76,9 +70,9 @@ def test_times_that_did_not_settle_are_flagged(tmp_path, passes, settled):
 
 
 def test_a_long_training_shows_its_own_times(tmp_path):
-    assert step_times(tmp_path) == ({}, True)
+    assert rows.step_times(tmp_path) == ({}, True)
     steps_file(tmp_path, [40.0] * 95)
-    assert step_times(tmp_path) == ({}, True), "a short one without a panel has none"
+    assert rows.step_times(tmp_path) == ({}, True), "a short one without a panel has none"
     steps_file(tmp_path, [90.0] * 8 + [40.0, 41.0] * 60)
     row = row_of(tmp_path)
     assert row["ms_per_1k_tokens"] == pytest.approx(40.5 / 400 * 1000)

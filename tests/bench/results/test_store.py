@@ -22,8 +22,6 @@ from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import Store, cell_folder, cells_folder
 from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 
-ROOT = Path(__file__).parents[3]
-
 
 def row(number=0, **values):
     ids = {"cell_id": f"cell{number}", "conditions_id": "here", "attempt": 1, "status": "ok"}

@@ -14,8 +14,6 @@ from bench.results.tracking import TRACKERS, Tracker, main
 from tests.bench.synthetic_rows import synthetic_rows, write_rows
 from tests.components import COMPONENTS, need
 
-STEPS = "step,ms,loss\n1,20.5,1.4\n2,21.0,1.25\n"
-EPOCHS = "epoch,train_loss,train_score,dev_score\n1,1.3,,0.5\n"
 FIGURES = Figures(
     forms=(Form(name="onnx", format="onnx", size_mb=90.5, one_ms=5.25),),
     metric="accuracy", examples=10, machine="Xeon", threads=2, at="2026-11-20T10:00:00Z",
@@ -31,8 +29,8 @@ def results(tmp_path, monkeypatch):
     write_rows(path, rows)
     folder = folder_of(path, rows[0])
     folder.mkdir(parents=True)
-    (folder / "steps.csv").write_text(STEPS)
-    (folder / "epochs.csv").write_text(EPOCHS)
+    (folder / "steps.csv").write_text("step,ms,loss\n1,20.5,1.4\n2,21.0,1.25\n")
+    (folder / "epochs.csv").write_text("epoch,train_loss,train_score,dev_score\n1,1.3,,0.5\n")
     EXPORTS.update(path, rows[0].cell_id, lambda _: FIGURES)
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "report.md").write_text("# the report")
