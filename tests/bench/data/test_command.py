@@ -33,9 +33,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_text_json_and_pages_show_classes_findings_and_lengths(
-    folder, tmp_path, capsys, monkeypatch
-):
+def test_text_json_and_pages_show_what_is_in_the_data(folder, tmp_path, capsys, monkeypatch):
     reports = tmp_path / "reports"
     assert run("--task", "sst", folder, "--reports", reports) == 0
     out, err = capsys.readouterr()

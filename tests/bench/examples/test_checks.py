@@ -156,9 +156,7 @@ def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand():
     assert min(expected["near_duplicates"] + expected["near_leaks"]) > 0
 
 
-def test_of_many_texts_near_duplicates_are_searched_on_a_sample_and_not_among_all_that_are_alike(
-    monkeypatch,
-):
+def test_of_many_or_equal_texts_near_duplicates_are_searched_on_a_sample(monkeypatch):
     monkeypatch.setattr(checks, "SAMPLE", 40)
     train = [(f"text {number} {number * number}", 0) for number in range(100)]
     found = check(data([*train, (LONG, 0)], [("one", 0), (LONG, 1)]))

@@ -157,9 +157,7 @@ def test_columns_are_inferred(tmp_path):
         assert ("columns not used: `note`, `date`" in data.notes) == ("note" in columns)
 
 
-def test_named_classes_keep_their_order_and_one_that_only_validation_has_is_refused_unless_given(
-    tmp_path,
-):
+def test_named_classes_keep_their_order_and_one_of_validation_alone_is_refused(tmp_path):
     need_data()
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -236,9 +234,7 @@ def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path):
     assert read_file(path).examples.text_a == ('a "so"\nb', "b")
 
 
-def test_csv_needs_no_heavy_library_and_an_error_says_how_to_install_the_extra(
-    tmp_path, monkeypatch
-):
+def test_csv_needs_no_library_and_other_formats_say_what_to_install(tmp_path, monkeypatch):
     path = write_csv(tmp_path / "train.csv", TOPICS)
     code = (
         "import sys\nfrom bench.examples.reading import read\n"

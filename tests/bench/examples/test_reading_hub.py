@@ -67,9 +67,7 @@ REASONS = {
 }
 
 
-def test_a_set_is_read_at_its_revision_and_again_without_a_network_or_a_line_says_what_is_wrong(
-    hub, tmp_path
-):
+def test_a_set_is_read_at_its_revision_and_offline_or_a_line_says_what_is_wrong(hub, tmp_path):
     def read(url, *specs, **environment):
         """Reads in a process of its own; a spec is a path and a configuration."""
         named = [{"path": f"hub:user/{path}", "config": config} for path, config in specs]

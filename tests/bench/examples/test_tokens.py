@@ -142,9 +142,7 @@ def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
     assert place.read() is None
 
 
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_notices_changed_data(
-    place, monkeypatch
-):
+def test_a_worker_needs_no_tokenizer_and_notices_changed_data(place, monkeypatch):
     """It makes those that are not there, or spoilt."""
     from bench.worker.setup import examples
 
@@ -210,9 +208,7 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
     assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
 
 
-def test_lengths_are_those_of_uncut_texts_and_of_each_text_of_a_pair_with_parts(
-    minilm, tmp_path, monkeypatch
-):
+def test_lengths_are_those_of_uncut_texts_alone_or_in_parts(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", 100)
     tokenizer = Tokenizer.from_folder(minilm)
     folder = write_folder(tmp_path)

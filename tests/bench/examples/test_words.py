@@ -154,12 +154,6 @@ def test_a_type_that_training_lacks_is_refused(tmp_path):
     assert read_test(spec)[0].labels.tolist() == [[0, 1]]
 
 
-def test_a_table_in_a_tsv_stays_one(tmp_path):
-    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
-    data = read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv")
-    assert data.spec.problem == "single_label"
-
-
 UNIVERSAL = """# sent_id = 1
 1-2	don't	_	_	_	_	_	_	_	_
 1	do	do	AUX	_	_	0	root	_	_
@@ -259,7 +253,7 @@ def test_words_are_those_of_an_exported_model():
     assert [match.span() for match in WORD.finditer(text)] == words_in(text)
 
 
-def test_other_json_is_read_as_before(tmp_path):
+def test_other_json_and_tables_are_read_as_before(tmp_path):
     records = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": ["x"]}]
     assert annotated(write(tmp_path, "a.jsonl", records)).columns == ("text", "label")
     table = annotated(write(tmp_path, "a.json", records))
@@ -267,3 +261,5 @@ def test_other_json_is_read_as_before(tmp_path):
     (tmp_path / "b.json").write_text("[1, 2")
     with pytest.raises(InputError, match="begins as an array of JSON and is none"):
         annotated(tmp_path / "b.json")
+    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
+    assert read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv").spec.problem == "single_label"

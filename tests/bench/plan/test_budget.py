@@ -53,6 +53,9 @@ def test_a_cell_fits_that_takes_no_longer_than_what_is_left():
     first, second = how_to_go_on([], {"ok": 1}, budget=budget)
     assert first == "3 cells were left out for the budget of 10 min"
     assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
+    assert that_fit(100.0, [60.0, 50.0, None, 40.0, 1.0]) == [True, False, None, True, False]
+    assert that_fit(float("inf"), [1e12, None]) == [True, None]
+    assert that_fit(100.0, [60.0, 50.0, None, 45.0, 41.0], 2) == [True, True, None, True, False]
 
 
 def left_out(**changes):
@@ -73,12 +76,6 @@ def test_a_reason_is_recorded_once_and_covers_no_result():
     assert not needs_no_row(bigger, why)
     assert needs_no_row(bigger, other)
     assert not needs_no_row(left_out(), other)
-
-
-def test_cells_fit_one_after_the_other():
-    assert that_fit(100.0, [60.0, 50.0, None, 40.0, 1.0]) == [True, False, None, True, False]
-    assert that_fit(float("inf"), [1e12, None]) == [True, None]
-    assert that_fit(100.0, [60.0, 50.0, None, 45.0, 41.0], 2) == [True, True, None, True, False]
 
 
 def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():

@@ -118,9 +118,7 @@ def test_a_typo_is_one_line_that_says_where(one):
 
 
 def parsed(text):
-    return hostile.answer(
-        lambda: gridfile.parse(text, "mine.toml", "mine"), InputError, "mine.toml: "
-    )
+    return hostile.answer(lambda: gridfile.parse(text, "x.toml", "x"), InputError, "x.toml: ")
 
 
 TOML = st.recursive(

@@ -133,9 +133,7 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats():
 def test_cell_id_follows_what_determines_a_result_and_not_labels():
     """Nor settings that came later, at the value that older cells had."""
     cell = cells_of("smoke")[0]
-    multitask = replace(
-        cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b"
-    )
+    parts = replace(cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b")
     labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
     usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
              "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
@@ -149,7 +147,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
         {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8},
     ):  # fmt: skip
-        assert replace(multitask, **change).cell_id != multitask.cell_id, change
+        assert replace(parts, **change).cell_id != parts.cell_id, change
 
 
 def test_selection_keeps_cells_whose_axes_match():
@@ -312,9 +310,7 @@ OF_TRIED = [row_of(cell, "ok", **THERE) for cell in TRIED]
         )),
     ],
 )  # fmt: skip
-def test_a_score_of_another_machine_will_do_once_costs_are_measured_here(
-    rows, cells, options, expected
-):
+def test_a_score_from_elsewhere_will_do_once_costs_are_measured(rows, cells, options, expected):
     """Of the same software, unless the cell failed here, is asked for or lacks a fresh result."""
     planned = plan(cells, rows, MINE, **options)
     for item in planned:
@@ -412,9 +408,7 @@ def test_each_model_is_given_rates_of_its_own():
     assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
 
 
-def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
-    tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch
-):
+def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch):
     copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
     models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
     assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}

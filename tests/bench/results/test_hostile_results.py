@@ -211,9 +211,7 @@ def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     | st.sampled_from([*STATUSES, *FLAGS, "lora", "attn", "bf16", "0", "-1", " 1", "1.0", "0x1"]),
     words=st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1]),
 )
-def test_a_field_is_read_as_it_is_written_or_named_and_no_spreadsheet_computes_it(
-    tmp_path, name, text, words
-):
+def test_a_field_is_read_as_written_and_no_spreadsheet_computes_it(tmp_path, name, text, words):
     path = put_text(tmp_path / "runs.csv", name, text)
     try:
         (row,) = read_rows(path, silent)

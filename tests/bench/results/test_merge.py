@@ -70,9 +70,8 @@ def check_complete(to, sources):
         assert kept_row(folder).row_key == row.row_key
         assert content(kept_row(folder)) == content(row)
         assert (folder / "stdout.txt").read_text() == f"{row.started_at} {row.train_s}"
-        np.testing.assert_array_equal(
-            stored[outcome_key(row, "")].predicted, outcome(row).predicted
-        )
+        of_row = stored[outcome_key(row, "")].predicted
+        np.testing.assert_array_equal(of_row, outcome(row).predicted)
     assert len(stored) == len(rows)
     assert sorted(p.name for p in cells_folder(to).iterdir() if p.is_dir()) == sorted(
         folder_of(to, row).name for row in rows

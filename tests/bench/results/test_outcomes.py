@@ -134,9 +134,7 @@ def rebuilt(runs):
     return json.loads(done.stdout), done.stderr
 
 
-def test_rebuild_keeps_outcomes_without_folders_and_writes_no_file_that_would_not_be_read(
-    tmp_path, monkeypatch
-):
+def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, monkeypatch):
     runs = tmp_path / "runs.csv"
     path, rows = outcomes_file(runs), fill(runs, count=3)
     for other in (

@@ -12,14 +12,17 @@ def row(**changes):
     return planned_row(cell("full", None, None, "off")) | measured | changes
 
 
-def test_overhead_is_what_is_neither_training_nor_evaluation():
+def test_overhead_is_what_is_neither_training_nor_evaluation_and_shares_add_up():
     assert overhead_s(row()) == pytest.approx(8)
     found = times_of([row(), row(train_s=60.0)])
     assert (found.cells, found.train_s, found.eval_s) == (2, 140, 24)
     assert (found.startup_s, found.rest_s, found.between_s) == pytest.approx((6, 30, 0))
-    assert found.overhead_s == pytest.approx(36)
-    assert found.total_s == pytest.approx(200)
+    assert (found.overhead_s, found.total_s) == pytest.approx((36, 200))
     assert found.to_json()["overhead"] == pytest.approx(0.18)
+    assert phrase("times", "division", times_of([row()], between_s=5.0)) == (
+        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
+        "timing, writing and ending 4.8%, between cells 4.8%)"
+    )
 
 
 @pytest.mark.parametrize("missing", ["wall_s", "train_s", "eval_s"])
@@ -28,14 +31,6 @@ def test_what_was_not_measured_is_not_counted(missing):
     assert times_of([row(**{missing: None})]) is None
     assert times_of([row(**{missing: None}), row()]) == times_of([row()])
     assert times_of([row(status="timeout")]) is times_of([]) is None
-
-
-def test_a_sentence_has_shares_that_add_up():
-    times = times_of([row()], between_s=5.0)
-    assert phrase("times", "division", times) == (
-        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
-        "timing, writing and ending 4.8%, between cells 4.8%)"
-    )
 
 
 def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():

@@ -78,9 +78,7 @@ def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
         path.write_bytes(path.read_bytes()[:-5])  # inside finished_at
 
 
-@pytest.mark.parametrize(
-    "name", ["runs.csv", "no/such.csv", ".", "pipe", "other.csv", "results.csv"]
-)
+@pytest.mark.parametrize("name", ["runs.csv", "no/x.csv", ".", "pipe", "other.csv", "results.csv"])
 def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "other.csv").write_text("# A page\n\nof text\n")

@@ -129,9 +129,7 @@ def own_tracker(monkeypatch, **values):
     return sent
 
 
-def test_a_tracker_without_a_place_and_curves_that_are_none_are_refused(
-    results, tmp_path, capsys, monkeypatch
-):
+def test_what_can_not_be_sent_is_a_line(results, tmp_path, capsys, monkeypatch):
     for to in ("mlflow", "mlflow:", "kites:there"):
         with pytest.raises(BAD_INPUT, match="give one of mlflow:PLACE, tensorboard:PLACE"):
             main.main(["runs.csv", "--to", to], standalone_mode=False)
