@@ -22,19 +22,13 @@ def run(*arguments):
     return command.main([*map(str, arguments)], standalone_mode=False)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """24 training sentences, and as dev examples 11 others and the first of them, relabelled."""
-    folder = write_folder(tmp_path / "mine", ["sst"])
+def test_text_json_and_pages_show_what_is_in_the_data(tmp_path, capsys, monkeypatch):
+    """Of 24 training sentences, and as dev examples 11 others and the first, relabelled."""
+    reports, folder = tmp_path / "reports", write_folder(tmp_path / "mine", ["sst"])
     train, dev = (folder / f"ids-sst-{side}.csv" for side in ("train", "dev"))
     first, other = (path.read_text().splitlines()[1] for path in (dev, train))
     dev.write_text(dev.read_text().replace(first, other))
     relabel(dev, "4", line=2)
-    return folder
-
-
-def test_text_json_and_pages_show_what_is_in_the_data(folder, tmp_path, capsys, monkeypatch):
-    reports = tmp_path / "reports"
     assert run("--task", "sst", folder, "--reports", reports) == 0
     out, err = capsys.readouterr()
     assert "Source: mine. Task sst, single label, 5 classes with 16.7% to 20.8% of" in out

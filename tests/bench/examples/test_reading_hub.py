@@ -42,23 +42,6 @@ configs:
 """
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A hub with a data set of one configuration, and one of two."""
-    need_data()
-
-    def file(*texts):
-        columns = {"sentence": texts, "label": ["a", "b"]}
-        return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
-
-    one = {"train.parquet": file("t1", "t2"), "validation.parquet": file("v1", "v2")}
-    old = {"train.parquet": file("old 1", "old 2")}
-    both = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
-    sets = {"datasets/user/one": {"main": one, "v1": old}, "datasets/user/both": {"main": both}}
-    with serve(Hub(sets)) as served:
-        yield served
-
-
 REASONS = {
     ("none", None): "hub:user/none: can't be read (Dataset 'user/none' doesn't exist",
     ("one@v9", None): "hub:user/one@v9: can't be read (Revision 'v9' doesn't exist",
@@ -67,17 +50,25 @@ REASONS = {
 }
 
 
-def test_a_set_is_read_at_its_revision_and_offline_or_a_line_says_what_is_wrong(hub, tmp_path):
+def test_a_set_is_read_at_its_revision_and_offline_or_a_line_says_what_is_wrong(tmp_path):
+    need_data()
+
+    def file(*texts):
+        columns = {"sentence": texts, "label": ["a", "b"]}
+        return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
+
     def read(url, *specs, **environment):
         """Reads in a process of its own; a spec is a path and a configuration."""
         named = [{"path": f"hub:user/{path}", "config": config} for path, config in specs]
         return ask_apart(_READ, url, tmp_path / "hf", json.dumps(named), **environment)
 
-    commits = {name: hub.models[f"datasets/user/{name}"] for name in ("one", "both")}
-    newest, tag, commit, both, *wrong = read(
-        hub.url, ("one", None), ("one@v1", None), (f"one@{commit_of(commits['one']['v1'])}", None),
-        ("both", "both"), *REASONS,
-    )  # fmt: skip
+    one = {"train.parquet": file("t1", "t2"), "validation.parquet": file("v1", "v2")}
+    old = {"train.parquet": file("old 1", "old 2")}
+    two = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
+    sets = {"datasets/user/one": {"main": one, "v1": old}, "datasets/user/both": {"main": two}}
+    specs = ("one", None), ("one@v1", None), (f"one@{commit_of(old)}", None), ("both", "both")
+    with serve(Hub(sets)) as hub:
+        newest, tag, commit, both, *wrong = read(hub.url, *specs, *REASONS)
     assert newest["texts"] == both["texts"] == ["t1", "t2"]
     assert newest["validation"] == both["validation"] == ["v1", "v2"]
     assert newest["labels"] == [0, 1]
@@ -90,8 +81,7 @@ def test_a_set_is_read_at_its_revision_and_offline_or_a_line_says_what_is_wrong(
     specs = ("both", "both"), ("both@v9", "both"), ("two", None)
     again, other, unknown = read("http://127.0.0.1:9", *specs, HF_HUB_OFFLINE="1")
     assert again["texts"] == ["t1", "t2"]
-    newest_commit = commit_of(commits["both"]["main"])
-    assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
+    assert f"is only another: hub:user/both@{commit_of(two)} takes" in other["error"]
     assert "hub:user/two: can't be read (Couldn't reach 'user/two' on" in unknown["error"]
 
 
