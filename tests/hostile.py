@@ -1,8 +1,5 @@
-"""What a file can hold that nobody meant to write, and what a reader owes to it.
-
-A reader gives a right answer or refuses with the project's InputError, in one line that names the
-file. Anything else, a traceback above all, is a fault. All draws are the same in every run.
-"""
+"""What a file can hold that nobody meant to write: a reader gives a right answer or refuses with
+InputError, in one line that names the file. All draws are the same in every run."""
 
 import copy
 from collections.abc import Callable
@@ -14,19 +11,19 @@ from hypothesis import strategies as st
 
 T = TypeVar("T")
 
-LONGEST_LINE: Final = 1200
-
 
 def examples(count: int) -> settings:
     """The settings of a property that is tried so often."""
-    usual = settings(derandomize=True, deadline=None, database=None)
-    return settings(usual, max_examples=count, suppress_health_check=[*HealthCheck])
+    return settings(
+        derandomize=True, deadline=None, database=None, max_examples=count,
+        suppress_health_check=[*HealthCheck],
+    )  # fmt: skip
 
 
 def check_line(line: str, named: Path | str) -> None:
     """Fail unless a refusal is one short line that can be printed and names the file."""
     assert line.isprintable(), line
-    assert len(line) < LONGEST_LINE, line
+    assert len(line) < 1200, line
     assert str(named) in line
 
 
@@ -54,25 +51,15 @@ NEAR_THE_LIMIT: Final = range(820, 1010)
 """Depths at which Python 3.11's stack ends somewhere: here, or a little further in."""
 
 TEXTS: Final = (
-    "<script>window.pwned = 1; alert(1)</script>",
-    "<img src=x onerror='window.pwned=1;alert(1)'>",
-    "\"><svg onload='window.pwned=1;alert(1)'>",
-    "' onmouseover='window.pwned=1' x='",
+    "<script>window.pwned = 1; alert(1)</script>", "<img src=x onerror='window.pwned=1;alert(1)'>",
+    "\"><svg onload='window.pwned=1;alert(1)'>", "' onmouseover='window.pwned=1' x='",
     "](javascript:window.pwned=1) [x](javascript:alert(1))",
     "![x](javascript:alert(1)) <javascript:alert(1)>",
-    '=HYPERLINK("http://x.invalid/?"&A1,"ok")',
-    "+cmd|' /C calc'!A0",
-    "@SUM(1)*cmd|'x'!A0",
-    "-2+3+cmd|'x'!A0",
-    "a\u202etxt.exe\u2066\u200f b",
-    "\x1b[31mred\x1b[2J\x07\x00\x08",
-    "two\r\nlines\u2028and\u2029more",
-    "</td></tr></table></script>]]>-->{{ 7*7 }}{% raw %}",
-    "../../../../etc/passwd",
-    "| a | b |\n|---|---|",
-    "x" * 3000,
-    "\ud800 lone",
-)
+    '=HYPERLINK("http://x.invalid/?"&A1,"ok")', "+cmd|' /C calc'!A0", "@SUM(1)*cmd|'x'!A0",
+    "-2+3+cmd|'x'!A0", "a\u202etxt.exe\u2066\u200f b", "\x1b[31mred\x1b[2J\x07\x00\x08",
+    "two\r\nlines\u2028and\u2029more", "</td></tr></table></script>]]>-->{{ 7*7 }}{% raw %}",
+    "../../../../etc/passwd", "| a | b |\n|---|---|", "x" * 3000, "\ud800 lone",
+)  # fmt: skip
 """Texts that mean something to some program that may show them."""
 
 NUMBERS: Final = (
@@ -81,14 +68,9 @@ NUMBERS: Final = (
 )  # fmt: skip
 
 _SCALARS: Final = (
-    st.none()
-    | st.booleans()
-    | st.sampled_from(NUMBERS)
-    | st.integers(-100, 100)
-    | st.floats()
-    | st.sampled_from(TEXTS)
-    | st.text(max_size=6)
-)
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.integers(-100, 100) | st.floats()
+    | st.sampled_from(TEXTS) | st.text(max_size=6)
+)  # fmt: skip
 JSON: Final = st.recursive(
     _SCALARS,
     lambda inner: (
@@ -141,16 +123,13 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
         to = min(len(data), at + draw(st.integers(0, 40)))
         other = draw(st.sampled_from(_PIECES) | st.binary(max_size=12))
         deed = draw(st.sampled_from(("overwrite", "insert", "drop", "double", "end")))
-        if deed == "end":
-            data = data[:at]
-        elif deed == "drop":
-            data = data[:at] + data[to:]
-        elif deed == "double":
-            data = data[:to] + data[at:to] + data[to:]
-        elif deed == "insert":
-            data = data[:at] + other + data[at:]
-        else:
-            data = data[:at] + other + data[at + len(other) :]
+        data = {
+            "overwrite": data[:at] + other + data[at + len(other) :],
+            "insert": data[:at] + other + data[at:],
+            "drop": data[:at] + data[to:],
+            "double": data[:to] + data[at:to] + data[to:],
+            "end": data[:at],
+        }[deed]
     return data
 
 

@@ -3,6 +3,7 @@ a library printed."""
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -15,18 +16,19 @@ from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.messages import CALLED, CONSOLE, LONGEST, as_called, echo, last_error, one_line
 from tests.hostile import examples
 
+PROGRAM = "import sys; sys.exit(print('error: no such model\\nleaked', file=sys.stderr) or 2)"
 
-def test_a_full_disk_is_one_line(capsys, monkeypatch):
+
+def test_a_full_disk_and_bad_input_are_the_line_that_says_so(capsys, monkeypatch):
+    """Whatever libraries write after it."""
     monkeypatch.setattr(sys, "argv", ["fails"])
-
-    @click.command()
-    def fails():
-        raise DiskFullError("reports: no space left for the report")
-
+    failing = mock.Mock(side_effect=DiskFullError("reports: no space left for the report"))
     with pytest.raises(SystemExit) as caught:
-        run_command(fails)
+        run_command(click.command()(lambda: failing()))
     assert caught.value.code == 1
     assert capsys.readouterr().err == "error: reports: no space left for the report\n"
+    with pytest.raises(InputError, match=r"^no such model$"):
+        list(ask_by([sys.executable, "-c", PROGRAM], {}))
 
 
 @click.command()
@@ -51,16 +53,6 @@ def test_files_of_results_are_named_once_or_each(tmp_path, monkeypatch, capsys):
     assert "--runs FILE... Results to add up. [default: runs.csv]" in text
 
 
-PROGRAM = (
-    "import sys; sys.exit(print('error: no such model\\nleaked 4 instances', file=sys.stderr) or 2)"
-)
-
-
-def test_bad_input_is_the_line_that_says_so_whatever_libraries_write_after_it():
-    with pytest.raises(InputError, match=r"^no such model$"):
-        list(ask_by([sys.executable, "-c", PROGRAM], {}))
-
-
 TRACEBACK = """\
 Traceback (most recent call last):
   File "a.py", line 1, in <module>
@@ -72,23 +64,17 @@ Traceback (most recent call last):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("two\n  lines", "two lines"),
-        ("\x1b[31mred\x1b[0m\a", "red"),
+        ("two\n  lines", "two lines"), ("\x1b[31mred\x1b[0m\a", "red"),
         ("[Errno 2] No such file: '/home/me/my data/x.tsv'", "[Errno 2] No such file: 'x.tsv'"),
         ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
         ("see https://host.example/a/b for more", "see https:/b for more"),
         ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
         ("txt\u202e.exe", r"txt\u202e.exe"),
-        ("x" * 300, "x" * 300),
-        ("x" * 301, f"{'x' * 299}…"),
+        ("x" * 300, "x" * 300), ("x" * 301, f"{'x' * 299}…"),
     ],
-)
+)  # fmt: skip
 def test_one_line(text, line):
     assert one_line(text) == line
-
-
-def test_the_cause_of_an_error_without_a_text_is_its_type():
-    assert (cause_of(ValueError("a\nb")), cause_of(ValueError())) == ("a b", "ValueError")
 
 
 @examples(60)
@@ -98,20 +84,20 @@ def test_any_text_becomes_a_short_line(text):
     assert len(line) <= LONGEST
     assert len(line.splitlines()) <= 1
     assert one_line(line) == line or len(line) == LONGEST
+    assert cause_of(ValueError(text)) == (line or "ValueError")
 
 
 @pytest.mark.parametrize(
     ("stderr", "line"),
     [
-        ("", ""),
-        ("a warning\nthe reason\n\n", "the reason"),
+        ("", ""), ("a warning\nthe reason\n\n", "the reason"),
         (f"{TRACEBACK}ValueError: no\n", "ValueError: no"),
         (f"{TRACEBACK}RuntimeError: no:\nhint: try\n  this\n", "RuntimeError: no:"),
         (f"{TRACEBACK}KeyError: 1\n\nDuring handling\n\n{TRACEBACK}OSError: 2\n", "OSError: 2"),
         (f"{TRACEBACK}KeyError: 1\nlater chatter\n", "KeyError: 1"),
         ("Traceback (most recent call last):\n  cut off", "cut off"),
     ],
-)
+)  # fmt: skip
 def test_last_error(stderr, line):
     assert last_error(stderr) == line
 

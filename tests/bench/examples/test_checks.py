@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from itertools import product
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -15,15 +15,13 @@ from bench.plan.dataset import CONTROL
 from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.splitting import normalised
 
-CLASSES = ("no", "yes")
 LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
 
 
-def data(train, dev, classes=CLASSES):
+def data(train, dev, classes=("no", "yes")):
     def examples(rows):
         *texts, labels = zip(*rows, strict=True)
-        kind = np.int64 if classes else np.float64
-        return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, kind))
+        return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels))
 
     return TaskData(Task("mine", classes), examples(train), examples(dev))
 
@@ -32,52 +30,43 @@ def counts(finding):
     return finding.train, finding.dev
 
 
-def test_case_and_punctuation_make_no_difference():
+def test_findings_are_counted_and_shown_by_normalised_texts_of_pairs_by_both():
     train = [("Good film!", 1), ("good  film", 1), ("GOOD FILM.", 0), ("bad film", 0)]
     found = check(data(train, [("…good film", 1), ("fine", 1), ("Fine", 1)]))
     assert counts(found.duplicates) == (2, 1)
     assert found.duplicates.shown == ("3 times in train: Good film!", "2 times in dev: fine")
-    assert counts(found.leaks) == (3, 1)
-    assert found.leaks.shown == ("Good film!",)
-    assert counts(found.conflicts) == (3, 1)
-    assert found.conflicts.shown == ("no, yes: GOOD FILM.",)
-
-
-def test_a_pair_is_known_by_both_texts():
+    assert (counts(found.leaks), found.leaks.shown) == ((3, 1), ("Good film!",))
+    assert (counts(found.conflicts), found.conflicts.shown) == ((3, 1), ("no, yes: GOOD FILM.",))
     train = [("a", "b", 0), ("a", "c", 1), ("b", "a", 1), ("A", "B", 0)]
     found = check(data(train, [("a", "b", 1), ("c", "a", 1)]))
-    assert counts(found.duplicates) == (1, 0)
-    assert counts(found.leaks) == (2, 1)
-    assert counts(found.conflicts) == (2, 1)
-    assert found.leaks.shown == ("a / b",)
+    assert (counts(found.leaks), found.leaks.shown) == ((2, 1), ("a / b",))
+    assert (counts(found.duplicates), counts(found.conflicts)) == ((1, 0), (2, 1))
 
 
 def test_numbers_and_several_labels_conflict_too():
     rated = data([("a", 1.5), ("a", 1.5), ("b", 2.0)], [("b", 2.5)], ())
-    found = check(rated)
-    assert counts(found.conflicts) == (1, 1)
-    assert found.conflicts.shown == ("2, 2.5: b",)
-    train = [("a", [1, 0]), ("a", [1, 0]), ("b", [0, 1])]
-    found = check(data(train, [("b", [1, 1]), ("c", [0, 0])]))
-    assert counts(found.conflicts) == (1, 1)
-    assert found.conflicts.shown == ("yes, no+yes: b",)
+    several = data([("a", [1, 0]), ("a", [1, 0]), ("b", [0, 1])], [("b", [1, 1]), ("c", [0, 0])])
+    for task, shown in ((rated, "2, 2.5: b"), (several, "yes, no+yes: b")):
+        found = check(task).conflicts
+        assert (counts(found), found.shown) == ((1, 1), (shown,))
+
+
+SENTENCES = ("it’s — well", "Größe", "naïve")
+WRONGLY_DECODED = [
+    *(text.encode().decode("cp1252") for text in SENTENCES),
+    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
+    "ï»¿first",
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("replacement characters", "caf\ufffd"),
-        *(
-            ("UTF-8 read as Latin-1", text.encode().decode(encoding))
-            for text, encoding in product(("it’s — well", "Größe", "naïve"), ("cp1252", "latin-1"))
-        ),
-        ("UTF-8 read as Latin-1", "привет".encode().decode("latin-1")),
-        ("UTF-8 read as Latin-1", "so 😀".encode().decode("latin-1")),
-        ("UTF-8 read as Latin-1", "ï»¿first"),
+        ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
         *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
-        ("lone surrogates", "a\udce9"),
+        *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
     ],
-)
+)  # fmt: skip
 def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found = check(data([("fine", 0), (text, 1), (" \t", 0)], [("good", 1), ("", 1), ("\n", 1)]))
     assert counts(found.encoding[kind]) == (1, 0)
@@ -103,10 +92,9 @@ def test_text_in_any_language_is_no_error():
 def test_at_most_five_examples_are_shown_and_shortened():
     rows = [(f"{number} {'x' * 300}", number % 2) for number in range(9)]
     found = check(data(rows + rows, rows))
-    for finding in (found.duplicates, found.leaks):
-        assert len(finding.shown) == 5
-        assert all(len(line) <= 120 for line in finding.shown)
-        assert all(line.endswith("…") for line in finding.shown)
+    for shown in (found.duplicates.shown, found.leaks.shown):
+        assert len(shown) == 5
+        assert all(len(line) <= 120 and line.endswith("…") for line in shown)
 
 
 def is_near(a, b):
@@ -114,26 +102,32 @@ def is_near(a, b):
     return a != b and len(one & other) >= 0.8 * len(one | other)
 
 
-def by_hand(task):
-    """The counts of findings, by comparing each example with each other."""
-    keys = [[normalised(text).ljust(5) for text in side.text_a] for side in (task.train, task.dev)]
+def check_by_hand(task):
+    """Compare the counts of all findings with those of comparing each example with each other; and
+    return these."""
+    sides = task.train, task.dev
+    keys = [[normalised(text).ljust(5) for text in side.text_a] for side in sides]
     labels = defaultdict(set)
-    for side, of in zip(keys, (task.train, task.dev), strict=True):
-        for key, label in zip(side, of.labels, strict=True):
-            labels[key].add(int(label))
+    every = np.concatenate([side.labels for side in sides])
+    for key, label in zip(chain(*keys), every, strict=True):
+        labels[key].add(int(label))
     train, dev = distinct = [set(side) for side in keys]
     near = [
         [{a for a in here if any(is_near(a, b) for b in there)} for there in distinct]
         for here in distinct
     ]
-    return {
+    expected = {
         "duplicates": tuple(len(side) - len(set(side)) for side in keys),
         "leaks": (sum(key in dev for key in keys[0]), sum(key in train for key in keys[1])),
         "conflicts": tuple(sum(len(labels[key]) > 1 for key in side) for side in keys),
         "near_duplicates": (len(near[0][0]), len(near[1][1])),
         "near_leaks": (len(near[0][1]), len(near[1][0])),
-        "leaked": [at for at, key in enumerate(keys[0]) if key in dev | near[0][1]],
     }
+    found = check(task)
+    assert {name: counts(getattr(found, name)) for name in expected} == expected
+    leaked = [at for at, key in enumerate(keys[0]) if key in dev | near[0][1]]
+    assert leaks(task).tolist() == leaked
+    return expected
 
 
 TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
@@ -145,11 +139,7 @@ ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(ROWS, ROWS)
 def test_counts_are_those_of_a_search_by_hand(train, dev):
-    task = data(train, dev)
-    expected = by_hand(task)
-    found = check(task)
-    assert leaks(task).tolist() == expected.pop("leaked")
-    assert {name: counts(getattr(found, name)) for name in expected} == expected
+    check_by_hand(data(train, dev))
 
 
 def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand():
@@ -162,35 +152,26 @@ def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand():
             changed[draw.randrange(len(changed))] = draw.choice(words)
         texts.append(" ".join(changed))
     rows = [(text, 0) for text in draw.sample(texts, len(texts))]
-    task = data(rows[:140], rows[140:])
-    expected = by_hand(task)
+    expected = check_by_hand(data(rows[:140], rows[140:]))
     assert min(expected["near_duplicates"] + expected["near_leaks"]) > 0
-    assert leaks(task).tolist() == expected["leaked"]
-    found = check(task)
-    for name in ("near_duplicates", "near_leaks"):
-        assert counts(getattr(found, name)) == expected[name]
 
 
-def test_of_many_texts_near_duplicates_are_searched_on_a_sample(monkeypatch):
+def test_of_many_or_equal_texts_near_duplicates_are_searched_on_a_sample(monkeypatch):
     monkeypatch.setattr(checks, "SAMPLE", 40)
     train = [(f"text {number} {number * number}", 0) for number in range(100)]
-    few = data([*train, (LONG, 0)], [("one", 0), (LONG, 1)])
-    found = check(few)
+    found = check(data([*train, (LONG, 0)], [("one", 0), (LONG, 1)]))
     assert found.compared in (39, 40)  # with the text of both sides, or without it
     assert found.distinct == 102
     assert counts(found.leaks) == (1, 1)  # of all
     many = [(f"dev {number} {number * number}", 0) for number in range(50)]
     assert check(data(train, many)).compared == 40
     assert check(data(train[:10], many[:20])).compared == 30
-    alike = [(f"{LONG} {number}", 0) for number in range(50)]
-    assert counts(check(data(train, alike)).near_duplicates) == (0, 20)
-    assert counts(check(data(train[:5], alike)).near_duplicates) == (0, 35)
-
-
-def test_texts_that_are_all_alike_end_the_search_early(monkeypatch):
+    alike = [(f"{LONG} {number}", 0) for number in range(100)]
+    assert counts(check(data(train, alike[:50])).near_duplicates) == (0, 20)
+    assert counts(check(data(train[:5], alike[:50])).near_duplicates) == (0, 35)
+    monkeypatch.undo()
     monkeypatch.setattr(near, "_MOST_CANDIDATES", 300)
-    train = [(f"{LONG} {number}", 0) for number in range(100)]
-    found = check(data(train, [("dev", 0)]))
+    found = check(data(alike, [("dev", 0)]))
     assert 20 < found.compared < 40
     assert 15 < found.near_duplicates.train <= found.compared
 

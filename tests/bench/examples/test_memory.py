@@ -37,8 +37,7 @@ for path in paths:
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 """Reads tables, and prints its peak of resident memory, KiB."""
-MOST_MIB = 64
-"""Memory that a step of reading a small file may take here, an eighth of the usual."""
+MOST_MIB = 64  # of memory that a step of reading a small file may take here, an eighth of the usual
 
 
 def read_apart(limit, *paths):
@@ -49,16 +48,13 @@ def read_apart(limit, *paths):
     return lines, int(peak)
 
 
-def bomb(kind, folder):
+def bombs(folder):
+    """Files, each with a part of the reason why it is refused."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    long, rows, path = "x" * 450_000, 130, folder / f"{kind}.parquet"
-    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array([long]))
-    if kind == "csv":
-        path = path.with_suffix(".csv")
-        path.write_text('text,label\n"' + "long line\n" * 150_000 + '",x\n')
-        return path
+    rows = 130
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array(["x" * 450_000]))
     columns = {
         "dictionary": repeated,
         "lists": pa.ListArray.from_arrays(pa.array(range(0, rows + 1, 2), pa.int32()), repeated),
@@ -66,28 +62,23 @@ def bomb(kind, folder):
         "numbers": pa.array([0] * 5_000_000, pa.int8()),
         "one": pa.array(["x" * 2_000_000]),
     }
-    table = pa.table({"text": columns[kind]})
-    parquet.write_table(table, path, compression="zstd", use_dictionary=kind != "compressed")
-    return path
-
-
-EXPANDS = "so this is no data set"
-REASONS = {
-    "dictionary": EXPANDS,
-    "lists": EXPANDS,
-    "compressed": EXPANDS,
-    "numbers": EXPANDS,
-    "one": "a text has over 1,048,576 characters",
-    "csv": "line 2: a row has over 1,048,576 characters",
-}
+    for kind, column in columns.items():
+        path = folder / f"{kind}.parquet"
+        options = {"compression": "zstd", "use_dictionary": kind != "compressed"}
+        parquet.write_table(pa.table({"text": column}), path, **options)
+        text = "a text has over 1,048,576 characters"
+        yield path, text if kind == "one" else "so this is no data set"
+    path = folder / "long.csv"
+    path.write_text('text,label\n"' + "long line\n" * 150_000 + '",x\n')
+    yield path, "line 2: a row has over 1,048,576 characters"
 
 
 def test_a_small_file_of_many_values_is_a_line(tmp_path):
     need_data()
-    paths = [bomb(kind, tmp_path) for kind in REASONS]
+    paths, reasons = zip(*bombs(tmp_path), strict=True)
     assert all(path.stat().st_size < 2**23 for path in paths)
     lines, _ = read_apart("limited", *paths)
-    for line, reason in zip(lines, REASONS.values(), strict=True):
+    for line, reason in zip(lines, reasons, strict=True):
         assert reason in line
 
 

@@ -45,6 +45,7 @@ def found(spec, task=None):
 
 
 def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_path):
+    """Equal texts and groups are on one side, and a class of one example is trained on."""
     lines = lines_of()
     data = found(write(tmp_path / "one.csv", lines))
     assert (len(data.train), len(data.dev)) == (270, 30)
@@ -52,21 +53,15 @@ def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_p
     again = found(write(tmp_path / "two.csv", lines[::-1]))
     assert set(again.dev.text_a) == set(data.dev.text_a)
 
-
-def test_equal_texts_and_groups_are_on_one_side(tmp_path):
-    lines = lines_of()
     lines += [(f"{text.upper()}!", label, "another") for text, label, _ in lines[:40]]
     spec = write(tmp_path / "x.csv", lines)
     data = found(spec)
-    keys = [{normalised(text) for text in side.text_a} for side in (data.train, data.dev)]
-    assert not keys[0] & keys[1]
-    grouped = found(spec.model_copy(update={"group": "author"}))
-    sides = [set(side.groups or ()) for side in (grouped.train, grouped.dev)]
-    assert not sides[0] & sides[1]
-    assert len(grouped.dev)
+    train, dev = ({normalised(text) for text in side.text_a} for side in (data.train, data.dev))
+    assert not train & dev
+    data = found(spec.model_copy(update={"group": "author"}))
+    assert len(data.dev)
+    assert not set(data.train.groups or ()) & set(data.dev.groups or ())
 
-
-def test_a_class_of_one_example_is_trained_on(tmp_path):
     for number in range(12):
         lines = [*lines_of(60), (f"the only one {number}", "rare", "x")]
         data = found(write(tmp_path / "x.csv", lines))
@@ -85,13 +80,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_leaks_are_dropped_from_training_alone(tmp_path):
-    lines = lines_of(100)
-    dev = [(text, label, "x") for text, label, _ in lines[:7]]
-    dev += [("another text with quite a few words, all of its own", "a", "x")]
-    near = [("another text with quite a few words, all of its very own", "a", "x")]
-    spec = write(tmp_path / "train.csv", [*lines, *near])
-    other = write(tmp_path / "dev.csv", dev)
-    spec = spec.model_copy(update={"validation": other.path})
+    lines, text = lines_of(100), "another text with quite a few words, all of its"
+    dev = [*((text, label, "x") for text, label, _ in lines[:7]), (f"{text} own", "a", "x")]
+    spec = write(tmp_path / "train.csv", [*lines, (f"{text} very own", "a", "x")])
+    spec = spec.model_copy(update={"validation": write(tmp_path / "dev.csv", dev).path})
     dropping = spec.model_copy(update={"drop_leaks": True})
     whole, dropped = found(spec), found(dropping)
     assert (len(whole.train), len(whole.dev)) == (101, 8)
@@ -102,35 +94,25 @@ def test_leaks_are_dropped_from_training_alone(tmp_path):
     assert note.startswith("--drop-leaks: 8 of 101 training examples dropped, whose text")
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [("shop/train.csv", "shop"), ("movies.csv", "movies-data"),
-     ("my (own) file.csv", "my-own-file")],
-)  # fmt: skip
-def test_the_task_is_named_after_the_file(path, name, tmp_path):
-    spec = write(tmp_path / path, lines_of(40))
-    source = find_source(None, spec)
-    assert (source.task, source.files) == (name, Path(path).name)
+def test_the_task_is_named_after_the_file_or_recognised_by_the_files_of_the_course(tmp_path):
+    for path, name in (("shop/train.csv", "shop"), ("movies.csv", "movies-data"),
+                       ("my (own) file.csv", "my-own-file")):  # fmt: skip
+        spec = write(tmp_path / path, lines_of(40))
+        source = find_source(None, spec)
+        assert (source.task, source.files) == (name, Path(path).name)
     assert find_source("mine", spec).task == "mine"
-
-
-def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path):
     folder = write_folder(tmp_path / "one", ["sts"])
     assert find_source(None, DataSpec(path=str(folder))) == own.Source("sts", folder, "one")
     several = DataSpec(path=str(write_folder(tmp_path / "all")))
-    with pytest.raises(
-        InputError, match="has the files of sst, sts, quora, multitask; choose one with --task"
-    ):
+    with pytest.raises(InputError, match="files of sst, sts, quora, multitask; choose one with"):
         find_source(None, several)
     assert find_source("quora", several).task == "quora"
 
 
 def test_only_the_sets_used_last_are_kept(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(own, "_MOST_FOLDERS", 2)
-    folders = [
-        find_source(None, write(tmp_path / f"{count}.csv", lines_of(count))).folder
-        for count in (40, 50, 60)
-    ]
+    specs = [write(tmp_path / f"{count}.csv", lines_of(count)) for count in (40, 50, 60)]
+    folders = [find_source(None, spec).folder for spec in specs]
     kept = [folder for folder in folders if is_file(folder / "task.json")]
     assert len(kept) == len(list((cache / "data").iterdir())) == 2
     assert folders[2] in kept

@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
-from tests.bench.examples.tables import (
-    TOPICS,
-    named_labels,
-    need_data,
-    read_file,
-    write_csv,
-    write_json_lines,
-    write_parquet,
-)
+from tests.bench.examples import tables
+from tests.bench.examples.tables import TOPICS, need_data, read_file, write_csv, write_json_lines
 from tests.hostile import TEXTS, answer, check_line, damaged, examples, nested
 
 _GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
@@ -52,18 +45,15 @@ def test_a_wrong_delimiter_is_recognised(tmp_path, delimiter, name, usual):
     assert any("fields are separated by" in note for note in data.notes) == (delimiter != usual)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_encodings_and_line_ends_of_every_kind(file):
+    for content in (
         _GOOD.encode("utf-8-sig"), codecs.BOM_UTF16_BE + _GOOD.encode("utf-16-be"),
         _GOOD.encode("utf-16"), _GOOD.replace("\n", "\r\n").encode(),
         _GOOD.replace("\n", "\r").encode(), f"\n\n{_GOOD.rstrip()}".encode(),
-    ],
-)  # fmt: skip
-def test_encodings_and_line_ends_of_every_kind(file, content):
-    data = read_file(file(content))
-    assert data.examples.text_a == ("fine", "bad", "so so")
-    assert named_labels(data) == ["a", "b", "a"]
+    ):  # fmt: skip
+        data = read_file(file(content))
+        assert data.examples.text_a == ("fine", "bad", "so so")
+        assert tables.named_labels(data) == ["a", "b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +81,8 @@ def test_what_is_wrong_is_one_line(file, content, reason):
     assert reason in refusal(file(content))
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
+def test_wrong_settings_are_one_line(file):
+    for settings, reason in (
         ({"text": "txt"}, "--text `txt` is no column; nearest of 2: `text`, `label`"),
         ({"label": "LABEL"}, "--label `LABEL` is no column; nearest of 2: `label`, `text`"),
         ({"group": "zzz"}, "--group `zzz` is no column; nearest of 2"),
@@ -101,10 +90,8 @@ def test_what_is_wrong_is_one_line(file, content, reason):
         ({"problem": "regression"}, "line 2: column `label` has `a`, which is no finite number"),
         ({"classes": ("b", "c")}, "line 2: column `label` has the label `a`, which the given"),
         ({"classes": ("a", "b", "a")}, "the classes `a`, `b`, `a` have one of them twice"),
-    ],
-)
-def test_wrong_settings_are_one_line(file, settings, reason):
-    assert reason in refusal(file(_GOOD), **settings)
+    ):
+        assert reason in refusal(file(_GOOD), **settings)
     with pytest.raises(InputError, match="is for data sets on the hub"):
         read_file(file(_GOOD), config="x")
     for label in ("inf", "nan", "1e999", "1_000", "\u0663", "0x1"):
@@ -148,17 +135,16 @@ def test_broken_json_is_left_out_or_refused(file):
     assert "1 row with nested or binary values left out" in refusal(file(text, "d.jsonl"))
 
 
-def test_a_text_column_of_lists_is_refused(tmp_path):
-    path = write_json_lines(tmp_path / "d.jsonl", {"text": [["a"], ["b"]], "label": ["x", "y"]})
+def test_lists_in_place_of_a_text_and_labels_that_training_lacks_are_refused(tmp_path):
+    path = tmp_path / "d.jsonl"
+    write_json_lines(path, {"text": [["a"], ["b"]], "label": ["x", "y"]})
     assert "2 rows with a list in place of a text left out, first at line 1" in refusal(path)
-    path = write_json_lines(tmp_path / "d.jsonl", {"text": ["a", "b"], "label": [["x"], ["y"]]})
-    assert "holds lists: --problem multi_label" in refusal(path, problem="single_label")
-    assert "holds lists: --problem multi_label" in refusal(path, problem="regression")
-    path = write_json_lines(tmp_path / "d.jsonl", {"text": ["a"], "labels": [[0, 1, 0]]})
+    write_json_lines(path, {"text": ["a", "b"], "label": [["x"], ["y"]]})
+    for problem in ("single_label", "regression"):
+        assert "holds lists: --problem multi_label" in refusal(path, problem=problem)
+    write_json_lines(path, {"text": ["a"], "labels": [[0, 1, 0]]})
     assert "line 1: column `labels` has a 0 or 1 for each class" in refusal(path)
 
-
-def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path):
     train = write_csv(tmp_path / "train.csv", TOPICS)
     dev = write_csv(tmp_path / "dev.csv", {"text": ["a", "b"], "label": ["sport", "sports"]})
     with pytest.raises(InputError, match="line 3: column `label` has the label `sports`, which no"):
@@ -187,20 +173,16 @@ def test_a_line_of_megabytes_is_refused_before_it_is_read(file):
     assert "line 2: a row has over 1,048,576 characters" in refusal(path)
 
 
-def test_paths_that_are_no_files_are_refused(tmp_path, file):
-    assert "there is no such file" in refusal(tmp_path / "none.csv")
-    assert "there is no such file" in refusal("/dev/zero")
-    assert "there is no such file" in refusal("a" * 300)
+def test_paths_that_are_no_files_or_that_one_may_not_read_are_refused(tmp_path, file, monkeypatch):
+    for path in (tmp_path / "none.csv", "/dev/zero", "a" * 300):
+        assert "there is no such file" in refusal(path)
     assert "no file train.csv" in refusal(tmp_path)
     assert "its format is not known by its suffix" in refusal(file(_GOOD, "data.xlsx"))
+    path = file(_GOOD)
     with pytest.raises(InputError, match=r"--validation .*: is a folder; name a file"):
-        read_file(file(_GOOD), validation=str(tmp_path))
+        read_file(path, validation=str(tmp_path))
     file(_GOOD, "train.tsv")
     assert "train.csv and train.tsv are there" in refusal(tmp_path)
-
-
-def test_a_file_without_permission_is_refused(file, monkeypatch):
-    path = file(_GOOD)
     path.chmod(0)
     if os.access(path, os.R_OK):  # root reads everything
         denied = PermissionError(13, "Permission denied")
@@ -210,12 +192,13 @@ def test_a_file_without_permission_is_refused(file, monkeypatch):
 
 def test_broken_and_nested_parquet_is_refused(tmp_path, file):
     need_data()
-    whole = write_parquet(tmp_path / "whole.parquet", TOPICS).read_bytes()
+    path = tables.write_parquet(tmp_path / "d.parquet", TOPICS)
+    whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[:-20], whole[20:], _GOOD.encode()):
         assert "can't be read (" in refusal(file(content, "d.parquet"))
-    path = write_parquet(tmp_path / "d.parquet", {"text": [b"a", b"b"], "label": ["x", "y"]})
+    tables.write_parquet(path, {"text": [b"a", b"b"], "label": ["x", "y"]})
     assert "only 0 of 2 rows can be used; 2 rows with nested or binary values" in refusal(path)
-    path = write_parquet(tmp_path / "d.parquet", {"text": ["a"], "label": [{"x": 1}]})
+    tables.write_parquet(path, {"text": ["a"], "label": [{"x": 1}]})
     assert "1 row with nested or binary values" in refusal(path)
 
 

@@ -42,70 +42,47 @@ configs:
 """
 
 
-@pytest.fixture
-def read(tmp_path):
-    """Reads in a process of its own."""
-    return lambda url, *specs, **environment: ask_apart(
-        _READ, url, tmp_path / "hf", json.dumps(specs), **environment
-    )
+REASONS = {
+    ("none", None): "hub:user/none: can't be read (Dataset 'user/none' doesn't exist",
+    ("one@v9", None): "hub:user/one@v9: can't be read (Revision 'v9' doesn't exist",
+    ("both", None): "among the available configs: ['both', 'other']",
+    ("both", "third"): "'third' not found. Available: ['both', 'other']",
+}
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A hub with a data set of one configuration, and one of two."""
+def test_a_set_is_read_at_its_revision_and_offline_or_a_line_says_what_is_wrong(tmp_path):
     need_data()
 
     def file(*texts):
         columns = {"sentence": texts, "label": ["a", "b"]}
         return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
 
+    def read(url, *specs, **environment):
+        """Reads in a process of its own; a spec is a path and a configuration."""
+        named = [{"path": f"hub:user/{path}", "config": config} for path, config in specs]
+        return ask_apart(_READ, url, tmp_path / "hf", json.dumps(named), **environment)
+
     one = {"train.parquet": file("t1", "t2"), "validation.parquet": file("v1", "v2")}
     old = {"train.parquet": file("old 1", "old 2")}
-    both = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
-    sets = {"datasets/user/one": {"main": one, "v1": old}, "datasets/user/both": {"main": both}}
-    with serve(Hub(sets)) as served:
-        yield served
-
-
-def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub, read):
-    v1 = commit_of(hub.models["datasets/user/one"]["v1"])
-    newest, tag, commit, both = read(
-        hub.url,
-        {"path": "hub:user/one"},
-        {"path": "hub:user/one@v1"},
-        {"path": f"hub:user/one@{v1}"},
-        {"path": "hub:user/both", "config": "both"},
-    )
+    two = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
+    sets = {"datasets/user/one": {"main": one, "v1": old}, "datasets/user/both": {"main": two}}
+    specs = ("one", None), ("one@v1", None), (f"one@{commit_of(old)}", None), ("both", "both")
+    with serve(Hub(sets)) as hub:
+        newest, tag, commit, both, *wrong = read(hub.url, *specs, *REASONS)
     assert newest["texts"] == both["texts"] == ["t1", "t2"]
     assert newest["validation"] == both["validation"] == ["v1", "v2"]
     assert newest["labels"] == [0, 1]
     assert tag["texts"] == commit["texts"] == ["old 1", "old 2"]
     assert tag["validation"] is None
     assert both["test"] == ["s1", "s2"]
-    again, other, unknown = read(
-        "http://127.0.0.1:9",
-        {"path": "hub:user/both", "config": "both"},
-        {"path": "hub:user/both@v9", "config": "both"},
-        {"path": "hub:user/two"},
-        HF_HUB_OFFLINE="1",
-    )
-    assert again["texts"] == ["t1", "t2"]
-    newest_commit = commit_of(hub.models["datasets/user/both"]["main"])
-    assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
-    assert "hub:user/two: can't be read (Couldn't reach 'user/two' on" in unknown["error"]
-
-
-def test_each_thing_wrong_is_one_line_that_says_so(hub, read):
-    reasons = {
-        ("hub:user/none", None): "hub:user/none: can't be read (Dataset 'user/none' doesn't exist",
-        ("hub:user/one@v9", None): "hub:user/one@v9: can't be read (Revision 'v9' doesn't exist",
-        ("hub:user/both", None): "among the available configs: ['both', 'other']",
-        ("hub:user/both", "third"): "'third' not found. Available: ['both', 'other']",
-    }
-    answers = read(hub.url, *({"path": path, "config": config} for path, config in reasons))
-    for answer, reason in zip(answers, reasons.values(), strict=True):
+    for answer, reason in zip(wrong, REASONS.values(), strict=True):
         assert reason in answer["error"]
         assert answer["error"].isprintable()
+    specs = ("both", "both"), ("both@v9", "both"), ("two", None)
+    again, other, unknown = read("http://127.0.0.1:9", *specs, HF_HUB_OFFLINE="1")
+    assert again["texts"] == ["t1", "t2"]
+    assert f"is only another: hub:user/both@{commit_of(two)} takes" in other["error"]
+    assert "hub:user/two: can't be read (Couldn't reach 'user/two' on" in unknown["error"]
 
 
 def test_what_can_be_no_name_is_refused(tmp_path, monkeypatch):

@@ -11,22 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.examples import tokens
-from bench.examples.tokens import (
-    TokenisedExamples,
-    auto_max_length,
-    find_length,
-    share_cut,
-    token_lengths,
-)
-from bench.executors.local import LocalExecutor
-from bench.grid.session import Session
-from bench.plan.gridfile import Axes, Grid, Settings
-from bench.plan.planning import Resolved, expand, plan
-from bench.results.store import Store, read_rows
+from bench.examples.tokens import auto_max_length, share_cut
+from bench.plan.planning import plan
+from bench.results.store import read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
 from minbert.data.tasks import for_search, load_data, load_task
 from minbert.data.tokenizer import Tokenizer
+from tests.bench import synthetic_rows
 from tests.bench.tiny_cells import job_of
 from tests.cs224n import write_folder
 from tests.experiments.faults.parent import stub_report
@@ -34,10 +26,9 @@ from tests.experiments.faults.setups import setup
 
 
 def cell_of(data, **changes):
-    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=8)
-    grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
-    resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
-    return replace(expand(grid, resolved)[0], **changes)
+    usual = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
+    usual |= {"max_length": 8, "batch_size": 8} | changes
+    return synthetic_rows.cell("head", None, None, "off", **usual)
 
 
 class Place:
@@ -50,18 +41,20 @@ class Place:
         write_folder(self.folder, [task], count=48)
         self.data = load_task(task, self.folder)
         self.cell = cell_of(self.data)
+        self.job = replace(job_of(self.cell, tokenizer), data=str(self.folder))
 
     def share(self):
         tokens.share(self.data, self.cell, self.tokenizer, self.folder)
-        [file] = self.cache.iterdir()
-        return file
+        return next(self.cache.iterdir(), None)
 
     def read(self):
         return tokens.read(self.cell, self.tokenizer, self.folder)
 
-    @property
-    def job(self):
-        return replace(job_of(self.cell, self.tokenizer), data=str(self.folder))
+    def make(self):
+        return tokens.make(self.data, self.cell, self.tokenizer, self.folder)
+
+    def check(self, pieces):
+        check_same(pieces, self.data, self.tokenizer)
 
 
 @pytest.fixture
@@ -94,46 +87,38 @@ def check_same(pieces, data, tokenizer, max_length=8):
 def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, minilm, task):
     place = Place(tmp_path, tiny_checkpoint, task)
     assert place.read() is None
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, tiny_checkpoint)
-    check_same(place.read(), place.data, tiny_checkpoint)
+    place.check(place.make())
+    place.check(place.read())
     data = load_task("movies", max_train=100, max_dev=20)  # embedded
     cell = replace(cell_of(data), max_train=100, max_dev=20)
     tokens.share(data, cell, minilm, None)
     check_same(tokens.read(cell, minilm, None), data, minilm)
 
 
-def test_a_search_has_a_file_of_its_own_and_none_is_made_twice(place):
+def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
     before = place.share().stat().st_ino
-    assert place.share().stat().st_ino == before
-    searched = for_search(place.data)
-    cell = cell_of(searched)
-    assert tokens.read(cell, place.tokenizer, place.folder) is None
-    tokens.share(searched, cell, place.tokenizer, place.folder)
-    check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
-    check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
-    place.share()
+    assert place.share().stat().st_ino == before, "it is not made twice"
     assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
     other = tmp_path / "other"
     other.mkdir()
     for name in ("config.json", "vocab.txt"):
         (other / name).write_bytes((asset_folder("minilm") / name).read_bytes())
     assert tokens.read(place.cell, other, place.folder) is None
-    assert place.read() is not None
-
     code = tmp_path / "tokenizers.py"
     code.touch()
     for name, value in (("_CODE", (code, *tokens._CODE[1:])), ("FORMAT", tokens.FORMAT + 1)):
         with monkeypatch.context() as changing:
             changing.setattr(tokens, name, value)
             assert place.read() is None
-    assert place.read() is not None
+    searched = for_search(place.data)
+    cell = cell_of(searched)
+    assert tokens.read(cell, place.tokenizer, place.folder) is None
+    tokens.share(searched, cell, place.tokenizer, place.folder)
+    check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
+    place.check(place.read())
 
 
-def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
+def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
     file = place.share()
     whole = file.read_bytes()
     arrays, _ = mapped.read(file)
@@ -141,37 +126,30 @@ def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
     for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1] + b"\xff", others):
         file.write_bytes(content)
         assert place.read() is None
-        tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-        check_same(place.read(), place.data, place.tokenizer)
-    for make in (os.mkdir, os.mkfifo):
-        file.rmdir() if file.is_dir() else file.unlink()
-        make(file)
-        assert place.read() is None
+        place.check(place.make())
+        place.check(place.read())
+    file.unlink()
+    os.mkfifo(file)
+    assert place.read() is None
     file.unlink()
     file.mkdir()
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, place.tokenizer)
-
-
-def test_changed_data_is_not_hidden_by_what_is_kept(place):
-    from bench.worker.setup import examples
-
+    assert place.read() is None
+    place.check(place.make())
+    # a cache that can't be written costs time alone
+    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "ids-sst-train.csv"))
     place.share()
-    assert len(examples(place.job)[""][0]) == 48
-    file = place.folder / "ids-sst-train.csv"
-    file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
-    with pytest.raises(ValueError, match="have changed since the cell was planned"):
-        examples(place.job)
+    place.check(place.make())
+    assert place.read() is None
 
 
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, monkeypatch):
+def test_a_worker_needs_no_tokenizer_and_notices_changed_data(place, monkeypatch):
     """It makes those that are not there, or spoilt."""
     from bench.worker.setup import examples
 
     def check_worker():
         sides = examples(place.job)[""]
-        both = (TokenisedExamples(side.texts[0], side.labels) for side in sides)
-        check_same({"": tuple(both)}, place.data, place.tokenizer)
+        both = (tokens.TokenisedExamples(side.texts[0], side.labels) for side in sides)
+        place.check({"": tuple(both)})
 
     with monkeypatch.context() as without:
         without.delitem(sys.modules, "minbert.data.tokenizer")
@@ -185,16 +163,11 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, monkeypatch):
         check_worker()
     file.write_bytes(file.read_bytes()[:1000])
     check_worker()
-    check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
-    blocked = place.folder / "ids-sst-train.csv"
-    monkeypatch.setenv("MINBERT_CACHE", str(blocked))
-    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
-    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(made, place.data, place.tokenizer)
-    assert place.read() is None
+    place.check(place.read())
+    file = place.folder / "ids-sst-train.csv"
+    file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
+    with pytest.raises(ValueError, match="have changed since the cell was planned"):
+        examples(place.job)
 
 
 def test_the_oldest_files_make_room(place, monkeypatch):
@@ -214,20 +187,13 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     code = f"import os, sys; print(len(os.listdir({str(place.cache)!r}))); sys.exit(3)"
     models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
     inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
-    executor = LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code))
-    Session(
-        inputs=inputs,
-        executor=executor,
-        store=Store(csv),
-        reports=tmp_path / "reports",
-        keep=False,
-        timeout_s=None,
-        arguments=(),
-    ).run([plan([place.cell], [], stub.conditions.columns())])
+    worker = (sys.executable, "-S", "-c", code)
+    session = stub.session(csv, [stub.target("cpu")], worker, inputs=inputs)
+    session.run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
     [stdout] = tmp_path.glob("runs/*/stdout.txt")
     assert stdout.read_text(encoding="utf-8") == "1\n"
-    check_same(place.read(), place.data, place.tokenizer)
+    place.check(place.read())
 
 
 @settings(max_examples=200, deadline=None)
@@ -242,21 +208,18 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
     assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
 
 
-def test_lengths_are_those_of_uncut_texts(minilm, tmp_path, monkeypatch):
+def test_lengths_are_those_of_uncut_texts_alone_or_in_parts(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", 100)
     tokenizer = Tokenizer.from_folder(minilm)
-    for data in (load_task("nyt", max_train=250), load_task("sts", write_folder(tmp_path))):
+    folder = write_folder(tmp_path)
+    for data in (load_task("nyt", max_train=250), load_task("sts", folder)):
         examples = data.train
         whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
         assert whole.cut.sum() == 0
-        assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
-
-
-def test_a_task_with_parts_counts_each_text_by_itself(minilm, tmp_path):
-    data = load_data("multitask", write_folder(tmp_path))
-    tokenizer = Tokenizer.from_folder(minilm)
+        assert tokens.token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
+    data = load_data("multitask", folder)
     sides = [side for part in data.parts.values() for side in part.train.split_pairs()]
     lengths = tokenizer.encode([t for side in sides for t in side.text_a], None, 512).lengths
-    length, note = find_length(data, tokenizer, 512)
+    length, note = tokens.find_length(data, tokenizer, 512)
     assert length == auto_max_length(lengths, 512)
     assert note == f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"

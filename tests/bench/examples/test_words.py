@@ -24,41 +24,36 @@ def read_text(tmp_path, text, name="train.conll", **spec):
     return read(DataSpec(path=str(tmp_path / name), **spec))
 
 
-@pytest.mark.parametrize("name", ["a.conll", "a.txt", "a.bio", "a.tsv"])
-def test_columns_are_read_in_every_suffix(tmp_path, name):
-    data = read_text(tmp_path, IOB2, name)
-    assert data.examples.text_a == ("Ann Bo saw Oslo", "hi Eve Al")
-    assert data.examples.labels.tolist() == TAGS
-    assert data.spec.classes == CLASSES
-    assert data.spec.problem == "token_classification"
-    assert "tags: IOB2" in data.notes
+def check_tags(data, text_a, tags):
+    assert data.examples.text_a == text_a
+    assert data.examples.labels.tolist() == tags
 
 
 SCHEMES = {
-    "IOB1": "Ann I-per\nBo I-per\nsaw O\nOslo I-loc\n\nhi O\nEve I-per\nAl B-per\n",
-    "IOBES": "Ann B-per\nBo E-per\nsaw O\nOslo S-loc\n\nhi O\nEve S-per\nAl S-per\n",
-    "BILOU": "Ann B-per\nBo L-per\nsaw O\nOslo U-loc\n\nhi O\nEve U-per\nAl U-per\n",
+    "IOB2": IOB2,
+    "IOB1, read as IOB2": "Ann I-per\nBo I-per\nsaw O\nOslo I-loc\n\nhi O\nEve I-per\nAl B-per\n",
+    "IOBES, read as IOB2": "Ann B-per\nBo E-per\nsaw O\nOslo S-loc\n\nhi O\nEve S-per\nAl S-per\n",
+    "BILOU, read as IOB2": "Ann B-per\nBo L-per\nsaw O\nOslo U-loc\n\nhi O\nEve U-per\nAl U-per\n",
 }
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_schemes_are_recognised_and_read_as_iob2(tmp_path, scheme):
-    data = read_text(tmp_path, SCHEMES[scheme])
-    assert data.examples.labels.tolist() == TAGS
-    assert f"tags: {scheme}, read as IOB2" in data.notes
+def test_columns_are_read_in_every_suffix_and_scheme(tmp_path, scheme):
+    for suffix in ("conll", "txt", "bio", "tsv"):
+        data = read_text(tmp_path, SCHEMES[scheme], f"a.{suffix}")
+        check_tags(data, ("Ann Bo saw Oslo", "hi Eve Al"), TAGS)
+        assert (data.spec.problem, data.spec.classes) == ("token_classification", CLASSES)
+        assert f"tags: {scheme}" in data.notes
 
 
-@pytest.mark.parametrize(
-    ("text", "tags", "note"),
-    [
+def test_entities_that_begin_with_i_are_counted(tmp_path):
+    for text, tags, note in (
         ("Ann S-per\nBo I-per\nC O\n", [1, 1, 0], "1 entity begins"),
         ("Ann I-per\nBo B-loc\nC I-per\n", [3, 1, 3], "2 entities begin"),
-    ],
-)
-def test_entities_that_begin_with_i_are_counted(tmp_path, text, tags, note):
-    data = read_text(tmp_path, text)
-    assert data.examples.labels.tolist() == [tags]
-    assert f"tags: {note} with I- after another tag; read as B-" in data.notes
+    ):
+        data = read_text(tmp_path, text)
+        assert data.examples.labels.tolist() == [tags]
+        assert f"tags: {note} with I- after another tag; read as B-" in data.notes
 
 
 def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
@@ -70,33 +65,34 @@ def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
     assert "train.conll: ends without a line break; is it complete?" in data.notes
 
 
-def test_documents_stay_whole_in_a_split(tmp_path):
-    text = "".join(f"-DOCSTART- O\n\nAnn{n} B-per\n\nx{n} O\n\n" for n in range(40))
-    (tmp_path / "a.conll").write_text(text)
-    source = find_source(None, DataSpec(path=str(tmp_path / "a.conll")))
+def of_documents(tmp_path, name, count):
+    """A file of documents of two texts."""
+    path = tmp_path / f"{name}.conll"
+    lines = (f"-DOCSTART- O\n\nAnn{n} B-per\n\n{name}{n} O\n\n" for n in range(count))
+    path.write_text("".join(lines))
+    return str(path)
+
+
+def test_documents_stay_whole_in_a_split_and_are_known_if_both_files_have_them(tmp_path):
+    source = find_source(None, DataSpec(path=of_documents(tmp_path, "x", 40)))
     data = load_task(source.task, source.folder)
     assert data.task.kind == "token_classification"
     assert len(data.dev) == 8
     assert not {*data.train.groups} & {*data.dev.groups}
     assert data.majority == 0.0
 
-
-def test_documents_of_each_file_are_known_if_both_have_them(tmp_path):
-    text = "".join(f"-DOCSTART- O\n\nAnn{n} B-per\n\nx{n} O\n\n" for n in range(3))
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.conll").write_text(text.replace("x", name))
     (tmp_path / "c.conll").write_text("Bo B-per\n")
-    spec = DataSpec(path=str(tmp_path / "a.conll"), validation=str(tmp_path / "b.conll"))
-    data = read(spec)
+    train, marked, plain = (
+        of_documents(tmp_path, "a", 3), of_documents(tmp_path, "b", 3), str(tmp_path / "c.conll")
+    )  # fmt: skip
+    data = read(DataSpec(path=train, validation=marked))
     assert data.examples.documents.tolist() == data.validation.documents.tolist()
     assert data.validation.documents.tolist() == [0, 0, 1, 1, 2, 2]
     assert not {*data.examples.groups} & {*data.validation.groups}
-    test, _ = read_test(data.spec.model_copy(update={"test": str(tmp_path / "b.conll")}))
-    assert test.documents is not None
-    data = read(spec.model_copy(update={"validation": str(tmp_path / "c.conll")}))
+    assert read_test(data.spec.model_copy(update={"test": marked}))[0].documents is not None
+    data = read(DataSpec(path=train, validation=plain))
     assert data.examples.documents is data.validation.documents is None
-    test, _ = read_test(data.spec.model_copy(update={"test": str(tmp_path / "c.conll")}))
-    assert test.documents is None
+    assert read_test(data.spec.model_copy(update={"test": plain}))[0].documents is None
 
 
 def test_texts_conflict_if_the_same_words_have_other_tags(tmp_path):
@@ -111,19 +107,16 @@ def test_json_lines_have_lists(tmp_path):
     rows = [
         {"id": 1, "tokens": ["Ann", "New York", "x"], "ner_tags": ["B-per", "B-loc", "O"]},
         {"id": 2, "tokens": ["Ann"], "ner_tags": []},
-        {"id": 3, "tokens": ["Bo"], "ner_tags": ["O"]},
-        {"id": 4, "tokens": ["Cy"], "ner_tags": ["O"]},
+        *({"id": 3, "tokens": [name], "ner_tags": ["O"]} for name in ("Bo", "Cy")),
     ]
     data = read_text(tmp_path, "\n".join(map(json.dumps, rows)), "a.jsonl")
-    assert data.examples.text_a == ("Ann New\u00a0York x", "Bo", "Cy")
-    assert data.examples.labels.tolist() == [[3, 1, 0], [0, -1, -1], [0, -1, -1]]
-    assert "a.jsonl: 1 row with another number of tags than of words left out, first at line 2" in (
-        data.notes
-    )
+    check_tags(data, ("Ann New\u00a0York x", "Bo", "Cy"), [[3, 1, 0], [0, -1, -1], [0, -1, -1]])
+    note = "a.jsonl: 1 row with another number of tags than of words left out, first at line 2"
+    assert note in data.notes
     numbers = [{**row, "ner_tags": [*range(len(row["tokens"]))]} for row in rows]
     text = "\n".join(map(json.dumps, numbers))
     named = read_text(tmp_path, text, "b.jsonl", classes=("O", "B-per", "I-per"))
-    assert named.examples.labels.tolist() == [[0, 1, 2], [0, -1, -1], [0, -1, -1], [0, -1, -1]]
+    assert named.examples.labels.tolist() == [[0, 1, 2], *[[0, -1, -1]] * 3]
     with pytest.raises(InputError, match=r"column `ner_tags` has numbers; give the tags in their"):
         read_text(tmp_path, text, "b.jsonl")
     with pytest.raises(InputError, match="write the tags as names"):
@@ -138,6 +131,7 @@ WRONG = {
     "Ann\tB-per\n\tO\n": "train.conll, line 2: has a tag without a word",
     "Ann O\n": "every word has the tag O, so there is nothing to learn",
     "\n": "train.conll: is empty; a word and its tag are expected on each line",
+    "a X\nb X\n": "all words have the tag X; nothing to learn",
 }
 
 
@@ -160,12 +154,6 @@ def test_a_type_that_training_lacks_is_refused(tmp_path):
     assert read_test(spec)[0].labels.tolist() == [[0, 1]]
 
 
-def test_a_table_in_a_tsv_stays_one(tmp_path):
-    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
-    data = read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv")
-    assert data.spec.problem == "single_label"
-
-
 UNIVERSAL = """# sent_id = 1
 1-2	don't	_	_	_	_	_	_	_	_
 1	do	do	AUX	_	_	0	root	_	_
@@ -180,19 +168,13 @@ UNIVERSAL = """# sent_id = 1
 )
 def test_parts_of_speech_are_classes_of_words(tmp_path, name, text):
     data = read_text(tmp_path, text, name)
-    assert data.examples.text_a == ("do n't", "go")
+    check_tags(data, ("do n't", "go"), [[0, 1], [2, -1]])
     assert data.spec.problem == "word_classification"
     assert data.spec.classes == ("AUX", "PART", "VERB")
-    assert data.examples.labels.tolist() == [[0, 1], [2, -1]]
     (tmp_path / "test.conll").write_text("a X\n")
     spec = data.spec.model_copy(update={"test": str(tmp_path / "test.conll")})
     with pytest.raises(InputError, match="has the label `X`, which no training example has"):
         read_test(spec)
-
-
-def test_words_of_one_class_teach_nothing(tmp_path):
-    with pytest.raises(InputError, match="all words have the tag X; nothing to learn"):
-        read_text(tmp_path, "a X\nb X\n")
 
 
 TEXT = "🙂 Ann Bo saw Oslo."
@@ -206,21 +188,20 @@ def studio(begin, end, kind):
     return {"type": "labels", "value": value}  # counted in UTF-16
 
 
-RELATION = {"type": "relation", "from_id": "a"}
-OFFSETS = [{"start_offset": b, "end_offset": e, "label": k, "id": 1} for b, e, k in SPANS]
 NONE = {"text": "hi"}
+OFFSETS = [{"start_offset": b, "end_offset": e, "label": k, "id": 1} for b, e, k in SPANS]
+OF_STUDIO = [{"type": "relation", "from_id": "a"}, *(studio(*span) for span in SPANS)]
 FORMS = {
     "doccano.jsonl": [{"id": 1, "text": TEXT, "label": SPANS}, {"id": 2, **NONE, "label": []}],
     "doccano-offsets.jsonl": [
         {"text": TEXT, "entities": OFFSETS, "relations": []}, {**NONE, "entities": []},
     ],
     "label-studio.json": [
-        {"data": {"text": TEXT},
-         "annotations": [{"result": [RELATION, *(studio(*span) for span in SPANS)]}]},
-        {"data": NONE, "annotations": [{"result": []}]},
+        {"data": data, "annotations": [{"result": result}]}
+        for data, result in (({"text": TEXT}, OF_STUDIO), (NONE, []))
     ],
     "label-studio-min.json": [
-        {"text": TEXT, "label": [studio(*span)["value"] for span in SPANS]}, {**NONE, "label": []},
+        {"text": TEXT, "label": [each["value"] for each in OF_STUDIO[1:]]}, {**NONE, "label": []},
     ],
     "spacy.json": [[TEXT, {"entities": SPANS}], ["hi", {"entities": []}]],
     "spacy-docs.jsonl": [
@@ -241,37 +222,30 @@ def write(tmp_path, name, records):
 @pytest.mark.parametrize("name", FORMS)
 def test_spans_of_tools_are_tags_of_words(tmp_path, name):
     data = read(DataSpec(path=str(write(tmp_path, name, FORMS[name]))))
-    assert data.examples.text_a == WORDS
-    assert data.examples.labels.tolist() == SPAN_TAGS
-    assert data.spec.classes == ("O", "B-loc", "I-loc", "B-per", "I-per")
+    check_tags(data, WORDS, SPAN_TAGS)
+    assert data.spec.classes == CLASSES
 
 
-def test_spans_that_can_not_be_read_leave_their_text_out(tmp_path):
+def test_spans_that_can_not_be_read_leave_their_text_out_and_one_may_cut_a_word(tmp_path):
     fine = {"text": TEXT, "label": [[2, 5, "per"]]}
-    bad = [
+    records = [
+        *[fine] * 5,
         {"text": TEXT, "label": [[2, 8, "per"], [6, 12, "loc"]]},
         {"text": TEXT, "label": [[2, 80, "per"]]},
         {"text": TEXT, "label": [{"start": 2, "end": 5, "text": "Bob", "labels": ["per"]}]},
         {"text": TEXT},
+        {"text": "Annes dog", "label": [[0, 3, "per"]]},
     ]
-    path = write(tmp_path, "a.jsonl", [*[fine] * 5, *bad])
+    path = write(tmp_path, "a.jsonl", records)
     data = read(DataSpec(path=str(path), problem="token_classification"))
-    assert data.examples.text_a == (WORDS[0],) * 5
-    assert [note for note in data.notes if "left out" in note] == [
+    assert data.examples.text_a == (*[WORDS[0]] * 5, "Annes dog")
+    assert data.examples.labels[-1, :2].tolist() == [1, 0]
+    assert [note for note in data.notes if note.startswith("a.jsonl: ")] == [
+        "a.jsonl: 1 span cut a word; such words count as a whole",
         "a.jsonl: 1 row with overlapping spans left out, first at line 6",
         "a.jsonl: 2 rows with a span that is not in its text left out, first at line 7",
         "a.jsonl: 1 row without spans left out, first at line 9",
     ]
-
-
-def test_a_span_that_cuts_a_word_counts_the_whole_word(tmp_path):
-    data = read(
-        DataSpec(
-            path=str(write(tmp_path, "a.jsonl", [{"text": "Annes dog", "label": [[0, 3, "per"]]}]))
-        )
-    )
-    assert data.examples.labels.tolist() == [[1, 0]]
-    assert "a.jsonl: 1 span cut a word; such words count as a whole" in data.notes
 
 
 def test_words_are_those_of_an_exported_model():
@@ -279,7 +253,7 @@ def test_words_are_those_of_an_exported_model():
     assert [match.span() for match in WORD.finditer(text)] == words_in(text)
 
 
-def test_other_json_is_read_as_before(tmp_path):
+def test_other_json_and_tables_are_read_as_before(tmp_path):
     records = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": ["x"]}]
     assert annotated(write(tmp_path, "a.jsonl", records)).columns == ("text", "label")
     table = annotated(write(tmp_path, "a.json", records))
@@ -287,3 +261,5 @@ def test_other_json_is_read_as_before(tmp_path):
     (tmp_path / "b.json").write_text("[1, 2")
     with pytest.raises(InputError, match="begins as an array of JSON and is none"):
         annotated(tmp_path / "b.json")
+    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
+    assert read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv").spec.problem == "single_label"

@@ -5,10 +5,10 @@ import math
 from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
 from bench.plan.columns import LARGEST
-from bench.report.cells import failures_table
-from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, failed_row
 
 MINUTE = 60.0
+SHORT = "left out: predicted to take {} min, and 3 of the budget of 90 min are left"
 
 
 def budget_of(minutes_=math.inf):
@@ -33,18 +33,16 @@ def test_a_cell_fits_that_takes_no_longer_than_what_is_left():
     assert budget.left_s() == 3 * MINUTE
     assert (budget.fits(3 * MINUTE), budget.fits(3 * MINUTE + 1)) == (True, False)
     assert budget.leave_out("a", None) is None, "one without a prediction"
-    assert budget.leave_out("b", 12 * MINUTE) == (
-        "left out: predicted to take 12 min, and 3 of the budget of 90 min are left"
-    )
+    assert budget.leave_out("b", 12 * MINUTE) == SHORT.format(12)
     assert budget.left_out == {"b": 12 * MINUTE}
     forward(3)
     assert budget.left_s() == 0
     why = "left out: {}, and the budget of 90 min is used up"
     assert budget.leave_out("a", None) == why.format("its time is not predicted")
     assert budget.leave_out("b", 0.0) == why.format("predicted to take 0 min")
+    texts = [minutes(s) for s in (0, 15, 59.9, 204, 5400, 86_400)]
+    assert texts == ["0", "0.25", "1", "3.4", "90", "1,440"]
 
-
-def test_at_the_end_cells_that_would_never_fit_are_reported():
     budget, forward = budget_of(10)
     forward(5)
     budget.leave_out("a", 8 * MINUTE)
@@ -55,51 +53,29 @@ def test_at_the_end_cells_that_would_never_fit_are_reported():
     first, second = how_to_go_on([], {"ok": 1}, budget=budget)
     assert first == "3 cells were left out for the budget of 10 min"
     assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
-
-
-def test_minutes_have_few_digits():
-    texts = [minutes(s) for s in (0, 15, 59.9, 204, 5400, 86_400)]
-    assert texts == ["0", "0.25", "1", "3.4", "90", "1,440"]
-
-
-def left_out(mode="full", predicted="12"):
-    message = f"left out: predicted to take {predicted} min, and 3 of the budget of 90 min are left"
-    rank, layers = (None, None) if mode == "full" else (1, "attn")
-    return failed_row(cell(mode, rank, layers, "off"), "skipped", message)
-
-
-def test_a_reason_is_recorded_once_and_covers_no_result():
-    why = str(left_out(predicted="7")["message"])
-    assert was_left_out(left_out())
-    assert needs_no_row(left_out(predicted="12"), why), "only the numbers differ"
-    for status in ("ok", "crashed", "oom"):
-        row = left_out() | {"status": status}
-        assert not was_left_out(row)
-        assert needs_no_row(row, why)
-    assert not needs_no_row(None, why)
-    assert not needs_no_row(left_out() | {"status": "interrupted"}, why)
-    bigger = left_out() | {"message": "the same, only smaller, ran out of memory"}
-    assert not was_left_out(bigger)
-    assert not needs_no_row(bigger, why)
-    assert needs_no_row(bigger, str(bigger["message"]))
-    assert not needs_no_row(left_out(), str(bigger["message"]))
-
-
-def test_cells_fit_one_after_the_other():
     assert that_fit(100.0, [60.0, 50.0, None, 40.0, 1.0]) == [True, False, None, True, False]
     assert that_fit(float("inf"), [1e12, None]) == [True, None]
     assert that_fit(100.0, [60.0, 50.0, None, 45.0, 41.0], 2) == [True, True, None, True, False]
 
 
-def test_what_was_left_out_goes_on_by_the_same_command():
-    counts = to_run_again({"ok": 3, "skipped": 5}, [], left_out=4)
-    assert counts == {"ok": 3, "skipped": 1, LEFT_OUT: 4}
-    lines = how_to_go_on(["--grid", "paper", "--budget", "90"], counts)
-    assert lines[0] == "to go on: python -m bench.grid --grid paper --budget 90"
-    assert lines[1].startswith("to run again what ended skipped: ")
-    assert len(lines) == 2
-    counts = to_run_again({"ok": 3, "skipped": 4}, [], left_out=4)
-    assert len(how_to_go_on([], counts)) == 1
+def left_out(**changes):
+    return failed_row(cell("full", None, None, "off"), "skipped", SHORT.format(12)) | changes
+
+
+def test_a_reason_is_recorded_once_and_covers_no_result():
+    why, other = SHORT.format(7), "the same, only smaller, ran out of memory"
+    assert was_left_out(left_out())
+    assert needs_no_row(left_out(), why), "only the numbers differ"
+    for status in ("ok", "crashed", "oom"):
+        assert not was_left_out(left_out(status=status))
+        assert needs_no_row(left_out(status=status), why)
+    assert not needs_no_row(None, why)
+    assert not needs_no_row(left_out(status="interrupted"), why)
+    bigger = left_out(message=other)
+    assert not was_left_out(bigger)
+    assert not needs_no_row(bigger, why)
+    assert needs_no_row(bigger, other)
+    assert not needs_no_row(left_out(), other)
 
 
 def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():
@@ -115,19 +91,10 @@ def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_
             "2 cells did not end ok this time: older results count instead",
             f"to go on: {command}",
         ]
-
-
-def test_cells_that_were_left_out_are_one_line_of_the_failures():
-    rows = synthetic_rows(68)
-    many = [left_out() | {"seed": seed} for seed in range(1, 301)]
-    heading, table = failures_table([*rows, *many])
-    assert "303 of 368 runs did not end ok" in heading
-    assert "300 skipped" in heading
-    assert len(table.rows) == table.total == 4
-    what, status, why = table.rows[0]
-    assert what == "full fp32, seed 1, and 299 other runs left out"
-    assert status == "skipped"
-    assert why.startswith("left out: predicted to take 12 min")
-    assert {row[1] for row in table.rows[1:]} == {"oom", "timeout", "crashed"}
-    _, table = failures_table([left_out()])
-    assert [row[0] for row in table.rows] == ["full fp32, seed 0"]
+    counts = to_run_again({"ok": 3, "skipped": 5}, [], left_out=4)
+    assert counts == {"ok": 3, "skipped": 1, LEFT_OUT: 4}
+    first, second = how_to_go_on(["--grid", "paper", "--budget", "90"], counts)
+    assert first == "to go on: python -m bench.grid --grid paper --budget 90"
+    assert second.startswith("to run again what ended skipped: ")
+    counts = to_run_again({"ok": 3, "skipped": 4}, [], left_out=4)
+    assert len(how_to_go_on([], counts)) == 1

@@ -1,32 +1,29 @@
-"""Grid files: what they may say, and one line on what they may not; and settings by part."""
+"""Grid files: what they may say, and one line on what they may not, whatever a file holds; and
+settings by part."""
 
 import csv
+import json
 import os
+import time
 import tomllib
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.common.errors import InputError
+from bench.grid.inputs import override
 from bench.launch import checks
-from bench.plan import gridfile
+from bench.plan import columns, gridfile
 from bench.plan.cell import ABOUT, MULTITASK
-from bench.plan.columns import (
-    BY_NAME,
-    CORRELATED,
-    PART_SCORES,
-    VALUES,
-    format_parts,
-    most_encoders,
-    parse_parts,
-    parse_value,
-    part_scores,
-    row_of,
-)
-from bench.plan.gridfile import _one_line
+from bench.plan.columns import PART_SCORES, format_parts, parse_parts
 from bench.plan.job import Job
 from bench.plan.metrics import OVERALL
+from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
@@ -41,18 +38,39 @@ from minbert.model.heads import HEADS
 from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import SCHEDULES
+from tests import hostile
 from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import job_of
+from tests.hostile import check_line
 
-GOOD = """
-about = "two cells"
-[settings]
-epochs = 2
-learning_rates = {full = 2e-5}
-[[cells]]
-mode = ["full"]
-amp = ["off", "on"]
-"""
+RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+VALUES: dict[str, Any] = {
+    "about": "two cells",
+    "settings": {
+        "model": "minilm", "task": "movies", "seeds": 1, "epochs": 2,
+        "max_steps": 3, "max_length": 128, "batch_size": 8, "weight_decay": 0.01, "warmup": 0.1,
+        "learning_rates": {"full": 2e-5}, "dropout": 0.1, "alpha": 16.0,
+    },
+    "cells": [
+        {"mode": ["full"], "amp": ["off", "on"]},
+        {"mode": ["lora"], "rank": [1, 8], "layers": ["attn"]},
+    ],
+}  # fmt: skip
+
+
+def toml(value):
+    """TOML for a value, tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def document(values):
+    return "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in values.items())
 
 
 def test_names_that_planning_has_without_torch_are_those_of_minbert():
@@ -62,19 +80,24 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert():
     ):  # fmt: skip
         assert ABOUT[name].values == tuple(known), name
     assert checks.MSE == MSE
+    assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
+    assert TASKS[MULTITASK].metric == OVERALL
+    for part in PARTS:
+        assert columns.most_encoders([part, "sst"]) == len(DECLARED["cs224n"][part]["texts"])
+    correlated = {part for part in PARTS if TASKS[part].kind == "regression"}
+    assert correlated == set(columns.CORRELATED)
+    assert columns.VALUES["task_order"] == tuple(MIXINGS)
 
 
-def test_a_copied_and_changed_grid_loads(tmp_path):
+def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD)
+    path.write_text(document(VALUES))
     grid = gridfile.load(str(path))
     assert (grid.name, grid.settings.epochs) == ("mine", 2)
     rates = grid.settings.learning_rates
     assert (rates.full, rates.adapter) == (2e-5, 2e-3)
-    assert [axes.amp for axes in grid.cells] == [["off", "on"]]
-
-
-def test_named_grids_load():
+    assert grid.cells[0].amp == ["off", "on"]
+    assert len(expand(grid, RESOLVED)) == 4
     for name in gridfile.names():
         assert gridfile.load(name).name == name
     with pytest.raises(InputError, match="full, paper, paper-final, quick, smoke"):
@@ -94,25 +117,91 @@ def test_a_typo_is_one_line_that_says_where(one):
     assert "\n" not in message
 
 
-def test_a_reason_is_one_line_of_at_most_300_characters_that_can_be_seen():
-    assert _one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
-    assert _one_line("é" * 301) == "é" * 300
+def parsed(text):
+    return hostile.answer(lambda: gridfile.parse(text, "x.toml", "x"), InputError, "x.toml: ")
+
+
+TOML = st.recursive(
+    st.booleans()
+    | st.sampled_from([number for number in hostile.NUMBERS if number != 10**400])
+    | st.sampled_from([text for text in hostile.TEXTS if "\ud800" not in text])
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.-_é", max_size=4), inner)
+    ),
+    max_leaves=4,
+)
+CHANGED = hostile.changed(VALUES, TOML).filter(lambda values: isinstance(values, dict))
+
+
+@hostile.examples(200)
+@given(
+    content=CHANGED.map(lambda values: document(values).encode())
+    | hostile.damaged(document(VALUES).encode())
+)
+def test_a_changed_or_damaged_grid_is_refused_or_makes_cells_in_a_moment(tmp_path, content):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    grid = hostile.answer(lambda: gridfile.load(str(path)), InputError, path)
+    if grid is not None:
+        cells = expand(grid, RESOLVED)
+        assert 0 < len(cells) <= 100_000
+        assert all(cell.epochs >= 1 and 0 <= cell.dropout < 1 for cell in cells)
+        assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
+
+
+def test_a_setting_of_any_other_kind_is_refused():
+    valid = [("model", "''"), ("task", "''"), ("learning_rates", "{}")]
+    values = ["9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
+    for key, value in product((*VALUES["settings"], "max_train", "pooling", "nonsense"), values):
+        text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
+        assert (key, value) in valid or parsed(text) is None, (key, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 200_000 + "b = 1",
+        "[" + "a . " * 200_000 + "b]",
+        "x = {" + "'a'.\"b\"." * 50_000 + "c = 1}",
+        "x = " + hostile.nested(100_000),
+        "x = " + "{a = " * 50_000,
+        "'" * 10**6,
+        "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
+        "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
+        "[settings]\nseeds = 10000\n[[cells]]\nmode=['full']\namp=[" + "'off'," * 11 + "]",
+        "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
+    begun = time.process_time()
+    assert parsed(text) is None
+    assert time.process_time() - begun < 15
 
 
 def test_unreadable_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="can't be read"):
-        gridfile.load(str(tmp_path / "none.toml"))
-    binary = tmp_path / "binary.toml"
-    binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not UTF-8"):
-        gridfile.load(str(binary))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
     os.mkfifo(tmp_path / "pipe.toml")
-    with pytest.raises(InputError, match="pipe"):
-        gridfile.load(str(tmp_path / "pipe.toml"))
-    large = tmp_path / "large.toml"
-    large.write_bytes(b"#" * (2 << 20))
-    with pytest.raises(InputError, match="larger than 1 MiB"):
-        gridfile.load(str(large))
+    for name, reason in (("none", "can't be read"), ("binary", "not UTF-8"), ("pipe", "pipe"),
+                         ("large", "larger than 1 MiB")):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            gridfile.load(str(tmp_path / f"{name}.toml"))
+    assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
+    assert gridfile._one_line("é" * 301) == "é" * 300
+
+
+def test_flags_and_models_have_the_limits_of_their_settings():
+    grid = gridfile.load("smoke")
+    with pytest.raises(InputError) as caught:
+        override(grid, {"max_train": 10**10, "model": None})
+    check_line(str(caught.value), "--max-train")
+    assert override(grid, {"max_train": 2}).settings.max_train == 2
+    assert override(grid, {"max_train": None}) == grid
+    for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):
+        with pytest.raises(InputError):
+            find_model(name, "pretrained", "auto")
 
 
 VARIED = """
@@ -136,50 +225,43 @@ def test_a_table_of_cells_can_have_settings_of_its_own():
     assert (own.head, own.task_rates.sst, own.task_rates.quora) == ("conv", 2.0, 1.0)
     assert (own.batch_size, own.dropout, own.epochs) == (32, 0.2, 7)
     assert grid.variants == [plain, own]
+    varied = gridfile.Varied.model_fields.keys()
+    assert not {"model", "init", "task", "seeds", "max_train"} & varied, "neither data nor model"
+    assert varied < gridfile.Settings.model_fields.keys()
 
 
-def test_what_cells_can_vary_changes_neither_data_nor_model():
-    assert not {"model", "init", "task", "seeds", "max_train"} & gridfile.Varied.model_fields.keys()
-    assert gridfile.Varied.model_fields.keys() < gridfile.Settings.model_fields.keys()
-
-
-ROOT = Path(__file__).parents[3]
 SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
 SCORES = {"sst": 0.5, "quora": 0.8, "sts": 0.7}
 
 
 def cells_of(parts, grid="paper-final"):
-    resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid", "sts" in parts, parts)
+    resolved = replace(RESOLVED, regression="sts" in parts, parts=parts)
     return expand(gridfile.load(grid), resolved)
 
 
-def test_names_are_those_of_the_task():
-    assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
-    assert TASKS[MULTITASK].metric == OVERALL
-    for part in PARTS:
-        assert most_encoders([part, "sst"]) == len(DECLARED["cs224n"][part]["texts"])
-    assert {part for part in PARTS if TASKS[part].kind == "regression"} == set(CORRELATED)
-    assert VALUES["task_order"] == tuple(MIXINGS)
-
-
-def test_settings_by_part_have_one_order_and_come_back():
+def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are_there():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
     assert parse_parts(format_parts(values)) == values
     for text in ("", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"):
         with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
             parse_parts(text)
+    (cell, *_) = cells_of(("sst", "quora"))
+    assert cell.task_rates == "quora=5 sst=4"
+    assert cell.regression_loss is None
+    for parts in (("sst",), ("quora", "sts")):
+        assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
+    for other in cells_of((), "smoke"):
+        found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
+        assert found == (None,) * 4, "of another task"
 
 
-def test_overall_is_the_mean_over_the_parts_that_are_there():
+def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
     assert overall(SCORES) == pytest.approx((0.5 + 0.8 + 0.85) / 3)
     assert overall({"sts": -1.0}) == 0.0
     assert overall({"sst": 0.4}) == 0.4
     assert overall({"sst": 0.4, "sts": None}) is None
     assert overall({}) is None
-
-
-def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances():
     low, high = wilson(550, 1100)
     assert overall_interval({"sst": 0.5}, {"sst": 1100}).ends() == pytest.approx((low, high))
     low, high = fisher(0.7, 863)
@@ -197,24 +279,14 @@ def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances():
         assert end.value - 1e-9 <= end.high <= 1
 
 
-def test_settings_are_of_the_parts_that_are_there():
-    (cell, *_) = cells_of(("sst", "quora"))
-    assert cell.task_rates == "quora=5 sst=4"
-    assert cell.regression_loss is None
-    for parts in (("sst",), ("quora", "sts")):
-        assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
-    for other in cells_of((), "smoke"):
-        found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
-        assert found == (None,) * 4, "of another task"
-
-
 def test_cells_that_ran_before_there_were_parts_keep_their_ids():
-    with (ROOT / "docs" / "prediction.csv").open(newline="", encoding="utf-8") as file:
+    path = Path(__file__).parents[3] / "docs" / "prediction.csv"
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows
     for row in rows:
-        known = {n: parse_value(n, text) for n, text in row.items() if n in BY_NAME}
-        assert row_of(known).cell.cell_id == row["cell_id"]
+        known = {n: columns.parse_value(n, text) for n, text in row.items() if n in columns.BY_NAME}
+        assert columns.row_of(known).cell.cell_id == row["cell_id"]
 
 
 def test_a_job_with_other_settings_by_part_is_refused():
@@ -230,12 +302,12 @@ def test_a_job_with_other_settings_by_part_is_refused():
 
 
 def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path):
-    columns = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
-    columns |= {PART_SCORES[part]: score for part, score in SCORES.items()}
+    own = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
+    own |= {PART_SCORES[part]: score for part, score in SCORES.items()}
 
     def of_majority(majority):
         return measured_row(
-            cells_of(PARTS)[0], HERE, columns=columns,
+            cells_of(PARTS)[0], HERE, columns=own,
             status="ok", flags=[], message="", folder=tmp_path, dev_examples=SIZES,
             majority_score=majority,
         )  # fmt: skip
@@ -245,14 +317,11 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
     assert row["majority_score"] == 0.5
     assert row["flags"] is None
     assert of_majority(0.72)["flags"] == "not_learned"
-    assert part_scores(row) == SCORES
+    assert columns.part_scores(row) == SCORES
     lacking = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
     for parts, ends in (({"sst": 100}, wilson(50, 100)), ({"movies": 100}, (None, None))):
         assert tuple(score_interval(lacking, parts, Path()).values()) == ends, "of the task's parts"
-
-
-def test_a_score_that_none_can_be_makes_no_result():
     for name, value in (("dev_sentiment", -0.1), ("dev_similarity", -1.1), ("dev_score", -0.1)):
-        columns = f'{{"dev_metric": "overall", "{name}": {value}}}'
+        result = {"status": "ok", "columns": {"dev_metric": "overall", name: value}}
         with pytest.raises(ValueError, match=f"its {name} is"):
-            parse_result(f'{{"status": "ok", "columns": {columns}}}')
+            parse_result(json.dumps(result))

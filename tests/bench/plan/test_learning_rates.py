@@ -5,16 +5,8 @@ from types import SimpleNamespace
 
 from bench.forecast.outlook import Outlook
 from bench.grid.plans import rounds
-from bench.plan import gridfile
-from bench.plan.learning_rates import (
-    MOST,
-    Search,
-    at_exponent,
-    kind_of,
-    origin_of,
-    still_lacking,
-    without_rates,
-)
+from bench.plan import gridfile, learning_rates
+from bench.plan.learning_rates import Search, kind_of
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import HERE, planned_row
@@ -27,7 +19,13 @@ LORA = next(cell for cell in CELLS if cell.mode == "lora")
 HEAD = next(cell for cell in CELLS if cell.mode == "head")
 
 
-def test_how_rates_came_about_follows_from_the_cell():
+def test_multipliers_are_powers_of_the_root_of_ten_and_a_cell_says_whence_its_rates_are():
+    rates = learning_rates.at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
+    names = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    assert rates == dict(zip(names, (3.16e-3, 3.16e-4, 3.16e-3), strict=True))
+    rates = learning_rates.at_exponent(HEAD, -2)
+    assert rates == dict(zip(names, (None, None, 1e-4), strict=True))
+    origin_of = learning_rates.origin_of
     assert {origin_of(cell) for cell in expand(SMOKE, MODEL)} == {"default"}
     assert {origin_of(cell) for cell in CELLS} == {"given"}
     assert origin_of(replace(LORA, learning_rate_head=2e-3)) == "given"
@@ -66,26 +64,21 @@ def peak_at(best):
     return score
 
 
-def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates():
-    rates = at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
-    names = ("learning_rate", "learning_rate_base", "learning_rate_head")
-    assert rates == dict(zip(names, (3.16e-3, 3.16e-4, 3.16e-3), strict=True))
-    assert at_exponent(HEAD, -2) == dict(zip(names, (None, None, 1e-4), strict=True))
-
-
 def test_three_rates_for_each_kind_and_the_best_is_taken():
     runs = Runs(peak_at(1e-3))
     cells = [cell for cell in CELLS if cell.mode != "full"]
     search = runs.search(cells, "other data")
     (only,) = runs.run(search)
-    kinds = {kind_of(cell) for cell in cells}
-    assert len(only) == 3 * len(kinds)
+    assert len(only) == 3 * len({kind_of(cell) for cell in cells})
     assert {cell.learning_rate_source for cell in only} == {"candidate"}
     assert {cell.data_digest for cell in only} == {"other data"}
     found = search.tuned(LORA)
-    assert found.learning_rate == 1e-3
-    assert found.learning_rate_source == "search"
+    assert (found.learning_rate, found.learning_rate_source) == (1e-3, "search")
     assert replace(found, learning_rate_source="grid") == LORA
+    again = runs.search(cells, "other data")
+    asked = {cell.cell_id for cells in again.rounds() for cell in cells}
+    assert asked <= {cell.cell_id for cell in only}, "the same that have run"
+    assert [again.tuned(cell) for cell in cells] == [search.tuned(cell) for cell in cells]
 
 
 def searched(score, cells=(LORA,)):
@@ -95,18 +88,15 @@ def searched(score, cells=(LORA,)):
     return search, [len(each) for each in runs.run(search)]
 
 
-def test_multipliers_are_added_while_the_best_is_at_an_end():
+def test_multipliers_are_added_while_the_best_is_at_an_end_and_what_failed_is_no_choice():
     search, numbers = searched(peak_at(0.01))
     assert numbers == [3, 1, 1]
     assert search.tuned(LORA).learning_rate == 0.01
     for sign in (1, -1):
         _, numbers = searched(lambda cell, sign=sign: (sign * cell.learning_rate, 1.0))
-        assert sum(numbers) == MOST, "they have an end"
-
-
-def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice():
+        assert sum(numbers) == learning_rates.MOST, "they have an end"
     search, _ = searched(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
-    assert search.tuned(LORA).learning_rate == 3.16e-4
+    assert search.tuned(LORA).learning_rate == 3.16e-4, "of equal scores the lower loss"
     search, _ = searched(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
     assert search.tuned(LORA).learning_rate < 1e-3
     search, numbers = searched(lambda cell: "invalid")
@@ -129,31 +119,19 @@ def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeate
     assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
 
 
-def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted():
-    head, lora = plan([HEAD, without_rates(LORA)], {}, HERE)
+def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted_until_they_have_run():
+    without = learning_rates.without_rates(LORA)
+    head, lora = plan([HEAD, without], {}, HERE)
     lora = replace(lora, action="skip")
     forecast = SimpleNamespace(time_s=lambda cell: {HEAD.mode: 7.0}[cell.mode])
     outlook = Outlook(forecast, [lora, head])
     assert outlook.begin(lora.cell) == (None, None)
     assert outlook.begin(head.cell) == (7.0, 0.0)
-
-
-def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run():
-    old = planned_row(without_rates(LORA)) | {"status": "skipped"}
+    old = planned_row(without) | {"status": "skipped"}
     new = planned_row(replace(LORA, learning_rate_source="search")) | {"status": "ok"}
-    assert still_lacking([old, new]) == [new]
+    assert learning_rates.still_lacking([old, new]) == [new]
     other = new | {"seed": 1}
-    assert still_lacking([old, other]) == [old, other]
-
-
-def test_what_has_run_is_asked_for_again_by_the_same_cells():
-    runs = Runs(peak_at(1e-3))
-    search = runs.search(CELLS)
-    first = runs.run(search)
-    again = runs.search(CELLS)
-    asked = [cell.cell_id for cells in again.rounds() for cell in cells]
-    assert set(asked) <= {cell.cell_id for cells in first for cell in cells}
-    assert [again.tuned(cell) for cell in CELLS] == [search.tuned(cell) for cell in CELLS]
+    assert learning_rates.still_lacking([old, other]) == [old, other]
 
 
 def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
@@ -167,6 +145,9 @@ def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
     assert len({cell.learning_rate for cell in tuned}) == 1
     for others in ({"alpha": 128.0}, {"use_rslora": "on"}, {"mode": "vera"}):
         assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
+    for cells, amp in ((CELLS, "bf16"), ([c for c in CELLS if c.amp == "off"], "off")):
+        first = next(Search(cells, "d2", lambda cell: None).rounds())
+        assert {cell.amp for cell in first} == {amp}, "that of the cells where any has it"
 
 
 def test_lower_ranks_are_searched_where_the_best_rate_exceeds_the_default():
@@ -195,11 +176,3 @@ def test_a_rank_that_fails_leaves_the_search_to_the_next_lower_one():
     assert [{cell.rank for cell in each} for each in runs.run(search)] == [{64}, {8}, {1}]
     assert search.statuses(ranks[0]) == ("oom",) * 3
     assert len([*runs.search(ranks, "another digest").rounds()]) == 1, "without rows it ends"
-
-
-def test_amp_is_that_of_the_cells_where_any_has_it():
-    def amps(cells):
-        return {cell.amp for cell in next(Search(cells, "d2", lambda cell: None).rounds())}
-
-    assert amps(CELLS) == {"bf16"}
-    assert amps([cell for cell in CELLS if cell.amp == "off"]) == {"off"}

@@ -1,6 +1,7 @@
-"""Grids become cells, and cells with their rows a plan."""
+"""Grids become cells, of one model or several, and cells with their rows a plan."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from bench.common.errors import InputError
 from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE
 from bench.plan.columns import format_parts
-from bench.plan.learning_rates import kind_of
+from bench.plan.learning_rates import Search, kind_of
+from bench.plan.models import check_models, find_models
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from tests.bench import synthetic_rows
-from tests.bench.synthetic_rows import new_row
+from tests.bench.synthetic_rows import new_row, planned_row
 
 HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
 OPTIONS = str(Path(__file__).with_name("options.toml"))
@@ -38,12 +40,11 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze():
         '[[cells]]\nmode = ["full", "head"]\nunfreeze = ["all", "iterative"]\n'
         '[[cells]]\nmode = ["lora"]\nrank = [1]\nlayers = ["attn"]\nunfreeze = ["iterative"]\n'
     )
-    assert sorted((c.mode, str(c.unfreeze)) for c in cells) == [
-        ("full", "all"), ("full", "iterative"), ("head", "None"), ("lora", "iterative"),
-    ]  # fmt: skip
-    assert {c.name for c in cells} == {
-        "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
+    assert {c.name: c.unfreeze for c in cells} == {
+        "full-fp32-s0": "all", "full-iterative-fp32-s0": "iterative", "head-fp32-s0": None,
+        "lora-r1-attn-iterative-fp32-s0": "iterative",
     }  # fmt: skip
+    assert len(cells) == 4
 
 
 def test_options_change_no_cell_to_which_they_do_not_apply():
@@ -58,16 +59,11 @@ def test_options_change_no_cell_to_which_they_do_not_apply():
         changed = cells_in(text.format(setting))
         assert {c.mode for c in changed if c.cell_id == plain[c.mode]} == same, setting
         assert [c.scale for c in changed if c.mode == "vera"] == [None]
-    vera = "[[cells]]\nmode = ['vera']\nrank = [4]\nlayers = ['attn']\n"
+    lora = "[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
+    [cell] = cells_in(f"[settings]\nscale = 0.1\n{lora}")
+    assert cell.alpha == 0.3, "as the CSV has it"
     with pytest.raises(InputError, match="lora_plus_ratio doesn't apply to mode vera"):
-        cells_in(f"{vera}settings = {{lora_plus_ratio = 4}}\n")
-
-
-def test_a_scale_for_all_ranks_is_as_the_csv_holds_it():
-    cells = cells_in(
-        "[settings]\nscale = 0.1\n[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
-    )
-    assert [cell.alpha for cell in cells] == [0.3]
+        cells_in(f"{lora.replace('lora', 'vera')}settings = {{lora_plus_ratio = 4}}\n")
 
 
 def test_cells_have_the_settings_of_their_table():
@@ -86,10 +82,9 @@ def test_cells_have_the_settings_of_their_table():
     """
     parts = replace(RESOLVED, regression=True, parts=("sst", "quora", "sts"))
     cells = expand(gridfile.parse(text, "mine.toml", "mine"), parts)
-    plain = [c for c in cells if c.batch_size == 64]
-    (own,) = (c for c in cells if c.batch_size == 32)
-    assert {(c.head, c.encoders, c.task_order) for c in plain} == {("linear", 1, "proportional")}
-    assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
+    of = {(c.batch_size, c.head, c.encoders, c.task_order): c for c in cells}
+    assert of.keys() == {(64, "linear", 1, "proportional"), (32, "conv", 2, "sequential")}
+    own = of[32, "conv", 2, "sequential"]
     assert own.task_decays == format_parts(dict.fromkeys(parts.parts, 0.5))
     assert {c.held_out for c in cells} == {0.1}
     assert len({c.cell_id for c in cells}) == 3
@@ -138,9 +133,7 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats():
 def test_cell_id_follows_what_determines_a_result_and_not_labels():
     """Nor settings that came later, at the value that older cells had."""
     cell = cells_of("smoke")[0]
-    multitask = replace(
-        cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b"
-    )
+    parts = replace(cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b")
     labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
     usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
              "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
@@ -154,7 +147,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
         {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8},
     ):  # fmt: skip
-        assert replace(multitask, **change).cell_id != multitask.cell_id, change
+        assert replace(parts, **change).cell_id != parts.cell_id, change
 
 
 def test_selection_keeps_cells_whose_axes_match():
@@ -182,11 +175,14 @@ def test_selection_keeps_cells_whose_axes_match():
     [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
      ("layers=all/lin", "all-lin-only"), ("learning_rate=2", "it takes numbers")],
 )  # fmt: skip
-def test_bad_selection_is_one_line(text, named):
+def test_bad_selection_or_rerun_is_one_line(text, named):
     with pytest.raises(InputError, match="--select") as caught:
         parse_selection(text)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=text):
+        check_rerun(text)
+    assert check_rerun("disturbed") == "disturbed"
 
 
 CELLS = cells_of("smoke")[:4]
@@ -224,12 +220,9 @@ def rows_of(items):
 def test_what_runs_follows_from_rows_and_options(rows, options, expected):
     planned = plan(CELLS, rows_of(rows), HERE, **options)
     assert " ".join(item.action for item in planned) == expected
-
-
-def test_an_attempt_is_one_above_all_rows_of_a_cell():
-    assert [item.attempt for item in plan(CELLS, rows_of(FLAGGED), HERE)] == [5, 2, 1, 1]
-    fresh = plan(CELLS, rows_of(VERSIONS), HERE, fresh=True)
-    assert [item.attempt for item in fresh] == [3, 3, 3, 2]
+    highest = [max((row.attempt for row in rows_of(rows) if row.cell_id == cell.cell_id
+                    and row.conditions_id == "here"), default=0) for cell in CELLS]  # fmt: skip
+    assert [item.attempt for item in planned] == [attempt + 1 for attempt in highest]
 
 
 def test_each_repeat_is_done_fails_and_is_tried_again_by_itself():
@@ -288,55 +281,42 @@ OWN = [row_of(cell, "ok", **MINE) for cell in SEEDS[:2]]
 SEVENTH = row_of(replace(SEEDS[0], seed=7), "ok", **MINE)
 
 
-def here_and_elsewhere(rows, cells, **options):
-    """Actions of a plan; `else` in place of `done` for a score of another machine."""
-    planned = plan(cells, rows, MINE, **options)
-    assert all(item.action == "done" for item in planned if item.elsewhere)
-    return " ".join("else" if item.elsewhere else item.action for item in planned)
+TRIED = [SEEDS[0], replace(SEEDS[1], learning_rate_source=CANDIDATE)]
+OF_TRIED = [row_of(cell, "ok", **THERE) for cell in TRIED]
 
 
 @pytest.mark.parametrize(
-    ("rows", "number", "options", "expected"),
+    ("rows", "cells", "options", "expected"),
     [
-        (OTHERS, 3, {}, "run else else"),
-        ([OTHERS[0], OTHERS[2]], 3, {}, "else run else"),
-        ([OTHERS[1]], 3, {}, "run else run"),
-        ([*OTHERS, SEVENTH], 3, {}, "else else else"),
-        ([*OTHERS, SEVENTH | {"status": "oom"}], 3, {}, "run else else"),
-        ([*OTHERS, row_of(replace(SEEDS[0], rank=64, seed=7), "ok", **MINE)], 3, {},
+        (OTHERS, SEEDS, {}, "run else else"),
+        ([OTHERS[0], OTHERS[2]], SEEDS, {}, "else run else"),
+        ([OTHERS[1]], SEEDS, {}, "run else run"),
+        ([*OTHERS, SEVENTH], SEEDS, {}, "else else else"),
+        ([*OTHERS, SEVENTH | {"status": "oom"}], SEEDS, {}, "run else else"),
+        ([*OTHERS, row_of(replace(SEEDS[0], rank=64, seed=7), "ok", **MINE)], SEEDS, {},
          "run else else"),
-        (OTHERS, 2, {"repeats": 2}, "run else run else"),
-        ([*OTHERS, *OWN], 2, {"repeats": 2}, "done done run run"),
-        ([*OTHERS, CRASHED], 2, {}, "kept run"),
-        ([*OTHERS, CRASHED], 2, {"rerun": "crashed"}, "run else"),
-        (OTHERS, 2, {"fresh": True}, "run run"),
-        ([row | {"code_version": "v2"} for row in OTHERS], 2, {"fresh": True}, "run else"),
-        *(([row | other for row in OTHERS], 2, {}, "run run") for other in (
+        (OTHERS, SEEDS[:2], {"repeats": 2}, "run else run else"),
+        ([*OTHERS, *OWN], SEEDS[:2], {"repeats": 2}, "done done run run"),
+        ([*OTHERS, CRASHED], SEEDS[:2], {}, "kept run"),
+        ([*OTHERS, CRASHED], SEEDS[:2], {"rerun": "crashed"}, "run else"),
+        (OTHERS, SEEDS[:2], {"fresh": True}, "run run"),
+        (OF_TRIED, TRIED, {"repeats": 2}, "run else run"),
+        (OF_TRIED, TRIED[1:], {}, "else"),  # without costs measured here
+        ([row | {"code_version": "v2"} for row in OTHERS], SEEDS[:2], {"fresh": True}, "run else"),
+        *(([row | other for row in OTHERS], SEEDS[:2], {}, "run run") for other in (
             {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
             {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
             {"dev_score": None}, {"status": "invalid"},
         )),
     ],
 )  # fmt: skip
-def test_a_score_of_another_machine_will_do_once_costs_are_measured_here(
-    rows, number, options, expected
-):
+def test_a_score_from_elsewhere_will_do_once_costs_are_measured(rows, cells, options, expected):
     """Of the same software, unless the cell failed here, is asked for or lacks a fresh result."""
-    assert here_and_elsewhere(rows, SEEDS[:number], **options) == expected
-
-
-def test_repeats_run_here_and_tries_of_a_search_need_not():
-    cells = [SEEDS[0], replace(SEEDS[1], learning_rate_source=CANDIDATE)]
-    others = [row_of(cell, "ok", **THERE) for cell in cells]
-    assert here_and_elsewhere(others, cells, repeats=2) == "run else run"
-    assert here_and_elsewhere(others, cells[1:]) == "else", "without costs measured here"
-    assert plan(cells, others, MINE)[1].reason == "score from another machine"
-
-
-def test_unknown_rerun_is_refused():
-    assert check_rerun("disturbed") == "disturbed"
-    with pytest.raises(InputError, match="broken"):
-        check_rerun("broken")
+    planned = plan(cells, rows, MINE, **options)
+    for item in planned:
+        assert not item.elsewhere or item.action == "done"
+        assert item.elsewhere == (item.reason == "score from another machine")
+    assert " ".join("else" if item.elsewhere else item.action for item in planned) == expected
 
 
 def test_cells_that_differ_in_an_option_have_names_of_their_own():
@@ -375,3 +355,75 @@ def test_what_ran_out_of_memory_skips_the_same_only_bigger():
         {"model_digest": "x"},
     ):  # fmt: skip
         assert smaller(rank=8, **other) is None, other
+
+
+SMALL = replace(RESOLVED, model="small", model_digest="a" * 16, auto_length=40)
+LARGE = replace(SMALL, model="large", model_digest="b" * 16, pooling="cls", auto_length=56)
+
+
+def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model():
+    grid = gridfile.load("full")
+    cells = expand(grid, SMALL, LARGE)
+    alone = [expand(grid, one) for one in (SMALL, LARGE)]
+    assert {c.cell_id for c in cells} == {c.cell_id for each in alone for c in each}
+    assert len(cells) == 2 * 68
+    changes = sum(a.model != b.model for a, b in pairwise(cells))
+    assert 40 < changes < 95, "as if shuffled"
+    assert sum(a.name == b.name for a, b in pairwise(cells)) < 5
+    assert cells == expand(grid, SMALL, LARGE)
+    assert {(c.model, c.pooling) for c in cells} == {("small", "mean"), ("large", "cls")}
+    text = '[settings]\nmax_length = "auto"\n[[cells]]\nmode = ["head"]\n'
+    lengths = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
+    assert {cell.model: cell.max_length for cell in lengths} == {"small": 40, "large": 56}
+
+
+def test_names_in_a_plan_have_what_distinguishes_its_cells():
+    grid = gridfile.load("smoke")
+    both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
+    assert len(both) == 2 * len(one)
+    assert {item.name for item in both} == {
+        f"{model} {item.name}" for item in one for model in ("small", "large")
+    }
+    ours = [item.cell for item in one]
+    theirs = [replace(cell, engine="transformers", engine_version="5") for cell in ours]
+    names = {item.name for item in plan([*ours, *theirs], [], HERE)}
+    assert {name.split()[0] for name in names} == {"minbert", "transformers"}
+    text = '[settings]\nmodel = {}\n[[cells]]\nmode = ["head"]\n'
+    for names, models in (('"a"', ["a"]), ('["a", "b"]', ["a", "b"])):
+        assert gridfile.parse(text.format(names), "x.toml", "x").settings.models == models
+    for wrong in ("[]", '["a", 7]', '[""]'):
+        with pytest.raises(InputError, match=r"model: should be the name or folder of a model"):
+            gridfile.parse(text.format(wrong), "x.toml", "x")
+
+
+def test_each_model_is_given_rates_of_its_own():
+    cells = [c for c in expand(gridfile.load("smoke"), SMALL, LARGE) if c.mode == "head"]
+    best = {"small": 1e-3, "large": 3.16e-3}
+    rows = {}
+    search = Search(cells, "e" * 16, lambda cell: rows.get(cell.cell_id))
+    for candidates in search.rounds():
+        for cell in candidates:
+            score = 0.5 - abs(cell.learning_rate_head - best[cell.model])
+            rows[cell.cell_id] = planned_row(cell) | {"status": "ok", "dev_score": score}
+    assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
+
+
+def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch):
+    copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
+    models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
+    assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}
+    assert all(model.name == name for name, model in models.items())
+    cells = expand(gridfile.load("smoke"), replace(RESOLVED, model=tiny_checkpoint.name))
+    with pytest.raises(InputError, match=f"positions of {tiny_checkpoint.name}"):
+        check_models([replace(c, max_length=1024) for c in cells], models, pairs=False)
+    for copy, checkpoint in zip(copies, (tiny_checkpoint, deep_checkpoint), strict=True):
+        copy.mkdir(parents=True)
+        for file in checkpoint.iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+    alike = find_models(list(map(str, copies)), "pretrained", "auto")
+    assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
+    with pytest.raises(InputError, match="are the same model"):
+        find_models([str(tiny_checkpoint), str(copies[0])], "pretrained", "auto")
+    monkeypatch.setattr("minbert.assets.hub.fetch_from_hub", {"user/t@v1": tiny_checkpoint}.get)
+    [model] = find_models(["user/t@v1"], "pretrained", "auto").values()
+    assert (model.name, model.checkpoint) == ("user/t@v1", tiny_checkpoint), "a name on the hub"

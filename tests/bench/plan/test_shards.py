@@ -12,6 +12,7 @@ from bench.common.errors import InputError
 from bench.plan.shards import INDEXES, Shard, divide
 from bench.report.text import sentences
 from tests.bench.synthetic_rows import cell, full_grid
+from tests.hostile import examples
 
 SETTINGS = [axes for axes in full_grid() if axes[0] != "dora"]
 
@@ -26,7 +27,8 @@ def cut(cells, costs, count):
     return divide(cells, costs, count, [True] * len(cells))
 
 
-@given(st.integers(1, 8), st.integers(1, 5), st.randoms(use_true_random=False))
+@examples(30)
+@given(st.integers(1, 8), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_every_cell_is_in_one_shard_and_loads_are_balanced(count, seeds, noise):
     cells = grid(seeds)
     costs = [noise.randrange(1, 60_000) for _ in SETTINGS] * seeds
@@ -49,31 +51,25 @@ def test_settings_of_a_seed_stay_on_one_machine_where_that_leaves_none_idle():
     whole = [n for part in three.parts for n in Counter((c.seed, c.fold) for c in part).values()]
     assert whole.count(len(SETTINGS)) == 3
     assert max(three.loads) - min(three.loads) <= 1
-
-
-def test_both_engines_of_a_setting_stay_together():
     cells = [replace(c, engine=e) for c in grid() for e in ("minbert", "transformers")]
-    parts = cut(cells, [*range(1, len(cells) + 1)], 5).parts
-    for part in parts:
-        assert set(Counter(c.name for c in part).values()) == {2}
+    for part in cut(cells, [*range(1, len(cells) + 1)], 5).parts:
+        assert set(Counter(c.name for c in part).values()) == {2}, "both engines of a setting"
+    few = grid(settings=SETTINGS[:4])
+    assert [len(part) for part in cut(few, [1] * 4, 4).parts] == [1] * 4
+    with pytest.raises(InputError, match=r"--shard: .* 4 shards at most"):
+        cut(few, [1] * 4, 5)
 
 
 def test_the_digest_of_a_plan_is_that_of_the_division_on_every_kind_of_device():
     cells = grid()
-    here = cut(cells, [1] * len(cells), 3).plan
-    on = [c.amp != "off" for c in cells]
+    ones, on = [1] * len(cells), [c.amp != "off" for c in cells]
     there = [replace(c, amp="fp16", frozen_dtype=None) if c.amp != "off" else c for c in cells]
-    assert (
-        divide(cells, [1] * len(cells), 3, on).plan == divide(there, [1] * len(cells), 3, on).plan
-    )
-    others = cut(cells, [1] * len(cells), 2), cut(cells[1:], [1] * (len(cells) - 1), 3)
-    assert len({here, cut(grid(2), [1] * 2 * len(cells), 3).plan, *(o.plan for o in others)}) == 4
-
-
-def test_more_shards_than_settings_are_refused():
-    with pytest.raises(InputError, match=r"--shard: .* 4 shards at most"):
-        cut(grid(settings=SETTINGS[:4]), [1] * 4, 5)
-    assert [len(part) for part in cut(grid(settings=SETTINGS[:4]), [1] * 4, 4).parts] == [1] * 4
+    assert divide(cells, ones, 3, on).plan == divide(there, ones, 3, on).plan
+    divisions = (
+        cut(cells, ones, 3), cut(grid(2), ones * 2, 3), cut(cells, ones, 2),
+        cut(cells[1:], ones[1:], 3),
+    )  # fmt: skip
+    assert len({division.plan for division in divisions}) == 4
 
 
 @pytest.mark.parametrize("variable", INDEXES)

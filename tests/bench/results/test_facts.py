@@ -78,26 +78,21 @@ FIGURES = Figures(
 )  # fmt: skip
 
 
-def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path):
-    runs = tmp_path / "runs.csv"
-    runs.touch()
-    assert read_exports(runs) == {}
+def test_figures_of_a_cell_replace_its_earlier_ones_and_of_several_files_the_latest_count(tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.touch()
+    assert read_exports(one) == {}
     other = FIGURES.model_copy(update={"forms": FORMS[:1]})
     for cell_id, figures in (("a", other), ("b", other), ("a", FIGURES)):
-        EXPORTS.update(runs, cell_id, lambda _, figures=figures: figures)
-    assert read_exports(runs) == read_results([runs], None).exports == {"a": FIGURES, "b": other}
-    text = (tmp_path / "runs.exports.json").read_text(encoding="utf-8")
+        EXPORTS.update(one, cell_id, lambda _, figures=figures: figures)
+    assert read_exports(one) == read_results([one], None).exports == {"a": FIGURES, "b": other}
+    text = (tmp_path / "one.exports.json").read_text(encoding="utf-8")
     assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25
     forms = [FIGURES.form(name) for name in ("merged", "onnx", "onnx-int8")]
     assert forms == [FORMS[0], None, None], "only those that were measured"
-
-
-def test_of_several_files_and_cells_the_latest_count(tmp_path):
-    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     newer = FIGURES.model_copy(update={"at": "2026-11-28T10:00:00+00:00", "threads": 8})
-    EXPORTS.update(one, "a", lambda _: newer)
-    EXPORTS.update(two, "a", lambda _: FIGURES)
-    EXPORTS.update(two, "b", lambda _: FIGURES)
-    assert read_exports(one, two) == read_exports(two, one) == {"a": newer, "b": FIGURES}
-    assert latest_figures(read_exports(one, two), ["b", "a", "c"]) == newer
+    EXPORTS.update(two, "a", lambda _: newer)
+    known = {"a": newer, "b": other}
+    assert read_exports(one, two) == read_exports(two, one) == known
+    assert latest_figures(known, ["b", "a", "c"]) == newer
     assert latest_figures({}, ["a"]) is None

@@ -12,9 +12,6 @@ from minbert.model.config import GEOMETRIES
 from tests import encoders
 from tests.bench.synthetic_rows import cell
 
-CONFIG = GEOMETRIES["minilm"]
-MIB = 2**20
-
 
 def of(mode, layers=None, **changes):
     return cell(mode, 8 if layers else None, layers, "off", **changes)
@@ -33,8 +30,8 @@ def test_small_weights_of_models_that_have_learned_are_kept(tmp_path, which, exp
     assert keeps_by_default(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=False).keeps(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(which)
-    assert (largest_weights(which, CONFIG) < 5 * MIB) == ("-only" in str(which.layers)
-                                                          or which.mode == "head")  # fmt: skip
+    is_small = "-only" in str(which.layers) or which.mode == "head"
+    assert (largest_weights(which, GEOMETRIES["minilm"]) < 5 * 2**20) == is_small
 
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2", "electra", "modernbert"])

@@ -1,7 +1,6 @@
 """Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -12,24 +11,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.report.drawing import Drawing
-from bench.report.render import render
-from bench.results import outcomes
-from bench.results.outcomes import (
-    Outcome,
-    digest_of,
-    outcome_key,
-    outcomes_file,
-    read_outcomes,
-    write_outcomes,
-)
-from bench.results.predictions import (
-    first_of,
-    keep_outcomes,
-    kept_predictions,
-    outcome_of,
-    values_from,
-)
+from bench.report.render import report
+from bench.results import outcomes, predictions
+from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
+from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
@@ -42,8 +27,13 @@ EXAMPLES = 1064
 PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 
-def predictions(metric, rng):
+def made(metric, rng):
     """Tensors as a worker keeps them, and their score."""
+    if metric == "overall":
+        parts = {part: made(of_part, rng) for part, of_part in PARTS.items()}
+        tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
+        scores = {part: score for part, (_, score) in parts.items()}
+        return tensors, (scores["sst"] + scores["quora"] + (1 + scores["sts"]) / 2) / 3
     labels = np.random.default_rng(1).integers(0, 5, EXAMPLES)
     if metric == "accuracy":
         logits = rng.normal(size=(EXAMPLES, 5)).astype(np.float32)
@@ -56,25 +46,10 @@ def predictions(metric, rng):
     return {"logits": logits[:, None], "labels": targets}, score
 
 
-def test_examples_are_told_by_the_type_and_the_order_of_all_their_labels():
-    labels = np.array([0, 1, 2])
-    others = labels[::-1], labels[:2], labels.astype(np.int32), labels.view(np.float64)
-    assert len({digest_of(one) for one in (labels, *others)}) == 5
-    assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
-
-
-def predictions_of_parts(rng):
-    parts = {part: predictions(metric, rng) for part, metric in PARTS.items()}
-    tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
-    scores = {part: score for part, (_, score) in parts.items()}
-    return tensors, (scores["sst"] + scores["quora"] + (1 + scores["sts"]) / 2) / 3
-
-
 def fill(runs, metric="accuracy", count=68, **settings):
     rng, store = np.random.default_rng(0), Store(runs)
     for row in synthetic_rows(count, failures=False, **settings):
-        whole = metric == "overall"
-        tensors, score = predictions_of_parts(rng) if whole else predictions(metric, rng)
+        tensors, score = made(metric, rng)
         row |= {"dev_metric": metric, "dev_score": score, "repeat": 1}
         row |= {"dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03}
         store.append(row)
@@ -95,12 +70,9 @@ def all_values(rows, values_of):
 
 @pytest.mark.parametrize(
     ("metric", "task", "most"),
-    [
-        ("accuracy", "movies", 30_000),
-        ("pearson", "movies-rating", 90_000),
-        ("overall", "multitask", 140_000),
-    ],
-)
+    [("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
+     ("overall", "multitask", 140_000)],
+)  # fmt: skip
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
@@ -112,42 +84,24 @@ def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, m
     assert all_values(rows, kept_values(runs, no_note)) == before
 
 
-def test_a_report_without_folders_says_the_same(tmp_path, monkeypatch):
-    drawn = classmethod(lambda cls, _, stem, *texts: cls(stem, f'<svg id="{stem}"></svg>', *texts))
-    monkeypatch.setattr(Drawing, "of", drawn)
+def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=4)
-
-    def pages():
-        results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
-        render(results, tmp_path / "out")
-        return [
-            re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
-            for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))
-        ]
-
-    with_folders = pages()
     keep_outcomes(runs, rows)
     shutil.rmtree(tmp_path / "runs")
-    without = pages()
-    for one, other in zip(without, with_folders, strict=True):
-        assert [part for part in one[1:] if part not in other] == [
-            part for part in one if "calibration, since the logits" in part
-        ]
-    assert len(without[1]) == len(with_folders[1]) - 1, "calibration takes logits"
-    paired = "Scores are compared example by example: the predictions of all cells are known."
-    unpaired = "the predictions of the cells are not known, so differences have wider intervals."
-    assert all(paired in "".join(page) for page in with_folders)
-    outcomes_file(runs).unlink()
-    assert all(paired not in "".join(page) and unpaired in "".join(page) for page in pages())
+    for known in ("the predictions of all cells are", "the predictions of the cells are not"):
+        results = as_results(rows, predictions_of=kept_predictions(runs, no_note))
+        sections = {section.anchor: section for section in report(results)["sections"]}
+        assert f"{known} known" in sections["tradeoff"].lines[0]
+        outcomes_file(runs).unlink(missing_ok=True)
 
 
-def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
-    runs = tmp_path / "runs.csv"
-    [row] = fill(runs, count=1)
+def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_own_rows(tmp_path):
+    runs, other_runs = tmp_path / "a.csv", tmp_path / "b.csv"
+    [row], [other] = fill(runs, count=1), fill(other_runs, count=1)
     keep_outcomes(runs, [row])
     of_file = kept_values(runs, no_note)([row])
-    [path] = (tmp_path / "runs").glob("*/predictions.safetensors")
+    [path] = (tmp_path / "a").glob("*/predictions.safetensors")
     tensors = load_file(path)
     right, wrong = int(of_file.argmax()), int(of_file.argmin())
     swapped = tensors["logits"].copy()
@@ -156,24 +110,22 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
     save_file(tensors | {"logits": swapped}, path)
     values = kept_values(runs, no_note)([row])
     assert (values[right], values[wrong]) == (0.0, 1.0)
-    save_file(tensors | {"logits": -tensors["logits"]}, path)  # another score than the row's
+    negated = tensors | {"logits": -tensors["logits"]}
+    save_file(negated, path)  # another score than the row's
     assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
     path.write_bytes(b"torn")
     assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
 
-
-def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path):
-    one, two = tmp_path / "a.csv", tmp_path / "b.csv"
-    [row], [other] = fill(one, count=1), fill(two, count=1)
+    outcomes_file(runs).unlink()
+    save_file(tensors, path)
     [path] = (tmp_path / "b").glob("*/predictions.safetensors")
-    tensors = load_file(path)
-    save_file(tensors | {"logits": -tensors["logits"]}, path)
+    save_file(negated, path)
     score = float((tensors["logits"].argmin(axis=1) == tensors["labels"]).mean())
     other |= {"code_version": "0.2.0", "dev_score": score}
     assert row.row_key == other.row_key
-    values_of = values_from(first_of([kept_predictions(runs, no_note) for runs in (one, two)]))
+    sources = first_of([kept_predictions(path, no_note) for path in (runs, other_runs)])
     for each in (row, other):
-        assert values_of([each]).mean() == pytest.approx(each["dev_score"])
+        assert predictions.values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
 
 
 def rebuilt(runs):
@@ -182,65 +134,51 @@ def rebuilt(runs):
     return json.loads(done.stdout), done.stderr
 
 
-def test_no_file_is_written_that_would_not_be_read(tmp_path, monkeypatch):
+def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, monkeypatch):
     runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=8)
-    keep_outcomes(runs, rows[:2])
-    before = outcomes_file(runs).read_bytes()
+    path, rows = outcomes_file(runs), fill(runs, count=3)
+    for other in (
+        {"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123},
+    ):  # fmt: skip
+        assert keep_outcomes(runs, [rows[0], rows[1] | other]) == 1, "it is not compared"
+    path.unlink()
+    keep_outcomes(runs, rows[:1])
+    before = path.read_bytes()
     with monkeypatch.context() as limited:
         limited.setattr(outcomes, "_LARGEST", len(before) + 100)
         counts, note = rebuilt(runs)
-    assert note.startswith(f"note: {outcomes_file(runs)}: is left as it is: it would have ")
+    assert note.startswith(f"note: {path}: is left as it is: it would have ")
     assert note.count("\n") == 1
-    assert counts == {"kept": 8, "from_folders": 0, "left_out": 0}
-    assert outcomes_file(runs).read_bytes() == before
-    outcomes_file(runs).write_bytes(b"not mine")
-    counts, note = rebuilt(runs)
-    assert "is left as it is: it can't be read" in note
-    assert counts["left_out"] == 0, "no row is"
-    assert outcomes_file(runs).read_bytes() == b"not mine"
-
-
-def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path):
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=3)
+    assert counts == {"kept": 3, "from_folders": 0, "left_out": 0}
+    assert path.read_bytes() == before
+    path.write_bytes(b"not mine")
+    assert "is left as it is: it can't be read" in rebuilt(runs)[1]
+    assert path.read_bytes() == b"not mine"
+    path.unlink()
     assert rebuilt(runs)[0]["outcomes"] == 3
-    first = outcomes_file(runs).read_bytes()
+    first = path.read_bytes()
     for folder in sorted((tmp_path / "runs").iterdir())[:2]:
         shutil.rmtree(folder)
     assert rebuilt(runs)[0]["outcomes"] == 1
-    assert outcomes_file(runs).read_bytes() == first
+    assert path.read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
     assert "outcomes" not in rebuilt(runs)[0]
     assert None not in all_values(rows, kept_values(runs, no_note))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123}],
-    ids=["a try of a search", "failed", "of another score"],
-)
-def test_what_is_not_compared_has_no_outcomes(tmp_path, changes):
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=2)
-    rows[0] |= changes
-    assert keep_outcomes(runs, rows) == 1
-
-
-def labels(tensors, change):
-    """The tensors with other labels; `change` gives None for none."""
-    changed = {
-        name: change(of) if name.startswith("labels") else of for name, of in tensors.items()
-    }
-    return {name: of for name, of in changed.items() if of is not None}
+def without_labels(tensors):
+    return {name: of for name, of in tensors.items() if not name.startswith("labels")}
 
 
 HOSTILE = {
     "no metadata": lambda tensors, _: save(tensors),
     "other sizes": lambda tensors, _: save(tensors, {"examples": '{"x": 1' + "0" * 30 + "}"}),
     "two axes": lambda tensors, notes: save({n: of[None] for n, of in tensors.items()}, notes),
-    "other labels": lambda tensors, notes: save(labels(tensors, lambda of: of[::-1].copy()), notes),
-    "no labels": lambda tensors, notes: save(labels(tensors, lambda _: None), notes),
+    "other labels": lambda tensors, notes: save(
+        {n: of[::-1].copy() for n, of in tensors.items()} | without_labels(tensors), notes
+    ),
+    "no labels": lambda tensors, notes: save(without_labels(tensors), notes),
+    "a folder": None,
 }  # what no damage to bytes brings about
 
 
@@ -254,17 +192,15 @@ def kept(request, tmp_path_factory):
     return runs, rows, outcomes_file(runs).read_bytes()
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "a folder"])
-def test_a_hostile_file_is_one_note(kept, name):
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_one_note(kept, change):
     runs, rows, content = kept
     path = outcomes_file(runs)
     path.write_bytes(content)
-    if name in HOSTILE:
-        with safe_open(path, framework="numpy") as file:
-            path.write_bytes(HOSTILE[name](load_file(path), file.metadata()))
-    else:
-        path.unlink()
-        path.mkdir()
+    with safe_open(path, framework="numpy") as file:
+        of_file = load_file(path), file.metadata()
+    path.unlink()
+    path.write_bytes(change(*of_file)) if change else path.mkdir()
     notes = []
     assert all_values(rows, kept_values(runs, notes.append)) == [None] * 4
     if path.is_dir():
@@ -302,39 +238,35 @@ def test_predictions_of_other_examples_are_not_compared(tmp_path):
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
-RNG = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize(
-    ("columns", "labels", "unit"),
-    [
-        (11, (RNG.random((300, 11)) < 0.3).astype(np.int8), None),
-        (1, RNG.normal(size=300), (5.0, 2.0)),
-        (300, RNG.integers(0, 300, 300), None),
-    ],
-    ids=["labels", "numbers", "many classes"],
-)
-def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, columns, labels, unit):
-    outcome = outcome_of(RNG.normal(size=(300, columns)), labels, unit)
-    path = tmp_path / "one.safetensors"
+@pytest.mark.parametrize("kind", ["labels", "numbers", "many classes"])
+def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    columns, labels, unit = {
+        "labels": (11, (rng.random((300, 11)) < 0.3).astype(np.int8), None),
+        "numbers": (1, rng.normal(size=300), (5.0, 2.0)),
+        "many classes": (300, rng.integers(0, 300, 300), None),
+    }[kind]
+    outcome, path = outcome_of(rng.normal(size=(300, columns)), labels, unit), tmp_path / "one"
     write_outcomes(path, {"a/dev": outcome})
     back = read_outcomes(path)["a/dev"]
     assert np.array_equal(back.predicted, outcome.predicted)
     assert np.array_equal(back.labels, outcome.labels)
     assert back.logits is None
     assert (back.problem, back.in_unit) == (outcome.problem, outcome.in_unit)
+    labels = np.array([0, 1, 2])
+    others = labels[::-1], labels[:2], labels.astype(np.int32), labels.view(np.float64)
+    assert len({digest_of(one) for one in (labels, *others)}) == 5, "by type and order of all"
+    assert digest_of(labels) == "60f33f9b4de553f3", "files have it"
 
 
 def test_documents_are_stored_once_and_checked(tmp_path):
     tags = padded([[1, 2], [0], [1]])
     outcome = Outcome(tags, tags, digest_of(tags), documents=np.array([0, 1, 1], dtype=np.int32))
-    path = tmp_path / "one.safetensors"
+    path, name = tmp_path / "one.safetensors", f"a/dev/{outcome.examples}"
     write_outcomes(path, {"a/dev": outcome, "b/dev": outcome})
     with safe_open(path, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = file.metadata()
-    assert sum(name.startswith("documents/") for name in tensors) == 1
-    name = f"a/dev/{outcome.examples}"
+        tensors, notes = load_file(path), file.metadata()
+    assert sum(each.startswith("documents/") for each in tensors) == 1
     assert tensors[name].tolist() == [1, 2, 0, 1], "of words alone"
     assert tensors[name].dtype == np.int8
     tensors[name] = tags  # as older files have them
@@ -343,16 +275,16 @@ def test_documents_are_stored_once_and_checked(tmp_path):
         assert one.documents.tolist() == [0, 1, 1]
         assert one.predicted.tolist() == tags.tolist()
         assert one.predicted.dtype == tags.dtype
-    for words in ([1, 2, 0], [1, 2, 0, -1]):
-        of_words = tensors | {name: np.array(words, dtype=np.int8)}
-        save_file(of_words, path, metadata=notes)
-        with pytest.raises(ValueError, match="tags of other words"):
-            read_outcomes(path)
-    for wrong in ([0, 1], [0, 1, -1], [0.0, 1.0, 1.0]):
-        dtype = np.float32 if isinstance(wrong[0], float) else np.int32
-        tensors[f"documents/{outcome.examples}"] = np.array(wrong, dtype=dtype)
-        save_file(tensors, path, metadata=notes)
-        with pytest.raises(ValueError, match="documents of other examples"):
+    documents = f"documents/{outcome.examples}"
+    for changed, values, reason in (
+        (name, np.array([1, 2, 0], np.int8), "tags of other words"),
+        (name, np.array([1, 2, 0, -1], np.int8), "tags of other words"),
+        (documents, np.array([0, 1], np.int32), "documents of other examples"),
+        (documents, np.array([0, 1, -1], np.int32), "documents of other examples"),
+        (documents, np.array([0, 1, 1], np.float32), "documents of other examples"),
+    ):
+        save_file(tensors | {changed: values}, path, metadata=notes)
+        with pytest.raises(ValueError, match=reason):
             read_outcomes(path)
 
 
@@ -362,7 +294,7 @@ def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):
     values = kept_values(runs, no_note)([row])
     shutil.rmtree(tmp_path / "runs")
     old = Outcome(values > 0, None, "0" * 16)
-    write_outcomes(outcomes_file(runs), {outcome_key(row, ""): old})
+    write_outcomes(outcomes_file(runs), {outcomes.outcome_key(row, ""): old})
     assert np.array_equal(kept_values(runs, no_note)([row]), values)
     notes = []
     [other] = rescored([row], "macro_f1", kept_predictions(runs, no_note), {}, notes.append)

@@ -12,14 +12,17 @@ def row(**changes):
     return planned_row(cell("full", None, None, "off")) | measured | changes
 
 
-def test_overhead_is_what_is_neither_training_nor_evaluation():
+def test_overhead_is_what_is_neither_training_nor_evaluation_and_shares_add_up():
     assert overhead_s(row()) == pytest.approx(8)
     found = times_of([row(), row(train_s=60.0)])
     assert (found.cells, found.train_s, found.eval_s) == (2, 140, 24)
     assert (found.startup_s, found.rest_s, found.between_s) == pytest.approx((6, 30, 0))
-    assert found.overhead_s == pytest.approx(36)
-    assert found.total_s == pytest.approx(200)
+    assert (found.overhead_s, found.total_s) == pytest.approx((36, 200))
     assert found.to_json()["overhead"] == pytest.approx(0.18)
+    assert phrase("times", "division", times_of([row()], between_s=5.0)) == (
+        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
+        "timing, writing and ending 4.8%, between cells 4.8%)"
+    )
 
 
 @pytest.mark.parametrize("missing", ["wall_s", "train_s", "eval_s"])
@@ -30,14 +33,6 @@ def test_what_was_not_measured_is_not_counted(missing):
     assert times_of([row(status="timeout")]) is times_of([]) is None
 
 
-def test_a_sentence_has_shares_that_add_up():
-    times = times_of([row()], between_s=5.0)
-    assert phrase("times", "division", times) == (
-        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
-        "timing, writing and ending 4.8%, between cells 4.8%)"
-    )
-
-
 def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     account = Account(clock=iter((0.0, 0.0, 187.0)).__next__)
     assert account.times() is None
@@ -45,17 +40,10 @@ def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     account.add(row())
     account.add(row(status="oom", wall_s=30.0))
     found = account.times()
-    assert found.between_s == pytest.approx(7)
-    assert found.total_s == pytest.approx(107)
-
-
-@pytest.mark.parametrize(("lanes", "between_s"), [(2, 14), (0, 0)], ids=["two", "a cluster"])
-def test_times_of_several_lanes_count_together_and_on_a_cluster_those_between_cells_not_at_all(
-    lanes, between_s
-):
-    account = Account(lanes, iter((0.0, 107.0)).__next__)
-    account.add(row())
-    account.add(row())
-    times = account.times()
-    assert times.between_s == pytest.approx(between_s)
-    assert times.total_s == pytest.approx(200 + between_s)
+    assert (found.between_s, found.total_s) == pytest.approx((7, 107))
+    for lanes, between_s in ((2, 14), (0, 0)):  # two lanes together, and a cluster
+        account = Account(lanes, iter((0.0, 107.0)).__next__)
+        account.add(row())
+        account.add(row())
+        found = account.times()
+        assert (found.between_s, found.total_s) == pytest.approx((between_s, 200 + between_s))

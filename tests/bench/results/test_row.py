@@ -8,14 +8,8 @@ from safetensors.numpy import save_file
 
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
-from bench.results.row import (
-    keep_row,
-    kept_row,
-    measured_row,
-    not_learned,
-    score_interval,
-    step_times,
-)
+from bench.results import row as rows
+from bench.results.row import keep_row, kept_row, measured_row, not_learned, score_interval
 from bench.stats.steptimes import replay_times
 from minbert.data.metrics import micro_f1
 from tests.bench.synthetic_rows import HERE, new_row
@@ -23,29 +17,29 @@ from tests.bench.synthetic_rows import HERE, new_row
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
 
 
-def row_of(folder, **columns):
+def row_of(folder, status="ok", message="", **columns):
     return measured_row(
-        CELL,
-        HERE,
-        columns=columns,
-        status=str(columns.pop("status", "ok")),
-        flags=[],
-        message=str(columns.pop("message", "")),
-        folder=folder,
-        dev_examples={"movies": 100},
-        majority_score=0.36,
-    )
+        CELL, HERE, columns=columns, status=status, flags=[], message=message, folder=folder,
+        dev_examples={"movies": 100}, majority_score=0.36,
+    )  # fmt: skip
+
+
+def write_lines(path, head, lines):
+    path.write_text("\n".join([head, *(",".join(map(str, line)) for line in lines)]) + "\n")
 
 
 def panel_file(folder, passes, warm, settled=1):
     """A panel of batches of 100, 300, … tokens and 2 examples."""
-    lines = [
-        f"{number},{batch},{ms},{100 + 200 * batch},2,{int(number >= warm)},{settled}"
-        for number, times in enumerate(passes)
-        for batch, ms in enumerate(times)
-    ]
-    head = "pass,batch,ms,tokens,examples,counts,settled"
-    (folder / "panel.csv").write_text("\n".join([head, *lines]) + "\n")
+    write_lines(folder / "panel.csv", "pass,batch,ms,tokens,examples,counts,settled", [
+        (number, batch, ms, 100 + 200 * batch, 2, int(number >= warm), settled)
+        for number, times in enumerate(passes) for batch, ms in enumerate(times)
+    ])  # fmt: skip
+
+
+def steps_file(folder, times):
+    """Training steps of 400 tokens and 8 examples."""
+    lines = [(number, ms, 400, 410, 8, 0.5) for number, ms in enumerate(times, start=1)]
+    write_lines(folder / "steps.csv", "step,ms,tokens,padded,examples,loss", lines)
 
 
 def test_times_are_those_of_the_passes_that_count(tmp_path):
@@ -75,18 +69,10 @@ def test_times_that_did_not_settle_are_flagged(tmp_path, passes, settled):
     assert "unstable_timing" in str(row_of(tmp_path)["flags"]), "its beginning never came to rest"
 
 
-def steps_file(folder, times):
-    """Training steps of 400 tokens and 8 examples."""
-    lines = [f"{number},{ms},400,410,8,0.5" for number, ms in enumerate(times, start=1)]
-    (folder / "steps.csv").write_text(
-        "\n".join(["step,ms,tokens,padded,examples,loss", *lines]) + "\n"
-    )
-
-
 def test_a_long_training_shows_its_own_times(tmp_path):
-    assert step_times(tmp_path) == ({}, True)
+    assert rows.step_times(tmp_path) == ({}, True)
     steps_file(tmp_path, [40.0] * 95)
-    assert step_times(tmp_path) == ({}, True), "a short one without a panel has none"
+    assert rows.step_times(tmp_path) == ({}, True), "a short one without a panel has none"
     steps_file(tmp_path, [90.0] * 8 + [40.0, 41.0] * 60)
     row = row_of(tmp_path)
     assert row["ms_per_1k_tokens"] == pytest.approx(40.5 / 400 * 1000)
@@ -98,12 +84,11 @@ def test_a_long_training_shows_its_own_times(tmp_path):
 
 
 def test_the_parts_of_a_step_add_up_to_its_median(tmp_path):
-    lines = [
-        f"{number},{ms},400,410,8,{ms * share},{ms * 0.5},0.5"
-        for number, (ms, share) in enumerate([(90.0, 0.1)] * 8 + [(40.0, 0.3)] * 120, start=1)
-    ]
     head = "step,ms,tokens,padded,examples,forward_ms,backward_ms,loss"
-    (tmp_path / "steps.csv").write_text("\n".join([head, *lines]) + "\n")
+    write_lines(tmp_path / "steps.csv", head, [
+        (number, ms, 400, 410, 8, ms * share, ms * 0.5, 0.5)
+        for number, (ms, share) in enumerate([(90.0, 0.1)] * 8 + [(40.0, 0.3)] * 120, start=1)
+    ])  # fmt: skip
     row = row_of(tmp_path)
     assert row["step_ms_median"] == pytest.approx(40)
     parts = [row[name] for name in ("forward_ms", "backward_ms", "optimizer_ms")]
@@ -125,14 +110,10 @@ def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_p
     logits = (labels - 0.5 + rng.normal(size=(200, 4))).astype(np.float32)
     save_file({"logits": logits, "labels": labels}, tmp_path / "predictions.safetensors")
     row = new_row(dev_metric="micro_f1", dev_score=micro_f1(logits, labels))
-    ends = score_interval(row, {"mine": 200}, tmp_path)
-    scores = []
-    for _ in range(300):
-        taken = rng.integers(0, 200, 200)
-        scores.append(micro_f1(logits[taken], labels[taken]))
-    half = 1.96 * np.std(scores, ddof=1)
+    draws = rng.integers(0, 200, (300, 200))
+    half = 1.96 * np.std([micro_f1(logits[one], labels[one]) for one in draws], ddof=1)
     expected = {"dev_ci_low": row.dev_score - half, "dev_ci_high": row.dev_score + half}
-    assert ends == pytest.approx(expected, abs=0.15 * half)
+    assert score_interval(row, {"mine": 200}, tmp_path) == pytest.approx(expected, abs=0.15 * half)
     assert score_interval(row, {"mine": 200}, tmp_path / "none") == {}
 
 

@@ -22,8 +22,6 @@ from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import Store, cell_folder, cells_folder
 from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 
-ROOT = Path(__file__).parents[3]
-
 
 def row(number=0, **values):
     ids = {"cell_id": f"cell{number}", "conditions_id": "here", "attempt": 1, "status": "ok"}
@@ -36,10 +34,6 @@ def written(path, count=3):
     return rows
 
 
-def no_note(text):
-    raise AssertionError(text)
-
-
 def test_rows_are_appended_together_and_none_is_read_twice(tmp_path):
     path = tmp_path / "runs.csv"
     written(path, 1)
@@ -48,10 +42,10 @@ def test_rows_are_appended_together_and_none_is_read_twice(tmp_path):
         store.append(*rows)
         store.append()
     assert sync.call_count == 1
-    assert read_rows(path, no_note) == store.rows == [row(0), *rows]
+    assert read_rows(path) == store.rows == [row(0), *rows]
     with pytest.raises(ValueError, match="status"):
         store.append(row(4), row(5, status="lost"))
-    assert read_rows(path, no_note) == [row(0), *rows]
+    assert read_rows(path) == [row(0), *rows]
     take = stores.Reading._take
     with mock.patch.object(stores.Reading, "_take", autospec=True, side_effect=take) as parsed:
         store.append(row(4))
@@ -59,38 +53,30 @@ def test_rows_are_appended_together_and_none_is_read_twice(tmp_path):
     assert parsed.call_count == 1, "the row before the second, and not the four before both"
 
 
-@pytest.mark.parametrize(
-    ("message", "read"),
-    [('a "b", c\nd', 'a "b", c\nd'), ("a\udcffb", "a\\udcffb"), ("x" * 1_000_000, "x" * 1_000_000)],
-)
-def test_messages_of_every_kind_can_be_read_again(tmp_path, message, read):
+def test_messages_of_every_kind_can_be_read_again(tmp_path):
     path = tmp_path / "runs.csv"
-    Store(path).append(row(message=message))
-    header, line = path.read_bytes().split(b"\r\n", 1)
-    assert header.decode().split(",") == list(NAMES)
-    assert line.endswith(b"\r\n")
-    assert (b',"a ""b"", c\nd",' in line) == ('"' in message)
-    assert read_rows(path)[0]["message"] == read
+    texts = ['a "b", c\nd', "a\udcffb", "x" * 1_000_000]
+    Store(path).append(*(row(message=text) for text in texts))
+    content = path.read_bytes()
+    assert content.startswith(",".join(NAMES).encode() + b"\r\n")
+    assert content.endswith(b"\r\n")
+    assert b',"a ""b"", c\nd",' in content
+    assert [each["message"] for each in read_rows(path)] == [texts[0], "a\\udcffb", texts[2]]
 
 
-def test_a_missing_or_empty_file_has_no_rows_and_can_be_begun(tmp_path):
-    path = tmp_path / "new" / "runs.csv"
-    assert read_rows(path, no_note) == []
-    assert not path.parent.exists()
-    assert written(path) == read_rows(path)
-    empty = tmp_path / "empty.csv"
-    empty.touch()
-    assert read_rows(empty, no_note) == []
-    assert written(empty) == read_rows(empty)
-
-
-def test_what_spreadsheets_and_editors_leave_is_read(tmp_path):
-    path = tmp_path / "runs.csv"
-    rows = written(path)
+def test_a_missing_or_empty_file_and_one_that_an_editor_left_can_be_gone_on_with(tmp_path, capsys):
+    (tmp_path / "empty.csv").touch()
+    for name in ("new/runs.csv", "empty.csv"):
+        path = tmp_path / name
+        assert read_rows(path) == []
+        assert path.parent.exists() == (name == "empty.csv")
+        rows = written(path)
+        assert read_rows(path) == rows
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n") + b"\n")
-    assert read_rows(path, no_note) == rows
+    assert read_rows(path) == rows
     Store(path).append(row(9))
-    assert read_rows(path, no_note) == [*rows, row(9)]
+    assert read_rows(path) == [*rows, row(9)]
+    assert capsys.readouterr().err == "", "there is nothing to note"
 
 
 def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
@@ -98,15 +84,18 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     assert store.next_attempt("cell0", "here") == 1
     store.append(row(0), row(1, conditions_id="there"))
     store.append(row(0, attempt=2, status="interrupted"), row(0, attempt=3, status="oom"))
-    assert store.last("cell0", "here") == row(0)
-    assert latest(store.rows)["cell0", "here", 1, "0.1.0"] == row(0)
+    assert store.last("cell0", "here") == latest(store.rows)["cell0", "here", 1, "0.1.0"] == row(0)
     assert store.out_of_memory(row(0).cell, "here") == []
     assert store.next_attempt("cell0", "here") == 4
     assert store.next_attempt("cell1", "there") == 2
     assert (store.highest_attempt("cell0"), store.highest_attempt("cell9")) == (3, 0)
-    store.append(row(0, attempt=4))
-    assert store.last("cell0", "here") == row(0, attempt=4)
-    assert len(latest(store.rows)) == 2
+    store.append(row(0, attempt=4), row(0, repeat=2, status="oom"))
+    assert store.last("cell0", "here") == row(0, attempt=4), "without a repeat it is the first"
+    assert store.last("cell0", "here", 2)["status"] == "oom"
+    assert store.last("cell0", "here", 3) is None
+    assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [5, 2, 1]
+    assert [each["repeat"] for each in store.out_of_memory(row(0).cell, "here")] == [2]
+    assert [each["repeat"] for each in latest(store.rows).values()] == [1, 1, 2]
 
 
 def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_any(tmp_path):
@@ -158,18 +147,6 @@ def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tm
     assert store.scored("cell0", here)["dev_score"] == 0.4
 
 
-def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
-    store = Store(tmp_path / "runs.csv")
-    crashed = row(0, repeat=1, attempt=2, status="crashed")
-    store.append(row(0), row(0, repeat=2, status="oom"), crashed)
-    assert store.last("cell0", "here") == row(0), "without a repeat it is the first"
-    assert store.last("cell0", "here", 2)["status"] == "oom"
-    assert store.last("cell0", "here", 3) is None
-    assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [3, 2, 1]
-    assert [each["repeat"] for each in store.out_of_memory(row(0).cell, "here")] == [2]
-    assert [each["repeat"] for each in latest(store.rows).values()] == [1, 2]
-
-
 def test_rows_of_other_writers_are_seen_and_indexed(tmp_path):
     path = tmp_path / "runs.csv"
     mine, other = Store(path), Store(path)
@@ -204,7 +181,7 @@ def test_writers_at_once_lose_nothing(tmp_path):
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, firsts))
-    found = {str(each["cell_id"]) for each in read_rows(path, no_note)}
+    found = {str(each["cell_id"]) for each in read_rows(path)}
     assert found == {f"cell{first + number}" for first in firsts for number in range(20)}
 
 
@@ -246,7 +223,7 @@ def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data,
     path = tmp_path / "runs.csv"
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
-        read_rows(path, no_note)
+        read_rows(path)
     message = str(caught.value)
     assert message.startswith(f"{path}, line {line}: ")
     assert expected in message
@@ -256,45 +233,28 @@ def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data,
     assert path.read_bytes() == data
 
 
-# A place that can't be written. These hold for root too.
-
-
 def contents(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize(
-    ("name", "there"),
-    [
-        ("file/runs.csv", {}), ("file/deeper/runs.csv", {}), ("folder", {}), ("pipe", {}),
-        ("/dev/null", {}), ("blocked.csv", {"blocked": ""}),
-        ("locked.csv", {"locked.csv.lock/x": ""}), ("x" * 300 + ".csv", {}),
-    ],
-)  # fmt: skip
-def test_a_place_that_cannot_be_written_is_refused(tmp_path, name, there):
+def test_a_place_that_cannot_be_written_is_refused_and_each_is_left_as_it_was(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
+    (tmp_path / "locked.csv.lock").mkdir()
+    (tmp_path / "blocked").touch()
     os.mkfifo(tmp_path / "pipe")
-    for path, text in there.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(text)
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match="--runs") as caught:
-        Store(tmp_path / name).check_writable()
-    assert "\n" not in str(caught.value)
-    assert contents(tmp_path) == before
-
-
-def test_a_good_place_is_left_as_it_was(tmp_path):
-    Store(tmp_path / "a" / "b" / "runs.csv").check_writable()
-    assert contents(tmp_path) == []
-    written(tmp_path / "runs.csv")
+    rows = written(tmp_path / "runs.csv")
     cells_folder(tmp_path / "runs.csv").mkdir()
     before = contents(tmp_path)
-    data = (tmp_path / "runs.csv").read_bytes()
-    Store(tmp_path / "runs.csv").check_writable()
+    for name in ("file/runs.csv", "file/deeper/runs.csv", "folder", "pipe", "/dev/null",
+                 "blocked.csv", "locked.csv", "x" * 300 + ".csv"):  # fmt: skip
+        with pytest.raises(InputError, match="--runs") as caught:
+            Store(tmp_path / name).check_writable()
+        assert "\n" not in str(caught.value)
+    for name in ("a/b/runs.csv", "runs.csv"):
+        Store(tmp_path / name).check_writable()
     assert contents(tmp_path) == before
-    assert (tmp_path / "runs.csv").read_bytes() == data
+    assert read_rows(tmp_path / "runs.csv") == rows
 
 
 @contextlib.contextmanager
@@ -309,7 +269,7 @@ def largest_file(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk_keeps_what_is_done(tmp_path):
+def test_a_full_disk_or_a_lock_that_is_never_released_keeps_what_is_done(tmp_path, monkeypatch):
     path = tmp_path / "runs.csv"
     with largest_file(20), pytest.raises(DiskFullError):
         Store(path).append(row())
@@ -321,46 +281,36 @@ def test_a_full_disk_keeps_what_is_done(tmp_path):
         store.append(row(9))  # of which 20 bytes get written
     assert path.read_bytes() == data
     store.append(row(9))
-    assert read_rows(path, no_note) == [*rows, row(9)]
+    assert read_rows(path) == [*rows, row(9)]
     data = path.read_bytes()
-    full = OSError(28, "No space left on device")
-    with (
-        mock.patch.object(os, "fsync", side_effect=full),
-        pytest.raises(DiskFullError, match="No space left on device"),
-    ):
-        Store(path).append(row(10))
+    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
+    with monkeypatch.context() as without:
+        without.setattr(os, "fsync", full)
+        with pytest.raises(DiskFullError, match="No space left on device"):
+            Store(path).append(row(10))
     assert path.read_bytes() == data
-
-
-def test_a_lock_that_is_never_released_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "LOCK_TIMEOUT_S", 0.1)
-    path = tmp_path / "runs.csv"
     with stores.FileLock(f"{path}.lock"), pytest.raises(DiskFullError, match="has held"):
         Store(path).append(row())
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "result.json"
+def test_a_file_is_replaced_whole_and_what_another_is_writing_is_left_alone(tmp_path):
+    path, unfinished = tmp_path / "result.json", tmp_path / ".result.json.tmp"
     write_atomically(path, b"before")
     with largest_file(3), pytest.raises(OSError, match="File too large"):
         write_atomically(path, b"afterwards")
     assert path.read_bytes() == b"before"
     assert contents(tmp_path) == ["result.json"]
-    write_atomically(path, b"after")
-    assert path.read_bytes() == b"after"
-
-
-def test_what_another_is_writing_is_left_alone_and_what_was_killed_is_used_up(tmp_path):
-    with (tmp_path / ".result.json.tmp").open("wb") as others:
+    with unfinished.open("wb") as others:
         fcntl.flock(others, fcntl.LOCK_EX)
         others.write(b"half of what it wanted to wri")
-        write_atomically(tmp_path / "result.json", b"mine")
-        assert (tmp_path / "result.json").read_bytes() == b"mine"
+        write_atomically(path, b"mine")
+        assert path.read_bytes() == b"mine"
         others.flush()
-        assert (tmp_path / ".result.json.tmp").read_bytes() == b"half of what it wanted to wri"
+        assert unfinished.read_bytes() == b"half of what it wanted to wri"
     assert contents(tmp_path) == [".result.json.tmp", "result.json"]
-    write_atomically(tmp_path / "result.json", b"after")
-    assert (tmp_path / "result.json").read_bytes() == b"after"
+    write_atomically(path, b"after")  # over what a writer left that was killed
+    assert path.read_bytes() == b"after"
     assert contents(tmp_path) == ["result.json"]
 
 
@@ -390,16 +340,6 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_p
         os.umask(before)
 
 
-def test_cells_have_folders_beside_the_csv():
-    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
-    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
-    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
-    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
-        with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
-
-
 def test_reading_100_000_rows(benchmark, tmp_path):
     path = tmp_path / "runs.csv"
     texts = (
@@ -411,17 +351,33 @@ def test_reading_100_000_rows(benchmark, tmp_path):
     assert len(rows) == 100_000
 
 
-LATER = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
+def test_cells_have_folders_beside_the_csv():
+    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
+    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
+    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
+    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
+    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
+        with pytest.raises(ValueError, match="folder"):
+            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
+
+
+def write_older(path, schema, names, **values):
+    """A file of an older schema, with these columns, and its rows in this one."""
+    rows = list(synthetic_rows(3))
+    lines = [
+        {name: format_value(row[name]) for name in names} | {"schema": str(schema), **values}
+        for row in rows
+    ]
+    path.write_bytes(b"".join(map(record, (names, *(line.values() for line in lines)))))
+    return rows
 
 
 def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     path = tmp_path / "runs.csv"
-    names = [name for name in NAMES if name not in LATER]
-    older = (row | {"schema": 1} for row in synthetic_rows(3))
-    lines = (record(format_value(row[name]) for name in names) for row in older)
-    path.write_bytes(record(names) + b"".join(lines))
+    later = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
+    written = write_older(path, 1, [name for name in NAMES if name not in later])
     rows = read_rows(path)
-    assert [row.cell_id for row in rows] == [row.cell_id for row in synthetic_rows(3)]
+    assert [row.cell_id for row in rows] == [row.cell_id for row in written]
     read = {(row.schema, row.head, row.schedule, row.repeat) for row in rows}
     assert read == {(SCHEMA, "linear", "linear", 1)}
     assert rows[0].imports_anon_mib is None
@@ -433,16 +389,9 @@ def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     assert rebuild(path) == (3, 0, [])
     assert Store(path).rows == rows
     Store(path).append(rows[0])
-
-
-def test_columns_of_an_older_file_may_be_in_another_order(tmp_path):
-    path, rows = tmp_path / "runs.csv", list(synthetic_rows(3))
-    names = [*(name for name in NAMES if name != "tf32"), "tf32"]  # which was a condition
-    lines = [
-        {n: format_value(row[n]) for n in names} | {"tf32": "", "schema": "13"} for row in rows
-    ]
-    path.write_bytes(b"".join(record(line) for line in (names, *(each.values() for each in lines))))
-    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in rows]
+    # when tf32 was a condition, its column was in another place
+    written = write_older(path, 13, [*(name for name in NAMES if name != "tf32"), "tf32"], tf32="")
+    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in written]
     assert [(r.cell_id, r.tf32, r.threads, r.code_version) for r in read_rows(path)] == same
     with pytest.raises(InputError, match=r"their order differs\); python -m bench\.rebuild"):
         Store(path).append(rows[0])
