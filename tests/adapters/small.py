@@ -61,38 +61,20 @@ def batch(sentences: int = 5, tokens: int = 9) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def train(model: nn.Module, groups: dict[str, dict[str, nn.Parameter]], steps: int) -> None:
-    """Take AdamW steps with weight decay on all of some parameters."""
-    parameters = [p for group in groups.values() for p in group.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
-    ids, mask = batch()
-    labels = torch.arange(len(ids)) % CLASSES
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(ids, mask), labels).backward()
-        optimizer.step()
-
-
 def need_peft() -> None:
     """Skip, or fail where everything is required, unless PEFT and transformers are there."""
     found = find_spec("peft") is not None and find_spec("transformers") is not None
     need(found, "peft and transformers (the extra `transformers`)", component="transformers")
 
 
-def transformers_twin(model: BertClassifier) -> Any:
-    """transformers' classifier with a plain model's weights, in evaluation mode."""
-    from transformers import BertConfig as Config
-    from transformers import BertForSequenceClassification
-
-    twin = BertForSequenceClassification(Config(**vars(model.bert.config), num_labels=CLASSES))
-    twin.load_state_dict(state_dict_for_export(model))
-    return twin.eval()
-
-
 def from_peft(folder: Path, *, training: bool = False) -> Any:
     """transformers' model with the adapter that PEFT loads from a folder."""
     need_peft()
     from peft import PeftModel
+    from transformers import BertConfig, BertForSequenceClassification
 
-    twin = transformers_twin(base_model())
+    model = base_model()
+    config = BertConfig(**vars(model.bert.config), num_labels=CLASSES)
+    twin = BertForSequenceClassification(config)
+    twin.load_state_dict(state_dict_for_export(model))
     return PeftModel.from_pretrained(twin, str(folder), is_trainable=training).train(training)

@@ -4,20 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.injection import build_layers, decays, inject, parameter_groups
+from adapters.injection import build_layers, decays, inject, parameter_groups, training_of
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
 from minbert.errors import InputError
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
-from tests.adapters.small import (
-    ADAPTED,
-    HIDDEN,
-    adapted_layers_of,
-    adapted_model,
-    base_model,
-    batch,
-    train,
-)
+from tests.adapters.small import ADAPTED, adapted_layers_of, adapted_model, base_model
 
 _LAYERS = [f"bert.encoder.layer.{n}" for n in range(2)]
 _OTHER_LINEAR = ("attention.output.dense", "intermediate.dense", "output.dense")
@@ -56,7 +48,7 @@ def names(model):
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 @pytest.mark.parametrize("layers", LAYER_SETS)
 @pytest.mark.parametrize(("pooling", "new_pooler"), [("pooler", 0), ("pooler", 1), ("mean", 0)])
-def test_trap_14_layer_sets(mode, layers, new_pooler, pooling):
+def test_layer_sets(mode, layers, new_pooler, pooling):
     model = adapted_model(pooling, mode=mode, layers=layers, new_pooler=new_pooler)
     base = []
     if not layers.endswith("-only"):
@@ -77,44 +69,26 @@ def test_trap_14_layer_sets(mode, layers, new_pooler, pooling):
 
 
 @pytest.mark.parametrize("new_pooler", [False, True])
-def test_trap_14_modes_without_adapters(new_pooler):
+@pytest.mark.parametrize("mode", ["head", "bitfit", "full"])
+def test_modes_without_adapters(mode, new_pooler):
+    model = adapted_model(mode=mode, layers=None, rank=None, new_pooler=new_pooler)
     head = set(_HEAD + (_POOLER if new_pooler else []))
-    model = adapted_model(mode="head", layers=None, rank=None, new_pooler=new_pooler)
-    assert names(model) == {"adapter": set(), "base": set(), "head": head}
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == head
-    model = adapted_model(mode="full", layers=None, rank=None, new_pooler=new_pooler)
-    every = {name for name, _ in model.named_parameters()}
-    assert names(model) == {"adapter": set(), "base": every - head, "head": head}
-    assert all(p.requires_grad for p in model.parameters())
+    every = {name for name, _ in model.named_parameters()} - head
+    biases = {name for name in every if name.endswith(".bias")}
+    assert len(biases) == 1 + 2 * 6 + (not new_pooler)
+    base, adapter = every if mode == "full" else set(), biases if mode == "bitfit" else set()
+    assert names(model) == {"adapter": adapter, "base": base, "head": head}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == head | base | adapter
+    assert training_of(model).mode == mode
 
 
-def test_trap_11_the_magnitude_is_not_decayed():
+def test_the_magnitude_is_not_decayed():
     model = adapted_model(mode="dora", layers="attn")
     for name, parameter in model.named_parameters():
         vector = name.endswith((".bias", "LayerNorm.weight", ".magnitude"))
         assert decays(name, parameter) is not vector, name
     decayed = {n for n, p in parameter_groups(model)["adapter"].items() if decays(n, p)}
     assert decayed == set(expected_adapters("lora", "attn"))
-
-
-@pytest.mark.parametrize(
-    ("mode", "layers", "rank"),
-    [
-        ("lora", "all-lin-only", 4),
-        ("dora", "attn", 4),
-        ("head", None, None),
-        ("bitfit", None, None),
-    ],
-)
-def test_trap_13_freezing(mode, layers, rank):
-    model = adapted_model(mode=mode, layers=layers, rank=rank)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    groups = parameter_groups(model)
-    train(model, groups, steps=5)
-    trained = {name for group in groups.values() for name in group}
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) is (name not in trained), name
-    assert {"classifier.weight", "classifier.bias"} <= trained
 
 
 def _inject(**changes):
@@ -152,12 +126,6 @@ def test_the_width_of_a_layer_is_its_smaller_side(name):
         build_layers(base_model(), "lora", {layer: Part(name=layer, rank=33, alpha=1.0)})
     with pytest.raises(InputError, match="no linear layer called other to adapt"):
         build_layers(base_model(), "lora", {"other": Part(name="other", rank=1, alpha=1.0)})
-
-
-@pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_the_widest_rank_is_allowed_and_step_zero_equals_the_base(mode):
-    ids, mask = batch()
-    assert torch.equal(adapted_model(mode=mode, rank=HIDDEN)(ids, mask), base_model()(ids, mask))
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])

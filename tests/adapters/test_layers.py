@@ -1,16 +1,12 @@
 """The layers' mathematics, against its definition."""
 
-from unittest import mock
-
 import pytest
 import torch
 from torch import nn
 
-from adapters import low_rank
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from adapters.lora import LoraLinear
-from adapters.product import AdaptedProduct
 from tests.adapters.small import disturb
 
 BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
@@ -50,16 +46,19 @@ def inputs(width=12, dtype=torch.float32):
 
 
 def defined(layer, x, *, constant_norm=True):
-    """The layer's output by the papers' definitions, spelled out for a layer of one part."""
-    scale = ALPHA / layer.parts[0].rank
-    low_rank = layer.lora_B[0] @ layer.lora_A[0]
-    if isinstance(layer, LoraLinear):
-        branch = scale * (x @ layer.lora_A[0].T) @ layer.lora_B[0].T
-        return x @ layer.weight.T + layer.bias + branch
-    updated = layer.weight + scale * low_rank
-    norm = updated.pow(2).sum(dim=1).sqrt()
-    ratio = layer.magnitude / (norm.detach() if constant_norm else norm)
-    return x @ (ratio[:, None] * updated).T + layer.bias
+    """The layer's output by the papers' definitions, part by part."""
+    outputs, count = [], len(layer.parts)
+    magnitudes = layer.magnitude.chunk(count) if isinstance(layer, DoraLinear) else None
+    rows = zip(layer.weight.chunk(count), layer.bias.chunk(count), strict=True)
+    for index, (weight, bias) in enumerate(rows):
+        scale = ALPHA / layer.parts[index].rank
+        updated = weight + scale * layer.lora_B[index] @ layer.lora_A[index]
+        if magnitudes is not None:
+            norm = updated.pow(2).sum(dim=1).sqrt()
+            ratio = magnitudes[index] / (norm.detach() if constant_norm else norm)
+            updated = ratio[:, None] * updated
+        outputs.append(x @ updated.T + bias)
+    return torch.cat(outputs, dim=-1)
 
 
 def gradients(loss, of):
@@ -72,71 +71,31 @@ def weighted(y):
 
 
 @BOTH
-def test_equals_the_definition_in_float64(kind):
-    layer = moved(kind, linear(dtype=torch.float64))
-    x = inputs(dtype=torch.float64)
-    torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_results_and_gradients_are_those_of_the_definition(kind, parts):
+    layer = moved(kind, linear(width_out=36, dtype=torch.float64), parts=parts)
+    x = inputs(dtype=torch.float64).requires_grad_()
+    trained = [x, *(getattr(layer, name) for name in layer.method.parameters)]
+    y, expected = layer(x), defined(layer, x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert layer.lora_A.dtype == torch.float64
+    ours, theirs = gradients(weighted(y), trained), gradients(weighted(expected), trained)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    if kind is DoraLinear:
+        through = gradients(weighted(defined(layer, x, constant_norm=False)), trained)
+        for one, other in zip(ours[1:3], through[1:3], strict=True):
+            assert (one - other).abs().max() > 0.01 * one.abs().max(), "of the norm too"
 
 
 @BOTH
-def test_fused_parts_are_layers_of_their_own(kind):
-    base = linear(width_out=36)
-    fused = moved(kind, base, parts=3)
-    outputs = []
-    for index in range(3):
-        rows = slice(12 * index, 12 * (index + 1))
-        alone = nn.Linear(12, 12)
-        alone.load_state_dict({"weight": base.weight[rows], "bias": base.bias[rows]})
-        single = kind(alone, fused.parts[index : index + 1])
-        single.load_state_dict({
-            name: value[[index]] if name.startswith("lora_") else value[rows]
-            for name, value in fused.state_dict().items()
-        })  # fmt: skip
-        outputs.append(single(inputs()))
-    torch.testing.assert_close(fused(inputs()), torch.cat(outputs, dim=-1))
-
-
-@BOTH
-def test_trap_02_step_zero_equals_the_base(kind):
+def test_step_zero_equals_the_base(kind):
     base = linear()
     expected = base(inputs())
     layer = kind(base, [Part(name="layer", rank=3, alpha=ALPHA)])
     layer.reset_parameters(0)
     assert layer.lora_A.abs().min() > 0
     assert torch.equal(layer(inputs()), expected)
-
-
-def test_trap_04_the_norm_is_detached():
-    layer = moved(DoraLinear, linear(dtype=torch.float64))
-    x = inputs(dtype=torch.float64)
-    trained = [layer.lora_A, layer.lora_B, layer.magnitude]
-    ours = gradients(weighted(layer(x)), trained)
-    detached = gradients(weighted(defined(layer, x)), trained)
-    through = gradients(weighted(defined(layer, x, constant_norm=False)), trained)
-    for found, expected in zip(ours, detached, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    for found, other in zip(ours[:2], through[:2], strict=True):
-        assert (found - other).abs().max() > 0.01 * found.abs().max()
-
-
-@BOTH
-@pytest.mark.parametrize("parts", [1, 3])
-def test_trap_05_gradcheck(kind, parts, monkeypatch):
-    layer = moved(kind, linear(6, 12, dtype=torch.float64), rank=2, parts=parts)
-    x = inputs(6, torch.float64).requires_grad_()
-    if isinstance(layer, DoraLinear):
-        constant = DoraLinear.row_norms(layer.updated_weight())
-        monkeypatch.setattr(DoraLinear, "row_norms", staticmethod(lambda weight: constant))
-        monkeypatch.setattr(DoraLinear, "factored_norms", lambda self: constant)
-    names = layer.method.parameters
-    values = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
-
-    def function(x, *values):
-        given = dict(zip(names, values, strict=True))
-        return torch.func.functional_call(layer, given, (x,))
-
-    assert torch.autograd.gradcheck(function, (x, *values))
 
 
 def test_a_small_change_of_magnitude_counts_in_half_precision():
@@ -159,7 +118,7 @@ def test_a_small_change_of_magnitude_counts_in_half_precision():
     ("kind", "parts", "wide", "rank", "most"),
     [
         (LoraLinear, 1, 384, 8, 191), (LoraLinear, 3, 1152, 64, 191),
-        (DoraLinear, 1, 384, 8, 23), (DoraLinear, 1, 1536, 8, 38), (DoraLinear, 1, 384, 64, 2),
+        (DoraLinear, 1, 1536, 8, 38), (DoraLinear, 3, 1152, 8, 23), (DoraLinear, 1, 384, 64, 2),
     ],
 )  # fmt: skip
 def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, most, monkeypatch):
@@ -170,72 +129,37 @@ def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, most, 
     assert [layer.uses_side_branch(tokens) for tokens in (1, most, most + 1)] == [True, True, False]
 
 
-@pytest.mark.parametrize(("rank", "parts"), [(1, 1), (8, 3), (64, 1)])
-def test_trap_06_factored_and_dense_norms_agree(rank, parts):
+@pytest.mark.parametrize(("rank", "parts", "left"), [(1, 1, 0.5), (8, 3, 1e-3), (64, 1, 0.0)])
+def test_factored_and_dense_norms_agree_where_rows_nearly_cancel_too(rank, parts, left):
     layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
-    dense = DoraLinear.row_norms(layer.updated_weight())
-    torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize("left", [0.5, 1e-3, 0.0])
-def test_trap_06_norms_of_nearly_cancelling_rows_agree(left):
-    layer = moved(DoraLinear, linear(96, 36), rank=2)
     with torch.no_grad():
         update = layer.updated_weight() - layer.weight
         layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
+        layer.weight[3] = layer.weight[5] = 0
+        layer.lora_B.view(36, rank)[5] = 0
     exact = layer.double().updated_weight().detach().norm(dim=1).float()
     layer.float()
     dense = DoraLinear.row_norms(layer.updated_weight())
-    found = layer.factored_norms()
-    torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5 * float(exact.max()) * 0.1)
-    torch.testing.assert_close(found[1::2], exact[1::2], rtol=1e-5, atol=0)
-
-
-def test_a_row_of_zeros_has_the_norm_of_its_update():
-    layer = moved(DoraLinear, rank=2)
-    with torch.no_grad():
-        layer.weight[3] = 0
-        layer.weight[5] = 0
-        layer.lora_B[0, 5] = 0
-    found = layer.factored_norms()
-    torch.testing.assert_close(found, DoraLinear.row_norms(layer.updated_weight()))
-    assert found[3] > 0
-    assert found[5] == 0
-    assert layer(inputs()).isfinite().all()
+    factored = layer.factored_norms()
+    torch.testing.assert_close(factored, dense, rtol=1e-5, atol=1e-5 * float(exact.max()) * 0.1)
+    torch.testing.assert_close(factored[1::2], exact[1::2], rtol=1e-5, atol=0)
+    assert factored[3] > 0
+    assert factored[5] == 0
 
 
 @BOTH
-def test_trap_07_nothing_is_cached(kind):
-    layer, x = moved(kind), inputs()
-
-    def check(before):
-        assert not torch.allclose(layer(x), before)
-        torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
-
-    before = layer(x)
-    layer.load_state_dict({k: v * 1.5 for k, v in layer.state_dict().items()})
-    check(before)
-    layer.eval()
+def test_nothing_is_cached(kind):
+    layer, x = moved(kind).eval(), inputs()
     for parameter in layer.parameters():
         before = layer(x)
         parameter.data.add_(0.3)
-        check(before)
-
-
-@BOTH
-def test_trap_08_the_weight_is_built_in_fp32(kind, monkeypatch):
-    product = mock.Mock(apply=mock.Mock(side_effect=AdaptedProduct.apply))
-    monkeypatch.setattr(low_rank, "AdaptedProduct", product)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        moved(kind)(inputs())
-    weight, ratios = product.apply.call_args.args[4:6]
-    assert weight.dtype == torch.float32
-    assert kind is LoraLinear or ratios.dtype == torch.float32
+        assert not torch.allclose(layer(x), before)
+        torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
 
 
 @BOTH
 @pytest.mark.parametrize(("parts", "half_base"), [(1, False), (3, True)])
-def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(kind, parts, half_base):
+def test_both_passes_in_half_precision_are_near_the_exact_ones(kind, parts, half_base):
     base = linear(width_out=36)
     layer = moved(kind, base.bfloat16() if half_base else base, parts=parts)
     trained = [getattr(layer, name) for name in layer.method.parameters]
@@ -298,23 +222,6 @@ def test_padding_stays_zero_through_training(kind):
     assert layer.lora_B[0, :, :2].any()
     assert layer.lora_B[1].any()
     torch.testing.assert_close(layer(inputs())[..., 12:24], expected_key)
-
-
-@BOTH
-def test_backward_keeps_the_input_and_for_dora_the_output(kind):
-    layer, tokens = moved(kind), 1000
-    kept = {}
-
-    def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    x = torch.randn(tokens, layer.in_features, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        layer(x)
-    of_tokens = [size for size in kept.values() if size >= 4 * tokens]
-    widths = [layer.in_features, *([layer.out_features] if kind is DoraLinear else [])]
-    assert of_tokens == [4 * tokens * width for width in widths]
 
 
 def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone():
