@@ -1,8 +1,7 @@
-"""Tasks: the true examples and classes, splits without a leak, and files that are not what they
-should be."""
+"""Tasks: the true examples and classes, splits without a leak, and files of another kind."""
 
 import csv
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,6 @@ from minbert.errors import InputError
 from tests.components import CS224N, need
 from tests.cs224n import write_folder
 from tests.hostile import check_line
-
-EMBEDDED = [name for name, task in TASKS.items() if not task.files]
-COUNTS = {"movies": 10_605, "amazon": 3_708, "nyt": 5_190, "tweets": 4_200}
-FILE_OF = {
-    "movies": "movieReviewSnippets_GroundTruth.txt",
-    "amazon": "amazonReviewSnippets_GroundTruth.txt",
-    "nyt": "nytEditorialSnippets_GroundTruth.txt",
-    "tweets": "tweets_GroundTruth.txt",
-}
 
 
 def everything(name):
@@ -48,60 +38,32 @@ def changed(folder, tmp_path, content):
     return tmp_path
 
 
-def shared(name):
-    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
-    assert TASKS[name].files
-    return CS224N
-
-
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_every_example_is_on_one_side(name):
-    parts = everything(name)
-    total = COUNTS[name.removesuffix("-rating")]
-    assert sum(len(part) for part in parts.values()) == total
-    shares = [len(parts[split]) / total for split in SIDES]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
-    texts = [{normalised(text) for text in part.text_a} for part in parts.values()]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert not texts[one] & texts[other]
-
-
-@pytest.mark.parametrize("name", ["amazon", "nyt"])
-def test_no_document_is_on_two_sides(name):
-    document_of, where = {}, {}
-    identities, _, texts = read_rows(fetch("vader") / FILE_OF[name])
-    for identity, text in zip(identities, texts, strict=True):
-        document_of.setdefault(text, set()).add(identity.partition("_")[0])
-    for split, part in everything(name).items():
-        for text in part.text_a:
-            for document in document_of[text]:
-                where.setdefault(document, set()).add(split)
-    assert {len(found) for found in where.values()} == {1}
-
-
-def test_a_text_is_on_the_same_side_of_every_task_made_of_single_texts():
-    for name in ("movies", "tweets"):
-        for split, part in everything(name).items():
-            assert {side(normalised(text)) for text in part.text_a} == {split}
-
-
-def test_a_task_and_its_ratings_have_the_same_texts():
-    for split in SIDES:
-        classes, ratings = everything("nyt")[split], everything("nyt-rating")[split]
-        assert classes.text_a == ratings.text_a
-        assert classes.labels.dtype == np.int64
-        assert ratings.labels.dtype == np.float64
-
-
 @pytest.mark.parametrize(
     ("name", "counts"),
     [("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
      ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
 )  # fmt: skip
-def test_every_task_has_the_known_classes(name, counts):
-    """Of ratings on an edge too: 119 of movies are."""
-    found = Counter(int(label) for part in everything(name).values() for label in part.labels)
-    assert [found[label] for label in range(len(counts))] == counts
+def test_every_task_has_the_known_examples_each_on_one_side(name, counts):
+    """Classes of ratings on an edge too: 119 of movies are."""
+    parts, ratings = everything(name), everything(f"{name}-rating")
+    labels = np.concatenate([part.labels for part in parts.values()])
+    assert np.bincount(labels).tolist() == counts
+    shares = [len(parts[split]) / len(labels) for split in SIDES]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
+    identities, _, texts = read_rows(fetch("vader") / vader.file_of(TASKS[name]))
+    documents = [identity.partition("_")[0] for identity in identities]
+    where = defaultdict(set)
+    for split, part in parts.items():
+        assert part.text_a == ratings[split].text_a
+        assert (part.labels.dtype, ratings[split].labels.dtype) == (np.int64, np.float64)
+        here = {*part.text_a}
+        for text in map(normalised, here):
+            where[text].add(split)
+            assert name in ("amazon", "nyt") or side(text) == split
+        for text, document in zip(texts, documents, strict=True):
+            if name in ("amazon", "nyt") and text in here:
+                where[document].add(split)
+    assert {len(splits) for splits in where.values()} == {1}
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -144,6 +106,9 @@ def test_a_smaller_subset_is_part_of_a_larger_in_any_order(texts, one, other):
 
 def test_limits_keep_examples_with_their_labels():
     whole, cut = load_task("movies"), load_task("movies", max_train=300, max_dev=40)
+    parts = everything("movies")
+    assert whole.train.text_a == parts["train"].text_a
+    assert whole.dev.text_a == parts["dev"].text_a, "and those for test are in neither"
     assert (len(cut.train), len(cut.dev)) == (300, 40)
     label_of = dict(zip(whole.train.text_a, whole.train.labels, strict=True))
     assert [label_of[text] for text in cut.train.text_a] == list(cut.train.labels)
@@ -193,36 +158,37 @@ def test_what_no_task_has_is_refused(name, settings, why):
         load_task(name, **settings)
 
 
-def test_test_is_never_among_what_is_trained_on_or_tuned_for():
-    test = {normalised(text) for text in everything("movies")["test"].text_a}
-    data = load_task("movies")
-    assert not test & {normalised(text) for text in (*data.train.text_a, *data.dev.text_a)}
+BROKEN = (
+    "quora-train.csv, line 2577: is_duplicate is empty; left out",
+    "quora-train.csv, line 14222: sentence2 is empty; left out",
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "dev"), [("sst", 8544, 1101), ("sts", 6040, 863), ("quora", 16_212, 4000)]
-)
-def test_the_shared_files_have_the_known_rows(name, train, dev):
-    data = load_task(name, shared(name))
+    ("name", "train", "dev", "highest", "problems"),
+    [
+        ("sst", 8544, 1101, 4, ()), ("sts", 6040, 863, 5, ()),
+        ("quora", 16_212, 4000, 1, BROKEN),
+    ],
+)  # fmt: skip
+def test_the_shared_files_have_the_known_rows(name, train, dev, highest, problems):
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
+    data = load_task(name, CS224N)
     assert (len(data.train), len(data.dev)) == (train, dev)
-    assert data.dev.labels.min() == 0
-    assert data.dev.labels.max() == {"sst": 4, "sts": 5, "quora": 1}[name]
+    assert (data.dev.labels.min(), data.dev.labels.max()) == (0, highest)
+    assert data.problems == problems
     assert (data.dev.text_b is None) == (name == "sst")
     assert all(text == text.strip() for text in data.train.text_a)
 
 
-def test_the_two_broken_rows_of_quora_are_reported():
-    assert load_task("quora", shared("quora")).problems == (
-        "quora-train.csv, line 2577: is_duplicate is empty; left out",
-        "quora-train.csv, line 14222: sentence2 is empty; left out",
-    )
-
-
-def test_columns_are_found_by_name(folder, tmp_path):
-    content = "\ufeffsentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
-    data = load_task("sst", changed(folder, tmp_path, content))
-    assert data.train.text_a == ("one", "two")
-    assert data.train.labels.tolist() == [3, 1]
+def test_columns_are_found_by_name_and_classes_may_be_written_as_tables_of_floats_have_them(
+    folder, tmp_path
+):
+    labels = ("1", "3", "3.0", "3.", " 3.00 ", '"3"', "03")
+    rows = "".join(f"{label}\tgood\r\n" for label in labels)
+    data = load_task("sst", changed(folder, tmp_path, f"\ufeffsentiment\tsentence\n{rows}\n"))
+    assert data.train.text_a == ("good",) * 7
+    assert data.train.labels.tolist() == [1, *[3] * 6]
     assert data.problems == ()
 
 
@@ -258,16 +224,6 @@ def test_a_wrong_label_has_the_line_that_an_editor_shows(folder, tmp_path):
         content = end.join([head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"])
         with pytest.raises(InputError, match=r"line 7: sentiment is '7'"):
             load_task("sst", changed(folder, tmp_path, content))
-
-
-def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder, tmp_path):
-    labels = ("3", "3.0", "3.", " 3.00 ", '"3"', "03")
-    rows = [f"1\tx\tgood\t{label}" for label in labels]
-    data = load_task(
-        "sst", changed(folder, tmp_path, "\tid\tsentence\tsentiment\n" + "\n".join(rows))
-    )
-    assert data.train.labels.tolist() == [3] * len(labels)
-    assert data.problems == ()
 
 
 def test_many_broken_rows_are_counted(folder, tmp_path):
