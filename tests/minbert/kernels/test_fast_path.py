@@ -19,23 +19,22 @@ from tests.minbert.peers import sizes, without_dropout
 
 SMALL = sizes(24, 3, 3, 40, 50, 16, initializer_range=0.1, **without_dropout())
 LENGTHS = torch.tensor([9, 4, 1, 7])
+METHODS = ("lora", "dora")
 MODES = [
-    ("full", None),
-    ("head", None),
-    *((mode, layers) for mode in ("lora", "dora") for layers in ("all-lin-only", "attn")),
-]
+    ("full", None), ("head", None),
+    *((mode, layers) for mode in METHODS for layers in ("all-lin-only", "attn")),
+]  # fmt: skip
 
 
-def model_of(mode, layers, pooling):
-    model = BertClassifier(SMALL, 5, pooling=pooling, dropout=0.0)
+def model_of(mode, layers, pooling, config=SMALL):
+    model = BertClassifier(config, 5, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 4
     inject(model, mode=mode, layers=layers, rank=rank, alpha=12, new_pooler=False, seed=0)
     generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():  # B is zero at first, and tells nothing
+    for parameter in model.parameters():  # B is zero at first, and shows nothing
         if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += 0.05 * noise
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     return model.train()
 
 
@@ -159,18 +158,12 @@ B, S = 16, 20
 H, WIDE, N, L = 48, 192, 4, 3
 CONFIG = sizes(H, L, N, WIDE, 60, 32, **without_dropout(0.1))
 SIZE = {"off": 4, "bf16": 2}
-COUNTED = [
-    ("full", None),
-    *((mode, layers) for layers in ("all-lin-only", "attn-only") for mode in ("lora", "dora")),
-]  # fmt: skip
+COUNTED = [MODES[0], *((mode, f"{of}-only") for of in ("all-lin", "attn") for mode in METHODS)]
 
 
 def saved_bytes(mode, layers, amp):
-    model = BertClassifier(CONFIG, 5, pooling="mean", dropout=0.0)
-    initialise(model, 0)
-    rank = None if layers is None else 2
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=2, new_pooler=False, seed=0)
-    saved = SavedTensors(model.train())
+    model = model_of(mode, layers, "mean", CONFIG)
+    saved = SavedTensors(model)
     ids = torch.randint(1, 60, (B, S), generator=torch.Generator().manual_seed(0))
     with saved.counting(), autocast(amp, torch.device("cpu")):
         logits = model(ids, None, torch.zeros_like(ids))

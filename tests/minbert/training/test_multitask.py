@@ -1,5 +1,7 @@
 """Several tasks on one encoder or two, and losses against torch's and numpy's."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 import torch
@@ -47,21 +49,17 @@ def batch(part, indices):
     return collate(sides, np.arange(6) % 2, indices, 0, CPU, part=part)
 
 
-def size(encoders, head):
-    """Parameters of the paper's model on bert-base; no memory is taken for them."""
-    found = BertClassifier(
-        GEOMETRIES["bert-base"], HEADS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
-    )
-    return sum(parameter.numel() for parameter in found.parameters())
-
-
 def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters():
+    """No memory is taken for them."""
     encoder = 109_482_240
     comparison = (4 * 768 + 1 + 1) * 1536 + (1536 + 1) * 768
     heads = 3 * (768 + 1) * 768 + (768 + 1) * (5 + 1 + 1)
-    assert size(2, "nonlinear") == 2 * encoder + comparison + heads
-    assert size(2, "nonlinear") / 1e6 == pytest.approx(226, abs=1)
-    assert size(1, "nonlinear") == encoder + comparison + heads
+    options = {"head": "nonlinear", "pooling": "pooler", "dropout": 0.3}
+    for encoders in (1, 2):
+        model = BertClassifier(GEOMETRIES["bert-base"], HEADS, encoders=encoders, **options)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        assert count == encoders * encoder + comparison + heads
+    assert count / 1e6 == pytest.approx(226, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -78,31 +76,22 @@ def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(encoder
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def gradients(of, part):
-    of.zero_grad()
-    logits_of(of, batch(part, [0, 1, 2])).sum().backward()
-    return {name: p.grad is not None for name, p in of.named_parameters()}
-
-
-def test_with_two_encoders_pairs_and_sentences_train_apart():
-    of = model(encoders=2)
-    of_sentences, of_pairs = gradients(of, "sst"), gradients(of, "sts")
-    for name in of_sentences:
-        if name.startswith("bert."):
-            assert (of_sentences[name], of_pairs[name]) == (True, False)
-        elif name.startswith(("bert_pairs.", "comparison.", "classifier.sts")):
-            assert (of_sentences[name], of_pairs[name]) == (False, True)
-    assert not any(of_pairs[name] for name in of_pairs if name.startswith("classifier.quora"))
-
-
-def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs():
-    of = model(encoders=1)
-    assert of.bert_pairs is None
-    for task, head in HEADS.items():
-        trained = gradients(of, task)
-        assert all(trained[name] for name in trained if name.startswith("bert."))
-        compared = {trained[name] for name in trained if name.startswith("comparison.")}
-        assert compared == {head.pairs}
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_with_two_encoders_pairs_and_sentences_train_apart_and_one_trains_by_all(encoders):
+    of = model(encoders)
+    assert (of.bert_pairs is None) == (encoders == 1)
+    for part, head in HEADS.items():
+        of.zero_grad()
+        logits_of(of, batch(part, [0, 1, 2])).sum().backward()
+        trains = defaultdict(set)
+        for name, parameter in of.named_parameters():
+            owner, task, *_ = name.split(".")
+            own = f"{owner}.{task}" if owner == "classifier" else owner
+            trains[own].add(parameter.grad is not None)
+        expected = {f"classifier.{task}": {task == part} for task in HEADS}
+        expected |= {"bert": {encoders == 1 or not head.pairs}, "comparison": {head.pairs}}
+        expected |= {"bert_pairs": {head.pairs}} if encoders == 2 else {}
+        assert trains == expected
 
 
 def test_features_are_as_defined():
@@ -169,25 +158,16 @@ def test_weights_and_smoothing_are_those_of_torch(smoothing, weights):
     [
         ("cross-entropy", TWO, CLASSES, nn.CrossEntropyLoss()(as_torch(TWO), as_torch(CLASSES))),
         ("multi-label", TWO, MANY, nn.BCEWithLogitsLoss()(as_torch(TWO), as_torch(MANY * 1.0))),
-        (
-            "binary",
-            ONE,
-            CLASSES,
-            nn.BCEWithLogitsLoss()(as_torch(ONE[:, 0]), as_torch(CLASSES * 1.0)),
-        ),
+        ("binary", ONE, CLASSES,
+         nn.BCEWithLogitsLoss()(as_torch(ONE[:, 0]), as_torch(CLASSES * 1.0))),
         ("mse", ONE, NUMBERS, np.square(ONE[:, 0] - NUMBERS).mean()),
         ("pearson", ONE, NUMBERS, 1 - np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
         ("pearson", -3 * ONE + 7, NUMBERS, 1 + np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
     ],
-)
+)  # fmt: skip
 def test_the_mean_over_a_set_is_torchs_or_numpys(loss, logits, labels, expected):
     found = mean_loss(loss, logits.astype(np.float32), labels)
     assert found == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_the_gradient_of_pearson_is_right():
-    x = as_torch(ONE[:5, 0].copy()).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: correlation(x, as_torch(NUMBERS[:5])), (x,))
 
 
 def check_no_correlation(logits, labels):
@@ -217,8 +197,7 @@ def test_numbers_that_differ_by_rounding_alone_have_no_correlation():
     for value in (float("nan"), float("inf")):
         x[2] = value
         assert not torch.isfinite(loss_of("pearson", x, torch.arange(8.0)))
-
-
-def test_another_name_of_a_loss_is_refused():
     with pytest.raises(ValueError, match="no loss is called 'hinge'; there are cross-entropy"):
         loss_of("hinge", torch.zeros(1, 1), torch.zeros(1))
+    x = as_torch(ONE[:5, 0].copy()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: correlation(x, as_torch(NUMBERS[:5])), (x,))
