@@ -93,27 +93,37 @@ def fetch(tmp_path):
     return fetched
 
 
-def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub, fetch):
+def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_in_one_line(
+    hub, fetch
+):
     wanted = {
         "README.md", "config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json", "vocab.txt",
     }  # fmt: skip
     usual = {name: _FILES[name] for name in wanted}
+    old = usual | {"model.safetensors": _OLD["model.safetensors"]}
     sets = {
         "tiny": usual, "user/tiny": usual, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
         "user/bin": _BIN_ONLY,  # a pickle only where there is nothing better
+        "user/tiny@v1": old, f"user/tiny@{commit_of(_OLD)}": old,
     }  # fmt: skip
-    for answer, files in zip(fetch(hub.url, *sets), sets.values(), strict=True):
-        assert answer["files"] == {name: len(content) for name, content in files.items()}
-    assert wanted <= hub.fetched() <= set().union(*sets.values())
-
-
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
-    names = ("user/tiny@v1", f"user/tiny@{commit_of(_OLD)}", "user/tiny")
-    tag, commit, newest = fetch(hub.url, *names)
-    assert tag["files"]["model.safetensors"] == len(_OLD["model.safetensors"])
-    assert commit["folder"] == tag["folder"]
-    assert newest["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+    here = "is no folder here, and on the Hugging Face hub it"
+    refused = {
+        "no-such-model": f"{here} does not exist",
+        "user/tiny@v9": "on the Hugging Face hub it has no branch, tag or commit v9",
+        "user/gated": f"user/gated {here} is gated",
+        "user/no-vocab": "holds no tokenizer.json or vocab.txt or vocab.json or",
+        "user/shards": "holds no model.safetensors or pytorch_model.bin",
+        "a--b..c": f"a--b..c {here} can't exist",
+    }
+    answers = dict(zip([*sets, *refused], fetch(hub.url, *sets, *refused), strict=True))
+    for name, files in sets.items():
+        assert answers[name]["files"] == {path: len(content) for path, content in files.items()}
+    assert answers["user/tiny@v1"]["folder"] == answers[f"user/tiny@{commit_of(_OLD)}"]["folder"]
+    assert wanted <= hub.fetched() <= {*wanted, *_ROBERTA, *_PIECES, *_BIN_ONLY}
+    for name, text in refused.items():
+        assert text in answers[name]["error"]
+        assert "\n" not in answers[name]["error"]
 
 
 def test_what_was_fetched_serves_without_a_network(hub, fetch):
@@ -124,20 +134,6 @@ def test_what_was_fetched_serves_without_a_network(hub, fetch):
         reason = "user/bin is no folder here, and on the Hugging Face hub it can't be reached"
         assert reason in other["error"]
         assert "\n" not in other["error"]
-
-
-def test_each_thing_wrong_is_one_line_that_says_so(hub, fetch):
-    said = {
-        "no-such-model": "is no folder here, and on the Hugging Face hub it does not exist",
-        "user/tiny@v9": "on the Hugging Face hub it has no branch, tag or commit v9",
-        "user/gated": "user/gated is no folder here, and on the Hugging Face hub it is gated",
-        "user/no-vocab": "holds no tokenizer.json or vocab.txt or vocab.json or",
-        "user/shards": "holds no model.safetensors or pytorch_model.bin",
-        "a--b..c": "a--b..c is no folder here, and on the Hugging Face hub it can't exist",
-    }
-    for answer, text in zip(fetch(hub.url, *said), said.values(), strict=True):
-        assert text in answer["error"]
-        assert "\n" not in answer["error"]
 
 
 def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole(
