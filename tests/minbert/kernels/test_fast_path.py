@@ -161,8 +161,9 @@ SIZE = {"off": 4, "bf16": 2}
 COUNTED = [MODES[0], *((mode, f"{of}-only") for of in ("all-lin", "attn") for mode in METHODS)]
 
 
-def saved_bytes(mode, layers, amp):
+def saved_bytes(mode, layers, amp, checkpointing=False):
     model = model_of(mode, layers, "mean", CONFIG)
+    model.bert.encoder.gradient_checkpointing = checkpointing
     saved = SavedTensors(model)
     ids = torch.randint(1, 60, (B, S), generator=torch.Generator().manual_seed(0))
     with saved.counting(), autocast(amp, torch.device("cpu")):
@@ -195,3 +196,20 @@ def test_what_is_kept_is_a_formula(mode, layers, amp):
     weights = L * (4 * H * H + 2 * H * WIDE)
     beside = weights * (4 if amp == "off" else 4 + 2) + 8 * B * S * H
     assert expected <= found <= expected + beside
+
+
+@pytest.mark.parametrize("used", KERNELS)
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_with_checkpointed_layers_gradients_are_the_same_and_less_is_kept(mode, layers, used):
+    with kernels(used):
+        usual, less = (saved_bytes(mode, layers, "bf16", each) for each in (False, True))
+        assert less <= (usual if mode == "head" else usual / 2), "of a head nothing runs again"
+        model, steps, calls = model_of(mode, layers, "mean", CONFIG), [], []
+        for checkpointing in (False, True):
+            torch.manual_seed(3)
+            model.bert.encoder.gradient_checkpointing = checkpointing
+            steps.append({name: value.clone() for name, value in step(model, True, "off")})
+    torch.testing.assert_close(*steps, rtol=0, atol=0)
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    dict(step(model.eval(), True, "off"))
+    assert len(calls) == 1, "in evaluation each layer runs once"
