@@ -66,7 +66,6 @@ class Index:
     filename: str
     content: bytes
     advertised: str | None = None
-    claimed_length: int | None = None
     chunk_delay_s: float = 0.0
     drops: int = 0
     redirects: bool = False
@@ -102,7 +101,7 @@ def serving(index: Index) -> Iterator[Index]:
 
         def _send_file(self) -> None:
             index.downloads += 1
-            self._send(200, {"Content-Length": str(index.claimed_length or len(index.content))})
+            self._send(200, {"Content-Length": str(len(index.content))})
             dropped = index.downloads <= index.drops
             for start in range(0, len(index.content), 8192):
                 self.wfile.write(index.content[start : start + 8192])

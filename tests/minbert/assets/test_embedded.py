@@ -111,7 +111,7 @@ OTHER = wheel()[:-1] + b"?"
     [
         ({"content": OTHER}, {}, (sha256(OTHER), TOY.archive_sha256)),
         ({"content": OTHER, "advertised": None}, {}, (sha256(OTHER), TOY.archive_sha256)),
-        ({"content": wheel()[:50_000], "claimed_length": len(wheel())}, {}, ("URL",)),
+        ({"drops": 9}, {}, ("URL",)),
         ({"missing": True}, {}, ("404", "URL")),
         ({}, {"one.txt": "1" * 64}, ("1" * 64, sha256(FILES["one.txt"]))),
     ],

@@ -126,17 +126,7 @@ def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_i
         assert "\n" not in answers[name]["error"]
 
 
-def test_what_was_fetched_serves_without_a_network(hub, fetch):
-    fetched = fetch(hub.url, "user/tiny")
-    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-        again, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
-        assert again["folder"] == fetched[0]["folder"]
-        reason = "user/bin is no folder here, and on the Hugging Face hub it can't be reached"
-        assert reason in other["error"]
-        assert "\n" not in other["error"]
-
-
-def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole(
+def test_a_broken_connection_is_one_line_and_what_is_whole_serves_without_a_network(
     hub, fetch, tmp_path
 ):
     hub.broken = ("model.safetensors",)
@@ -145,11 +135,16 @@ def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole
         (answer,) = fetch(hub.url, "user/tiny", **environment)
         assert "on the Hugging Face hub it can't be fetched" in answer["error"]
         assert "\n" not in answer["error"]
+    here = "is no folder here, and on the Hugging Face hub it can't be reached"
     (offline,) = fetch("http://127.0.0.1:9", "user/tiny")
-    assert "error" in offline
+    assert f"user/tiny {here}" in offline["error"]
     hub.broken = ()
-    (answer,) = fetch(hub.url, "user/tiny")
-    assert answer["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+    (whole,) = fetch(hub.url, "user/tiny")
+    assert whole["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+    (again,) = fetch("http://127.0.0.1:9", "user/tiny", HF_HUB_OFFLINE="1")
+    again_online, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin")
+    assert again["folder"] == again_online["folder"] == whole["folder"]
+    assert f"user/bin {here}" in other["error"]
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):

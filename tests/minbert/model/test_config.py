@@ -3,12 +3,9 @@
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minbert.errors import InputError
 from minbert.model.config import GEOMETRIES, BertConfig, count_parameters
-from minbert.model.encoder import BertEncoder
 from tests.minbert import peers
 
 VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
@@ -69,18 +66,6 @@ def test_missing_or_absurd_sizes_and_another_architecture_are_named():
     for model_type in ("deberta-v2", None, 3):
         line = f"model_type is {model_type!r}, and engine minbert loads bert, roberta, "
         assert line in refused({**VALUES, "model_type": model_type})
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.tuples(*[st.integers(1, 9)] * 6), st.integers(1, 3), st.booleans())
-def test_parameters_follow_from_any_sizes(sizes, heads, pooler):
-    head_size, layers, wide, words, positions, types = sizes
-    config = peers.sizes(
-        head_size * heads, layers, heads, wide, words, positions, type_vocab_size=types
-    )
-    count = sum(p.numel() for p in BertEncoder(config, pooler=pooler).parameters())
-    own_pooler = config.hidden_size * (config.hidden_size + 1)
-    assert count_parameters(config) == count + (0 if pooler else own_pooler)
 
 
 def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm():

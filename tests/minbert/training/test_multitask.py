@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minbert.data.batches import collate, plan_epoch
+from minbert.data.batches import collate
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES
@@ -113,15 +113,6 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones():
         assert found.input_ids[row, : len(ids)].tolist() == ids.tolist()
         assert found.input_ids[row, len(ids) :].eq(0).all()
     assert found.tokens == int(found.attention_mask.sum())
-
-
-def test_an_epoch_has_every_example_of_every_task_once():
-    lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
-    plan = plan_epoch(lengths, 4, np.random.default_rng(0), "by-length", "sequential")
-    assert [name for name, _ in plan] == ["sst"] * 3 + ["sts"] * 6
-    for task, of in lengths.items():
-        found = [indices for name, indices in plan if name == task]
-        assert sorted(np.concatenate(found)) == list(range(len(of)))
 
 
 RNG = np.random.default_rng(0)
