@@ -1,6 +1,5 @@
 """transformers, as what our encoder and tokeniser must agree with."""
 
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,20 +35,6 @@ def transformers() -> Any:
     import transformers
 
     return transformers
-
-
-def bert_model(config: BertConfig, *, pooler: bool = True, attention: str = "eager") -> Any:
-    """Its BertModel of a configuration, with weights of the size that trained ones have."""
-    library = transformers()
-    torch.manual_seed(0)
-    model = library.BertModel(
-        library.BertConfig(**asdict(config), attn_implementation=attention),
-        add_pooling_layer=pooler,
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.1 + 1.0 * name.endswith("Norm.weight"))
-    return model.eval()
 
 
 def encoder_tensors(model: BertClassifier, prefix: str = "") -> dict[str, Tensor]:
