@@ -10,39 +10,27 @@ from minbert.errors import InputError
 from tests.components import need
 from tests.minbert.stand_in_hub import Hub, ask_apart, commit_of, serve
 
-_FILES = {
-    "config.json": b'{"model_type": "bert"}',
-    "model.safetensors": b"weights" * 50_000,
-    "pytorch_model.bin": b"pickle" * 50_000,
-    "tokenizer.json": b"{}",
-    "tokenizer_config.json": b'{"do_lower_case": true}',
-    "vocab.txt": b"[PAD]\n[UNK]\n",
-    "README.md": b"# A model",
-    "flax_model.msgpack": b"other weights",
-}
+
+def files(*names):
+    return {name: name.encode() * 5000 for name in names}
+
+
+_WANTED = files(
+    "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "vocab.txt",
+)  # fmt: skip
+_FILES = _WANTED | files("pytorch_model.bin", "flax_model.msgpack")
 _OLD = {**_FILES, "model.safetensors": b"older weights"}
-_BIN_ONLY = {name: _FILES[name] for name in ("config.json", "pytorch_model.bin", "vocab.txt")}
-
-_ROBERTA = {
-    "config.json": b'{"model_type": "roberta"}',
-    "model.safetensors": b"weights",
-    "vocab.json": b"{}",
-    "merges.txt": b"#version",
-    "special_tokens_map.json": b"{}",
-    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
-}
-_PIECES = {
-    "config.json": b'{"model_type": "xlm-roberta"}',
-    "model.safetensors": b"weights",
-    "sentencepiece.bpe.model": b"pieces",
-}
-_SHARDS = {
-    "config.json": b'{"model_type": "roberta"}',
-    "model.safetensors.index.json": b"{}",
-    "model-00001-of-00002.safetensors": b"weights",
-    "tokenizer.json": b"{}",
-}
-
+_BIN_ONLY = files("config.json", "pytorch_model.bin", "vocab.txt")
+_ROBERTA = files(
+    "config.json", "model.safetensors", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "1_Pooling/config.json",
+)  # fmt: skip
+_PIECES = files("config.json", "model.safetensors", "sentencepiece.bpe.model")
+_SHARDS = files(
+    "config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+    "tokenizer.json",
+)  # fmt: skip
 _FETCH = """
 import json, sys
 from pathlib import Path
@@ -72,7 +60,7 @@ def hub():
         "tiny": {"main": _FILES},
         "user/tiny": {"main": _FILES, "v1": _OLD},
         "user/bin": {"main": _BIN_ONLY},
-        "user/no-vocab": {"main": {"config.json": b"{}", "model.safetensors": b"w"}},
+        "user/no-vocab": {"main": files("config.json", "model.safetensors")},
         "user/gated": {"main": _FILES},
         "user/roberta": {"main": _ROBERTA},
         "user/pieces": {"main": _PIECES},
@@ -96,14 +84,9 @@ def fetch(tmp_path):
 def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_in_one_line(
     hub, fetch
 ):
-    wanted = {
-        "README.md", "config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json", "vocab.txt",
-    }  # fmt: skip
-    usual = {name: _FILES[name] for name in wanted}
-    old = usual | {"model.safetensors": _OLD["model.safetensors"]}
+    old = _WANTED | {"model.safetensors": _OLD["model.safetensors"]}
     sets = {
-        "tiny": usual, "user/tiny": usual, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
+        "tiny": _WANTED, "user/tiny": _WANTED, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
         "user/bin": _BIN_ONLY,  # a pickle only where there is nothing better
         "user/tiny@v1": old, f"user/tiny@{commit_of(_OLD)}": old,
     }  # fmt: skip
@@ -117,10 +100,10 @@ def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_i
         "a--b..c": f"a--b..c {here} can't exist",
     }
     answers = dict(zip([*sets, *refused], fetch(hub.url, *sets, *refused), strict=True))
-    for name, files in sets.items():
-        assert answers[name]["files"] == {path: len(content) for path, content in files.items()}
+    for name, expected in sets.items():
+        assert answers[name]["files"] == {path: len(expected[path]) for path in expected}
     assert answers["user/tiny@v1"]["folder"] == answers[f"user/tiny@{commit_of(_OLD)}"]["folder"]
-    assert wanted <= hub.fetched() <= {*wanted, *_ROBERTA, *_PIECES, *_BIN_ONLY}
+    assert _WANTED.keys() <= hub.fetched() <= {*_WANTED, *_ROBERTA, *_PIECES, *_BIN_ONLY}
     for name, text in refused.items():
         assert text in answers[name]["error"]
         assert "\n" not in answers[name]["error"]
