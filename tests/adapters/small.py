@@ -18,20 +18,18 @@ HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3
 ADAPTED = {"mode": "dora", "layers": "all-lin-only", "rank": 4, "alpha": 16.0, "new_pooler": False}
 
 
-def base_model(
-    pooling: str = "pooler", *, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.0
-) -> BertClassifier:
+def base_model(pooling: str = "pooler", layers: int = LAYERS) -> BertClassifier:
     """A classifier with random weights of the size that trained ones have, in evaluation mode."""
-    more = {"initializer_range": 0.2, **without_dropout(dropout)}
-    config = sizes(hidden, layers, 4, hidden * 3 // 2, 60, 24, **more)
-    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=dropout)
+    more = {"initializer_range": 0.2, **without_dropout()}
+    config = sizes(HIDDEN, layers, 4, INTERMEDIATE, 60, 24, **more)
+    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     return model.eval()
 
 
-def adapted_model(pooling: str = "pooler", *, dropout: float = 0.0, **changes: Any) -> nn.Module:
+def adapted_model(pooling: str = "pooler", **changes: Any) -> nn.Module:
     """A classifier with adapters; `changes` to the arguments `ADAPTED` of `inject`."""
-    model = base_model(pooling, dropout=dropout)
+    model = base_model(pooling)
     inject(model, **{**ADAPTED, "seed": 0, **changes})
     return model
 
@@ -51,10 +49,9 @@ def disturb(model: nn.Module, seed: int = 1) -> None:
             parameter.add_(noise.to(parameter), alpha=0.1)
 
 
-def batch(sentences: int = 5, tokens: int = 9) -> tuple[Tensor, Tensor]:
-    """Token ids and a mask with padding, both [sentences, tokens]."""
-    generator = torch.Generator().manual_seed(2)
-    ids = torch.randint(1, 60, (sentences, tokens), generator=generator)
+def batch() -> tuple[Tensor, Tensor]:
+    """Token ids and a mask with padding, both [5, 9]."""
+    ids = torch.randint(1, 60, (5, 9), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     mask[3, 7:] = 0

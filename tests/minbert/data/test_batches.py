@@ -3,7 +3,6 @@
 import json
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -211,11 +210,6 @@ def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
     file.write_bytes(WHOLE)
     check_read(file)
     arrays, _ = mapped.read(file)
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    lines = [line for line in maps if line.endswith(file.name)]
-    assert len(lines) == 1
-    begin, end = (int(place, 16) for place in lines[0].split()[0].split("-"))
-    assert begin < arrays["ids"].ctypes.data < end
     with pytest.raises(ValueError, match="read-only"):
         arrays["ids"][0] = 1
     for name, array in load_file(file).items():

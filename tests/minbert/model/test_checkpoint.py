@@ -31,7 +31,11 @@ def model(pooling="pooler", seed=0):
 
 def tensors(prefix="bert."):
     """The tensors of a checkpoint of `model()`, under a prefix."""
-    return peers.encoder_tensors(model(), prefix)
+    return {
+        prefix + name.removeprefix("bert."): tensor.clone()
+        for name, tensor in state_dict_for_export(model()).items()
+        if name.startswith("bert.")
+    }
 
 
 def write(folder, named, kind="safetensors"):

@@ -81,19 +81,9 @@ def test_a_changed_header_is_right_or_refused(folder, data_of):
         assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
 
 
-@pytest.mark.parametrize(("dtype", "width"), [("F8_E5M2", 1), ("F4", 0.5), ("BF16", 2)])
-def test_numbers_that_need_a_scale_are_refused(folder, dtype, width):
-    header, end = {}, 0
-    for name, tensor in tensors().items():
-        begin, end = end, end + int(tensor.numel() * width)
-        shape = list(tensor.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    content = safetensors_bytes(json.dumps(header), bytes(end))
-    (folder / "model.safetensors").write_bytes(content)
-    if dtype == "BF16":
-        assert not load(folder).embeddings.word_embeddings.weight.any()
-    else:
-        refused(folder)
+def test_numbers_that_need_a_scale_are_refused(folder):
+    write(folder, {name: t.to(torch.float8_e5m2) for name, t in tensors().items()})
+    assert "of numbers that need a scale: embeddings" in refused(folder)
 
 
 class Calls:
