@@ -1,6 +1,5 @@
 """Texts as token ids, files of arrays that processes map, and batches."""
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from unittest import mock
@@ -12,19 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from minbert.data import mapped
-from minbert.data.batches import (
-    BATCHINGS,
-    CHUNK_BATCHES,
-    collate,
-    mix,
-    on_device,
-    plan_evaluation,
-    plan_training,
-)
+from minbert.data import batches, mapped
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.tokenizer import Tokenizer
-from tests.hostile import changed, damaged, examples
 
 CPU = torch.device("cpu")
 PAD = 7
@@ -45,31 +34,31 @@ def encoded(lengths):
 
 
 @settings(deadline=None)
-@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(BATCHINGS))
+@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(batches.BATCHINGS))
 def test_an_epoch_and_an_evaluation_have_every_text_once(lengths, batch_size, seed, batching):
-    plan = plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
+    plan = batches.plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     whole, rest = divmod(len(lengths), batch_size)
     assert sorted(map(len, plan)) == [rest] * (rest > 0) + [batch_size] * whole
-    plan = plan_evaluation(lengths, batch_size)
+    plan = batches.plan_evaluation(lengths, batch_size)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     longest = [lengths[batch].max() for batch in plan]
     assert longest == sorted(longest)
 
 
 def test_by_length_hardly_pads_and_epochs_differ_and_have_no_order():
-    lengths = rng().integers(2, 60, 64 * CHUNK_BATCHES)
+    lengths = rng().integers(2, 60, 64 * batches.CHUNK_BATCHES)
 
     def padded(plan):
         return sum(len(batch) * lengths[batch].max() for batch in plan) / lengths.sum()
 
-    plan, other = (plan_training(lengths, 64, rng(seed)) for seed in (0, 1))
+    plan, other = (batches.plan_training(lengths, 64, rng(seed)) for seed in (0, 1))
     assert padded(plan) < 1.05
-    assert padded(plan_training(lengths, 64, rng(), "shuffled")) > 1.8
+    assert padded(batches.plan_training(lengths, 64, rng(), "shuffled")) > 1.8
     means = [lengths[batch].mean() for batch in plan]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
     assert {frozenset(batch) for batch in plan}.isdisjoint(map(frozenset, other))
-    again = plan_training(lengths, 64, rng())
+    again = batches.plan_training(lengths, 64, rng())
     assert all(map(np.array_equal, plan, again))
 
 
@@ -79,20 +68,20 @@ def rng(seed=0):
 
 def test_batches_of_tasks_come_in_their_order():
     counts = {"sst": 3, "quora": 5, "sts": 1}
-    assert mix("sequential", counts, rng()) == ["sst"] * 3 + ["quora"] * 5 + ["sts"]
-    assert mix("round-robin", counts, rng()) == [
+    assert batches.mix("sequential", counts, rng()) == ["sst"] * 3 + ["quora"] * 5 + ["sts"]
+    assert batches.mix("round-robin", counts, rng()) == [
         "sst", "quora", "sts", "sst", "quora", "sst", "quora", "quora", "quora",
     ]  # fmt: skip
-    order = mix("proportional", {"small": 200, "large": 800}, rng())
+    order = batches.mix("proportional", {"small": 200, "large": 800}, rng())
     assert (order.count("small"), len(order)) == (200, 1000)
     parts = [order[start : start + 200].count("small") for start in range(0, 1000, 200)]
     assert all(20 <= part <= 60 for part in parts), "a task is as likely as it is large"
-    assert order == mix("proportional", {"small": 200, "large": 800}, rng())
-    assert order != mix("proportional", {"small": 200, "large": 800}, rng(1))
+    assert order == batches.mix("proportional", {"small": 200, "large": 800}, rng())
+    assert order != batches.mix("proportional", {"small": 200, "large": 800}, rng(1))
     with pytest.raises(ValueError, match="no order of tasks is called 'random'"):
-        mix("random", counts, rng())
+        batches.mix("random", counts, rng())
     with pytest.raises(ValueError, match="no batching is called 'sorted'; there are by-length"):
-        plan_training(np.array([3, 4]), 2, rng(), "sorted")
+        batches.plan_training(np.array([3, 4]), 2, rng(), "sorted")
 
 
 @settings(deadline=None)
@@ -103,7 +92,7 @@ def test_a_batch_holds_its_texts_and_padding_after_them(lengths, data, in_bucket
     indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
     kind = data.draw(st.sampled_from([np.int64, np.float32]))
     labels = np.arange(len(lengths), dtype=kind)
-    batch = collate([texts], labels, indices, PAD, CPU, 12 if in_bucket else None)
+    batch = batches.collate([texts], labels, indices, PAD, CPU, 12 if in_bucket else None)
     assert batch.labels.numpy().dtype == kind
     chosen = [lengths[index] for index in indices]
     longest = max(chosen)
@@ -129,8 +118,8 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
     """By a stand-in for pinned memory: there is no GPU here."""
     pinned = mock.Mock()
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda _tensor: pinned)
-    on_device(np.array([3, 4]), torch.device("cuda"))
-    on_device(np.array([5]), CPU)
+    batches.on_device(np.array([3, 4]), torch.device("cuda"))
+    batches.on_device(np.array([5]), CPU)
     pinned.to.assert_called_once_with(torch.device("cuda"), non_blocking=True)
 
 
@@ -216,21 +205,11 @@ def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-LENGTH = int.from_bytes(WHOLE[:8], "little")
-FLIPPED = st.integers(0, len(WHOLE) - 1).map(
-    lambda at: WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]
-)
-HEADERS = st.just(b"[" * 60_000) | changed(json.loads(WHOLE[8 : 8 + LENGTH])).map(
-    lambda values: json.dumps(values).encode()
-)
-OTHERS = HEADERS.map(
-    lambda header: len(header).to_bytes(8, "little") + header + WHOLE[8 + LENGTH :]
-)
-
-
-@examples(600)
-@given(content=damaged(WHOLE) | FLIPPED | st.binary(max_size=200) | OTHERS)
-def test_what_is_damaged_or_has_another_header_is_refused_or_the_same(file, content):
-    file.write_bytes(content)
-    with suppress(ValueError):  # unless JSON passes over it, as over a space in the header
-        check_read(file)
+def test_what_is_damaged_is_refused_or_the_same(file):
+    others = [WHOLE.replace(b'"I8"', b'"U8"'), (60_000).to_bytes(8, "little") + b"[" * 60_000]
+    for at in range(len(WHOLE)):
+        others += [WHOLE[:at], WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]]
+    for content in others:
+        file.write_bytes(content)
+        with suppress(ValueError):  # unless JSON passes over it, as over a space in the header
+            check_read(file)

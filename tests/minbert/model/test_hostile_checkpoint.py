@@ -14,7 +14,6 @@ from hypothesis import given
 from bench.common.errors import InputError as Refused
 from bench.engines import check
 from minbert.errors import InputError
-from minbert.files import weights_file
 from minbert.model.config import BertConfig, count_parameters
 from tests.hostile import (
     NEAR_THE_LIMIT,
@@ -153,21 +152,6 @@ def test_a_packed_file_is_refused_packed(folder):
             archive.writestr(name, content + bytes(10**8 if name.endswith(".pkl") else 0))
     assert path.stat().st_size < 10**6
     assert "is packed" in refused(folder)
-
-
-@pytest.mark.parametrize("kind", ["bin", "old bin", "safetensors"])
-@examples(40)
-@given(data=damaged(b"\0" * 4000))
-def test_a_damaged_file_loads_or_is_refused(folder, kind, data):
-    """The damage that was done to zeros is done to the file: a mask says where."""
-    write(folder, tensors(), kind)
-    path = weights_file(folder)
-    content = bytearray(path.read_bytes())
-    for place, value in enumerate(data[: len(content)]):
-        if value:
-            content[place] = value
-    path.write_bytes(content[: len(data) + len(content) - 4000])
-    answer(lambda: load(folder), InputError, path)
 
 
 def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder):
