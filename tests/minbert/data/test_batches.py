@@ -207,7 +207,7 @@ def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
 
 def test_what_is_damaged_is_refused_or_the_same(file):
     others = [WHOLE.replace(b'"I8"', b'"U8"'), (60_000).to_bytes(8, "little") + b"[" * 60_000]
-    for at in range(len(WHOLE)):
+    for at in range(0, len(WHOLE), 9):
         others += [WHOLE[:at], WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]]
     for content in others:
         file.write_bytes(content)
