@@ -13,6 +13,7 @@ from minbert.data import words
 from minbert.data.metrics import accuracy, constant, pearson, score
 from minbert.data.problems import TOKEN_CLASSIFICATION, problem_of
 from minbert.data.tasks import Examples, Folds, Task, TaskData
+from minbert.data.words import INSIDE_WORD, OUTSIDE_TEXT, entities_in, entity_f1, padded
 
 NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
 
@@ -20,7 +21,7 @@ NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
 def drawn(seed, texts=30):
     """Random tags and predictions, half of which are right."""
     rng = np.random.default_rng(seed)
-    true = words.padded([rng.integers(0, 7, rng.integers(1, 12)) for _ in range(texts)])
+    true = padded([rng.integers(0, 7, rng.integers(1, 12)) for _ in range(texts)])
     other = rng.integers(0, 7, true.shape)
     guess = np.where(rng.random(true.shape) < 0.5, other, true).astype(np.int16)
     return true, np.where(true < 0, true, guess).astype(np.int16)
@@ -35,8 +36,8 @@ def named(tags):
 def test_scores_are_those_of_seqeval_to_the_last_digit(seed):
     true, guess = drawn(seed, texts=1 + 3 * seed)
     pair, strict = (named(true), named(guess)), {"mode": "strict", "scheme": IOB2}
-    assert words.entity_f1(true, guess) == f1_score(*pair, **strict)
-    assert words.entity_f1(true, guess, any_start=True) == f1_score(*pair)
+    assert entity_f1(true, guess) == f1_score(*pair, **strict)
+    assert entity_f1(true, guess, any_start=True) == f1_score(*pair)
     assert metrics.entity_share(true, guess, among=(1,)) == precision_score(*pair, **strict)
     assert metrics.entity_share(true, guess, among=(2,)) == recall_score(*pair, **strict)
     macro = f1_score(*pair, average="macro", **strict)
@@ -44,33 +45,23 @@ def test_scores_are_those_of_seqeval_to_the_last_digit(seed):
 
 
 def test_entities_end_at_the_end_of_a_text_and_have_types_and_words():
-    true = words.padded([[1, 2], [2, 1], [0], [3, 4, 4]])
+    true = padded([[1, 2], [2, 1], [0], [3, 4, 4]])
     assert words.entity_counts(true, true).tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1]]
-    shorter = words.padded([[1, 0], [2, 1], [1], [3, 4, 0]])
+    shorter = padded([[1, 0], [2, 1], [1], [3, 4, 0]])
     assert words.entity_counts(true, shorter)[:, 0].tolist() == [0, 1, 0, 0]
-    assert words.entity_f1(true, np.minimum(true, 0)) == 0.0
+    assert entity_f1(true, np.minimum(true, 0)) == 0.0
     with pytest.raises(ValueError, match="values to unpack"):
-        metrics.entity_macro_f1(words.padded([[0]]), words.padded([[0]]))
+        metrics.entity_macro_f1(padded([[0]]), padded([[0]]))
 
-    true, guess = words.padded([[1, 2, 0, 3, 1]]), words.padded([[3, 4, 0, 0, 1]])
+    true, guess = padded([[1, 2, 0, 3, 1]]), padded([[3, 4, 0, 0, 1]])
     assert [each.tolist() for each in words.entity_kinds(true, guess)] == [[0, 0, 1], [1, 0, -1]]
-    longer = words.padded([[1, 2, 2, 0, 1]])
-    assert [each.tolist() for each in words.entity_kinds(true, longer)] == [
-        [0, 0, 1, -1],
-        [0, -1, -1, 0],
-    ]
+    longer = padded([[1, 2, 2, 0, 1]])
+    kinds = [each.tolist() for each in words.entity_kinds(true, longer)]
+    assert kinds == [[0, 0, 1, -1], [0, -1, -1, 0]]
 
-    true, guess = (
-        words.padded([[1, 2, 0], [3], [0, 1, 1]]),
-        words.padded([[1, 0, 0], [3], [0, 1, 2]]),
-    )
+    true, guess = padded([[1, 2, 0], [3], [0, 1, 1]]), padded([[1, 0, 0], [3], [0, 1, 2]])
     texts = ("New York is", "Ann", "in Oslo Bergen")
-    assert words.entities_in(texts, true) == [
-        (0, "New York"),
-        (1, "Ann"),
-        (0, "Oslo"),
-        (0, "Bergen"),
-    ]
+    assert entities_in(texts, true) == [(0, "New York"), (1, "Ann"), (0, "Oslo"), (0, "Bergen")]
     assert words.recalled(true, guess).tolist() == [False, True, False, False]
 
 
@@ -88,17 +79,15 @@ def test_influences_are_derivatives_by_the_weight_of_a_text(name):
 
 
 def test_tags_and_logits_are_laid_out_text_after_text():
-    tags = words.padded([[1, 0], [], [2]])
+    tags = padded([[1, 0], [], [2]])
     assert tags.dtype == np.int16
     assert tags.tolist() == [[1, 0], [-1, -1], [2, -1]]
-    assert words.joined(tags, words.padded([[0, 0, 0]])).tolist()[-2:] == [[2, -1, -1], [0, 0, 0]]
+    assert words.joined(tags, padded([[0, 0, 0]])).tolist()[-2:] == [[2, -1, -1], [0, 0, 0]]
     logits = np.eye(7)[[5, 0, 6]]
     assert words.predicted_tags(logits, tags).tolist() == [[5, 0], [-1, -1], [6, -1]]
     with pytest.raises(ValueError, match="no logits for each word"):
         words.predicted_tags(logits[:2], tags)
-    labels = np.array(
-        [words.OUTSIDE_TEXT, 1, words.INSIDE_WORD, 0, words.OUTSIDE_TEXT, words.OUTSIDE_TEXT, 2]
-    )
+    labels = np.array([OUTSIDE_TEXT, 1, INSIDE_WORD, 0, OUTSIDE_TEXT, OUTSIDE_TEXT, 2])
     rows, flat = words.of_tokens(np.arange(7)[:, None], labels)
     assert rows.ravel().tolist() == [1, 3, 6]
     assert flat.tolist() == [[-1, 1, 0, -1, -1, 2]]
@@ -106,7 +95,7 @@ def test_tags_and_logits_are_laid_out_text_after_text():
 
 def test_folds_join_sides_whose_texts_are_of_other_lengths():
     task = Task("names", NAMES, problem_name=WORDS, is_own=True)
-    short, long = words.padded([[1, 0]] * 8), words.padded([[3, 4, 0, 0]] * 4)
+    short, long = padded([[1, 0]] * 8), padded([[3, 4, 0, 0]] * 4)
     sides = [
         Examples(tuple(f"{name}{n} b c d"[: 2 * labels.shape[1]] for n in range(len(labels))),
                  None, labels)
@@ -125,7 +114,7 @@ def test_a_problem_writes_what_it_reads():
     assert [TOKEN_CLASSIFICATION.written(row) for row in labels] == values
     assert problem_of(labels) is TOKEN_CLASSIFICATION
     assert TOKEN_CLASSIFICATION.counted(labels, NAMES) == {"a": 1, "b": 0, "c": 0}
-    strata = TOKEN_CLASSIFICATION.strata(words.padded([[1, 2]] * 12 + [[0, 3]] * 12 + [[0]] * 12))
+    strata = TOKEN_CLASSIFICATION.strata(padded([[1, 2]] * 12 + [[0, 3]] * 12 + [[0]] * 12))
     assert [len(set(part)) for part in np.split(strata, 3)] == [1, 1, 1]
     assert len(set(strata.tolist())) == 3
 

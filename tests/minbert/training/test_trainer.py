@@ -50,12 +50,8 @@ def trainer(model, amp="off", steps=10, optimizer="adamw", groups=()):
 
 def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve():
     factor = schedule_of("linear", 100, 0.1)
-    assert factor(0) == pytest.approx(0.1)
-    assert factor(9) == 1.0
-    assert factor(10) == 1.0
-    assert factor(55) == pytest.approx(0.5)
-    assert factor(100) == 0.0
-    assert factor(101) == 0.0
+    rates = [factor(step) for step in (0, 9, 10, 55, 100, 101)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.0, 0.0])
     assert schedule_of("linear", 1, 0.5)(0) == 1.0
     factor = schedule_of("halving", 100, 0.05, 20)
     assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
