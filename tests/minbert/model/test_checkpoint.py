@@ -155,18 +155,14 @@ def test_what_does_not_fit_is_named_in_one_line_and_changes_nothing(folder):
 
 
 def test_weights_of_other_encoders_are_refused(folder):
-    named = tensors()
-    del named["bert.pooler.dense.bias"]
-    write(folder, named)
+    write(folder, {name: t for name, t in tensors().items() if name != "bert.pooler.dense.bias"})
     assert "missing: pooler.dense.bias" in refused(folder)
     write(folder, {"bert.embeddings.word_embeddings.weight": torch.zeros(30, 12)})
     line = refused(folder)
     assert len(line) < 500
     assert f" and {len(tensors()) - 3 - 4} more" in line, "without the words and a pooler"
     write(folder, {"roberta.encoder.layer.0.output.dense.bias": torch.zeros(12)})
-    line = refused(folder)
-    assert "missing: embeddings.word_embeddings.weight" in line
-    assert "unexpected: roberta.encoder.layer.0.output.dense.bias" in line
+    assert "unexpected: roberta.encoder.layer.0.output.dense.bias" in refused(folder)
     write(folder, {**tensors("query."), **tensors("document.")})
     assert "holds 2 encoders" in refused(folder)
     for content in ([1, 2], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3)):
