@@ -68,31 +68,29 @@ def test_the_magnitude_is_not_decayed():
     assert {name.rpartition(".")[2] for name in decayed} == {"lora_A", "lora_B"}
 
 
-def _inject(**changes):
-    return lambda model: inject(model, **{**ADAPTED, "seed": 0, **changes})
+def injected(model, **changes):
+    inject(model, **{**ADAPTED, "seed": 0, **changes})
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("changes", "message"),
     [
-        (_inject(rank=33), r"rank 33 is above the width 32 of bert\.encoder\.layer\.0\.attention"),
-        (_inject(rank=0), r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
-        (_inject(rank=None), "needs a rank"),
-        (_inject(mode="lora+"), "no mode is called 'lora\\+'"),
-        (_inject(layers=None), "no layer set is called None"),
-        (_inject(alpha=float("nan")), "alpha nan of .* is not a positive number"),
-        (_inject(mode="full"), "mode 'full' has no adapters; leave layers and rank empty"),
+        ({"rank": 33}, r"rank 33 is above the width 32 of bert\.encoder\.layer\.0\.attention"),
+        ({"rank": 0}, r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
+        ({"rank": None}, "needs a rank"), ({"mode": "lora+"}, "no mode is called 'lora\\+'"),
+        ({"layers": None}, "no layer set is called None"),
+        ({"alpha": float("nan")}, "alpha nan of .* is not a positive number"),
+        ({"mode": "full"}, "mode 'full' has no adapters; leave layers and rank empty"),
     ],
-)
-def test_bad_arguments_are_one_line_and_change_nothing(call, message):
+)  # fmt: skip
+def test_bad_arguments_are_one_line_and_change_nothing(changes, message):
     model = base_model()
     before = {name: type(module) for name, module in model.named_modules()}
-    flags = [p.requires_grad for p in model.parameters()]
     with pytest.raises(InputError, match=message) as raised:
-        call(model)
+        injected(model, **changes)
     assert "\n" not in str(raised.value)
     assert {name: type(module) for name, module in model.named_modules()} == before
-    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["intermediate.dense", "output.dense"])
@@ -112,7 +110,7 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(layers, p
     config = base_model().bert.config
     model = BertClassifier(config, heads, encoders=2, pooling=pooling, dropout=0.0)
     initialise(model, 0)
-    inject(model, **{**ADAPTED, "seed": 0, "layers": layers, "new_pooler": True})
+    injected(model, layers=layers, new_pooler=True)
     found = names(model)
     second = {n.removeprefix("bert_pairs.") for n in found["adapter"] if n.startswith("bert_p")}
     assert second == {n.removeprefix("bert.") for n in found["adapter"] if n.startswith("bert.")}
@@ -131,8 +129,8 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(layers, p
 def test_other_models_and_those_with_adapters_are_refused():
     for changes in ({"mode": "lora"}, {"mode": "full", "layers": None, "rank": None}):
         with pytest.raises(InputError, match="has adapters already"):
-            _inject(**changes)(adapted_model())
+            injected(adapted_model(), **changes)
     with pytest.raises(InputError, match="is it a BERT encoder"):
-        _inject()(nn.Sequential(nn.Linear(4, 4)))
+        injected(nn.Sequential(nn.Linear(4, 4)))
     with pytest.raises(InputError, match="nothing says what trains"):
         parameter_groups(base_model())

@@ -245,9 +245,7 @@ def test_pip_settings_come_from_its_files_and_the_environment(cache, tmp_path, m
     assert str(configured) in line
 
 
-def test_commands_list_find_and_verify_and_end_with_130_if_interrupted(
-    minilm, command, monkeypatch
-):
+def test_commands_list_find_and_verify_and_refuse_in_a_line(minilm, command, monkeypatch, tmp_path):
     assert verify("vader") == fetch("vader")
     code, out, _ = command("list", "--json")
     rows = json.loads(out)
@@ -259,18 +257,14 @@ def test_commands_list_find_and_verify_and_end_with_130_if_interrupted(
     assert command("verify", "minilm")[:2] == (0, f"{minilm}: every file is as pinned\n")
     monkeypatch.setattr(command_line, "fetch", mock.Mock(side_effect=KeyboardInterrupt))
     assert command("fetch", "vader")[0] == 130
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("fetch", "../x"), "'../x'; there are minilm, vader"),
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    monkeypatch.delenv("MINBERT_ASSETS", raising=False)
+    for arguments, says in (
+        (("path", "../x"), "'../x'; there are minilm, vader"),
         (("verify", "vader"), "is missing; `python -m minbert.assets fetch vader` gets it"),
         (("burn",), "No such command 'burn'"),
-    ],
-)
-def test_command_refuses_in_one_line(cache, command, arguments, says):
-    code, out, err = command(*arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert says in err
-    assert err.startswith("error: ")
+    ):
+        code, out, err = command(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: ")
+        assert says in err
