@@ -18,20 +18,18 @@ HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3
 ADAPTED = {"mode": "dora", "layers": "all-lin-only", "rank": 4, "alpha": 16.0, "new_pooler": False}
 
 
-def base_model(
-    pooling: str = "pooler", *, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.0
-) -> BertClassifier:
+def base_model(pooling: str = "pooler", layers: int = LAYERS) -> BertClassifier:
     """A classifier with random weights of the size that trained ones have, in evaluation mode."""
-    more = {"initializer_range": 0.2, **without_dropout(dropout)}
-    config = sizes(hidden, layers, 4, hidden * 3 // 2, 60, 24, **more)
-    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=dropout)
+    more = {"initializer_range": 0.2, **without_dropout()}
+    config = sizes(HIDDEN, layers, 4, INTERMEDIATE, 60, 24, **more)
+    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     return model.eval()
 
 
-def adapted_model(pooling: str = "pooler", *, dropout: float = 0.0, **changes: Any) -> nn.Module:
+def adapted_model(pooling: str = "pooler", **changes: Any) -> nn.Module:
     """A classifier with adapters; `changes` to the arguments `ADAPTED` of `inject`."""
-    model = base_model(pooling, dropout=dropout)
+    model = base_model(pooling)
     inject(model, **{**ADAPTED, "seed": 0, **changes})
     return model
 
@@ -51,26 +49,13 @@ def disturb(model: nn.Module, seed: int = 1) -> None:
             parameter.add_(noise.to(parameter), alpha=0.1)
 
 
-def batch(sentences: int = 5, tokens: int = 9) -> tuple[Tensor, Tensor]:
-    """Token ids and a mask with padding, both [sentences, tokens]."""
-    generator = torch.Generator().manual_seed(2)
-    ids = torch.randint(1, 60, (sentences, tokens), generator=generator)
+def batch() -> tuple[Tensor, Tensor]:
+    """Token ids and a mask with padding, both [5, 9]."""
+    ids = torch.randint(1, 60, (5, 9), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     mask[3, 7:] = 0
     return ids, mask
-
-
-def train(model: nn.Module, groups: dict[str, dict[str, nn.Parameter]], steps: int) -> None:
-    """Take AdamW steps with weight decay on all of some parameters."""
-    parameters = [p for group in groups.values() for p in group.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
-    ids, mask = batch()
-    labels = torch.arange(len(ids)) % CLASSES
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(ids, mask), labels).backward()
-        optimizer.step()
 
 
 def need_peft() -> None:
@@ -79,20 +64,14 @@ def need_peft() -> None:
     need(found, "peft and transformers (the extra `transformers`)", component="transformers")
 
 
-def transformers_twin(model: BertClassifier) -> Any:
-    """transformers' classifier with a plain model's weights, in evaluation mode."""
-    from transformers import BertConfig as Config
-    from transformers import BertForSequenceClassification
-
-    twin = BertForSequenceClassification(Config(**vars(model.bert.config), num_labels=CLASSES))
-    twin.load_state_dict(state_dict_for_export(model))
-    return twin.eval()
-
-
 def from_peft(folder: Path, *, training: bool = False) -> Any:
     """transformers' model with the adapter that PEFT loads from a folder."""
     need_peft()
     from peft import PeftModel
+    from transformers import BertConfig, BertForSequenceClassification
 
-    twin = transformers_twin(base_model())
+    model = base_model()
+    config = BertConfig(**vars(model.bert.config), num_labels=CLASSES)
+    twin = BertForSequenceClassification(config)
+    twin.load_state_dict(state_dict_for_export(model))
     return PeftModel.from_pretrained(twin, str(folder), is_trainable=training).train(training)

@@ -1,5 +1,5 @@
-"""Options of adapters: rsLoRA, dropout, layers by the ends of their names, and biases alone; and
-files in PEFT's format."""
+"""Options of adapters: rsLoRA, dropout, layers by the ends of their names; and files in PEFT's
+format."""
 
 import json
 import warnings
@@ -8,19 +8,15 @@ from unittest import mock
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from adapters import peft_format
-from adapters.injection import inject, parameter_groups, training_of
-from adapters.names import adapted_layers, in_order, is_layers, trains_base, unmatched_ends
+from adapters.names import in_order, is_layers, unmatched_ends
 from adapters.peft_format import save_adapter
 from minbert.errors import InputError
-from minbert.kernels import dropout as kernel
 from minbert.kernels.reference import kernels
 from tests.adapters.small import (
     CLASSES,
-    HIDDEN,
     LAYERS,
     adapted_layers_of,
     adapted_model,
@@ -29,178 +25,9 @@ from tests.adapters.small import (
     disturb,
     from_peft,
     need_peft,
-    train,
 )
 
 MODES = ("lora", "dora")
-
-
-@pytest.mark.parametrize(
-    ("mode", "layers"), [("lora", "attn-only"), ("dora", "query+output.dense")]
-)
-def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers):
-    model = adapted_model(mode=mode, layers=layers, use_rslora=True, lora_dropout=0.25)
-    disturb(model)
-    save_adapter(model, tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (config["use_rslora"], config["lora_dropout"]) == (True, 0.25)
-    ids, mask = batch()
-    logits = from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
-    torch.testing.assert_close(logits, model(ids, mask), atol=1e-5, rtol=0)
-
-
-class Masks:
-    """The elements that are kept, the same in each call; of the first token alone, its own."""
-
-    def __init__(self, p):
-        self.p = p
-
-    def __call__(self, x, *_):
-        sentences, tokens, width = x.shape
-        generator = torch.Generator().manual_seed(width)
-        kept = torch.rand(sentences, 9, width, generator=generator) >= self.p
-        return x * kept[:, :tokens] / (1 - self.p)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("used", ["fast", "reference"])
-def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, used):
-    """With the same elements dropped, logits and all gradients are PEFT's."""
-    model = adapted_model(mode=mode, layers="all-lin-only", lora_dropout=0.5)
-    disturb(model)
-    save_adapter(model, tmp_path)
-    theirs = from_peft(tmp_path, training=True)
-    for module in theirs.modules():
-        if hasattr(module, "lora_dropout"):
-            module.lora_dropout["default"].forward = Masks(0.5)
-        elif isinstance(module, nn.Dropout):
-            module.p = 0.0
-    monkeypatch.setattr("adapters.low_rank.dropout", Masks(0.5))
-    ids, mask = batch()
-    labels = torch.arange(len(ids)) % CLASSES
-    expected = theirs(input_ids=ids, attention_mask=mask).logits
-    with kernels(used):
-        logits = model.train()(ids, mask)
-        nn.functional.cross_entropy(logits, labels).backward()
-    nn.functional.cross_entropy(expected, labels).backward()
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    gradients = {
-        name.replace(".default", ""): parameter.grad
-        for name, parameter in theirs.named_parameters()
-        if parameter.grad is not None and "lora_" in name
-    }
-    compared = 0
-    for layer in adapted_layers_of(model).values():
-        height = layer.out_features // len(layer.parts)
-        for index, part in enumerate(layer.parts):
-            rows = slice(index * height, (index + 1) * height)
-            ours = {
-                "lora_A.weight": layer.lora_A.grad[index],
-                "lora_B.weight": layer.lora_B.grad[index],
-            }
-            if mode == "dora":
-                ours["lora_magnitude_vector.weight"] = layer.magnitude.grad[rows]
-            for ending, gradient in ours.items():
-                other = gradients[f"base_model.model.{part.name}.{ending}"]
-                torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
-                compared += 1
-    assert compared == len(gradients) > 20
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_evaluation_knows_no_dropout(mode):
-    plain, dropped = adapted_model(mode=mode), adapted_model(mode=mode, lora_dropout=0.5)
-    for model in (plain, dropped):
-        disturb(model)
-    ids, mask = batch()
-    assert torch.equal(dropped.eval()(ids, mask), plain.eval()(ids, mask))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(monkeypatch, mode):
-    seen = []
-
-    def dropped(x, p, training):
-        y = kernel.dropout(x, p, training)
-        seen.append(y == 0)
-        return y
-
-    monkeypatch.setattr("adapters.low_rank.dropout", dropped)
-    layer = next(iter(adapted_layers_of(adapted_model(mode=mode, lora_dropout=0.25)).values()))
-    layer.train()(torch.ones(50, 40, HIDDEN))
-    assert len(seen) == len(layer.parts) == 3
-    assert not torch.equal(seen[0], seen[1])
-    for part in seen:
-        assert part.float().mean().item() == pytest.approx(0.25, abs=0.01)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_parts_without_an_adapter_stay_the_same_under_dropout(mode):
-    model = adapted_model(mode=mode, layers="query+value", lora_dropout=0.3)
-    train(model.train(), parameter_groups(model), steps=4)
-    for layer in adapted_layers_of(model).values():
-        assert [part.rank for part in layer.parts] == [4, 0, 4]
-        changes = layer.weight_change().chunk(3)
-        assert [bool(change.any()) for change in changes] == [True, False, True]
-
-
-@pytest.mark.parametrize(
-    ("layers", "names"),
-    [
-        ("self.key", ["attention.self.key"]),
-        ("output.dense", ["attention.output.dense", "output.dense"]),
-        ("dense", ["attention.output.dense", "intermediate.dense", "output.dense"]),
-        ("intermediate.dense+query", ["attention.self.query", "intermediate.dense"]),
-    ],
-)
-def test_the_ends_of_names_say_which_layers_are_adapted(layers, names):
-    assert list(adapted_layers(layers)) == names
-    model = adapted_model(layers=layers)
-    carried = {
-        part.name
-        for layer in adapted_layers_of(model).values()
-        for part in layer.parts
-        if part.rank
-    }
-    assert carried == {f"bert.encoder.layer.{n}.{name}" for n in range(2) for name in names}
-    assert not trains_base(layers)
-    assert not parameter_groups(model)["base"]
-
-
-def test_ends_that_no_layer_has_are_named_and_refused():
-    assert unmatched_ends("query+uery+dens") == ["uery", "dens"]
-    with pytest.raises(InputError, match=r"no layer set is called 'query\+q_proj'"):
-        inject(base_model(), mode="lora", layers="query+q_proj", rank=2, alpha=1.0,
-               new_pooler=False, seed=0)  # fmt: skip
-    assert not any(map(is_layers, ("query,value", "query+", "", "a b", "+" * 9, "q" * 101)))
-
-
-def test_layer_sets_come_before_names():
-    assert in_order(["value", "all-lin", "query", "attn-only"]) == [
-        "attn-only", "all-lin", "query", "value",
-    ]  # fmt: skip
-
-
-def test_bitfit_trains_the_biases_of_the_encoder_and_the_head():
-    model = adapted_model(mode="bitfit", layers=None, rank=None)
-    groups = parameter_groups(model)
-    layer = [
-        *(f"attention.{name}" for name in ("self.qkv", "output.dense", "output.LayerNorm")),
-        "intermediate.dense", "output.dense", "output.LayerNorm",
-    ]  # fmt: skip
-    names = [f"encoder.layer.{n}.{name}" for n in range(2) for name in layer]
-    assert set(groups["adapter"]) == {
-        f"bert.{name}.bias" for name in ("embeddings.LayerNorm", "pooler.dense", *names)
-    }
-    assert set(groups["head"]) == {"classifier.weight", "classifier.bias"}
-    assert not groups["base"]
-    assert training_of(model).mode == "bitfit"
-    pooler = {f"bert.pooler.dense.{own}" for own in ("weight", "bias")}
-    model = adapted_model(mode="bitfit", layers=None, rank=None, new_pooler=True)
-    assert parameter_groups(model)["head"].keys() == groups["head"].keys() | pooler
-
-
-METHODS = pytest.mark.parametrize("mode", ["lora", "dora"])
 
 
 @pytest.fixture
@@ -219,79 +46,129 @@ def strict():
         yield
 
 
-def check_peft(folder, expected):
-    """Fail unless the adapter that PEFT loads gives the expected logits."""
-    ids, mask = batch()
-    logits = from_peft(folder)(input_ids=ids, attention_mask=mask).logits
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
-    ("mode", "layers", "new_pooler"),
-    [("lora", "all-lin-only", False), ("dora", "all-lin-only", True), ("dora", "attn-only", False)],
+    ("mode", "layers", "options"),
+    [
+        ("lora", "attn-only", {"use_rslora": True, "lora_dropout": 0.25}),
+        ("dora", "query+output.dense", {"use_rslora": True, "lora_dropout": 0.25}),
+        ("dora", "all-lin-only", {"new_pooler": True}),
+        ("lora", "all-lin", {}),
+        ("dora", "attn", {}),
+    ],
 )
 @pytest.mark.usefixtures("strict")
-def test_trap_17_peft_reads_ours(tmp_path, mode, layers, new_pooler):
+def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers, options):
+    """And the weights of the base that have trained."""
     ids, mask = batch()
-    model = adapted_model(mode=mode, layers=layers, new_pooler=new_pooler)
+    model = adapted_model(mode=mode, layers=layers, **options)
     disturb(model)
     expected = model(ids, mask)
     assert (expected - base_model()(ids, mask)).abs().max() > 0.01
     save_adapter(model, tmp_path, "some/model")
-    check_peft(tmp_path, expected)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    for name, usual in {"use_rslora": False, "lora_dropout": 0.0}.items():
+        assert config[name] == options.get(name, usual)
+    logits = from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "layers"), [("lora", "all-lin"), ("dora", "attn")])
-@pytest.mark.usefixtures("strict")
-def test_peft_reads_a_base_that_has_trained_too(tmp_path, mode, layers):
-    model = adapted_model(mode=mode, layers=layers)
-    train(model, parameter_groups(model), steps=3)
+class Masks:
+    """The elements that are kept, the same in each call; of the first token alone, its own."""
+
+    calls = 0
+
+    def __call__(self, x, p=0.5, training=True):
+        assert (p, training) == (0.5, True)
+        self.calls += 1
+        sentences, tokens, width = x.shape
+        generator = torch.Generator().manual_seed(width)
+        kept = torch.rand(sentences, 9, width, generator=generator) >= p
+        return x * kept[:, :tokens] / (1 - p)
+
+
+@pytest.mark.parametrize(
+    ("mode", "layers", "used"),
+    [
+        ("lora", "query+value+dense", "fast"), ("dora", "all-lin-only", "fast"),
+        ("lora", "all-lin-only", "reference"), ("dora", "query+value+dense", "reference"),
+    ],
+)  # fmt: skip
+def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, layers, used):
+    """With the same elements dropped, logits and all gradients are PEFT's."""
+    model = adapted_model(mode=mode, layers=layers, lora_dropout=0.5)
+    disturb(model)
     save_adapter(model, tmp_path)
-    check_peft(tmp_path, model(*batch()))
+    theirs = from_peft(tmp_path, training=True)
+    for module in theirs.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"].forward = Masks()
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    masks = Masks()
+    monkeypatch.setattr("adapters.low_rank.dropout", masks)
+    ids, mask = batch()
+    labels = torch.arange(len(ids)) % CLASSES
+    expected = theirs(input_ids=ids, attention_mask=mask).logits
+    with kernels(used):
+        logits = model.train()(ids, mask)
+        adapted = sum(p.rank > 0 for m in adapted_layers_of(model).values() for p in m.parts)
+        assert masks.calls == adapted, "each part of a fused layer drops by itself"
+        nn.functional.cross_entropy(logits, labels).backward()
+    nn.functional.cross_entropy(expected, labels).backward()
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    gradients = {
+        name.replace(".default", ""): parameter.grad
+        for name, parameter in theirs.named_parameters()
+        if parameter.grad is not None and "lora_" in name
+    }
+    ours = {}
+    for layer in adapted_layers_of(model).values():
+        for name in layer.method.parameters:
+            getattr(layer, name).data = getattr(layer, name).grad
+        for index, part in enumerate(layer.parts):
+            for name, gradient in (layer.part_tensors(index) if part.rank else {}).items():
+                own = layer.method.parameters[name].removesuffix(".weight")
+                ours[f"base_model.model.{part.name}.{own}.weight"] = gradient
+    assert len(ours) >= 20
+    torch.testing.assert_close(ours, gradients, atol=2e-5, rtol=1e-4)
 
 
-@METHODS
-def test_keys_shapes_and_metadata(tmp_path, mode):
-    model = adapted_model(mode=mode, layers="all-lin-only", rank=4)
-    save_adapter(model, tmp_path, "some/model", revision="1f2e")
+def test_ends_that_no_layer_has_are_named_and_refused_and_others_come_after_sets():
+    assert unmatched_ends("query+uery+dens") == ["uery", "dens"]
+    with pytest.raises(InputError, match=r"no layer set is called 'query\+q_proj'"):
+        adapted_model(layers="query+q_proj")
+    assert not any(map(is_layers, ("query,value", "query+", "", "a b", "+" * 9, "q" * 101)))
+    assert in_order(["value", "all-lin", "query", "attn-only"]) == [
+        "attn-only", "all-lin", "query", "value",
+    ]  # fmt: skip
+
+
+def test_names_and_notes_of_what_is_saved(tmp_path):
+    save_adapter(adapted_model(layers="query+output.dense"), tmp_path, "a/model", revision="1f2e")
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    shapes = {key: tuple(value.shape) for key, value in saved.items()}
-    widths = dict.fromkeys(adapted_layers("all-lin"), (32, 32))
-    widths |= {"intermediate.dense": (32, 48), "output.dense": (48, 32)}
-    stem = "base_model.model.classifier"
-    expected = {f"{stem}.weight": (3, 32), f"{stem}.bias": (3,)}
-    for n in range(LAYERS):
-        for name, (width_in, width_out) in widths.items():
-            stem = f"base_model.model.bert.encoder.layer.{n}.{name}"
-            expected[f"{stem}.lora_A.weight"] = (4, width_in)
-            expected[f"{stem}.lora_B.weight"] = (width_out, 4)
-            if mode == "dora":
-                expected[f"{stem}.lora_magnitude_vector"] = (width_out,)
-    assert shapes == expected
+        keys = set(file.keys())
+    own = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    ends = ("attention.self.query", "attention.output.dense", "output.dense")
+    targets = {f"bert.encoder.layer.{n}.{name}" for n in range(LAYERS) for name in ends}
+    tensors = {f"{name}.{each}" for name in targets for each in own}
+    tensors |= {"classifier.weight", "classifier.bias"}
+    assert keys == {f"base_model.model.{name}" for name in tensors}
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    targets = config.pop("target_modules")
-    assert set(targets) == {
-        f"bert.encoder.layer.{n}.{name}" for n in range(LAYERS) for name in widths
-    }
+    assert set(config.pop("target_modules")) == targets
     assert config == {
-        "base_model_name_or_path": "some/model", "bias": "none", "fan_in_fan_out": False,
+        "base_model_name_or_path": "a/model", "bias": "none", "fan_in_fan_out": False,
         "inference_mode": True, "init_lora_weights": True, "lora_alpha": 16, "lora_dropout": 0.0,
         "modules_to_save": ["classifier"], "peft_type": "LORA", "r": 4, "revision": "1f2e",
-        "task_type": "SEQ_CLS", "use_dora": mode == "dora", "use_rslora": False,
+        "task_type": "SEQ_CLS", "use_dora": True, "use_rslora": False,
     }  # fmt: skip
 
 
-def test_saving_without_adapters_is_refused(tmp_path):
+def test_a_save_that_is_refused_or_cut_off_leaves_nothing_that_loads(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no adapters to save"):
         save_adapter(base_model(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_save_that_is_cut_off_leaves_nothing_that_loads(tmp_path, monkeypatch):
     save_adapter(adapted_model(layers="attn"), tmp_path)
-
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(peft_format, "save_file", mock.Mock(side_effect=full))
     with pytest.raises(OSError, match="No space left"):

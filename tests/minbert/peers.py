@@ -1,14 +1,11 @@
 """transformers, as what our encoder and tokeniser must agree with."""
 
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minbert.model.checkpoint import state_dict_for_export
-from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from tests.components import need
 
@@ -38,39 +35,14 @@ def transformers() -> Any:
     return transformers
 
 
-def bert_model(config: BertConfig, *, pooler: bool = True, attention: str = "eager") -> Any:
-    """Its BertModel of a configuration, with weights of the size that trained ones have."""
-    library = transformers()
-    torch.manual_seed(0)
-    model = library.BertModel(
-        library.BertConfig(**asdict(config), attn_implementation=attention),
-        add_pooling_layer=pooler,
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.1 + 1.0 * name.endswith("Norm.weight"))
-    return model.eval()
-
-
-def encoder_tensors(model: BertClassifier, prefix: str = "") -> dict[str, Tensor]:
-    """A classifier's weights as in a checkpoint: its encoder's with the pooler, and no head."""
-    return {
-        prefix + name.removeprefix("bert."): tensor.clone()
-        for name, tensor in state_dict_for_export(model).items()
-        if name.startswith("bert.")
-    }
-
-
-def padded_batch(
-    config: BertConfig, sentences: int = 3, length: int = 12, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+def padded_batch(config: BertConfig, length: int = 12, seed: int = 0) -> tuple[Tensor, ...]:
     """Token ids, a mask with padding at the end of all but the first, and token types."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(below: int) -> Tensor:
-        return torch.randint(0, below, (sentences, length), generator=generator)
+        return torch.randint(0, below, (3, length), generator=generator)
 
-    lengths = torch.randint(1, length + 1, (sentences, 1), generator=generator)
+    lengths = torch.randint(1, length + 1, (3, 1), generator=generator)
     lengths[0] = length
     mask = (torch.arange(length) < lengths).long()
     return draw(config.vocab_size), mask, draw(config.type_vocab_size)

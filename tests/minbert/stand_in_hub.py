@@ -61,12 +61,19 @@ class Hub:
         gets = (path for path in self.asked if path.startswith("GET ") and "/resolve/" in path)
         return {path.rpartition("/")[2] for path in gets}
 
-    def files(self, model: str, revision: str) -> tuple[str, Files] | None:
-        """The commit and the files at a revision: a branch's or tag's name, or a commit's."""
-        for name, files in self.models.get(model, {}).items():
+    def files(self, model: str, revision: str) -> tuple[str, Files]:
+        """The commit and the files at a revision: a branch's or tag's name, or a commit's.
+        LookupError with the hub's name for what is missing."""
+        if model not in self.models:
+            raise LookupError("RepoNotFound")
+        for name, files in self.models[model].items():
             if revision in (name, commit_of(files)):
                 return commit_of(files), files
-        return None
+        raise LookupError("RevisionNotFound")
+
+
+_STATUS = {"GatedRepo": 403, "RepoNotFound": 401}
+"""Of what is refused; of all else it is 404."""
 
 
 @contextmanager
@@ -83,65 +90,41 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
-            if re.fullmatch(r"/api/.+/tree/[^/]+/.+", path):  # no folder is listed by itself
-                return self._answer(404, error="EntryNotFound")
-            found = re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path)
-            if found:
-                return self._api(found[1], found[2], found[3] or "main")
-            found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path)
-            return self._resolve(*found.groups()) if found else self._answer(404)
-
-        def _look_up(self, model: str, revision: str) -> tuple[str, Files] | None:
-            if model not in hub.models:
-                self._answer(401, error="RepoNotFound")
-            elif (at := hub.files(model, revision)) is None:
-                self._answer(404, error="RevisionNotFound")
-            else:
-                return at
-            return None
-
-        def _api(self, model: str, kind: str | None, revision: str) -> None:
-            if (at := self._look_up(model, revision)) is None:
-                return
-            commit, files = at
-            answer: object = {"id": model, "sha": commit, "siblings": []}
-            if kind == "tree":
-                answer = [
-                    {"type": "file", "path": name, "size": len(content), "oid": commit}
-                    for name, content in files.items()
-                ]
-            self._answer(200, json.dumps(answer).encode())
-
-        def _resolve(self, model: str, revision: str, name: str) -> None:
-            if model in hub.gated:
-                return self._answer(403, error="GatedRepo")
-            if (at := self._look_up(model, revision)) is None:
-                return None
-            commit, files = at
-            if name not in files:
-                return self._answer(404, error="EntryNotFound")
-            return self._answer(200, files[name], commit=commit, half=name in hub.broken)
-
-        def _answer(
-            self,
-            status: int,
-            body: bytes = b"",
-            *,
-            error: str | None = None,
-            commit: str | None = None,
-            half: bool = False,
-        ) -> None:
+            try:
+                status, (body, headers) = 200, self._content(path)
+            except LookupError as refusal:
+                body, headers = b"", {"X-Error-Code": str(refusal)}
+                status = _STATUS.get(str(refusal), 404)
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            if error is not None:
-                self.send_header("X-Error-Code", error)
-            if commit is not None:
-                digest = hashlib.sha1(body, usedforsecurity=False).hexdigest()
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("ETag", f'"{digest}"')
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body[: len(body) // 2] if half else body)
+                is_half = "/resolve/" in path and path.rpartition("/")[2] in hub.broken
+                self.wfile.write(body[: len(body) // 2] if is_half else body)
+
+        def _content(self, path: str) -> tuple[bytes, dict[str, str]]:
+            """What is at a path, and headers. LookupError as of `Hub.files`."""
+            if re.fullmatch(r"/api/.+/tree/[^/]+/.+", path):  # no folder is listed by itself
+                raise LookupError("EntryNotFound")
+            if api := re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path):
+                commit, files = hub.files(api[1], api[3] or "main")
+                answer: object = {"id": api[1], "sha": commit, "siblings": []}
+                if api[2] == "tree":
+                    answer = [
+                        {"type": "file", "path": name, "size": len(content), "oid": commit}
+                        for name, content in files.items()
+                    ]
+                return json.dumps(answer).encode(), {}
+            if not (file := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path)):
+                raise LookupError
+            if file[1] in hub.gated:
+                raise LookupError("GatedRepo")
+            commit, files = hub.files(file[1], file[2])
+            if file[3] not in files:
+                raise LookupError("EntryNotFound")
+            digest = hashlib.sha1(files[file[3]], usedforsecurity=False).hexdigest()
+            return files[file[3]], {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}
 
     with answering(Handler) as hub.url:
         yield hub

@@ -66,7 +66,6 @@ class Index:
     filename: str
     content: bytes
     advertised: str | None = None
-    claimed_length: int | None = None
     chunk_delay_s: float = 0.0
     drops: int = 0
     redirects: bool = False
@@ -74,11 +73,6 @@ class Index:
     downloads: int = 0
     missing: bool = False
     started: threading.Event = field(default_factory=threading.Event)
-
-    def page(self) -> bytes:
-        """The project's page, as in PEP 503."""
-        fragment = f"#sha256={self.advertised}" if self.advertised else ""
-        return f'<a href="/files/{self.filename}{fragment}">{self.filename}</a>'.encode()
 
 
 @contextmanager
@@ -88,31 +82,26 @@ def serving(index: Index) -> Iterator[Index]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/simple/toy/":
-                self._answer(index.page(), "text/html")
+                fragment = f"#sha256={index.advertised}" if index.advertised else ""
+                link = f'<a href="/files/{index.filename}{fragment}">{index.filename}</a>'
+                self._send(200, {"Content-Type": "text/html"}, link.encode())
             elif self.path == f"/files/{index.filename}" and index.redirects:
-                self.send_response(302)
-                self.send_header("Location", f"/moved/{index.filename}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self._send(302, {"Location": f"/moved/{index.filename}"})
             elif self.path.endswith(f"/{index.filename}") and not index.missing:
                 self._send_file()
             else:
                 self.send_error(404)
 
-        def _answer(self, content: bytes, kind: str) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+        def _send(self, status: int, headers: dict[str, str], content: bytes = b"") -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 
         def _send_file(self) -> None:
             index.downloads += 1
-            self.send_response(200)
-            self.send_header("Content-Type", "application/octet-stream")
-            length = index.claimed_length or len(index.content)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
+            self._send(200, {"Content-Length": str(len(index.content))})
             dropped = index.downloads <= index.drops
             for start in range(0, len(index.content), 8192):
                 self.wfile.write(index.content[start : start + 8192])

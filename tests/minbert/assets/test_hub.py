@@ -10,39 +10,27 @@ from minbert.errors import InputError
 from tests.components import need
 from tests.minbert.stand_in_hub import Hub, ask_apart, commit_of, serve
 
-_FILES = {
-    "config.json": b'{"model_type": "bert"}',
-    "model.safetensors": b"weights" * 50_000,
-    "pytorch_model.bin": b"pickle" * 50_000,
-    "tokenizer.json": b"{}",
-    "tokenizer_config.json": b'{"do_lower_case": true}',
-    "vocab.txt": b"[PAD]\n[UNK]\n",
-    "README.md": b"# A model",
-    "flax_model.msgpack": b"other weights",
-}
+
+def files(*names):
+    return {name: name.encode() * 5000 for name in names}
+
+
+_WANTED = files(
+    "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "vocab.txt",
+)  # fmt: skip
+_FILES = _WANTED | files("pytorch_model.bin", "flax_model.msgpack")
 _OLD = {**_FILES, "model.safetensors": b"older weights"}
-_BIN_ONLY = {name: _FILES[name] for name in ("config.json", "pytorch_model.bin", "vocab.txt")}
-
-_ROBERTA = {
-    "config.json": b'{"model_type": "roberta"}',
-    "model.safetensors": b"weights",
-    "vocab.json": b"{}",
-    "merges.txt": b"#version",
-    "special_tokens_map.json": b"{}",
-    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
-}
-_PIECES = {
-    "config.json": b'{"model_type": "xlm-roberta"}',
-    "model.safetensors": b"weights",
-    "sentencepiece.bpe.model": b"pieces",
-}
-_SHARDS = {
-    "config.json": b'{"model_type": "roberta"}',
-    "model.safetensors.index.json": b"{}",
-    "model-00001-of-00002.safetensors": b"weights",
-    "tokenizer.json": b"{}",
-}
-
+_BIN_ONLY = files("config.json", "pytorch_model.bin", "vocab.txt")
+_ROBERTA = files(
+    "config.json", "model.safetensors", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "1_Pooling/config.json",
+)  # fmt: skip
+_PIECES = files("config.json", "model.safetensors", "sentencepiece.bpe.model")
+_SHARDS = files(
+    "config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+    "tokenizer.json",
+)  # fmt: skip
 _FETCH = """
 import json, sys
 from pathlib import Path
@@ -72,7 +60,7 @@ def hub():
         "tiny": {"main": _FILES},
         "user/tiny": {"main": _FILES, "v1": _OLD},
         "user/bin": {"main": _BIN_ONLY},
-        "user/no-vocab": {"main": {"config.json": b"{}", "model.safetensors": b"w"}},
+        "user/no-vocab": {"main": files("config.json", "model.safetensors")},
         "user/gated": {"main": _FILES},
         "user/roberta": {"main": _ROBERTA},
         "user/pieces": {"main": _PIECES},
@@ -93,54 +81,35 @@ def fetch(tmp_path):
     return fetched
 
 
-def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub, fetch):
-    wanted = {
-        "README.md", "config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json", "vocab.txt",
-    }  # fmt: skip
-    usual = {name: _FILES[name] for name in wanted}
+def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_in_one_line(
+    hub, fetch
+):
+    old = _WANTED | {"model.safetensors": _OLD["model.safetensors"]}
     sets = {
-        "tiny": usual, "user/tiny": usual, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
+        "tiny": _WANTED, "user/tiny": _WANTED, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
         "user/bin": _BIN_ONLY,  # a pickle only where there is nothing better
+        "user/tiny@v1": old, f"user/tiny@{commit_of(_OLD)}": old,
     }  # fmt: skip
-    for answer, files in zip(fetch(hub.url, *sets), sets.values(), strict=True):
-        assert answer["files"] == {name: len(content) for name, content in files.items()}
-    assert wanted <= hub.fetched() <= set().union(*sets.values())
-
-
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
-    names = ("user/tiny@v1", f"user/tiny@{commit_of(_OLD)}", "user/tiny")
-    tag, commit, newest = fetch(hub.url, *names)
-    assert tag["files"]["model.safetensors"] == len(_OLD["model.safetensors"])
-    assert commit["folder"] == tag["folder"]
-    assert newest["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
-
-
-def test_what_was_fetched_serves_without_a_network(hub, fetch):
-    fetched = fetch(hub.url, "user/tiny")
-    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
-        again, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
-        assert again["folder"] == fetched[0]["folder"]
-        reason = "user/bin is no folder here, and on the Hugging Face hub it can't be reached"
-        assert reason in other["error"]
-        assert "\n" not in other["error"]
-
-
-def test_each_thing_wrong_is_one_line_that_says_so(hub, fetch):
-    said = {
-        "no-such-model": "is no folder here, and on the Hugging Face hub it does not exist",
+    here = "is no folder here, and on the Hugging Face hub it"
+    refused = {
+        "no-such-model": f"{here} does not exist",
         "user/tiny@v9": "on the Hugging Face hub it has no branch, tag or commit v9",
-        "user/gated": "user/gated is no folder here, and on the Hugging Face hub it is gated",
+        "user/gated": f"user/gated {here} is gated",
         "user/no-vocab": "holds no tokenizer.json or vocab.txt or vocab.json or",
         "user/shards": "holds no model.safetensors or pytorch_model.bin",
-        "a--b..c": "a--b..c is no folder here, and on the Hugging Face hub it can't exist",
+        "a--b..c": f"a--b..c {here} can't exist",
     }
-    for answer, text in zip(fetch(hub.url, *said), said.values(), strict=True):
-        assert text in answer["error"]
-        assert "\n" not in answer["error"]
+    answers = dict(zip([*sets, *refused], fetch(hub.url, *sets, *refused), strict=True))
+    for name, expected in sets.items():
+        assert answers[name]["files"] == {path: len(expected[path]) for path in expected}
+    assert answers["user/tiny@v1"]["folder"] == answers[f"user/tiny@{commit_of(_OLD)}"]["folder"]
+    assert _WANTED.keys() <= hub.fetched() <= {*_WANTED, *_ROBERTA, *_PIECES, *_BIN_ONLY}
+    for name, text in refused.items():
+        assert text in answers[name]["error"]
+        assert "\n" not in answers[name]["error"]
 
 
-def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole(
+def test_a_broken_connection_is_one_line_and_what_is_whole_serves_without_a_network(
     hub, fetch, tmp_path
 ):
     hub.broken = ("model.safetensors",)
@@ -149,11 +118,16 @@ def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole
         (answer,) = fetch(hub.url, "user/tiny", **environment)
         assert "on the Hugging Face hub it can't be fetched" in answer["error"]
         assert "\n" not in answer["error"]
+    here = "is no folder here, and on the Hugging Face hub it can't be reached"
     (offline,) = fetch("http://127.0.0.1:9", "user/tiny")
-    assert "error" in offline
+    assert f"user/tiny {here}" in offline["error"]
     hub.broken = ()
-    (answer,) = fetch(hub.url, "user/tiny")
-    assert answer["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+    (whole,) = fetch(hub.url, "user/tiny")
+    assert whole["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+    (again,) = fetch("http://127.0.0.1:9", "user/tiny", HF_HUB_OFFLINE="1")
+    again_online, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin")
+    assert again["folder"] == again_online["folder"] == whole["folder"]
+    assert f"user/bin {here}" in other["error"]
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):

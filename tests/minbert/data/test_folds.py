@@ -1,6 +1,5 @@
 """Examples in folds: how they are dealt, and what a fold holds."""
 
-from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -40,8 +39,7 @@ def dealt(keys, strata, k):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=90), st.integers(1, 7))
 def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(strata, k):
     parts = np.array(dealt([f"text {n}" for n in range(len(strata))], strata, k))
-    for stratum in [None, *set(strata)]:
-        of = parts if stratum is None else parts[np.array(strata) == stratum]
+    for of in [parts, *(parts[np.array(strata) == stratum] for stratum in set(strata))]:
         counts = np.bincount(of, minlength=k)
         assert len(counts) == k
         assert counts.max() - counts.min() <= 1
@@ -51,33 +49,32 @@ def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(strata,
 @given(KEYS, st.integers(1, 6), st.randoms(use_true_random=False))
 def test_a_key_is_in_one_part_whatever_the_order(numbers, k, random):
     examples = [(f"group {n}", (n * 7 + place) % 3) for place, n in enumerate(numbers)]
-    parts = dealt(*map(list, zip(*examples, strict=True)), k)
-    of_key = defaultdict(set)
-    for (key, _), part in zip(examples, parts, strict=True):
-        of_key[key].add(part)
-    assert all(len(found) == 1 for found in of_key.values())
-    assert len(set(parts)) == min(k, len(of_key)), "no part is empty if there are k keys"
+
+    def parts_by_key():
+        keys, strata = map(list, zip(*examples, strict=True))
+        return {*zip(keys, dealt(keys, strata, k), strict=True)}
+
+    first = parts_by_key()
+    assert len(first) == len(set(numbers)), "each in one part"
+    assert len({part for _, part in first}) == min(k, len(first)), "none is empty if it need not be"
     random.shuffle(examples)
-    again = dealt(*map(list, zip(*examples, strict=True)), k)
-    assert {key: {part} for (key, _), part in zip(examples, again, strict=True)} == of_key
+    assert parts_by_key() == first
+
+
+def table_of(keys, strata, k):
+    """How many examples of each stratum each part has."""
+    parts, strata = np.array(dealt(keys, strata, k)), np.array(strata)
+    return [np.bincount(parts[strata == one], minlength=k).tolist() for one in np.unique(strata)]
 
 
 def test_large_groups_and_singles_are_spread_by_class():
-    keys = [f"document {n // 20}" for n in range(800)]
-    strata = [(n // 20) % 4 for n in range(800)]  # a document is of one class
-    parts = np.array(dealt(keys, strata, 5))
-    table = [np.bincount(parts[np.array(strata) == one], minlength=5).tolist() for one in range(4)]
-    assert table == [[40] * 5] * 4
+    documents = [f"document {n // 20}" for n in range(800)]  # each of one class
+    assert table_of(documents, [(n // 20) % 4 for n in range(800)], 5) == [[40] * 5] * 4
     keys = ["a"] * 3 + ["b"] * 2 + [f"single {n}" for n in range(15)]
     strata = [0] * 3 + [1] * 2 + [0] * 9 + [1] * 6
-    parts = np.array(dealt(keys, strata, 4))
-    table = [np.bincount(parts[np.array(strata) == one], minlength=4).tolist() for one in range(2)]
-    assert table == [[3] * 4, [2] * 4], "singles fill up what groups leave uneven"
-
-
-def test_the_parts_of_known_texts_stay_what_they_are():
+    assert table_of(keys, strata, 4) == [[3] * 4, [2] * 4], "singles fill up what is uneven"
     texts = [f"text {n}" for n in range(12)]
-    assert dealt(texts, [n % 2 for n in range(12)], 3) == KNOWN
+    assert dealt(texts, [n % 2 for n in range(12)], 3) == KNOWN, "the same for ever"
 
 
 def test_strata_are_classes_tenths_or_combinations():
@@ -95,35 +92,32 @@ def test_strata_are_classes_tenths_or_combinations():
     assert found[40] == found[41]
 
 
-def examples_of(task, side, count, groups=False):
-    texts = tuple(f"{side} text {n}" for n in range(count))
-    labels = np.arange(count) % 5 if TASKS[task].classes else np.arange(count) / 7
-    names = tuple(f"author {n // 4}" for n in range(count)) if groups else None
-    return Examples(texts, None, labels, names)
-
-
 def data_of(task="movies", groups=False):
-    return TaskData(
-        TASKS[task], examples_of(task, "train", 40, groups), examples_of(task, "dev", 15, groups)
-    )
+    def side(name, count):
+        texts = tuple(f"{name} text {n}" for n in range(count))
+        labels = np.arange(count) % 5 if TASKS[task].classes else np.arange(count) / 7
+        authors = tuple(f"author {n // 4}" for n in range(count)) if groups else None
+        return Examples(texts, None, labels, authors)
+
+    return TaskData(TASKS[task], side("train", 40), side("dev", 15))
 
 
 @pytest.mark.parametrize("task", ["movies", "movies-rating"])
 def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task):
-    folds = Folds(data_of(task), 4)
+    data = data_of(task)
+    folds, capped = Folds(data, 4), Folds(data, 4, max_train=11, max_dev=5)
     seen = []
-    everything = {*data_of(task).train.text_a, *data_of(task).dev.text_a}
+    everything = {*data.train.text_a, *data.dev.text_a}
     known = dict(zip(folds.examples.text_a, folds.examples.labels, strict=True))
     for index in range(4):
-        data = folds.fold(index)
-        assert {*data.train.text_a} | {*data.dev.text_a} == everything
-        assert not {*data.train.text_a} & {*data.dev.text_a}
-        for side in (data.train, data.dev):
+        fold, fewer = folds.fold(index), capped.fold(index)
+        assert {*fold.train.text_a} | {*fold.dev.text_a} == everything
+        assert not {*fold.train.text_a} & {*fold.dev.text_a}
+        for side in (fold.train, fold.dev):
             assert [known[text] for text in side.text_a] == side.labels.tolist()
-            assert side.labels.dtype == data_of(task).train.labels.dtype
-        seen += data.dev.text_a
-        capped = Folds(data_of(task), 4, max_train=11, max_dev=5).fold(index)
-        assert (len(capped.train), len(capped.dev)) == (11, 5)
+            assert side.labels.dtype == data.train.labels.dtype
+        seen += fold.dev.text_a
+        assert (len(fewer.train), len(fewer.dev)) == (11, 5)
     assert sorted(seen) == sorted(everything)
 
 
@@ -156,22 +150,16 @@ def test_all_folds_share_a_digest_that_says_what_is_in_them():
         assert Folds(data_of(), 4, max_train=cap, max_dev=cap).digest == plain.digest
 
 
-def test_a_fold_of_pairs_has_both_texts(tmp_path):
-    pairs = Folds(load_data("sts", write_folder(tmp_path, count=40)), 3).fold(2)
-    assert len(pairs.dev.text_b or ()) == len(pairs.dev) == 20
-
-
 def test_folds_that_cannot_be_made_are_refused(tmp_path):
-    folder = write_folder(tmp_path)
+    folder = write_folder(tmp_path, count=40)
+    pairs = Folds(load_data("sts", folder), 3).fold(2)
+    assert len(pairs.dev.text_b or ()) == len(pairs.dev) == 20, "which have both texts"
     with pytest.raises(InputError, match="task multitask has parts"):
         Folds(load_data("multitask", folder), 3)
     with pytest.raises(InputError, match="there is no fold 3 of 3; count from 0"):
         Folds(load_data("sst", folder), 3).fold(3)
-    for count, groups, why in (
-        (56, False, "2 to 55, the number of te"),
-        (11, True, "2 to 10, the"),
-    ):
-        with pytest.raises(InputError, match=f"--folds {count}: give a number from {why}"):
+    for count, groups, most in ((56, False, "55, the number of te"), (11, True, "10, the")):
+        with pytest.raises(InputError, match=f"--folds {count}: give a number from 2 to {most}"):
             Folds(data_of(groups=groups), count)
 
 
@@ -192,13 +180,6 @@ def test_what_a_search_is_scored_on_is_in_no_fold_of_a_race_and_dev_is_not_seen(
         assert {text.rstrip("!") for text in one.train.text_a}.isdisjoint(pairs)
     fewer = replace(data, train=train.limited(300))
     assert set(for_search(fewer).dev.text_a) <= aside, "whatever the number of examples"
-
-
-def test_too_few_examples_make_no_race():
-    data = TaskData(
-        TASKS["movies"],
-        Examples(("a", "b", "c"), None, np.arange(3)),
-        Examples((), None, np.arange(0)),
-    )
+    few = replace(data, train=train.taken([0, 1, 2]))
     with pytest.raises(InputError, match="--race: 3 training examples can't be put into 5 folds"):
-        for_race(data, 0)
+        for_race(few, 0)

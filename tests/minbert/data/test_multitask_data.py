@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from minbert.data.tasks import TASKS, TaskData, for_search, load_data, load_task, source_files
+from minbert.data.tasks import TASKS, for_search, load_data, load_task, source_files
 from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.errors import InputError
 from tests.cs224n import write_folder
@@ -18,14 +18,30 @@ def loaded(folder, **caps):
 
 def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
     data = loaded(write_folder(tmp_path))
-    assert tuple(data.parts) == tuple(data.sizes) == PARTS
+    assert tuple(data.parts) == PARTS
     assert data.missing == ()
-    assert {part: tuple(size) for part, size in data.sizes.items()} == dict.fromkeys(
-        PARTS, (24, 12)
-    )
+    assert data.sizes == dict.fromkeys(PARTS, (24, 12))
     assert (data.task.kind, data.task.metric, data.task.num_outputs) == ("multitask", "overall", 0)
     for part, of in data.parts.items():
         assert of.digest == load_task(part, tmp_path).digest
+    scores = [data.parts[part].majority for part in ("sst", "quora")]
+    assert data.majority == pytest.approx((sum(scores) + 0.5) / 3), "of a correlation a half"
+    assert loaded(write_folder(tmp_path / "one", ("sts",))).majority == 0.5
+
+    pieces = data.pieces()
+    assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
+    assert all(of.train.text_b is None and of.dev.text_b is None for of in pieces.values())
+    quora = data.parts["quora"]
+    assert pieces["quora.1"].train.text_a == quora.train.text_a
+    assert pieces["quora.2"].dev.text_a == quora.dev.text_b
+    assert pieces["quora.2"].dev.labels.tolist() == quora.dev.labels.tolist()
+    single = load_task("sst", tmp_path)
+    assert single.pieces() == {"": single}
+
+    with pytest.raises(InputError, match="--lr auto: no rates are searched for task multitask"):
+        for_search(data)
+    with pytest.raises(InputError, match="task multitask has parts; take one of sst, quora"):
+        load_task("multitask", tmp_path)
 
 
 @pytest.mark.parametrize("lost", [["sts-dev.csv"], list(TASKS["quora"].files)])
@@ -69,33 +85,3 @@ def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path):
         loaded(write_folder(tmp_path / "d", ("sst", "sts"))).digest,
     }
     assert len(others | {whole.digest}) == 5
-
-
-def test_pieces_are_single_texts(tmp_path):
-    data = loaded(write_folder(tmp_path))
-    pieces = data.pieces()
-    assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
-    assert all(of.train.text_b is None and of.dev.text_b is None for of in pieces.values())
-    quora = data.parts["quora"]
-    assert pieces["quora.1"].train.text_a == quora.train.text_a
-    assert pieces["quora.2"].dev.text_a == quora.dev.text_b
-    assert pieces["quora.2"].dev.labels.tolist() == quora.dev.labels.tolist()
-    single = load_task("sst", tmp_path)
-    assert single.pieces() == {"": single}
-
-
-def test_without_learning_a_correlation_counts_a_half(tmp_path):
-    data = loaded(write_folder(tmp_path))
-    scores = [data.parts[part].majority for part in ("sst", "quora")]
-    assert None not in scores
-    assert data.majority == pytest.approx((sum(scores) + 0.5) / 3)
-    assert loaded(write_folder(tmp_path / "one", ("sts",))).majority == 0.5
-
-
-def test_what_asks_for_one_set_of_examples_is_refused(tmp_path):
-    data = loaded(write_folder(tmp_path))
-    with pytest.raises(InputError, match="--lr auto: no rates are searched for task multitask"):
-        for_search(data)
-    with pytest.raises(InputError, match="task multitask has parts; take one of sst, quora"):
-        load_task("multitask", tmp_path)
-    assert isinstance(for_search(load_task("sst", tmp_path)), TaskData)

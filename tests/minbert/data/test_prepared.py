@@ -48,19 +48,22 @@ def test_examples_come_back_as_they_were(problem, tmp_path):
     assert read_prepared(folder) == prepared(data, problem)
 
 
-def test_the_same_examples_are_written_once(tmp_path):
+def test_the_same_examples_are_written_once_and_where_they_cannot_be_is_refused(tmp_path):
     data = task_data("single_label")
-    folder = write(tmp_path, prepared(data, "single_label"), data)
+    place = tmp_path / "cache"
+    folder = write(place, prepared(data, "single_label"), data)
     before = (folder / "train.jsonl").stat().st_ino
-    assert write(tmp_path, prepared(data, "single_label"), data) == folder
+    assert write(place, prepared(data, "single_label"), data) == folder
     assert (folder / "train.jsonl").stat().st_ino == before
     other = Prepared("other", "single_label", CLASSES, data.digest)
-    another = write(tmp_path, other, data)
-    assert (read_prepared(another), read_prepared(folder)) == (
-        other,
-        prepared(data, "single_label"),
-    )
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, another.name}
+    another = write(place, other, data)
+    assert read_prepared(another) == other
+    assert read_prepared(folder) == prepared(data, "single_label")
+    assert {*place.iterdir()} == {folder, another}
+    assert not is_prepared(tmp_path)
+    assert not is_prepared(None)
+    with pytest.raises(InputError, match="MINBERT_CACHE"):
+        write(folder / "train.jsonl", prepared(data, "single_label"), data)
 
 
 def test_classes_without_examples_make_other_data():
@@ -90,12 +93,3 @@ def test_a_broken_folder_is_refused_in_a_line(file, content, tmp_path):
         (folder / file).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="start the grid again"):
         load_data("mine", folder)
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    assert not is_prepared(tmp_path)
-    assert not is_prepared(None)
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    data = task_data("single_label")
-    with pytest.raises(InputError, match="MINBERT_CACHE"):
-        write(tmp_path / "file", prepared(data, "single_label"), data)

@@ -1,33 +1,21 @@
-"""Tasks: the true examples and classes, splits without a leak, and files that are not what they
-should be."""
+"""Tasks: the true examples and classes, splits without a leak, and files of another kind."""
 
 import csv
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import TASKS, load_task, vader
 from minbert.data.tasks.base import Examples, TaskData
-from minbert.data.tasks.splitting import SIDES, normalised, side, sides, smallest
+from minbert.data.tasks.splitting import SIDES, normalised, side, smallest
 from minbert.data.tasks.vader import read_rows
 from minbert.errors import InputError
 from tests.components import CS224N, need
 from tests.cs224n import write_folder
 from tests.hostile import check_line
-
-EMBEDDED = [name for name, task in TASKS.items() if not task.files]
-COUNTS = {"movies": 10_605, "amazon": 3_708, "nyt": 5_190, "tweets": 4_200}
-FILE_OF = {
-    "movies": "movieReviewSnippets_GroundTruth.txt",
-    "amazon": "amazonReviewSnippets_GroundTruth.txt",
-    "nyt": "nytEditorialSnippets_GroundTruth.txt",
-    "tweets": "tweets_GroundTruth.txt",
-}
 
 
 def everything(name):
@@ -48,60 +36,32 @@ def changed(folder, tmp_path, content):
     return tmp_path
 
 
-def shared(name):
-    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
-    assert TASKS[name].files
-    return CS224N
-
-
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_every_example_is_on_one_side(name):
-    parts = everything(name)
-    total = COUNTS[name.removesuffix("-rating")]
-    assert sum(len(part) for part in parts.values()) == total
-    shares = [len(parts[split]) / total for split in SIDES]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
-    texts = [{normalised(text) for text in part.text_a} for part in parts.values()]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert not texts[one] & texts[other]
-
-
-@pytest.mark.parametrize("name", ["amazon", "nyt"])
-def test_no_document_is_on_two_sides(name):
-    document_of, where = {}, {}
-    identities, _, texts = read_rows(fetch("vader") / FILE_OF[name])
-    for identity, text in zip(identities, texts, strict=True):
-        document_of.setdefault(text, set()).add(identity.partition("_")[0])
-    for split, part in everything(name).items():
-        for text in part.text_a:
-            for document in document_of[text]:
-                where.setdefault(document, set()).add(split)
-    assert {len(found) for found in where.values()} == {1}
-
-
-def test_a_text_is_on_the_same_side_of_every_task_made_of_single_texts():
-    for name in ("movies", "tweets"):
-        for split, part in everything(name).items():
-            assert {side(normalised(text)) for text in part.text_a} == {split}
-
-
-def test_a_task_and_its_ratings_have_the_same_texts():
-    for split in SIDES:
-        classes, ratings = everything("nyt")[split], everything("nyt-rating")[split]
-        assert classes.text_a == ratings.text_a
-        assert classes.labels.dtype == np.int64
-        assert ratings.labels.dtype == np.float64
-
-
 @pytest.mark.parametrize(
     ("name", "counts"),
     [("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
      ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
 )  # fmt: skip
-def test_every_task_has_the_known_classes(name, counts):
-    """Of ratings on an edge too: 119 of movies are."""
-    found = Counter(int(label) for part in everything(name).values() for label in part.labels)
-    assert [found[label] for label in range(len(counts))] == counts
+def test_every_task_has_the_known_examples_each_on_one_side(name, counts):
+    """Classes of ratings on an edge too: 119 of movies are."""
+    parts, ratings = everything(name), everything(f"{name}-rating")
+    labels = np.concatenate([part.labels for part in parts.values()])
+    assert np.bincount(labels).tolist() == counts
+    shares = [len(parts[split]) / len(labels) for split in SIDES]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
+    identities, _, texts = read_rows(fetch("vader") / vader.file_of(TASKS[name]))
+    documents = [identity.partition("_")[0] for identity in identities]
+    where = defaultdict(set)
+    for split, part in parts.items():
+        assert part.text_a == ratings[split].text_a
+        assert (part.labels.dtype, ratings[split].labels.dtype) == (np.int64, np.float64)
+        here = {*part.text_a}
+        for text in map(normalised, here):
+            where[text].add(split)
+            assert name in ("amazon", "nyt") or side(text) == split
+        for text, document in zip(texts, documents, strict=True):
+            if name in ("amazon", "nyt") and text in here:
+                where[document].add(split)
+    assert {len(splits) for splits in where.values()} == {1}
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -116,34 +76,21 @@ def test_case_and_punctuation_do_not_tell_texts_apart():
     assert normalised("!!!") != normalised("...")
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("pqrstuvwxyz"))))
-def test_linked_documents_share_a_side(rows):
-    documents, texts = [row[0] for row in rows], [row[1] for row in rows]
-    found = sides(texts, documents)
-    assert sides(texts) == [side(text) for text in texts]
-    for one, row in enumerate(rows):
-        for other, against in enumerate(rows):
-            if row[0] == against[0] or row[1] == against[1]:
-                assert found[one] == found[other]
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 40), st.integers(0, 40)
-)
-def test_a_smaller_subset_is_part_of_a_larger_in_any_order(texts, one, other):
-    small, large = smallest(texts, min(one, other)), smallest(texts, max(one, other))
-    assert set(small) <= set(large)
+def test_a_smaller_subset_is_part_of_a_larger_in_any_order():
+    texts = [f"text {n}" for n in range(40)]
+    large, small = smallest(texts, 20), set(smallest(texts, 10))
+    assert small < set(large)
     assert large == sorted(large)
-    assert len(large) == min(len(texts), max(one, other))
-    backwards = texts[::-1]
-    again = {backwards[index] for index in smallest(backwards, max(one, other))}
-    assert {texts[index] for index in large} == again
+    assert (len(small), len(large)) == (10, 20)
+    assert {39 - place for place in smallest(texts[::-1], 20)} == set(large)
+    assert smallest(texts, 41) == list(range(40))
 
 
 def test_limits_keep_examples_with_their_labels():
     whole, cut = load_task("movies"), load_task("movies", max_train=300, max_dev=40)
+    parts = everything("movies")
+    assert whole.train.text_a == parts["train"].text_a
+    assert whole.dev.text_a == parts["dev"].text_a, "and those for test are in neither"
     assert (len(cut.train), len(cut.dev)) == (300, 40)
     label_of = dict(zip(whole.train.text_a, whole.train.labels, strict=True))
     assert [label_of[text] for text in cut.train.text_a] == list(cut.train.labels)
@@ -158,26 +105,12 @@ def test_a_digest_sees_every_part():
         one = {"text_a": ("a", "b"), "text_b": ("c", "d"), "labels": np.array([0, 1])} | changes
         return TaskData(TASKS["quora"], Examples(**one), Examples(("e",), ("f",), np.array([1])))
 
-    found = {
-        each.digest
-        for each in (
-            data(),
-            data(labels=np.array([1, 0])),
-            data(text_a=("b", "a")),
-            data(text_b=("c", "e")),
-            data(text_a=("a\nb", "")),
-            data(text_a=("a", "b\nc"), text_b=("d",)),
-            data(text_a=("c", "d"), text_b=("a", "b")),
-        )
-    }
-    assert len(found) == 7
-
-
-def test_the_majority_class_is_that_of_training():
-    train = Examples(("a", "b", "c"), None, np.array([2, 0, 2]))
-    dev = Examples(("d", "e", "f", "g"), None, np.array([2, 0, 0, 1]))
-    assert TaskData(TASKS["movies"], train, dev).majority == 0.25
-    assert TaskData(TASKS["movies-rating"], train, dev).majority is None
+    many = [
+        data(), data(labels=np.array([1, 0])), data(text_a=("b", "a")), data(text_b=("c", "e")),
+        data(text_a=("a\nb", "")), data(text_a=("a", "b\nc"), text_b=("d",)),
+        data(text_a=("c", "d"), text_b=("a", "b")),
+    ]  # fmt: skip
+    assert len({each.digest for each in many}) == 7
 
 
 @pytest.mark.parametrize(
@@ -193,36 +126,31 @@ def test_what_no_task_has_is_refused(name, settings, why):
         load_task(name, **settings)
 
 
-def test_test_is_never_among_what_is_trained_on_or_tuned_for():
-    test = {normalised(text) for text in everything("movies")["test"].text_a}
-    data = load_task("movies")
-    assert not test & {normalised(text) for text in (*data.train.text_a, *data.dev.text_a)}
-
-
 @pytest.mark.parametrize(
-    ("name", "train", "dev"), [("sst", 8544, 1101), ("sts", 6040, 863), ("quora", 16_212, 4000)]
+    ("name", "train", "dev", "highest"),
+    [("sst", 8544, 1101, 4), ("sts", 6040, 863, 5), ("quora", 16_212, 4000, 1)],
 )
-def test_the_shared_files_have_the_known_rows(name, train, dev):
-    data = load_task(name, shared(name))
+def test_the_shared_files_have_the_known_rows(name, train, dev, highest):
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
+    data = load_task(name, CS224N)
     assert (len(data.train), len(data.dev)) == (train, dev)
-    assert data.dev.labels.min() == 0
-    assert data.dev.labels.max() == {"sst": 4, "sts": 5, "quora": 1}[name]
+    assert (data.dev.labels.min(), data.dev.labels.max()) == (0, highest)
+    assert data.problems == (name == "quora") * (
+        "quora-train.csv, line 2577: is_duplicate is empty; left out",
+        "quora-train.csv, line 14222: sentence2 is empty; left out",
+    )
     assert (data.dev.text_b is None) == (name == "sst")
     assert all(text == text.strip() for text in data.train.text_a)
 
 
-def test_the_two_broken_rows_of_quora_are_reported():
-    assert load_task("quora", shared("quora")).problems == (
-        "quora-train.csv, line 2577: is_duplicate is empty; left out",
-        "quora-train.csv, line 14222: sentence2 is empty; left out",
-    )
-
-
-def test_columns_are_found_by_name(folder, tmp_path):
-    content = "\ufeffsentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
-    data = load_task("sst", changed(folder, tmp_path, content))
-    assert data.train.text_a == ("one", "two")
-    assert data.train.labels.tolist() == [3, 1]
+def test_columns_are_found_by_name_and_classes_may_be_written_as_tables_of_floats_have_them(
+    folder, tmp_path
+):
+    labels = ("1", "3", "3.0", "3.", " 3.00 ", '"3"', "03")
+    rows = "".join(f"{label}\tgood\r\n" for label in labels)
+    data = load_task("sst", changed(folder, tmp_path, f"\ufeffsentiment\tsentence\n{rows}\n"))
+    assert data.train.text_a == ("good",) * 7
+    assert data.train.labels.tolist() == [1, *[3] * 6]
     assert data.problems == ()
 
 
@@ -240,13 +168,16 @@ def test_columns_are_found_by_name(folder, tmp_path):
 def test_a_broken_row_is_told_and_left_out(folder, tmp_path, row, why):
     lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
     lines[2] = row.encode() if isinstance(row, str) else row
+    lines += [b"bad"] * 12
     limit = csv.field_size_limit(2**27)  # global: other code may have raised it
     try:
         data = load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
     finally:
         csv.field_size_limit(limit)
-    assert data.problems == (f"ids-sst-train.csv, line 3: {why}; left out",)
+    first, *others = data.problems
+    assert first == f"ids-sst-train.csv, line 3: {why}; left out"
     assert len(data.train) == 19
+    assert others[4:] == ["ids-sst-train.csv: 13 rows in all are left out"], "after five lines"
 
 
 def test_a_wrong_label_has_the_line_that_an_editor_shows(folder, tmp_path):
@@ -258,25 +189,6 @@ def test_a_wrong_label_has_the_line_that_an_editor_shows(folder, tmp_path):
         content = end.join([head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"])
         with pytest.raises(InputError, match=r"line 7: sentiment is '7'"):
             load_task("sst", changed(folder, tmp_path, content))
-
-
-def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder, tmp_path):
-    labels = ("3", "3.0", "3.", " 3.00 ", '"3"', "03")
-    rows = [f"1\tx\tgood\t{label}" for label in labels]
-    data = load_task(
-        "sst", changed(folder, tmp_path, "\tid\tsentence\tsentiment\n" + "\n".join(rows))
-    )
-    assert data.train.labels.tolist() == [3] * len(labels)
-    assert data.problems == ()
-
-
-def test_many_broken_rows_are_counted(folder, tmp_path):
-    text = (folder / "ids-sst-train.csv").read_text()
-    data = load_task("sst", changed(folder, tmp_path, text + "bad\n" * 12))
-    assert len(data.problems) == 6
-    assert data.problems[0].startswith("ids-sst-train.csv, line 22: ")
-    assert data.problems[5] == "ids-sst-train.csv: 12 rows in all are left out"
-    assert len(data.train) == 20
 
 
 HEADER = "\tid\tsentence\tsentiment\n"

@@ -19,23 +19,22 @@ from tests.minbert.peers import sizes, without_dropout
 
 SMALL = sizes(24, 3, 3, 40, 50, 16, initializer_range=0.1, **without_dropout())
 LENGTHS = torch.tensor([9, 4, 1, 7])
+METHODS = ("lora", "dora")
 MODES = [
-    ("full", None),
-    ("head", None),
-    *((mode, layers) for mode in ("lora", "dora") for layers in ("all-lin-only", "attn")),
-]
+    ("full", None), ("head", None),
+    *((mode, layers) for mode in METHODS for layers in ("all-lin-only", "attn")),
+]  # fmt: skip
 
 
-def model_of(mode, layers, pooling):
-    model = BertClassifier(SMALL, 5, pooling=pooling, dropout=0.0)
+def model_of(mode, layers, pooling, config=SMALL):
+    model = BertClassifier(config, 5, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 4
     inject(model, mode=mode, layers=layers, rank=rank, alpha=12, new_pooler=False, seed=0)
     generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():  # B is zero at first, and tells nothing
+    for parameter in model.parameters():  # B is zero at first, and shows nothing
         if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += 0.05 * noise
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     return model.train()
 
 
@@ -137,10 +136,8 @@ def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode
             parameter.data = parameter.data.float()
     expected = dict(step(rounded, True, "bf16"))
     found = dict(step(half, True, "bf16"))
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
-        assert value.dtype == torch.float32, name
-        assert torch.equal(value, expected[name]), name
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -159,18 +156,13 @@ B, S = 16, 20
 H, WIDE, N, L = 48, 192, 4, 3
 CONFIG = sizes(H, L, N, WIDE, 60, 32, **without_dropout(0.1))
 SIZE = {"off": 4, "bf16": 2}
-COUNTED = [
-    ("full", None),
-    *((mode, layers) for layers in ("all-lin-only", "attn-only") for mode in ("lora", "dora")),
-]  # fmt: skip
+COUNTED = [MODES[0], *((mode, f"{of}-only") for of in ("all-lin", "attn") for mode in METHODS)]
 
 
-def saved_bytes(mode, layers, amp):
-    model = BertClassifier(CONFIG, 5, pooling="mean", dropout=0.0)
-    initialise(model, 0)
-    rank = None if layers is None else 2
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=2, new_pooler=False, seed=0)
-    saved = SavedTensors(model.train())
+def saved_bytes(mode, layers, amp, checkpointing=False):
+    model = model_of(mode, layers, "mean", CONFIG)
+    model.bert.encoder.gradient_checkpointing = checkpointing
+    saved = SavedTensors(model)
     ids = torch.randint(1, 60, (B, S), generator=torch.Generator().manual_seed(0))
     with saved.counting(), autocast(amp, torch.device("cpu")):
         logits = model(ids, None, torch.zeros_like(ids))
@@ -202,3 +194,20 @@ def test_what_is_kept_is_a_formula(mode, layers, amp):
     weights = L * (4 * H * H + 2 * H * WIDE)
     beside = weights * (4 if amp == "off" else 4 + 2) + 8 * B * S * H
     assert expected <= found <= expected + beside
+
+
+@pytest.mark.parametrize("used", KERNELS)
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_with_checkpointed_layers_gradients_are_the_same_and_less_is_kept(mode, layers, used):
+    with kernels(used):
+        usual, less = (saved_bytes(mode, layers, "bf16", each) for each in (False, True))
+        assert less <= (usual if mode == "head" else usual / 2), "of a head nothing runs again"
+        model, steps, calls = model_of(mode, layers, "mean", CONFIG), [], []
+        for checkpointing in (False, True):
+            torch.manual_seed(3)
+            model.bert.encoder.gradient_checkpointing = checkpointing
+            steps.append({name: value.clone() for name, value in step(model, True, "off")})
+    torch.testing.assert_close(*steps, rtol=0, atol=0)
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    dict(step(model.eval(), True, "off"))
+    assert len(calls) == 1, "in evaluation each layer runs once"

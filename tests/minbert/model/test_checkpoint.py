@@ -16,6 +16,7 @@ from minbert.model.checkpoint import load_encoder, save_checkpoint, state_dict_f
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
+from tests.hostile import check_line
 from tests.minbert import peers
 
 CONFIG = peers.sizes(12, 2, 3, 20, 30, 8, initializer_range=0.5)
@@ -30,20 +31,17 @@ def model(pooling="pooler", seed=0):
 
 def tensors(prefix="bert."):
     """The tensors of a checkpoint of `model()`, under a prefix."""
-    return peers.encoder_tensors(model(), prefix)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The folder of a checkpoint that lacks its weights."""
-    made = tmp_path / "checkpoint"
-    made.mkdir()
-    (made / "config.json").write_text(json.dumps(asdict(CONFIG)))
-    (made / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
-    return made
+    return {
+        prefix + name.removeprefix("bert."): tensor.clone()
+        for name, tensor in state_dict_for_export(model()).items()
+        if name.startswith("bert.")
+    }
 
 
 def write(folder, named, kind="safetensors"):
+    """Write weights, instead of any that are there."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (folder / name).unlink(missing_ok=True)
     if kind == "safetensors":
         save_file({name: t.contiguous() for name, t in named.items()}, folder / "model.safetensors")
         return
@@ -51,78 +49,69 @@ def write(folder, named, kind="safetensors"):
     torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
 
 
-def assert_loads(folder, *, pooler=True, close=0.0):
-    """The folder gives an encoder the weights of `model()`."""
+def assert_loads(folder, *, pooler=True, dtype=torch.float32):
+    """The folder gives an encoder the weights of `model()`, as they are in a type."""
     encoder = BertEncoder(CONFIG, pooler=pooler)
     assert load_encoder(encoder, folder) is False
-    expected = model().bert.state_dict()
-    assert encoder.state_dict().keys() == {
-        name for name in expected if pooler or not name.startswith("pooler.")
+    expected = {
+        name: tensor.to(dtype).float()
+        for name, tensor in model().bert.state_dict().items()
+        if pooler or not name.startswith("pooler.")
     }
-    for name, tensor in encoder.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert (tensor - expected[name]).abs().max() <= close, name
+    torch.testing.assert_close(dict(encoder.state_dict()), expected, rtol=0, atol=0)
 
 
-def refused(folder):
+def load(folder, config=CONFIG):
+    encoder = BertEncoder(config)
+    load_encoder(encoder, folder)
+    return encoder
+
+
+def refused(folder, config=CONFIG):
     """The line that loading is refused with."""
     with pytest.raises(InputError) as caught:
-        load_encoder(BertEncoder(CONFIG), folder)
-    line = str(caught.value)
-    assert line.isprintable()
-    assert str(folder) in line
-    return line.removeprefix(str(folder))
+        load(folder, config)
+    check_line(str(caught.value), folder)
+    return str(caught.value).removeprefix(str(folder))
+
+
+OTHERS = {
+    "cls.predictions.bias": torch.zeros(30),
+    "cls.seq_relationship.weight": torch.zeros(2, 12),
+    "classifier.weight": torch.zeros(3, 12),
+}
+OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefix"), [("safetensors", ""), ("bin", "bert."), ("old bin", "module.bert.")]
-)
-def test_either_format_with_any_prefix_is_read(folder, prefix, kind):
-    write(folder, tensors(prefix), kind)
-    assert_loads(folder)
-    assert_loads(folder, pooler=False)
+    ("kind", "prefix", "dtype", "others"),
+    [
+        ("safetensors", "", torch.float64, OTHERS), ("bin", "bert.", torch.bfloat16, OTHERS),
+        ("old bin", "module.bert.", torch.float32, {}),
+    ],
+)  # fmt: skip
+def test_any_format_prefix_and_type_is_read_and_heads_are_passed_over(
+    folder, kind, prefix, dtype, others
+):
+    others = others | {f"{prefix}embeddings.position_ids": torch.arange(8)[None]}
+    write(folder, others | {name: t.to(dtype) for name, t in tensors(prefix).items()}, kind)
+    assert_loads(folder, dtype=dtype)
+    assert_loads(folder, pooler=False, dtype=dtype)
     if kind == "safetensors":  # which come first
         (folder / "pytorch_model.bin").write_bytes(b"not looked at")
-        assert_loads(folder)
+        assert_loads(folder, dtype=dtype)
 
 
 def test_old_names_of_layer_norm_are_read(folder):
-    old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ): tensor
-        for name, tensor in tensors().items()
-    }
+    old = {}
+    for name, tensor in tensors().items():
+        norm = ".".join(name.split(".")[-2:])
+        old[name.removesuffix(norm) + OLD.get(norm, norm)] = tensor
     assert len(old.keys() - tensors().keys()) == 2 * (1 + 2 * CONFIG.num_hidden_layers)
     write(folder, old, "bin")
     assert_loads(folder)
     write(folder, {**old, "bert.embeddings.LayerNorm.weight": torch.ones(12)})
     assert "under an old name and a new one" in refused(folder)
-
-
-@pytest.mark.parametrize("prefix", ["", "bert."])
-def test_heads_and_position_ids_are_passed_over(folder, prefix):
-    others = {
-        "cls.predictions.bias": torch.zeros(30),
-        "cls.seq_relationship.weight": torch.zeros(2, 12),
-        "classifier.weight": torch.zeros(3, 12),
-        f"{prefix}embeddings.position_ids": torch.arange(8)[None],
-    }
-    write(folder, {**others, **tensors(prefix)})
-    assert_loads(folder)
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [("bin", torch.bfloat16), ("safetensors", torch.float64)],
-)
-def test_other_precisions_are_read_as_fp32(folder, kind, dtype):
-    write(folder, {name: tensor.to(dtype) for name, tensor in tensors().items()}, kind)
-    assert_loads(folder, close=0.02)
-    encoder = BertEncoder(CONFIG)
-    load_encoder(encoder, folder)
-    exact = tensors()["bert.pooler.dense.weight"].to(dtype).float()
-    assert torch.equal(encoder.pooler.dense.weight, exact)
 
 
 def test_a_pooler_that_is_missing_is_said_and_drawn(folder):
@@ -166,24 +155,18 @@ def test_what_does_not_fit_is_named_in_one_line_and_changes_nothing(folder):
 
 
 def test_weights_of_other_encoders_are_refused(folder):
-    named = tensors()
-    del named["bert.pooler.dense.bias"]
-    write(folder, named)
+    write(folder, {name: t for name, t in tensors().items() if name != "bert.pooler.dense.bias"})
     assert "missing: pooler.dense.bias" in refused(folder)
     write(folder, {"bert.embeddings.word_embeddings.weight": torch.zeros(30, 12)})
     line = refused(folder)
     assert len(line) < 500
-    count = len(tensors()) - 2 - 1  # a pooler may be missing, and the words are there
-    assert f" and {count - 4} more" in line
+    assert f" and {len(tensors()) - 3 - 4} more" in line, "without the words and a pooler"
     write(folder, {"roberta.encoder.layer.0.output.dense.bias": torch.zeros(12)})
-    line = refused(folder)
-    assert "missing: embeddings.word_embeddings.weight" in line
-    assert "unexpected: roberta.encoder.layer.0.output.dense.bias" in line
+    assert "unexpected: roberta.encoder.layer.0.output.dense.bias" in refused(folder)
     write(folder, {**tensors("query."), **tensors("document.")})
     assert "holds 2 encoders" in refused(folder)
     for content in ([1, 2], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3)):
-        (folder / "model.safetensors").unlink(missing_ok=True)
-        torch.save(content, folder / "pytorch_model.bin")
+        write(folder, content, "bin")
         assert "holds no table of named tensors" in refused(folder)
 
 
@@ -191,8 +174,6 @@ def test_what_is_not_there_is_one_line(folder):
     for name in ("nowhere", "x" * 5000, "a\0b"):
         with pytest.raises(InputError, match="no such folder"):
             load_encoder(BertEncoder(CONFIG), folder / name)
-    assert "has no model.safetensors or pytorch_model.bin" in refused(folder)
-    write(folder, tensors())
     for name in ("config.json", "vocab.txt", "model.safetensors"):
         (folder / name).rename(folder / "other")
         os.mkfifo(folder / name)  # it would be waited for
@@ -202,31 +183,27 @@ def test_what_is_not_there_is_one_line(folder):
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_a_saved_checkpoint_is_read_again(tmp_path, pooling):
-    saved = tmp_path / "new" / "saved"
-    save_checkpoint(model(pooling), saved)
+def test_a_saved_checkpoint_is_read_again_here_and_by_transformers(tmp_path, folder, pooling):
+    made, saved = model(pooling), tmp_path / "new" / "saved"
+    save_checkpoint(made, saved)
     assert_loads(saved, pooler=pooling == "pooler")
     assert load_encoder(BertEncoder(CONFIG), saved) is (pooling == "mean")
-    written = BertConfig.from_folder(saved)
-    assert written == CONFIG
-
-
-def test_transformers_reads_a_saved_checkpoint(tmp_path, folder):
+    assert BertConfig.from_folder(saved) == CONFIG
+    if pooling == "mean":
+        return
     library = peers.transformers()
-    made = model()
-    save_checkpoint(made, tmp_path / "saved")
-    shutil.copy(folder / "vocab.txt", tmp_path / "saved")
+    shutil.copy(folder / "vocab.txt", saved)
     theirs, info = library.AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "saved", output_loading_info=True
+        saved, output_loading_info=True
     )
     assert not any(info.values()), info
     assert type(theirs) is library.BertForSequenceClassification
     assert theirs.config.architectures == ["BertForSequenceClassification"]
     assert theirs.dropout.p == 0.2
     ids, mask, types = peers.padded_batch(CONFIG, length=8)
-    found = theirs.eval()(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-    torch.testing.assert_close(found, made(ids, mask, types), rtol=0, atol=1e-5)
-    tokenizer = library.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    logits = theirs.eval()(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+    torch.testing.assert_close(logits, made(ids, mask, types), rtol=0, atol=1e-5)
+    tokenizer = library.AutoTokenizer.from_pretrained(saved)
     assert tokenizer("Good film")["input_ids"] == [2, 5, 7, 3]
 
 
@@ -242,22 +219,16 @@ def test_what_the_format_has_no_names_for_is_not_exported(head):
 
 
 def test_digests_follow_the_files_and_not_the_folder(tmp_path, folder):
-    write(folder, tensors())
     whole, words = model_digest(folder), vocabulary_digest(folder)
     assert len(whole) == len(words) == 64
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "README.md").write_text("says nothing about the model")
-    assert (model_digest(copy), vocabulary_digest(copy)) == (whole, words)
-
-    write(copy, {**tensors(), "bert.pooler.dense.bias": torch.ones(12)})
-    assert model_digest(copy) != whole
-    assert vocabulary_digest(copy) == words
-    write(copy, tensors())
-    (copy / "config.json").write_text(json.dumps(asdict(replace(CONFIG, layer_norm_eps=1e-6))))
-    assert model_digest(copy) != whole
-    assert vocabulary_digest(copy) == words
-    (copy / "config.json").write_text((folder / "config.json").read_text())
-    assert model_digest(copy) == whole
-    (copy / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert model_digest(copy) != whole
-    assert vocabulary_digest(copy) != words
+    eps = json.dumps(asdict(replace(CONFIG, layer_norm_eps=1e-6)))
+    for name, content, in_model, in_vocabulary in (
+        ("README.md", "says nothing about the model", False, False),
+        ("config.json", eps, True, False),
+        ("model.safetensors", "other", True, False),
+        ("tokenizer_config.json", '{"do_lower_case": false}', True, True),
+    ):
+        copy = shutil.copytree(folder, tmp_path / name)
+        (copy / name).write_text(content)
+        assert (model_digest(copy) != whole) == in_model, name
+        assert (vocabulary_digest(copy) != words) == in_vocabulary, name

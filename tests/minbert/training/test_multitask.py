@@ -1,11 +1,14 @@
 """Several tasks on one encoder or two, and losses against torch's and numpy's."""
 
+from collections import defaultdict
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from minbert.data.batches import collate, plan_epoch
+from minbert.data.batches import collate
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES
@@ -47,21 +50,17 @@ def batch(part, indices):
     return collate(sides, np.arange(6) % 2, indices, 0, CPU, part=part)
 
 
-def size(encoders, head):
-    """Parameters of the paper's model on bert-base; no memory is taken for them."""
-    found = BertClassifier(
-        GEOMETRIES["bert-base"], HEADS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
-    )
-    return sum(parameter.numel() for parameter in found.parameters())
-
-
 def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters():
+    """No memory is taken for them."""
     encoder = 109_482_240
     comparison = (4 * 768 + 1 + 1) * 1536 + (1536 + 1) * 768
     heads = 3 * (768 + 1) * 768 + (768 + 1) * (5 + 1 + 1)
-    assert size(2, "nonlinear") == 2 * encoder + comparison + heads
-    assert size(2, "nonlinear") / 1e6 == pytest.approx(226, abs=1)
-    assert size(1, "nonlinear") == encoder + comparison + heads
+    options = {"head": "nonlinear", "pooling": "pooler", "dropout": 0.3}
+    for encoders in (1, 2):
+        model = BertClassifier(GEOMETRIES["bert-base"], HEADS, encoders=encoders, **options)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        assert count == encoders * encoder + comparison + heads
+    assert count / 1e6 == pytest.approx(226, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -78,31 +77,22 @@ def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(encoder
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def gradients(of, part):
-    of.zero_grad()
-    logits_of(of, batch(part, [0, 1, 2])).sum().backward()
-    return {name: p.grad is not None for name, p in of.named_parameters()}
-
-
-def test_with_two_encoders_pairs_and_sentences_train_apart():
-    of = model(encoders=2)
-    of_sentences, of_pairs = gradients(of, "sst"), gradients(of, "sts")
-    for name in of_sentences:
-        if name.startswith("bert."):
-            assert (of_sentences[name], of_pairs[name]) == (True, False)
-        elif name.startswith(("bert_pairs.", "comparison.", "classifier.sts")):
-            assert (of_sentences[name], of_pairs[name]) == (False, True)
-    assert not any(of_pairs[name] for name in of_pairs if name.startswith("classifier.quora"))
-
-
-def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs():
-    of = model(encoders=1)
-    assert of.bert_pairs is None
-    for task, head in HEADS.items():
-        trained = gradients(of, task)
-        assert all(trained[name] for name in trained if name.startswith("bert."))
-        compared = {trained[name] for name in trained if name.startswith("comparison.")}
-        assert compared == {head.pairs}
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_with_two_encoders_pairs_and_sentences_train_apart_and_one_trains_by_all(encoders):
+    of = model(encoders)
+    assert (of.bert_pairs is None) == (encoders == 1)
+    for part, head in HEADS.items():
+        of.zero_grad()
+        logits_of(of, batch(part, [0, 1, 2])).sum().backward()
+        trains = defaultdict(set)
+        for name, parameter in of.named_parameters():
+            owner, task, *_ = name.split(".")
+            own = f"{owner}.{task}" if owner == "classifier" else owner
+            trains[own].add(parameter.grad is not None)
+        expected = {f"classifier.{task}": {task == part} for task in HEADS}
+        expected |= {"bert": {encoders == 1 or not head.pairs}, "comparison": {head.pairs}}
+        expected |= {"bert_pairs": {head.pairs}} if encoders == 2 else {}
+        assert trains == expected
 
 
 def test_features_are_as_defined():
@@ -126,25 +116,9 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones():
     assert found.tokens == int(found.attention_mask.sum())
 
 
-def test_an_epoch_has_every_example_of_every_task_once():
-    lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
-    plan = plan_epoch(lengths, 4, np.random.default_rng(0), "by-length", "sequential")
-    assert [name for name, _ in plan] == ["sst"] * 3 + ["sts"] * 6
-    for task, of in lengths.items():
-        found = [indices for name, indices in plan if name == task]
-        assert sorted(np.concatenate(found)) == list(range(len(of)))
-
-
 RNG = np.random.default_rng(0)
-CLASSES = RNG.integers(0, 2, 30)
-NUMBERS = RNG.normal(size=30)
-ONE = RNG.normal(size=(30, 1))
-TWO = RNG.normal(size=(30, 2))
-MANY = RNG.integers(0, 2, (30, 2))
-
-
-def as_torch(array):
-    return torch.from_numpy(array)
+CLASSES, MANY = (torch.from_numpy(RNG.integers(0, 2, size)) for size in (30, (30, 2)))
+NUMBERS, ONE, TWO = (torch.from_numpy(RNG.normal(size=size)) for size in (30, (30, 1), (30, 2)))
 
 
 @pytest.mark.parametrize(
@@ -154,40 +128,30 @@ def test_weights_and_smoothing_are_those_of_torch(smoothing, weights):
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     reference = nn.CrossEntropyLoss(weight=weight, label_smoothing=smoothing)
     given = {"class_weights": weight, "label_smoothing": smoothing}
-    loss = loss_of("cross-entropy", as_torch(TWO), as_torch(CLASSES), **given)
-    torch.testing.assert_close(loss, reference(as_torch(TWO), as_torch(CLASSES)), rtol=0, atol=0)
-    both = np.concatenate([np.zeros_like(ONE), ONE], axis=1)
-    one = loss_of("binary", as_torch(ONE), as_torch(CLASSES), **given)
-    torch.testing.assert_close(one, reference(as_torch(both), as_torch(CLASSES)))
+    loss = loss_of("cross-entropy", TWO, CLASSES, **given)
+    torch.testing.assert_close(loss, reference(TWO, CLASSES), rtol=0, atol=0)
+    both = torch.cat([torch.zeros_like(ONE), ONE], dim=1)
+    one = loss_of("binary", ONE, CLASSES, **given)
+    torch.testing.assert_close(one, reference(both, CLASSES))
     for name, logits, labels in (("mse", ONE, NUMBERS), ("multi-label", TWO, MANY)):
-        expected = loss_of(name, as_torch(logits), as_torch(labels))
-        assert torch.equal(loss_of(name, as_torch(logits), as_torch(labels), **given), expected)
+        expected = loss_of(name, logits, labels)
+        assert torch.equal(loss_of(name, logits, labels, **given), expected)
 
 
 @pytest.mark.parametrize(
     ("loss", "logits", "labels", "expected"),
     [
-        ("cross-entropy", TWO, CLASSES, nn.CrossEntropyLoss()(as_torch(TWO), as_torch(CLASSES))),
-        ("multi-label", TWO, MANY, nn.BCEWithLogitsLoss()(as_torch(TWO), as_torch(MANY * 1.0))),
-        (
-            "binary",
-            ONE,
-            CLASSES,
-            nn.BCEWithLogitsLoss()(as_torch(ONE[:, 0]), as_torch(CLASSES * 1.0)),
-        ),
-        ("mse", ONE, NUMBERS, np.square(ONE[:, 0] - NUMBERS).mean()),
+        ("cross-entropy", TWO, CLASSES, nn.CrossEntropyLoss()(TWO, CLASSES)),
+        ("multi-label", TWO, MANY, nn.BCEWithLogitsLoss()(TWO, MANY * 1.0)),
+        ("binary", ONE, CLASSES, nn.BCEWithLogitsLoss()(ONE[:, 0], CLASSES * 1.0)),
+        ("mse", ONE, NUMBERS, (ONE[:, 0] - NUMBERS).square().mean()),
         ("pearson", ONE, NUMBERS, 1 - np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
         ("pearson", -3 * ONE + 7, NUMBERS, 1 + np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
     ],
-)
+)  # fmt: skip
 def test_the_mean_over_a_set_is_torchs_or_numpys(loss, logits, labels, expected):
-    found = mean_loss(loss, logits.astype(np.float32), labels)
+    found = mean_loss(loss, logits.float().numpy(), labels.numpy())
     assert found == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_the_gradient_of_pearson_is_right():
-    x = as_torch(ONE[:5, 0].copy()).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: correlation(x, as_torch(NUMBERS[:5])), (x,))
 
 
 def check_no_correlation(logits, labels):
@@ -199,16 +163,13 @@ def check_no_correlation(logits, labels):
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("count", [1, 3, 64])
-def test_equal_numbers_are_constant_whatever_their_mean_is_rounded_to(count):
-    for value in (0.1, -2.3, 3.8, 1e4):
+def test_numbers_that_are_equal_or_differ_by_rounding_alone_have_no_correlation():
+    """Whatever their mean is rounded to."""
+    for count, value in product((1, 3, 64), (0.1, -2.3, 3.8, 1e4)):
         different, equal = torch.linspace(-1, 1, count), torch.full((count,), value)
         check_no_correlation(different, equal)
         check_no_correlation(equal, different)
         assert mean_loss("pearson", different[:, None].numpy(), np.full(count, value)) == 1.0
-
-
-def test_numbers_that_differ_by_rounding_alone_have_no_correlation():
     x = torch.full((8,), 0.3)
     x[::3] = torch.nextafter(x[0], torch.ones(1))
     check_no_correlation(x, torch.arange(8.0))
@@ -217,8 +178,7 @@ def test_numbers_that_differ_by_rounding_alone_have_no_correlation():
     for value in (float("nan"), float("inf")):
         x[2] = value
         assert not torch.isfinite(loss_of("pearson", x, torch.arange(8.0)))
-
-
-def test_another_name_of_a_loss_is_refused():
     with pytest.raises(ValueError, match="no loss is called 'hinge'; there are cross-entropy"):
         loss_of("hinge", torch.zeros(1, 1), torch.zeros(1))
+    x = ONE[:5, 0].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: correlation(x, NUMBERS[:5]), (x,))
