@@ -36,8 +36,7 @@ from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.trainer import HALF
 from tests.bench.synthetic_rows import cell as synthetic_cell
 from tests.bench.tiny_cells import job_of
-from tests.gpu.fake.gpu import GPU, stand_in
-from tests.gpu.fake.models import batch_of, trainer_of
+from tests.gpu.fake.gpu import GPU, batch_of, stand_in, trainer_of
 from tests.gpu.test_fake import build_guard
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -81,12 +80,15 @@ class KernelCounter(Counter):
 
 
 def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
-    """Count a step, after one that has made the optimizer's state.
+    """Count a step, once there is the state of the optimizer and of a scaler.
 
     Args:
         counter: entered before the model was given tensors.
     """
-    trainer.step(batch)
+    for parameter in trainer.parameters:
+        trainer.optimizer._state_of(parameter)
+    if trainer.scaler is not None:
+        trainer.scaler.scale(torch.ones((), device=GPU))
     counter.restart_peak()
     before = counter.work
     trainer.step(batch)

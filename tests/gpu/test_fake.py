@@ -10,7 +10,7 @@ import torch
 from tests.components import need, need_compiler
 
 FOLDER = Path(__file__).parent / "fake"
-MODULES = ("steps.py", "counts.py", "trace.py")
+MODULES = ("steps.py", "counts.py")
 
 
 def build_guard(folder):
