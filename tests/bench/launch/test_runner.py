@@ -94,12 +94,6 @@ def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
         assert (ended - begun).total_seconds() == 10
 
 
-def test_a_failed_result_gives_status_and_message_on_one_line(tmp_path):
-    outcome = run(tmp_path, "failed_result")
-    assert outcome.status == "invalid"
-    assert outcome.message == "the loss is not finite, at step 7"
-
-
 def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
     outcome = run(tmp_path, "flood", "error")
     assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
@@ -122,11 +116,12 @@ def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_error_is_crashed_with_the_exceptions_line_and_no_path(tmp_path):
+def test_a_failure_is_the_results_or_crashed_with_the_exceptions_line_and_no_path(tmp_path):
+    outcome = run(tmp_path, "failed_result")
+    assert (outcome.status, outcome.message) == ("invalid", "the loss is not finite, at step 7")
     outcome = run(tmp_path, "error")
     assert outcome.status == "crashed"
     assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
-    assert "Traceback" in (tmp_path / "stderr.txt").read_text()
     outcome = run(tmp_path, "end_with_3")
     assert (outcome.status, outcome.message) == ("crashed", "the reason")
 
@@ -175,13 +170,6 @@ def test_garbage_on_the_pipe_is_ignored(tmp_path):
     assert seen == [{"phase": "told"}]
 
 
-def test_the_parent_sleeps_while_the_worker_runs(tmp_path):
-    begun = time.process_time()  # waiting without sleeping would take all of the second
-    outcome = run(tmp_path, "second", "result")
-    assert outcome.wall_s > 1
-    assert time.process_time() - begun < outcome.wall_s / 2
-
-
 def test_an_error_of_the_display_leaves_no_worker(tmp_path):
     fail = mock.Mock(side_effect=RuntimeError("display"))
     with pytest.raises(RuntimeError, match="display"):
@@ -202,8 +190,10 @@ def test_peak_memory_is_not_the_parents(tmp_path):
     assert outcome.peak_rss_mib is None
 
 
-def test_a_timeout_ends_the_whole_group(tmp_path):
+def test_a_timeout_ends_the_whole_group_and_until_then_the_parent_sleeps(tmp_path):
+    begun = time.process_time()
     outcome = run(tmp_path, "note_pid", "child", "train", "hang", timeout_s=2)
+    assert time.process_time() - begun < 1
     assert (outcome.status, outcome.message) == ("timeout", "took longer than 2 s (phase: train)")
     assert outcome.signal == signal.SIGTERM
     assert 2 < outcome.wall_s < 5  # it went when asked to
