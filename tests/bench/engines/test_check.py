@@ -18,7 +18,6 @@ from bench.launch.checks import check_engine
 from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.models import find_model
-from tests.bench.grids import GridRuns
 from tests.encoders import job
 
 RELATIVE = {"position_embedding_type": "relative_key_query"}
@@ -169,14 +168,3 @@ def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsy
     assert capsys.readouterr().err == checking + 2 * layers
     check_models(cells, model, None, {})
     assert len(asked) == 2, "another list of settings"
-
-
-def test_a_grid_refuses_in_a_line_and_writes_nothing(encoders, tmp_path):
-    grid = GridRuns(tmp_path / "grid", encoders("modernbert"))
-    grid.folder.mkdir()
-    path = tmp_path / "mine.toml"
-    path.write_text("[[cells]]\nmode = ['bitfit']\n")
-    done = grid.run(grid=str(path))
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: mode bitfit: the encoder of modernbert")
-    assert list(grid.folder.iterdir()) == []

@@ -8,6 +8,7 @@ import torch
 
 from adapters.injection import inject
 from bench.worker import run as worker
+from bench.worker.device import if_memory_suffices
 from bench.worker.probes import products
 from bench.worker.probes.counting import measure_work
 from bench.worker.probes.memory import SavedTensors
@@ -166,12 +167,8 @@ def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch):
     assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"
 
 
-WORK = ("step_gflop", "step_operators", "step_moved_mib")
-
-
-@pytest.mark.parametrize("amp", ["off", "fp16"])
 def test_counting_changes_neither_weights_nor_random_numbers(
-    tiny_checkpoint, tmp_path, monkeypatch, amp
+    tiny_checkpoint, tmp_path, monkeypatch
 ):
     seen = []
 
@@ -185,7 +182,7 @@ def test_counting_changes_neither_weights_nor_random_numbers(
         return columns
 
     monkeypatch.setattr(worker, "measure_work", checked)
-    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, amp=amp, dropout=0.1)
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, amp="fp16", dropout=0.1)
     run = CellRun(job, tmp_path / "cell", Progress(None))
     run.run()
     assert len(seen) > 10
@@ -193,18 +190,16 @@ def test_counting_changes_neither_weights_nor_random_numbers(
 
 
 @pytest.mark.parametrize(
-    ("probe", "error"),
+    ("probe", "error", "missing"),
     [
-        ("activations", torch.OutOfMemoryError("CUDA out of memory")),
-        ("activations", RuntimeError("other")),
-        ("work", MemoryError()),
+        (SavedTensors, torch.OutOfMemoryError("CUDA out of memory"), ("activations_mib",)),
+        (Trainer, MemoryError(), ("step_gflop", "step_operators", "step_moved_mib")),
     ],
 )
 def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
-    tiny_checkpoint, tmp_path, monkeypatch, probe, error
+    tiny_checkpoint, tmp_path, monkeypatch, probe, error, missing
 ):
-    step = Trainer.step
-    failed = []
+    step, failed = Trainer.step, []
 
     def fail(*_):
         failed.append(True)
@@ -214,19 +209,18 @@ def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
         is_first = not failed and trainer.optimizer.param_groups[0]["lr"] == 0
         return fail() if is_first else step(trainer, batch)
 
-    if probe == "work":
+    if probe is Trainer:
         monkeypatch.setattr(Trainer, "step", fails_at_rest)
     else:
         monkeypatch.setattr(SavedTensors, "counting", fail)
-    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10)
-    if str(error) == "other":
-        with pytest.raises(RuntimeError, match="other"):
-            ended(job, tmp_path / "cell")
-        return
-    run = ended(job, tmp_path / "cell")
+    run = ended(job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10), tmp_path / "cell")
     assert failed
-    missing = set(WORK) if probe == "work" else {"activations_mib"}
-    assert not run.columns.keys() & missing
+    assert not run.columns.keys() & {*missing}
     assert run.columns["dev_score"] is not None
     assert all(step.forward_ms is not None for step in run.clock.steps()), "no step but training's"
     assert (tmp_path / "cell" / "panel.csv").exists()
+
+
+def test_another_error_of_measuring_is_one():
+    with pytest.raises(RuntimeError, match="other"), if_memory_suffices(CPU):
+        raise RuntimeError("other")

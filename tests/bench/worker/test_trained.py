@@ -1,6 +1,5 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
@@ -113,7 +111,7 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
 
 @pytest.mark.parametrize(
     ("mode", "layers", "encoders"),
-    [(*EVERY[0], 2), (*EVERY[1], 1), (*EVERY[-2], 1), (*EVERY[-1], 2)],
+    [(*EVERY[0], 2), (*EVERY[-2], 1)],
 )
 def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encoders):
     data = write_folder(tmp_path / "data")
@@ -145,15 +143,14 @@ def test_settings_of_what_trains_are_those_of_the_loaded_model(
     check(ended(job(tiny_checkpoint, mode, **changes), tmp_path), tolerance)
 
 
-@pytest.mark.parametrize("mode", ["full", "dora", "bitfit"])
-def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
-    of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
+def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path):
+    of = job(deep_checkpoint, "dora", "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
     run = ended(of, tmp_path / "cell")
     assert any(not p.requires_grad for name, p in run.model.named_parameters() if "layer.0" in name)
     check(run)
 
 
-@pytest.mark.parametrize(("mode", "layers"), [EVERY[1], *EVERY[2::3]])
+@pytest.mark.parametrize(("mode", "layers"), EVERY[1:3])
 def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     tiny_checkpoint, tmp_path, mode, layers
 ):
@@ -197,17 +194,6 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
         run.run()
     assert columns == run.columns
     assert not path.exists()
-
-
-def test_others_can_read_the_file_where_they_can_read_any_new_file(tmp_path):
-    before = os.umask(0o022)
-    try:
-        model = nn.Linear(2, 2)
-        model.fixed_tensors = dict
-        saving.save_weights(model, model.parameters(), tmp_path)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def refused(of, folder):

@@ -16,9 +16,8 @@ from bench.worker.process import Progress
 from bench.worker.run import CellRun, InvalidError
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
-from tests.bench.tiny_cells import PARTS, cell, ended, job_of
+from tests.bench.tiny_cells import PARTS, cell, job_of
 from tests.cs224n import relabel, write_folder
-from tests.encoders import KINDS, job
 
 TOWERS = ("bert", "bert_pairs")
 ALL_EXAMPLES = 24
@@ -118,11 +117,10 @@ def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoi
         run.run()
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
-    deep_checkpoint, tmp_path, mode
+    deep_checkpoint, tmp_path
 ):
-    run = watched(deep_checkpoint, tmp_path, mode)
+    run = watched(deep_checkpoint, tmp_path)
     run.run()
     assert len(run.moved) == 5
     for epoch, moved in enumerate(run.moved):
@@ -200,27 +198,19 @@ def cache(tmp_path, minilm, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("held_out", [0.0, 0.25])
 @pytest.mark.parametrize("task", LENGTHS)
-def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, held_out):
-    """Of all texts of train and dev, those held out included; mapped or made by itself."""
-    place = Place(tmp_path, tiny_checkpoint, task)
-    job = job_of(place.cell(held_out=held_out), tiny_checkpoint)
-    job = replace(job, data=str(place.folder))
-    texts, lost, whole = wanted(texts_of(place.data), tiny_checkpoint, LENGTHS[task])
+def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
+    """Of all texts of train and dev, those held out included; mapped or made by itself. And so does
+    the note before a run."""
+    place, length = Place(tmp_path, tiny_checkpoint, task), LENGTHS[task]
+    every = texts_of(place.data)
+    texts, lost, whole = wanted(every, tiny_checkpoint, length)
+    job = replace(job_of(place.cell(held_out=0.25), tiny_checkpoint), data=str(place.folder))
     for _ in range(2):
         run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
         assert run.columns["texts_cut"] == texts
         assert run.columns["tokens_cut"] == pytest.approx(lost / whole)
-
-
-@pytest.mark.parametrize("task", LENGTHS)
-def test_a_note_says_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
-    place = Place(tmp_path, tiny_checkpoint, task)
-    length = LENGTHS[task]
-    every = texts_of(place.data)
-    texts, lost, whole = wanted(every, tiny_checkpoint, length)
     expected = [
         f"max_length {length} cuts {texts} of {len(every)} texts, and {lost / whole:.1%} of all "
         "tokens with them"
@@ -258,21 +248,6 @@ def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
     planned = grid.run("--dry-run", "--data", str(place.folder), grid=str(path), forecast=False)
     assert "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n" in planned.stderr
     assert re.search(r"note: max_length 8 cuts \d+ of 35 texts, and ", planned.stderr)
-
-
-MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_of_any_encoder_runs_to_its_end(encoders, kind, tmp_path):
-    mode, layers = MODES[KINDS.index(kind) % len(MODES)]
-    a_job = job(
-        encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,
-        max_dev=8, max_length=16,
-    )  # fmt: skip
-    columns = ended(a_job, tmp_path / mode).columns
-    assert columns["products_ms"] > 0
-    assert columns["dev_score"] is not None
 
 
 CODE = """
