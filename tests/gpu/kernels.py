@@ -8,13 +8,12 @@ is an operator that writes memory; one on a list of tensors counts once, and `ba
 tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,18 +162,6 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(sides: Iterable[str], length: int) -> list[list[Count]]:
-    """Counts of all settings for each side, in a process where torch has a GPU from the first."""
-    words = ["--length", str(length), *(f"--side={side}" for side in sides)]
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if torch.version.cuda is None:
-            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        argv = [sys.executable, str(Path(__file__).resolve()), *words]
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True)
-    return [[Count(*values) for values in counts] for counts in json.loads(done.stdout)]
-
-
 def label(mode: str, layers: str | None, amp: str) -> str:
     """The name of a setting in a table."""
     return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
@@ -191,16 +178,18 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
-@click.option("--side", "sides", multiple=True, hidden=True, help="Count it here, as JSON.")
-def main(length: int, sides: tuple[str, ...]) -> None:
-    """Print the table, or the counts of some of its columns."""
-    if sides:
-        # torch's choice for real tensors, but not for fake ones
-        _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
-        print(json.dumps([[*map(astuple, count_all(side, length))] for side in sides]))
+def main(length: int) -> None:
+    """Print the table, in a process where torch has a GPU from the first."""
+    if torch.version.cuda is None and "LD_PRELOAD" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**os.environ, "LD_PRELOAD": str(build_guard(Path(folder)))}
+            argv = [sys.executable, "-m", "tests.gpu.kernels", f"--length={length}"]
+            subprocess.run(argv, cwd=ROOT, env=environment, check=True)
         return
-    columns = count_in_process((FAST, REFERENCE, THEIRS), length)
-    print(table(dict(zip(("ours", "plain torch", THEIRS), columns, strict=True))))
+    # torch's choice for real tensors, but not for fake ones
+    _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
+    sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
+    print(table({name: [*count_all(side, length)] for name, side in sides.items()}))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from torch import nn
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.engines.layer_sets import find_blocks
 from bench.engines.transformers import _config as config_of
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.setup import trained_groups, unfreezing
+from tests.bench.engines.trainable import listing
 from tests.encoders import KINDS, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
@@ -87,33 +89,24 @@ def test_a_skeleton_is_like_the_model_and_its_steps_wait_for_no_value(encoders, 
 
 
 def test_layers_by_the_ends_of_their_names(encoders):
-    """As in engine minbert: not BERT's pooler, nor projections of embeddings."""
-    for kind, end in {"bert": "dense", "electra": "dense", "albert": "dense+ffn"}.items():
+    """As in engine minbert: no projections of embeddings."""
+    for kind, end in {"electra": "dense", "albert": "dense+ffn"}.items():
         carriers = build(job(encoders(kind), "head")).blocks.adapted(end, kind)
         assert carriers
         assert all(name.startswith(f"{kind}.encoder.") for name in carriers)
     line = refusal(job(encoders("electra"), "lora", "embeddings_project"))
     assert "name ends in embeddings_project; they are attention.self.query," in line
-    a_job = job(encoders("bert"), "lora", "query+attention.output.dense")
-    adapter = groups(build(a_job), a_job)["adapter"]
-    assert {name.partition(".lora")[0] for name in adapter} == {
-        f"bert.encoder.layer.{number}.attention.{name}"
-        for number in (0, 1)
-        for name in ("self.query", "output.dense")
-    }
-    assert not groups(build(a_job), a_job)["base"]
 
 
 def test_layers_that_share_weights_have_no_place_of_their_own(encoders):
-    a_job = job(encoders("albert"), "lora", "all-lin-only")
-    model, engine = build(a_job), engine_of(a_job.cell)
-    assert {engine.place_of(model, name) for name in groups(model, a_job)["adapter"]} == {
-        ("albert", None)
-    }
-    a_job = job(encoders("distilbert"), "full")
-    model = build(a_job)
-    places = {engine.place_of(model, name) for name, _ in model.named_parameters()}
-    assert places == {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}
+    for kind, expected in (
+        ("albert", {("albert", None), None}),
+        ("distilbert", {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}),
+    ):
+        a_job = job(encoders(kind), "full")
+        model = build(a_job)
+        places = {engine_of(a_job.cell).place_of(model, n) for n, _ in model.named_parameters()}
+        assert places == expected
     for setting in ({"layer_decay": 0.9}, {"unfreeze": "iterative"}):
         line = refusal(job(encoders("albert"), "full", **setting))
         assert "the layers of albert share their weights" in line
@@ -346,3 +339,86 @@ def test_every_random_number_is_of_the_seed(encoders):
         changed = {name for name, value in other.items() if not torch.equal(value, first[name])}
         assert any("lora_A" in name or "vera_A" in name for name in changed)
         assert any(name.startswith("classifier.") for name in changed)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+OTHERS = (
+    "camembert", "convbert", "data2vec-text", "ernie", "flaubert", "fnet", "longformer",
+    "megatron-bert", "mobilebert", "nystromformer", "rembert", "roberta-prelayernorm", "roformer",
+    "xlm", "xmod",
+)  # fmt: skip
+
+
+def block(**widths):
+    """A block of linear layers, called as arguments with `__` for dots, each of (in, out)."""
+    module = nn.Module()
+    for name, (inputs, outputs) in widths.items():
+        owner = module
+        *parents, last = name.split("__")
+        for parent in parents:
+            if not hasattr(owner, parent):
+                owner.add_module(parent, nn.Module())
+            owner = getattr(owner, parent)
+        owner.add_module(last, nn.Linear(inputs, outputs, device="meta"))
+    return module
+
+
+def blocks(*each):
+    return find_blocks(nn.Sequential(*each), "bert.layer")
+
+
+def test_layer_sets_of_encoders_are_as_listed(encoders):
+    import transformers
+
+    lines = []
+    for kind in sorted({*KINDS, *OTHERS}):
+        config = transformers.AutoConfig.for_model(kind)
+        with torch.device("meta"):
+            model = transformers.AutoModel.from_config(config)
+        found = find_blocks(model, model.base_model_prefix)
+        lines.append(f"{kind}: {found}; feed-forward ends with {found.last}\n")
+    assert "".join(lines) == (GOLDEN / "layer-sets.txt").read_text()
+
+
+def test_adapted_layers_are_in_every_block():
+    own = {"attn__q": (8, 8), "attn__k": (8, 4), "attn__v": (8, 4), "up": (8, 16), "down": (16, 8)}
+    found = blocks(block(**own), block(**own))
+    names = ["attn.q", "attn.k", "attn.v", "up", "down"]
+    every = [f"bert.layer.{number}.{name}" for name in names for number in (0, 1)]
+    assert found.adapted("all-lin", "mine") == every
+    assert found.adapted("attn-only", "mine") == every[:6]
+    assert found.adapted("down+attn.k", "mine") == [*every[2:4], *every[8:]]
+    assert (found.last, found.count) == ("down", 2)
+
+
+@pytest.mark.parametrize(
+    ("each", "reason"),
+    [
+        ([{"q": (8, 8), "k": (8, 3), "v": (8, 8)}], "has no linear layers for"),
+        ([{"qkv": (8, 8)}], "has no linear layers for"),
+        ([{"a__qkv": (8, 24), "b__qkv": (8, 24)}], "has several for"),
+        (
+            [{"q": (8, 8), "k": (8, 8), "v": (8, 8)}, {"q_k": (8, 8), "v": (8, 8)}],
+            "has no linear layers for",
+        ),
+    ],
+    ids=["shapes", "fused too narrow", "two", "not in each block"],
+)
+def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, reason):
+    found = blocks(*(block(**own) for own in each))
+    ends = [name.rpartition(".")[2] for name in found.layers]
+    begins = f"^layers attn-only: a block of mine {reason} query, key and value"
+    named = re.escape(f'layers = ["{"+".join(dict.fromkeys(ends[:2]))}"]')
+    with pytest.raises(InputError, match=f"{begins}.*{named}$"):
+        found.adapted("attn-only", "mine")
+    assert found.adapted("all-lin", "mine")
+    with pytest.raises(InputError, match="has no linear layer whose name ends in nothing"):
+        found.adapted("nothing", "mine")
+
+
+@pytest.mark.parametrize("name", [*KINDS, "bert-without-pooler"])
+def test_what_trains_is_what_the_golden_file_says(encoders, name):
+    """The pooler that a checkpoint lacks belongs to the head."""
+    kind, _, lacking = name.partition("-without")
+    folder = encoders(kind, head="MaskedLM") if lacking else encoders(kind)
+    assert listing(folder) == (GOLDEN / f"{name}.txt").read_text()

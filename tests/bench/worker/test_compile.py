@@ -182,7 +182,9 @@ def kept_in(folders):
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
+def test_the_cells_of_a_run_share_a_cache_until_its_code_is_in_doubt_or_too_large(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     with places(tmp_path / "one") as first:
@@ -194,10 +196,17 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
     with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
         assert first == second == third
         assert kept_in(third) == {True}
-    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
-        raise MemoryError
-    with places(tmp_path / "fifth") as last:
-        assert kept_in(last) == {True}, "a lack of memory damages nothing"
+    for error, is_kept in ((MemoryError(), True), (InputError("compile: bad code"), False)):
+        with pytest.raises(type(error)), places(tmp_path / "failing"):
+            raise error
+        with places(tmp_path / "next"):
+            assert kept_in(first) == {is_kept}
+            keep_in(first)
+    monkeypatch.setattr(compiling, "MOST_MIB", 1)
+    for mib, is_kept in ((0.5, True), (1, False)):
+        os.truncate(first[0] / "code", int(mib * 2**20))
+        with places(tmp_path / "next"):
+            assert kept_in(first) == {is_kept}
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
@@ -223,23 +232,6 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         half.touch()
     with places(tmp_path / "next"):
         assert half.exists()
-
-
-def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(tmp_path, monkeypatch):
-    with places(tmp_path / "one") as used:
-        keep_in(used)
-    with pytest.raises(InputError), places(tmp_path / "broken"):
-        raise InputError("compile: bad code")
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
-        keep_in(used)
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {True}
-    monkeypatch.setattr(compiling, "MOST_MIB", 1)
-    for mib, kept in ((0.5, True), (1, False)):
-        os.truncate(used[0] / "code", int(mib * 2**20))
-        with places(tmp_path / "next"):
-            assert kept_in(used) == {kept}
 
 
 def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):

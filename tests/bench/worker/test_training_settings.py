@@ -10,15 +10,20 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from bench.engines import minbert
+from bench.examples import tokens
+from bench.forecast.costs import Variant
+from bench.forecast.fake import count
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import Split, class_weights, trained_groups
 from bench.worker.weights import EarlyStopping
-from minbert.data.tasks import TASKS, load_data
+from minbert.data import tasks
+from minbert.data.tasks import TASKS, Examples, Task, TaskData, load_data
 from minbert.kernels.reference import is_reference, kernels
 from minbert.training.losses import mean_loss
 from tests.bench.tiny_cells import PARTS, cell, csv_rows, ended, job_of
 from tests.bench.worker.test_worker import ALL_EXAMPLES, job_on
+from tests.bench.workloads import SHAPES
 from tests.cs224n import relabel, write_folder
 
 LAYERS = 4
@@ -144,7 +149,8 @@ def test_the_best_score_counts_then_the_lowest_loss_then_the_first(patience, res
 
 
 class Noted(CellRun):
-    """Notes weights and predictions after each epoch; scripted held-out scores, if given."""
+    """Notes weights and predictions after each epoch; scripted held-out scores, if given, and after
+    them that of restored weights."""
 
     def __init__(self, job, folder, scores=()):
         super().__init__(job, folder, Progress(None))
@@ -178,7 +184,11 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
 ):
     none = {"learning_rate": None, "learning_rate_base": None, "unfreeze": None}
     ended = cell_run(
-        tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4], mode=mode, **none if mode == "head" else {}
+        tiny_checkpoint,
+        tmp_path,
+        [0.2, 0.6, 0.5, 0.4, 0.9],
+        mode=mode,
+        **none if mode == "head" else {},
     )
     columns, epochs = ended.columns, ended.epochs
     assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
@@ -220,7 +230,7 @@ def test_held_out_scores_decide_and_dev_does_not(tiny_checkpoint, tmp_path):
 
 
 def test_until_it_stops_it_changes_no_step(tiny_checkpoint, tmp_path):
-    stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3])
+    stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3, 0.0])
     whole = cell_run(tiny_checkpoint, tmp_path / "whole", early_stopping=None)
     steps = len(stopped.losses)
     assert steps == 3 * stopped._steps_per_epoch < len(whole.losses)
@@ -278,3 +288,59 @@ def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers,
 def test_there_are_no_other_kernels():
     with pytest.raises(ValueError, match="'odd'; there are fast, reference"), kernels("odd"):
         pass
+
+
+TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), problem_name="multi_label")
+
+
+@pytest.fixture
+def topics(monkeypatch, tmp_path, minilm):
+    """Examples of a task of several labels, whose file exists."""
+    monkeypatch.setitem(tasks.TASKS, "topics", TOPICS)
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "topics.csv").write_text("made up in this test\n")
+    labels = np.random.default_rng(0).integers(0, 2, (52, 3)).astype(np.int8)
+    texts = tuple(f"good film about {n}" + " nothing" * (n % 6) for n in range(52))
+    parts = slice(32), slice(32, None)
+    return TaskData(TOPICS, *(Examples(texts[part], None, labels[part]) for part in parts))
+
+
+def cell_of(data, checkpoint, **changes):
+    values = {"task": "topics", "data_digest": data.digest[:16], "max_train": None}
+    return cell(checkpoint, "full", **values, max_dev=None, **changes)
+
+
+def test_a_cell_learns_several_labels(topics, tiny_checkpoint, tmp_path):
+    from sklearn.metrics import f1_score
+
+    of = cell_of(topics, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
+    tokens.make(topics, of, tiny_checkpoint, tmp_path / "data")
+    job = replace(job_of(of, tiny_checkpoint), data=str(tmp_path / "data"))
+    run = ended(job, tmp_path / "cell", Steps)
+    assert len(run.train[""]) == 24
+    for loss, logits, batch in run.trained:
+        assert batch.labels.shape == (8, 3)
+        assert torch.equal(loss, nn.BCEWithLogitsLoss()(logits, batch.labels))
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    np.testing.assert_array_equal(kept["labels"], topics.dev.labels)
+    assert kept["labels"].dtype == np.int8
+    np.testing.assert_array_equal(kept["held_labels"], topics.train.labels[kept["held_indices"]])
+    assert kept["logits"].shape == (20, 3)
+    expected = f1_score(topics.dev.labels, kept["logits"] > 0, average="micro")
+    assert run.columns["dev_metric"] == "micro_f1"
+    assert run.columns["dev_score"] == pytest.approx(expected)
+    logits, labels = (torch.from_numpy(kept[name]).double() for name in ("logits", "labels"))
+    assert run.columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
+
+
+def test_costs_of_several_labels_and_of_weights_kept_for_early_stopping(topics, tiny_checkpoint):
+    plain, copied = (
+        count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
+        for of in (cell_of(topics, tiny_checkpoint, early_stopping=n) for n in (None, 2))
+    )
+    assert plain.step.gflop > 0
+    size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
+    assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)
+    assert copied.peak_mib - plain.peak_mib == pytest.approx(size, rel=1e-3)

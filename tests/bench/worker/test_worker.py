@@ -1,5 +1,5 @@
-"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders, and cut
-texts."""
+"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders; what has
+to move in training, and cut texts."""
 
 import json
 import re
@@ -10,19 +10,23 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import Tokenizer as Library
+from torch import nn
 
+from bench.engines import minbert
 from bench.examples import tokens
 from bench.worker.process import Progress
 from bench.worker.run import CellRun, InvalidError
+from bench.worker.weights import Movement
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
+from tests.adapters.small import adapted_layers_of, adapted_model, disturb
 from tests.bench.tiny_cells import PARTS, cell, job_of
 from tests.cs224n import relabel, write_folder
+from tests.encoders import job
 
 TOWERS = ("bert", "bert_pairs")
 ALL_EXAMPLES = 24
 """Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
-RATE = 1e-3
 NO_RATE = 1e-50
 """Nothing in fp32, where an adapter's B begins at 0 and stays there."""
 
@@ -50,21 +54,6 @@ class Watched(CellRun):
     def trained_on(self):
         """The parts of the steps of training, without those of the panel."""
         return self.came[: len(self.losses)]
-
-
-@pytest.fixture
-def rates(monkeypatch):
-    """The rate that all groups have in each step, as the steps come."""
-    seen = []
-    step = Optimizer.step
-
-    def told(of):
-        (rate,) = {group["lr"] for group in of.param_groups}
-        seen.append(rate)
-        step(of)
-
-    monkeypatch.setattr(Optimizer, "step", told)
-    return seen
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
@@ -131,13 +120,20 @@ def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
             assert last == (epoch == 4), (tower, epoch)
 
 
-def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, rates):
+def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, monkeypatch):
     """24 examples of each part in batches of 16 are two steps each, six in all."""
+    rates, step = [], Optimizer.step
+
+    def noted(of):
+        rates.append(*{group["lr"] for group in of.param_groups})
+        step(of)
+
+    monkeypatch.setattr(Optimizer, "step", noted)
     values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
-    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=RATE)
+    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
     run.run()
     factors = [4, 4, 5, 5, 3, 3]
-    expected = [RATE * factor / 2**epoch for epoch in range(3) for factor in factors]
+    expected = [1e-3 * factor / 2**epoch for epoch in range(3) for factor in factors]
     assert rates[: len(run.losses)] == pytest.approx(expected)
 
 
@@ -192,7 +188,7 @@ class Place:
 
 @pytest.fixture
 def cache(tmp_path, minilm, monkeypatch):
-    """A cache of this test's own; what was fetched is still found."""
+    """A cache of this test's own; what was fetched is still there."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -248,6 +244,60 @@ def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
     planned = grid.run("--dry-run", "--data", str(place.folder), grid=str(path), forecast=False)
     assert "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n" in planned.stderr
     assert re.search(r"note: max_length 8 cuts \d+ of 35 texts, and ", planned.stderr)
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("dora", "all-lin"), ("full", None), ("head", None)])
+def test_a_model_is_in_order_once_it_has_trained(mode, layers):
+    """And each tensor of the head has moved, or one where some may rest."""
+    model = adapted_model(mode=mode, layers=layers, rank=2 if layers else None)
+    movement = Movement(model, minbert)
+    stuck = "nothing was learned in: classifier.bias"
+    for every in (True, False):
+        assert movement.problem(every=every) == f"{stuck}, classifier.weight"
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+        assert movement.problem() == stuck
+        rest = "the encoder was to train and did not move" if mode == "full" else None
+        assert layers or movement.problem(every=False) == rest
+    disturb(model)
+    assert movement.problem() is None
+
+
+def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named():
+    model = adapted_model(mode="lora", layers="attn-only")
+    movement = Movement(model, minbert)
+    name, layer = list(adapted_layers_of(model).items())[1]
+    before = layer.lora_B.detach().clone()
+    disturb(model)
+    with torch.no_grad():
+        layer.lora_B.copy_(before)
+        assert movement.problem() == f"nothing was learned in: {name}.lora_B"
+        frozen = next((n, p) for n, p in model.named_parameters() if not p.requires_grad)
+        frozen[1].view(-1)[0] += 1e-6
+    assert movement.problem() == f"frozen tensors moved: {frozen[0]}"
+
+
+def test_a_frozen_weight_of_odd_width_in_half_is_watched():
+    model = nn.Linear(21, 15, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    movement = Movement(model, minbert)
+    with torch.no_grad():
+        model.weight[0, 0] *= 1.01
+    assert movement.problem() == "frozen tensors moved: weight"
+
+
+def test_an_adapter_of_any_method_must_have_moved(encoders):
+    from bench.engines import transformers
+
+    config = {"peft_type": "LOHA", "r": 2, "target_modules": ["query"]}
+    model = transformers.build(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
+    movement = Movement(model, transformers)
+    groups = transformers.parameter_groups(model)
+    with torch.no_grad():
+        for parameter in groups["head"].values():
+            parameter.add_(0.1)
+        assert "nothing was learned in: " in str(movement.problem())
+        next(iter(groups["adapter"].values())).add_(0.1)
+    assert movement.problem() is None
 
 
 CODE = """

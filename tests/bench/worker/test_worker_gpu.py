@@ -111,10 +111,9 @@ def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(job, tmp_path, monkeyp
     monkeypatch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
     CellRun(job, tmp_path / "cell", Progress(None)).run()
     monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
-    cell = replace(job.cell, compile="on", task="sst")
-    came = []
+    came, compiled = [], replace(job, cell=replace(job.cell, compile="on"), device=DEVICE)
     with pretended_gpu(monkeypatch, came.append):
-        CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
+        CellRun(compiled, tmp_path / "cell", Progress(None)).run()
     assert "read" in came
 
 
@@ -140,33 +139,20 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
     assert max(alive[:6]) <= 3  # those of the step before
 
 
-def flags():
-    """TF32 in products, TF32 in cuDNN, cuDNN's attention."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    return [cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.cudnn_sdp_enabled()]
-
-
-@pytest.fixture
-def default_flags():
-    """As on a GPU whose user allows all of them; what this process has is there again after it."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    before = flags()
-    for values in ([True] * 3, before):
-        cuda.matmul.allow_tf32, cudnn.allow_tf32 = values[:2]
-        cuda.enable_cudnn_sdp(values[2])
-        if values is not before:
-            yield
-
-
 @pytest.mark.parametrize("tf32", ["off", "on"])
-def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, default_flags, tf32):
+def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, tf32):
     """fp32 is exact unless the cell says otherwise, and attention is not cuDNN's."""
+    cuda, cudnn, attention = torch.backends.cuda, torch.backends.cudnn, []
+    for of in (cuda.matmul, cudnn):
+        monkeypatch.setattr(of, "allow_tf32", True)
+    monkeypatch.setattr(cuda, "enable_cudnn_sdp", attention.append)
     set_up_device(torch.device("cpu"))
-    assert flags() == [True] * 3
+    assert (cuda.matmul.allow_tf32, cudnn.allow_tf32, attention) == (True, True, [])
     a_job = replace(job, device=DEVICE, cell=replace(job.cell, tf32=tf32))
     with pretended_gpu(monkeypatch, lambda _event: None):
         CellRun(a_job, tmp_path, Progress(None))
-    assert flags() == [tf32 == "on"] * 2 + [False]
+    is_on = tf32 == "on"
+    assert (cuda.matmul.allow_tf32, cudnn.allow_tf32, attention) == (is_on, is_on, [False])
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
