@@ -183,13 +183,9 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
     tiny_checkpoint, tmp_path, mode
 ):
     none = {"learning_rate": None, "learning_rate_base": None, "unfreeze": None}
-    ended = cell_run(
-        tiny_checkpoint,
-        tmp_path,
-        [0.2, 0.6, 0.5, 0.4, 0.9],
-        mode=mode,
-        **none if mode == "head" else {},
-    )
+    of_mode = none if mode == "head" else {}
+    scores = [0.2, 0.6, 0.5, 0.4, 0.9]
+    ended = cell_run(tiny_checkpoint, tmp_path, scores, mode=mode, **of_mode)
     columns, epochs = ended.columns, ended.epochs
     assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
     assert len(csv_rows(tmp_path / "cell" / "steps.csv")) == 4 * ended._steps_per_epoch
