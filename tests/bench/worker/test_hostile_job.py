@@ -19,7 +19,6 @@ from tests.bench.synthetic_rows import cell
 from tests.hostile import TEXTS, answer, changed, examples, nested, sparse
 
 CELL = cell("lora", 8, "attn", "off")
-
 JOB = Job(
     cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
     geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
