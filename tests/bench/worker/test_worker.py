@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -141,30 +142,6 @@ LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
 
 
-def wanted(texts, checkpoint, length):
-    """By the library, of texts or of pairs in one sequence: how many are longer than a length, the
-    tokens that they lose, and all tokens."""
-    library = Library.from_file(str(checkpoint / "tokenizer.json"))
-    library.no_padding()
-    library.no_truncation()
-    whole = [len(found) for found in library.encode_batch(list(texts))]
-    lost = [size - length for size in whole if size > length]
-    assert 0 < len(lost) < len(whole)
-    return [len(lost), sum(lost), sum(whole)]
-
-
-def texts_of(data):
-    """The tokenised texts: a pair in one sequence, or each text of a pair by itself."""
-    sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
-    return [
-        text
-        for side in sides
-        for text in (
-            side.text_a if side.text_b is None else zip(side.text_a, side.text_b, strict=True)
-        )
-    ]
-
-
 class Place:
     """A folder of data, and a cell of one of its tasks that cuts some texts."""
 
@@ -199,17 +176,23 @@ def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, mon
     """Of all texts of train and dev, those held out included; mapped or made by itself. And so does
     the note before a run."""
     place, length = Place(tmp_path, tiny_checkpoint, task), LENGTHS[task]
-    every = texts_of(place.data)
-    texts, lost, whole = wanted(every, tiny_checkpoint, length)
+    sides = [side for of in place.data.pieces().values() for side in (of.train, of.dev)]
+    pairs = [s.text_a if s.text_b is None else zip(s.text_a, s.text_b, strict=True) for s in sides]
+    library = Library.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    library.no_padding()
+    library.no_truncation()
+    sizes = [len(encoded) for encoded in library.encode_batch([*chain.from_iterable(pairs)])]
+    lost = [size - length for size in sizes if size > length]
+    assert 0 < len(lost) < len(sizes)
     job = replace(job_of(place.cell(held_out=0.25), tiny_checkpoint), data=str(place.folder))
     for _ in range(2):
         run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
-        assert run.columns["texts_cut"] == texts
-        assert run.columns["tokens_cut"] == pytest.approx(lost / whole)
+        assert run.columns["texts_cut"] == len(lost)
+        assert run.columns["tokens_cut"] == pytest.approx(sum(lost) / sum(sizes))
     expected = [
-        f"max_length {length} cuts {texts} of {len(every)} texts, and {lost / whole:.1%} of all "
-        "tokens with them"
+        f"max_length {length} cuts {len(lost)} of {len(sizes)} texts, and "
+        f"{sum(lost) / sum(sizes):.1%} of all tokens with them"
     ]
     assert place.notes() == expected
     assert list((cache / "tokens").iterdir())
