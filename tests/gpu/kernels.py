@@ -79,11 +79,8 @@ class KernelCounter(Counter):
 
 
 def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
-    """Count a step, once there is the state of the optimizer and of a scaler.
-
-    Args:
-        counter: entered before the model was given tensors.
-    """
+    """Count a step, once there is the state of the optimizer and of a scaler; the counter was
+    entered before the model was given tensors."""
     for parameter in trainer.parameters:
         trainer.optimizer._state_of(parameter)
     if trainer.scaler is not None:
@@ -96,21 +93,11 @@ def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
 
 
 def count_ours(
-    mode: str,
-    layers: str | None,
-    amp: str,
-    name: str,
-    config: BertConfig = GEOMETRIES["bert-base"],
-    *,
-    length: int = 21,
-    held: bool = False,
-) -> Count:
-    """Count a step of this project's trainer.
-
-    Args:
-        name: one of `minbert.kernels.reference.KERNELS`.
-        held: whether frozen weights are in AMP's type.
-    """
+    mode: str, layers: str | None, amp: str, name: str,
+    config: BertConfig = GEOMETRIES["bert-base"], *, length: int = 21, held: bool = False,
+) -> Count:  # fmt: skip
+    """Count a step of this project's trainer, with kernels of this name; frozen weights are in
+    AMP's type if `held`."""
     model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
@@ -122,19 +109,11 @@ def count_ours(
 
 
 def count_theirs(
-    mode: str,
-    layers: str | None,
-    amp: str,
-    length: int,
-    folder: Path | None = None,
+    mode: str, layers: str | None, amp: str, length: int, folder: Path | None = None,
     **settings: Any,
-) -> Count:
-    """Count a step of engine transformers, with torch's attention.
-
-    Args:
-        folder: of another encoder than bert-base.
-        settings: of the cell.
-    """
+) -> Count:  # fmt: skip
+    """Count a step of a cell of engine transformers with torch's attention, on bert-base or the
+    encoder in a folder."""
     from bench.engines import transformers
 
     model_type = "bert-base" if folder is None else folder.name

@@ -25,7 +25,6 @@ RELATIVE = {"position_embedding_type": "relative_key_query"}
 
 @pytest.fixture
 def copied(encoders, tmp_path):
-
     def copy(kind, **changes):
         folder = tmp_path / f"{kind}-tiny"
         shutil.copytree(encoders(kind), folder)
@@ -61,28 +60,33 @@ def test_what_can_be_built_is_not_refused(encoders, refusal):
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "changes", "line"),
+    ("kind", "mode", "config", "settings", "line"),
     [
-        ("modernbert", "bitfit", {}, "mode bitfit: the encoder of modernbert has no biases"),
-        ("roberta", "lora", {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
-        ("deberta", "full", {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
-        ("gpt2", "full", {}, "gpt2 is a decoder, and engine transformers trains encoders alone"),
+        ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
+        ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
+        ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
+        (
+            "gpt2",
+            "full",
+            {},
+            {},
+            "gpt2 is a decoder, and engine transformers trains enc",
+        ),
+        (
+            "roberta",
+            "full",
+            {"model_type": "newbert"},
+            {},
+            "newbert; a newer version may have it (",
+        ),
+        ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
+        ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
     ],
 )
-def test_what_an_architecture_does_not_have_is_named(kind, mode, changes, line, encoders, refusal):
-    assert line in refusal(encoders(kind), mode, **changes)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "line"),
-    [
-        ("roberta", {"model_type": "newbert"}, "model_type newbert; a newer version may have it ("),
-        ("roberta", {"vocab_size": 10}, "they are of different models"),
-        ("bert", RELATIVE, "relative_key_query is computed by neither engine"),
-    ],
-)
-def test_a_configuration_that_can_not_be_loaded_is_a_line(kind, changes, line, copied, refusal):
-    assert line in refusal(copied(kind, **changes), "full")
+def test_what_an_architecture_or_configuration_does_not_have_is_named(
+    kind, mode, config, settings, line, copied, refusal
+):
+    assert line in refusal(copied(kind, **config), mode, **settings)
 
 
 def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied, refusal):

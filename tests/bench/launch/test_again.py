@@ -73,9 +73,7 @@ def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeyp
     train, dev = movies.train, movies.dev
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     whole = replace(
-        train,
-        text_a=train.text_a + dev.text_a,
-        labels=np.concatenate([train.labels, dev.labels]),
+        train, text_a=train.text_a + dev.text_a, labels=np.concatenate([train.labels, dev.labels])
     )
     of = replace(job, cell=replace(job.cell, max_train=None))
     folder = again(tmp_path, of, TaskData(movies.task, whole, dev))

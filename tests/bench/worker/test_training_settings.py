@@ -263,8 +263,7 @@ def test_checkpointing_keeps_less_and_trains_the_same(tiny_checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("mode", "layers", "amp"),
-    [("dora", "all-lin", "off"), ("lora", "attn", "bf16")],
+    ("mode", "layers", "amp"), [("dora", "all-lin", "off"), ("lora", "attn", "bf16")]
 )
 def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers, amp):
     of = cell(tiny_checkpoint, mode, layers, amp=amp, dropout=0.0)

@@ -70,8 +70,7 @@ def job(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("unfreeze", "steps"),
-    [("all", 1), ("iterative", 15), ("iterative", None)],
+    ("unfreeze", "steps"), [("all", 1), ("iterative", 15), ("iterative", None)]
 )
 def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     tiny_checkpoint, tmp_path, monkeypatch, unfreeze, steps

@@ -150,11 +150,7 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result():
 
 @pytest.mark.parametrize(
     "which",
-    [
-        variant("full"),
-        variant("head", amp="bf16"),
-        variant("dora", 8, "all-lin-only", "bf16"),
-    ],
+    [variant("full"), variant("head", amp="bf16"), variant("dora", 8, "all-lin-only", "bf16")],
 )
 def test_memory_is_that_on_fake_tensors_of_a_gpu(which, monkeypatch):
     job = job_of(which, device="cuda:0")

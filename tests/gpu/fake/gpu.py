@@ -41,17 +41,12 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     **_: Any,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """As torch's C++ does it on a GPU, where cuDNN's is off as in cells: without a mask in half
     precision by its kernel flash, else by the one called efficient. That takes a bias in rows of a
-    multiple of 8 numbers: a boolean mask becomes one, and one of other rows is padded.
-    """
+    multiple of 8 numbers: a boolean mask becomes one, and one of other rows is padded."""
     if torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")
         q, k, v = q.to(half), k.to(half), v.to(half)
@@ -61,29 +56,21 @@ def _attention(
     if attn_mask is not None:
         bias, length = attn_mask, attn_mask.shape[-1]
         if bias.dtype == torch.bool:
-            bias = torch.where(
-                bias, 0.0, torch.full((), -torch.inf, dtype=q.dtype, device=q.device)
-            )
+            none = torch.full((), -torch.inf, dtype=q.dtype, device=q.device)
+            bias = torch.where(bias, 0.0, none)
         if any(stride % 8 for stride in bias.stride()[:-1]):
             bias = F.pad(bias, (0, 8 - length % 8))[..., :length]
         bias = bias.expand(*q.shape[:3], length)
     differentiated = torch.is_grad_enabled() and q.requires_grad
-    return _ATEN._scaled_dot_product_efficient_attention(q, k, v, bias, differentiated, dropout_p)[
-        0
-    ]
+    efficient = _ATEN._scaled_dot_product_efficient_attention
+    return efficient(q, k, v, bias, differentiated, dropout_p)[0]
 
 
 class Watch(TorchDispatchMode):
-    """While it is entered, notes operators, and those among them that a GPU's step must not have.
-
-    That is one that the CPU waits for, and one that reads or makes a tensor on the CPU: it copies,
-    or is computed there. Numbers [] that only the CPU computes with are allowed where `counts` is
-    set: Adamax and RAdam count their steps on it.
-
-    Attributes:
-        names: of the operators, in their order.
-        problems: as lines, each once.
-    """
+    """While it is entered, notes the names of operators, and as `problems` those among them that a
+    GPU's step must not have: one that the CPU waits for, and one that reads or makes a tensor on
+    the CPU. Numbers [] that only the CPU computes with are allowed where `counts` is set: Adamax
+    and RAdam count their steps on it."""
 
     def __init__(self, *, counts: bool = False) -> None:
         super().__init__()
@@ -126,21 +113,12 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def model_of(
-    mode: str,
-    layers: str | None = None,
-    amp: str = "off",
-    *,
-    model: BertClassifier | None = None,
-    pooling: str = "mean",
-    head: str = "linear",
-    outputs: int = CLASSES,
-    held: bool = False,
-) -> BertClassifier:
-    """A model with its adapters, on the meta device; a classifier unless it is given.
-
-    It has two layers where they differ, since a pooler reads the first token of the last, else one.
-    Frozen weights are in AMP's type if `held`.
-    """
+    mode: str, layers: str | None = None, amp: str = "off", *, model: BertClassifier | None = None,
+    pooling: str = "mean", head: str = "linear", outputs: int = CLASSES, held: bool = False,
+) -> BertClassifier:  # fmt: skip
+    """A model with its adapters, on the meta device; a classifier unless it is given, of two layers
+    where they differ, since a pooler reads the first token of the last. Frozen weights are in AMP's
+    type if `held`."""
     if model is None:
         config = CONFIG if pooling == "pooler" else replace(CONFIG, num_hidden_layers=1)
         model = BertClassifier(config, outputs, pooling=pooling, dropout=0.1, head=head)
@@ -160,18 +138,10 @@ def faked(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def trainer_of(
-    model: nn.Module,
-    amp: str = "off",
-    *,
-    optimizer: str = "adamw",
-    loss: str = "cross-entropy",
+    model: nn.Module, amp: str = "off", *, optimizer: str = "adamw", loss: str = "cross-entropy",
     named: Groups | None = None,
-) -> Trainer:
-    """A trainer of all parameters that a model's mode trains.
-
-    Args:
-        named: these, where the model is not of engine minbert.
-    """
+) -> Trainer:  # fmt: skip
+    """A trainer of all parameters that a model's mode trains: `named`, if it is not of minbert."""
     named = named or parameter_groups(model)
     groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
     return Trainer(
