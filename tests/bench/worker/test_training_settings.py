@@ -30,24 +30,16 @@ LAYERS = 4
 
 
 class Steps(CellRun):
+    """Keeps the loss, logits and batch of each step, of training and of what is timed after it."""
+
     def __init__(self, *given):
         super().__init__(*given)
-        self.taken = []
+        self.trained = []
 
     def _step(self, trainer, batch):
         loss, logits = super()._step(trainer, batch)
-        self.taken.append((loss, logits, batch))
+        self.trained.append((loss, logits, batch))
         return loss, logits
-
-    @property
-    def trained(self):
-        """The steps of training, without those that are timed after it."""
-        return self.taken[: len(self.losses)]
-
-
-def run(checkpoint, folder, task, mode="full", **changes):
-    """A cell on made-up examples after its run; the labels of sst are not equally frequent."""
-    return ended(job_on(checkpoint, folder, task, mode, **changes), folder / "cell", Steps)
 
 
 def reference(labels, smoothing):
@@ -58,31 +50,33 @@ def reference(labels, smoothing):
     return nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=smoothing)
 
 
-def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(tiny_checkpoint, tmp_path):
-    settings = {"class_weights": "balanced", "label_smoothing": 0.2}
-    ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
-    labels = ended.train[""].labels
-    assert len(labels) < 24
-    assert len(set(np.bincount(labels).tolist())) > 1
-    loss_of = reference(labels, 0.2)
-    for loss, logits, batch in ended.trained:
-        torch.testing.assert_close(loss, loss_of(logits, batch.labels))
-    logits, labels = map(torch.from_numpy, (ended.logits[""], ended.dev[""].labels))
-    plain = nn.CrossEntropyLoss()(logits.double(), labels)
-    assert ended.columns["dev_loss"] == pytest.approx(plain.item())
-
-
-def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(tiny_checkpoint, tmp_path):
-    settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
-    ended = run(tiny_checkpoint, tmp_path, **settings)
-    for loss, logits, batch in ended.trained:
+def test_parts_have_weights_of_their_own_and_numbers_none_and_are_scored_together(
+    tiny_checkpoint, tmp_path
+):
+    settings = PARTS | {
+        "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.25, "early_stopping": 2,
+        "epochs": 3,
+    }  # fmt: skip
+    job = job_on(tiny_checkpoint, tmp_path, mode="full", **settings)
+    run = ended(job, tmp_path / "cell", Steps)
+    assert len(set(np.bincount(run.train["sst"].labels).tolist())) > 1
+    for loss, logits, batch in run.trained:
         if batch.part == "sts":
             expected = nn.MSELoss()(logits[:, 0], batch.labels)
         else:
             two = torch.cat([torch.zeros_like(logits), logits], dim=1)
             outputs = two if batch.part == "quora" else logits
-            expected = reference(ended.train[batch.part].labels, 0.1)(outputs, batch.labels)
+            expected = reference(run.train[batch.part].labels, 0.1)(outputs, batch.labels)
         torch.testing.assert_close(loss, expected)
+    curve = csv_rows(tmp_path / "cell" / "epochs.csv")
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    right = [
+        ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
+        ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
+        (1 + np.corrcoef(kept["sts.held_logits"][:, 0], kept["sts.held_labels"])[0, 1]) / 2,
+    ]
+    best = curve[int(run.columns["best_epoch"]) - 1]
+    assert float(best["held_out_score"]) == pytest.approx(np.mean(right), abs=1e-6)
 
 
 def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
@@ -121,19 +115,6 @@ def test_rates_fall_layer_by_layer_and_not_above_the_encoder(deep_checkpoint, mo
         assert decayed[name] == (pytest.approx(rate * factor * of_b), decay), name
 
 
-def after(patience, results):
-    """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
-    weight = nn.Parameter(torch.zeros(1))
-    stopping = EarlyStopping([weight], patience)
-    for epoch, (loss, score) in enumerate(results, start=1):
-        weight.data.fill_(epoch)
-        stopping.take(loss, score)
-        if stopping.is_over:
-            break
-    assert stopping.restore() == (stopping.best < epoch)
-    return epoch, stopping.best, weight.item()
-
-
 @pytest.mark.parametrize(
     ("patience", "results", "ended"),
     [
@@ -145,7 +126,16 @@ def after(patience, results):
     ],
 )
 def test_the_best_score_counts_then_the_lowest_loss_then_the_first(patience, results, ended):
-    assert after(patience, results) == ended
+    """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
+    weight = nn.Parameter(torch.zeros(1))
+    stopping = EarlyStopping([weight], patience)
+    for epoch, (loss, score) in enumerate(results, start=1):
+        weight.data.fill_(epoch)
+        stopping.take(loss, score)
+        if stopping.is_over:
+            break
+    assert stopping.restore() == (stopping.best < epoch)
+    assert (epoch, stopping.best, weight.item()) == ended
 
 
 class Noted(CellRun):
@@ -168,12 +158,10 @@ class Noted(CellRun):
 
 
 def cell_run(checkpoint, folder, scores=(), **changes):
-    values = {
-        "task": "sst", "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2,
-        "schedule": "linear", "learning_rate": 1e-2, "learning_rate_base": 1e-2,
-        "learning_rate_head": 1e-2,
-    }  # fmt: skip
-    ended = Noted(job_on(checkpoint, folder, **values | changes), folder / "cell", scores)
+    rates = dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head"), 1e-2)
+    values = {"task": "sst", "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2}
+    values |= {"schedule": "linear", **rates, **changes}
+    ended = Noted(job_on(checkpoint, folder, **values), folder / "cell", scores)
     ended.run()
     return ended
 
@@ -202,8 +190,9 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
 
 
 def test_held_out_scores_decide_and_dev_does_not(tiny_checkpoint, tmp_path):
-    """Other dev labels change no step and not the best epoch."""
-    one = cell_run(tiny_checkpoint, tmp_path / "one")
+    """Other dev labels change no step and not the best epoch. Evaluation has plain losses."""
+    options = {"class_weights": "balanced", "label_smoothing": 0.2}
+    one = cell_run(tiny_checkpoint, tmp_path / "one", **options)
     curve = csv_rows(tmp_path / "one" / "cell" / "epochs.csv")
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
     best = one.columns["best_epoch"]
@@ -236,19 +225,6 @@ def test_until_it_stops_it_changes_no_step(tiny_checkpoint, tmp_path):
     assert csv_rows(tmp_path / "whole" / "cell" / "epochs.csv")[0].keys() == {
         "epoch", "train_loss", "train_score", "dev_loss", "dev_score",
     }  # fmt: skip
-
-
-def test_several_parts_are_scored_together(tiny_checkpoint, tmp_path):
-    ended = cell_run(tiny_checkpoint, tmp_path, **PARTS)
-    curve = csv_rows(tmp_path / "cell" / "epochs.csv")
-    best = int(ended.columns["best_epoch"])
-    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
-    right = [
-        ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
-        ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
-        (1 + np.corrcoef(kept["sts.held_logits"][:, 0], kept["sts.held_labels"])[0, 1]) / 2,
-    ]
-    assert float(curve[best - 1]["held_out_score"]) == pytest.approx(np.mean(right), abs=1e-6)
 
 
 def test_checkpointing_keeps_less_and_trains_the_same(tiny_checkpoint, tmp_path):
