@@ -2,11 +2,9 @@
 
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +59,6 @@ def start(tmp_path):
         holders.append(Holder(
             [sys.executable, "-c", HOLDER, str(path), *words],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
         ))  # fmt: skip
         return holders[-1]
 
@@ -144,14 +141,10 @@ def test_a_place_without_locks_is_told_and_a_link_is_no_file_of_locks(tmp_path):
 
 
 @pytest.fixture
-def cache(monkeypatch):
-    """The user's cache, in a folder that other users can enter."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
+def cache(monkeypatch, tmp_path):
     monkeypatch.delenv("MINBERT_BENCH_LOCKS", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    yield folder
-    shutil.rmtree(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
 
 
 def test_no_other_user_can_open_the_locks_on_devices(cache):

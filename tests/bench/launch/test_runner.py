@@ -27,21 +27,16 @@ SPOILS = "import sys; open(sys.argv[1] + '/result.json', 'w').write('[')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def run(folder, *behaviours, argv=(), timeout_s=30.0, grace_s=5.0, on_progress=lambda _: None):
+def run(folder, *behaviours, argv=(), on_progress=lambda _: None, **limits):
+    argv = argv or [sys.executable, str(WORKER), str(folder), *behaviours]
+    limits = {"timeout_s": 30.0, "grace_s": 5.0} | limits
+    options = {"env": ENVIRONMENT, "on_progress": on_progress, **limits}
     with Signals() as signals:
-        return run_worker(
-            folder,
-            argv or [sys.executable, str(WORKER), str(folder), *behaviours],
-            env=ENVIRONMENT,
-            timeout_s=timeout_s,
-            grace_s=grace_s,
-            on_progress=on_progress,
-            signals=signals,
-        )
+        return run_worker(folder, argv, signals=signals, **options)
 
 
-def start_parent(folder, *behaviours, timeout_s=30, small=False):
-    argv = [sys.executable, str(PARENT), str(folder), str(timeout_s), *behaviours]
+def start_parent(folder, *behaviours, small=False):
+    argv = [sys.executable, str(PARENT), str(folder), "30", *behaviours]
     if small:  # what a shell forks starts with the shell's peak memory, not with that of pytest
         argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
     return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)

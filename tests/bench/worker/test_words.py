@@ -12,7 +12,6 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 from tokenizers.pre_tokenizers import ByteLevel
 
-from bench.engines.engine import engine_of
 from bench.examples import tokens
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT
@@ -24,6 +23,7 @@ from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.words import padded
 from minbert.training.schedules import schedule_of
 from tests.bench.tiny_cells import ended
+from tests.bench.worker.test_trained import check
 from tests.encoders import KINDS, job
 from tests.experiments.encoders_table import ours
 
@@ -243,18 +243,11 @@ def test_a_cell_keeps_predictions_of_words_and_scores_entities(words, encoders, 
 
 
 def test_a_kept_cell_loads_again(words, encoders, tmp_path):
-    from bench.worker.weights import load_trained
-
     of = replace(job_on(words, encoders("bert"), "lora", "attn-only", epochs=2), keep=True)
-    for name, side in (("theirs", of), ("ours", ours(of))):
-        run = ended(side, tmp_path / name)
-        again = load_trained(side, tmp_path / name)
-        assert run.model.heads[""].by_token
-        ids = torch.arange(5, 15)[None]
-        assert again(ids).shape == (1, 10, len(CLASSES))
-        with torch.no_grad():
-            assert torch.allclose(again(ids), run.model.eval()(ids), atol=1e-6)
-        assert engine_of(side.cell).skeleton(side).heads[""].outputs == len(CLASSES)
+    for side in (of, ours(of)):
+        run = ended(side, tmp_path / side.cell.engine)
+        assert check(run).heads[""].by_token
+        assert run.engine.skeleton(side).heads[""].outputs == len(CLASSES)
 
 
 def test_compiled_code_learns_the_same(words, encoders, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -141,17 +142,17 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
 @pytest.mark.parametrize("tf32", ["off", "on"])
 def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, tf32):
     """fp32 is exact unless the cell says otherwise, and attention is not cuDNN's."""
-    cuda, cudnn, attention = torch.backends.cuda, torch.backends.cudnn, []
-    for of in (cuda.matmul, cudnn):
-        monkeypatch.setattr(of, "allow_tf32", True)
-    monkeypatch.setattr(cuda, "enable_cudnn_sdp", attention.append)
+    matmul, cudnn, attention = SimpleNamespace(), SimpleNamespace(), []
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", attention.append)
     set_up_device(torch.device("cpu"))
-    assert (cuda.matmul.allow_tf32, cudnn.allow_tf32, attention) == (True, True, [])
+    assert (vars(matmul), vars(cudnn), attention) == ({}, {}, [])
     a_job = replace(job, device=DEVICE, cell=replace(job.cell, tf32=tf32))
     with pretended_gpu(monkeypatch, lambda _event: None):
         CellRun(a_job, tmp_path, Progress(None))
-    is_on = tf32 == "on"
-    assert (cuda.matmul.allow_tf32, cudnn.allow_tf32, attention) == (is_on, is_on, [False])
+    products = {"allow_tf32": tf32 == "on"}
+    assert (vars(matmul), vars(cudnn), attention) == (products, products, [False])
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
