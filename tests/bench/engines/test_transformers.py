@@ -229,7 +229,6 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders):
         ({"peft_type": "TRAINABLE_TOKENS"}, "adds nothing that trains"),
         ({"peft_type": "NONSENSE"}, "peft_type 'NONSENSE' is none of those that can be used"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
-        ({**LORA, "rnk": 2}, "field 'rnk' can't be used"),
         ({**LORA, "init_lora_weights": "eva"}, "eva needs examples before training"),
         ({**LORA, "target_modules": ["nothing"]}, r"match no layer of bert, whose .*self\.query"),
         ({**LORA, "modules_to_save": ["pooler"]}, "modules_to_save has pooler"),
