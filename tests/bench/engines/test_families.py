@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
@@ -131,6 +132,27 @@ def test_saved_weights_load_in_transformers_and_here(encoders, tmp_path, kind, p
         text = transformers.AutoTokenizer.from_pretrained(tmp_path)(["a film"], return_tensors="pt")
         assert len(text) == 2 + model.takes_types
         theirs(**text)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_adapters_load_in_peft(encoders, tmp_path, kind):
+    import peft
+    import transformers
+
+    source = checkpoint(encoders, kind)
+    model = by_minbert(job(source, "lora", "all-lin-only")).eval()
+    ids, mask, types, _ = batch(model.pad_id)
+    given = {"token_type_ids": types} if model.takes_types else {}
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=5, ignore_mismatched_sizes=True
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or name.startswith("classifier."):
+                parameter.add_(0.03 * torch.randn(parameter.shape))
+        save_adapter(model, tmp_path)
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()(ids, mask, **given).logits
+        torch.testing.assert_close(theirs, model(ids, mask, types), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
