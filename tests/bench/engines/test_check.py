@@ -172,3 +172,10 @@ def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsy
     assert capsys.readouterr().err == checking + 2 * layers
     check_models(cells, model, None, {})
     assert len(asked) == 2, "another list of settings"
+
+
+def test_a_process_refuses_in_a_line(encoders, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    model = find_model(str(encoders("modernbert")), "pretrained", "auto")
+    with pytest.raises(InputError, match=r"^mode bitfit: the encoder of modernbert [^\n]+$"):
+        check_models([job(encoders("modernbert"), "bitfit").cell], model, None, {})

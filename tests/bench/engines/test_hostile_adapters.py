@@ -94,6 +94,7 @@ def test_every_door_refuses_it_with_a_line(tmp_path):
         ({"base_model_name_or_path": "a/b", "task_type": "SEQ_CLS"}, False),
         ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.evil"}}, False),
         ({"target_modules": "(a+)+$"}, True),
+        ({"target_modules": ".*.*.*.*.*x"}, True),
         ({"rank_pattern": {"(a|a)*$": 4}}, True),
         ({"layers_pattern": "(?:a|a)(?:a|a)(?:a|a)(?:a|a)(?:a|a)"}, True),
         ({"r": {"x": {"y": {}}}}, True),

@@ -388,6 +388,7 @@ def test_adapted_layers_are_in_every_block():
 @pytest.mark.parametrize(
     ("each", "reason"),
     [
+        ([{"ffn": (8, 8)}], "has no linear layers for"),
         ([{"q": (8, 8), "k": (8, 3), "v": (8, 8)}], "has no linear layers for"),
         ([{"qkv": (8, 8)}], "has no linear layers for"),
         ([{"a__qkv": (8, 24), "b__qkv": (8, 24)}], "has several for"),
@@ -396,7 +397,7 @@ def test_adapted_layers_are_in_every_block():
             "has no linear layers for",
         ),
     ],
-    ids=["shapes", "fused too narrow", "two", "not in each block"],
+    ids=["none", "shapes", "fused too narrow", "two", "not in each block"],
 )
 def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, reason):
     found = blocks(*(block(**own) for own in each))

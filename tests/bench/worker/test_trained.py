@@ -139,8 +139,9 @@ def test_settings_of_what_trains_are_those_of_the_loaded_model(
     check(ended(job(tiny_checkpoint, mode, **changes), tmp_path), tolerance)
 
 
-def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path):
-    of = job(deep_checkpoint, "dora", "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
+@pytest.mark.parametrize("mode", ["full", "dora", "bitfit"])
+def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
+    of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
     run = ended(of, tmp_path / "cell")
     assert any(not p.requires_grad for name, p in run.model.named_parameters() if "layer.0" in name)
     check(run)

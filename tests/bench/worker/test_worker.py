@@ -107,20 +107,6 @@ def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoi
         run.run()
 
 
-def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
-    deep_checkpoint, tmp_path
-):
-    run = watched(deep_checkpoint, tmp_path)
-    run.run()
-    assert len(run.moved) == 5
-    for epoch, moved in enumerate(run.moved):
-        assert {"classifier.sst.weight", "classifier.sts.weight"} <= moved
-        for tower in TOWERS:
-            assert layers_of(moved, tower) == set(range(4 - epoch, 4)), (tower, epoch)
-            last = any(name.startswith(f"{tower}.embeddings.") for name in moved)
-            assert last == (epoch == 4), (tower, epoch)
-
-
 def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, monkeypatch):
     """24 examples of each part in batches of 16 are two steps each, six in all."""
     rates, step = [], Optimizer.step

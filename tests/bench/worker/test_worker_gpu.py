@@ -11,10 +11,7 @@ import torch
 
 from bench.engines import minbert
 from bench.worker import device
-from bench.worker import run as worker
 from bench.worker.device import set_up_device
-from bench.worker.probes import memory
-from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
@@ -153,26 +150,3 @@ def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, tf32):
         CellRun(a_job, tmp_path, Progress(None))
     products = {"allow_tf32": tf32 == "on"}
     assert (vars(matmul), vars(cudnn), attention) == (products, products, [False])
-
-
-def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
-    peaks = {"step": [], "measure": [], "work": []}
-
-    def peak_of(name, function):
-        def counted(*args):
-            counter.restart_peak()
-            result = function(*args)
-            peaks[name].append(counter.peak)
-            return result
-
-        return counted
-
-    monkeypatch.setattr(Trainer, "step", peak_of("step", Trainer.step))
-    measure = peak_of("measure", memory.measure_activations)
-    monkeypatch.setattr(memory, "measure_activations", measure)
-    monkeypatch.setattr(worker, "measure_work", peak_of("work", measure_work))
-    with Counter() as counter:
-        CellRun(job, tmp_path / "cell", Progress(None)).run()
-    training, counted, replayed = peaks["step"][:6], peaks["step"][6], peaks["step"][7:]
-    assert 0 < peaks["measure"][0] <= max(training)
-    assert peaks["work"] == [counted] == [max(replayed)], "counting keeps nothing"
