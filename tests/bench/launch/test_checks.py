@@ -143,7 +143,7 @@ def test_types_that_a_device_has_not_are_refused(device, settings, message):
     ("device", "amp", "notes"),
     [(T4, "bf16", 1), (T4, "fp16", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
 )
-def test_bf16_that_is_emulated_is_told(device, amp, notes):
+def test_bf16_that_is_emulated_is_noted(device, amp, notes):
     lines = amp_notes([cell("full", None, None, amp)], device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)

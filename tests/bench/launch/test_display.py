@@ -187,7 +187,7 @@ def test_threads_share_a_display():
     assert "[200/200]" in stream.getvalue()
 
 
-def test_it_draws_only_when_told_starts_no_thread_and_leaves_stdout_to_the_program(
+def test_it_draws_only_when_asked_starts_no_thread_and_leaves_stdout_to_the_program(
     terminal, capsys
 ):
     threads = threading.active_count()

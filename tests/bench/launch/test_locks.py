@@ -131,7 +131,7 @@ def test_threads_of_a_process_have_a_device_together(tmp_path, start):
         assert other.says() == "has cpu"
 
 
-def test_a_place_without_locks_is_told_and_a_link_is_no_file_of_locks(tmp_path):
+def test_a_place_without_locks_is_refused_and_a_link_is_no_file_of_locks(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "target")
     for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
