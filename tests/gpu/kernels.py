@@ -12,10 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
 
 import click
 import pytest
@@ -28,28 +27,22 @@ from adapters.injection import convert_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
 from bench.worker.probes.counting import Counter
-from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier
-from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.config import GEOMETRIES
 from minbert.training.trainer import HALF
 from tests.bench.synthetic_rows import cell as synthetic_cell
 from tests.bench.tiny_cells import job_of
 from tests.gpu.fake.gpu import GPU, batch_of, stand_in, trainer_of
 from tests.gpu.test_fake import build_guard
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS, CLASSES, RANK = 64, 5, 8
-SETTINGS: Final = (
-    ("full", None),
-    ("head", None),
-    ("lora", "all-lin-only"),
-    ("lora", "attn-only"),
-    ("dora", "all-lin-only"),
-    ("dora", "attn-only"),
-)
-AMP: Final = ("off", "bf16", "fp16")
-THEIRS: Final = "transformers + PEFT"
+SETTINGS = [
+    ("full", None), ("head", None), *product(("lora", "dora"), ("all-lin-only", "attn-only"))
+]  # fmt: skip
+AMP = ("off", "bf16", "fp16")
+THEIRS = "transformers + PEFT"
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Count:
     moved_mib: float
     peak_mib: float
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
@@ -69,7 +62,7 @@ class KernelCounter(Counter):
     a new result (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0.
     """
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
             done = self.work
@@ -78,7 +71,7 @@ class KernelCounter(Counter):
         return out
 
 
-def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
+def count_step(trainer, batch, counter):
     """Count a step, once there is the state of the optimizer and of a scaler; the counter was
     entered before the model was given tensors."""
     for parameter in trainer.parameters:
@@ -92,10 +85,7 @@ def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
     return Count(work.kernels, work.moved / 2**20, counter.peak / 2**20)
 
 
-def count_ours(
-    mode: str, layers: str | None, amp: str, name: str,
-    config: BertConfig = GEOMETRIES["bert-base"], *, length: int = 21, held: bool = False,
-) -> Count:  # fmt: skip
+def count_ours(mode, layers, amp, name, config=GEOMETRIES["bert-base"], *, length=21, held=False):
     """Count a step of this project's trainer, with kernels of this name; frozen weights are in
     AMP's type if `held`."""
     model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
@@ -108,10 +98,7 @@ def count_ours(
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
 
-def count_theirs(
-    mode: str, layers: str | None, amp: str, length: int, folder: Path | None = None,
-    **settings: Any,
-) -> Count:  # fmt: skip
+def count_theirs(mode, layers, amp, length, folder=None, **settings):
     """Count a step of a cell of engine transformers with torch's attention, on bert-base or the
     encoder in a folder."""
     from bench.engines import transformers
@@ -128,7 +115,7 @@ def count_theirs(
         return count_step(trainer, batch_of(TEXTS, length), counter)
 
 
-def count_all(side: str, length: int) -> Iterator[Count]:
+def count_all(side, length):
     """Counts of all settings, by mode, layers and AMP; `side` is one of KERNELS, or THEIRS."""
     with pytest.MonkeyPatch.context() as patch:
         if torch.version.cuda is None:
@@ -141,12 +128,12 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def label(mode: str, layers: str | None, amp: str) -> str:
+def label(mode, layers, amp):
     """The name of a setting in a table."""
     return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
 
 
-def table(columns: dict[str, list[Count]]) -> str:
+def table(columns):
     """A Markdown table with a column for each side and a row for each setting."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     names = [label(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
@@ -157,7 +144,7 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
-def main(length: int) -> None:
+def main(length):
     """Print the table, in a process where torch has a GPU from the first."""
     if torch.version.cuda is None and "LD_PRELOAD" not in os.environ:
         with tempfile.TemporaryDirectory() as folder:

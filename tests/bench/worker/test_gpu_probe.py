@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Final
 
 import pytest
 import torch
@@ -14,9 +13,9 @@ from bench.worker.probes.memory import cuda_peaks_mib
 from tests.bench.fake_nvml import ANSWERS, FakeNvml, process, used
 from tests.bench.worker.test_probes import rapl
 
-MIB: Final = 2**20
-UUID: Final = "8932f937-d72c-4106-c12f-20bd9faed9f6"
-DEVICE: Final = torch.device("cuda:0")
+MIB = 2**20
+UUID = "8932f937-d72c-4106-c12f-20bd9faed9f6"
+DEVICE = torch.device("cuda:0")
 
 
 def looked(nvml, *after):

@@ -29,7 +29,7 @@ CLIP = [
 ADAMW = ["_foreach_add_.Scalar", "_fused_adamw_.default"]
 
 
-def names_of_a_step(amp: str) -> list[str]:
+def names_of_a_step(amp):
     """The operators of a step, without the namespace and views."""
     model = model_of("full", amp=amp)
     with faked(model):

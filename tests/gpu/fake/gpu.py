@@ -1,20 +1,16 @@
 """A GPU for fake tensors: what a build without CUDA lacks, what a step does that a GPU waits for,
 and small models with what trains them."""
 
-from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
 
-import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import convert_frozen, inject, parameter_groups
-from bench.engines.engine import Groups
 from bench.forecast.fake import fill
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
@@ -23,27 +19,24 @@ from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import HALF, Trainer
 
-GPU: Final = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 CONFIG = replace(GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_size=32, intermediate_size=64)
 CLASSES = 3
-_ATEN: Final = torch.ops.aten
-_DEVICE: Final = torch.ops.prim.device.default
-_HALF: Final = (torch.float16, torch.bfloat16)
-_WAITS: Final = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+_ATEN = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
+_HALF = (torch.float16, torch.bfloat16)
+_WAITS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 """Tags of operators whose result, or its shape, the CPU has to know."""
 
 
-def stand_in(patch: pytest.MonkeyPatch) -> None:
+def stand_in(patch):
     """Let code that this build of torch lacks run on fake tensors."""
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     patch.setattr(F, "scaled_dot_product_attention", _attention)
 
 
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-    **_: Any,
-) -> Tensor:  # fmt: skip
+def _attention(q, k, v, attn_mask=None, dropout_p=0.0, **_):
     """As torch's C++ does it on a GPU, where cuDNN's is off as in cells: without a mask in half
     precision by its kernel flash, else by the one called efficient. That takes a bias in rows of a
     multiple of 8 numbers: a boolean mask becomes one, and one of other rows is padded."""
@@ -72,18 +65,18 @@ class Watch(TorchDispatchMode):
     the CPU. Numbers [] that only the CPU computes with are allowed where `counts` is set: Adamax
     and RAdam count their steps on it."""
 
-    def __init__(self, *, counts: bool = False) -> None:
+    def __init__(self, *, counts=False):
         super().__init__()
-        self.names: list[str] = []
-        self.problems: dict[str, None] = {}
+        self.names = []
+        self.problems = {}
         self._counts = counts
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:
+    def _should_skip_dynamo(cls):
         """No: the wrapper that torch asks here takes a tenth of the time."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is _DEVICE:
             return args[0].fake_device  # sooner than by asking
         kwargs = kwargs or {}
@@ -104,7 +97,7 @@ class Watch(TorchDispatchMode):
         return out
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def _tensors(values):
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -113,9 +106,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def model_of(
-    mode: str, layers: str | None = None, amp: str = "off", *, model: BertClassifier | None = None,
-    pooling: str = "mean", head: str = "linear", outputs: int = CLASSES, held: bool = False,
-) -> BertClassifier:  # fmt: skip
+    mode, layers=None, amp="off", *, model=None, pooling="mean", head="linear", outputs=CLASSES,
+    held=False,
+):  # fmt: skip
     """A model with its adapters, on the meta device; a classifier unless it is given, of two layers
     where they differ, since a pooler reads the first token of the last. Frozen weights are in AMP's
     type if `held`."""
@@ -130,17 +123,14 @@ def model_of(
 
 
 @contextmanager
-def faked(model: nn.Module) -> Iterator[nn.Module]:
+def faked(model):
     """While it is entered, every tensor is fake, and the model's are on the GPU."""
     with FakeTensorMode():
         fill(model, GPU)
         yield model
 
 
-def trainer_of(
-    model: nn.Module, amp: str = "off", *, optimizer: str = "adamw", loss: str = "cross-entropy",
-    named: Groups | None = None,
-) -> Trainer:  # fmt: skip
+def trainer_of(model, amp="off", *, optimizer="adamw", loss="cross-entropy", named=None):
     """A trainer of all parameters that a model's mode trains: `named`, if it is not of minbert."""
     named = named or parameter_groups(model)
     groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
@@ -150,7 +140,7 @@ def trainer_of(
     )  # fmt: skip
 
 
-def batch_of(texts: int = 8, longest: int = 21, *, masked: bool = True) -> Batch:
+def batch_of(texts=8, longest=21, *, masked=True):
     """A batch; without a mask its texts are of one length."""
     ids = torch.zeros(texts, longest, dtype=torch.int64, device=GPU)
     mask = torch.ones_like(ids) if masked else None

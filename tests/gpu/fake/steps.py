@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -14,15 +15,11 @@ from minbert.model.classifier import BertClassifier, HeadConfig, place_of
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import QUARTERS
-from minbert.training.trainer import HALF, GradualUnfreezing, Trainer, autocast
+from minbert.training.trainer import HALF, GradualUnfreezing, autocast
 from tests.gpu.fake import gpu
 from tests.gpu.fake.gpu import GPU, Watch, batch_of, faked, model_of, trainer_of
 
-SETTINGS = [
-    ("full", None),
-    ("head", None),
-    *((mode, layers) for mode in LOW_RANK for layers in LAYER_SETS),
-]
+SETTINGS = [("full", None), ("head", None), *product(LOW_RANK, LAYER_SETS)]
 POOLED = [("full", None), ("lora", "attn-only"), ("dora", "attn-only")]
 """Others have the mean of all tokens, by convolutions or not, and some no mask."""
 AMP = [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
@@ -45,7 +42,7 @@ def test_steps_and_an_evaluation_stay_on_the_gpu(number):
     assert logits.device == GPU
 
 
-def check_step(trainer: Trainer, batch: Batch, *, counts: bool = False) -> set[str]:
+def check_step(trainer, batch, *, counts=False):
     """Fail unless a step stays on the GPU, and gives what it has to; its operators."""
     with Watch(counts=counts) as watch:
         loss, logits = trainer.step(batch)
@@ -56,7 +53,7 @@ def check_step(trainer: Trainer, batch: Batch, *, counts: bool = False) -> set[s
     return set(watch.names)
 
 
-def check_gradients(trainer: Trainer) -> None:
+def check_gradients(trainer):
     """Fail unless all that trains has a gradient and state as fused AdamW takes them."""
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert set(trained.values()) == set(trainer.parameters) == trainer.optimizer.state.keys()
