@@ -10,22 +10,7 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.launch.checks import (
-    amp_notes,
-    check_amp,
-    check_cells,
-    check_class_settings,
-    check_held_out,
-    check_loss,
-    check_race,
-    check_space,
-    check_words,
-    early_stopping_notes,
-    idle_notes,
-    label_notes,
-    rate_notes,
-    unfreezing_notes,
-)
+from bench.launch import checks
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
@@ -70,9 +55,9 @@ TWO = [full(), full(seed=1)]
     ],
 )
 def test_labels_that_are_all_the_same_are_reported(tmp_path, task, name, label, line):
-    assert label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
-    assert label_notes(data_of(tmp_path / "usual", task)) == []
-    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
+    assert checks.label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
+    assert checks.label_notes(data_of(tmp_path / "usual", task)) == []
+    assert checks.label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
 
 def learning(*sizes, loss="pearson"):
@@ -83,19 +68,21 @@ def learning(*sizes, loss="pearson"):
 def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_path):
     variants = [Settings(), Settings(regression_loss="pearson")]
     whole = data_of(tmp_path / "whole")
-    check_loss(variants, [*learning(1, loss="mse"), *learning(2)], whole)
+    checks.check_loss(variants, [*learning(1, loss="mse"), *learning(2)], whole)
     write_folder(tmp_path / "classes", ("sst", "quora"))
-    check_loss(variants, learning(1, loss=None), load_data("multitask", tmp_path / "classes"))
-    check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
+    checks.check_loss(
+        variants, learning(1, loss=None), load_data("multitask", tmp_path / "classes")
+    )
+    checks.check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
     equal = data_of(tmp_path / "equal", sts_train="3.8")
-    check_loss(variants, learning(64, loss="mse"), equal)
+    checks.check_loss(variants, learning(64, loss="mse"), equal)
     for cells, data, line in (
         (learning(64, loss=None), data_of(tmp_path, "sst"), "task sst has classes; leave it"),
         ([*learning(64, loss="mse"), *learning(64, 1)], whole, "a batch of 1 example has no corr"),
         (learning(64), equal, "all training labels of sts are the"),
     ):
         with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
-            check_loss(variants, cells, data)
+            checks.check_loss(variants, cells, data)
 
 
 def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
@@ -107,13 +94,13 @@ def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
 
 def test_settings_without_effect_are_reported(tmp_path):
     data = data_of(tmp_path, "sst")
-    assert idle_notes([Settings()], data) == []
+    assert checks.idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
-    assert idle_notes([Settings(), settings, settings], data) == [
+    assert checks.idle_notes([Settings(), settings, settings], data) == [
         "without effect on task sst: encoders, task_rates, regression_loss"
     ]
     final = gridfile.load("paper-final").variants
-    assert idle_notes(final, data_of(tmp_path)) == []
+    assert checks.idle_notes(final, data_of(tmp_path)) == []
 
 
 A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
@@ -136,7 +123,7 @@ BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
 def test_types_that_a_device_has_not_are_refused(device, settings, message):
     cells = [full(), cell("full", None, None, **{"amp": "off"} | settings)]
     with pytest.raises(InputError, match=f"grid smoke: {message}") if message else nullcontext():
-        check_amp(cells, gridfile.load("smoke"), device)
+        checks.check_amp(cells, gridfile.load("smoke"), device)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +131,7 @@ def test_types_that_a_device_has_not_are_refused(device, settings, message):
     [(T4, "bf16", 1), (T4, "fp16", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
 )
 def test_bf16_that_is_emulated_is_noted(device, amp, notes):
-    lines = amp_notes([cell("full", None, None, amp)], device)
+    lines = checks.amp_notes([cell("full", None, None, amp)], device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
 
@@ -153,22 +140,25 @@ def test_bf16_that_is_emulated_is_noted(device, amp, notes):
 def test_training_that_ends_before_all_layers_train_is_reported(layers, epochs, trained):
     """Also where the number of layers is not a multiple of 4."""
     cells = [full(unfreeze="iterative", epochs=number) for number in (epochs, 7)]
-    assert unfreezing_notes(cells, layers) == [
+    assert checks.unfreezing_notes(cells, layers) == [
         f"unfreezing ends in epoch 5, and training in epoch {epochs}: {trained} of {layers} layers "
         "train, and no embeddings"
     ]
-    assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers) == []
+    assert (
+        checks.unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers)
+        == []
+    )
 
 
 def test_default_rates_are_noted_where_they_were_not_measured():
     rates = rates_of(Rates(), "lora", "all-lin-only")
     usual = replace(cell("lora", 64, "all-lin-only", "off"), alpha=16.0, **rates)
     assert origin_of(usual) == "default"
-    assert rate_notes([usual, replace(usual, alpha=8.0)]) == []
+    assert checks.rate_notes([usual, replace(usual, alpha=8.0)]) == []
     for other in (replace(usual, use_rslora="on"), replace(usual, alpha=128.0)):
-        (line,) = rate_notes([usual, other])
+        (line,) = checks.rate_notes([usual, other])
         assert "measured at alpha 16 without rsLoRA" in line
-        assert rate_notes([replace(other, learning_rate=1e-4)]) == []
+        assert checks.rate_notes([replace(other, learning_rate=1e-4)]) == []
 
 
 def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
@@ -184,14 +174,14 @@ def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
         ),
     ):
         with pytest.raises(InputError, match=f"^{line}"):
-            check_class_settings(refused, data)
-    check_class_settings(variants, load_data("multitask", tmp_path))
-    check_class_settings([Settings()], numbers)
+            checks.check_class_settings(refused, data)
+    checks.check_class_settings(variants, load_data("multitask", tmp_path))
+    checks.check_class_settings([Settings()], numbers)
 
 
 def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
     windows = full(max_length=16, window_stride=13)
-    check_words([full(), windows], TAGGED)
+    checks.check_words([full(), windows], TAGGED)
     wide = replace(windows, window_stride=14)
     for cells, data, line in (
         (
@@ -202,7 +192,7 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
         ([windows], TaskData(TOPICS, SEVERAL, SEVERAL), "13: windows are over texts whose words"),
     ):
         with pytest.raises(InputError, match=f"window_stride {line}"):
-            check_words(cells, data)
+            checks.check_words(cells, data)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +209,12 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
     ],
 )
 def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
-    check_cells([full(**{name: value}) for name, value in together.items()])
+    checks.check_cells([full(**{name: value}) for name, value in together.items()])
     with pytest.raises(InputError, match=f"^{line}"):
-        check_cells([full(), full(**together)])
+        checks.check_cells([full(), full(**together)])
     lora = cell("lora", 4, "query+value", "off")
     options = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
-    check_cells([
+    checks.check_cells([
         lora, replace(lora, layers="all-lin"), replace(lora, layers="q_lin", engine="transformers"),
         full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **options),
     ])  # fmt: skip
@@ -243,24 +233,24 @@ def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
     ],
 )
 def test_what_can_not_race_is_refused(settings, cells, amps, line):
-    check_race(Settings(), TWO, {"bf16"})
+    checks.check_race(Settings(), TWO, {"bf16"})
     with pytest.raises(InputError, match=f"--race: .*{line}"):
-        check_race(Settings(**settings), cells, amps)
+        checks.check_race(Settings(**settings), cells, amps)
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1
-    assert early_stopping_notes(stopping) == [
+    assert checks.early_stopping_notes(stopping) == [
         "early_stopping holds out 10% of the training examples (held_out 0.1)"
     ]
     for settings in (Settings(), Settings(held_out=0.2), Settings(early_stopping=2, held_out=0.2)):
         assert settings.share_held_out == settings.held_out
-        assert early_stopping_notes(settings) == []
+        assert checks.early_stopping_notes(settings) == []
     data = data_of(tmp_path, "sst")
-    check_held_out(0.1, data)
+    checks.check_held_out(0.1, data)
     with pytest.raises(InputError, match=r"held_out 0.01 of 24 training examples is none"):
-        check_held_out(0.01, data)
+        checks.check_held_out(0.01, data)
 
 
 LORA = cell("lora", 8, "attn-only", "off")
@@ -288,7 +278,7 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept_and_the_lines_of_steps(
     free = 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
     with pytest.raises(InputError, match=rf"0 MiB are free, and {count} cells may need") as raised:
-        check_space(*arguments)
+        checks.check_space(*arguments)
     free = int(re.findall(r"need (\d+) MiB", str(raised.value))[0])
     assert abs(free - mib) <= 4
-    check_space(*arguments)
+    checks.check_space(*arguments)
