@@ -195,10 +195,7 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
         ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
         ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
         ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
-        (
-            {"gradient_accumulation_steps": 2, "task": "multitask"},
-            "gradient_accumulation_steps: a st",
-        ),
+        ({"gradient_accumulation_steps": 2, "task": "multitask"}, "gradient.*: a step of task mul"),
     ],
 )
 def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
