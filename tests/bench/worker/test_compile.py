@@ -30,8 +30,8 @@ RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
 
 
-def cells_of(settings, resolved=RESOLVED):
-    return expand(gridfile.parse(LORA.format(settings=settings), "x.toml", "x"), resolved)
+def cells_of(settings, resolved=RESOLVED, axes=""):
+    return expand(gridfile.parse(LORA.format(settings=settings) + axes, "x.toml", "x"), resolved)
 
 
 @pytest.fixture
@@ -56,23 +56,7 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
             cells_of(f"compile = {value}")
 
 
-AUTO = """
-[settings]
-task = "{task}"
-compile = "auto"
-[[cells]]
-mode = ["full"]
-unfreeze = ["all", "iterative"]
-"""
-
-
 def test_auto_is_on_where_the_device_and_the_cell_allow_it():
-    def states(task="movies", **resolved):
-        grid = gridfile.parse(AUTO.format(task=task), "x.toml", "x")
-        cells = expand(grid, replace(RESOLVED, **resolved))
-        check_cells(cells)
-        return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
-
     (on,), (off,), (auto,) = (
         cells_of(f"compile = {value}") for value in ("true", "false", "'auto'")
     )
@@ -87,12 +71,15 @@ def test_auto_is_on_where_the_device_and_the_cell_allow_it():
     (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
     assert (auto.compile, auto.engine) == ("off", "transformers")
     assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
-    assert states() == {
-        "all": ("on", "auto: a GPU"),
-        "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
-    }
-    for compiled, why in states("multitask", parts=("sst", "sts")).values():
-        assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
+    by_epochs = cells_of("compile = 'auto'", axes="unfreeze = ['all', 'iterative']")
+    parts = replace(RESOLVED, parts=("sst", "sts"))
+    by_parts = cells_of("compile = 'auto'\ntask = 'multitask'", parts)
+    check_cells([*by_epochs, *by_parts])
+    assert [(cell.unfreeze, cell.compile, cell.compile_why) for cell in by_epochs + by_parts] == [
+        ("iterative", "off", "auto: with unfreeze iterative other layers train in each epoch"),
+        ("all", "on", "auto: a GPU"),
+        ("all", "off", "auto: steps of task multitask are of several parts"),
+    ]
 
 
 def compiled_job(checkpoint, **changes):
