@@ -19,6 +19,7 @@ from bench.plan.models import find_model
 from tests.encoders import job
 
 RELATIVE = {"position_embedding_type": "relative_key_query"}
+NEW = {"model_type": "newbert"}
 
 
 @pytest.fixture
@@ -58,20 +59,8 @@ def test_what_can_be_built_is_not_refused(encoders):
         ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
         ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
         ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
-        (
-            "gpt2",
-            "full",
-            {},
-            {},
-            "gpt2 is a decoder, and engine transformers trains enc",
-        ),
-        (
-            "roberta",
-            "full",
-            {"model_type": "newbert"},
-            {},
-            "newbert; a newer version may have it (",
-        ),
+        ("gpt2", "full", {}, {}, "is a decoder, and engine transformers trains encoders alone"),
+        ("roberta", "full", NEW, {}, "model_type newbert; a newer version may have it ("),
         ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
         ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
     ],

@@ -78,7 +78,7 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     checks.check_loss(variants, learning(64, loss="mse"), equal)
     for cells, data, line in (
         (learning(64, loss=None), data_of(tmp_path, "sst"), "task sst has classes; leave it"),
-        ([*learning(64, loss="mse"), *learning(64, 1)], whole, "a batch of 1 example has no corr"),
+        (learning(64, 1), whole, "a batch of 1 example has no correlation; take batches"),
         (learning(64), equal, "all training labels of sts are the"),
     ):
         with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
@@ -180,9 +180,11 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
     windows = full(max_length=16, window_stride=13)
     checks.check_words([full(), windows], TAGGED)
     wide = replace(windows, window_stride=14)
+    room = "a window of max_length 16 has room for at most 13 tokens of the one"
+    words = "windows are over texts whose words have tags, and task topics has none"
     for cells, data, line in (
-        ([windows, wide], TAGGED, "14: a window of max_length 16 has room for at most 13 tokens"),
-        ([windows], TaskData(TOPICS, SEVERAL, SEVERAL), "13: windows are over texts whose words"),
+        ([windows, wide], TAGGED, f"14: {room}"),
+        ([windows], TaskData(TOPICS, SEVERAL, SEVERAL), f"13: {words}"),
     ):
         with pytest.raises(InputError, match=f"window_stride {line}"):
             checks.check_words(cells, data)
@@ -195,7 +197,10 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
         ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
         ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
         ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
-        ({"gradient_accumulation_steps": 2, "task": "multitask"}, "gradient.*: a step of task mul"),
+        (
+            {"gradient_accumulation_steps": 2, "task": "multitask"},
+            "gradient_accumulation_steps: a step of task multitask",
+        ),
     ],
 )
 def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
@@ -224,7 +229,7 @@ def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
 )
 def test_what_can_not_race_is_refused(settings, cells, amps, line):
     checks.check_race(Settings(), TWO, {"bf16"})
-    with pytest.raises(InputError, match=f"--race: .*{line}"):
+    with pytest.raises(InputError, match=f"--race: {line}"):
         checks.check_race(Settings(**settings), cells, amps)
 
 
