@@ -20,6 +20,7 @@ SMALL = PLAIN | {"batch_size": 8, "gradient_accumulation_steps": 2}
 def test_two_batches_of_8_are_one_of_16(tiny_checkpoint, tmp_path, mode, max_steps):
     """Of 24 examples, whose second step in an epoch is on 8, which are one batch."""
     runs = []
+    assert SMALL["gradient_accumulation_steps"] == 2
     for name, settings in (("large", LARGE), ("small", SMALL)):
         (tmp_path / name).mkdir()
         job = job_on(tiny_checkpoint, tmp_path / name, "sst", mode, **settings, max_steps=max_steps)
