@@ -8,15 +8,13 @@ is an operator that writes memory; one on a list of tensors counts once, and `ba
 tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
 
 import click
 import pytest
@@ -29,29 +27,22 @@ from adapters.injection import convert_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
 from bench.worker.probes.counting import Counter
-from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier
-from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.config import GEOMETRIES
 from minbert.training.trainer import HALF
 from tests.bench.synthetic_rows import cell as synthetic_cell
 from tests.bench.tiny_cells import job_of
-from tests.gpu.fake.gpu import GPU, stand_in
-from tests.gpu.fake.models import batch_of, trainer_of
+from tests.gpu.fake.gpu import GPU, batch_of, stand_in, trainer_of
 from tests.gpu.test_fake import build_guard
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 TEXTS, CLASSES, RANK = 64, 5, 8
-SETTINGS: Final = (
-    ("full", None),
-    ("head", None),
-    ("lora", "all-lin-only"),
-    ("lora", "attn-only"),
-    ("dora", "all-lin-only"),
-    ("dora", "attn-only"),
-)
-AMP: Final = ("off", "bf16", "fp16")
-THEIRS: Final = "transformers + PEFT"
+SETTINGS = [
+    ("full", None), ("head", None), *product(("lora", "dora"), ("all-lin-only", "attn-only"))
+]  # fmt: skip
+AMP = ("off", "bf16", "fp16")
+THEIRS = "transformers + PEFT"
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ class Count:
     moved_mib: float
     peak_mib: float
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
@@ -71,7 +62,7 @@ class KernelCounter(Counter):
     a new result (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0.
     """
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
             done = self.work
@@ -80,13 +71,13 @@ class KernelCounter(Counter):
         return out
 
 
-def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
-    """Count a step, after one that has made the optimizer's state.
-
-    Args:
-        counter: entered before the model was given tensors.
-    """
-    trainer.step(batch)
+def count_step(trainer, batch, counter):
+    """Count a step, once there is the state of the optimizer and of a scaler; the counter was
+    entered before the model was given tensors."""
+    for parameter in trainer.parameters:
+        trainer.optimizer._state_of(parameter)
+    if trainer.scaler is not None:
+        trainer.scaler.scale(torch.ones((), device=GPU))
     counter.restart_peak()
     before = counter.work
     trainer.step(batch)
@@ -94,22 +85,9 @@ def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
     return Count(work.kernels, work.moved / 2**20, counter.peak / 2**20)
 
 
-def count_ours(
-    mode: str,
-    layers: str | None,
-    amp: str,
-    name: str,
-    config: BertConfig = GEOMETRIES["bert-base"],
-    *,
-    length: int = 21,
-    held: bool = False,
-) -> Count:
-    """Count a step of this project's trainer.
-
-    Args:
-        name: one of `minbert.kernels.reference.KERNELS`.
-        held: whether frozen weights are in AMP's type.
-    """
+def count_ours(mode, layers, amp, name, config=GEOMETRIES["bert-base"], *, length=21, held=False):
+    """Count a step of this project's trainer, with kernels of this name; frozen weights are in
+    AMP's type if `held`."""
     model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
@@ -120,20 +98,9 @@ def count_ours(
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
 
-def count_theirs(
-    mode: str,
-    layers: str | None,
-    amp: str,
-    length: int,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Count:
-    """Count a step of engine transformers, with torch's attention.
-
-    Args:
-        folder: of another encoder than bert-base.
-        settings: of the cell.
-    """
+def count_theirs(mode, layers, amp, length, folder=None, **settings):
+    """Count a step of a cell of engine transformers with torch's attention, on bert-base or the
+    encoder in a folder."""
     from bench.engines import transformers
 
     model_type = "bert-base" if folder is None else folder.name
@@ -148,7 +115,7 @@ def count_theirs(
         return count_step(trainer, batch_of(TEXTS, length), counter)
 
 
-def count_all(side: str, length: int) -> Iterator[Count]:
+def count_all(side, length):
     """Counts of all settings, by mode, layers and AMP; `side` is one of KERNELS, or THEIRS."""
     with pytest.MonkeyPatch.context() as patch:
         if torch.version.cuda is None:
@@ -161,24 +128,12 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(sides: Iterable[str], length: int) -> list[list[Count]]:
-    """Counts of all settings for each side, in a process where torch has a GPU from the first."""
-    words = ["--length", str(length), *(f"--side={side}" for side in sides)]
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if torch.version.cuda is None:
-            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        argv = [sys.executable, str(Path(__file__).resolve()), *words]
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True)
-    return [[Count(*values) for values in counts] for counts in json.loads(done.stdout)]
-
-
-def label(mode: str, layers: str | None, amp: str) -> str:
+def label(mode, layers, amp):
     """The name of a setting in a table."""
     return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
 
 
-def table(columns: dict[str, list[Count]]) -> str:
+def table(columns):
     """A Markdown table with a column for each side and a row for each setting."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     names = [label(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
@@ -189,16 +144,18 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
-@click.option("--side", "sides", multiple=True, hidden=True, help="Count it here, as JSON.")
-def main(length: int, sides: tuple[str, ...]) -> None:
-    """Print the table, or the counts of some of its columns."""
-    if sides:
-        # torch's choice for real tensors, but not for fake ones
-        _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
-        print(json.dumps([[*map(astuple, count_all(side, length))] for side in sides]))
+def main(length):
+    """Print the table, in a process where torch has a GPU from the first."""
+    if torch.version.cuda is None and "LD_PRELOAD" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {**os.environ, "LD_PRELOAD": str(build_guard(Path(folder)))}
+            argv = [sys.executable, "-m", "tests.gpu.kernels", f"--length={length}"]
+            subprocess.run(argv, cwd=ROOT, env=environment, check=True)
         return
-    columns = count_in_process((FAST, REFERENCE, THEIRS), length)
-    print(table(dict(zip(("ours", "plain torch", THEIRS), columns, strict=True))))
+    # torch's choice for real tensors, but not for fake ones
+    _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
+    sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
+    print(table({name: [*count_all(side, length)] for name, side in sides.items()}))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from tests.components import need, need_compiler
 
 FOLDER = Path(__file__).parent / "fake"
-MODULES = ("steps.py", "counts.py", "trace.py")
+MODULES = ("steps.py", "counts.py")
 
 
 def build_guard(folder):
@@ -30,12 +30,14 @@ def build_guard(folder):
 
 def test_on_fake_tensors_of_a_gpu(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins take a second to import
     if not torch.cuda.is_available():
         need(torch.version.cuda is None, "a torch with CUDA takes fake tensors of a GPU with one")
         need_compiler()
         environment["MINBERT_BENCH_FAKE_GPU"] = str(build_guard(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "-n0", "-p", "xdist.plugin", "-p",
+         "pytest_benchmark.plugin", "-p", "no:cacheprovider",
          *(str(FOLDER / module) for module in MODULES)],
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

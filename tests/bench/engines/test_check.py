@@ -1,6 +1,5 @@
 """What engine transformers can't build is one line before anything runs."""
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -10,7 +9,6 @@ from unittest import mock
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bench.common.child import serve
 from bench.common.errors import InputError
 from bench.engines import check
 from bench.engines.check import answers_to, check_models
@@ -18,15 +16,14 @@ from bench.launch.checks import check_engine
 from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.models import find_model
-from tests.bench.grids import GridRuns
 from tests.encoders import job
 
 RELATIVE = {"position_embedding_type": "relative_key_query"}
+NEW = {"model_type": "newbert"}
 
 
 @pytest.fixture
 def copied(encoders, tmp_path):
-
     def copy(kind, **changes):
         folder = tmp_path / f"{kind}-tiny"
         shutil.copytree(encoders(kind), folder)
@@ -37,56 +34,44 @@ def copied(encoders, tmp_path):
     return copy
 
 
-@pytest.fixture
-def refusal(monkeypatch, capsys):
-    """The line with which a job is refused; empty if it is not."""
-
-    def refuse(*args, **changes):
-        request = {"jobs": [job(*args, **changes).to_json()]}
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
-        code = serve(answers_to)
-        err = capsys.readouterr().err
-        assert code == (2 if err else 0)
-        assert err == "" or (err.startswith("error: ") and err.count("\n") == 1)
-        return err.strip()
-
-    return refuse
+def built(*args, **changes):
+    return list(answers_to({"jobs": [job(*args, **changes).to_json()]}))
 
 
-def test_what_can_be_built_is_not_refused(encoders, refusal):
+def refusal(*args, **changes):
+    """The line with which a job is refused."""
+    with pytest.raises(InputError, match=r"^[^\n]+$") as raised:
+        built(*args, **changes)
+    return str(raised.value)
+
+
+def test_what_can_be_built_is_not_refused(encoders):
     roberta = encoders("roberta")
-    assert refusal(roberta, "lora", "all-lin") == ""
-    assert refusal(roberta, "full", pooling="mean", head="conv", gradient_checkpointing="on") == ""
+    assert built(roberta, "lora", "all-lin")
+    assert built(roberta, "full", pooling="mean", head="conv", gradient_checkpointing="on")
     classifier = encoders("roberta", head="SequenceClassification", num_labels=3)
-    assert refusal(classifier, "full") == "", "its head of three classes is replaced"
+    assert built(classifier, "full"), "its head of three classes is replaced"
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "changes", "line"),
+    ("kind", "mode", "config", "settings", "line"),
     [
-        ("modernbert", "bitfit", {}, "mode bitfit: the encoder of modernbert has no biases"),
-        ("roberta", "lora", {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
-        ("deberta", "full", {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
-        ("gpt2", "full", {}, "gpt2 is a decoder, and engine transformers trains encoders alone"),
+        ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
+        ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
+        ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
+        ("gpt2", "full", {}, {}, "is a decoder, and engine transformers trains encoders alone"),
+        ("roberta", "full", NEW, {}, "model_type newbert; a newer version may have it ("),
+        ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
+        ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
     ],
 )
-def test_what_an_architecture_does_not_have_is_named(kind, mode, changes, line, encoders, refusal):
-    assert line in refusal(encoders(kind), mode, **changes)
+def test_what_an_architecture_or_configuration_does_not_have_is_named(
+    kind, mode, config, settings, line, copied
+):
+    assert line in refusal(copied(kind, **config), mode, **settings)
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "line"),
-    [
-        ("roberta", {"model_type": "newbert"}, "model_type newbert; a newer version may have it ("),
-        ("roberta", {"vocab_size": 10}, "they are of different models"),
-        ("bert", RELATIVE, "relative_key_query is computed by neither engine"),
-    ],
-)
-def test_a_configuration_that_can_not_be_loaded_is_a_line(kind, changes, line, copied, refusal):
-    assert line in refusal(copied(kind, **changes), "full")
-
-
-def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied, refusal):
+def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied):
     from transformers import T5Config
 
     folder = copied("roberta")
@@ -96,7 +81,7 @@ def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied, refusal):
     assert "t5 is an encoder with a decoder" in refusal(folder, "full")
 
 
-def test_weights_that_are_missing_or_not_finite(copied, refusal):
+def test_weights_that_are_missing_or_not_finite(copied):
     name, folder = "encoder.layer.1.attention.self.key.weight", copied("roberta")
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -171,12 +156,8 @@ def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsy
     assert len(asked) == 2, "another list of settings"
 
 
-def test_a_grid_refuses_in_a_line_and_writes_nothing(encoders, tmp_path):
-    grid = GridRuns(tmp_path / "grid", encoders("modernbert"))
-    grid.folder.mkdir()
-    path = tmp_path / "mine.toml"
-    path.write_text("[[cells]]\nmode = ['bitfit']\n")
-    done = grid.run(grid=str(path))
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: mode bitfit: the encoder of modernbert")
-    assert list(grid.folder.iterdir()) == []
+def test_a_process_refuses_in_a_line(encoders, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    model = find_model(str(encoders("modernbert")), "pretrained", "auto")
+    with pytest.raises(InputError, match=r"^mode bitfit: the encoder of modernbert [^\n]+$"):
+        check_models([job(encoders("modernbert"), "bitfit").cell], model, None, {})

@@ -8,7 +8,7 @@ from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.planning import Resolved, expand
-from tests.encoders import Checkpoints, job, need_transformers
+from tests.encoders import job
 
 GRID = """
 [[cells]]
@@ -53,11 +53,9 @@ def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path):
     assert by_mode["peft", TRANSFORMERS].attn_implementation == "sdpa"
 
 
-def test_the_first_values_of_adapters_are_timed(tmp_path, monkeypatch):
-    need_transformers()
+def test_the_first_values_of_adapters_are_timed(encoders, monkeypatch):
     times = iter([10.0, 12.5])
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=times.__next__))
-    folder = Checkpoints(tmp_path)("roberta")
-    model = engine.build(job(folder, "lora", "attn-only", init_lora_weights="pissa"))
+    model = engine.build(job(encoders("roberta"), "lora", "attn-only", init_lora_weights="pissa"))
     assert {"adapter_init_s": model.adapter_init_s} == {"adapter_init_s": 2.5}
-    assert engine.build(job(folder, "full")).adapter_init_s is None
+    assert engine.build(job(encoders("roberta"), "full")).adapter_init_s is None

@@ -12,35 +12,28 @@ from safetensors.torch import load_file, save_file
 from bench.engines import transformers as engine
 from minbert.errors import InputError
 from minbert.files import model_digest
-from tests.encoders import Checkpoints, job, need_transformers
+from tests.encoders import job
 
 
 def names_that_are_looked_for(folder, monkeypatch):
     """Names of the files in a checkpoint's folder that loading it looks for."""
-    seen: set[str] = set()
+    seen, real = set(), os.stat
 
-    def note(path):
+    def noted(path, *given, **options):
         if isinstance(path, str | os.PathLike) and Path(path).parent == folder:
             seen.add(Path(path).name)
+        return real(path, *given, **options)
 
     with monkeypatch.context() as patch:
-        for module, name in ((os.path, "isfile"), (os.path, "exists"), (os, "stat")):
-            real = getattr(module, name)
-            patch.setattr(
-                module, name, lambda path, *a, real=real, **k: (note(path), real(path, *a, **k))[1]
-            )
+        patch.setattr(os, "stat", noted)
         engine.build(job(folder, "full"))
     return seen
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-def test_a_file_more_changes_the_digest_or_no_tensor(tmp_path, monkeypatch, weights):
-    need_transformers()
-    folder = Checkpoints(tmp_path)("roberta").resolve()
-    tensors = load_file(folder / "model.safetensors")
-    if weights != "model.safetensors":
-        (folder / "model.safetensors").unlink()
-        torch.save(tensors, folder / weights)
+def test_a_file_more_changes_the_digest_or_no_tensor(encoders, tmp_path, monkeypatch, weights):
+    folder = encoders("roberta", pickled=weights != "model.safetensors").resolve()
+    tensors = load_file(encoders("roberta") / "model.safetensors")
     loaded, digest = engine.build(job(folder, "full")).state_dict(), model_digest(folder)
     names = names_that_are_looked_for(folder, monkeypatch)
     assert {"adapter_config.json", weights} <= names

@@ -5,28 +5,21 @@ import re
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from tests.encoders import KINDS, Checkpoints, job
 
-_SETTINGS: Final = (
-    ("full", None),
-    ("head", None),
-    ("bitfit", None),
-    *(("lora", layers) for layers in LAYER_SETS),
-    ("dora", "all-lin-only"),
-    ("ia3", "all-lin-only"),
-    ("vera", "all-lin-only"),
-)
-_PARAMETER: Final = r"(.*?)\.((?:lora|vera|ia3)_.*|[^.]+)"
+_SETTINGS = (
+    ("full", None), ("head", None), ("bitfit", None), *(("lora", layers) for layers in LAYER_SETS),
+    ("dora", "all-lin-only"), ("ia3", "all-lin-only"), ("vera", "all-lin-only"),
+)  # fmt: skip
+_PARAMETER = r"(.*?)\.((?:lora|vera|ia3)_.*|[^.]+)"
 
 
-def listing(checkpoint: Path) -> str:
+def listing(checkpoint):
     """What trains in a checkpoint by mode, layer set and group."""
     lines = []
     for mode, layers in _SETTINGS:
@@ -44,20 +37,20 @@ def listing(checkpoint: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compact(names: Iterable[str]) -> list[str]:
+def compact(names):
     """Names with `{0-1}` for the numbers of layers, and `{key,query}.{bias,weight}` for modules of
     the same place and the parameters that they have in common."""
-    numbers: dict[str, list[str]] = defaultdict(list)
+    numbers = defaultdict(list)
     for name in names:
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
         place = name if number is None else f"{name[: number.start()]}#{name[number.end() :]}"
         numbers[place].append("" if number is None else number[0])
-    ends: dict[str, list[str]] = defaultdict(list)
+    ends = defaultdict(list)
     for place, values in numbers.items():
         layers = values[0] if len(set(values)) == 1 else f"{{{values[0]}-{values[-1]}}}"
         stem, end = re.fullmatch(_PARAMETER, place.replace("#", layers)).groups()
         ends[stem].append(end)
-    modules: dict[tuple[str, str], list[str]] = defaultdict(list)
+    modules = defaultdict(list)
     for stem, own in ends.items():
         parent, _, module = stem.rpartition(".")
         modules[parent, _either(own)].append(module)
@@ -67,7 +60,7 @@ def compact(names: Iterable[str]) -> list[str]:
     ]
 
 
-def _either(names: list[str]) -> str:
+def _either(names):
     return names[0] if len(names) == 1 else f"{{{','.join(sorted(names))}}}"
 
 

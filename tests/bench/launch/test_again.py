@@ -73,9 +73,7 @@ def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeyp
     train, dev = movies.train, movies.dev
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     whole = replace(
-        train,
-        text_a=train.text_a + dev.text_a,
-        labels=np.concatenate([train.labels, dev.labels]),
+        train, text_a=train.text_a + dev.text_a, labels=np.concatenate([train.labels, dev.labels])
     )
     of = replace(job, cell=replace(job.cell, max_train=None))
     folder = again(tmp_path, of, TaskData(movies.task, whole, dev))
@@ -90,12 +88,13 @@ def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeyp
 
 
 def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job, tmp_path):
-    folder = again(tmp_path, job)
+    weights = tmp_path / "runs" / NAME / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()  # of an earlier training
     broken = replace(job, cell=replace(job.cell, learning_rate=1e30, learning_rate_head=1e30))
-    with pytest.raises(InputError, match=r"^lora-.*: the training ended invalid: ") as raised:
+    with pytest.raises(InputError, match=r"^lora-[^\n]*: the training ended invalid: [^\n]*$"):
         again(tmp_path, broken)
-    assert "\n" not in str(raised.value)
-    assert not (folder / "weights.safetensors").exists()
+    assert not weights.exists()
 
 
 def test_a_training_that_the_user_stops(job, tmp_path, capsys):

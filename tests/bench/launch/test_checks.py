@@ -10,22 +10,7 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.launch.checks import (
-    amp_notes,
-    check_amp,
-    check_cells,
-    check_class_settings,
-    check_held_out,
-    check_loss,
-    check_race,
-    check_space,
-    check_words,
-    early_stopping_notes,
-    idle_notes,
-    label_notes,
-    rate_notes,
-    unfreezing_notes,
-)
+from bench.launch import checks
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
@@ -59,21 +44,20 @@ def full(**settings):
     return cell("full", None, None, "off", **settings)
 
 
+TWO = [full(), full(seed=1)]
+
+
 @pytest.mark.parametrize(
     ("task", "name", "label", "line"),
     [
-        ("multitask", "sst_train", "3", "sst: all training labels are 3"),
         ("multitask", "sts_dev", "3.8", "sts: all dev labels are 3.8"),
         ("quora", "quora_train", "1", "quora: all training labels are 1"),
     ],
 )
 def test_labels_that_are_all_the_same_are_reported(tmp_path, task, name, label, line):
-    assert label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
-    assert label_notes(data_of(tmp_path / "usual", task)) == []
-    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
-
-
-PEARSON = Settings(regression_loss="pearson")
+    assert checks.label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
+    assert checks.label_notes(data_of(tmp_path / "usual", task)) == []
+    assert checks.label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
 
 def learning(*sizes, loss="pearson"):
@@ -81,32 +65,24 @@ def learning(*sizes, loss="pearson"):
     return [full(batch_size=size, regression_loss=loss) for size in sizes]
 
 
-ONE = [*learning(64, loss="mse"), *learning(64, 1)]
-
-
-def test_a_correlation_is_the_loss_of_numbers_in_batches_of_two(tmp_path):
-    variants = [Settings(), PEARSON]
-    check_loss(variants, [*learning(1, loss="mse"), *learning(2)], data_of(tmp_path / "all"))
+def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_path):
+    variants = [Settings(), Settings(regression_loss="pearson")]
+    whole = data_of(tmp_path / "whole")
+    checks.check_loss(variants, [*learning(1, loss="mse"), *learning(2)], whole)
     write_folder(tmp_path / "classes", ("sst", "quora"))
-    classes = load_data("multitask", tmp_path / "classes")
-    check_loss(variants, learning(1, loss=None), classes)
-    check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
-    for task in ("sts", "multitask"):
-        equal = data_of(tmp_path / task, task, sts_train="3.8")
-        check_loss(variants, learning(64, loss="mse"), equal)
-
-
-@pytest.mark.parametrize(
-    ("task", "labels", "cells", "line"),
-    [
-        ("sst", {}, learning(64, loss=None), "task sst has classes; leave it"),
-        ("sts", {}, ONE, "a batch of 1 example has no correlation; take batches"),
-        ("multitask", {"sts_train": "3.8"}, learning(64), "all training labels of sts are the"),
-    ],
-)
-def test_a_correlation_that_a_batch_cannot_have_is_refused(tmp_path, task, labels, cells, line):
-    with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
-        check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task, **labels))
+    checks.check_loss(
+        variants, learning(1, loss=None), load_data("multitask", tmp_path / "classes")
+    )
+    checks.check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
+    equal = data_of(tmp_path / "equal", sts_train="3.8")
+    checks.check_loss(variants, learning(64, loss="mse"), equal)
+    for cells, data, line in (
+        (learning(64, loss=None), data_of(tmp_path, "sst"), "task sst has classes; leave it"),
+        (learning(64, 1), whole, "a batch of 1 example has no correlation; take batches"),
+        (learning(64), equal, "all training labels of sts are the"),
+    ):
+        with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
+            checks.check_loss(variants, cells, data)
 
 
 def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
@@ -118,19 +94,17 @@ def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
 
 def test_settings_without_effect_are_reported(tmp_path):
     data = data_of(tmp_path, "sst")
-    assert idle_notes([Settings()], data) == []
+    assert checks.idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
-    assert idle_notes([Settings(), settings, settings], data) == [
+    assert checks.idle_notes([Settings(), settings, settings], data) == [
         "without effect on task sst: encoders, task_rates, regression_loss"
     ]
     final = gridfile.load("paper-final").variants
-    assert idle_notes(final, data_of(tmp_path)) == []
+    assert checks.idle_notes(final, data_of(tmp_path)) == []
 
 
 A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
 T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
-
-
 BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
 
 
@@ -147,122 +121,131 @@ BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
     ],
 )
 def test_types_that_a_device_has_not_are_refused(device, settings, message):
-    cells = [cell("full", None, None, "off"), cell("full", None, None, **{"amp": "off"} | settings)]
+    cells = [full(), cell("full", None, None, **{"amp": "off"} | settings)]
     with pytest.raises(InputError, match=f"grid smoke: {message}") if message else nullcontext():
-        check_amp(cells, gridfile.load("smoke"), device)
+        checks.check_amp(cells, gridfile.load("smoke"), device)
 
 
 @pytest.mark.parametrize(
     ("device", "amp", "notes"),
     [(T4, "bf16", 1), (T4, "fp16", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
 )
-def test_bf16_that_is_emulated_is_told(device, amp, notes):
-    lines = amp_notes([cell("full", None, None, amp)], device)
+def test_bf16_that_is_emulated_is_noted(device, amp, notes):
+    lines = checks.amp_notes([cell("full", None, None, amp)], device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
 
 
-@pytest.mark.parametrize(
-    ("layers", "epochs", "trained"),
-    [(12, 1, 0), (12, 4, 9), (6, 3, 3), (2, 2, 0)],
-)
+@pytest.mark.parametrize(("layers", "epochs", "trained"), [(12, 1, 0), (6, 3, 3), (2, 2, 0)])
 def test_training_that_ends_before_all_layers_train_is_reported(layers, epochs, trained):
     """Also where the number of layers is not a multiple of 4."""
     cells = [full(unfreeze="iterative", epochs=number) for number in (epochs, 7)]
-    (line,) = unfreezing_notes(cells, layers)
-    assert line == (
+    assert checks.unfreezing_notes(cells, layers) == [
         f"unfreezing ends in epoch 5, and training in epoch {epochs}: {trained} of {layers} layers "
         "train, and no embeddings"
+    ]
+    assert (
+        checks.unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers)
+        == []
     )
-    assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers) == []
 
 
 def test_default_rates_are_noted_where_they_were_not_measured():
     rates = rates_of(Rates(), "lora", "all-lin-only")
     usual = replace(cell("lora", 64, "all-lin-only", "off"), alpha=16.0, **rates)
     assert origin_of(usual) == "default"
-    assert rate_notes([usual, replace(usual, alpha=8.0)]) == []
+    assert checks.rate_notes([usual, replace(usual, alpha=8.0)]) == []
     for other in (replace(usual, use_rslora="on"), replace(usual, alpha=128.0)):
-        (line,) = rate_notes([usual, other])
+        (line,) = checks.rate_notes([usual, other])
         assert "measured at alpha 16 without rsLoRA" in line
-        assert rate_notes([replace(other, learning_rate=1e-4)]) == []
+        assert checks.rate_notes([replace(other, learning_rate=1e-4)]) == []
 
 
 def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
     variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
-    line = "^label_smoothing 0.1: it is for classes, and task sts has numbers; leave it out$"
-    with pytest.raises(InputError, match=line):
-        check_class_settings(variants, data_of(tmp_path, "sts"))
-    line = "^class_weights balanced: it is for classes, and task topics has several labels for a"
-    with pytest.raises(InputError, match=line):
-        check_class_settings(
-            [Settings(class_weights="balanced")], TaskData(TOPICS, SEVERAL, SEVERAL)
-        )
-    check_class_settings(variants, load_data("multitask", tmp_path))
-    check_class_settings([Settings()], load_data("sts", tmp_path))
+    weighted = [Settings(class_weights="balanced")]
+    topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")
+    only = "it is for classes, and task"
+    for refused, data, line in (
+        (variants, numbers, f"label_smoothing 0.1: {only} sts has numbers; leave it out$"),
+        (weighted, topics, f"class_weights balanced: {only} topics has several labels for a"),
+    ):
+        with pytest.raises(InputError, match=f"^{line}"):
+            checks.check_class_settings(refused, data)
+    checks.check_class_settings(variants, load_data("multitask", tmp_path))
+    checks.check_class_settings([Settings()], numbers)
 
 
 def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
     windows = full(max_length=16, window_stride=13)
-    check_words([full(), windows], TAGGED)
-    line = "window_stride 14: a window of max_length 16 has room for at most 13 tokens of the one"
-    with pytest.raises(InputError, match=line):
-        check_words([windows, replace(windows, window_stride=14)], TAGGED)
-    line = (
-        "window_stride 13: windows are over texts whose words have tags, and task topics has none"
-    )
-    with pytest.raises(InputError, match=line):
-        check_words([windows], TaskData(TOPICS, SEVERAL, SEVERAL))
-
-
-def test_what_does_not_go_together_in_a_cell_is_refused():
-    lora = cell("lora", 4, "query+value", "off")
-    for refused, line in (
-        (full(early_stopping=2, unfreeze="iterative"), "early_stopping: with unfreeze iterative"),
-        (full(compile="on", gradient_checkpointing="on"), "compile: the compiler itself chooses"),
+    checks.check_words([full(), windows], TAGGED)
+    wide = replace(windows, window_stride=14)
+    room = "a window of max_length 16 has room for at most 13 tokens of the one"
+    words = "windows are over texts whose words have tags, and task topics has none"
+    for cells, data, line in (
+        ([windows, wide], TAGGED, f"14: {room}"),
+        ([windows], TaskData(TOPICS, SEVERAL, SEVERAL), f"13: {words}"),
     ):
-        with pytest.raises(InputError, match=line):
-            check_cells([full(), refused])
+        with pytest.raises(InputError, match=f"window_stride {line}"):
+            checks.check_words(cells, data)
+
+
+@pytest.mark.parametrize(
+    ("together", "line"),
+    [
+        ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
+        ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
+        ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
+        ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
+        (
+            {"gradient_accumulation_steps": 2, "task": "multitask"},
+            "gradient_accumulation_steps: a step of task multitask",
+        ),
+    ],
+)
+def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
+    checks.check_cells([full(**{name: value}) for name, value in together.items()])
+    with pytest.raises(InputError, match=f"^{line}"):
+        checks.check_cells([full(), full(**together)])
+    lora = cell("lora", 4, "query+value", "off")
     options = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
-    check_cells([
-        lora, replace(lora, layers="all-lin"), full(gradient_checkpointing="on"),
-        replace(lora, layers="q_lin", engine="transformers"), full(unfreeze="iterative"),
+    checks.check_cells([
+        lora, replace(lora, layers="all-lin"), replace(lora, layers="q_lin", engine="transformers"),
         full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **options),
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{"folds": 3}, {"seeds": 2}, {"repeats": 2}])
-def test_a_race_has_folds_and_seeds_of_its_own(changes):
-    check_race(Settings(), [full(), full(seed=1)])
-    with pytest.raises(InputError, match="--race: its rounds have folds and seeds of their own"):
-        check_race(Settings(**changes), [full(), full(seed=1)])
-
-
-def test_nothing_races_alone_or_with_random_weights():
-    with pytest.raises(InputError, match="--race: full-fp32-s0 would race alone"):
-        check_race(Settings(), [full()])
-    with pytest.raises(InputError, match="--race: its settings differ in batch_size, in which"):
-        check_race(Settings(), [full(), full(batch_size=8)])
-    with pytest.raises(InputError, match="--race: random weights have no scores"):
-        check_race(Settings(init="random"), [full(), full(seed=1)])
-    check_race(Settings(), [full(), full(seed=1)], {"bf16"})
-    with pytest.raises(InputError, match="amp on is bf16 and fp16 on these devices"):
-        check_race(Settings(), [full(), full(seed=1)], {"fp16", "bf16"})
+@pytest.mark.parametrize(
+    ("settings", "cells", "amps", "line"),
+    [
+        ({"folds": 3}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+        ({"seeds": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+        ({"repeats": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+        ({}, TWO[:1], {"bf16"}, "full-fp32-s0 would race alone"),
+        ({}, [full(), full(batch_size=8)], {"bf16"}, "its settings differ in batch_size, in which"),
+        ({"init": "random"}, TWO, {"bf16"}, "random weights have no scores"),
+        ({}, TWO, {"fp16", "bf16"}, "amp on is bf16 and fp16 on these devices"),
+    ],
+)
+def test_what_can_not_race_is_refused(settings, cells, amps, line):
+    checks.check_race(Settings(), TWO, {"bf16"})
+    with pytest.raises(InputError, match=f"--race: {line}"):
+        checks.check_race(Settings(**settings), cells, amps)
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1
-    assert early_stopping_notes(stopping) == [
+    assert checks.early_stopping_notes(stopping) == [
         "early_stopping holds out 10% of the training examples (held_out 0.1)"
     ]
     for settings in (Settings(), Settings(held_out=0.2), Settings(early_stopping=2, held_out=0.2)):
         assert settings.share_held_out == settings.held_out
-        assert early_stopping_notes(settings) == []
+        assert checks.early_stopping_notes(settings) == []
     data = data_of(tmp_path, "sst")
-    check_held_out(0.1, data)
+    checks.check_held_out(0.1, data)
     with pytest.raises(InputError, match=r"held_out 0.01 of 24 training examples is none"):
-        check_held_out(0.01, data)
+        checks.check_held_out(0.01, data)
 
 
 LORA = cell("lora", 8, "attn-only", "off")
@@ -290,7 +273,7 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept_and_the_lines_of_steps(
     free = 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
     with pytest.raises(InputError, match=rf"0 MiB are free, and {count} cells may need") as raised:
-        check_space(*arguments)
+        checks.check_space(*arguments)
     free = int(re.findall(r"need (\d+) MiB", str(raised.value))[0])
     assert abs(free - mib) <= 4
-    check_space(*arguments)
+    checks.check_space(*arguments)

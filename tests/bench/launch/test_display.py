@@ -136,29 +136,17 @@ def test_on_a_terminal_everything_is_shown_as_it_happens(terminal):
         assert "about 47:15 left" in terminal.seen()
 
 
-def test_time_left_is_what_is_expected_where_that_is_known(terminal):
-    now = 0.0
-    with Display(3, 0, terminal.stream, lambda: now) as display:
-        display.start(NAME, 100.0, 60.0)
-        assert "about 2:40 left" in terminal.seen()
-        now = 40.0
-        display.progress({"phase": "train"})
-        assert "about 2:00 left" in terminal.seen()
-        now = 150.0  # longer than expected: those after it are still to come
-        display.progress({"phase": "train"})
-        assert "about 1:00 left" in terminal.seen()
-        display.finish(ended(wall_s=150.0))
-        assert "about 1:00 left" in terminal.seen()
-
-
-def test_each_cell_that_runs_has_a_line_and_the_time_left_is_shared(terminal):
+def test_each_cell_that_runs_has_a_line_and_the_expected_time_left_is_shared(terminal):
     now = 0.0
     with Display(10, 0, terminal.stream, lambda: now) as display:
         display.stage("reference points")
-        assert "reference points" in terminal.seen()
-        assert "start" not in terminal.seen()
+        seen = terminal.seen()
+        assert "reference points" in seen
+        assert "start" not in seen
         display.start(NAME, 100.0, 900.0)
-        assert "reference points" not in terminal.seen()
+        seen = terminal.seen()
+        assert "reference points" not in seen
+        assert "about 16:40 left" in seen
         now = 20.0
         display.start(OTHER, 60.0, 840.0)
         display.progress({"phase": "train"}, NAME)
@@ -174,8 +162,11 @@ def test_each_cell_that_runs_has_a_line_and_the_time_left_is_shared(terminal):
         assert OTHER in seen
         assert NAME not in seen
         assert "about 15:00 left" in seen, "one runs: (840 + 60) s"
+        now = 150.0  # longer than expected: those after it are still to come
+        display.progress({"phase": "train"}, OTHER)
+        assert "about 14:00 left" in terminal.seen()
         display.start(NAME, 60.0, 780.0, 120.0)
-        assert "about 3:00 left" in terminal.seen(), "the budget's 120 s, and 60 each that run"
+        assert "about 2:30 left" in terminal.seen(), "the budget's 120 s, and (0 + 60) s by two"
 
 
 def test_of_very_many_cells_some_are_shown(terminal):
@@ -196,7 +187,7 @@ def test_threads_share_a_display():
     assert "[200/200]" in stream.getvalue()
 
 
-def test_it_draws_only_when_told_starts_no_thread_and_leaves_stdout_to_the_program(
+def test_it_draws_only_when_asked_starts_no_thread_and_leaves_stdout_to_the_program(
     terminal, capsys
 ):
     threads = threading.active_count()

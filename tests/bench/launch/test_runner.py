@@ -27,21 +27,16 @@ SPOILS = "import sys; open(sys.argv[1] + '/result.json', 'w').write('[')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def run(folder, *behaviours, argv=(), timeout_s=30.0, grace_s=5.0, on_progress=lambda _: None):
+def run(folder, *behaviours, argv=(), on_progress=lambda _: None, **limits):
+    argv = argv or [sys.executable, str(WORKER), str(folder), *behaviours]
+    limits = {"timeout_s": 30.0, "grace_s": 5.0} | limits
+    options = {"env": ENVIRONMENT, "on_progress": on_progress, **limits}
     with Signals() as signals:
-        return run_worker(
-            folder,
-            argv or [sys.executable, str(WORKER), str(folder), *behaviours],
-            env=ENVIRONMENT,
-            timeout_s=timeout_s,
-            grace_s=grace_s,
-            on_progress=on_progress,
-            signals=signals,
-        )
+        return run_worker(folder, argv, signals=signals, **options)
 
 
-def start_parent(folder, *behaviours, timeout_s=30, small=False):
-    argv = [sys.executable, str(PARENT), str(folder), str(timeout_s), *behaviours]
+def start_parent(folder, *behaviours, small=False):
+    argv = [sys.executable, str(PARENT), str(folder), "30", *behaviours]
     if small:  # what a shell forks starts with the shell's peak memory, not with that of pytest
         argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
     return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
@@ -73,11 +68,17 @@ def all_gone(folder, number):
     return wait_for(lambda: not any(map(runs, workers)), timeout_s=3)
 
 
+def how(outcome):
+    return outcome.status, outcome.message, outcome.signal
+
+
+NO_FILE = ("crashed", "FileNotFoundError: [Errno 2] No such file", None)
+
+
 def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(tmp_path):
     (tmp_path / "weights.safetensors").touch()  # of an earlier training
     outcome = run(tmp_path, "note_pid", "child", "result")
-    assert (outcome.status, outcome.message) == ("ok", "")
-    assert outcome.signal is None
+    assert how(outcome) == ("ok", "", None)
     assert outcome.result["columns"] == {"train_s": 1.5}
     assert outcome.result["flags"] == ["throttled"]
     assert not (tmp_path / "weights.safetensors").exists()
@@ -94,15 +95,8 @@ def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
         assert (ended - begun).total_seconds() == 10
 
 
-def test_a_failed_result_gives_status_and_message_on_one_line(tmp_path):
-    outcome = run(tmp_path, "failed_result")
-    assert outcome.status == "invalid"
-    assert outcome.message == "the loss is not finite, at step 7"
-
-
 def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
-    outcome = run(tmp_path, "flood", "error")
-    assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
+    assert how(run(tmp_path, "flood", "error")) == NO_FILE, "the exception's line, without a path"
     for name in ("stdout.txt", "stderr.txt"):
         assert (tmp_path / name).stat().st_size < 2**20
         text = (tmp_path / name).read_text()
@@ -113,31 +107,28 @@ def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
 
 
 def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
-    outcome = run(tmp_path, "unfinished", "kill")
-    assert (outcome.status, outcome.message) == ("crashed", "killed by signal 9 (SIGKILL)")
-    assert outcome.signal == 9
+    killed = ("crashed", "killed by signal 9 (SIGKILL)", signal.SIGKILL)
+    assert how(run(tmp_path, "unfinished", "kill")) == killed
     assert list(tmp_path.rglob(".*")) == []
     (tmp_path / ".result.json.tmp").touch()  # by a parent and a worker that died together
     assert run(tmp_path, "result", "segfault").status == "ok", "the result counts"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_error_is_crashed_with_the_exceptions_line_and_no_path(tmp_path):
-    outcome = run(tmp_path, "error")
-    assert outcome.status == "crashed"
-    assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
-    assert "Traceback" in (tmp_path / "stderr.txt").read_text()
-    outcome = run(tmp_path, "end_with_3")
-    assert (outcome.status, outcome.message) == ("crashed", "the reason")
-
-
-def test_no_result_is_crashed_and_one_of_before_or_that_cannot_be_used_does_not_count(tmp_path):
-    (tmp_path / "result.json").write_text('{"status": "ok"}')
-    outcome = run(tmp_path)
-    assert (outcome.status, outcome.message) == ("crashed", "ended without a result")
+def test_a_worker_fails_by_its_result_or_its_last_line_or_without_a_result(tmp_path):
+    (tmp_path / "result.json").write_text('{"status": "ok"}')  # of before
+    assert how(run(tmp_path)) == ("crashed", "ended without a result", None)
+    failed = ("invalid", "the loss is not finite, at step 7", None)
+    assert how(run(tmp_path, "failed_result")) == failed
+    assert how(run(tmp_path, "end_with_3")) == ("crashed", "the reason", None)
     outcome = run(tmp_path, argv=[sys.executable, "-c", SPOILS, str(tmp_path)])
     assert outcome.status == "crashed"
     assert outcome.message.startswith("left a result.json that can't be used: ")
+    outcome = run(tmp_path, argv=["/no/such/python"])
+    assert how(outcome) == ("crashed", "could not be started: No such file or directory", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskFullError, match="can't be written"):
+        run(tmp_path / "file" / "cell")
 
 
 def test_sigkill_is_oom_if_the_kernels_count_rose(tmp_path, monkeypatch):
@@ -147,15 +138,6 @@ def test_sigkill_is_oom_if_the_kernels_count_rose(tmp_path, monkeypatch):
         assert run(tmp_path, "kill").status == status
     monkeypatch.setattr(runner, "oom_kills", iter([4, 5]).__next__)
     assert run(tmp_path, "segfault").status == "crashed"
-
-
-def test_a_worker_that_cannot_be_started_is_crashed_and_a_folder_must_be_writable(tmp_path):
-    outcome = run(tmp_path, argv=["/no/such/python"])
-    assert outcome.status == "crashed"
-    assert outcome.message == "could not be started: No such file or directory"
-    (tmp_path / "file").touch()
-    with pytest.raises(DiskFullError, match="can't be written"):
-        run(tmp_path / "file" / "cell")
 
 
 def test_progress_comes_as_it_was_sent_though_the_worker_has_ended(tmp_path):
@@ -175,13 +157,6 @@ def test_garbage_on_the_pipe_is_ignored(tmp_path):
     assert seen == [{"phase": "told"}]
 
 
-def test_the_parent_sleeps_while_the_worker_runs(tmp_path):
-    begun = time.process_time()  # waiting without sleeping would take all of the second
-    outcome = run(tmp_path, "second", "result")
-    assert outcome.wall_s > 1
-    assert time.process_time() - begun < outcome.wall_s / 2
-
-
 def test_an_error_of_the_display_leaves_no_worker(tmp_path):
     fail = mock.Mock(side_effect=RuntimeError("display"))
     with pytest.raises(RuntimeError, match="display"):
@@ -189,49 +164,40 @@ def test_an_error_of_the_display_leaves_no_worker(tmp_path):
     assert all_gone(tmp_path, 2)
 
 
-def test_peak_memory_is_the_workers_own(tmp_path):
+def test_peak_memory_is_the_workers_own_and_not_the_parents(tmp_path):
     parent = start_parent(tmp_path, "allocate", "result", small=True)
     outcome = json.loads(parent.communicate(timeout=20)[0])
     assert 200 < outcome["peak_rss_mib"] < 260
+    ours = b"x" * (100 * 2**20)
+    assert run(tmp_path, "result").peak_rss_mib is None
+    assert ours
 
 
-def test_peak_memory_is_not_the_parents(tmp_path):
-    held = b"x" * (100 * 2**20)
-    outcome = run(tmp_path, "result")
-    assert held
-    assert outcome.peak_rss_mib is None
-
-
-def test_a_timeout_ends_the_whole_group(tmp_path):
+def test_a_timeout_ends_the_whole_group_and_until_then_the_parent_sleeps(tmp_path):
+    begun = time.process_time()
     outcome = run(tmp_path, "note_pid", "child", "train", "hang", timeout_s=2)
-    assert (outcome.status, outcome.message) == ("timeout", "took longer than 2 s (phase: train)")
-    assert outcome.signal == signal.SIGTERM
+    assert time.process_time() - begun < 1
+    assert how(outcome) == ("timeout", "took longer than 2 s (phase: train)", signal.SIGTERM)
     assert 2 < outcome.wall_s < 5  # it went when asked to
     assert all_gone(tmp_path, 2)
 
 
 def test_what_ignores_the_request_is_killed_after_the_grace_and_its_result_counts(tmp_path):
+    too_long = "took longer than 1.5 s (phase: start)"
     behaviours = "note_pid", "ignore_term", "hang"
     outcome = run(tmp_path, *behaviours, timeout_s=1.5, grace_s=0.5)
-    assert (outcome.status, outcome.message) == ("timeout", "took longer than 1.5 s (phase: start)")
-    assert outcome.signal == signal.SIGKILL
+    assert how(outcome) == ("timeout", too_long, signal.SIGKILL)
     assert outcome.wall_s >= 2
     assert all_gone(tmp_path, 1)
     assert run(tmp_path, "result", "hang", timeout_s=1.5).status == "ok"
-
-
-def test_a_result_left_when_asked_to_end_is_kept_under_our_status(tmp_path):
     outcome = run(tmp_path, "result_when_asked_to_end", "hang", timeout_s=1.5)
-    assert (outcome.status, outcome.message) == ("timeout", "took longer than 1.5 s (phase: start)")
-    assert outcome.result is not None
+    assert (outcome.status, outcome.message) == ("timeout", too_long), "the result came later"
     assert outcome.result["columns"] == {"train_s": 2.0}
 
 
 def test_ctrl_c_ends_the_worker_in_good_order(tmp_path):
     outcome = run(tmp_path, "note_pid", "child", "train", "interrupt_parent", "hang")
-    assert outcome.status == "interrupted"
-    assert outcome.message == "stopped by the user (phase: train)"
-    assert outcome.signal == signal.SIGTERM
+    assert how(outcome) == ("interrupted", "stopped by the user (phase: train)", signal.SIGTERM)
     assert all_gone(tmp_path, 2)
 
 

@@ -57,29 +57,26 @@ class World:
         if (self.phase, self.seconds) == ("train", begun + TRAIN_S):
             drawn.joules, drawn.source = self.joules.pop(0), "rapl"
 
+    def taking(self, seconds, stage):
+        """A stage that takes some time here."""
 
-def taking(seconds, stage):
-    """A stage that takes some time in the world."""
+        def timed(*given):
+            result = stage(*given)
+            self.seconds += seconds
+            return result
 
-    def timed(run, *of):
-        result = stage(run, *of)
-        run.world.seconds += seconds
-        return result
-
-    return timed
+        return timed
 
 
 class Staged(CellRun):
     """Each stage takes its time in the world, and steps of the first epoch are all right."""
 
-    _tokenise = taking(TOKENISE_S, CellRun._tokenise)
-    _train_epoch = taking(TRAIN_S, CellRun._train_epoch)
-    _evaluate = taking(EVALUATE_S, CellRun._evaluate)
-
     def __init__(self, world, *of):
         super().__init__(*of)
-        self.world = world
-        self.trained = []
+        self.world, self.trained = world, []
+        stages = {"_tokenise": TOKENISE_S, "_train_epoch": TRAIN_S, "_evaluate": EVALUATE_S}
+        for name, seconds in stages.items():
+            setattr(self, name, world.taking(seconds, getattr(self, name)))
 
     def _train(self):
         self.trainer = super()._train()
@@ -110,8 +107,7 @@ def ran(tmp_path_factory, tiny_checkpoint):
     progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
     clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
     with pytest.MonkeyPatch.context() as patch:
-        build = taking(LOAD_S, lambda _, job, load=minbert.build: load(job))
-        patch.setattr(minbert, "build", lambda job: build(run, job))
+        patch.setattr(minbert, "build", world.taking(LOAD_S, minbert.build))
         patch.setattr(worker, "time", clock)
         patch.setattr(memory, "time", clock)
         patch.setattr(memory, "peak_so_far", world.peak_so_far)

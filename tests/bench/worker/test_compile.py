@@ -30,8 +30,8 @@ RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
 
 
-def cells_of(settings, resolved=RESOLVED):
-    return expand(gridfile.parse(LORA.format(settings=settings), "x.toml", "x"), resolved)
+def cells_of(settings, resolved=RESOLVED, axes=""):
+    return expand(gridfile.parse(LORA.format(settings=settings) + axes, "x.toml", "x"), resolved)
 
 
 @pytest.fixture
@@ -56,23 +56,7 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
             cells_of(f"compile = {value}")
 
 
-AUTO = """
-[settings]
-task = "{task}"
-compile = "auto"
-[[cells]]
-mode = ["full"]
-unfreeze = ["all", "iterative"]
-"""
-
-
 def test_auto_is_on_where_the_device_and_the_cell_allow_it():
-    def states(task="movies", **resolved):
-        grid = gridfile.parse(AUTO.format(task=task), "x.toml", "x")
-        cells = expand(grid, replace(RESOLVED, **resolved))
-        check_cells(cells)
-        return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
-
     (on,), (off,), (auto,) = (
         cells_of(f"compile = {value}") for value in ("true", "false", "'auto'")
     )
@@ -87,27 +71,15 @@ def test_auto_is_on_where_the_device_and_the_cell_allow_it():
     (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
     assert (auto.compile, auto.engine) == ("off", "transformers")
     assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
-    assert states() == {
-        "all": ("on", "auto: a GPU"),
-        "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
-    }
-    for compiled, why in states("multitask", parts=("sst", "sts")).values():
-        assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"encoders": 1, "task": "multitask"}, "task multitask"),
-        ({"unfreeze": "iterative"}, "unfreeze iterative"),
-    ],
-)
-def test_steps_of_several_kinds_are_not_compiled(change, told):
-    (on,) = cells_of("compile = true")
-    check_cells([on])
-    check_cells([replace(on, compile="off", **change)])
-    with pytest.raises(InputError, match=rf"^compile: .*{told}.*leave"):
-        check_cells([replace(on, **change)])
+    by_epochs = cells_of("compile = 'auto'", axes="unfreeze = ['all', 'iterative']")
+    parts = replace(RESOLVED, parts=("sst", "sts"))
+    by_parts = cells_of("compile = 'auto'\ntask = 'multitask'", parts)
+    check_cells([*by_epochs, *by_parts])
+    assert [(cell.unfreeze, cell.compile, cell.compile_why) for cell in by_epochs + by_parts] == [
+        ("iterative", "off", "auto: with unfreeze iterative other layers train in each epoch"),
+        ("all", "on", "auto: a GPU"),
+        ("all", "off", "auto: steps of task multitask are of several parts"),
+    ]
 
 
 def compiled_job(checkpoint, **changes):
@@ -157,16 +129,7 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
     steps, plain = run.clock.steps(), usual.clock.steps()
     assert [step.tokens for step in steps] == [step.tokens for step in plain]
     assert {step.examples for step in steps} > {10}, "the last of an epoch has fewer"
-    for step, usual_step in zip(steps, plain, strict=True):
-        length = step.padded // step.examples
-        assert length % 8 == 0
-        assert 0 <= length - usual_step.padded // usual_step.examples < 8
-
-
-def test_a_compiled_cell_of_another_encoder_trains_as_another(encoders, tmp_path, traced):
-    """RoBERTa's positions begin elsewhere than BERT's, and its head is another."""
-    run, _ = both(compiled_job(encoders("roberta"), epochs=1), tmp_path)
-    assert run.columns["compile_s"] > 0
+    assert {step.padded // step.examples % 8 for step in steps} == {0}
 
 
 def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(tiny_checkpoint, monkeypatch):
@@ -206,7 +169,9 @@ def kept_in(folders):
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
+def test_the_cells_of_a_run_share_a_cache_until_its_code_is_in_doubt_or_too_large(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     with places(tmp_path / "one") as first:
@@ -218,10 +183,17 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
     with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
         assert first == second == third
         assert kept_in(third) == {True}
-    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
-        raise MemoryError
-    with places(tmp_path / "fifth") as last:
-        assert kept_in(last) == {True}, "a lack of memory damages nothing"
+    for error, is_kept in ((MemoryError(), True), (InputError("compile: bad code"), False)):
+        with pytest.raises(type(error)), places(tmp_path / "failing"):
+            raise error
+        with places(tmp_path / "next"):
+            assert kept_in(first) == {is_kept}
+            keep_in(first)
+    monkeypatch.setattr(compiling, "MOST_MIB", 1)
+    for mib, is_kept in ((0.5, True), (1, False)):
+        os.truncate(first[0] / "code", int(mib * 2**20))
+        with places(tmp_path / "next"):
+            assert kept_in(first) == {is_kept}
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
@@ -247,23 +219,6 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         half.touch()
     with places(tmp_path / "next"):
         assert half.exists()
-
-
-def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(tmp_path, monkeypatch):
-    with places(tmp_path / "one") as used:
-        keep_in(used)
-    with pytest.raises(InputError), places(tmp_path / "broken"):
-        raise InputError("compile: bad code")
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
-        keep_in(used)
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {True}
-    monkeypatch.setattr(compiling, "MOST_MIB", 1)
-    for mib, kept in ((0.5, True), (1, False)):
-        os.truncate(used[0] / "code", int(mib * 2**20))
-        with places(tmp_path / "next"):
-            assert kept_in(used) == {kept}
 
 
 def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Final
 
 import pytest
 import torch
@@ -14,9 +13,9 @@ from bench.worker.probes.memory import cuda_peaks_mib
 from tests.bench.fake_nvml import ANSWERS, FakeNvml, process, used
 from tests.bench.worker.test_probes import rapl
 
-MIB: Final = 2**20
-UUID: Final = "8932f937-d72c-4106-c12f-20bd9faed9f6"
-DEVICE: Final = torch.device("cuda:0")
+MIB = 2**20
+UUID = "8932f937-d72c-4106-c12f-20bd9faed9f6"
+DEVICE = torch.device("cuda:0")
 
 
 def looked(nvml, *after):
@@ -84,10 +83,7 @@ def test_memory_is_the_processs_and_others_on_the_gpu_disturb():
     gpu = looked(FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)]))
     assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}
     assert gpu.doubts == {"disturbed": "other processes used the GPU"}
-
-
-def test_in_a_container_memory_is_the_gpus_and_says_so():
-    """The driver knows this process by the host's number, or by none."""
+    # in a container the driver knows this process by the host's number, or by none
     nvml = FakeNvml(ComputeRunningProcesses=[process(77, None)])
     gpu = looked(nvml, {"MemoryInfo": used(1800)}, {"MemoryInfo": used(1500)})
     assert gpu.memory == {"peak_process_vram_mib": 800.0, "process_vram_source": "nvml-device"}
@@ -114,12 +110,12 @@ def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name):
 
 def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap():
     """A T4 begins at its highest clock and comes down to what its 70 W allow."""
-    capped = {"CurrentClocksEventReasons": 0x4, "ClockInfo": 900}
-    gpu = looked(FakeNvml(ClockInfo=1590), *[capped] * 20)
+    fallen = {"ClockInfo": 900}
+    gpu = looked(FakeNvml(ClockInfo=1590), *[fallen | {"CurrentClocksEventReasons": 0x4}] * 20)
     assert gpu.doubts == {}
     assert gpu.report["throttle_reasons"] == {"power cap": 20}
     assert gpu.report["sm_clock_mhz"]["median"] == 900
-    gpu = looked(FakeNvml(ClockInfo=1590), *[{"ClockInfo": 900}] * 20)
+    gpu = looked(FakeNvml(ClockInfo=1590), *[fallen] * 20)
     assert gpu.doubts == {"throttled": "the GPU's clocks fell to 57%"}
 
 

@@ -16,14 +16,11 @@ from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.results.store import cell_folder, cells_folder
 from tests.bench.synthetic_rows import cell
+from tests.bench.tiny_cells import job_of
 from tests.hostile import TEXTS, answer, changed, examples, nested, sparse
 
 CELL = cell("lora", 8, "attn", "off")
-
-JOB = Job(
-    cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
-    geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
-)  # fmt: skip
+JOB = job_of(CELL, Path("/a/b"))
 SURROGATE = JOB.to_json().replace(json.dumps(CELL.model_digest), r'"\ud800"')
 
 

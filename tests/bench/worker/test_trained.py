@@ -1,6 +1,5 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
 from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
+from bench.common.files import umask
 from bench.engines.engine import engine_of
-from bench.results.kept import keeps_by_default, largest_weights
+from bench.results.kept import largest_weights
 from bench.worker import saving
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
@@ -104,17 +103,12 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     model, path = check(run), tmp_path / "cell" / "weights.safetensors"
     expected = {name for name, p in model.named_parameters() if p.requires_grad}
     assert load_file(path).keys() == expected
-    size = path.stat().st_size
     config = BertConfig.from_folder(tiny_checkpoint)
-    assert size < 8192 + largest_weights(of.cell, config), "names and shapes take a few KiB"
-    whole = (tiny_checkpoint / "model.safetensors").stat().st_size
-    assert (size < whole / 2) == keeps_by_default(of.cell)
+    most = 8192 + largest_weights(of.cell, config)
+    assert path.stat().st_size < most, "names and shapes take a few KiB"
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "encoders"),
-    [(*EVERY[0], 2), (*EVERY[1], 1), (*EVERY[-2], 1), (*EVERY[-1], 2)],
-)
+@pytest.mark.parametrize(("mode", "layers", "encoders"), [(*EVERY[0], 2), (*EVERY[-2], 1)])
 def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encoders):
     data = write_folder(tmp_path / "data")
     settings = PARTS | {
@@ -153,7 +147,7 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, t
     check(run)
 
 
-@pytest.mark.parametrize(("mode", "layers"), [EVERY[1], *EVERY[2::3]])
+@pytest.mark.parametrize(("mode", "layers"), EVERY[1::7])
 def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     tiny_checkpoint, tmp_path, mode, layers
 ):
@@ -175,7 +169,9 @@ def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint, tmp_path):
     left = {name: tensor.clone() for name, tensor in tensors.items() if "pooler" not in name}
     save_file(left, checkpoint / "model.safetensors")
     check(ended(job(checkpoint, "head"), tmp_path / "cell"))
-    assert "bert.pooler.dense.weight" in load_file(tmp_path / "cell" / "weights.safetensors")
+    path = tmp_path / "cell" / "weights.safetensors"
+    assert "bert.pooler.dense.weight" in load_file(path)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), "as any new file"
 
 
 def test_weights_are_written_after_all_is_measured_and_before_the_result(
@@ -197,17 +193,6 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
         run.run()
     assert columns == run.columns
     assert not path.exists()
-
-
-def test_others_can_read_the_file_where_they_can_read_any_new_file(tmp_path):
-    before = os.umask(0o022)
-    try:
-        model = nn.Linear(2, 2)
-        model.fixed_tensors = dict
-        saving.save_weights(model, model.parameters(), tmp_path)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def refused(of, folder):

@@ -1,48 +1,44 @@
 """Settings of training, in a worker on a tiny encoder: against torch, scikit-learn and PEFT."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from bench.engines import minbert
+from bench.examples import tokens
+from bench.forecast.costs import Variant
+from bench.forecast.fake import count
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import Split, class_weights, trained_groups
 from bench.worker.weights import EarlyStopping
-from minbert.data.tasks import TASKS, load_data
+from minbert.data import tasks
+from minbert.data.tasks import TASKS, Examples, Task, TaskData, load_data
 from minbert.kernels.reference import is_reference, kernels
 from minbert.training.losses import mean_loss
 from tests.bench.tiny_cells import PARTS, cell, csv_rows, ended, job_of
 from tests.bench.worker.test_worker import ALL_EXAMPLES, job_on
+from tests.bench.workloads import SHAPES
 from tests.cs224n import relabel, write_folder
 
 LAYERS = 4
 
 
 class Steps(CellRun):
+    """Keeps the loss, logits and batch of each step, of training and of what is timed after it."""
+
     def __init__(self, *given):
         super().__init__(*given)
-        self.taken = []
+        self.trained = []
 
     def _step(self, trainer, batch):
         loss, logits = super()._step(trainer, batch)
-        self.taken.append((loss, logits, batch))
+        self.trained.append((loss, logits, batch))
         return loss, logits
-
-    @property
-    def trained(self):
-        """The steps of training, without those that are timed after it."""
-        return self.taken[: len(self.losses)]
-
-
-def run(checkpoint, folder, task, mode="full", **changes):
-    """A cell on made-up examples after its run; the labels of sst are not equally frequent."""
-    return ended(job_on(checkpoint, folder, task, mode, **changes), folder / "cell", Steps)
 
 
 def reference(labels, smoothing):
@@ -53,31 +49,33 @@ def reference(labels, smoothing):
     return nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=smoothing)
 
 
-def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(tiny_checkpoint, tmp_path):
-    settings = {"class_weights": "balanced", "label_smoothing": 0.2}
-    ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
-    labels = ended.train[""].labels
-    assert len(labels) < 24
-    assert len(set(np.bincount(labels).tolist())) > 1
-    loss_of = reference(labels, 0.2)
-    for loss, logits, batch in ended.trained:
-        torch.testing.assert_close(loss, loss_of(logits, batch.labels))
-    logits, labels = map(torch.from_numpy, (ended.logits[""], ended.dev[""].labels))
-    plain = nn.CrossEntropyLoss()(logits.double(), labels)
-    assert ended.columns["dev_loss"] == pytest.approx(plain.item())
-
-
-def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(tiny_checkpoint, tmp_path):
-    settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
-    ended = run(tiny_checkpoint, tmp_path, **settings)
-    for loss, logits, batch in ended.trained:
+def test_parts_have_weights_of_their_own_and_numbers_none_and_are_scored_together(
+    tiny_checkpoint, tmp_path
+):
+    settings = PARTS | {
+        "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.25, "early_stopping": 2,
+        "epochs": 3,
+    }  # fmt: skip
+    job = job_on(tiny_checkpoint, tmp_path, mode="full", **settings)
+    run = ended(job, tmp_path / "cell", Steps)
+    assert len(set(np.bincount(run.train["sst"].labels).tolist())) > 1
+    for loss, logits, batch in run.trained:
         if batch.part == "sts":
             expected = nn.MSELoss()(logits[:, 0], batch.labels)
         else:
             two = torch.cat([torch.zeros_like(logits), logits], dim=1)
             outputs = two if batch.part == "quora" else logits
-            expected = reference(ended.train[batch.part].labels, 0.1)(outputs, batch.labels)
+            expected = reference(run.train[batch.part].labels, 0.1)(outputs, batch.labels)
         torch.testing.assert_close(loss, expected)
+    curve = csv_rows(tmp_path / "cell" / "epochs.csv")
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    right = [
+        ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
+        ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
+        (1 + np.corrcoef(kept["sts.held_logits"][:, 0], kept["sts.held_labels"])[0, 1]) / 2,
+    ]
+    best = curve[int(run.columns["best_epoch"]) - 1]
+    assert float(best["held_out_score"]) == pytest.approx(np.mean(right), abs=1e-6)
 
 
 def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
@@ -116,19 +114,6 @@ def test_rates_fall_layer_by_layer_and_not_above_the_encoder(deep_checkpoint, mo
         assert decayed[name] == (pytest.approx(rate * factor * of_b), decay), name
 
 
-def after(patience, results):
-    """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
-    weight = nn.Parameter(torch.zeros(1))
-    stopping = EarlyStopping([weight], patience)
-    for epoch, (loss, score) in enumerate(results, start=1):
-        weight.data.fill_(epoch)
-        stopping.take(loss, score)
-        if stopping.is_over:
-            break
-    assert stopping.restore() == (stopping.best < epoch)
-    return epoch, stopping.best, weight.item()
-
-
 @pytest.mark.parametrize(
     ("patience", "results", "ended"),
     [
@@ -140,51 +125,48 @@ def after(patience, results):
     ],
 )
 def test_the_best_score_counts_then_the_lowest_loss_then_the_first(patience, results, ended):
-    assert after(patience, results) == ended
+    """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
+    weight = nn.Parameter(torch.zeros(1))
+    stopping = EarlyStopping([weight], patience)
+    for epoch, (loss, score) in enumerate(results, start=1):
+        weight.data.fill_(epoch)
+        stopping.take(loss, score)
+        if stopping.is_over:
+            break
+    assert stopping.restore() == (stopping.best < epoch)
+    assert (epoch, stopping.best, weight.item()) == ended
 
 
 class Noted(CellRun):
-    """Notes weights and predictions after each epoch; scripted held-out scores, if given."""
+    """Notes weights after each epoch; scripted held-out scores, if given, and after them that of
+    restored weights."""
 
-    def __init__(self, job, folder, scores=None):
+    def __init__(self, job, folder, scores=()):
         super().__init__(job, folder, Progress(None))
         self.scores = scores
-        self.weights: list[dict[str, Tensor]] = []
-        self.predictions: list[dict[str, Any]] = []
+        self.weights = []
 
     def _evaluate(self, loss, fitted):
         epoch = super()._evaluate(loss, fitted)
         self.weights.append({n: p.detach().clone() for n, p in self.model.named_parameters()})
-        self.predictions.append({"dev": self.logits, "held": self.held_out_logits})
-        if self.scores is not None and epoch.held_out is not None:
-            number = len(self.epochs)
-            score = self.scores[number] if number < len(self.scores) else 0.0
-            epoch.held_out = epoch.held_out[0], score
+        if self.scores:
+            epoch.held_out = epoch.held_out[0], self.scores[len(self.epochs)]
         return epoch
 
 
-def cell_run(checkpoint, folder, scores=None, **changes):
-    values = {
-        "task": "sst", "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2,
-        "schedule": "linear", "learning_rate": 1e-2, "learning_rate_base": 1e-2,
-        "learning_rate_head": 1e-2,
-    }  # fmt: skip
-    ended = Noted(job_on(checkpoint, folder, **values | changes), folder / "cell", scores)
+def cell_run(checkpoint, folder, scores=(), **changes):
+    rates = dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head"), 1e-2)
+    values = {"task": "sst", "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2}
+    values |= {"schedule": "linear", **rates, **changes}
+    ended = Noted(job_on(checkpoint, folder, **values), folder / "cell", scores)
     ended.run()
     return ended
 
 
-@pytest.mark.parametrize("mode", ["full", "dora", "head"])
 def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
-    tiny_checkpoint, tmp_path, mode
+    tiny_checkpoint, tmp_path
 ):
-    of_mode = {
-        "full": {"learning_rate_base": None, "learning_rate_head": None},
-        "head": {"learning_rate": None, "learning_rate_base": None, "unfreeze": None},
-    }
-    ended = cell_run(
-        tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4, 0.9], mode=mode, **of_mode.get(mode, {})
-    )
+    ended = cell_run(tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4, 0.9], mode="dora")
     columns, epochs = ended.columns, ended.epochs
     assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
     assert len(csv_rows(tmp_path / "cell" / "steps.csv")) == 4 * ended._steps_per_epoch
@@ -193,44 +175,40 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
     for name, parameter in ended.model.named_parameters():
         assert torch.equal(parameter, best[name]), name
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
-    np.testing.assert_array_equal(kept["logits"], ended.predictions[1]["dev"][""])
-    np.testing.assert_array_equal(kept["held_logits"], ended.predictions[1]["held"][""])
+    np.testing.assert_array_equal(kept["logits"], ended._predictions(ended.dev)[""])
+    np.testing.assert_array_equal(kept["held_logits"], ended._predictions(ended.held_out)[""])
     for name in ("dev_score", "dev_loss", "train_loss", "train_score"):
         assert columns[name] == getattr(epochs[1], name), name
     assert columns["train_loss"] != epochs[3].train_loss
 
 
-def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint, tmp_path):
-    ended = cell_run(tiny_checkpoint, tmp_path)
-    curve = csv_rows(tmp_path / "cell" / "epochs.csv")
+def test_held_out_scores_decide_and_dev_does_not(tiny_checkpoint, tmp_path):
+    """Other dev labels change no step and not the best epoch. Evaluation has plain losses."""
+    options = {"class_weights": "balanced", "label_smoothing": 0.2}
+    one = cell_run(tiny_checkpoint, tmp_path / "one", **options)
+    curve = csv_rows(tmp_path / "one" / "cell" / "epochs.csv")
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
-    best = ended.columns["best_epoch"]
+    best = one.columns["best_epoch"]
     assert results.index(max(results)) + 1 == best
-    assert len(curve) == min(6, int(best) + 2) == ended.columns["epochs_run"]
-    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    assert len(curve) == min(6, int(best) + 2) == one.columns["epochs_run"]
+    kept = load_file(tmp_path / "one" / "cell" / "predictions.safetensors")
     right = (kept["held_logits"].argmax(axis=1) == kept["held_labels"]).mean()
-    assert results[best - 1][0] == pytest.approx(right)
     loss = mean_loss("cross-entropy", kept["held_logits"], kept["held_labels"])
-    assert results[best - 1][1] == pytest.approx(-loss)
-
-
-def test_dev_decides_nothing(tiny_checkpoint, tmp_path):
-    """Other dev labels change no step and not the best epoch."""
-    one = cell_run(tiny_checkpoint, tmp_path / "one")
+    assert results[best - 1] == pytest.approx((right, -loss))
     data = tmp_path / "other" / "data"
     write_folder(data, count=ALL_EXAMPLES)
     for line in range(2, 14):
         relabel(data / "ids-sst-dev.csv", str(line % 2), line)
     digest = load_data("sst", data).digest[:16]
-    job = replace(one.job, cell=replace(one.cell, data_digest=digest), data=str(data))
+    job = replace(one.job, cell=replace(one.job.cell, data_digest=digest), data=str(data))
     other = ended(job, tmp_path / "other" / "cell")
     assert [e.dev_loss for e in other.epochs] != [e.dev_loss for e in one.epochs]
     assert torch.equal(torch.stack(other.losses), torch.stack(one.losses))
-    assert other.columns["best_epoch"] == one.columns["best_epoch"]
+    assert other.columns["best_epoch"] == best
 
 
 def test_until_it_stops_it_changes_no_step(tiny_checkpoint, tmp_path):
-    stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3])
+    stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3, 0.0])
     whole = cell_run(tiny_checkpoint, tmp_path / "whole", early_stopping=None)
     steps = len(stopped.losses)
     assert steps == 3 * stopped._steps_per_epoch < len(whole.losses)
@@ -240,19 +218,6 @@ def test_until_it_stops_it_changes_no_step(tiny_checkpoint, tmp_path):
     assert csv_rows(tmp_path / "whole" / "cell" / "epochs.csv")[0].keys() == {
         "epoch", "train_loss", "train_score", "dev_loss", "dev_score",
     }  # fmt: skip
-
-
-def test_several_parts_are_scored_together(tiny_checkpoint, tmp_path):
-    ended = cell_run(tiny_checkpoint, tmp_path, **PARTS)
-    curve = csv_rows(tmp_path / "cell" / "epochs.csv")
-    best = int(ended.columns["best_epoch"])
-    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
-    right = [
-        ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
-        ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
-        (1 + np.corrcoef(kept["sts.held_logits"][:, 0], kept["sts.held_labels"])[0, 1]) / 2,
-    ]
-    assert float(curve[best - 1]["held_out_score"]) == pytest.approx(np.mean(right), abs=1e-6)
 
 
 def test_checkpointing_keeps_less_and_trains_the_same(tiny_checkpoint, tmp_path):
@@ -267,11 +232,10 @@ def test_checkpointing_keeps_less_and_trains_the_same(tiny_checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("mode", "layers", "amp"),
-    [("dora", "all-lin", "off"), ("full", "", "bf16"), ("lora", "attn", "bf16")],
+    ("mode", "layers", "amp"), [("dora", "all-lin", "off"), ("lora", "attn", "bf16")]
 )
 def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers, amp):
-    of = cell(tiny_checkpoint, mode, layers or "attn", amp=amp, dropout=0.0)
+    of = cell(tiny_checkpoint, mode, layers, amp=amp, dropout=0.0)
     runs = []
     for name in ("fast", "reference"):
         job = job_of(replace(of, kernels=name), tiny_checkpoint)
@@ -288,3 +252,59 @@ def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers,
 def test_there_are_no_other_kernels():
     with pytest.raises(ValueError, match="'odd'; there are fast, reference"), kernels("odd"):
         pass
+
+
+TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), problem_name="multi_label")
+
+
+@pytest.fixture
+def topics(monkeypatch, tmp_path, minilm):
+    """Examples of a task of several labels, whose file exists."""
+    monkeypatch.setitem(tasks.TASKS, "topics", TOPICS)
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "topics.csv").write_text("made up in this test\n")
+    labels = np.random.default_rng(0).integers(0, 2, (52, 3)).astype(np.int8)
+    texts = tuple(f"good film about {n}" + " nothing" * (n % 6) for n in range(52))
+    parts = slice(32), slice(32, None)
+    return TaskData(TOPICS, *(Examples(texts[part], None, labels[part]) for part in parts))
+
+
+def cell_of(data, checkpoint, **changes):
+    values = {"task": "topics", "data_digest": data.digest[:16], "max_train": None}
+    return cell(checkpoint, "full", **values, max_dev=None, **changes)
+
+
+def test_a_cell_learns_several_labels(topics, tiny_checkpoint, tmp_path):
+    from sklearn.metrics import f1_score
+
+    of = cell_of(topics, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
+    tokens.make(topics, of, tiny_checkpoint, tmp_path / "data")
+    job = replace(job_of(of, tiny_checkpoint), data=str(tmp_path / "data"))
+    run = ended(job, tmp_path / "cell", Steps)
+    assert len(run.train[""]) == 24
+    for loss, logits, batch in run.trained:
+        assert batch.labels.shape == (8, 3)
+        assert torch.equal(loss, nn.BCEWithLogitsLoss()(logits, batch.labels))
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    np.testing.assert_array_equal(kept["labels"], topics.dev.labels)
+    assert kept["labels"].dtype == np.int8
+    np.testing.assert_array_equal(kept["held_labels"], topics.train.labels[kept["held_indices"]])
+    assert kept["logits"].shape == (20, 3)
+    expected = f1_score(topics.dev.labels, kept["logits"] > 0, average="micro")
+    assert run.columns["dev_metric"] == "micro_f1"
+    assert run.columns["dev_score"] == pytest.approx(expected)
+    logits, labels = (torch.from_numpy(kept[name]).double() for name in ("logits", "labels"))
+    assert run.columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
+
+
+def test_costs_of_several_labels_and_of_weights_kept_for_early_stopping(topics, tiny_checkpoint):
+    plain, copied = (
+        count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
+        for of in (cell_of(topics, tiny_checkpoint, early_stopping=n) for n in (None, 2))
+    )
+    assert plain.step.gflop > 0
+    size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
+    assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)
+    assert copied.peak_mib - plain.peak_mib == pytest.approx(size, rel=1e-3)

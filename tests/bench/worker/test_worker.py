@@ -1,71 +1,48 @@
-"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders, and cut
-texts."""
+"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders; what has
+to move in training, and cut texts."""
 
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
 from tokenizers import Tokenizer as Library
+from torch import nn
 
+from bench.engines import minbert
 from bench.examples import tokens
 from bench.worker.process import Progress
 from bench.worker.run import CellRun, InvalidError
+from bench.worker.weights import Movement
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
-from tests.bench.tiny_cells import PARTS, cell, ended, job_of
+from tests.adapters.small import adapted_layers_of, adapted_model, disturb
+from tests.bench.tiny_cells import PARTS, cell, job_of
 from tests.cs224n import relabel, write_folder
-from tests.encoders import KINDS, job
+from tests.encoders import job
 
-TOWERS = ("bert", "bert_pairs")
 ALL_EXAMPLES = 24
 """Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
-RATE = 1e-3
 NO_RATE = 1e-50
 """Nothing in fp32, where an adapter's B begins at 0 and stays there."""
 
 
 class Watched(CellRun):
-    """Notes the part of each step, and what has moved by the end of each epoch."""
+    """Notes the parameters before the first step, and the part of each step."""
 
     def __init__(self, job, folder):
         super().__init__(job, folder, Progress(None))
         self.came = []
-        self.moved = []
 
     def _step(self, trainer, batch):
         if not self.came:
             self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.came.append(batch.part)
         return super()._step(trainer, batch)
-
-    def _evaluate(self, loss, fitted):
-        named = self.model.named_parameters()
-        self.moved.append({name for name, p in named if not torch.equal(p, self.first[name])})
-        return super()._evaluate(loss, fitted)
-
-    @property
-    def trained_on(self):
-        """The parts of the steps of training, without those of the panel."""
-        return self.came[: len(self.losses)]
-
-
-@pytest.fixture
-def rates(monkeypatch):
-    """The rate that all groups have in each step, as the steps come."""
-    seen = []
-    step = Optimizer.step
-
-    def told(of):
-        (rate,) = {group["lr"] for group in of.param_groups}
-        seen.append(rate)
-        step(of)
-
-    monkeypatch.setattr(Optimizer, "step", told)
-    return seen
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
@@ -89,11 +66,6 @@ def watched(checkpoint, folder, mode="lora", **changes):
     return Watched(job, folder / "cell")
 
 
-def layers_of(names, tower):
-    found = (re.match(rf"{tower}\.encoder\.layer\.(\d+)\.", name) for name in names)
-    return {int(match[1]) for match in found if match}
-
-
 @pytest.mark.parametrize(
     ("order", "seed", "last", "moved"),
     [
@@ -107,9 +79,14 @@ def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
     """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
     run = watched(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
     run.run()
-    assert set(run.trained_on[:3]) == {"sst", "quora", "sts"}
-    assert run.trained_on[3:] == [last]
-    assert {tower: layers_of(run.moved[-1], tower) for tower in TOWERS} == moved
+    assert set(run.came[:3]) == {"sst", "quora", "sts"}
+    assert run.came[3] == last
+    layers = {"bert": set(), "bert_pairs": set()}
+    for name, parameter in run.model.named_parameters():
+        of_layer = re.match(r"(\w+)\.encoder\.layer\.(\d+)\.", name)
+        if of_layer and not torch.equal(parameter, run.first[name]):
+            layers[of_layer[1]].add(int(of_layer[2]))
+    assert layers == moved
 
 
 def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoint, tmp_path):
@@ -118,57 +95,25 @@ def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoi
         run.run()
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
-def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
-    deep_checkpoint, tmp_path, mode
-):
-    run = watched(deep_checkpoint, tmp_path, mode)
-    run.run()
-    assert len(run.moved) == 5
-    for epoch, moved in enumerate(run.moved):
-        assert {"classifier.sst.weight", "classifier.sts.weight"} <= moved
-        for tower in TOWERS:
-            assert layers_of(moved, tower) == set(range(4 - epoch, 4)), (tower, epoch)
-            last = any(name.startswith(f"{tower}.embeddings.") for name in moved)
-            assert last == (epoch == 4), (tower, epoch)
-
-
-def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, rates):
+def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, monkeypatch):
     """24 examples of each part in batches of 16 are two steps each, six in all."""
+    rates, step = [], Optimizer.step
+
+    def noted(of):
+        rates.append(*{group["lr"] for group in of.param_groups})
+        step(of)
+
+    monkeypatch.setattr(Optimizer, "step", noted)
     values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
-    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=RATE)
+    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
     run.run()
     factors = [4, 4, 5, 5, 3, 3]
-    expected = [RATE * factor / 2**epoch for epoch in range(3) for factor in factors]
+    expected = [1e-3 * factor / 2**epoch for epoch in range(3) for factor in factors]
     assert rates[: len(run.losses)] == pytest.approx(expected)
 
 
 LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
-
-
-def wanted(texts, checkpoint, length):
-    """By the library, of texts or of pairs in one sequence: how many are longer than a length, the
-    tokens that they lose, and all tokens."""
-    library = Library.from_file(str(checkpoint / "tokenizer.json"))
-    library.no_padding()
-    library.no_truncation()
-    whole = [len(found) for found in library.encode_batch(list(texts))]
-    lost = [size - length for size in whole if size > length]
-    assert 0 < len(lost) < len(whole)
-    return [len(lost), sum(lost), sum(whole)]
-
-
-def texts_of(data):
-    """The tokenised texts: a pair in one sequence, or each text of a pair by itself."""
-    sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
-    return [
-        text
-        for side in sides
-        for text in (
-            side.text_a if side.text_b is None else zip(side.text_a, side.text_b, strict=True)
-        )
-    ]
 
 
 class Place:
@@ -194,36 +139,34 @@ class Place:
 
 @pytest.fixture
 def cache(tmp_path, minilm, monkeypatch):
-    """A cache of this test's own; what was fetched is still found."""
+    """A cache of this test's own; what was fetched is still there."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("held_out", [0.0, 0.25])
 @pytest.mark.parametrize("task", LENGTHS)
-def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, held_out):
-    """Of all texts of train and dev, those held out included; mapped or made by itself."""
-    place = Place(tmp_path, tiny_checkpoint, task)
-    job = job_of(place.cell(held_out=held_out), tiny_checkpoint)
-    job = replace(job, data=str(place.folder))
-    texts, lost, whole = wanted(texts_of(place.data), tiny_checkpoint, LENGTHS[task])
+def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
+    """Of all texts of train and dev, those held out included; mapped or made by itself. And so does
+    the note before a run."""
+    place, length = Place(tmp_path, tiny_checkpoint, task), LENGTHS[task]
+    sides = [side for of in place.data.pieces().values() for side in (of.train, of.dev)]
+    pairs = [s.text_a if s.text_b is None else zip(s.text_a, s.text_b, strict=True) for s in sides]
+    library = Library.from_file(str(tiny_checkpoint / "tokenizer.json"))
+    library.no_padding()
+    library.no_truncation()
+    sizes = [len(encoded) for encoded in library.encode_batch([*chain.from_iterable(pairs)])]
+    lost = [size - length for size in sizes if size > length]
+    assert 0 < len(lost) < len(sizes)
+    job = replace(job_of(place.cell(held_out=0.25), tiny_checkpoint), data=str(place.folder))
     for _ in range(2):
         run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
-        assert run.columns["texts_cut"] == texts
-        assert run.columns["tokens_cut"] == pytest.approx(lost / whole)
-
-
-@pytest.mark.parametrize("task", LENGTHS)
-def test_a_note_says_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
-    place = Place(tmp_path, tiny_checkpoint, task)
-    length = LENGTHS[task]
-    every = texts_of(place.data)
-    texts, lost, whole = wanted(every, tiny_checkpoint, length)
+        assert run.columns["texts_cut"] == len(lost)
+        assert run.columns["tokens_cut"] == pytest.approx(sum(lost) / sum(sizes))
     expected = [
-        f"max_length {length} cuts {texts} of {len(every)} texts, and {lost / whole:.1%} of all "
-        "tokens with them"
+        f"max_length {length} cuts {len(lost)} of {len(sizes)} texts, and "
+        f"{sum(lost) / sum(sizes):.1%} of all tokens with them"
     ]
     assert place.notes() == expected
     assert list((cache / "tokens").iterdir())
@@ -260,19 +203,58 @@ def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
     assert re.search(r"note: max_length 8 cuts \d+ of 35 texts, and ", planned.stderr)
 
 
-MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
+@pytest.mark.parametrize(("mode", "layers"), [("dora", "all-lin"), ("full", None), ("head", None)])
+def test_a_model_is_in_order_once_it_has_trained(mode, layers):
+    """And each tensor of the head has moved, or one where some may rest."""
+    model = adapted_model(mode=mode, layers=layers, rank=2 if layers else None)
+    movement = Movement(model, minbert)
+    stuck = "nothing was learned in: classifier.bias"
+    for every in (True, False):
+        assert movement.problem(every=every) == f"{stuck}, classifier.weight"
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+        assert movement.problem() == stuck
+        rest = "the encoder was to train and did not move" if mode == "full" else None
+        assert layers or movement.problem(every=False) == rest
+    disturb(model)
+    assert movement.problem() is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_of_any_encoder_runs_to_its_end(encoders, kind, tmp_path):
-    mode, layers = MODES[KINDS.index(kind) % len(MODES)]
-    a_job = job(
-        encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,
-        max_dev=8, max_length=16,
-    )  # fmt: skip
-    columns = ended(a_job, tmp_path / mode).columns
-    assert columns["products_ms"] > 0
-    assert columns["dev_score"] is not None
+def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named():
+    model = adapted_model(mode="lora", layers="attn-only")
+    movement = Movement(model, minbert)
+    name, layer = list(adapted_layers_of(model).items())[1]
+    before = layer.lora_B.detach().clone()
+    disturb(model)
+    with torch.no_grad():
+        layer.lora_B.copy_(before)
+        assert movement.problem() == f"nothing was learned in: {name}.lora_B"
+        frozen = next((n, p) for n, p in model.named_parameters() if not p.requires_grad)
+        frozen[1].view(-1)[0] += 1e-6
+    assert movement.problem() == f"frozen tensors moved: {frozen[0]}"
+
+
+def test_a_frozen_weight_of_odd_width_in_half_is_watched():
+    model = nn.Linear(21, 15, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    movement = Movement(model, minbert)
+    with torch.no_grad():
+        model.weight[0, 0] *= 1.01
+    assert movement.problem() == "frozen tensors moved: weight"
+
+
+def test_an_adapter_of_any_method_must_have_moved(encoders):
+    from bench.engines import transformers
+
+    config = {"peft_type": "LOHA", "r": 2, "target_modules": ["query"]}
+    model = transformers.build(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
+    movement = Movement(model, transformers)
+    groups = transformers.parameter_groups(model)
+    with torch.no_grad():
+        for parameter in groups["head"].values():
+            parameter.add_(0.1)
+        assert "nothing was learned in: " in str(movement.problem())
+        next(iter(groups["adapter"].values())).add_(0.1)
+    assert movement.problem() is None
 
 
 CODE = """

@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -10,10 +11,7 @@ import torch
 
 from bench.engines import minbert
 from bench.worker import device
-from bench.worker import run as worker
 from bench.worker.device import set_up_device
-from bench.worker.probes import memory
-from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
@@ -69,22 +67,8 @@ def job(tiny_checkpoint, tmp_path):
     return job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, epochs=2)
 
 
-def test_memory_is_measured_in_the_order_in_which_it_says_something(job, tmp_path, monkeypatch):
-    """The driver's own before there is a context, torch's peaks from after loading to training's
-    end, and activations without the gradients that a forward pass does not find."""
-    _, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
-    driver = [
-        event
-        for before, event in pairwise(came)
-        if event != "baseline" and (event != "synchronise" or before == "rehearse")
-    ]  # later looks are at the peak
-    merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
-    assert [came[0], *merged] == IN_ORDER
-
-
 @pytest.mark.parametrize(
-    ("unfreeze", "steps"),
-    [("all", 1), ("iterative", 15), ("iterative", None)],
+    ("unfreeze", "steps"), [("all", 1), ("iterative", 15), ("iterative", None)]
 )
 def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     tiny_checkpoint, tmp_path, monkeypatch, unfreeze, steps
@@ -107,20 +91,25 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     assert (trained[0] < trained[-1]) == grows
 
 
-def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(job, tmp_path, monkeypatch):
+def test_nothing_is_rehearsed_after_compiling(job, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
-    CellRun(job, tmp_path / "cell", Progress(None)).run()
     monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
-    cell = replace(job.cell, compile="on", task="sst")
-    came = []
+    came, compiled = [], replace(job, cell=replace(job.cell, compile="on"), device=DEVICE)
     with pretended_gpu(monkeypatch, came.append):
-        CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
+        CellRun(compiled, tmp_path / "cell", Progress(None)).run()
     assert "read" in came
 
 
-def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_path, monkeypatch):
+def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
+    job, tmp_path, monkeypatch
+):
+    """In which it says something: the driver's own before there is a context, torch's peaks from
+    after loading to training's end, and activations without the gradients that a forward pass does
+    not find. And the GPU is left none of the numbers."""
     usual = CellRun(job, tmp_path / "cell", Progress(None))
-    usual.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
+        usual.run()
     step = Trainer.step
     given, alive = [], []
 
@@ -132,61 +121,32 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
 
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
-    run, *_ = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
     assert (run.logits[""] == usual.logits[""]).all()
     assert len(run.losses) == 6
     assert max(alive[:6]) <= 3  # those of the step before
-
-
-def flags():
-    """TF32 in products, TF32 in cuDNN, cuDNN's attention."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    return [cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.cudnn_sdp_enabled()]
-
-
-@pytest.fixture
-def default_flags():
-    """As on a GPU whose user allows all of them; what this process has is there again after it."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    before = flags()
-    for values in ([True] * 3, before):
-        cuda.matmul.allow_tf32, cudnn.allow_tf32 = values[:2]
-        cuda.enable_cudnn_sdp(values[2])
-        if values is not before:
-            yield
+    driver = [
+        event
+        for before, event in pairwise(came)
+        if event != "baseline" and (event != "synchronise" or before == "rehearse")
+    ]  # later looks are at the peak
+    merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
+    assert [came[0], *merged] == IN_ORDER
 
 
 @pytest.mark.parametrize("tf32", ["off", "on"])
-def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, default_flags, tf32):
+def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, tf32):
     """fp32 is exact unless the cell says otherwise, and attention is not cuDNN's."""
+    matmul, cudnn, attention = SimpleNamespace(), SimpleNamespace(), []
+    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", attention.append)
     set_up_device(torch.device("cpu"))
-    assert flags() == [True] * 3
+    assert (vars(matmul), vars(cudnn), attention) == ({}, {}, [])
     a_job = replace(job, device=DEVICE, cell=replace(job.cell, tf32=tf32))
     with pretended_gpu(monkeypatch, lambda _event: None):
         CellRun(a_job, tmp_path, Progress(None))
-    assert flags() == [tf32 == "on"] * 2 + [False]
-
-
-def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
-    peaks = {"step": [], "measure": [], "work": []}
-
-    def peak_of(name, function):
-        def counted(*args):
-            counter.restart_peak()
-            result = function(*args)
-            peaks[name].append(counter.peak)
-            return result
-
-        return counted
-
-    monkeypatch.setattr(Trainer, "step", peak_of("step", Trainer.step))
-    measure = peak_of("measure", memory.measure_activations)
-    monkeypatch.setattr(memory, "measure_activations", measure)
-    monkeypatch.setattr(worker, "measure_work", peak_of("work", measure_work))
-    with Counter() as counter:
-        CellRun(job, tmp_path / "cell", Progress(None)).run()
-    training, counted, replayed = peaks["step"][:6], peaks["step"][6], peaks["step"][7:]
-    assert 0 < peaks["measure"][0] <= max(training)
-    assert peaks["work"] == [counted] == [max(replayed)], "counting keeps nothing"
+    products = {"allow_tf32": tf32 == "on"}
+    assert (vars(matmul), vars(cudnn), attention) == (products, products, [False])

@@ -1,4 +1,5 @@
-"""Kernels counted on fake GPU tensors are those that a GPU launches."""
+"""Kernels counted on fake GPU tensors are those that a GPU launches, and formulae for a GPU that is
+not here those of one that is."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -9,13 +10,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.names import LAYER_SETS
 from bench.forecast.fake import count
+from bench.forecast.trace import trace
 from minbert.kernels.reference import KERNELS
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
+from tests.bench.forecast.test_costs import job_of
 from tests.bench.workloads import ONE, variant, workload
 from tests.encoders import need_transformers
-from tests.gpu.fake.gpu import GPU, Watch
-from tests.gpu.fake.models import batch_of, faked, model_of, trainer_of
+from tests.gpu.fake.gpu import GPU, Watch, batch_of, faked, model_of, trainer_of
 from tests.gpu.kernels import KernelCounter, count_ours, count_theirs
 
 TWO = replace(GEOMETRIES["bert-base"], num_hidden_layers=2)
@@ -27,9 +29,9 @@ CLIP = [
 ADAMW = ["_foreach_add_.Scalar", "_fused_adamw_.default"]
 
 
-def names_of_a_step(amp: str, mode: str = "full") -> list[str]:
+def names_of_a_step(amp):
     """The operators of a step, without the namespace and views."""
-    model = model_of(mode, amp=amp)
+    model = model_of("full", amp=amp)
     with faked(model):
         trainer = trainer_of(model, amp)
         with Watch() as watch:
@@ -37,22 +39,16 @@ def names_of_a_step(amp: str, mode: str = "full") -> list[str]:
     return [name.removeprefix("aten.") for name in watch.names if "detach" not in name]
 
 
-def test_clipping_and_adamw_are_launched_once_for_all_parameters():
+def test_a_step_launches_one_kernel_for_all_parameters_and_torchs_dropout():
     names = names_of_a_step("bf16")
     after = names[names.index(CLIP[0]) :]
     launched = [name for name in after if not name.startswith("zeros")]  # the state's
     assert launched == CLIP + 2 * ADAMW, "the encoder is a group, and the head"
-
-
-def test_a_scaler_looks_at_all_gradients_at_once():
     names = names_of_a_step("fp16")
     assert names.count("_amp_foreach_non_finite_check_and_unscale_.default") == 1
     assert names[-1] == "_amp_update_scale_.default"
     of_groups = [names.count(name) for name in (*ADAMW, "_foreach_sub_.List")]
     assert of_groups == [2, 2, 2], "AdamW skips a step by itself, and counts it back"
-
-
-def test_dropout_is_torchs_kernel():
     names = names_of_a_step("off")
     # after embeddings, attention and the wide layer, and before the classifier; attention's own is
     # its kernel's
@@ -77,7 +73,7 @@ def test_a_mask_is_converted_once_for_all_layers(amp):
         ("full", None, "off", False), ("head", None, "bf16", False),
         ("lora", "attn-only", "fp16", False), ("lora", "all-lin-only", "off", False),
         ("dora", "attn", "bf16", True), ("dora", "all-lin", "off", False),
-        ("dora", "all-lin", "bf16", False), ("dora", "all-lin", "fp16", False),
+        ("dora", "all-lin", "fp16", False),
     ],
 )  # fmt: skip
 def test_a_step_needs_at_most_what_plain_torch_needs(mode, layers, amp, held):
@@ -101,34 +97,29 @@ SIZES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def configured(request, tmp_path_factory):
-    """A folder with the configuration of an encoder."""
+@pytest.mark.parametrize(("mode", "rs"), [("lora", "on"), ("dora", "off")])
+@pytest.mark.parametrize("kind", SIZES)
+def test_our_kernels_in_engine_transformers_need_at_most_what_pefts_layers_need(
+    kind, mode, rs, tmp_path
+):
+    """Of kernels and bytes moved, for every layer set under AMP in one of the encoders, and without
+    it in the other. Not of memory: in fp32 LoRA keeps its merged weights until the backward pass,
+    which are more than what PEFT's layers keep of texts as short as these."""
     need_transformers()
     from transformers import AutoConfig
 
-    folder = tmp_path_factory.mktemp("configurations") / request.param
     AutoConfig.for_model(
-        request.param, hidden_size=768, num_attention_heads=12, vocab_size=30_522,
-        **SIZES[request.param],
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
-
-
-@pytest.mark.parametrize("layers", LAYER_SETS)
-@pytest.mark.parametrize(("mode", "rs"), [("lora", "off"), ("lora", "on"), ("dora", "off")])
-def test_our_kernels_in_engine_transformers_need_at_most_what_pefts_layers_need(
-    configured, mode, rs, layers
-):
-    """Of kernels and bytes moved. Not of memory: in fp32 LoRA keeps its merged weights until the
-    backward pass, which are more than what PEFT's layers keep of texts as short as these."""
-    for amp in ("off", "bf16"):
+        kind, hidden_size=768, num_attention_heads=12, vocab_size=30_522, **SIZES[kind]
+    ).save_pretrained(tmp_path / kind)
+    shift = (kind == "bert") + (mode == "dora")
+    for number, layers in enumerate(LAYER_SETS):
+        amp = ("off", "bf16")[(number + shift) % 2]
         theirs, ours = (
-            count_theirs(mode, layers, amp, 21, configured, use_rslora=rs, own_kernels=own)
+            count_theirs(mode, layers, amp, 21, tmp_path / kind, use_rslora=rs, own_kernels=own)
             for own in ("off", "on")
         )
-        assert ours.kernels < theirs.kernels
-        assert ours.moved_mib < theirs.moved_mib
+        assert ours.kernels < theirs.kernels, layers
+        assert ours.moved_mib < theirs.moved_mib, layers
 
 
 def test_a_cell_on_a_gpu_owns_what_it_does_on_a_cpu():
@@ -155,3 +146,18 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result():
     done = [new.minus(old) for old, new in pairwise(works)]
     assert [each.kernels for each in done] == [2, 1, 1]
     assert [each.moved // x.nbytes for each in done] == [6, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "which",
+    [variant("full"), variant("head", amp="bf16"), variant("dora", 8, "all-lin-only", "bf16")],
+)
+def test_memory_is_that_on_fake_tensors_of_a_gpu(which, monkeypatch):
+    job = job_of(which, device="cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stood_in = trace(job)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    faked = trace(job)
+    for batch, length in ((8, 512), (64, 128)):
+        expected = sum(faked.tensors_mib(batch, length))
+        assert sum(stood_in.tensors_mib(batch, length)) == pytest.approx(expected, rel=0.01)

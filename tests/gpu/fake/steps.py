@@ -2,14 +2,11 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses import fake_tensor
 
 from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
@@ -18,19 +15,13 @@ from minbert.model.classifier import BertClassifier, HeadConfig, place_of
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import QUARTERS
-from minbert.training.trainer import HALF, GradualUnfreezing, Trainer, autocast
-from tests.gpu.fake.gpu import GPU, Watch
-from tests.gpu.fake.models import CLASSES, CONFIG, batch_of, faked, model_of, trainer_of
+from minbert.training.trainer import HALF, GradualUnfreezing, autocast
+from tests.gpu.fake import gpu
+from tests.gpu.fake.gpu import GPU, Watch, batch_of, faked, model_of, trainer_of
 
-SETTINGS = [
-    ("full", None),
-    ("head", None),
-    *((mode, layers) for mode in LOW_RANK for layers in LAYER_SETS),
-]
+SETTINGS = [("full", None), ("head", None), *product(LOW_RANK, LAYER_SETS)]
 POOLED = [("full", None), ("lora", "attn-only"), ("dora", "attn-only")]
 """Others have the mean of all tokens, by convolutions or not, and some no mask."""
-
-
 AMP = [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
 """Each with whether frozen weights are in half precision."""
 
@@ -43,7 +34,7 @@ def test_steps_and_an_evaluation_stay_on_the_gpu(number):
     model = model_of(mode, layers, amp, pooling=pooling, head=head, held=held)
     with faked(model):
         trainer, batch = trainer_of(model, amp), batch_of(masked=number % 4 != 1)
-        assert "aten._fused_adamw_.default" in check_steps(trainer, batch)
+        assert "aten._fused_adamw_.default" in check_step(trainer, batch)
         model.eval()
         with Watch() as watch, torch.inference_mode(), autocast(amp, GPU):
             logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -51,10 +42,9 @@ def test_steps_and_an_evaluation_stay_on_the_gpu(number):
     assert logits.device == GPU
 
 
-def check_steps(trainer: Trainer, batch: Batch, *, counts: bool = False) -> set[str]:
-    """Fail unless two steps stay on the GPU, and give what they have to; their operators."""
+def check_step(trainer, batch, *, counts=False):
+    """Fail unless a step stays on the GPU, and gives what it has to; its operators."""
     with Watch(counts=counts) as watch:
-        trainer.step(batch)
         loss, logits = trainer.step(batch)
     assert not watch.problems
     assert (loss.device, loss.dtype, loss.shape) == (GPU, torch.float32, ())
@@ -63,7 +53,7 @@ def check_steps(trainer: Trainer, batch: Batch, *, counts: bool = False) -> set[
     return set(watch.names)
 
 
-def check_gradients(trainer: Trainer) -> None:
+def check_gradients(trainer):
     """Fail unless all that trains has a gradient and state as fused AdamW takes them."""
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert set(trained.values()) == set(trainer.parameters) == trainer.optimizer.state.keys()
@@ -84,7 +74,7 @@ def test_other_optimizers_count_their_steps_on_the_cpu_and_do_all_else_on_the_gp
     monkeypatch.setattr(OPTIMIZERS[optimizer], "_first_step", lambda *_: torch.tensor(0.0))
     model = model_of("head")
     with faked(model):
-        names = check_steps(trainer_of(model, optimizer=optimizer), batch_of(), counts=True)
+        names = check_step(trainer_of(model, optimizer=optimizer), batch_of(), counts=True)
     assert "aten._foreach_lerp_.Scalar" in names
 
 
@@ -93,14 +83,14 @@ def test_regressions_stay_on_the_gpu(loss):
     model = model_of("head", outputs=1)
     with faked(model):
         batch = batch_of()
-        check_steps(trainer_of(model, loss=loss), replace(batch, labels=batch.labels.float()))
+        check_step(trainer_of(model, loss=loss), replace(batch, labels=batch.labels.float()))
 
 
 def test_steps_of_several_parts_stay_on_the_gpu():
     amp = "fp16"
-    heads = {"sst": HeadConfig(CLASSES), "quora": HeadConfig(1, pairs=True)}
+    heads = {"sst": HeadConfig(gpu.CLASSES), "quora": HeadConfig(1, pairs=True)}
     model = model_of("lora", "attn-only", amp, model=BertClassifier(
-        CONFIG, heads, encoders=2, head="conv", pooling="pooler", dropout=0.1
+        gpu.CONFIG, heads, encoders=2, head="conv", pooling="pooler", dropout=0.1
     ))  # fmt: skip
     with faked(model):
         trainer, ids = trainer_of(model, amp), batch_of().input_ids
@@ -128,14 +118,15 @@ def test_what_unfreezes_stays_on_the_gpu():
 
 
 def test_what_a_gpu_waits_for_is_seen():
-    with FakeTensorMode():
+    stopped = fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException
+    with fake_tensor.FakeTensorMode():
         x, one = torch.ones(3, device=GPU), torch.ones(())
         with Watch() as watch:
             x.cpu()
             x + one
             x.masked_fill(x > 0, 1.0)
             for wait in (x.sum().item, x.nonzero, lambda: torch.equal(x, x), lambda: x[x > 0]):
-                with suppress(DataDependentOutputException, DynamicOutputShapeException):
+                with suppress(*stopped):
                     wait()
     assert [problem.partition(" ")[0] for problem in watch.problems] == [
         "aten._to_copy.default", "aten.add.Tensor", "aten._local_scalar_dense.default",
