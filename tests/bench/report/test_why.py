@@ -40,12 +40,6 @@ def rows_of(*, activations=400.0, backward=30.0):
     ]
 
 
-def section_of(rows):
-    [group] = groups(rows)
-    [section] = why_section(group, None, NO_FACTS)
-    return section
-
-
 def test_sentences_table_and_picture_follow_from_the_rows():
     on_gpu = [
         row | {"device": "cuda:0", "peak_cuda_allocated_mib": float(row["peak_rss_mib"] or 0) - 300}
@@ -54,7 +48,7 @@ def test_sentences_table_and_picture_follow_from_the_rows():
     large = {"imports_anon_mib": 700.0, "peak_anon_mib": 1100.0, "peak_rss_mib": 1700.0}
     full, *others = rows_of()
     check_snapshot("why", {
-        title: section_of(rows) for title, rows in {
+        title: why_section(groups(rows)[0], None, NO_FACTS) for title, rows in {
             "adapters that keep activations": rows_of(),
             "adapters that keep few and save no time": rows_of(activations=100, backward=140),
             "four fifths of activations are most": [*rows_of(activations=320.0), SLOW],
