@@ -56,16 +56,7 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
         replace(cell("bitfit", None, None, "off"), mode="peft", adapter="loha 1a2b3c4d"),
     ]
     [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
-    assert [setting.label for setting in group.settings] == [
-        "full, fp32, layer decay 0.9",
-        "bitfit, fp32",
-        "lora rank 8 on all-lin-only, fp32",
-        "lora rank 8 on all-lin-only, fp32, rsLoRA on",
-        "lora rank 8 on all-lin-only, fp32, pissa initialisation, LoRA dropout 0.1",
-        "lora rank 8 on all-lin-only, fp32, LoRA+ ratio 4",
-        "lora rank 8 on query+value, fp32",
-        "peft, fp32, loha 1a2b3c4d",
-    ]
+    check_snapshot("options", {"labels": [setting.label for setting in group.settings]})
     frame = tables.frame(group)
     assert frame["kind"].nunique() == frame["label"].nunique() == len(ones)
     assert frame["best"].all(), "another option is no other rate of the same setting"
@@ -90,38 +81,23 @@ def test_sections_on_rank_and_rate_follow_from_the_best_rates():
         "the middle": grid_rows({kind[:2]: 5e-5 for kind in KINDS}),
         "one rate": [scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS],
     }
-    check_snapshot("axes", {
-        title: [s for s in sections(groups(rows)[0]) if s.anchor in ("rank", "rate")]
-        for title, rows in every.items()
-    })  # fmt: skip
-
-
-def test_names_of_cells_include_the_settings_that_differ():
     one = cell("lora", 1, "attn-only", "off")
-    bad = [
-        failed_row(with_rate(one, rate, batch_size=size), "timeout", "too slow")
-        for size, rate in ((64, 5e-6), (64, 1e-4), (128, 1e-4))
+    several = [(rate, size) for size in (64, 128) for rate in RATES]
+    failed = [failed_row(cell("full", None, None, "off"), "oom", "out of memory")]
+    failed += [
+        failed_row(with_rate(one, rate, batch_size=n), "timeout", "late") for rate, n in several
     ]
-    alone = failed_row(cell("full", None, None, "off"), "oom", "out of memory")
-    _, table = cells.failures_table([*bad, alone])
-    *names, last = (row[0] for row in table.rows)
-    of_one = ("batch 64, rate 5e-06", "batch 64, rate 0.0001", "batch 128, rate 0.0001")
-    assert names == [f"lora r1 attn-only fp32, seed 0, {values}" for values in of_one]
-    assert last == "full fp32, seed 0"
-
-
-def test_several_rates_and_batch_sizes_are_columns_next_to_the_axes():
-    one = cell("lora", 1, "attn-only", "off")
-    single = [scored(one, 1e-4, 0.5)]
-    several = [scored(one, rate, 0.5, batch_size=n) for rate in RATES for n in (64, 128)]
-    plain, both = (
-        [head.key for head in cells.cells_table(groups(rows)).heads] for rows in (single, several)
-    )
-    assert "batch_size" not in plain
-    assert plain.index("learning_rate") > plain.index("dev_score")
-    at = both.index("seed")
-    assert both[at - 3 : at] == ["amp", "batch_size", "learning_rate"]
-    assert both.count("learning_rate") == 1
+    check_snapshot("axes", {
+        **{title: [s for s in sections(groups(rows)[0]) if s.anchor in ("rank", "rate")]
+           for title, rows in every.items()},
+        "failed cells of several rates and batch sizes": cells.failures_table(failed),
+        **{title: [head.text for head in cells.cells_table(groups(rows)).heads]
+           for title, rows in (
+               ("columns of a cell", [scored(one, 1e-4, 0.5)]),
+               ("columns of several rates and batch sizes",
+                [scored(one, rate, 0.5, batch_size=n) for rate, n in several]),
+           )},
+    })  # fmt: skip
 
 
 LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)

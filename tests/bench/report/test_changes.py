@@ -25,10 +25,6 @@ def compared(rows):
     return [] if base is None else changes(*base)
 
 
-def labels(rows):
-    return sorted(change.label for change in compared(rows))
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -43,23 +39,6 @@ def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared(o
     assert compared([row(), row(0.6, **other)]) == []
     there = {"conditions_id": "0ddba11", "torch_version": "9.9"}
     assert compared([row(), row(0.6, head="conv") | there]) == []
-
-
-def test_cells_are_compared_with_the_same_axes_and_rate():
-    rows = [
-        row(), row(mode="lora"), row(0.6, head="conv"), row(0.7, head="conv", mode="lora"),
-        row(0.7, head="conv", amp="bf16"), row(0.7, head="conv", learning_rate=3e-4),
-        row(optimizer="radam"),
-    ]  # fmt: skip
-    conv = [change for change in compared(rows) if change.label == "head conv"]
-    pairs = sorted((c.setting.mode, c.setting.amp, c.setting.rate) for c in conv)
-    assert pairs == [("full", "off", 2e-4), ("lora", "off", 2e-3)]
-
-
-def test_unfreezing_is_compared_inside_the_group():
-    rows = [row(), row(0.45, unfreeze="iterative"), row(0.6, head="conv")]
-    assert labels(rows) == ["head conv", "unfreeze iterative"]
-    assert labels(rows[:2]) == [], "alone it is an axis like others"
 
 
 def test_the_hub_comes_first():
@@ -87,10 +66,18 @@ def test_the_section_follows_from_the_rows(tmp_path):
     oom = failed_row(cell("full", None, None, "off", head="conv"), "oom", "out of memory")
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
     rows.append(row(0.5, max_length=64))
+    unfrozen = [row(), row(0.45, unfreeze="iterative")]
     random_weights = [row(init="random") | bare, row(init="random", batch_size=64) | bare]
     check_snapshot("changes", {
         "four, of which two differ": changes_sections(groups(rows)),
         "costs alone": changes_sections(groups(random_weights)),
+        "with the same axes and rate": changes_sections(groups([
+            row(), row(mode="lora"), row(0.6, head="conv"), row(0.7, head="conv", mode="lora"),
+            row(0.7, head="conv", amp="bf16"), row(0.7, head="conv", learning_rate=3e-4),
+            row(optimizer="radam"),
+        ])),
+        "unfreezing inside the group": changes_sections(groups([*unfrozen, row(0.6, head="conv")])),
+        "unfreezing alone is an axis": changes_sections(groups(unfrozen)),
         "a failed cell is left out": changes_sections(groups([row(), row(batch_size=64), oom])),
         "nothing is changed": changes_sections(groups(rows[:1])),
     })  # fmt: skip

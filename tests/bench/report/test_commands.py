@@ -15,6 +15,7 @@ from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
 from bench.results.facts import NO_FACTS, DataFacts
+from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import new_row
 
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
@@ -87,30 +88,6 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
 
 
-def test_rates_of_a_search_are_not_selected_by():
-    every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
-    found = [replace(cell, learning_rate_source="search", learning_rate=3.16e-4) for cell in every]
-    (group,) = groups(rows_of(found, "full"))
-    whole, one, _ = commands(group, [], NO_FACTS)
-    assert whole.endswith("--lr auto")
-    assert "learning_rate" not in one
-    assert len(planned(one)) == 1
-    (group,) = groups([*rows_of(every[1:]), *rows_of(every[:1], "other")])
-    first, second, *_ = commands(group, [], NO_FACTS)
-    assert "--grid mine.toml " in first
-    assert "--grid other.toml " in second
-
-
-def test_repeats_are_run_again_as_often():
-    rows = rows_of(cells(gridfile.load("full"))[:4], "full")
-    (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
-    whole, one, _ = commands(group, [], NO_FACTS)
-    for line in (whole, one):
-        assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3
-    (group,) = groups(rows)
-    assert not any("--repeats" in line for line in commands(group, [], NO_FACTS))
-
-
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
@@ -143,23 +120,23 @@ def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(spec, expected)
     assert parse_selection(given["selection"])["max_length"] == {"48"}
 
 
-@pytest.mark.parametrize("grid", ["quick", "mine"])
-def test_a_race_is_repeated_as_one_and_a_cell_of_it_alone(grid):
-    every = cells(gridfile.load("quick"))
-    raced = [replace(cell, race=ON, seed=n, fold=n) for n in range(2) for cell in every]
-    final = [replace(every[0], seed=n) for n in range(3)]
-    (group,) = groups(rows_of([*raced, *final], grid))
-    assert group.race
-    whole, one, _ = commands(group, [], NO_FACTS)
-    (alone,) = groups(rows_of(final, grid))
-    (again, *_) = commands(alone, [], NO_FACTS)
-    lines = {"whole": whole, "one": one, "again": again}
-    races = {name: command.make_context("bench.grid", shlex.split(line)[3:]).params["race"]
-             for name, line in lines.items()}  # fmt: skip
-    if grid == "quick":  # which is a race by itself
-        assert races == {"whole": None, "one": False, "again": False}
-        assert {cell.cell_id for cell in planned(one)} == {every[0].cell_id}
-    else:
-        assert races == {"whole": True, "one": False, "again": None}
-    assert "--seeds" not in whole
-    assert "--seeds 3" in again
+def test_commands_repeat_rates_repeats_and_races():
+    """A search's rates are not selected by, and a cell of a race is trained alone."""
+    every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
+    searched = [replace(one, learning_rate_source="search", learning_rate=3e-4) for one in every]
+    rows = rows_of(every, "full")
+    quick = cells(gridfile.load("quick"))
+    raced = [replace(cell, race=ON, seed=n, fold=n) for n in range(2) for cell in quick]
+    final = [replace(quick[0], seed=n) for n in range(3)]
+    check_snapshot("commands", {
+        title: commands(groups(of)[0], [], NO_FACTS) for title, of in {
+            "once": rows,
+            "rates of a search": rows_of(searched, "full"),
+            "two grids": [*rows[1:], *rows_of(every[:1], "other")],
+            "three repeats": [row | {"repeat": n} for row in rows for n in (1, 3, 2)],
+            "quick, a race by itself": rows_of([*raced, *final], "quick"),
+            "a race of another grid": rows_of([*raced, *final], "mine"),
+            "the finalist of quick alone": rows_of(final, "quick"),
+            "the finalist of another grid alone": rows_of(final, "mine"),
+        }.items()
+    })  # fmt: skip

@@ -7,7 +7,7 @@ from itertools import count, pairwise
 import pandas as pd
 import pytest
 
-from bench.analysis.engines import agreements, baselines, unmatched
+from bench.analysis.engines import agreements
 from bench.analysis.groups import groups
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand, plan
@@ -53,30 +53,6 @@ def exact(loss=1.0, steps=3):
     return pair, {"minbert": [1.0] * steps, "transformers": [1.0] * (steps - 1) + [loss]}
 
 
-def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_settings():
-    eager = THEIRS | {"attn_implementation": "eager"}
-    more = [
-        row | {"ms_per_1k_tokens": 999.0}
-        for changes in ({"kernels": "reference"}, {"batching": "shuffled"}, {"compile": "on"})
-        for row in [run(LORA, repeat=n, minute=n, cell_settings=changes) for n in (1, 2, 3)]
-    ]
-    more += [
-        run(LORA, repeat=n, minute=n, cell_settings=eager, ms_per_1k_tokens=400.0) for n in (1, 2)
-    ]
-    compared = baselines([*rows(axes=(LORA,)), *more], no_values)
-    ratios = {
-        one.name: [round(each.interval.value, 3) for _, each in one.compared("ms_per_1k_tokens")]
-        for one in compared
-    }
-    assert ratios == {
-        "as its Trainer makes batches, sdpa": [0.25],
-        "on the same batches, sdpa": [0.5],
-        "on the same batches, eager": [0.1],
-        "on the same batches, compiled, sdpa": [1.0],
-    }
-    assert unmatched(compared) == {}
-
-
 def test_losses_are_read_from_the_folders_of_cells(tmp_path):
     (ours, theirs), _ = exact()
     runs = tmp_path / "runs.csv"
@@ -120,18 +96,6 @@ def test_losses_of_the_first_steps_agree_within_a_limit(loss, ours, theirs, want
     assert (one.agrees, one.steps) == wanted
 
 
-def test_losses_are_compared_on_the_same_batches_for_each_attention():
-    pair, losses = exact()
-    eager = run(FULL, cell_settings=THEIRS | {"attn_implementation": "eager", "dropout": 0.0})
-    agreed = agreements([*pair, eager], lambda row: losses[row.engine])
-    assert [one.transformers.attn_implementation for one in agreed] == ["sdpa", "eager"]
-    other = pair[1] | {"batching": "shuffled"}
-    assert agreements([pair[0], other], lambda row: losses[row.engine]) == []
-    compared = baselines([*rows(), *pair], no_values)
-    assert all(len(one.comparison.pairs) == 2 for one in compared), "others have dropout"
-    assert len(baselines(pair, no_values)) == 1
-
-
 def test_the_section_follows_from_costs_and_losses(tmp_path):
     half = ("full", None, None, "bf16")
     in_half = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
@@ -141,7 +105,26 @@ def test_the_section_follows_from_costs_and_losses(tmp_path):
     ]
     more, losses = exact()
     wrong = {"minbert": [1.0] * 3, "transformers": [1.0, 1.0, 1.1]}
+    eager = THEIRS | {"attn_implementation": "eager"}
+    beside = [
+        run(LORA, repeat=n, minute=n, cell_settings=changes, ms_per_1k_tokens=999.0)
+        for changes in ({"kernels": "reference"}, {"batching": "shuffled"}, {"compile": "on"})
+        for n in (1, 2, 3)
+    ]
+    beside += [
+        run(LORA, repeat=n, minute=n, cell_settings=eager, ms_per_1k_tokens=400.0) for n in (1, 2)
+    ]
+    without_dropout = run(FULL, cell_settings=eager | {"dropout": 0.0})
     every = {
+        "minbert as it runs, and two kinds of attention": (
+            [*rows(axes=(LORA,)), *beside, *more, without_dropout],
+            lambda row: losses[row.engine],
+        ),
+        "without dropout alone": (more, no_losses),
+        "losses of other batches": (
+            [*rows(), more[0], more[1] | {"batching": "shuffled"}],
+            lambda row: losses[row.engine],
+        ),
         "the losses agree": ([*rows(), *more], lambda row: losses[row.engine]),
         "they differ": ([*rows(), *more], lambda row: wrong[row.engine]),
         "half precision alone": ([*rows(), *in_half], lambda _: [1.0, 0.9]),

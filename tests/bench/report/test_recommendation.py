@@ -167,18 +167,15 @@ def test_the_power_is_reported_beforehand():
     assert needed_seeds(0.001, 1064, 80) is None
     cells = [cell(*axes, "off", seed, folds=2, fold=fold)
              for axes in SHARES for seed in range(3) for fold in range(2)]  # fmt: skip
-    points = f"{100 * shown_size(1000, 3, 4):.2g} points"
-    [note] = power_note(cells, 1000, METRICS["accuracy"])
-    assert f"3 seeds and 1,000 dev examples are expected to show a difference of {points}" in note
-    [single] = power_note([c for c in cells if c.seed == 0], 1000, METRICS["accuracy"])
-    assert f"3 seeds: --seeds 3 is expected to show differences of {points}" in single
-    assert power_note(cells, 1000, METRICS["pearson"]) == []
-    enough = 1.5 * (1000 * (shown_size(1000, 3, 4) / 0.02) ** 2)
+    accuracy, enough = METRICS["accuracy"], 1500 * (shown_size(1000, 3, 4) / 0.02) ** 2
     assert 0.01 < shown_size(round(enough), 3, 4) < 0.02
-    [good] = power_note(cells, round(enough), METRICS["accuracy"])
-    assert good.endswith("four times out of five")
-    [poor] = power_note(cells, 200, METRICS["accuracy"])
-    assert "--seeds" in poor or "no number of seeds" in poor
+    check_snapshot("power", {
+        "three seeds": power_note(cells, 1000, accuracy),
+        "one seed": power_note([one for one in cells if one.seed == 0], 1000, accuracy),
+        "by another metric": power_note(cells, 1000, METRICS["pearson"]),
+        "enough examples": power_note(cells, round(enough), accuracy),
+        "few examples": power_note(cells, 200, accuracy),
+    })  # fmt: skip
 
 
 def exported(metric="accuracy", score=0.58, missing=""):
