@@ -1,8 +1,10 @@
-"""Which rows are compared, which setting is best, and which differences are significant."""
+"""Which rows are compared, which setting is best, which differences are significant, and where a
+setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 
 import numpy as np
 import pytest
 
+from bench.analysis.breakdown import memory_parts, representatives, step_parts
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import (
@@ -15,7 +17,7 @@ from bench.analysis.verdicts import (
     rank_effect,
     score_spread,
 )
-from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row
+from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
@@ -208,3 +210,48 @@ def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
         assert costs["lora"] / costs["full"] == pytest.approx(0.99, rel=1e-3)
     other = one([*costing(1000.0, "full", seeds=(0,)), *costing(990.0, *LORA, seeds=(1, 2))])
     assert compare(other, "memory", *other.settings) is None, "no seed in common"
+
+
+MEMORY = {
+    "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
+    "peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0,
+}  # fmt: skip
+PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
+                  "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
+
+
+def test_runs_without_the_parts_of_a_step_count_for_the_time():
+    """As of before schema 9."""
+    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
+    times = ((50.0, older), (60.0, {}), (70.0, {}))
+    [group] = groups(
+        row(seed=seed, **PARTS | {"ms_per_1k_tokens": time} | parts)
+        for seed, (time, parts) in enumerate(times)
+    )
+    step = step_parts(group, group.settings[0])
+    assert (step.total, step.parts["backward"]) == pytest.approx((60.0, 36.0))
+
+
+@pytest.mark.parametrize("column", MEMORY)
+def test_without_a_column_the_parts_of_memory_are_unknown(column):
+    [group] = groups([row(**PARTS | {column: None})])
+    assert memory_parts(group, group.settings[0]) is None
+
+
+def test_one_setting_stands_for_each_mode_and_layer_set():
+    """In the precision with most known parts, or in that of the recommended setting."""
+    rows = synthetic_rows(68, failures=False)
+    [group] = groups(row | PARTS for row in rows)
+    kinds = [f"{mode} rank 8 on {layers}, bf16" for mode in ("lora", "dora")
+             for layers in ("attn-only", "attn", "all-lin-only", "all-lin")]  # fmt: skip
+    names = {setting.label for setting in representatives(group)}
+    assert names == {"full, fp32", "full, bf16", "head, bf16", *kinds}
+    pick = next(s for s in group.settings if s.label == "lora rank 2 on attn, fp32")
+    shown = representatives(group, pick)
+    assert pick in shown
+    assert "dora rank 8 on attn, fp32" in [setting.label for setting in shown]
+    assert len(shown) == 11
+    [group] = groups(row | PARTS if row.amp == "off" else row for row in rows)
+    assert {s.amp for s in representatives(group) if s.mode != "full"} == {"off"}
+    [group] = groups(row("lora", rank, "attn") for rank in (64, 4, 1))
+    assert [setting.rank for setting in representatives(group)] == [4], "the nearest to 8"

@@ -15,40 +15,32 @@ from bench.plan.columns import values_of
 from bench.plan.job import FILE
 from bench.report.forecasts import forecasts_section
 from bench.report.render import render, report
-from bench.results import curves, facts
+from bench.results import curves
+from bench.results import facts as facts_file
 from bench.results.curves import Curves, Point, curves_key
-from bench.results.exports import EXPORTS, Figures, Form
-from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference
+from bench.results.exports import EXPORTS
+from bench.results.facts import FinalScore, Reference
 from bench.results.rescoring import read_results
 from bench.results.store import cell_folder, plan_file
 from tests.bench.report.snapshots import check_snapshot
+from tests.bench.report.test_recommendation import exported
+from tests.bench.report.test_sections import facts
 from tests.bench.results.test_hostile_results import JOB
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows, write_rows
 from tests.hostile import check_line, examples
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
 SCORES: Any = {"accuracy": (0.4, 0.3, 0.5)}
-FOUND = {"train": 2, "dev": 1, "shown": ["a b"]}
-PERCENTILES = {"50": 21, "100": 64}
-LENGTHS = {"unit": "tokens", "train": PERCENTILES, "dev": PERCENTILES, "step": 4, "counts": [1, 2]}
-KINDS = ("duplicates", "leaks", "near_duplicates", "near_leaks", "conflicts", "empty")
-CHECKS = {
-    **dict.fromkeys(KINDS, FOUND), "compared": 9, "distinct": 10, "encoding": {"broken": FOUND},
-    "lengths": [LENGTHS], "max_length": 64, "tokens_cut": 0.001,
-}  # fmt: skip
-FACTS = DataFacts.model_validate({
-    "task": "movies", "problem": "single_label", "source": "a.csv, b.csv", "classes": ["x", "y"],
-    "train": 2000, "dev": 1061, "class_counts": {"x": [1200, 600], "y": [800, 461]},
-    "checks": CHECKS, "tokens_of": "v",
-    "references": [Reference(name=n, about="a", train=2000, scores=SCORES) for n in REFERENCES],
+FACTS = facts().model_copy(update={
+    "tokens_of": "v",
+    "references": tuple(
+        Reference(name=n, about="a", train=2000, scores=SCORES) for n in facts_file.REFERENCES
+    ),
     "final": FinalScore(
         setting="s", cell_id="c", seed=0, metric="accuracy", dev=0.5, test="t.csv", digest="d",
         examples=10, scores=SCORES, at="2026-01-01",
     ),
 })  # fmt: skip
-FORM = Form(name="onnx", format="onnx", size_mb=90, one_ms=3, batch_ms=50, score=0.5, changed=1,
-            largest_difference=0.1, libraries={"onnx": "1"})  # fmt: skip
-EXPORT = Figures(forms=(FORM,), metric="accuracy", examples=9, machine="m", threads=2, at="2026")
 CURVES = Curves(
     model="m", batch=64, length=128, under_10={"lora": 99}, notes=("error: none",),
     points=tuple(
@@ -60,7 +52,7 @@ CURVES = Curves(
 KEY = curves_key(ROWS[0].model_digest, "cpu")
 FILES: dict[str, Any] = {
     "data": {ROWS[0].data_digest: FACTS.model_dump(mode="json")},
-    "exports": {ROWS[0].cell_id: EXPORT.model_dump(mode="json")},
+    "exports": {ROWS[0].cell_id: exported().model_dump(mode="json")},
     "fit": {KEY: CURVES.model_dump(mode="json")},
     "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
     "cell": json.loads(JOB.to_json()),
@@ -110,7 +102,7 @@ def changed(draw):
     return name, document
 
 
-@example(change=with_value([1], "data", DATA, "class_counts", "x"), renders=True)
+@example(change=with_value([1], "data", DATA, "class_counts", "red"), renders=True)
 @example(change=with_value("\ud800", "data", DATA, "references", 0, "about"), renders=True)
 @example(change=with_value(10**400, "data", DATA, "train"), renders=True)
 @example(change=with_value({}, "fit", KEY, "points", 0, "memory_mib"), renders=True)
@@ -125,8 +117,9 @@ def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
     write_rows(path, ROWS)
     folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"data": facts.FACTS.path(path), "exports": EXPORTS.path(path), "plan": plan_file(path),
-             "cell": folder / FILE, "fit": curves.CURVES.path(path)}  # fmt: skip
+    kept = {"data": facts_file.FACTS, "exports": EXPORTS, "fit": curves.CURVES}
+    files = {name: of.path(path) for name, of in kept.items()}
+    files |= {"plan": plan_file(path), "cell": folder / FILE}
     for name, content in (*FILES.items(), change):
         files[name].write_text(json.dumps(content))
     try:
