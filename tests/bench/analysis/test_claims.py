@@ -85,15 +85,22 @@ def test_each_task_has_its_own_variance_and_the_same_weight():
     assert 4 <= found.freedom < 4.1
 
 
-def test_two_seeds_of_a_fold_are_one_value_of_it():
+def test_two_seeds_of_a_fold_are_one_value_of_it_and_folds_stay_with_more_trainings():
     rows = raced(0.0, seeds=range(10), spread=0.02)
-    found = estimate(stated(pairs=10), rows, no_values)
+    by_fold = [one | {"dev_score": one.dev_score + 0.05 * one.fold * (one.rank == 1)}
+               for one in rows]  # fmt: skip
+    found, other = (estimate(stated(pairs=10), of, no_values) for of in (rows, by_fold))
     assert found.freedom <= 8
-    by_fold = np.zeros((2, 5))
-    for one, other in zip(rows[::2], rows[1::2], strict=True):
-        by_fold[TASKS.index(one.task), one.fold] += (other.dev_score - one.dev_score) / 2
-    error = np.sqrt((by_fold.var(axis=1, ddof=1) / 5).sum()) / 2
+    means = np.zeros((2, 5))
+    for base, new in zip(rows[::2], rows[1::2], strict=True):
+        means[TASKS.index(base.task), base.fold] += (new.dev_score - base.dev_score) / 2
+    error = np.sqrt((means.var(axis=1, ddof=1) / 5).sum()) / 2
     assert found.error == pytest.approx(error, rel=0.01)
+    assert found.floor < found.error**2
+    assert other.error**2 - other.floor == pytest.approx(0.02**2 / 10 / 2, rel=0.5)
+    assert other.floor > 0.9 * other.error**2
+    single = estimate(stated(), raced(0.0), no_values)
+    assert single.floor == single.error**2  # one training of each fold shows nothing of them
 
 
 def on_dev(rows, difference):
@@ -174,18 +181,6 @@ def test_more_trainings_do_not_reduce_the_variance_between_examples():
         pytest.approx(0.018)
     )
     assert reason(one).endswith("times the trainings would decide: run this")
-
-
-def test_folds_of_a_race_stay_as_they_are_with_more_trainings():
-    rows = raced(0.0, seeds=range(10), spread=0.02)
-    by_fold = [one | {"dev_score": one.dev_score + 0.05 * one.fold * (one.rank == 1)}
-               for one in rows]  # fmt: skip
-    found, other = (estimate(stated(pairs=10), of, no_values) for of in (rows, by_fold))
-    assert found.floor < found.error**2
-    assert other.error**2 - other.floor == pytest.approx(0.02**2 / 10 / 2, rel=0.5)
-    assert other.floor > 0.9 * other.error**2
-    single = estimate(stated(), raced(0.0), no_values)
-    assert single.floor == single.error**2  # one training of each fold shows nothing of them
 
 
 def test_of_metrics_without_points_the_margin_is_a_share():

@@ -2,7 +2,6 @@
 explorer, on the committed run of reference."""
 
 import csv
-import io
 import random
 import re
 import time
@@ -199,18 +198,19 @@ def test_only_what_lasts_is_announced(page):
     assert page.locator("#explorer [aria-live]").count() == 0
 
 
-def test_each_step_of_a_slider_leaves_other_settings(candidates):
+def test_each_step_of_a_slider_leaves_other_settings_and_names_are_relative(index, candidates):
     content: Any = explorer(recommend(candidates))
     assert [one["name"] for one in content["limits"]] == [*NEEDS, "score"]
     for one in content["limits"]:
-        sizes = [
-            len(recommend(candidates, "memory", parse_where(limit_text(one["name"], value))).among)
-            for value in one["values"]
-        ]
+        limits = (parse_where(limit_text(one["name"], value)) for value in one["values"])
+        sizes = [len(recommend(candidates, "memory", limit).among) for limit in limits]
         sizes = sizes if one["at_most"] else sizes[::-1]
         assert sizes[0] > 0
         assert sizes == sorted({*sizes})
         assert sizes[-1] == len(candidates.settings)
+    assert index.stat().st_size < 2_000_000
+    assert str(Path(__file__).parents[3]) not in str(content)
+    assert all(made["cells"][0][7].startswith("runs/") for made in content["settings"])
 
 
 def test_filters_act_on_the_table_of_cells(page):
@@ -302,7 +302,9 @@ def test_a_command_is_copied_without_a_clipboard_too(page):
     page.wait_for_function("() => document.getElementById('copy').textContent === 'Copy'")
 
 
-def test_a_link_inside_keeps_the_state_in_the_address(page):
+def test_a_link_inside_keeps_the_state_in_the_address_which_opens_at_the_explorer(
+    browser, index, page
+):
     type_limit(page, "time", "60")
     page.wait_for_function("() => location.hash.includes('time=60')")
     page.locator("nav a[href='#cells']").click()
@@ -312,17 +314,13 @@ def test_a_link_inside_keeps_the_state_in_the_address(page):
     assert not page.locator("#terms").evaluate("e => e.open")
     go(page, "terms")
     assert page.locator("#terms dl").is_visible()
-
-
-def test_an_address_with_a_state_opens_at_the_explorer(browser, index):
     page = browser.new_page(viewport=WIDE)
     page.goto(index.as_uri() + "#memory=1240")
     page.wait_for_function(
         "() => document.getElementById('explorer').getBoundingClientRect().top < 100"
     )
     page.set_viewport_size({"width": 1280, "height": 800})
-    controls = page.locator(".controls")
-    assert controls.evaluate("e => e.scrollHeight <= e.clientHeight")
+    assert page.locator(".controls").evaluate("e => e.scrollHeight <= e.clientHeight")
     page.close()
 
 
@@ -343,8 +341,8 @@ def test_the_csv_has_the_settings_that_are_left(page):
     page.get_by_role("button", name="time", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
-    text = Path(download.value.path()).read_text("utf-8-sig")
-    rows = list(csv.DictReader(io.StringIO(text)))
+    with Path(download.value.path()).open(encoding="utf-8-sig", newline="") as file:
+        rows = [*csv.DictReader(file)]
     left = verdicts(page)
     assert {row["setting"]: row["verdict"] for row in rows} == left
     assert [row["setting"] for row in rows] == list(left)
@@ -365,13 +363,6 @@ def test_nothing_sticks_out(page, width):
                (link.bounding_box() for link in page.locator("nav a").all()))  # fmt: skip
     assert nav["height"] < 120
     page.set_viewport_size(WIDE)
-
-
-def test_names_are_relative_and_the_page_is_small(index, candidates):
-    assert index.stat().st_size < 2_000_000
-    content: Any = explorer(recommend(candidates))
-    assert str(Path(__file__).parents[3]) not in str(content)
-    assert all(made["cells"][0][7].startswith("runs/") for made in content["settings"])
 
 
 def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path):
@@ -434,7 +425,7 @@ def test_a_script_that_was_put_into_a_page_does_not_run(browser, synthetic, tmp_
     page.close()
 
 
-def test_the_table_of_cells_sorts_by_number(browser, synthetic):
+def test_the_table_of_cells_sorts_by_number_and_dark_figures_stay_readable(browser, synthetic):
     page = open_page(browser, synthetic, WIDE)
     heading = page.locator("#cell-grid .tabulator-col", has_text="RSS, MiB").first
     heading.locator(".tabulator-col-sorter").click()
@@ -450,6 +441,16 @@ def test_the_table_of_cells_sorts_by_number(browser, synthetic):
     assert numbers[0] < 1000 <= numbers[-1], "what text would sort otherwise"
     assert {*texts[len(numbers) :]} == {"not measured"}
     assert page.complaints == []
+    stroke = "getComputedStyle(document.querySelectorAll('#legend path')[2]).stroke"
+    usual = page.evaluate(stroke)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(stroke) != usual
+    ink, paper = (
+        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle({colour}")))) / 765
+        for colour in ("document.querySelector('figure svg text')).fill",
+                       "document.body).backgroundColor")
+    )  # fmt: skip
+    assert ink - paper > 0.6
     page.close()
 
 
@@ -464,19 +465,3 @@ def test_without_javascript_advice_pictures_and_every_cell_are_there(browser, sy
     assert page.locator("#cell-table tbody tr").count() == 88
     assert page.locator("#cell-table tbody tr").first.is_visible()
     context.close()
-
-
-def test_dark_pages_keep_figures_readable(browser, synthetic):
-    page = open_page(browser, synthetic, WIDE)
-    stroke = "getComputedStyle(document.querySelectorAll('#legend path')[2]).stroke"
-    page.wait_for_selector("#legend path")
-    usual = page.evaluate(stroke)
-    page.emulate_media(color_scheme="dark")
-    assert page.evaluate(stroke) != usual
-    ink, paper = (
-        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle({colour}")))) / 765
-        for colour in ("document.querySelector('figure svg text')).fill",
-                       "document.body).backgroundColor")
-    )  # fmt: skip
-    assert ink - paper > 0.6
-    page.close()

@@ -1,5 +1,5 @@
-"""The commands that repeat a report, and the cells that they plan; and every command that is printed,
-with hostile text in every text, run by a shell with stubs."""
+"""The commands that repeat a report, and the cells that they plan; and every command that is
+printed, with hostile text in every text, run by a shell with stubs."""
 
 import html
 import json

@@ -36,6 +36,7 @@ from tests.bench.analysis.test_recommendation import (
     LARGE,
     SHARES,
     SMALL,
+    axes_of,
     group_of,
     values_of,
     with_scores,
@@ -55,52 +56,45 @@ def text(advice):
     return " ".join([advice.heading, *advice.sentences])
 
 
-def measured(**costs):
+COSTS = {(*HEAD, "off"): (500.0, 20.0), (*FULL, "off"): (1000.0, 100.0),
+         (*FULL, "bf16"): (900.0, 50.0), (*SMALL, "bf16"): (810.0, 40.0)}  # fmt: skip
+
+
+def measured(without=()):
     """A group of settings in fp32 and bf16 with these costs: memory, and time per token."""
-    axes = {"head_off": (*HEAD, "off"), "full_off": (*FULL, "off"), "full_bf16": (*FULL, "bf16"),
-            "lora_bf16": (*SMALL, "bf16")}  # fmt: skip
-    of, rows = values_of(SHARES), []
-    for name, of_setting in costs.items():
-        for seed in range(3 if of_setting else 0):
-            row = result_row(cell(*axes[name], seed))
-            memory, time = of_setting
-            rows.append(replace(row, peak_rss_mib=memory, ms_per_1k_tokens=time,
-                                dev_score=float(of([row]).mean())))  # fmt: skip
+    of = values_of(SHARES)
+    rows = [
+        result_row(cell(*axes, seed), peak_rss_mib=memory, ms_per_1k_tokens=time)
+        for axes, (memory, time) in COSTS.items() if axes != without
+        for seed in range(3)
+    ]  # fmt: skip
+    rows = [replace(row, dev_score=float(of([row]).mean())) for row in rows]
     [group] = groups(rows, (), of)
     return group
-
-
-COSTS = {"head_off": (500.0, 20.0), "full_off": (1000.0, 100.0), "full_bf16": (900.0, 50.0),
-         "lora_bf16": (810.0, 40.0)}  # fmt: skip
 
 
 def fallen_group(axes, status="ok"):
     """A group in which the training of a setting by seed 1 diverged, or scored 0.3."""
     of, fallen = values_of(SHARES), np.resize([1.0] * 3 + [0.0] * 7, EXAMPLES)
-
-    def is_it(row):
-        return (row.mode, row.rank, row.layers, row.seed) == (*axes, 1)
-
-    rows = [
-        row if not is_it(row)
-        else replace(row, dev_score=0.3) if status == "ok"
-        else failed_row(cell(*axes, "off", 1), status, "nan")
-        for row in group_of().rows
-    ]  # fmt: skip
-    [group] = groups(rows, (), lambda rows: fallen if is_it(rows[0]) else of(rows))
+    rows = [*group_of().rows]
+    [place] = [i for i, row in enumerate(rows) if (*axes_of(row), row.seed) == (*axes, 1)]
+    rows[place] = replace(rows[place], dev_score=0.3)
+    if status != "ok":
+        rows[place] = failed_row(cell(*axes, "off", 1), status, "nan")
+    wrong = rows[place].cell_id
+    [group] = groups(rows, (), lambda rows: fallen if rows[0].cell_id == wrong else of(rows))
     return group
 
 
-def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, quantile=2.0, margin=0.02):
+def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, margin=0.02):
     """Candidates whose pairs all have these differences and variances, on 1,000 examples."""
-    known = candidates_of(group_of(examples=1000))
-    shape = (4, 4)
+    known, shape = candidates_of(group_of(examples=1000)), (4, 4)
     signs = np.sign(np.subtract.outer(np.arange(4), np.arange(4)))
     compared = replace(
         known.comparison, difference=difference * signs, seeds=np.full(shape, seeds),
         of_seed=np.full(shape, of_seed), of_examples=np.full(shape, of_examples),
     )  # fmt: skip
-    compared.__dict__["quantiles"] = np.full(shape, quantile)
+    compared.__dict__["quantiles"] = np.full(shape, 2.0)
     found = replace(known, comparison=compared, margin=margin)
     found.__dict__["obstacles"] = ()
     return recommend(found)
@@ -134,10 +128,8 @@ def test_only_settings_that_it_is_not_shown_against_are_rivals():
     """The head is half a point of the whole scale worse, and known badly."""
     undecided = fixed(difference=0.0)
     compared = undecided.candidates.comparison
-    for matrix, there, back in (
-        (compared.difference, 0.5, -0.5), (compared.of_examples, 1e-2, 1e-2),
-    ):  # fmt: skip
-        matrix[1:, 0], matrix[0, 1:] = there, back
+    compared.difference[1:, 0], compared.difference[0, 1:] = 0.5, -0.5
+    compared.of_examples[1:, 0] = compared.of_examples[0, 1:] = 1e-2
     compared = replace(compared)
     compared.__dict__["quantiles"] = np.full((4, 4), 2.0)
     again = replace(undecided, candidates=replace(undecided.candidates, comparison=compared))
@@ -178,13 +170,12 @@ def test_the_power_is_reported_beforehand():
     })  # fmt: skip
 
 
-def exported(metric="accuracy", score=0.58, missing=""):
-    measured = {} if missing else {"size_mb": 23.0, "one_ms": 2.5, "batch_ms": 40.0}
+def exported(metric="accuracy", missing=""):
+    known = {"size_mb": 23.0, "one_ms": 2.5, "batch_ms": 40.0, "score": 0.58}
     forms = (
         Form(name=MERGED, format="transformers", size_mb=91.0, one_ms=4.25, batch_ms=60.0),
-        Form(name=INT8, format="onnx", missing=missing, score=None if missing else score,
-             **measured),
-    )  # fmt: skip
+        Form(name=INT8, format="onnx", missing=missing, **{} if missing else known),
+    )
     return Figures(
         forms=forms, metric=metric, examples=9, machine="Xeon", threads=2, at="2026-11-27"
     )
@@ -196,7 +187,7 @@ def test_answers_reasons_and_commands_follow_from_the_rows():
     lora = {HEAD: 0.3, SMALL: 0.6}
     tuned = [replace(row, learning_rate_source="search") for row in group_of().rows[:3]]
     some_tuned = groups([*tuned, *group_of().rows[3:]], (), values_of(SHARES))[0]
-    single = [row for row in measured(**COSTS).rows
+    single = [row for row in measured().rows
               if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
     diverged = [failed_row(cell(*axes, "off", 2), "invalid", "nan") for axes in others]
     in_bf16 = [failed_row(cell("full", None, None, "bf16"), "invalid", "nan")]
@@ -211,9 +202,9 @@ def test_answers_reasons_and_commands_follow_from_the_rows():
         "given rates, capped": said(group_of(learning_rate=3e-3, max_steps=30, early_stopping=2)),
         "tuned rates, five seeds": said(group_of(seeds=5, learning_rate_source="search")),
         "some tuned rates": said(some_tuned),
-        "bf16": said(measured(**COSTS)),
-        "bf16, and no full fine-tuning in it": said(measured(**COSTS | {"full_bf16": None})),
-        "bf16, and no full fine-tuning in fp32": said(measured(**COSTS | {"full_off": None})),
+        "bf16": said(measured()),
+        "bf16, and no full fine-tuning in it": said(measured(without=(*FULL, "bf16"))),
+        "bf16, and no full fine-tuning in fp32": said(measured(without=(*FULL, "off"))),
         "bf16, one process of full": said(groups(single, (), values_of(SHARES))[0], margin=0.05),
         "one seed": said(group_of(seeds=1)),
         "two seeds": said(group_of(seeds=2, examples=20_000)),
@@ -282,7 +273,7 @@ def test_the_data_are_json_without_nan():
     assert set(data["alternatives"]) == {"time", "size", "parameters", "score"}
     assert data["sentences"] == list(made.sentences)
     assert data["best"]["label"] == "lora rank 8 on all-lin, fp32"
-    in_bf16 = as_json(said(measured(**COSTS)))
+    in_bf16 = as_json(said(measured()))
     assert in_bf16["against_full_in_same_precision"]["memory"][0] == pytest.approx(0.9)
     assert in_bf16["amp_itself"]["time"][0] == pytest.approx(0.5)
     known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}))
@@ -298,15 +289,13 @@ def test_settings_that_were_exported_have_columns_of_what_that_costs():
     made = recommend(candidates_of(group_of()))
     seed = made.setting.ok[1].cell_id
     known = advice(made, exports={seed: exported()})
-    check_snapshot("exported", {
-        "both forms": lines(known),
-        **{
-            title: advice(made, exports={seed: of}).table for title, of in {
-                "both forms, as a table": exported(),
-                "scored by another metric": exported(metric="macro_f1"),
-                "one form was not measured": exported(missing="no onnxruntime"),
-            }.items()
-        },
+    tables = {
+        "both forms, as a table": exported(),
+        "scored by another metric": exported(metric="macro_f1"),
+        "one form was not measured": exported(missing="no onnxruntime"),
+    }
+    check_snapshot("exported", {"both forms": lines(known)} | {
+        title: advice(made, exports={seed: of}).table for title, of in tables.items()
     })  # fmt: skip
     assert advice(made, exports={"another": exported()}).table == advice(made).table
     data = json.loads(json.dumps(as_json(known)))
@@ -318,13 +307,11 @@ def recommend_command(*arguments):
     return CliRunner().invoke(main, [*map(str, arguments)], standalone_mode=False)
 
 
-def test_the_command_decides_from_the_grid_at_one_epoch(tmp_path):
+def test_readme_quotes_what_the_command_says_of_the_reference_run(tmp_path):
+    """Of its rows alone: README's first command adds others to the file. And the grid at one epoch
+    decides."""
     done = recommend_command("--runs", copy_reference(tmp_path))
     assert (done.return_value, done.stderr) == (0, "")
-
-
-def test_readme_quotes_what_the_command_says_of_the_reference_run(tmp_path):
-    """Of its rows alone: README's first command adds others to the file."""
     path, committed = tmp_path / "runs.csv", ROOT / "runs.csv"
     rows = [row for row in read_rows(committed) if row.grid == "full"]
     write_rows(path, rows)

@@ -27,7 +27,7 @@ from tests.bench.report.test_recommendation import exported
 from tests.bench.report.test_sections import facts
 from tests.bench.results.test_hostile_results import JOB
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows, write_rows
-from tests.hostile import check_line, examples
+from tests.hostile import changed, check_line, examples
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
 SCORES: Any = {"accuracy": (0.4, 0.3, 0.5)}
@@ -63,14 +63,6 @@ VALUES = [
 ]  # fmt: skip
 
 
-def places(value, place=()):
-    """The path of every value in a JSON document."""
-    yield place
-    items = value.items() if isinstance(value, dict) else ()
-    for key, inner in enumerate(value) if isinstance(value, list) else items:
-        yield from places(inner, (*place, key))
-
-
 def with_value(value, name, *place):
     """A file's name and its content with another value in a place."""
     document = copy.deepcopy(FILES[name])
@@ -85,21 +77,10 @@ DATA = ROWS[0].data_digest
 
 
 @st.composite
-def changed(draw):
-    """A file's name and its content with a value replaced, removed, or under another key."""
+def changed_file(draw):
+    """A file's name and its content with some values replaced, added or removed."""
     name = draw(st.sampled_from(["data", "data", "data", "exports", "exports", *FILES]))
-    *parents, last = draw(st.sampled_from([*places(FILES[name])][1:]))
-    document = copy.deepcopy(FILES[name])
-    inner = document
-    for key in parents:
-        inner = inner[key]
-    kind = draw(st.sampled_from(["replace"] * 4 + ["remove", "rename"]))
-    old = inner.pop(last) if kind != "replace" else None
-    if kind == "rename" and isinstance(inner, dict):
-        inner[draw(st.sampled_from(["", "x", "\ud800"]))] = old
-    elif kind == "replace":
-        inner[last] = draw(st.sampled_from(VALUES))
-    return name, document
+    return name, draw(changed(FILES[name], st.sampled_from(VALUES)))
 
 
 @example(change=with_value([1], "data", DATA, "class_counts", "red"), renders=True)
@@ -109,7 +90,7 @@ def changed(draw):
 @example(change=with_value(1, "fit", KEY, "batch"), renders=True)
 @example(change=with_value("a\x1b[1m", "fit", KEY, "points", 0, "mode"), renders=True)
 @examples(150)
-@given(change=changed(), renders=st.sampled_from([False] * 9 + [True]))
+@given(change=changed_file(), renders=st.sampled_from([False] * 9 + [True]))
 def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
     tmp_path, undrawn, change, renders
 ):
