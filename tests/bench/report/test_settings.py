@@ -25,6 +25,8 @@ from tests.bench.synthetic_rows import (
     synthetic_rows,
 )
 
+SIGNED = [{*of} for of in (COLOURS, MARKERS, LINES)]
+"""The modes that have their own signs, before a report adds those of other names."""
 RATES = (1e-5, 5e-5, 1e-4)
 KINDS = (
     ("full", None, None), ("lora", 1, "attn-only"), ("lora", 8, "attn-only"),
@@ -74,7 +76,7 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
     [group] = groups([scored(one, 1e-4, 0.5) for one in ranked])
     stems = [drawing.stem for section in sections(group) for drawing in section.drawings]
     assert [stem for stem in stems if "rank" in stem] == ["rank-all-lin-only", "rank-query+value"]
-    assert set(MODES) == set(COLOURS) == set(MARKERS) == set(LINES)
+    assert [{*MODES}] * 3 == SIGNED
 
 
 def test_of_a_tie_of_rates_one_is_the_best_and_without_a_score_none():
