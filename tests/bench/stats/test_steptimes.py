@@ -124,9 +124,8 @@ def test_steps_of_a_warm_up_do_not_count():
     found = training_times(slow.tolist(), tokens, tokens)
     assert (found.warm, found.settled) == (3 * WINDOW, True)
     same = training_times(ms.tolist(), tokens, tokens)
-    for name in ("step_ms", "ms_per_1k_tokens"):
-        one, other = getattr(found, name).value, getattr(same, name).value
-        assert one == pytest.approx(other), "of the same batches, whatever the warm-up"
+    values = [(of.step_ms.value, of.ms_per_1k_tokens.value) for of in (found, same)]
+    assert values[0] == pytest.approx(values[1]), "of the same batches, whatever the warm-up"
 
 
 def test_training_that_never_comes_to_rest_is_unsettled():
