@@ -104,18 +104,18 @@ def test_the_section_follows_from_costs_and_losses(tmp_path):
     more, losses = exact()
     wrong = {"minbert": [1.0] * 3, "transformers": [1.0, 1.0, 1.1]}
     eager = THEIRS | {"attn_implementation": "eager"}
-    beside = [
+    others = [
         run(LORA, repeat=n, minute=n, cell_settings=changes, ms_per_1k_tokens=999.0)
         for changes in ({"kernels": "reference"}, {"batching": "shuffled"}, {"compile": "on"})
         for n in (1, 2, 3)
     ]
-    beside += [
+    others += [
         run(LORA, repeat=n, minute=n, cell_settings=eager, ms_per_1k_tokens=400.0) for n in (1, 2)
     ]
     without_dropout = run(FULL, cell_settings=eager | {"dropout": 0.0})
     every = {
         "minbert as it runs, and two kinds of attention": (
-            [*rows(axes=(LORA,)), *beside, *more, without_dropout],
+            [*rows(axes=(LORA,)), *others, *more, without_dropout],
             lambda row: losses[row.engine],
         ),
         "without dropout alone": (more, no_losses),
