@@ -1,8 +1,10 @@
-"""Which rows are compared, which setting is best, and which differences are significant."""
+"""Which rows are compared, which setting is best, which differences are significant, and where a
+setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 
 import numpy as np
 import pytest
 
+from bench.analysis.breakdown import memory_parts, representatives, step_parts
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import (
@@ -24,20 +26,11 @@ def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, *
 
 
 def one(rows, planned=()):
-    found = groups(rows, planned)
-    assert len(found) == 1
-    return found[0]
+    [group] = groups(rows, planned)
+    return group
 
 
 LORA = ("lora", 1, "attn-only")
-
-
-def test_an_interval_ends_where_its_metric_does():
-    """Of seeds of which one collapsed, and whose predictions are not kept."""
-    rows = [row(seed=seed, dev_score=score) for seed, score in enumerate((0.0, 0.93, 0.95))]
-    score = one(rows).settings[0].estimate("dev_score")
-    assert score.value == pytest.approx(0.627, abs=1e-3)
-    assert score.ends() == (0.0, 1.0)
 
 
 def test_the_baseline_unfreezes_only_where_all_do():
@@ -59,25 +52,20 @@ def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other
     assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
 
 
-BF16 = {"amp": "bf16", "frozen_dtype": "bf16"}
-
-
-def test_the_type_of_frozen_weights_splits_no_group_and_is_in_labels_where_it_varies():
+def test_the_type_of_frozen_weights_is_in_labels_where_it_varies_and_the_rate_too():
+    assert [s.label for s in one([row(), row(settings={"learning_rate": 3e-5})]).settings] == [
+        "full, fp32, rate 3e-05", "full, fp32, rate 0.0002",
+    ]  # fmt: skip
     head = row("head", frozen_dtype="fp32", amp="bf16")
-    rows = [row(), row(amp="bf16"), row(*LORA, **BF16), head]
-    assert [s.label for s in one(rows).settings] == [
+    rows = [row(), row(amp="bf16"), row(*LORA, amp="bf16", frozen_dtype="bf16"), head]
+    names = [
         "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
     ]  # fmt: skip
-    rates = one([row(), row(settings={"learning_rate": 3e-5})])
-    assert [s.label for s in rates.settings] == [
-        "full, fp32, rate 3e-05",
-        "full, fp32, rate 0.0002",
-    ]
+    assert [s.label for s in one(rows).settings] == names
     group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
-    assert [s.label for s in group.settings if s.mode == "lora"] == [
-        "lora rank 1 on attn-only, bf16, frozen weights fp32",
-        "lora rank 1 on attn-only, bf16, frozen weights bf16",
-    ]
+    assert [s.label for s in group.settings] == [
+        *names[:3], f"{names[3]}, frozen weights fp32", f"{names[3]}, frozen weights bf16",
+    ]  # fmt: skip
     assert not any(s.tells_rate for s in group.settings)
 
 
@@ -91,12 +79,9 @@ def test_the_usual_type_of_frozen_weights_is_the_most_frequent_and_of_equals_fp3
     for rank in (1, 2, 4):
         both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
         rows += both[: 1 if rank == 4 else 2]
-    group = one(rows)
-    labels = [s.label for s in group.usual]
-    assert labels[0] == "full, fp32"
-    assert [label.rpartition(" ")[2] for label in labels[1:3]] == ["fp32", "fp32"]
-    assert labels[3] == "lora rank 4 on attn-only, bf16", "one that has no other is as usual"
-    assert len(group.settings) == 6
+    labels = [s.label for s in one(rows).usual]
+    assert [label.rpartition(" ")[2] for label in labels[:3]] == ["fp32"] * 3
+    assert labels[3:] == ["lora rank 4 on attn-only, bf16"], "one that has no other is as usual"
 
 
 def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
@@ -106,65 +91,45 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
         figures = {"peak_rss_mib": memory, "dev_score": score}
         rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
     group = one(rows)
-    assert [found["both"] for found in effects(group, "memory")] == pytest.approx([0.5])
+    assert [effect["both"] for effect in effects(group, "memory")] == pytest.approx([0.5])
     assert len(amp_ratios(group, "memory")) == 3
-    found = rank_effect(group)
-    assert (found["pairs"], found["mean"]) == (3, pytest.approx(0.0))
-    some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
-    found = rank_effect(one(some))
-    assert (found["pairs"], found["mean"]) == (2, pytest.approx(0.0)), (
-        "also where some ranks ran in one"
-    )
-    found = rank_effect(one(synthetic_rows(68)))
-    assert (found["low"], found["high"], found["pairs"]) == (1, 8, 15)
+    some_in_one = one([r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8])
+    for of, pairs in ((group, 3), (some_in_one, 2)):
+        effect = rank_effect(of)
+        assert (effect["pairs"], effect["mean"]) == (pairs, pytest.approx(0.0))
     assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
 
 
 def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
-    old = row(finished_at="2026-01-01T00:00:00Z", conditions_id="old")
-    new = row(finished_at="2026-02-01T00:00:00Z", conditions_id="new")
-    assert [g.shared("conditions_id") for g in groups([old, new])] == ["new", "old"]
+    old, new = (
+        row(finished_at=f"2026-0{month}-01T00:00:00Z", conditions_id=name)
+        for month, name in ((1, "old"), (2, "new"))
+    )
     planned = [planned_row(cell("full", None, None, "off"), "old")]
-    assert [g.shared("conditions_id") for g in groups([old, new], planned)] == ["old", "new"]
+    for plan, order in (((), ["new", "old"]), (planned, ["old", "new"])):
+        assert [g.shared("conditions_id") for g in groups([old, new], plan)] == order
     planned = [planned_row(cell(mode, None, None, "off")) for mode in ("full", "head")]
     group = one([row()], planned)
-    assert [r["status"] for r in group.rows] == ["ok", None]
-    assert group.ok == 1, "one is not run, and the other not there twice"
+    assert [r["status"] for r in group.rows] == ["ok", None], "one is not run, the other not twice"
+    assert group.ok == 1
 
 
-def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
-    single = one([row(dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53)]).settings[0]
-    assert single.estimate("dev_score").ends() == (0.47, 0.53)
-    both = one([row(seed=seed, dev_score=0.5 + 0.01 * seed) for seed in (0, 1)]).settings[0]
-    assert both.estimate("dev_score").value == pytest.approx(0.505)
-    assert both.estimate("dev_score").low == pytest.approx(0.505 - 12.706 * 0.005, abs=1e-4)
+def test_one_seed_has_its_own_interval_and_several_that_of_their_mean_within_the_metrics_ends():
+    def score(*scores, **own):
+        rows = [row(seed=seed, dev_score=score, **own) for seed, score in enumerate(scores)]
+        return one(rows).settings[0].estimate("dev_score")
 
-
-def test_settings_are_compared_by_ratios_of_costs_and_differences_of_scores():
-    rows = [
-        row(peak_rss_mib=1000.0, dev_score=0.50, dev_ci_low=0.47, dev_ci_high=0.53),
-        row(*LORA, peak_rss_mib=600.0, dev_score=0.60, dev_ci_low=0.57, dev_ci_high=0.63),
-    ]
-    group = one(rows)
-    full, lora = group.settings
-    memory, score = (compare(group, name, lora, full) for name in ("memory", "score"))
-    assert memory.value == pytest.approx(0.6)
-    assert memory.holds(1.0) is None, "memory of one run has no interval"
-    assert score.value == pytest.approx(0.1)
-    assert score.holds(0.0) is False
-    near = one([rows[0], rows[1] | {"dev_score": 0.51, "dev_ci_low": 0.48, "dev_ci_high": 0.54}])
-    assert compare(near, "score", *near.settings).holds(0.0) is True
-    seeds = [row(seed=s, dev_score=0.5 + 0.1 * s) for s in range(3)]
-    seeds += [row(*LORA, seed=s, dev_score=0.51 + 0.1 * s + 0.001 * (s % 2)) for s in range(3)]
-    paired = one(seeds)
-    assert compare(paired, "score", *reversed(paired.settings)).holds(0.0) is False
+    assert score(0.5, dev_ci_low=0.47, dev_ci_high=0.53).ends() == (0.47, 0.53)
+    both = score(0.5, 0.51)
+    assert (both.value, both.low) == pytest.approx((0.505, 0.505 - 12.7062 * 0.005))
+    collapsed = score(0.0, 0.93, 0.95)
+    assert (collapsed.value, *collapsed.ends()) == pytest.approx((0.627, 0.0, 1.0), abs=1e-3)
 
 
 def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
-    rows = [row(dev_score=0.5), row("head", dev_score=0.9, flags="not_learned")]
+    rows = [row(dev_score=0.5), row("head", dev_score=0.9, flags="not_learned", peak_rss_mib=1.0)]
     assert best_by_score(one([*rows, row(*LORA, dev_score=0.6)])).mode == "lora"
     assert best_by_score(one([failed_row(cell(*LORA, "off"), "timeout", "late")])) is None
-    rows = [row(), row("head", peak_rss_mib=1.0, flags="not_learned")]
     group = one(rows)
     assert not group.learned
     assert best_by_score(group) is None
@@ -174,7 +139,6 @@ def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
         some = [row(settings={"folds": 3, "fold": i}, flags=flags[i]) for i in (0, 1)]
         assert one(some).learned is (None in flags), "most of the folds so far"
     both = [row("lora", rank, "attn-only", flags="not_learned") for rank in (1, 8)]
-    assert rank_effect(one([row(), *both])) is None
     assert rank_effect(one([row(), row("head"), *both])) is None, "of these neither learned"
 
 
@@ -205,35 +169,13 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert better_worse(group, gaps) == (0, 2)
 
 
-def test_the_effects_of_amp_and_of_the_adapter_are_separate():
-    rows = [
-        row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0),
-        row(*LORA, peak_rss_mib=600.0), row(*LORA, amp="bf16", peak_rss_mib=450.0),
-    ]  # fmt: skip
-    [found] = effects(one(rows), "memory")
-    assert (found["amp_alone"], found["adapter_alone"], found["both"]) == pytest.approx(
-        (0.8, 0.6, 0.45)
-    )
-    assert found["product"] == pytest.approx(0.48)
-    assert [(s.mode, round(gap.value, 3)) for s, gap in amp_ratios(one(rows), "memory")] == [
-        ("full", 0.8), ("lora", 0.75),
-    ]  # fmt: skip
-    assert effects(one(rows[2:]), "memory") == [], "without full fine-tuning in fp32"
-
-
 def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
-    rows = [
-        row(mode, seed=seed, dev_score=score)
-        for mode, score in (("full", 0.6), ("head", 0.5))
-        for seed in range(3)
-    ]
-
-    def values_of(kept):
-        return lambda rows: np.ones(50) if rows[0]["seed"] in kept else None
-
-    for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
-        [group] = groups(rows, values_of=values_of(kept))
-        assert (score_spread(*group.settings[:2]) is not None) is known
+    rows = [row(mode, seed=seed) for mode in ("full", "head") for seed in range(3)]
+    for kept in (3, 1, 0):
+        [group] = groups(
+            rows, values_of=lambda rows, n=kept: np.ones(50) if rows[0].seed < n else None
+        )
+        assert (score_spread(*group.settings[:2]) is not None) is (kept == 3)
 
 
 EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95, 3: 1.4}
@@ -268,3 +210,48 @@ def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
         assert costs["lora"] / costs["full"] == pytest.approx(0.99, rel=1e-3)
     other = one([*costing(1000.0, "full", seeds=(0,)), *costing(990.0, *LORA, seeds=(1, 2))])
     assert compare(other, "memory", *other.settings) is None, "no seed in common"
+
+
+MEMORY = {
+    "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
+    "peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0,
+}  # fmt: skip
+PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
+                  "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
+
+
+def test_runs_without_the_parts_of_a_step_count_for_the_time():
+    """As of before schema 9."""
+    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
+    times = ((50.0, older), (60.0, {}), (70.0, {}))
+    [group] = groups(
+        row(seed=seed, **PARTS | {"ms_per_1k_tokens": time} | parts)
+        for seed, (time, parts) in enumerate(times)
+    )
+    step = step_parts(group, group.settings[0])
+    assert (step.total, step.parts["backward"]) == pytest.approx((60.0, 36.0))
+
+
+@pytest.mark.parametrize("column", MEMORY)
+def test_without_a_column_the_parts_of_memory_are_unknown(column):
+    [group] = groups([row(**PARTS | {column: None})])
+    assert memory_parts(group, group.settings[0]) is None
+
+
+def test_one_setting_stands_for_each_mode_and_layer_set():
+    """In the precision with most known parts, or in that of the recommended setting."""
+    rows = synthetic_rows(68, failures=False)
+    [group] = groups(row | PARTS for row in rows)
+    kinds = [f"{mode} rank 8 on {layers}, bf16" for mode in ("lora", "dora")
+             for layers in ("attn-only", "attn", "all-lin-only", "all-lin")]  # fmt: skip
+    names = {setting.label for setting in representatives(group)}
+    assert names == {"full, fp32", "full, bf16", "head, bf16", *kinds}
+    pick = next(s for s in group.settings if s.label == "lora rank 2 on attn, fp32")
+    shown = representatives(group, pick)
+    assert pick in shown
+    assert "dora rank 8 on attn, fp32" in [setting.label for setting in shown]
+    assert len(shown) == 11
+    [group] = groups(row | PARTS if row.amp == "off" else row for row in rows)
+    assert {s.amp for s in representatives(group) if s.mode != "full"} == {"off"}
+    [group] = groups(row("lora", rank, "attn") for rank in (64, 4, 1))
+    assert [setting.rank for setting in representatives(group)] == [4], "the nearest to 8"

@@ -1,21 +1,40 @@
-"""The commands with which a report can be repeated, and the cells that they plan."""
+"""The commands that repeat a report, and the cells that they plan; and every command that is
+printed, with hostile text in every text, run by a shell with stubs."""
 
+import html
+import json
+import random
+import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
+from bench import recommend
 from bench.analysis.groups import groups
+from bench.common.errors import InputError
+from bench.common.messages import command_line
+from bench.compare.__main__ import command as compare
 from bench.grid.__main__ import command
 from bench.grid.inputs import override
+from bench.grid.resume import how_to_go_on
 from bench.plan import gridfile
 from bench.plan.cell import ON
+from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.dataset import DataSpec
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
+from bench.report.__main__ import main as report
 from bench.report.commands import commands
-from bench.results.facts import NO_FACTS, DataFacts
-from tests.bench.synthetic_rows import new_row
+from bench.results.facts import FACTS, NO_FACTS, DataFacts
+from bench.results.rowfile import record
+from bench.results.store import read_rows
+from tests.bench.report.snapshots import check_snapshot
+from tests.bench.synthetic_rows import cell, new_row, result_row
+from tests.hostile import check_line
 
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
 AXES = ("mode", "rank", "layers", "amp", "batch_size", "seed")
@@ -87,30 +106,6 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
 
 
-def test_rates_of_a_search_are_not_selected_by():
-    every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
-    found = [replace(cell, learning_rate_source="search", learning_rate=3.16e-4) for cell in every]
-    (group,) = groups(rows_of(found, "full"))
-    whole, one, _ = commands(group, [], NO_FACTS)
-    assert whole.endswith("--lr auto")
-    assert "learning_rate" not in one
-    assert len(planned(one)) == 1
-    (group,) = groups([*rows_of(every[1:]), *rows_of(every[:1], "other")])
-    first, second, *_ = commands(group, [], NO_FACTS)
-    assert "--grid mine.toml " in first
-    assert "--grid other.toml " in second
-
-
-def test_repeats_are_run_again_as_often():
-    rows = rows_of(cells(gridfile.load("full"))[:4], "full")
-    (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
-    whole, one, _ = commands(group, [], NO_FACTS)
-    for line in (whole, one):
-        assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3
-    (group,) = groups(rows)
-    assert not any("--repeats" in line for line in commands(group, [], NO_FACTS))
-
-
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
@@ -143,23 +138,132 @@ def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(spec, expected)
     assert parse_selection(given["selection"])["max_length"] == {"48"}
 
 
-@pytest.mark.parametrize("grid", ["quick", "mine"])
-def test_a_race_is_repeated_as_one_and_a_cell_of_it_alone(grid):
-    every = cells(gridfile.load("quick"))
-    raced = [replace(cell, race=ON, seed=n, fold=n) for n in range(2) for cell in every]
-    final = [replace(every[0], seed=n) for n in range(3)]
-    (group,) = groups(rows_of([*raced, *final], grid))
-    assert group.race
-    whole, one, _ = commands(group, [], NO_FACTS)
-    (alone,) = groups(rows_of(final, grid))
-    (again, *_) = commands(alone, [], NO_FACTS)
-    lines = {"whole": whole, "one": one, "again": again}
-    races = {name: command.make_context("bench.grid", shlex.split(line)[3:]).params["race"]
-             for name, line in lines.items()}  # fmt: skip
-    if grid == "quick":  # which is a race by itself
-        assert races == {"whole": None, "one": False, "again": False}
-        assert {cell.cell_id for cell in planned(one)} == {every[0].cell_id}
-    else:
-        assert races == {"whole": True, "one": False, "again": None}
-    assert "--seeds" not in whole
-    assert "--seeds 3" in again
+def test_commands_repeat_rates_repeats_and_races():
+    """A search's rates are not selected by, and a cell of a race is trained alone."""
+    every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
+    searched = [replace(one, learning_rate_source="search", learning_rate=3e-4) for one in every]
+    rows = rows_of(every, "full")
+    quick = cells(gridfile.load("quick"))
+    raced = [replace(cell, race=ON, seed=n, fold=n) for n in range(2) for cell in quick]
+    final = [replace(quick[0], seed=n) for n in range(3)]
+    check_snapshot("commands", {
+        title: commands(groups(of)[0], [], NO_FACTS) for title, of in {
+            "once": rows,
+            "rates of a search": rows_of(searched, "full"),
+            "two grids": [*rows[1:], *rows_of(every[:1], "other")],
+            "three repeats": [row | {"repeat": n} for row in rows for n in (1, 3, 2)],
+            "quick, a race by itself": rows_of([*raced, *final], "quick"),
+            "a race of another grid": rows_of([*raced, *final], "mine"),
+            "the finalist of quick alone": rows_of(final, "quick"),
+            "the finalist of another grid alone": rows_of(final, "mine"),
+        }.items()
+    })  # fmt: skip
+
+
+HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
+TEXTS = [*(name for name in NAMES if BY_NAME[name].kind is str)]
+ROWS = [
+    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
+    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
+    for amp in ("off", "bf16")
+    for seed in (0, 1, 2)
+]
+
+
+def write(path, columns):
+    """Write the rows with hostile text in some columns, and facts with such text."""
+    texts = dict.fromkeys(columns, HOSTILE)
+    fields = []
+    for number, row in enumerate(ROWS):
+        if "cell_id" in texts:  # else they were attempts at one cell
+            texts["cell_id"] = f"{HOSTILE}{number}"
+        fields.append([texts.get(name, format_value(row[name])) for name in NAMES])
+    path.write_bytes(record(NAMES) + b"".join(map(record, fields)))
+    facts = DataFacts(
+        task=HOSTILE, problem="single_label", source=HOSTILE, train=9, dev=1,
+        given=dict.fromkeys((*DataSpec.model_fields, HOSTILE), HOSTILE),
+    )  # fmt: skip
+    digest = HOSTILE if "data_digest" in columns else ROWS[0].data_digest
+    FACTS.path(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
+
+
+def accepted(folder):
+    """The columns in which hostile text is not refused with a line."""
+    names = []
+    for name in TEXTS:
+        path = folder / "one.csv"
+        write(path, [name])
+        try:
+            read_rows(path)
+        except InputError as error:
+            check_line(str(error), f"{path}, line 2: {name}")
+        else:
+            names.append(name)
+    return names
+
+
+def strings(value):
+    """All texts in a JSON document."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else ():
+        yield from strings(inner)
+    for inner in value if isinstance(value, list) else ():
+        yield from strings(inner)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """A function that runs the commands in a text, and returns those that the stubs saw."""
+    folder = tmp_path_factory.mktemp("shell")
+    stubs, seen = folder / "bin", folder / "seen"
+    stubs.mkdir()
+    for name in ("python", "minbert-bench"):
+        (stubs / name).write_text(f'#!/bin/sh\necho "$0 $1 $2" >> {seen}\n')
+        (stubs / name).chmod(0o755)
+    (stubs / "touch").symlink_to("/usr/bin/touch")
+    done = set()
+
+    def run(text):
+        inner = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
+        plain = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+        lines = html.unescape(re.sub(r"</?(pre|code|p)[^>]*>", "\n", plain)).splitlines()
+        for line in (*lines, *strings([json.loads(part) for part in inner])):
+            found = re.search(r"\b(python|minbert-bench) .*", line)
+            if found and found[0] not in done:
+                done.add(found[0])
+                subprocess.run(
+                    ["/bin/sh", "-c", found[0]], cwd=folder, check=False, env={"PATH": str(stubs)},
+                    stdin=subprocess.DEVNULL, capture_output=True,
+                )  # fmt: skip
+                assert not (folder / "PWNED").exists(), line
+        return {line.rpartition("/")[2] for line in seen.read_text().splitlines()}
+
+    return run
+
+
+def printed(main, *arguments, capsys):
+    """The output of a command in this process."""
+    with mock.patch("sys.argv", ["x", *arguments]):
+        main.main([*arguments], standalone_mode=False)
+    return "".join(capsys.readouterr())
+
+
+def test_no_text_of_a_row_runs_in_a_printed_command(tmp_path, monkeypatch, undrawn, capsys, shell):
+    monkeypatch.chdir(tmp_path)
+    columns = accepted(tmp_path)
+    assert {"model", "task", "grid", "message", "machine"} <= {*columns}
+    assert "device" not in columns
+    for name in columns:
+        write(tmp_path / "one.csv", [name])
+        shell(printed(recommend.main, "--runs", "one.csv", capsys=capsys))
+    named = tmp_path / f"{HOSTILE}.csv".replace("/", "-")
+    write(named, columns)
+    other = shutil.copy(named, tmp_path / f"other {named.name}").name
+    text = printed(report, "--runs", named.name, "--code-version", HOSTILE, capsys=capsys)
+    text += printed(report, "--runs", named.name, "--history", capsys=capsys)
+    text += printed(compare, named.name, other, "--reports", "reports", capsys=capsys)
+    text += "\n".join(path.read_text() for path in tmp_path.rglob("*.[hm][td]*"))
+    text += "\n".join([command_line("ensemble", HOSTILE), *how_to_go_on([HOSTILE])])
+    commands = ("grid", "report", "recommend", "compare", "ensemble")
+    assert {f"python -m bench.{name}" for name in commands} <= shell(text)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.report.__main__ import main
 from bench.report.history import write_history
-from tests.bench.browsing import PHONE, WIDE, open_page, open_quietly
+from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import cell, failed_row, result_row, write_rows
 from tests.hostile import TEXTS
@@ -48,7 +48,7 @@ def runs(versions, factors=MappingProxyType({}), since=0, settings=SETTINGS, rep
     return rows
 
 
-def outcome(rows, folder):
+def history(rows, folder):
     """The data of the pages."""
     return write_history(list(rows), folder, ["runs.csv"])[1]
 
@@ -86,7 +86,7 @@ def test_pages_and_findings_follow_from_the_rows(tmp_path):
         "a measure that older rows lack": older,
         "small ratios": small,
     }.items():
-        data = outcome(rows, tmp_path)
+        data = history(rows, tmp_path)
         values = [row for row in data["series"] if row["measure"] == "activations_mib"]
         named = [one["version"] for one in data["versions"]]
         parts[title] = [
@@ -99,7 +99,7 @@ def test_pages_and_findings_follow_from_the_rows(tmp_path):
 
 def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(tmp_path):
     slower, every = {LORA: 1.1}, dict.fromkeys(SETTINGS, 1.3)
-    data = outcome(runs(12, {"ms_per_1k_tokens": slower}, 7, repeats=4), tmp_path)
+    data = history(runs(12, {"ms_per_1k_tokens": slower}, 7, repeats=4), tmp_path)
     (change,) = data["changes"]
     assert (change["setting"], change["measure"], change["since"]) == (
         "lora rank 8 on attn, bf16", "ms_per_1k_tokens", name_of(7),
@@ -107,7 +107,7 @@ def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(t
     assert change["effect"] == pytest.approx(1.1, abs=0.04)
     assert change["after"] == pytest.approx(change["before"] * change["effect"])
     assert name_of(7) in (tmp_path / "history.html").read_text("utf-8")
-    data = outcome(runs(12, {"ms_per_1k_tokens": every}, 6), tmp_path)
+    data = history(runs(12, {"ms_per_1k_tokens": every}, 6), tmp_path)
     assert data["findings"] == ["No change in 4 settings over 12 versions of the code."]
     times = [s for s in data["series"] if s["measure"] == "ms_per_1k_tokens"]
     assert len(times) == 3, "the reference's own time is not shown"
@@ -116,23 +116,13 @@ def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(t
 
 @pytest.mark.parametrize("lacking", ["full", "lora"])
 def test_ratios_are_paired_by_repeat(tmp_path, lacking):
-    def of_repeats(rows, factor):
-        return [row | {"ms_per_1k_tokens": factor if row.repeat == 1 else 10.0} for row in rows]
-
-    rows = [row for row in runs(1, settings=(FULL, LORA)) if (row.mode, row.repeat) != (lacking, 2)]
-    full = of_repeats([row for row in rows if row.mode == "full"], 2.0)
-    lora = of_repeats([row for row in rows if row.mode == "lora"], 3.0)
-    data = outcome([*full, *lora], tmp_path)
+    times = {("full", 1): 2.0, ("lora", 1): 3.0}
+    data = history([
+        row | {"ms_per_1k_tokens": times.get((row.mode, row.repeat), 10.0)}
+        for row in runs(1, settings=(FULL, LORA)) if (row.mode, row.repeat) != (lacking, 2)
+    ], tmp_path)  # fmt: skip
     (series,) = [s for s in data["series"] if s["measure"] == "ms_per_1k_tokens"]
     assert list(series["values"]) == pytest.approx([1.5])
-
-
-def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path):
-    out = tmp_path / "out"
-    for rows in ([], [failed_row(cell(*FULL), "oom", "no memory")]):
-        with pytest.raises(InputError, match=r"^runs\.csv: no cell ended ok"):
-            write_history(rows, out, ["runs.csv"])
-    assert not out.exists()
 
 
 def test_the_command_prints_findings_or_json(tmp_path):
@@ -142,6 +132,9 @@ def test_the_command_prints_findings_or_json(tmp_path):
     for option in (["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]):
         with pytest.raises(InputError, match=f"^--history.*{option[0]}"):
             main.main([*words, *option], standalone_mode=False)
+    for rows in ([], [failed_row(cell(*FULL), "oom", "no memory")]):
+        with pytest.raises(InputError, match=r"^runs\.csv: no cell ended ok"):
+            history(rows, out)
     assert not out.exists()
     first, second = (
         CliRunner().invoke(main, [*words, *more], standalone_mode=False, catch_exceptions=False)
@@ -173,9 +166,7 @@ def test_hostile_names_are_text(tmp_path, browser, drawn):
     assert not {char for char in rest if not char.isprintable()} - {"\n"}
     for figure in (tmp_path / "history").iterdir():
         assert "<script" not in figure.read_text("utf-8")
-    opened = open_page(browser, page, WIDE)
-    assert opened.evaluate("window.pwned") is None
-    assert opened.complaints == []
-    opened.close()
     for size in (WIDE, PHONE):
-        open_quietly(browser, page, size).close()
+        opened = open_quietly(browser, page, size)
+        assert opened.evaluate("window.pwned") is None
+        opened.close()

@@ -1,7 +1,5 @@
 """The report's sections on metrics, classes and calibration."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -14,6 +12,7 @@ from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers, score_of
+from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import as_results, cell, result_row
 
 N = 400
@@ -59,113 +58,53 @@ def run(kind="single_label", number=4):
     return rows, predictions_of
 
 
-def made(kind, number=4, names=()):
-    rows, predictions_of = run(kind, number)
-    facts = DataFacts(task="mine", problem=kind, train=N, dev=N, classes=tuple(names))
-    return sections_of(rows, predictions_of, facts)
+def quality_of(kind="single_label", number=4, predictions_of=None, names=()):
+    """The sections on such data, or on other predictions for them."""
+    rows, usual = run(kind, number)
+    used = predictions_of or usual
+    facts = DataFacts(task="mine", problem=kind, train=N, dev=N, classes=names) if names else None
+    [group] = groups(rows, (), values_from(used))
+    return quality_sections(group, used, facts)
 
 
-def sections_of(rows, predictions_of, facts=None):
-    [group] = groups(rows, (), values_from(predictions_of))
-    return {part.anchor: part for part in quality_sections(group, predictions_of, facts)}
-
-
-def cells(section):
-    """The rows of a section's first table by their first field."""
-    return {row[0]: list(row[1:]) for row in section.tables[0].rows}
-
-
-def test_all_metrics_of_each_setting_stand_in_one_table():
-    section = made("single_label")["metrics"]
-    assert section.heading == "lora rank 8 on attn-only, fp32 is best by 7 of 7 metrics"
-    [table] = section.tables
-    assert [head.key for head in table.heads][1:] == [
-        "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc", "auroc",
-        "average_precision",
-    ]  # fmt: skip
-    rows, predictions_of = run()
-    full = [predictions_of([row], logits=True)[""] for row in rows if row.mode == "full"]
-    expected = score_of("auroc", [numbers("auroc", one) for one in full])
-    text = cells(section)["full, fp32"][5]
-    assert [float(x) for x in re.findall(r"[\d.]+", text)] == pytest.approx(
-        [expected.value, expected.low, expected.high], abs=5e-4
-    )
+def test_sections_follow_from_predictions():
+    predictions_of = run()[1]
 
     def of_one(rows, *, logits=False):
         return predictions_of([row | {"mode": "full"} for row in rows], logits=logits)
 
-    assert "is best or tied by 7 of 7" in sections_of(rows, of_one)["metrics"].heading
-    alone = [row for row in rows if row.mode == "full"]
-    assert sections_of(alone, of_one)["metrics"].heading == "full, fp32 by 7 metrics"
-
-
-def test_sections_of_numbers_and_of_several_labels():
-    found = made("regression")
-    assert list(found) == ["metrics"], "numbers have no classes and no confidence"
-    assert found["metrics"].heading.endswith("is best by 4 of 4 metrics")
-    errors = [float(fields[3].split()[0]) for fields in cells(found["metrics"]).values()]
-    assert errors[0] == min(errors), "of an error less is better"
-    found = made("multi_label")
-    assert list(found) == ["metrics", "classes", "calibration"]
-    assert not found["classes"].drawings, "labels are not taken for each other"
-    assert found["classes"].heading.startswith("Labels: with lora")
-    assert found["calibration"].heading.startswith("Calibration: probabilities are off by")
-
-
-def test_classes_have_their_names_and_figures():
-    names = ["refund", "<b>late</b>", "praise", "other"]
-    section = made("single_label", names=names)["classes"]
-    table = cells(section)
-    assert list(table) == names
-    rows, predictions_of = run()
-    best = [predictions_of([row])[""] for row in rows if row.mode == "lora"]
-    hits = sum(int(((one.predicted == 1) & (one.labels == 1)).sum()) for one in best)
-    guesses = sum(int((one.predicted == 1).sum()) for one in best)
-    support, predicted, precision, recall, f1 = table["<b>late</b>"]
-    assert (support, float(predicted)) == ("100", pytest.approx(guesses / 2, abs=0.06))
-    assert float(precision) == pytest.approx(hits / guesses, abs=5e-4)
-    assert float(recall) == pytest.approx(hits / 200, abs=5e-4)
-    assert float(f1) == pytest.approx(2 * hits / (guesses + 200), abs=5e-4)
-    assert [drawing.stem for drawing in section.drawings] == ["confusion"]
-    page = html_environment().from_string(
-        "{% from '_parts.html.jinja' import table with context %}{{ table(t) }}"
-    )
-    assert "<b>late" not in page.render(t=section.tables[0], where="")
-
-    def guesses(rows, *, logits=False):
-        return {"": Outcome(np.zeros(N, dtype=np.int64), np.arange(N) % 4, "same")}
-
-    section = sections_of(rows, guesses)["classes"]
-    assert section.heading.endswith("F1 is from 0.00 (3 classes) to 0.40 (0)")
-    assert cells(section)["1"] == ["100", "0", "–", "0.000", "0.000"]
-
-
-def test_of_many_classes_the_most_confused_pairs_are_listed():
-    section = made("single_label", number=60)["classes"]
-    assert not section.drawings
-    by_class, pairs = section.tables
-    assert len(by_class.rows) == 50
-    assert by_class.caption.endswith("The 50 with most examples of 60.")
-    assert list(pairs.rows[0][:2]) == ["1", "0"]
-    assert len(pairs.rows) == 20
-
-
-def test_without_logits_or_predictions_there_is_less():
-    rows, predictions_of = run()
-
     def stored(rows, *, logits=False):
         return predictions_of(rows)
 
-    found = sections_of(rows, stored)
-    assert list(found) == ["metrics", "classes"]
-    assert "Not known: AUROC, average precision, and calibration" in found["metrics"].lines[1]
-    assert list(cells(found["classes"])) == ["0", "1", "2", "3"], "names are not known"
+    def guesses(rows, *, logits=False):
+        return {"": Outcome(np.zeros(N, dtype=np.int64), np.arange(N) % 4, "same")}
 
     def bits(rows, *, logits=False):
         one = predictions_of(rows)[""]
         return {"": Outcome(one.predicted == one.labels, None, "")}
 
-    assert sections_of(rows, bits) == {}
+    check_snapshot("quality", {
+        "classes with names": quality_of(names=("refund", "<b>late</b>", "praise", "other")),
+        "numbers, which have no classes and no confidence": quality_of("regression"),
+        "labels, which are not taken for each other": quality_of("multi_label"),
+        "sixty classes": quality_of(number=60),
+        "all settings predict the same": quality_of(predictions_of=of_one),
+        "without logits": quality_of(predictions_of=stored),
+        "always the first class": quality_of(predictions_of=guesses),
+        "whether each example is right": quality_of(predictions_of=bits),
+    })  # fmt: skip
+
+
+def test_names_of_classes_are_text(recwarn, drawn):
+    """Also those that the font lacks by which texts are measured, without a warning."""
+    names = ("订单", "<b>late</b>", "α", "🙂")
+    _, section, _ = quality_of(names=names)
+    assert "订单" in section.drawings[0].svg
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+    page = html_environment().from_string(
+        "{% from '_parts.html.jinja' import table with context %}{{ table(t) }}"
+    )
+    assert "<b>late" not in page.render(t=section.tables[0], where="")
 
 
 def test_the_calibration_error_is_that_of_its_definition():
@@ -188,9 +127,3 @@ def test_a_chosen_metric_decides_everywhere():
     [tradeoff] = [part for part in content["sections"] if part.anchor == "tradeoff"]
     assert tradeoff.drawings[0].caption.startswith("Down and to the left is better")
     assert any(line.endswith("--metric rmse") for line in content["commands"])
-
-
-def test_text_that_the_measuring_font_lacks_is_no_warning(recwarn, drawn):
-    section = made("single_label", names=["订单", "状态", "α", "🙂"])["classes"]
-    assert "订单" in section.drawings[0].svg
-    assert not [one for one in recwarn if "Glyph" in str(one.message)]

@@ -11,28 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from bench.results.facts import FEWEST
-from bench.stats.comparing import (
-    Estimates,
-    mean_of_settings,
-    needed_repeats,
-    needed_seeds,
-    nominal_level,
-    sample_means,
-    unpaired,
-)
+from bench.stats import comparing, intervals
+from bench.stats.comparing import Estimates, needed_repeats
 from bench.stats.intervals import (
     Interval,
     Spread,
     Std,
     difference,
-    fisher,
     mean_of,
     mean_t,
-    paired_difference,
-    paired_ratio,
-    pooled,
     ratio,
-    scattered,
     spread,
     wilson,
 )
@@ -46,17 +34,21 @@ def test_wilson_agrees_with_scipy(pair):
     assert wilson(*pair) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-@pytest.mark.parametrize("pair", [(-1, 10), (11, 10), (0, 0)])
-def test_wilson_refuses_what_is_no_proportion(pair):
-    with pytest.raises(ValueError, match="no proportion"):
-        wilson(*pair)
+@pytest.mark.parametrize(
+    ("calculate", "value", "why"),
+    [*((wilson, pair, "no proportion") for pair in ((-1, 10), (11, 10), (0, 0))),
+     *((mean, ([],), "the mean of nothing") for mean in (mean_t, mean_of))],
+)  # fmt: skip
+def test_what_has_no_interval_is_refused(calculate, value, why):
+    with pytest.raises(ValueError, match=why):
+        calculate(*value)
 
 
 def test_fisher_agrees_with_its_formula():
     z, half = math.atanh(-0.4), 1.959964 / (30 - 3) ** 0.5
-    assert [*map(math.atanh, fisher(-0.4, 30))] == pytest.approx([z - half, z + half])
-    assert fisher(0.9, 3) == (-1.0, 1.0), "three pairs show nothing"
-    low, high = fisher(1.0, 100)
+    assert [*map(math.atanh, intervals.fisher(-0.4, 30))] == pytest.approx([z - half, z + half])
+    assert intervals.fisher(0.9, 3) == (-1.0, 1.0), "three pairs show nothing"
+    low, high = intervals.fisher(1.0, 100)
     assert 0.99 < low <= high <= 1.0
 
 
@@ -92,11 +84,11 @@ def test_more_seeds_reduce_the_interaction_and_no_part_of_the_examples():
 
 def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_five():
     over = Spread(0.0, 0.01**2 + 0.4**2 / 500, 0.1**2, 3, 500, 0.4**2)
-    needed = needed_seeds(over, 0.025, 0.05)
+    needed = comparing.needed_seeds(over, 0.025, 0.05)
     found = [*map(spread, layouts(np.random.default_rng(4), 400, needed, 0.01, 0.1))]
     decided = np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found])
     assert 0.7 <= decided <= 0.9
-    assert needed_seeds(over, 0.005, 0.05) is None, "the examples alone are too few"
+    assert comparing.needed_seeds(over, 0.005, 0.05) is None, "the examples alone are too few"
 
 
 def test_where_no_example_differs_up_to_three_in_n_may():
@@ -107,10 +99,9 @@ def test_where_no_example_differs_up_to_three_in_n_may():
     assert alone.low < 0 < 2 < alone.high
 
 
-def test_the_pooled_std_is_about_each_samples_own_mean():
-    found = pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]])
-    assert found == Std(math.sqrt(2 / 3), 3)
-    assert pooled([[1.0], []]) is None
+def test_a_pooled_std_is_about_each_samples_own_mean():
+    assert intervals.pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]]) == Std(math.sqrt(2 / 3), 3)
+    assert intervals.pooled([[1.0], []]) is None
 
 
 def test_a_std_takes_students_t_and_is_the_least_that_the_interval_of_one_run_has():
@@ -119,17 +110,9 @@ def test_a_std_takes_students_t_and_is_the_least_that_the_interval_of_one_run_ha
     own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
     for run, value, half in ((own, 0.05, 2.0739 * 0.05), (own, 0.001, 0.03),
                              (Interval(100.0), 0.05, 2.0739 * 0.05)):  # fmt: skip
-        found = scattered([run], Std(value, 22))
+        found = intervals.scattered([run], Std(value, 22))
         logs = [math.log(end / 100) for end in found.ends()]
         assert logs == pytest.approx([-half, half], rel=1e-4)
-
-
-def test_nothing_has_no_mean_and_one_value_no_interval():
-    assert mean_t([4.0]) == Interval(4.0)
-    assert mean_of([Interval(1.0, 0.5, 1.5), Interval(2.0)]) == Interval(1.5)
-    for mean in (mean_t, mean_of):
-        with pytest.raises(ValueError, match="the mean of nothing"):
-            mean([])
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))
@@ -147,8 +130,10 @@ def test_a_difference_of_proportions_agrees_with_newcombe():
     assert found.value == pytest.approx(0.2)
     assert found.ends() == pytest.approx((0.0524, 0.3339), abs=1e-4)
     unknown = difference(Interval(3.0), Interval(1.0, 0.5, 1.5))
-    assert unknown == Interval(2.0)
-    assert unknown.holds(0.0) is None
+    assert (unknown, unknown.holds(0.0)) == (Interval(2.0), None)
+    assert mean_t([4.0]) == Interval(4.0)
+    assert mean_of([Interval(1.0, 0.5, 1.5), Interval(2.0)]) == Interval(1.5)
+    assert ratio(Interval(2.0, 1.0, 3.0), Interval(1.0, -1.0, 3.0)).ends() is None
 
 
 @given(st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(0, 0.3), st.floats(0, 0.3))
@@ -160,18 +145,14 @@ def test_a_ratio_turned_over_is_its_reciprocal(a, b, wide_a, wide_b):
     assert there.low == pytest.approx(1 / back.high)
 
 
-def test_a_ratio_to_an_interval_that_reaches_zero_has_no_interval():
-    assert ratio(Interval(2.0, 1.0, 3.0), Interval(1.0, -1.0, 3.0)).ends() is None
-
-
 def test_pairing_uses_the_seeds_of_both_and_sees_a_difference_that_they_drown():
     a, b = {0: 1.0, 1: 2.0, 2: 9.0}, {1: 1.0, 0: 0.5, 3: 7.0}
-    assert paired_difference(a, b) == mean_t([0.5, 1.0])
-    assert paired_ratio(a, b).value == pytest.approx(2.0)
-    assert paired_difference(a, {0: 1.0}) is None
+    assert intervals.paired_difference(a, b) == mean_t([0.5, 1.0])
+    assert intervals.paired_ratio(a, b).value == pytest.approx(2.0)
+    assert intervals.paired_difference(a, {0: 1.0}) is None
     a = {seed: 0.50 + 0.05 * seed for seed in range(5)}
     b = {seed: value - 0.01 - 0.001 * (seed % 2) for seed, value in a.items()}
-    assert paired_difference(a, b).holds(0.0) is False
+    assert intervals.paired_difference(a, b).holds(0.0) is False
     assert difference(mean_t([*a.values()]), mean_t([*b.values()])).holds(0.0) is True
 
 
@@ -180,13 +161,13 @@ def test_pairing_uses_the_seeds_of_both_and_sees_a_difference_that_they_drown():
     [(0.05, 2, 0.0294), (0.05, 10, 0.0106), (0.01, 5, 0.0028), (0.03, 1, 0.03)],
 )
 def test_nominal_levels_are_those_of_pocock(alpha, looks, published):
-    assert nominal_level(alpha, looks) == pytest.approx(published, abs=5e-5)
+    assert comparing.nominal_level(alpha, looks) == pytest.approx(published, abs=5e-5)
 
 
 def means(samples, constant=0.06, weights=1.0):
     values = np.concatenate([np.asarray(one, dtype=float) for one in samples])
     index = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
-    return sample_means(values, index, len(samples), constant, weights)
+    return comparing.sample_means(values, index, len(samples), constant, weights)
 
 
 def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constant():
@@ -201,7 +182,7 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     assert alone.ends(0.05)[1] == pytest.approx([5 + 1.959964 * 0.06, 3 + 1.959964 * 0.06])
     half = 1.959964 * math.hypot(0.06, 0.08)
     assert alone.ends(0.05, 1.959964 * 0.08)[0] == pytest.approx([5 - half, 3 - half])
-    some = sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
+    some = comparing.sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
     assert np.isnan(some.error).tolist() == [True, False, True], "those without values"
 
 
@@ -227,43 +208,38 @@ def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
     assert found.freedom[0] == pytest.approx(simulated, rel=0.05)
 
 
-def test_without_pairs_the_errors_of_both_sides_add_up():
-    base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
-    found = unpaired(base, new)
-    assert found.value[0] == pytest.approx(0.85)
-    assert found.error[0] == pytest.approx(math.hypot(base.error[0], new.error[0]))
-    assert found.number[0] == 2
-
-
 def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_settings():
     rng = np.random.default_rng(2)
     samples = rng.normal(rng.normal(0, 1, (8, 1)), 0.05, (8, 12))
-    found = mean_of_settings(means(list(samples)), np.arange(8))
+    found = comparing.mean_of_settings(means(list(samples)), np.arange(8))
     draws = np.take_along_axis(samples[None], rng.integers(0, 12, (4000, 8, 12)), axis=2)
     resampled = draws.mean(axis=(1, 2)).std()
     assert found.value[0] == pytest.approx(samples.mean())
     # resampling divides the squares by the number of values and not by one less
     assert found.error[0] == pytest.approx(resampled * math.sqrt(12 / 11), rel=0.05)
+    shared = comparing.mean_of_settings(means(list(samples)), np.zeros(8, dtype=int))
+    assert shared.error[0] == pytest.approx(found.error[0] * math.sqrt(8))
 
 
-def test_settings_compared_with_one_and_the_same_are_not_independent():
-    estimates = means([[0.0, 0.1], [0.3, 0.4], [0.2, 0.3], [0.5, 0.6]])
-    apart = mean_of_settings(estimates, np.arange(4)).error[0]
-    assert mean_of_settings(estimates, np.zeros(4, dtype=int)).error[0] == pytest.approx(2 * apart)
+def test_without_pairs_the_errors_of_both_sides_add_up():
+    base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
+    found = comparing.unpaired(base, new)
+    error = math.hypot(base.error[0], new.error[0])
+    assert (found.value[0], found.error[0], found.number[0]) == pytest.approx((0.85, error, 2))
 
 
 def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_parts():
     rng = np.random.default_rng(7)
     calm = [rng.normal(0, 0.01, 3) for _ in range(9)]
     wild = means([*calm, [-0.4, 0.0, 0.4]])
-    assert 2 < mean_of_settings(wild, np.arange(10)).freedom[0] < 2.2
+    assert 2 < comparing.mean_of_settings(wild, np.arange(10)).freedom[0] < 2.2
     alike = means(calm)
-    assert mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
+    assert comparing.mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
     constant = means([[0.0]], constant=0.001)
     both = Estimates(
         *map(np.concatenate, zip(vars(constant).values(), vars(wild).values(), strict=True))
     )
-    assert 2 < mean_of_settings(both, np.arange(11)).freedom[0] < 2.2
+    assert 2 < comparing.mean_of_settings(both, np.arange(11)).freedom[0] < 2.2
 
 
 @pytest.mark.parametrize("settings", [1, 5])
@@ -288,19 +264,12 @@ def test_close_to_the_limit_more_repeats_are_needed_and_for_exact_values_none_ar
     assert needed_repeats(exact, 0.05, 0.05) == needed_repeats(wild, 0.05, 0.05) == [None]
 
 
-PAGE = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text(encoding="utf-8")
-
-
-def test_the_committed_line_is_what_the_command_prints():
-    heavy = "heavy tails (t, 3 degrees of freedom)"
-    assert row("pearson", 3.0, heavy) in PAGE.splitlines()
-
-
-def test_intervals_of_metrics_by_class_are_too_narrow_below_the_warning():
+def test_what_docs_measuring_md_says_of_small_samples():
+    """A line that its command prints; and intervals are too narrow below the warning alone."""
+    heavy = row("pearson", 3.0, "heavy tails (t, 3 degrees of freedom)")
+    page = Path(__file__).parents[3] / "docs" / "measuring.md"
+    assert heavy in page.read_text(encoding="utf-8").splitlines()
     few, enough = line("mcc", 0.05, 150, (50, 300))
     assert 50 * 0.05 < FEWEST <= 300 * 0.05
     assert few < 0.91 <= enough
-
-
-def test_intervals_of_correlations_bear_heavy_tails():
     assert min(line("spearman", 3.0, 150, (50, 200))) >= 0.9

@@ -31,7 +31,8 @@ def as_text(part: object) -> str:
         drawings = [f"[{one.stem}] {one.alt}\n{one.caption}" for one in part.drawings]
         return as_text([f"## {part.heading}", *part.lines, *drawings, *part.tables])
     if isinstance(part, Advice):
-        return as_text([f"## {part.heading}", *part.sentences, part.table or "", *part.commands])
+        commands = [f"{title}: {command}" for command, title in part.commands.items()]
+        return as_text([f"## {part.heading}", *part.sentences, part.table or "", *commands])
     if isinstance(part, Iterable) and not isinstance(part, str):
         return "\n".join(filter(None, map(as_text, part)))
     return str(part)
