@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -191,29 +192,34 @@ def test_sizes_and_lengths_are_read():
         _lengths("32,x")
 
 
-def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path, jobs):
+def test_memory_is_learned_from_the_newest_settings_that_trained_here(
+    monkeypatch, capsys, tmp_path, jobs
+):
     """Rows of the same data under the same conditions: more than forecast leaves room for less."""
-    words = ("--length", "128", "--select", "mode=full amp=off", "--memory", "16GiB")
+    words = ("--length", "128", "--select", "mode=lora amp=off", "--memory", "16GiB")
     _, before, _ = ask(capsys, *words)
-    peak = 3 * before["answers"][0]["peak_mib"]
 
-    class Made:
-        coefficients, points = (0.0, 0.0, 3.0, 3.0, 3.0), {"one": peak}
-        memory = property(lambda self: self)
+    points = {"one": 3 * before["answers"][0]["peak_mib"]}
+    made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0), points=points)
 
     def forecast(cells, rows, *_):
-        assert [row.status for row in rows] == ["ok"]
-        assert cells[0].mode == "full"
-        return Made()
+        assert [(cell.rank, row.status) for cell, row in zip(cells, rows, strict=True)] == [
+            (rank, "ok") for rank in (4, 5, 6, 7, 1)
+        ]
+        return SimpleNamespace(memory=made)
 
     monkeypatch.setattr(module, "make_forecast", forecast)
+    here = module.find_conditions("cpu").conditions.columns()
+    lora = replace(next(c for c in jobs if c.mode == "lora"), batch_size=64)
+    rows = [
+        new_row(**replace(lora, rank=rank).columns(), **here, status="ok")
+        for rank in (1, 2, 3, 4, 5, 6, 7, 1)
+    ]
+    others = ({"status": "oom"}, {"data_digest": "other"}, {"compile": "on"})
+    rows += [rows[0] | {"rank": 16} | changes for changes in others]
+    monkeypatch.setattr(module, "read_rows", lambda _: rows)
     runs = tmp_path / "runs.csv"
     runs.write_text("")
-    ask(capsys, *words)
-    here = module.find_conditions("cpu").conditions.columns()
-    row = new_row(**replace(next(iter(jobs)), batch_size=64).columns(), **here, status="ok")
-    others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
-    monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
     _, after, _ = ask(capsys, *words, "--runs", runs)
     assert after["notes"][1] == "memory: fitted on 1 setting that trained here"
     parts = after["answers"][0]["memory_mib"]
@@ -231,29 +237,6 @@ def test_pages_without_full_fine_tuning_are_refused_before_training(
     words = (*TINY, "--memory", "2GiB", "--length", "16", *SOME, "--verify", "--reports", tmp_path)
     with pytest.raises(InputError, match="--reports: the grid has no full fine-tuning"):
         run(*words, "--runs", "none.csv")
-
-
-def test_memory_is_learned_from_the_newest_settings(monkeypatch, tmp_path, jobs):
-    asked = []
-
-    def forecast(cells, rows, *_):
-        asked.extend(row.rank for row in rows)
-        raise module.NoPredictionError("enough")
-
-    monkeypatch.setattr(module, "make_forecast", forecast)
-    runs = tmp_path / "runs.csv"
-    runs.write_text("")
-    words = (*TINY, "--memory", "16GiB", "--length", "16", *SOME, "--json", "--runs", runs)
-    run(*words)
-    conditions = module.find_conditions("cpu").conditions.columns()
-    lora = next(c for c in jobs if c.mode == "lora")
-    rows = [
-        new_row(**replace(lora, rank=rank).columns(), **conditions, status="ok")
-        for rank in (1, 2, 3, 4, 5, 6, 7, 1)
-    ]
-    monkeypatch.setattr(module, "read_rows", lambda _: rows)
-    run(*words)
-    assert asked == [4, 5, 6, 7, 1]
 
 
 def test_parts_are_the_peak_where_less_was_measured_than_is_counted():
