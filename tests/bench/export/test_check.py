@@ -15,26 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.common.errors import InputError
-from bench.export import check as checks
 from bench.export.check import _tolerance, _wrong, check, labels_of, texts_of
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
 from tests.bench.export.small import (
     CLASSES,
-    answer_here,
     base_of,
     expected_logits,
     exported,
     need_libraries,
     trained,
 )
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Models answer in this process."""
-    monkeypatch.setattr(checks, "run_fresh", answer_here)
 
 
 def test_a_fresh_process_gives_the_same_answers(exports):
