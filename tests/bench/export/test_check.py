@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.common.errors import InputError
-from bench.export.check import _tolerance, _wrong, check, labels_of, texts_of
+from bench.export.check import _tolerance, _wrong, check
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
@@ -34,7 +34,8 @@ def test_a_fresh_process_gives_the_same_answers(exports):
     cell, folder = exports("onnx")
     answer = check(cell, folder, expected_logits(cell))
     assert len(answer.labels) == len(cell.dev)
-    assert "onnxruntime" in answer.libraries
+    assert answer.libraries.keys() == {"onnxruntime", "tokenizers"}
+    assert answer.logits.dtype == np.float32
     assert not answer.one_ms
 
 
@@ -145,19 +146,6 @@ def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(base, tmp
     refused(cell, folder, "truncated differently")
 
 
-def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports):
-    own, folder = exports("onnx")
-    texts = texts_of(own.dev) * 5
-    answer = run_fresh(folder, texts, weights="model-int8.onnx", timed=True, threads=1)
-    expected = np.tile(expected_logits(own), (5, 1))
-    assert 1e-4 < np.abs(answer.logits - expected).max() < 0.5
-    assert answer.logits.dtype == np.float32
-    assert answer.labels == labels_of(own.task, answer.logits)
-    assert (len(answer.one_ms), len(answer.batch_ms)) == (50, 3)
-    assert min(answer.one_ms + answer.batch_ms) > 0
-    assert answer.libraries.keys() == {"onnxruntime", "tokenizers"}
-
-
 ENVIRONMENT = """
 import os
 from importlib import import_module
@@ -216,8 +204,8 @@ def test_timed_batches_are_full(tmp_path):
     (tmp_path / "answers.py").write_text(
         "labels = lambda folder, rows: []\npredictor = lambda folder, logits, tokens: logits\n"
     )
-    answer = run_fresh(tmp_path, ["a text"] * 40, timed=True)
-    assert len(answer.batch_ms) == 2
+    answer = run_fresh(tmp_path, ["a text"] * 75, timed=True)
+    assert (len(answer.one_ms), len(answer.batch_ms)) == (50, 3)
     assert min(answer.batch_ms) >= 32
 
 

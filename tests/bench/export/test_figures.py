@@ -75,7 +75,7 @@ def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
     assert sizes[MERGED] == pytest.approx(weights, rel=0.2)
     assert sizes[ADAPTER] < sizes[MERGED] / 2
     assert sizes[INT8] < sizes[ONNX]
-    assert figures.forms[-1].largest_difference > 1e-4
+    assert 1e-4 < figures.forms[-1].largest_difference < 0.5
     assert "transformers" in figures.forms[0].libraries
     assert "torch" not in figures.forms[-1].libraries
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # the others are removed
