@@ -66,12 +66,11 @@ def add_real(place, task, data, checkpoint, seed=0):
     return of
 
 
-def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoint, printed):
+def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoint, answer):
     for task in PARTS:
         for seed in (0, 1):
             add_real(place, task, data, tiny_checkpoint, seed)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
+    result = answer("--baselines", "--data", str(data))
     kinds = [[entry["kind"] for entry in task["baselines"]] for task in result["tasks"]]
     pairs = [ALL, baselines.TFIDF, baselines.COSINE]
     assert kinds == [[ALL, baselines.TFIDF], pairs, pairs]
@@ -88,14 +87,13 @@ def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoi
 
 
 def test_what_baselines_need_and_is_not_there_is_a_line(
-    place, data, tiny_checkpoint, tmp_path, printed
+    place, data, tiny_checkpoint, tmp_path, answer
 ):
     relabel(data / TASKS["quora"].files[0], "1")
     checkpoint = tmp_path / "mine"
     shutil.copytree(tiny_checkpoint, checkpoint)
     add_real(place, "quora", data, checkpoint)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
+    result = answer("--baselines", "--data", str(data))
     why = "the training labels are all the same"
     assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
     assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
@@ -113,7 +111,7 @@ def test_what_baselines_need_and_is_not_there_is_a_line(
     assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
 
 
-def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint, printed):
+def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint, answer):
     examples = load_data(MULTITASK, data)
     add_real(place, "sst", data, tiny_checkpoint)
     of = place.rows.pop().cell
@@ -129,8 +127,8 @@ def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint,
     }
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(tiny_cells.job_of(of, tiny_checkpoint).to_json())
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    assert [len(task["baselines"]) for task in printed()["tasks"]] == [1, 2, 2]
+    result = answer("--baselines", "--data", str(data))
+    assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
 
 
 def test_the_average_of_all_cells_has_each_of_them_once(place):
@@ -283,7 +281,7 @@ def trained(monkeypatch):
 
 
 def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
-    place, tiny_checkpoint, printed, trained, monkeypatch
+    place, tiny_checkpoint, answer, trained, monkeypatch
 ):
     need_peft()
     asked, cpu = [], conditions.find_conditions("cpu")
@@ -292,8 +290,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
     other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
     add_trainable(place, tiny_checkpoint, seed=2)
     best = add_trainable(place, tiny_checkpoint, seed=3, right=9.0, head="nonlinear")
-    assert place.run("--peer", "--json") == 0
-    result = printed()
+    result = answer("--peer")
     assert result["best_member"]["name"] == best.name
     assert trained == [other.name]
     assert asked == ["cpu"], "for cells of a CPU no GPU is used"

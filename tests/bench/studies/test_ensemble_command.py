@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.common.errors import InputError
-from bench.ensemble import command
 from bench.results.overall import overall
 from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
 from bench.studies.ensemble.members import find
@@ -25,7 +23,7 @@ from tests.bench.ensembles import (
 )
 
 
-def test_dev_and_the_order_of_rows_choose_nothing(place, printed):
+def test_dev_and_the_order_of_rows_choose_nothing(place, answer):
     """Of two cells that are equally right on what was held out, one is right on all of dev."""
     for seed in range(2):
         place.add(seed)
@@ -36,8 +34,7 @@ def test_dev_and_the_order_of_rows_choose_nothing(place, printed):
     save_file({**load_file(paths[1]), "held_logits": held_logits, "logits": logits}, paths[1])
     results = []
     for _ in range(2):
-        assert place.run("--json") == 0
-        results.append(printed())
+        results.append(answer())
         place.rows.reverse()
         place.write()
     for name in ("ensemble", "best_member", "members", "choice"):
@@ -81,12 +78,11 @@ def test_bad_input_is_one_line(place):
 
 @pytest.mark.parametrize("of_before", [0, 1])
 def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of_the_others(
-    place, printed, of_before
+    place, answer, of_before
 ):
     paths = [place.add(seed) for seed in range(3)]
     keep_indices(paths[of_before], None)
-    assert place.run("--json") == 0
-    assert printed()["candidates"] == 3
+    assert answer()["candidates"] == 3
     kept = load_file(paths[of_before])
     save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
     assert "was made on other examples" in place.refused()
@@ -118,12 +114,11 @@ def test_damaged_predictions_are_one_line(place, change, message):
     assert place.refused().startswith(f"{path}: {message}")
 
 
-def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, printed):
+def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, answer):
     for task in PARTS:
         for seed in range(2):
             place.add(seed, task=task)
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     members = [member for entry in result["tasks"] for member in entry["members"]]
     assert len({member["cell_id"] for member in members}) == len(members) >= len(PARTS)
     together = result["overall"]
@@ -132,17 +127,15 @@ def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, printed
     place.rows.clear()
     for seed in range(2):  # models that trained whole share nothing
         place.add_whole(seed, mode="full")
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     ids = {member["cell_id"] for entry in result["tasks"] for member in entry["members"]}
     assert result["overall"]["ensemble"]["parameters"] == len(ids) * (ENCODER + ADAPTER)
 
 
-def test_a_missing_part_has_a_note(place, printed):
+def test_a_missing_part_has_a_note(place, answer):
     place.add(0, task="sst")
     place.add(0, task="sts")
-    assert place.run("--task", "sst, quora,sts,sst", "--json") == 0
-    result = printed()
+    result = answer("--task", "sst, quora,sts,sst")
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "sts"]
     together = result["overall"]
     assert (together["parts"], together["missing"]) == (["sst", "sts"], ["quora"])
@@ -153,30 +146,27 @@ def test_a_missing_part_has_a_note(place, printed):
     assert together["notes"] == [lacking, *notes]
 
 
-def test_which_of_several_tasks_has_to_be_said_and_those_without_cells_have_a_note(place, printed):
+def test_which_of_several_tasks_has_to_be_said_and_those_without_cells_have_a_note(place, answer):
     place.add(0)
     place.add(0, task="sst")
     assert "holds tasks movies, sst; choose with --task" in place.refused()
     assert "no cell of task quora, sts ended ok" in place.refused("--task", "quora,sts")
     assert "names no task" in place.refused("--task", " , ")
     for asked, lacking in (("sst,sts", "sts"), ("multitask", "quora, sts"), ("sst", None)):
-        assert place.run("--task", asked, "--json") == 0
         notes = [f"no cells of {lacking}, so there is no overall score"] if lacking else []
-        assert printed()["notes"] == [*TASKS["sst"].notes, *notes]
-    assert place.run("--task", "tweets,movies,sst", "--json") == 0
-    result = printed()
+        assert answer("--task", asked)["notes"] == [*TASKS["sst"].notes, *notes]
+    result = answer("--task", "tweets,movies,sst")
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
     assert result["overall"] is None
     assert "no cells of tweets" in result["tasks"][0]["notes"]
 
 
-def test_cells_of_one_task_and_of_all_are_members_together(place, printed):
+def test_cells_of_one_task_and_of_all_are_members_together(place, answer):
     for task in PARTS:
         place.add(0, task=task, strength=1.5)
     place.add_whole(1)
     place.add_whole(2, parts=("quora", "sts"))
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     assert [entry["candidates"] for entry in result["tasks"]] == [2, 3, 3]
     # one logit for two classes goes with two
     quora = next(entry for entry in result["tasks"] if entry["task"] == "quora")
@@ -192,17 +182,15 @@ def without_an_example(path, prefix):
     save_file({**kept, **shorter}, path)
 
 
-def test_cells_on_other_examples_are_left_out_with_a_note(place, printed):
+def test_cells_on_other_examples_are_left_out_with_a_note(place, answer):
     place.add(0, task="sts")
     place.add(1, task="sts")
     path = place.add_whole(2, parts=("sst", "sts"))
     without_an_example(path, "sts.")
-    assert place.run("--task", "sts", "--json") == 0
-    alone = printed()
+    alone = answer("--task", "sts")
     assert alone["candidates"] == 2
     assert alone["notes"] == ["1 cell of sts left out: made on other examples than the others"]
-    assert place.run("--task", "multitask", "--json") == 0
-    sts = printed()["tasks"][1]
+    sts = answer("--task", "multitask")["tasks"][1]
     assert (sts["task"], sts["candidates"]) == ("sts", 1)
     assert sts["members"][0]["task"] == "multitask"
     assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
@@ -220,24 +208,17 @@ def test_cells_of_all_parts_on_different_examples_are_refused(place):
     assert "cells of multitask have different examples" in place.refused()
 
 
-def test_a_cell_in_several_files_counts_once(tmp_path, printed):
-    places = [Place(tmp_path / name) for name in ("one", "other")]
-    for place in places:
-        place.csv.parent.mkdir()
-        path = place.add(0, task="sst")
-        if place is places[0]:  # where its predictions are kept, they are taken
-            path.unlink()
-    with pytest.raises(InputError, match="is gone"):
-        places[0].run()
-    places[1].add(1, task="sst")
-    places[1].add(0, task="sts")
-    both = [str(place.csv) for place in places]
-    assert command.main(["--runs", *both, "--json"], standalone_mode=False) == 0
-    result = printed()
+def test_a_cell_in_several_files_counts_once(place, tmp_path, answer):
+    """Where its predictions are kept."""
+    other = Place(tmp_path / "other")
+    other.csv.parent.mkdir()
+    other.add(0, task="sst")
+    place.add(0, task="sst").unlink()
+    assert "is gone" in place.refused()
+    other.add(1, task="sst")
+    other.add(0, task="sts")
+    result = answer("--runs", str(other.csv))
     assert [entry["candidates"] for entry in result["tasks"]] == [2, 1]
-    repeated = [word for path in both for word in ("--runs", path)]
-    assert command.main([*repeated, "--json"], standalone_mode=False) == 0
-    assert printed() == result
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,10 @@ def facts(place, *, with_published=False):
     return facts_of([*([overall] if overall else []), *results], "python")
 
 
-def test_tasks_with_a_score_in_common_are_taken_together_in_json_and_csv(place, tmp_path, printed):
+def test_tasks_with_a_score_in_common_are_taken_together_in_json_and_csv(place, tmp_path, answer):
     """With differences to the best member and to the ensemble."""
     fill(place, *PARTS)
-    assert place.run("--csv", str(tmp_path / "ensemble.csv"), "--json") == 0
-    result = printed()
+    result = answer("--csv", str(tmp_path / "ensemble.csv"))
     tasks, together = result["tasks"], result["overall"]
     named = [(task["task"], task["metric"]) for task in tasks]
     assert named == [*zip(PARTS, ("accuracy", "accuracy", "pearson"), strict=True)]

@@ -55,15 +55,14 @@ def place(tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-def test_an_update_of_rank_1(place, printed):
+def test_an_update_of_rank_1(place, answer):
     model = base_model(place.checkpoint)
     rng = np.random.default_rng(0)
     update = 0.1 * np.outer(rng.normal(size=HIDDEN), rng.normal(size=HIDDEN))
     before = linear_weights(base_model(place.checkpoint).bert)[0, "key"]
     move(model, "self.key", update)
     place.add(model)
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     (row,) = result["rows"]
     assert (row["layer"], row["kind"], row["height"], row["width"]) == (0, "key", HIDDEN, HIDDEN)
     assert row["stable_rank"] == pytest.approx(1, abs=1e-4)
@@ -80,7 +79,7 @@ def test_an_update_of_rank_1(place, printed):
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_an_adapter_is_what_merging_it_adds(place, printed, mode):
+def test_an_adapter_is_what_merging_it_adds(place, answer, mode):
     """LoRA's update has its rank at most; DoRA's magnitudes are bound by none."""
     model = adapted_model(place.checkpoint, mode, "all-lin-only")
     disturb(model)
@@ -93,8 +92,7 @@ def test_an_adapter_is_what_merging_it_adds(place, printed, mode):
             merged = (layer.adapted_weight() - layer.weight).detach().chunk(len(layer.parts))
             for part, rows in zip(layer.parts, merged, strict=True):
                 assert read[position_of(part.name)] == pytest.approx(rows.numpy(), abs=1e-5)
-    assert place.run("--json") == 0
-    ranks = [row["nonzero"] for row in printed()["rows"]]
+    ranks = [row["nonzero"] for row in answer()["rows"]]
     if mode == "lora":
         assert ranks == [4] * 6
     else:
@@ -102,12 +100,11 @@ def test_an_adapter_is_what_merging_it_adds(place, printed, mode):
 
 
 @pytest.mark.parametrize("layers", ["attn", "attn-only"])
-def test_of_what_is_beside_adapters_only_what_trains_is_listed(place, printed, layers):
+def test_of_what_is_beside_adapters_only_what_trains_is_listed(place, answer, layers):
     model = adapted_model(place.checkpoint, "lora", layers)
     disturb(model)
     place.add(model, "lora", layers)
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     ranks = {row["kind"]: row["nonzero"] for row in result["rows"]}
     adapted = [KINDS[name] for name in adapted_layers("attn")]
     others = set(KINDS.values()) - {*adapted} if layers == "attn" else set()
@@ -115,7 +112,7 @@ def test_of_what_is_beside_adapters_only_what_trains_is_listed(place, printed, l
     assert result["cells"][0]["unmoved"] == len(KINDS) - len(ranks)
 
 
-def test_cells_that_have_no_update_are_left_out_with_a_note(place, printed):
+def test_cells_that_have_no_update_are_left_out_with_a_note(place, answer):
     model = moved_model(place.checkpoint)
     place.add(model)
     place.add(model, columns={"repeat": 2})
@@ -123,8 +120,7 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place, printed):
     place.add(base_model(place.checkpoint), "head")
     place.add(None, seed=2)
     place.add(None, init="random", seed=3)
-    assert place.run("--json") == 0
-    result = printed()
+    result = answer()
     assert [cell["cell"] for cell in result["cells"]] == ["full-fp32-s0"]
     assert sorted(result["notes"][:4]) == [
         "left out: 1 cell that began with random weights",
@@ -134,12 +130,11 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place, printed):
     ]
 
 
-def test_a_cell_in_two_files_counts_once_and_names_differ(place, tmp_path, printed):
+def test_a_cell_in_two_files_counts_once_and_names_differ(place, tmp_path, answer):
     model = moved_model(place.checkpoint)
     place.add(model)
     place.add(model, learning_rate=1e-4)
-    assert place.run("--json", str(place.csv)) == 0
-    names = [cell["cell"] for cell in printed()["cells"]]
+    names = [cell["cell"] for cell in answer(str(place.csv))["cells"]]
     assert names == [f"full-fp32-s0 {row.cell_id[:6]}" for row in place.rows]
     place.add(model, model="a\u202eb", model_digest="beef", seed=1)
     assert find([place.csv])[0][2].label == r"full-fp32-s1, a\u202eb"
@@ -304,14 +299,13 @@ def test_a_score_that_is_not_the_cells_is_an_error(place, capsys):
     assert "full-fp32-s0: dev accuracy is" in shown.out
 
 
-def test_a_correlation(place, tmp_path, printed):
+def test_a_correlation(place, tmp_path, answer):
     data = write_folder(tmp_path / "data", count=60)
     digest = load_task("sts", data).digest[:16]
     changes = {"task": "sts", "data_digest": digest, "max_train": None, "max_dev": None}
     place.add(moved_model(place.checkpoint, "sts"), regression_loss="mse", **changes)
     assert "--data DIR" in place.refused("--truncate", "1")
-    place.run("--truncate", "0,1", "--data", str(data), "--json")
-    (result,) = printed()["truncated"]
+    (result,) = answer("--truncate", "0,1", "--data", str(data), code=1)["truncated"]
     assert (result["metric"], result["examples"]) == ("pearson", 30)
     assert all(-1 <= each["dev"]["value"] <= 1 for each in result["scores"])
 
@@ -355,14 +349,13 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(place, monkeypatch):
     assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
 
 
-def test_a_cell_without_a_score_is_not_cut(place, printed):
+def test_a_cell_without_a_score_is_not_cut(place, answer):
     model = moved_model(place.checkpoint)
     place.add(model, columns={"dev_score": None})
     message = place.refused("--truncate", "0")
     assert "no cell of full fine-tuning has kept its weights and has a dev score" in message
     place.add(model, seed=1)
-    place.run("--truncate", "0", "--json")
-    result = printed()
+    result = answer("--truncate", "0", code=1)
     assert [entry["cell"] for entry in result["truncated"]] == ["full-fp32-s1"]
     assert "not cut: full-fp32-s0, which has no dev score" in result["notes"]
     assert len(result["cells"]) == 2
