@@ -12,7 +12,6 @@ from bench.forecast.fake import UncountableError, count
 from bench.forecast.trace import _PRIMES, Tracer, trace
 from minbert.data.batches import plan_epoch
 from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload
-from tests.encoders import Checkpoints, need_transformers
 from tests.encoders import job as theirs
 
 RANKS = [variant("lora", rank, "attn") for rank in (1, 2, 4, 8)]
@@ -221,9 +220,7 @@ def test_owners_are_those_of_the_tensors():
         ("modernbert", "full", None, {"amp": "bf16"}),
     ],
 )
-def test_other_architectures_are_traced(kind, mode, layers, settings, tmp_path_factory):
-    need_transformers()
-    encoders = Checkpoints(tmp_path_factory.mktemp("encoders"))
+def test_other_architectures_are_traced(kind, mode, layers, settings, encoders):
     job = theirs(encoders(kind), mode, layers, **settings)
     longest = job.cell.max_length
     which = variant(mode, 2, layers)._replace(

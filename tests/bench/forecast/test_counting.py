@@ -20,16 +20,9 @@ from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import ONE, SHAPES, THREE, VARIANTS, of_parts, variant, workload
-from tests.encoders import Checkpoints, need_transformers
 from tests.encoders import job as theirs
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    need_transformers()
-    return Checkpoints(tmp_path_factory.mktemp("encoders"))
 
 
 MIB = 2**20

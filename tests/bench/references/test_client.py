@@ -178,12 +178,9 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
         points(replace(job, checkpoint=str(tmp_path / "gone")))
 
 
-def test_a_stop_by_the_user_stops_the_run(movies, job):
+def test_a_stop_stops_the_run_and_tries_of_a_search_have_none(movies, job):
     with pytest.raises(StoppedError):
         movies.find(job, stopped=True)
-
-
-def test_tries_of_a_search_have_none(movies, job):
     assert movies.find(replace(job, cell=replace(job.cell, learning_rate_source=CANDIDATE))) == []
     assert movies.facts is None
 
@@ -202,13 +199,8 @@ def test_references_of_several_files_are_shown_together(movies, tmp_path):
 
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
 CLASSES = Task("mine", ("no", "yes", "never"))
+LABELS = Task("mine", ("good", "slow", "never"), problem_name="multi_label")
 NUMBERS = find_task("sts")
-
-
-class LabelsTask(Task):
-    """A task of several labels."""
-
-    kind = "multi_label"
 
 
 def texts(count, seed):
@@ -240,7 +232,7 @@ def test_the_majority_is_of_the_training_examples():
     numbers = Examples(tuple("abc"), None, np.array([1.0, 2.0, 6.0]))
     assert majority(NUMBERS, numbers, 2).tolist() == [[3.0], [3.0]]
     labels = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=np.int8)
-    several = majority(LabelsTask("mine", ("a", "b", "c")), replace(train, labels=labels), 1)
+    several = majority(LABELS, replace(train, labels=labels), 1)
     assert (several > 0).tolist() == [[True, False, False]]  # half is not most
 
 
@@ -265,8 +257,7 @@ def test_words_tell_numbers_and_several_labels():
         labels = [holds(words, word) for word in ("good", "slow", "never")]
         return Examples(words, None, np.stack(labels, axis=1).astype(np.int8))
 
-    task = LabelsTask("mine", ("good", "slow", "never"))
-    predictions, _ = tfidf(task, several(300, 0), dev := several(100, 1))
+    predictions, _ = tfidf(LABELS, several(300, 0), dev := several(100, 1))
     assert scores("multi_label", [predictions], [dev])["micro_f1"][0] > 0.9
     assert not (predictions[:, 2] > 0).any()
 
