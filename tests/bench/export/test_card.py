@@ -100,26 +100,18 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_metadata_are_yaml_whatever_classes_and_names_are(exported, tmp_path):
-    yaml = pytest.importorskip("yaml")
+def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(exported, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
     hostile = replace(
         exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
         base=replace(exported.base, name='x/y: "z"', licence="mit\nfoo: bar"),
     )  # fmt: skip
-    front = yaml.safe_load(text_of(hostile, tmp_path).split("---\n")[1])
-    known = {"license": "mit foo: bar", "base_model": 'x/y: "z"', "library_name": "peft"}
-    assert front | known == front
-    [result] = front["model-index"][0]["results"]
-    assert result["dataset"]["name"] == 'a: "b" #c ---'
-    assert result["metrics"] == [{"type": "accuracy", "name": "dev accuracy", "value": 0.6}]
-
-
-def test_the_hub_s_library_reads_the_score(exported, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    [result] = hub.ModelCard(text_of(exported, tmp_path)).data.eval_results
-    name = exported.task.name
-    assert (result.task_type, result.dataset_type) == ("text-classification", name)
-    assert (result.dataset_name, result.dataset_split) == (name, "dev")
+    data = hub.ModelCard(text_of(hostile, tmp_path)).data
+    of = (data.license, data.base_model, data.library_name)
+    assert of == ("mit foo: bar", 'x/y: "z"', "peft")
+    [result] = data.eval_results
+    assert (result.task_type, result.dataset_split) == ("text-classification", "dev")
+    assert result.dataset_name == result.dataset_type == 'a: "b" #c ---'
     known = (result.metric_type, result.metric_name, result.metric_value)
     assert known == ("accuracy", "dev accuracy", 0.6)
 
