@@ -29,16 +29,6 @@ from tests.bench.export.small import (
 )
 
 
-def test_a_fresh_process_gives_the_same_answers(exports):
-    """Those of other formats are in test_figures.py."""
-    cell, folder = exports("onnx")
-    answer = check(cell, folder, expected_logits(cell))
-    assert len(answer.labels) == len(cell.dev)
-    assert answer.libraries.keys() == {"onnxruntime", "tokenizers"}
-    assert answer.logits.dtype == np.float32
-    assert not answer.one_ms
-
-
 def _json(name, **changes):
     def change(folder):
         path = folder / name

@@ -18,8 +18,7 @@ from bench.forecast.client import NoPredictionError, find_costs
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.fake import UncountableError
 from bench.forecast.forecast import peak_features, time_features
-from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
-from bench.launch.signals import Signals
+from bench.forecast.outlook import Counting, forecast_plan, jobs_of
 from bench.machine.conditions import find_conditions
 from bench.plan.gridfile import load
 from bench.plan.job import Job
@@ -118,6 +117,10 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
     for axis in ({"batch_size": 3}, {"max_length": 16}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
         with pytest.raises(ZeroDivisionError):
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
+    monkeypatch.setattr(client, "_run", count_here)
+    with pytest.raises(InputError, match=r"^the examples of movies have changed"):
+        smoke.costs(data_digest="other")
+    monkeypatch.setattr(client, "_run", mock.Mock(side_effect=ZeroDivisionError))
     monkeypatch.setattr(client, "digest_of_code", lambda *_: "changed")
     with pytest.raises(ZeroDivisionError):
         smoke.costs()
@@ -152,12 +155,6 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     assert forecast.basis == "fitted on 2 settings that ran here"
     short, long = (forecast.predict(item.cell).predicted_s for item in planned)
     assert short < long
-
-
-def test_a_plan_with_nothing_to_run_is_not_forecast(smoke):
-    done = [replace(item, action="done") for item in smoke.planned]
-    waits = mock.Mock(side_effect=AssertionError)
-    assert outlook_on(done, waits, Signals()).to_run == []
 
 
 def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
@@ -218,17 +215,14 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsy
     )
 
 
-def test_a_process_that_fails_says_why_in_a_line(smoke, monkeypatch):
-    monkeypatch.setattr(client, "_run", run_process)
-    with pytest.raises(NoPredictionError, match=r"^the examples of movies have changed"):
-        smoke.costs(data_digest="other")
-
-
-def test_the_process_that_counts_sees_the_workers_gpu_or_none(smoke, monkeypatch):
+def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke, monkeypatch):
     popen = mock.Mock(side_effect=OSError(1, "not now"))
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client, "_run", run_process)
     monkeypatch.setattr(child.subprocess, "Popen", popen)
+    fails = mock.patch.object(client, "ask", side_effect=InputError("other examples"))
+    with fails, pytest.raises(NoPredictionError, match="other examples"):
+        smoke.costs()
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process can be started: not now"):
             smoke.costs(gpu=gpu)

@@ -146,7 +146,8 @@ SETTINGS = [
 @pytest.mark.parametrize(
     ("which", "task", "used"),
     [
-        *((which, "movies", "fast") for which in (*VARIANTS[1:5], *VARIANTS[7:], *SETTINGS)),
+        *((VARIANTS[number], "movies", "fast") for number in (1, 4, 8, 9, 10)),
+        *((which, "movies", "fast") for which in SETTINGS),
         *((VARIANTS[number], "sts", "fast") for number in (0, 5)),
         *((VARIANTS[number], "movies", "reference") for number in (1, 7)),
     ],
@@ -178,7 +179,7 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_lo
         check_alike(one, other)
 
 
-@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5], VARIANTS[9], *STAGED])
+@pytest.mark.parametrize("which", [VARIANTS[5], VARIANTS[9], *STAGED[:2]])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
     axes = which.mode, which.rank, which.layers, which.amp
     settings = {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
