@@ -16,7 +16,7 @@ from bench.fit.__main__ import _lengths, _memory, command
 from bench.fit.verify import Verified
 from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
-from bench.results.curves import CURVES, Curves, Point, curves_key
+from bench.results.curves import CURVES, curves_key
 from minbert.assets.cache import cache_folder
 from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
@@ -127,6 +127,7 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert "at 16 tokens lora-r8-attn-only-fp32 saves" in page
     [(key, curves)] = CURVES.read(runs).items()
     assert key.endswith(" cpu")
+    assert curves_key("abc", "cuda:1") == "abc cuda"
     assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
         16, 32, 64, 128, 256, 512,
     ]  # fmt: skip
@@ -326,14 +327,6 @@ def test_batches_that_memory_alone_does_not_bound_are_remarked_on():
     assert most.startswith("batch 65,536: the most that a grid takes")
 
 
-def test_a_setting_that_saves_nothing_of_any_owner_has_no_such_sentence():
-    of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})
-    lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines
-    assert not any("What it saves" in line for line in lines)
-    [line] = [line for line in lines if "full fine-tuning, at 512" in line]
-    assert line.endswith(("under 10%.", "there."))
-
-
 def test_curves_say_from_where_on_little_is_saved(undrawn):
     curves = costs().curves([FULL, LORA], "mine", 512)
     assert (curves.batch, curves.length) == (64, 128)
@@ -353,11 +346,8 @@ def test_curves_say_from_where_on_little_is_saved(undrawn):
         "memory-by-length", "memory-by-batch", "time-by-length",
     ]  # fmt: skip
 
-
-def test_the_key_of_curves_is_the_model_and_the_kind_of_device():
-    assert curves_key("abc", "cuda:1") == "abc cuda"
-    point = Point(setting="a", mode="full", layers=None, length=1, batch=1, ms_per_1k_tokens=1.0,
-                  memory_mib={"weights": 2.0, "rest": 3.0})  # fmt: skip
-    assert point.peak_mib == 5
-    with pytest.raises(ValueError, match="under_10"):
-        Curves(model="m", batch=1, length=1, points=(point,), notes=())
+    of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})  # which saves nothing
+    lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines
+    assert not any("What it saves" in line for line in lines)
+    [line] = [line for line in lines if "full fine-tuning, at 512" in line]
+    assert line.endswith(("under 10%.", "there."))

@@ -17,7 +17,7 @@ from bench.plan.cell import CANDIDATE
 from bench.references import client, process
 from bench.references.client import find_references
 from bench.references.linear import frozen, majority, predict, scores, tfidf
-from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
+from bench.results.facts import REFERENCES, Reference, facts_of, read_facts
 from minbert.data.tasks import Examples, Folds, Task, find_task, load_data
 from tests.bench.workloads import workload
 from tests.cs224n import write_folder
@@ -183,18 +183,6 @@ def test_a_stop_stops_the_run_and_tries_of_a_search_have_none(movies, job):
         movies.find(job, stopped=True)
     assert movies.find(replace(job, cell=replace(job.cell, learning_rate_source=CANDIDATE))) == []
     assert movies.facts is None
-
-
-def test_references_of_several_files_are_shown_together(movies, tmp_path):
-    facts = facts_of(movies.data)
-    digest = movies.data.digest[:16]
-    files = [tmp_path / name for name in ("a.csv", "b.csv")]
-    for path, name in zip(files, ("majority", "tf-idf"), strict=True):
-        one = Reference(name=name, about="", train=200, scores={})
-        more = facts.model_copy(update={"references": (one,)})
-        update_facts(path, digest, lambda _, more=more: more)
-    read = read_facts(*files, tmp_path / "no.csv")
-    assert [reference.name for reference in read[digest].references] == ["majority", "tf-idf"]
 
 
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
