@@ -323,9 +323,7 @@ def _wrong(*_):
         ("check", _wrong, 2, "pooling, adapter scale or weights differ"),
     ],
 )
-def test_a_full_disk_or_a_failed_check_leaves_nothing(
-    place, monkeypatch, step, fail, code, message
-):
+def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, fail, code, message):
     monkeypatch.setattr(exporting, "check", mock.Mock())
     monkeypatch.setattr(exporting, step, fail)
     done = export(LORA, "--to", "model")

@@ -85,9 +85,7 @@ def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
     ("kind", "metric"),
     [("classification", "accuracy"), ("regression", "pearson"), ("multi_label", "micro_f1")],
 )
-def test_scores_and_changed_predictions_are_those_of_the_answers(
-    kind, metric, base, tmp_path, answers
-):
+def test_scores_and_changes_are_those_of_the_answers(kind, metric, base, tmp_path, answers):
     cell = trained(base, "full", kind=kind, pairs=True)
     figures = answers.measured(cell, tmp_path / "model", "transformers")
     merged, exact, int8 = figures.forms
@@ -113,9 +111,7 @@ def test_scores_and_changed_predictions_are_those_of_the_answers(
     assert [(form.score, form.one_ms) for form in refitted.forms] == [(None, 2.0)] * 3
 
 
-def test_forms_that_can_not_be_measured_are_listed_with_the_reason(
-    base, tmp_path, answers, monkeypatch
-):
+def test_forms_that_can_not_be_measured_are_listed(base, tmp_path, answers, monkeypatch):
     conv = answers.measured(trained(base, "head", head="conv"), tmp_path / "conv", "onnx")
     assert conv.form(MERGED) is None
     assert conv.forms[0].missing == "no format of a whole model but ONNX can express it"

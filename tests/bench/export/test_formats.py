@@ -150,11 +150,7 @@ def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
 
 @pytest.mark.parametrize(
     ("name", "mode", "layers"),
-    [
-        ("peft", "dora", "all-lin-only"),
-        ("transformers", "full", None),
-        ("onnx", "lora", "attn"),
-    ],
+    [("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn")],
 )
 @pytest.mark.usefixtures("here")
 def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mode, layers):

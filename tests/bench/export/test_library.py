@@ -50,9 +50,7 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(encoders, tmp_path, 
 @pytest.mark.parametrize(
     ("start", "mode", "use_rslora"), [("pissa", "lora", "on"), ("olora", "dora", "off")]
 )
-def test_adapters_that_start_from_the_base_are_for_the_whole_base(
-    encoders, tmp_path, start, mode, use_rslora
-):
+def test_adapters_on_a_changed_base_fit_the_base(encoders, tmp_path, start, mode, use_rslora):
     own = trained_by_library(
         encoders("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
     )

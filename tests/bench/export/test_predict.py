@@ -149,9 +149,7 @@ def test_eight_bit_weights_are_loaded_by_name(export, tmp_path):
     assert "can't predict: list index out of range" in message
 
 
-def test_rows_keep_their_order_and_number_over_chunks(
-    model, tmp_path, answers, monkeypatch, capsys
-):
+def test_rows_keep_their_order_over_chunks(model, tmp_path, answers, monkeypatch, capsys):
     """Within a chunk texts are by length, so that little is padded."""
     monkeypatch.setattr(predict, "_CHUNK", 3)
     texts = ["", "aaaa", "b", "ccc", "dd", " ", "eeeeeeee"]
@@ -308,9 +306,7 @@ def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypa
         ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
     ],
 )  # fmt: skip
-def test_modules_are_checked_before_the_library_sees_them(
-    part, change, export, tmp_path, monkeypatch
-):
+def test_modules_are_checked_before_they_load(part, change, export, tmp_path, monkeypatch):
     _, folder = export("sentence-transformers")
     monkeypatch.setattr(Format, "script", lambda _: pytest.fail("it is loaded"))
     values = json.loads((folder / part).read_text())

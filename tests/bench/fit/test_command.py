@@ -193,9 +193,7 @@ def test_sizes_and_lengths_are_read():
         _lengths("32,x")
 
 
-def test_memory_is_learned_from_the_newest_settings_that_trained_here(
-    monkeypatch, capsys, tmp_path, jobs
-):
+def test_memory_is_learned_from_the_newest_settings(monkeypatch, capsys, tmp_path, jobs):
     """Rows of the same data under the same conditions: more than forecast leaves room for less."""
     words = ("--length", "128", "--select", "mode=lora amp=off", "--memory", "16GiB")
     _, before, _ = ask(capsys, *words)
@@ -230,9 +228,7 @@ def test_memory_is_learned_from_the_newest_settings_that_trained_here(
 
 
 @pytest.mark.parametrize("plain", [("lora",), ()])
-def test_pages_without_full_fine_tuning_are_refused_before_training(
-    tmp_path, monkeypatch, jobs, plain
-):
+def test_pages_without_full_fine_tuning_are_refused_first(tmp_path, monkeypatch, jobs, plain):
     monkeypatch.setattr(module, "verified", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(module, "is_plain", lambda c: c.mode in plain)
     words = (*TINY, "--memory", "2GiB", "--length", "16", *SOME, "--verify", "--reports", tmp_path)

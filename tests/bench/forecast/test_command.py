@@ -157,9 +157,7 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     assert short < long
 
 
-def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
-    smoke, tmp_path, monkeypatch
-):
+def test_a_cache_takes_no_lock_and_is_made_again_if_damaged(smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     locks = []
 
@@ -183,9 +181,7 @@ def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
     assert smoke.costs() == first
 
 
-def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
-    smoke, tmp_path, monkeypatch, capsys
-):
+def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
@@ -246,9 +242,7 @@ def measured(smoke):
     return rows
 
 
-def test_the_check_tells_how_far_off_it_is_and_leaves_out_what_it_can_not_predict(
-    smoke, tmp_path, capsys
-):
+def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
     store = Store(tmp_path / "runs.csv")
     rows = measured(smoke)
     for row in rows:

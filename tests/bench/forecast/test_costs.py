@@ -177,8 +177,7 @@ def peak(formulae, batch, length):
 
 
 @pytest.mark.parametrize(
-    "which",
-    [WHOLE, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED],
+    "which", [WHOLE, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
 )
 def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
     formulae, steps = trace(job_of(which)), which.gradient_accumulation_steps

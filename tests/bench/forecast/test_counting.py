@@ -165,10 +165,7 @@ def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
 
 @pytest.mark.parametrize(
     ("which", "regression_loss", "head", "encoders"),
-    [
-        (VARIANTS[0], "pearson", "conv", 1),
-        (VARIANTS[5], "mse", "linear", 2),
-    ],
+    [(VARIANTS[0], "pearson", "conv", 1), (VARIANTS[5], "mse", "linear", 2)],
 )
 def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
     settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
@@ -235,9 +232,7 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
         ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
     ],
 )
-def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
-    kind, mode, layers, changes, encoders
-):
+def test_fake_counts_of_other_architectures_are_real(kind, mode, layers, changes, encoders):
     """But for masks: without values it is not known that nothing is masked."""
     job = theirs(encoders(kind), mode, layers, **changes)
     which = Variant.of(job.cell)

@@ -113,9 +113,7 @@ def test_what_was_found_before_a_process_failed_is_kept(movies, job, monkeypatch
     assert client.lacking(movies.facts, job.cell) == ["tf-idf", "frozen"], "the next run finds them"
 
 
-def test_what_takes_too_long_is_left_out_and_beyond_our_own_limit_for_good(
-    movies, job, monkeypatch
-):
+def test_what_takes_too_long_is_left_out_beyond_our_limit_for_good(movies, job, monkeypatch):
     names = ", ".join(REFERENCES)
     [note] = movies.find(job, timeout_s=0.01)
     assert note.startswith(f"reference points {names} left out: timeout (took longer than 0.01 s")
@@ -149,9 +147,7 @@ def test_pairs_have_all_scores_and_a_mean_no_correlation(task, tmp_path, tiny_ch
     assert frozen.scores.keys() == words.scores.keys() == majority.scores.keys()
 
 
-def test_folds_are_loaded_once_and_each_text_is_embedded_once(
-    tmp_path, tiny_checkpoint, monkeypatch
-):
+def test_folds_are_loaded_and_texts_embedded_once(tmp_path, tiny_checkpoint, monkeypatch):
     folder = write_folder(tmp_path / "data", ("sst",), count=40)
     data = Folds(load_data("sst", folder), 3)
     job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)

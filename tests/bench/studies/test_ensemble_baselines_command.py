@@ -86,9 +86,7 @@ def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoi
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
-def test_what_baselines_need_and_is_not_there_is_a_line(
-    place, data, tiny_checkpoint, tmp_path, answer
-):
+def test_what_baselines_lack_is_a_line(place, data, tiny_checkpoint, tmp_path, answer):
     relabel(data / TASKS["quora"].files[0], "1")
     checkpoint = tmp_path / "mine"
     shutil.copytree(tiny_checkpoint, checkpoint)
@@ -229,7 +227,7 @@ def add_trainable(place, checkpoint, *, right=0.0, **changes):
     return of
 
 
-def test_a_failed_training_is_an_error_and_the_best_members_setting_is_trained_once(
+def test_the_best_members_setting_is_trained_once(
     place, tiny_checkpoint, capsys, tmp_path, monkeypatch
 ):
     need_peft()
@@ -280,7 +278,7 @@ def trained(monkeypatch):
     return names
 
 
-def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
+def test_the_best_setting_that_they_can_train_is_trained(
     place, tiny_checkpoint, answer, trained, monkeypatch
 ):
     need_peft()
@@ -301,9 +299,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
     )
 
 
-def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(
-    place, tiny_checkpoint, trained
-):
+def test_nothing_is_trained_before_all_examples_are_there(place, tiny_checkpoint, trained):
     need_peft()
     add_trainable(place, tiny_checkpoint)
     place.add(0, task="nyt")

@@ -77,9 +77,7 @@ def test_bad_input_is_one_line(place):
 
 
 @pytest.mark.parametrize("of_before", [0, 1])
-def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of_the_others(
-    place, answer, of_before
-):
+def test_files_without_indices_are_compared_by_labels(place, answer, of_before):
     paths = [place.add(seed) for seed in range(3)]
     keep_indices(paths[of_before], None)
     assert answer()["candidates"] == 3
@@ -146,7 +144,7 @@ def test_a_missing_part_has_a_note(place, answer):
     assert together["notes"] == [lacking, *notes]
 
 
-def test_which_of_several_tasks_has_to_be_said_and_those_without_cells_have_a_note(place, answer):
+def test_which_of_several_tasks_has_to_be_said(place, answer):
     place.add(0)
     place.add(0, task="sst")
     assert "holds tasks movies, sst; choose with --task" in place.refused()

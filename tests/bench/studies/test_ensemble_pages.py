@@ -194,9 +194,7 @@ def test_places_that_cant_be_written_are_refused_before_anything(place, tmp_path
     assert place.csv.read_bytes() == before
 
 
-def test_a_csv_has_no_formula_and_a_full_disk_leaves_the_one_that_was_there(
-    place, tmp_path, monkeypatch
-):
+def test_a_csv_has_no_formula_and_survives_a_full_disk(place, tmp_path, monkeypatch):
     place.add(0, model="=1+1")
     path = tmp_path / "x.csv"
     assert place.run("--csv", str(path)) == 0
