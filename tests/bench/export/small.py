@@ -1,5 +1,7 @@
 """Trained cells on a tiny base with random weights, made without training."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
 from string import ascii_lowercase
@@ -195,3 +197,13 @@ def need_libraries(name: str) -> None:
     """Skip the test, or fail it where they are required, without the libraries of a format."""
     missing = missing_library(FORMATS[name])
     need(missing is None, missing or "", component=FORMATS[name].extra)
+
+
+def with_json(name: str, **values: Any) -> Callable[[Path], object]:
+    """A function that changes values in a JSON file of a folder."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change

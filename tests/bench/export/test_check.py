@@ -26,15 +26,8 @@ from tests.bench.export.small import (
     exported,
     need_libraries,
     trained,
+    with_json,
 )
-
-
-def _json(name, **changes):
-    def change(folder):
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return change
 
 
 def _tensors(name, edit):
@@ -73,19 +66,19 @@ CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 @pytest.mark.parametrize(
     ("name", "settings", "change", "message"),
     [
-        ("sentence-transformers", MEAN_HERE, _json("1_Pooling/config.json", **CLS), "pooling"),
-        ("peft", {}, _json("adapter_config.json", lora_alpha=32), "adapter scale"),
-        ("transformers", {}, _json("config.json", id2label=ORDER), "class names differ"),
+        ("sentence-transformers", MEAN_HERE, with_json("1_Pooling/config.json", **CLS), "pooling"),
+        ("peft", {}, with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
+        ("transformers", {}, with_json("config.json", id2label=ORDER), "class names differ"),
         ("transformers", {}, _tensors("model.safetensors", _rotate), "are in another order"),
         ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
          _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
          "logits are scaled or shifted"),
         ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
-        ("transformers", {}, _json("tokenizer_config.json", model_max_length=8),
+        ("transformers", {}, with_json("tokenizer_config.json", model_max_length=8),
          "texts over 8 tokens are truncated differently"),
         ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
          "such as the head, is missing"),
-        ("peft", {}, _json("base.json", sha256="0" * 64),
+        ("peft", {}, with_json("base.json", sha256="0" * 64),
          "model.safetensors has changed; the adapter was trained on the file with"),
         ("sentence-transformers", MEAN_HERE, _without_last_module,
          "returns 32 logits for a text, the cell's model 3: the head is missing"),
@@ -129,10 +122,10 @@ def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(base, tmp
     kept = int(expected_logits(cell).argmax())
     names = [name for name in CLASSES if name != CLASSES[kept]][::-1]
     names.insert(kept, CLASSES[kept])
-    _json("config.json", id2label={str(n): name for n, name in enumerate(names)})(folder)
+    with_json("config.json", id2label={str(n): name for n, name in enumerate(names)})(folder)
     refused(cell, folder, "class names differ")
     folder = exported(cell, "transformers", tmp_path / "cut")
-    _json("tokenizer_config.json", model_max_length=8)(folder)
+    with_json("tokenizer_config.json", model_max_length=8)(folder)
     refused(cell, folder, "truncated differently")
 
 

@@ -64,6 +64,7 @@ amp = ["off", "on"]
 """
 LORA, BF16 = "lora-r2-attn-only-fp32-s0", "lora-r2-attn-only-bf16-s0"
 FULL = "full-fp32-s0"
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", threads=1, at="")
 
 
@@ -308,24 +309,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, mes
     assert is_untouched(place)
 
 
-def _full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def _wrong(*_):
-    raise InputError("pooling, adapter scale or weights differ")
-
-
 @pytest.mark.parametrize(
-    ("step", "fail", "code", "message"),
+    ("step", "error", "code", "message"),
     [
-        ("card", _full, 1, "model: can't be written (No space left on device)"),
-        ("check", _wrong, 2, "pooling, adapter scale or weights differ"),
+        ("card", FULL_DISK, 1, "model: can't be written (No space left on device)"),
+        ("check", InputError("weights differ"), 2, "weights differ"),
     ],
 )
-def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, fail, code, message):
+def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, error, code, message):
     monkeypatch.setattr(exporting, "check", mock.Mock())
-    monkeypatch.setattr(exporting, step, fail)
+    monkeypatch.setattr(exporting, step, mock.Mock(side_effect=error))
     done = export(LORA, "--to", "model")
     assert done.code == code
     assert message in done.err
