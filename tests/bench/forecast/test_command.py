@@ -17,7 +17,8 @@ from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, find_costs
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.fake import UncountableError
-from bench.forecast.outlook import Counting, forecast_plan, jobs_of
+from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
+from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.gridfile import load
 from bench.plan.job import Job
@@ -204,6 +205,8 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsy
     fails = mock.Mock(side_effect=NoPredictionError("there is no such thing"))
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
+    done = [replace(item, action="done") for item in smoke.planned]
+    assert outlook_on(done, fails, Signals()).to_run == [], "nothing is asked for"
     assert capsys.readouterr().err.endswith(
         "note: memory and time are not predicted: there is no such thing\n"
     )
