@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.export import check as checks
 from bench.export.trained import Trained
-from tests.bench.export.small import base_folder, exported, trained
+from tests.bench.export.small import answer_here, base_folder, exported, trained
 
 Exports = Callable[..., tuple[Trained, Path]]
 """From a format, and settings as of `trained`, to the cell and its folder, not to be changed."""
@@ -29,3 +30,9 @@ def exports(base, tmp_path_factory):
         return cell, exported(cell, name, tmp_path_factory.mktemp("exports") / name)
 
     return export
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Models answer in this process."""
+    monkeypatch.setattr(checks, "run_fresh", answer_here)

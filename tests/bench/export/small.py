@@ -1,5 +1,7 @@
 """Trained cells on a tiny base with random weights, made without training."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
 from string import ascii_lowercase
@@ -56,13 +58,13 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def base_folder(folder: Path, *, pooler: bool = True, seed: int = 0) -> Path:
+def base_folder(folder: Path, *, pooler: bool = True) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
     words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
-    initialise(model, seed)
+    initialise(model, 0)
     save_checkpoint(model.bert, folder)
     return folder
 
@@ -195,3 +197,13 @@ def need_libraries(name: str) -> None:
     """Skip the test, or fail it where they are required, without the libraries of a format."""
     missing = missing_library(FORMATS[name])
     need(missing is None, missing or "", component=FORMATS[name].extra)
+
+
+def with_json(name: str, **values: Any) -> Callable[[Path], object]:
+    """A function that changes values in a JSON file of a folder."""
+
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change

@@ -9,6 +9,7 @@ import pytest
 
 from bench.export.card import card
 from bench.export.formats import FORMATS
+from bench.plan.metrics import WORDS
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 from tests.bench.export.small import trained
@@ -99,26 +100,18 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_metadata_are_yaml_whatever_classes_and_names_are(exported, tmp_path):
-    yaml = pytest.importorskip("yaml")
+def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(exported, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
     hostile = replace(
         exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
         base=replace(exported.base, name='x/y: "z"', licence="mit\nfoo: bar"),
     )  # fmt: skip
-    front = yaml.safe_load(text_of(hostile, tmp_path).split("---\n")[1])
-    known = {"license": "mit foo: bar", "base_model": 'x/y: "z"', "library_name": "peft"}
-    assert front | known == front
-    [result] = front["model-index"][0]["results"]
-    assert result["dataset"]["name"] == 'a: "b" #c ---'
-    assert result["metrics"] == [{"type": "accuracy", "name": "dev accuracy", "value": 0.6}]
-
-
-def test_the_hub_s_library_reads_the_score(exported, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    [result] = hub.ModelCard(text_of(exported, tmp_path)).data.eval_results
-    name = exported.task.name
-    assert (result.task_type, result.dataset_type) == ("text-classification", name)
-    assert (result.dataset_name, result.dataset_split) == (name, "dev")
+    data = hub.ModelCard(text_of(hostile, tmp_path)).data
+    of = (data.license, data.base_model, data.library_name)
+    assert of == ("mit foo: bar", 'x/y: "z"', "peft")
+    [result] = data.eval_results
+    assert (result.task_type, result.dataset_split) == ("text-classification", "dev")
+    assert result.dataset_name == result.dataset_type == 'a: "b" #c ---'
     known = (result.metric_type, result.metric_name, result.metric_value)
     assert known == ("accuracy", "dev accuracy", 0.6)
 
@@ -139,3 +132,16 @@ def test_markup_in_names_is_text(exported, tmp_path):
         assert tag not in page
     assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in page.replace("&#124;", "|")
     assert r'"a, b", "c\", \"d".' in html.unescape(page)
+
+
+def test_a_card_of_tags_says_how_to_call_it_and_train_it(base, tmp_path):
+    own, whole = cell(base, "full", kind=WORDS), {"format": FORMATS["transformers"]}
+    text = text_of(own, tmp_path, **whole)
+    assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
+    assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
+    assert f"- Texts are cut after {own.job.cell.max_length} tokens, by predict.py" in text
+    windows = replace(own.job.cell, window_stride=3, max_train=None)
+    (tmp_path / "train.py").touch()
+    text = text_of(replace(own, job=replace(own.job, cell=windows)), tmp_path, **whole)
+    assert "tokens are read by predict.py in windows, of which two share 3 tokens" in text
+    assert "train.py trains the same: python train.py TRAIN.jsonl --to DIR" in text

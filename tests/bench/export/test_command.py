@@ -1,10 +1,12 @@
-"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line."""
+"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line; the checkpoint of a
+cell, as others can get it."""
 
 import errno
 import json
 import os
 import shutil
 import sys
+import time
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -34,7 +36,8 @@ from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
 from minbert.data.tasks import load_task
-from tests.bench.export.small import answer_here, need_libraries
+from minbert.files import sha256_of
+from tests.bench.export.small import answer_here, base_folder, need_libraries
 from tests.bench.grid.test_own_data import write_csv
 from tests.bench.grids import GridRuns, workers_here
 from tests.bench.synthetic_rows import new_row, write_rows
@@ -61,6 +64,7 @@ amp = ["off", "on"]
 """
 LORA, BF16 = "lora-r2-attn-only-fp32-s0", "lora-r2-attn-only-bf16-s0"
 FULL = "full-fp32-s0"
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", threads=1, at="")
 
 
@@ -161,33 +165,27 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place):
     assert "model in fp32 on all 12 dev examples" in done.out
 
 
-def test_a_cell_without_weights_is_trained_again_once(place):
-    row = row_named(place, FULL)
-    write_rows(place.csv, [row | {"dev_score": 0.013}])
-    again = place.folder / "runs" / f"export-{row.cell_id}"
-    written = (again / WEIGHTS).stat().st_mtime_ns
-    done = export(FULL, "--to", "model")
-    assert done.code == 0, done.err
-    assert "its weights were not kept" in done.err
-    card = card_of(place)
-    assert "it was trained again for this folder; the scores are those of the new training" in card
-    assert f"{row.dev_score:.3f}" in card
-    assert "0.013" not in card
-    assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
-    assert (again / WEIGHTS).stat().st_mtime_ns == written
-
-
-def test_a_model_that_scores_below_its_settings_range_is_refused(place):
+def test_a_cell_without_weights_is_trained_again_once_and_refused_if_it_scores_low(place):
     """The trainings in runs.csv as if they had scored more than the new one that is exported."""
     row = row_named(place, FULL)
     higher = row | {"dev_score": row.dev_score + 0.1}
     others = [replace(higher, seed=seed) for seed in (1, 2)]
     write_rows(place.csv, [higher, *(one | {"cell_id": one.cell.cell_id} for one in others)])
+    again = place.folder / "runs" / f"export-{row.cell_id}"
+    written = (again / WEIGHTS).stat().st_mtime_ns
     done = export(FULL, "--to", "model")
     assert done.code == 2
     assert f"this model's dev score, {row.dev_score:.3f}, is below the range of its" in done.err
     assert is_untouched(place)
-    assert export(FULL, "--to", "model", "--allow-low-score").code == 0
+    done = export(FULL, "--to", "model", "--allow-low-score")
+    assert done.code == 0, done.err
+    assert "its weights were not kept" in done.err
+    card = card_of(place)
+    assert "it was trained again for this folder; the scores are those of the new training" in card
+    assert f"{row.dev_score:.3f}" in card
+    assert f"{higher.dev_score:.3f}" not in card
+    assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
+    assert (again / WEIGHTS).stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(("fall", "is_refused"), [(0.01, False), (0.05, True)])
@@ -311,26 +309,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, mes
     assert is_untouched(place)
 
 
-def _full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def _wrong(*_):
-    raise InputError("pooling, adapter scale or weights differ")
-
-
 @pytest.mark.parametrize(
-    ("step", "fail", "code", "message"),
+    ("step", "error", "code", "message"),
     [
-        ("card", _full, 1, "model: can't be written (No space left on device)"),
-        ("check", _wrong, 2, "pooling, adapter scale or weights differ"),
+        ("card", FULL_DISK, 1, "model: can't be written (No space left on device)"),
+        ("check", InputError("weights differ"), 2, "weights differ"),
     ],
 )
-def test_a_full_disk_or_a_failed_check_leaves_nothing(
-    place, monkeypatch, step, fail, code, message
-):
+def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, error, code, message):
     monkeypatch.setattr(exporting, "check", mock.Mock())
-    monkeypatch.setattr(exporting, step, fail)
+    monkeypatch.setattr(exporting, step, mock.Mock(side_effect=error))
     done = export(LORA, "--to", "model")
     assert done.code == code
     assert message in done.err
@@ -387,3 +375,53 @@ def test_what_this_machine_or_one_model_can_not_do_is_refused(place, monkeypatch
 def test_what_no_format_has_a_place_for_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         choice.check_exportable(new_row(**values))
+
+
+def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_path, monkeypatch):
+    with exporting._new_folder(tmp_path / "running"):
+        [running] = tmp_path.glob(".export-*")
+        assert running.stat().st_mode & 0o777 == 0o700
+        killed = tmp_path / ".export-killed"
+        killed.mkdir()
+        (killed / ".lock").touch()
+        with exporting._new_folder(tmp_path / "early"):
+            pass
+        assert killed.exists(), "it may be new"
+        for path in (running, killed):
+            os.utime(path, (time.time() - 7200,) * 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda: -1)
+            with exporting._new_folder(tmp_path / "others"):
+                pass
+        assert killed.exists(), "it is another user's"
+        with exporting._new_folder(tmp_path / "empty") as folder:
+            (folder / "file").touch()
+        assert [*tmp_path.glob(".export-*")] == [running], "it is still written"
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["file"]
+
+
+def test_the_embedded_model_is_known_by_its_digest_wherever_it_is(minilm, monkeypatch):
+    for name in ("minilm", str(minilm)):
+        base = describe_base(find_model(name, "pretrained", "auto"))
+        assert base.name == "sentence-transformers/all-MiniLM-L6-v2"
+        assert (base.on_hub, len(base.revision), base.licence) == (True, 40, "apache-2.0")
+        assert base.sha256 == sha256_of(minilm / base.file)
+    monkeypatch.setattr("bench.export.trained.sha256_of", lambda _: "0" * 64)
+    other = describe_base(find_model(str(minilm), "pretrained", "auto"))
+    assert (other.on_hub, other.revision, other.licence) == (False, None, None)
+
+
+def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path):
+    commit = "a1" * 20
+    folder = tmp_path / "models--some--model-x" / "snapshots" / commit
+    base_folder(folder)
+    card = "---\nlanguage: en\nlicense: 'mit'\n---\n# A model\nlicense: gpl\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    base = describe_base(find_model(str(folder), "pretrained", "auto"))
+    assert (base.name, base.revision, base.on_hub) == ("some/model-x", commit, True)
+    assert base.licence == "mit"
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    (own / "README.md").write_text("license: gpl\n", encoding="utf-8")
+    base = describe_base(find_model(str(own), "pretrained", "auto"))
+    assert (base.name, base.revision, base.on_hub, base.licence) == ("own", None, False, None)

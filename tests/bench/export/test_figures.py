@@ -75,50 +75,43 @@ def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
     assert sizes[MERGED] == pytest.approx(weights, rel=0.2)
     assert sizes[ADAPTER] < sizes[MERGED] / 2
     assert sizes[INT8] < sizes[ONNX]
-    assert figures.forms[-1].largest_difference > 1e-4
+    assert 1e-4 < figures.forms[-1].largest_difference < 0.5
     assert "transformers" in figures.forms[0].libraries
-    assert "torch" not in figures.forms[-1].libraries
+    assert figures.forms[-1].libraries.keys() == {"onnxruntime", "tokenizers"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # the others are removed
 
 
-def test_scores_and_changed_predictions_are_those_of_the_answers(base, tmp_path, answers):
-    cell = trained(base)
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [("classification", "accuracy"), ("regression", "pearson"), ("multi_label", "micro_f1")],
+)
+def test_scores_and_changes_are_those_of_the_answers(kind, metric, base, tmp_path, answers):
+    cell = trained(base, "full", kind=kind, pairs=True)
     figures = answers.measured(cell, tmp_path / "model", "transformers")
     merged, exact, int8 = figures.forms
     logits, calls = answers.logits, answers.calls
-    negated = values_for("accuracy", -logits, cell.dev.labels).mean()
-    assert (merged.one_ms, merged.batch_ms, merged.changed) == (2.0, 20.0, 0)
-    assert int8.score == pytest.approx(negated)
-    assert int8.changed == np.count_nonzero(logits.argmax(1) != (-logits).argmax(1))
+    own, other = (values_for(metric, each, cell.dev.labels).mean() for each in (logits, -logits))
+    assert [form.score for form in figures.forms] == pytest.approx([own, own, other])
+    assert (merged.one_ms, merged.batch_ms) == (2.0, 20.0)
+    changed = {
+        "classification": np.count_nonzero(logits.argmax(1) != (-logits).argmax(1)),
+        "regression": None,
+        "multi_label": len(cell.dev),  # a logit of 0 is rare
+    }
+    assert (merged.changed, int8.changed) == (changed[kind] and 0, changed[kind])
     assert (merged.size_mb, exact.size_mb, int8.size_mb) == (1.5, 2.0, 0.5)
-    assert (figures.metric, figures.examples) == ("accuracy", len(cell.dev))
+    assert (figures.metric, figures.examples) == (metric, len(cell.dev))
     assert [call["weights"] for call in calls] == [None, "model.onnx", "model-int8.onnx"]
     assert calls[0]["folder"] == tmp_path / "model"
     assert calls[1]["folder"] == calls[2]["folder"] != tmp_path / "model"
     assert all(call["timed"] and call["base"] is cell.base for call in calls)
     assert {call["threads"] for call in calls} == {figures.threads}
+    assert calls[0]["texts"][0] == (cell.dev.text_a[0], cell.dev.text_b[0])
     refitted = answers.measured(replace(cell, refitted=True), tmp_path / "other", "transformers")
     assert [(form.score, form.one_ms) for form in refitted.forms] == [(None, 2.0)] * 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "metric"), [("regression", "pearson"), ("multi_label", "micro_f1")]
-)
-def test_other_problems_have_their_metric(kind, metric, base, tmp_path, answers):
-    cell = trained(base, "full", kind=kind, pairs=True)
-    figures = answers.measured(cell, tmp_path / "model", "onnx")
-    merged, exact, int8 = figures.forms
-    own = values_for(metric, answers.logits, cell.dev.labels).mean()
-    assert figures.metric == metric
-    assert merged.score == exact.score == pytest.approx(own)
-    assert answers.calls[0]["texts"][0] == (cell.dev.text_a[0], cell.dev.text_b[0])
-    changed = None if kind == "regression" else len(cell.dev)  # a logit of 0 is rare
-    assert int8.changed == changed
-
-
-def test_forms_that_can_not_be_measured_are_listed_with_the_reason(
-    base, tmp_path, answers, monkeypatch
-):
+def test_forms_that_can_not_be_measured_are_listed(base, tmp_path, answers, monkeypatch):
     conv = answers.measured(trained(base, "head", head="conv"), tmp_path / "conv", "onnx")
     assert conv.form(MERGED) is None
     assert conv.forms[0].missing == "no format of a whole model but ONNX can express it"

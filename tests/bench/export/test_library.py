@@ -13,17 +13,9 @@ from bench.export.training import why_not_scripted
 from bench.worker.saving import save_weights
 from bench.worker.weights import load_trained
 from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
-from tests.encoders import Checkpoints, need_transformers
 from tests.experiments.export.encoders import largest_difference
 
 LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["query", "value"]})
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Tiny checkpoints by architecture."""
-    need_transformers()
-    return Checkpoints(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.mark.parametrize(
@@ -42,12 +34,12 @@ def checkpoint(tmp_path_factory):
         ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
     ],
 )  # fmt: skip
-def test_logits_agree(checkpoint, kind, mode, name, options):
-    assert largest_difference(checkpoint(kind), name, mode, **options) < 1e-5
+def test_logits_agree(encoders, kind, mode, name, options):
+    assert largest_difference(encoders(kind), name, mode, **options) < 1e-5
 
 
-def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(checkpoint, tmp_path, monkeypatch):
-    own = trained_by_library(checkpoint("roberta"))
+def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(encoders, tmp_path, monkeypatch):
+    own = trained_by_library(encoders("roberta"))
     monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
     save_weights(own.model, [p for p in own.model.parameters() if p.requires_grad], tmp_path)
     on_gpu = replace(own.job.cell, attn_implementation="flash_attention_2")
@@ -58,11 +50,9 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(checkpoint, tmp_path
 @pytest.mark.parametrize(
     ("start", "mode", "use_rslora"), [("pissa", "lora", "on"), ("olora", "dora", "off")]
 )
-def test_adapters_that_start_from_the_base_are_for_the_whole_base(
-    checkpoint, tmp_path, start, mode, use_rslora
-):
+def test_adapters_on_a_changed_base_fit_the_base(encoders, tmp_path, start, mode, use_rslora):
     own = trained_by_library(
-        checkpoint("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
+        encoders("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
     )
     folder = exported(own, "peft", tmp_path / "out")
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -80,15 +70,15 @@ def test_adapters_that_start_from_the_base_are_for_the_whole_base(
         ("bert", ["classifier"]),
     ],
 )
-def test_new_modules_are_saved_with_the_adapter(checkpoint, tmp_path, kind, modules):
+def test_new_modules_are_saved_with_the_adapter(encoders, tmp_path, kind, modules):
     from peft import AutoPeftModelForSequenceClassification
 
-    own = trained_by_library(checkpoint(kind), on_hub=False)
+    own = trained_by_library(encoders(kind), on_hub=False)
     folder = exported(own, "peft", tmp_path / "out")
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     assert config["modules_to_save"] == modules
-    path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint(kind))}))
+    path.write_text(json.dumps(config | {"base_model_name_or_path": str(encoders(kind))}))
     model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
     theirs, ours = model.state_dict(), own.model.state_dict()
     for name in (name for name in ours if name.partition(".")[0] in modules):
@@ -97,12 +87,10 @@ def test_new_modules_are_saved_with_the_adapter(checkpoint, tmp_path, kind, modu
         assert theirs[wrapped].equal(ours[name]), name
 
 
-def test_files_have_the_checkpoints_special_tokens_and_no_paths_of_this_machine(
-    checkpoint, tmp_path
-):
+def test_files_have_the_checkpoints_special_tokens_and_no_paths_of_this_machine(encoders, tmp_path):
     from transformers import AutoTokenizer
 
-    base = checkpoint("roberta")
+    base = encoders("roberta")
     cases = {"peft": {}, "sentence-transformers": {"pooling": "cls"}, "transformers": {}}
     for name, options in cases.items():
         folder = exported(trained_by_library(base, **options), name, tmp_path / name)
@@ -112,20 +100,20 @@ def test_files_have_the_checkpoints_special_tokens_and_no_paths_of_this_machine(
     assert written.special_tokens_map == original.special_tokens_map
 
 
-def test_what_a_format_has_no_place_for_is_refused(checkpoint, tmp_path):
-    own = trained_by_library(checkpoint("deberta"), layers="attn")
+def test_what_a_format_has_no_place_for_is_refused(encoders, tmp_path):
+    own = trained_by_library(encoders("deberta"), layers="attn")
     with pytest.raises(InputError, match=r"no place for deberta\.encoder.* --format transformers"):
         exported(own, "peft", tmp_path / "peft")
     tokens = {"alora_invocation_tokens": [1]}
     alora = json.dumps({"peft_type": "LORA", "target_modules": ["query"], **tokens})
-    own = trained_by_library(checkpoint("roberta"), "peft", None, adapter_config=alora)
+    own = trained_by_library(encoders("roberta"), "peft", None, adapter_config=alora)
     with pytest.raises(InputError, match=r"PEFT can't merge .* only --format peft has a place"):
         exported(own, "transformers", tmp_path / "transformers")
     assert refusal("sentence-transformers", own.job.cell) == (
         "sentence-transformers has no place for the architecture's own head; use --format peft"
     )
     assert default_format(own.job.cell, merge=True) == "transformers"
-    bitfit = trained_by_library(checkpoint("roberta"), "bitfit", None)
+    bitfit = trained_by_library(encoders("roberta"), "bitfit", None)
     assert default_format(bitfit.job.cell, merge=False) == "transformers"
     assert why_not_scripted(own.job.cell) == (
         "train.py has no place for engine transformers, the mode peft"

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from bench.common.command import BAD_INPUT
 from bench.export import predict
-from bench.export.formats import SNIPPET
+from bench.export.formats import SNIPPET, Format
+from bench.plan.metrics import WORDS
 from tests.bench.export.small import CLASSES, expected_logits
 
 
@@ -150,9 +149,7 @@ def test_eight_bit_weights_are_loaded_by_name(export, tmp_path):
     assert "can't predict: list index out of range" in message
 
 
-def test_rows_keep_their_order_and_number_over_chunks(
-    model, tmp_path, answers, monkeypatch, capsys
-):
+def test_rows_keep_their_order_over_chunks(model, tmp_path, answers, monkeypatch, capsys):
     """Within a chunk texts are by length, so that little is padded."""
     monkeypatch.setattr(predict, "_CHUNK", 3)
     texts = ["", "aaaa", "b", "ccc", "dd", " ", "eeeeeeee"]
@@ -309,25 +306,56 @@ def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypa
         ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
     ],
 )  # fmt: skip
-def test_modules_are_checked_before_the_library_sees_them(
-    part, change, export, tmp_path, monkeypatch
-):
+def test_modules_are_checked_before_they_load(part, change, export, tmp_path, monkeypatch):
     _, folder = export("sentence-transformers")
-    file, ran = write(tmp_path / "a.txt", "a\n"), []
-
-    class Evil(torch.nn.Tanh):
-        def __init__(self):
-            super().__init__()
-            ran.append(part)
-
-        load = classmethod(lambda cls, *_, **__: cls())
-
-    for name in ("torch.evil", "sentence_transformers.evil"):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(Evil=Evil))
+    monkeypatch.setattr(Format, "script", lambda _: pytest.fail("it is loaded"))
     values = json.loads((folder / part).read_text())
     (values[2] if part == "modules.json" else values).update(change)
     write(folder / part, json.dumps(values))
-    message = refused(folder, file)
+    message = refused(folder, write(tmp_path / "a.txt", "a\n"))
     assert message.startswith(f"{folder / part}: ")
     assert next(iter(change)) in message or "attn_implementation" in message
-    assert not ran
+
+
+def test_spans_of_files_are_predicted(exports, tmp_path, capsys):
+    own, out = exports("transformers", mode="full", layers=None, kind=WORDS)
+    text = " ".join(own.dev.text_a[:3])
+    (tmp_path / "a.txt").write_text(f"{text}\n\n{own.dev.text_a[3]}\n")
+    lists = [{"tokens": text.split(" ")}, {"tokens": []}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lists)))
+    (tmp_path / "a.conll").write_text("\n".join(f"{word} O" for word in text.split(" ")))
+    rows = {}
+    for name in ("a.txt", "a.jsonl", "a.conll"):
+        assert run(out, tmp_path / name, "--to", tmp_path / "out.csv") == 0
+        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+            rows[name] = list(csv.DictReader(file))
+    assert rows["a.conll"] == rows["a.jsonl"]
+    for row in rows["a.conll"]:
+        assert row["type"] == "film"
+        assert text[int(row["begin"]) : int(row["end"])] == row["text"]
+        assert 0.3 < float(row["score"]) <= 1
+    assert {row["row"] for row in rows["a.txt"]} <= {"1", "3"}
+    capsys.readouterr()
+    assert run(out, tmp_path / "a.jsonl", "--json") == 0
+    one, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [str(each["begin"]) for each in one["entities"]] == [
+        row["begin"] for row in rows["a.jsonl"]
+    ]
+    assert other == {"row": 2, "entities": None}
+
+    # words beyond the model's length are read in windows, or counted
+    words = " ".join(own.dev.text_a[:7]).split(" ")
+    write(tmp_path / "long.jsonl", json.dumps({"tokens": words}))
+    begins = {}
+    for flags in ((), ("--window-stride", "3"), ("--window-stride", "0")):
+        assert run(out, tmp_path / "long.jsonl", "--json", *flags) == 0
+        written = capsys.readouterr()
+        is_cut = "beyond the model's length" in written.err
+        assert is_cut == ("3" not in flags)
+        begins[flags] = [each["begin"] for each in json.loads(written.out)["entities"]]
+    cut, read, zero = begins.values()
+    assert cut == zero
+    assert len(read) > len(cut)
+    assert max(read) > 4 * own.job.cell.max_length > max(cut, default=0)
+    message = refused(out, tmp_path / "long.jsonl", "--window-stride", "90")
+    assert "can't predict: tokenizer stride set to 90" in message

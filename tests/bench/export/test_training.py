@@ -14,6 +14,7 @@ from bench.export.training import SETTINGS, why_not_scripted
 from bench.plan.metrics import MULTI_LABEL, REGRESSION, WORDS
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
+from tests.bench.export.small import with_json
 from tests.bench.tiny_cells import cell
 from tests.experiments.export.losses import (
     TOLERANCE,
@@ -43,14 +44,6 @@ SAMPLE = (
     Setting("lora", "all-lin", WORDS, changes={"class_weights": "balanced"}),
     CONLL,
 )  # fmt: skip
-
-
-def settings(**values):
-    def change(folder):
-        known = json.loads((folder / SETTINGS).read_text())
-        (folder / SETTINGS).write_text(json.dumps(known | values))
-
-    return change
 
 
 def example(line):
@@ -95,14 +88,14 @@ OTHER_BASE = {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0]
 SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
 STOPPED = {
     "give --base FOLDER": lambda folder: (folder / "base").unlink(),
-    "has changed since the training": settings(base=OTHER_BASE),
+    "has changed since the training": with_json(SETTINGS, base=OTHER_BASE),
     "base can't be loaded (": replace_base,
     "is not empty; name a new folder": lambda folder: (folder / "trained" / "a").mkdir(
         parents=True
     ),
     "train.jsonl: can't be read (": lambda folder: (folder / "train.jsonl").unlink(),
     "line 1: is no example (KeyError('great'))": example('{"a": "good", "label": "great"}'),
-    "line 1: is no example (TypeError('no list of labels'))": settings(labels=SEVERAL),
+    "line 1: is no example (TypeError('no list of labels'))": with_json(SETTINGS, labels=SEVERAL),
     "sentence 3: is no example (KeyError('E-film'))": unknown_tag,
     "a second text in only some": example('{"a": "good", "b": "film", "label": 1}'),
 }

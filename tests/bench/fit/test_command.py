@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -15,7 +16,7 @@ from bench.fit.__main__ import _lengths, _memory, command
 from bench.fit.verify import Verified
 from bench.forecast.costs import Formulae, Variant
 from bench.report.forecasts import lengths_section
-from bench.results.curves import CURVES, Curves, Point, curves_key
+from bench.results.curves import CURVES, curves_key
 from minbert.assets.cache import cache_folder
 from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
@@ -126,6 +127,7 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     assert "at 16 tokens lora-r8-attn-only-fp32 saves" in page
     [(key, curves)] = CURVES.read(runs).items()
     assert key.endswith(" cpu")
+    assert curves_key("abc", "cuda:1") == "abc cuda"
     assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
         16, 32, 64, 128, 256, 512,
     ]  # fmt: skip
@@ -191,29 +193,32 @@ def test_sizes_and_lengths_are_read():
         _lengths("32,x")
 
 
-def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path, jobs):
+def test_memory_is_learned_from_the_newest_settings(monkeypatch, capsys, tmp_path, jobs):
     """Rows of the same data under the same conditions: more than forecast leaves room for less."""
-    words = ("--length", "128", "--select", "mode=full amp=off", "--memory", "16GiB")
+    words = ("--length", "128", "--select", "mode=lora amp=off", "--memory", "16GiB")
     _, before, _ = ask(capsys, *words)
-    peak = 3 * before["answers"][0]["peak_mib"]
 
-    class Made:
-        coefficients, points = (0.0, 0.0, 3.0, 3.0, 3.0), {"one": peak}
-        memory = property(lambda self: self)
+    points = {"one": 3 * before["answers"][0]["peak_mib"]}
+    made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0), points=points)
 
     def forecast(cells, rows, *_):
-        assert [row.status for row in rows] == ["ok"]
-        assert cells[0].mode == "full"
-        return Made()
+        assert [(cell.rank, row.status) for cell, row in zip(cells, rows, strict=True)] == [
+            (rank, "ok") for rank in (4, 5, 6, 7, 1)
+        ]
+        return SimpleNamespace(memory=made)
 
     monkeypatch.setattr(module, "make_forecast", forecast)
+    here = module.find_conditions("cpu").conditions.columns()
+    lora = replace(next(c for c in jobs if c.mode == "lora"), batch_size=64)
+    rows = [
+        new_row(**replace(lora, rank=rank).columns(), **here, status="ok")
+        for rank in (1, 2, 3, 4, 5, 6, 7, 1)
+    ]
+    others = ({"status": "oom"}, {"data_digest": "other"}, {"compile": "on"})
+    rows += [rows[0] | {"rank": 16} | changes for changes in others]
+    monkeypatch.setattr(module, "read_rows", lambda _: rows)
     runs = tmp_path / "runs.csv"
     runs.write_text("")
-    ask(capsys, *words)
-    here = module.find_conditions("cpu").conditions.columns()
-    row = new_row(**replace(next(iter(jobs)), batch_size=64).columns(), **here, status="ok")
-    others = [row | {"status": "oom"}, row | {"data_digest": "other"}, row | {"compile": "on"}]
-    monkeypatch.setattr(module, "read_rows", lambda _: [row, *others])
     _, after, _ = ask(capsys, *words, "--runs", runs)
     assert after["notes"][1] == "memory: fitted on 1 setting that trained here"
     parts = after["answers"][0]["memory_mib"]
@@ -223,37 +228,12 @@ def test_memory_is_learned_from_what_trained_here(monkeypatch, capsys, tmp_path,
 
 
 @pytest.mark.parametrize("plain", [("lora",), ()])
-def test_pages_without_full_fine_tuning_are_refused_before_training(
-    tmp_path, monkeypatch, jobs, plain
-):
+def test_pages_without_full_fine_tuning_are_refused_first(tmp_path, monkeypatch, jobs, plain):
     monkeypatch.setattr(module, "verified", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(module, "is_plain", lambda c: c.mode in plain)
     words = (*TINY, "--memory", "2GiB", "--length", "16", *SOME, "--verify", "--reports", tmp_path)
     with pytest.raises(InputError, match="--reports: the grid has no full fine-tuning"):
         run(*words, "--runs", "none.csv")
-
-
-def test_memory_is_learned_from_the_newest_settings(monkeypatch, tmp_path, jobs):
-    asked = []
-
-    def forecast(cells, rows, *_):
-        asked.extend(row.rank for row in rows)
-        raise module.NoPredictionError("enough")
-
-    monkeypatch.setattr(module, "make_forecast", forecast)
-    runs = tmp_path / "runs.csv"
-    runs.write_text("")
-    words = (*TINY, "--memory", "16GiB", "--length", "16", *SOME, "--json", "--runs", runs)
-    run(*words)
-    conditions = module.find_conditions("cpu").conditions.columns()
-    lora = next(c for c in jobs if c.mode == "lora")
-    rows = [
-        new_row(**replace(lora, rank=rank).columns(), **conditions, status="ok")
-        for rank in (1, 2, 3, 4, 5, 6, 7, 1)
-    ]
-    monkeypatch.setattr(module, "read_rows", lambda _: rows)
-    run(*words)
-    assert asked == [4, 5, 6, 7, 1]
 
 
 def test_parts_are_the_peak_where_less_was_measured_than_is_counted():
@@ -343,14 +323,6 @@ def test_batches_that_memory_alone_does_not_bound_are_remarked_on():
     assert most.startswith("batch 65,536: the most that a grid takes")
 
 
-def test_a_setting_that_saves_nothing_of_any_owner_has_no_such_sentence():
-    of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})
-    lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines
-    assert not any("What it saves" in line for line in lines)
-    [line] = [line for line in lines if "full fine-tuning, at 512" in line]
-    assert line.endswith(("under 10%.", "there."))
-
-
 def test_curves_say_from_where_on_little_is_saved(undrawn):
     curves = costs().curves([FULL, LORA], "mine", 512)
     assert (curves.batch, curves.length) == (64, 128)
@@ -370,11 +342,8 @@ def test_curves_say_from_where_on_little_is_saved(undrawn):
         "memory-by-length", "memory-by-batch", "time-by-length",
     ]  # fmt: skip
 
-
-def test_the_key_of_curves_is_the_model_and_the_kind_of_device():
-    assert curves_key("abc", "cuda:1") == "abc cuda"
-    point = Point(setting="a", mode="full", layers=None, length=1, batch=1, ms_per_1k_tokens=1.0,
-                  memory_mib={"weights": 2.0, "rest": 3.0})  # fmt: skip
-    assert point.peak_mib == 5
-    with pytest.raises(ValueError, match="under_10"):
-        Curves(model="m", batch=1, length=1, points=(point,), notes=())
+    of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})  # which saves nothing
+    lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines
+    assert not any("What it saves" in line for line in lines)
+    [line] = [line for line in lines if "full fine-tuning, at 512" in line]
+    assert line.endswith(("under 10%.", "there."))

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bench.fit import verify
+from bench.fit.__main__ import command
 from bench.fit.verify import Verified, boundary, larger, verified
 from bench.launch.runner import limited
 from bench.results.curves import Point
@@ -22,8 +23,8 @@ from tests.components import need
 
 ROOT = Path(__file__).parents[3]
 TINY = (
-    sys.executable, "-m", "bench.fit", "--init", "random", "--model", "bert-tiny", "--for", "cpu",
-    "--length", "16", "--select", "mode=lora layers=attn-only amp=off", "--json", "--verify",
+    "--init", "random", "--model", "bert-tiny", "--for", "cpu", "--length", "16", "--runs",
+    "none.csv", "--select", "mode=lora layers=attn-only amp=off", "--json",
 )  # fmt: skip
 
 
@@ -80,23 +81,15 @@ def test_a_line_says_what_was_shown_and_by_how_much_it_was_wrong(changes, ending
     assert entry(**changes).is_kept == ("too large" not in ending)
 
 
-@pytest.fixture
-def group():
+def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards():
     with limited(100) as group:
         need(group is not None, "control groups that can be made")
-        yield group
-
-
-def allocate(group, mib):
-    code = f"x = bytearray({mib} << 20)"
-    return subprocess.run(group.argv([sys.executable, "-c", code]), check=False).returncode
-
-
-def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards(group):
-    assert allocate(group, 40) == 0
-    assert group.kills() == 0
-    assert allocate(group, 300) == -signal.SIGKILL
-    assert group.kills() == 1
+        ends = []
+        for mib in (40, 300):
+            argv = group.argv([sys.executable, "-c", f"x = bytearray({mib} << 20)"])
+            ends.append((subprocess.run(argv, check=False).returncode, group.kills()))
+        assert ends == [(0, 0), (-signal.SIGKILL, 1)]
+    assert not group.folder.exists()
 
 
 def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
@@ -129,44 +122,32 @@ def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale)
         assert (folder / "memory.max").read_text() == str(100 * 2**20), "it was made anew"
 
 
-def test_a_group_is_removed(monkeypatch):
-    with limited(100) as group:
-        need(group is not None, "control groups that can be made")
-    assert not group.folder.exists()
+def test_batches_of_a_tiny_model_are_trained_within_a_limit_and_beyond(monkeypatch, capsys):
+    def run(memory, *flags):
+        argv = [*TINY, "--memory", memory, *flags]
+        code = command.main(argv, standalone_mode=False)
+        out, err = capsys.readouterr()
+        return code, json.loads(out), err
 
+    def two(fits, promised):
+        few, many = promised // 4, 4 * promised
+        assert fits(few)
+        assert not fits(many)
+        return few, many
 
-def started(tmp_path, *words):
-    environment = {**os.environ, "MINBERT_BENCH_LOCKS": str(tmp_path), "TMPDIR": str(tmp_path)}
-    return subprocess.Popen(
-        [*TINY, *words, "--runs", str(tmp_path / "none.csv")], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def libraries_mib():
-    """What a worker takes before it has a model: 230 MiB with torch for the CPU, 830 with CUDA."""
-    out = subprocess.check_output(
-        [*TINY[:-1], "--memory", "4GiB", "--runs", "none.csv"], cwd=ROOT, text=True
-    )
-    return json.loads(out)["answers"][0]["memory_mib"]["libraries"]
-
-
-def test_the_boundary_of_a_tiny_model_is_found_by_training(tmp_path, libraries_mib):
-    limit = round(libraries_mib) + 190
-    with started(tmp_path, "--memory", f"{limit}MiB") as process:
-        out, err = process.communicate()
-    assert process.returncode in (0, 1), err
-    [shown] = json.loads(out)["verified"]
-    assert shown["promised"] == json.loads(out)["answers"][0]["batch"]
-    assert 0 < shown["fits"] < shown["too_large"]
-    assert process.returncode == (not Verified(**shown).is_kept)
-    assert str(shown["fits"]) in shown["peaks_mib"]
-    assert f"batch {shown['promised']:,}" in err
+    monkeypatch.setattr(verify, "boundary", two)
+    _, answer, _ = run("4GiB")
+    limit = round(answer["answers"][0]["memory_mib"]["libraries"]) + 190
+    code, answer, err = run(f"{limit}MiB", "--verify")
+    [shown] = answer["verified"]
+    assert code == 1, "less than what was promised has fitted"
+    assert shown["promised"] == answer["answers"][0]["batch"]
+    few, many = shown["fits"], shown["too_large"]
+    assert 4 * few <= shown["promised"] == many // 4
+    assert f"batch {few:,}" in err
     assert shown["by"] in ("the limit of a control group and measured peaks", "measured peaks")
-    peaks = {int(batch): peak for batch, peak in shown["peaks_mib"].items()}
-    assert peaks[shown["fits"]] <= limit
-    assert all(peak > limit for batch, peak in peaks.items() if batch > shown["fits"])
+    assert shown["peaks_mib"][str(few)] <= limit
+    assert shown["peaks_mib"].get(str(many), limit + 1) > limit
 
 
 @pytest.mark.parametrize("group", ["a group", None])
@@ -187,24 +168,24 @@ def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
     assert (shown.fits, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 
-def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path, libraries_mib):
-    with started(tmp_path, "--memory", f"{libraries_mib + 370:.0f}MiB") as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "batch" in line:
-                break
+def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
+    argv = [sys.executable, "-m", "bench.fit", *TINY, "--memory", "1300MiB", "--verify"]
+    places = {"MINBERT_BENCH_LOCKS": str(tmp_path), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        argv, cwd=ROOT, env={**os.environ, **places}, text=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert any("batch" in line for line in process.stderr)
         deadline = time.monotonic() + 60
         children = []
         while time.monotonic() < deadline and not any(map(is_worker, children)):
             children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if is_worker(child)]
-        assert workers
+        assert any(map(is_worker, children))
         process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     named = f"minbert-fit-{process.pid}"
-    left = [path for path in Path("/sys/fs/cgroup").glob(f"**/{named}") if path.is_dir()]
-    assert left == []
+    assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/{named}") if path.is_dir()]
 
 
 def is_worker(process):

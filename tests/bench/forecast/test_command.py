@@ -17,7 +17,6 @@ from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, find_costs
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.fake import UncountableError
-from bench.forecast.forecast import peak_features, time_features
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
@@ -79,9 +78,9 @@ class Plan:
             jobs_of(variants, cell, self.model, Counting(self.conditions)), [0], lock, gpu
         )
 
-    def forecast(self):
+    def forecast(self, planned=None, rows=()):
         models = {self.model.name: self.model}
-        return forecast_plan(self.planned, [], models, Counting(self.conditions))
+        return forecast_plan(planned or self.planned, rows, models, Counting(self.conditions))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +117,10 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
     for axis in ({"batch_size": 3}, {"max_length": 16}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
         with pytest.raises(ZeroDivisionError):
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
+    monkeypatch.setattr(client, "_run", count_here)
+    with pytest.raises(InputError, match=r"^the examples of movies have changed"):
+        smoke.costs(data_digest="other")
+    monkeypatch.setattr(client, "_run", mock.Mock(side_effect=ZeroDivisionError))
     monkeypatch.setattr(client, "digest_of_code", lambda *_: "changed")
     with pytest.raises(ZeroDivisionError):
         smoke.costs()
@@ -147,22 +150,13 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
         for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
     ]
     planned = plan([replace(cell, seed=1) for cell in cells], [], here)
-    models = {smoke.model.name: smoke.model}
-    forecast = forecast_plan(planned, rows, models, Counting(smoke.conditions))
+    forecast = smoke.forecast(planned, rows)
     assert forecast.basis == "fitted on 2 settings that ran here"
     short, long = (forecast.predict(item.cell).predicted_s for item in planned)
     assert short < long
 
 
-def test_a_plan_with_nothing_to_run_is_not_forecast(smoke):
-    done = [replace(item, action="done") for item in smoke.planned]
-    waits = mock.Mock(side_effect=AssertionError)
-    assert outlook_on(done, waits, Signals()).to_run == []
-
-
-def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
-    smoke, tmp_path, monkeypatch
-):
+def test_a_cache_takes_no_lock_and_is_made_again_if_damaged(smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     locks = []
 
@@ -186,9 +180,7 @@ def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
     assert smoke.costs() == first
 
 
-def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
-    smoke, tmp_path, monkeypatch, capsys
-):
+def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
@@ -213,22 +205,21 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsy
     fails = mock.Mock(side_effect=NoPredictionError("there is no such thing"))
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
+    done = [replace(item, action="done") for item in smoke.planned]
+    assert outlook_on(done, fails, Signals()).to_run == [], "nothing is asked for"
     assert capsys.readouterr().err.endswith(
         "note: memory and time are not predicted: there is no such thing\n"
     )
 
 
-def test_a_process_that_fails_says_why_in_a_line(smoke, monkeypatch):
-    monkeypatch.setattr(client, "_run", run_process)
-    with pytest.raises(NoPredictionError, match=r"^the examples of movies have changed"):
-        smoke.costs(data_digest="other")
-
-
-def test_the_process_that_counts_sees_the_workers_gpu_or_none(smoke, monkeypatch):
+def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke, monkeypatch):
     popen = mock.Mock(side_effect=OSError(1, "not now"))
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client, "_run", run_process)
     monkeypatch.setattr(child.subprocess, "Popen", popen)
+    fails = mock.patch.object(client, "ask", side_effect=InputError("other examples"))
+    with fails, pytest.raises(NoPredictionError, match="other examples"):
+        smoke.costs()
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process can be started: not now"):
             smoke.costs(gpu=gpu)
@@ -237,33 +228,20 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(smoke, monkeypatch
     assert seen == [["GPU-1", "PCI_BUS_ID"], ["", "PCI_BUS_ID"]]
 
 
-def measured(smoke):
-    """A row for each cell, with figures that a forecast can tell."""
-    (forecast,) = smoke.forecast().by_kind.values()
-    rows = []
+def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
+    store, forecasts, rows = Store(tmp_path / "runs.csv"), smoke.forecast(), []
     for cell in smoke.cells:
-        variant = Variant.of(cell)
-        totals = forecast.totals[variant]
-        tensors = sum(peak_features(variant, totals.lasting_mib, totals.passing_mib)[2:])
-        memory = forecast.imports_mib(variant) + 80 + 1.1 * tensors
-        costs = {"peak_rss_mib": memory, "wall_s": 6 + 1e-4 * time_features(variant, totals)[1]}
+        costs = forecasts.predict(cell)
+        measured = {"peak_rss_mib": 1.3 * costs.predicted_peak_mib, "wall_s": 2 * costs.predicted_s}
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
-        rows.append(row | costs)
-    return rows
-
-
-def test_the_check_tells_how_far_off_it_is_and_leaves_out_what_it_can_not_predict(
-    smoke, tmp_path, capsys
-):
-    store = Store(tmp_path / "runs.csv")
-    rows = measured(smoke)
-    for row in rows:
-        store.append(row)
+        rows.append(row | measured)
+        store.append(rows[-1])
     arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
     assert main.main([*arguments, "--json"], standalone_mode=False) == 0
     (group,) = json.loads(capsys.readouterr().out)
     ways = group["checks"]["peak_rss_mib"]
     assert list(ways) == ["by the prior", "as they ran", "kind left out", "one left out"]
+    assert ways["by the prior"]["within_10_percent"] == 0.0
     assert ways["one left out"]["within_10_percent"] == 1.0
     assert len(ways["one left out"]["settings"]) == 8
 

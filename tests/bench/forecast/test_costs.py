@@ -12,7 +12,6 @@ from bench.forecast.fake import UncountableError, count
 from bench.forecast.trace import _PRIMES, Tracer, trace
 from minbert.data.batches import plan_epoch
 from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload
-from tests.encoders import Checkpoints, need_transformers
 from tests.encoders import job as theirs
 
 RANKS = [variant("lora", rank, "attn") for rank in (1, 2, 4, 8)]
@@ -153,17 +152,8 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(order, m
 SIZES = [(4, 37), (64, 128), (200, 512)]
 ACCUMULATED = variant("full")._replace(gradient_accumulation_steps=2)
 CHECKPOINTED = variant("full")._replace(gradient_checkpointing="on")
-WHOLE, LORA = variant("full"), variant("lora", 8, "attn-only")
-TRACED = [
-    WHOLE,
-    LORA,
-    variant("head"),
-    variant("lora", 8, "all-lin-only", "bf16"),
-    variant("dora", 8, "all-lin-only", "bf16"),
-    variant("dora", 2, "all-lin"),
-    ACCUMULATED,
-    CHECKPOINTED,
-]
+WHOLE, HEAD, LORA = variant("full"), variant("head"), variant("lora", 8, "attn-only")
+HALF, DORA = (variant(mode, 8, "all-lin-only", "bf16") for mode in ("lora", "dora"))
 
 
 def job_of(which, longest=512, **changes):
@@ -186,7 +176,9 @@ def peak(formulae, batch, length):
     return lasting + sum(formulae.tensors_mib(batch, length))
 
 
-@pytest.mark.parametrize("which", TRACED)
+@pytest.mark.parametrize(
+    "which", [WHOLE, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
+)
 def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
     formulae, steps = trace(job_of(which)), which.gradient_accumulation_steps
     for batch, length in SIZES:
@@ -202,7 +194,7 @@ def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
 
 
 def test_owners_are_those_of_the_tensors():
-    full, lora, head = (trace(job_of(which)) for which in (WHOLE, LORA, variant("head")))
+    full, lora, head = (trace(job_of(which)) for which in (WHOLE, LORA, HEAD))
     gradients, activations, _ = full.tensors_mib(1, 8)
     assert gradients == pytest.approx(full.weights_mib, rel=0.001), "of all weights, at the end"
     gradients, activations, others = full.tensors_mib(200, 128)
@@ -221,9 +213,7 @@ def test_owners_are_those_of_the_tensors():
         ("modernbert", "full", None, {"amp": "bf16"}),
     ],
 )
-def test_other_architectures_are_traced(kind, mode, layers, settings, tmp_path_factory):
-    need_transformers()
-    encoders = Checkpoints(tmp_path_factory.mktemp("encoders"))
+def test_other_architectures_are_traced(kind, mode, layers, settings, encoders):
     job = theirs(encoders(kind), mode, layers, **settings)
     longest = job.cell.max_length
     which = variant(mode, 2, layers)._replace(

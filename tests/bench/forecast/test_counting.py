@@ -20,16 +20,9 @@ from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import ONE, SHAPES, THREE, VARIANTS, of_parts, variant, workload
-from tests.encoders import Checkpoints, need_transformers
 from tests.encoders import job as theirs
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    need_transformers()
-    return Checkpoints(tmp_path_factory.mktemp("encoders"))
 
 
 MIB = 2**20
@@ -153,7 +146,8 @@ SETTINGS = [
 @pytest.mark.parametrize(
     ("which", "task", "used"),
     [
-        *((which, "movies", "fast") for which in (*VARIANTS[1:5], *VARIANTS[7:], *SETTINGS)),
+        *((VARIANTS[number], "movies", "fast") for number in (1, 4, 8, 9, 10)),
+        *((which, "movies", "fast") for which in SETTINGS),
         *((VARIANTS[number], "sts", "fast") for number in (0, 5)),
         *((VARIANTS[number], "movies", "reference") for number in (1, 7)),
     ],
@@ -171,10 +165,7 @@ def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
 
 @pytest.mark.parametrize(
     ("which", "regression_loss", "head", "encoders"),
-    [
-        (VARIANTS[0], "pearson", "conv", 1),
-        (VARIANTS[5], "mse", "linear", 2),
-    ],
+    [(VARIANTS[0], "pearson", "conv", 1), (VARIANTS[5], "mse", "linear", 2)],
 )
 def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
     settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
@@ -185,7 +176,7 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_lo
         check_alike(one, other)
 
 
-@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5], VARIANTS[9], *STAGED])
+@pytest.mark.parametrize("which", [VARIANTS[5], VARIANTS[9], *STAGED[:2]])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
     axes = which.mode, which.rank, which.layers, which.amp
     settings = {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
@@ -211,21 +202,11 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which):
         assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
 
 
-def count_one(shapes, which):
-    [counted] = count(workload(), shapes, which)[""]
-    return counted
-
-
-def test_peaks_hold_their_parts_and_grow_with_the_batch():
-    small = count_one(ONE, variant("full"))
-    owned = 2 * small.weights_mib + small.optimizer_mib  # every weight has a gradient
-    assert small.train_peak_mib > owned
-    assert small.evaluate_peak_mib >= owned
-    dropped = DROPPED[0]
-    plain = count_one(ONE, dropped._replace(lora_dropout=0.0))
-    assert count_one(ONE, dropped).train_peak_mib > plain.train_peak_mib
-    large = count_one({"": replace(SHAPES, train_largest=(50, 16))}, variant("full"))
+def test_the_largest_batch_decides_the_peak_and_the_mean_one_the_work():
+    larger = {"": replace(SHAPES, train_largest=(50, 16))}
+    [small], [large] = (count(workload(), shapes, variant("head"))[""] for shapes in (ONE, larger))
     assert large.train_peak_mib > small.train_peak_mib
+    assert large.evaluate_peak_mib == small.evaluate_peak_mib >= small.weights_mib
     assert large.step.gflop == small.step.gflop
 
 
@@ -251,9 +232,7 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
         ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
     ],
 )
-def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
-    kind, mode, layers, changes, encoders
-):
+def test_fake_counts_of_other_architectures_are_real(kind, mode, layers, changes, encoders):
     """But for masks: without values it is not known that nothing is masked."""
     job = theirs(encoders(kind), mode, layers, **changes)
     which = Variant.of(job.cell)

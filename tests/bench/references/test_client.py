@@ -17,7 +17,7 @@ from bench.plan.cell import CANDIDATE
 from bench.references import client, process
 from bench.references.client import find_references
 from bench.references.linear import frozen, majority, predict, scores, tfidf
-from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
+from bench.results.facts import REFERENCES, Reference, facts_of, read_facts
 from minbert.data.tasks import Examples, Folds, Task, find_task, load_data
 from tests.bench.workloads import workload
 from tests.cs224n import write_folder
@@ -113,9 +113,7 @@ def test_what_was_found_before_a_process_failed_is_kept(movies, job, monkeypatch
     assert client.lacking(movies.facts, job.cell) == ["tf-idf", "frozen"], "the next run finds them"
 
 
-def test_what_takes_too_long_is_left_out_and_beyond_our_own_limit_for_good(
-    movies, job, monkeypatch
-):
+def test_what_takes_too_long_is_left_out_beyond_our_limit_for_good(movies, job, monkeypatch):
     names = ", ".join(REFERENCES)
     [note] = movies.find(job, timeout_s=0.01)
     assert note.startswith(f"reference points {names} left out: timeout (took longer than 0.01 s")
@@ -149,9 +147,7 @@ def test_pairs_have_all_scores_and_a_mean_no_correlation(task, tmp_path, tiny_ch
     assert frozen.scores.keys() == words.scores.keys() == majority.scores.keys()
 
 
-def test_folds_are_loaded_once_and_each_text_is_embedded_once(
-    tmp_path, tiny_checkpoint, monkeypatch
-):
+def test_folds_are_loaded_and_texts_embedded_once(tmp_path, tiny_checkpoint, monkeypatch):
     folder = write_folder(tmp_path / "data", ("sst",), count=40)
     data = Folds(load_data("sst", folder), 3)
     job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
@@ -178,37 +174,17 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
         points(replace(job, checkpoint=str(tmp_path / "gone")))
 
 
-def test_a_stop_by_the_user_stops_the_run(movies, job):
+def test_a_stop_stops_the_run_and_tries_of_a_search_have_none(movies, job):
     with pytest.raises(StoppedError):
         movies.find(job, stopped=True)
-
-
-def test_tries_of_a_search_have_none(movies, job):
     assert movies.find(replace(job, cell=replace(job.cell, learning_rate_source=CANDIDATE))) == []
     assert movies.facts is None
 
 
-def test_references_of_several_files_are_shown_together(movies, tmp_path):
-    facts = facts_of(movies.data)
-    digest = movies.data.digest[:16]
-    files = [tmp_path / name for name in ("a.csv", "b.csv")]
-    for path, name in zip(files, ("majority", "tf-idf"), strict=True):
-        one = Reference(name=name, about="", train=200, scores={})
-        more = facts.model_copy(update={"references": (one,)})
-        update_facts(path, digest, lambda _, more=more: more)
-    read = read_facts(*files, tmp_path / "no.csv")
-    assert [reference.name for reference in read[digest].references] == ["majority", "tf-idf"]
-
-
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
 CLASSES = Task("mine", ("no", "yes", "never"))
+LABELS = Task("mine", ("good", "slow", "never"), problem_name="multi_label")
 NUMBERS = find_task("sts")
-
-
-class LabelsTask(Task):
-    """A task of several labels."""
-
-    kind = "multi_label"
 
 
 def texts(count, seed):
@@ -240,7 +216,7 @@ def test_the_majority_is_of_the_training_examples():
     numbers = Examples(tuple("abc"), None, np.array([1.0, 2.0, 6.0]))
     assert majority(NUMBERS, numbers, 2).tolist() == [[3.0], [3.0]]
     labels = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=np.int8)
-    several = majority(LabelsTask("mine", ("a", "b", "c")), replace(train, labels=labels), 1)
+    several = majority(LABELS, replace(train, labels=labels), 1)
     assert (several > 0).tolist() == [[True, False, False]]  # half is not most
 
 
@@ -265,8 +241,7 @@ def test_words_tell_numbers_and_several_labels():
         labels = [holds(words, word) for word in ("good", "slow", "never")]
         return Examples(words, None, np.stack(labels, axis=1).astype(np.int8))
 
-    task = LabelsTask("mine", ("good", "slow", "never"))
-    predictions, _ = tfidf(task, several(300, 0), dev := several(100, 1))
+    predictions, _ = tfidf(LABELS, several(300, 0), dev := several(100, 1))
     assert scores("multi_label", [predictions], [dev])["micro_f1"][0] > 0.9
     assert not (predictions[:, 2] > 0).any()
 

@@ -13,6 +13,11 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def printed(capsys):
-    """A function that returns the JSON that the command printed."""
-    return lambda: json.loads(capsys.readouterr().out)
+def answer(place, capsys):
+    """The JSON of the command for some arguments, which has to end with a code."""
+
+    def run(*arguments, code=0):
+        assert place.run(*arguments, "--json") == code
+        return json.loads(capsys.readouterr().out)
+
+    return run

@@ -1,5 +1,5 @@
-"""What stands beside an ensemble: other encoders, baselines, published scores, and the best
-member's setting trained by transformers + PEFT."""
+"""Other encoders, baselines, published scores, and the best member's setting trained by
+transformers + PEFT, which an ensemble is compared with."""
 
 import json
 import re
@@ -21,11 +21,12 @@ from bench.studies.ensemble.baselines import BASELINE, cosine, threshold, why_no
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of, published
 from minbert.data.metrics import score
-from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, load_task
+from minbert.data.tasks import TASKS, TaskData, find_task, load_data, load_task
 from minbert.errors import InputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, indices_of, predictions
+from tests.bench.references.test_client import pairs
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
@@ -65,12 +66,11 @@ def add_real(place, task, data, checkpoint, seed=0):
     return of
 
 
-def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoint, printed):
+def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoint, answer):
     for task in PARTS:
         for seed in (0, 1):
             add_real(place, task, data, tiny_checkpoint, seed)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
+    result = answer("--baselines", "--data", str(data))
     kinds = [[entry["kind"] for entry in task["baselines"]] for task in result["tasks"]]
     pairs = [ALL, baselines.TFIDF, baselines.COSINE]
     assert kinds == [[ALL, baselines.TFIDF], pairs, pairs]
@@ -86,10 +86,15 @@ def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoi
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
-def test_what_baselines_need_and_is_not_there_is_a_line(place, data, tiny_checkpoint, tmp_path):
+def test_what_baselines_lack_is_a_line(place, data, tiny_checkpoint, tmp_path, answer):
+    relabel(data / TASKS["quora"].files[0], "1")
     checkpoint = tmp_path / "mine"
     shutil.copytree(tiny_checkpoint, checkpoint)
     add_real(place, "quora", data, checkpoint)
+    result = answer("--baselines", "--data", str(data))
+    why = "the training labels are all the same"
+    assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
+    assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
     assert "is for --baselines and --peer" in place.refused("--data", str(data))
     with pytest.raises(InputError, match="task quora needs --data DIR"):
         place.run("--baselines")
@@ -104,8 +109,7 @@ def test_what_baselines_need_and_is_not_there_is_a_line(place, data, tiny_checkp
     assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
 
 
-def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint, printed):
-    need_peft()
+def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint, answer):
     examples = load_data(MULTITASK, data)
     add_real(place, "sst", data, tiny_checkpoint)
     of = place.rows.pop().cell
@@ -121,11 +125,8 @@ def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint,
     }
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(tiny_cells.job_of(of, tiny_checkpoint).to_json())
-    assert place.run("--baselines", "--peer", "--data", str(data), "--json") == 0
-    result = printed()
+    result = answer("--baselines", "--data", str(data))
     assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
-    note = f"{BASELINE} left out for lora-r8-attn-fp32-s0: they learn only one task"
-    assert all(task["notes"][-1] == note for task in result["tasks"])
 
 
 def test_the_average_of_all_cells_has_each_of_them_once(place):
@@ -155,40 +156,15 @@ def test_each_published_score_has_a_source(task):
     assert published("movies") == []
 
 
-def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
-    place, data, tiny_checkpoint, printed
-):
-    relabel(data / TASKS["quora"].files[0], "1")
-    add_real(place, "quora", data, tiny_checkpoint)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
-    why = "the training labels are all the same"
-    assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
-    assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
-
-
-def pairs(count, seed):
-    """Pairs of texts, half of which say the same."""
-    rng = np.random.default_rng(seed)
-    a, other = (
-        [" ".join(rng.choice(["good", "bad", "dull", "bright", "slow", "quick"], 4))
-         for _ in range(count)] for _ in range(2)
-    )  # fmt: skip
-    same = rng.integers(0, 2, count)
-    return Examples(tuple(a), tuple(np.where(same, a, other)), same)
-
-
 @pytest.mark.parametrize("task", ["quora", "sts"])
 def test_embeddings_tell_pairs_that_say_the_same(task, tiny_checkpoint):
     data = TaskData(find_task(task), pairs(300, 0), pairs(100, 1))
-    found = cosine(data, tiny_checkpoint, 32)
-    assert score(data.task.metric, found, data.dev.labels) > 0.6
+    assert score(data.task.metric, cosine(data, tiny_checkpoint, 32), data.dev.labels) > 0.6
 
 
 @pytest.mark.parametrize(
     ("values", "labels", "expected"),
     [
-        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 0.5),
         ([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], 0.5),
         ([0.3, 0.4], [1, 1], -0.2),  # all of class 1: below all of them
         ([0.3, 0.4], [0, 0], 0.9),
@@ -251,18 +227,24 @@ def add_trainable(place, checkpoint, *, right=0.0, **changes):
     return of
 
 
-@pytest.fixture
-def locks(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
-
-
-@pytest.mark.usefixtures("locks")
-def test_the_best_members_setting_is_trained_once(place, tiny_checkpoint, capsys):
+def test_the_best_members_setting_is_trained_once(
+    place, tiny_checkpoint, capsys, tmp_path, monkeypatch
+):
     need_peft()
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     member = add_trainable(place, tiny_checkpoint)
-    assert place.run("--peer", "--json") == 0
+    with monkeypatch.context() as patch:
+        crash = "raise ValueError('no such thing')"
+        patch.setattr(again, "WORKER", (sys.executable, "-c", crash))
+        assert place.run("--peer", "--json") == 1
     shown = capsys.readouterr()
     result = json.loads(shown.out)
+    assert (result["baselines"], result["ensemble"]["members"]) == ([], 1)
+    assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
+    assert "crashed: ValueError: no such thing\n" in shown.err
+
+    assert place.run("--peer", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
     (scored,) = result["baselines"]
     assert (scored["kind"], scored["held_score"]) == (BASELINE, None)
     assert scored["parameters"] == result["best_member"]["parameters"]
@@ -296,8 +278,8 @@ def trained(monkeypatch):
     return names
 
 
-def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
-    place, tiny_checkpoint, printed, trained, monkeypatch
+def test_the_best_setting_that_they_can_train_is_trained(
+    place, tiny_checkpoint, answer, trained, monkeypatch
 ):
     need_peft()
     asked, cpu = [], conditions.find_conditions("cpu")
@@ -306,8 +288,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
     other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
     add_trainable(place, tiny_checkpoint, seed=2)
     best = add_trainable(place, tiny_checkpoint, seed=3, right=9.0, head="nonlinear")
-    assert place.run("--peer", "--json") == 0
-    result = printed()
+    result = answer("--peer")
     assert result["best_member"]["name"] == best.name
     assert trained == [other.name]
     assert asked == ["cpu"], "for cells of a CPU no GPU is used"
@@ -318,25 +299,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
     )
 
 
-@pytest.mark.usefixtures("locks")
-def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
-    place, tiny_checkpoint, capsys, monkeypatch
-):
-    need_peft()
-    crash = "raise ValueError('no such thing')"
-    monkeypatch.setattr(again, "WORKER", (sys.executable, "-c", crash))
-    add_trainable(place, tiny_checkpoint)
-    assert place.run("--peer", "--json") == 1
-    shown = capsys.readouterr()
-    result = json.loads(shown.out)
-    assert (result["baselines"], result["ensemble"]["members"]) == ([], 1)
-    assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
-    assert "crashed: ValueError: no such thing\n" in shown.err
-
-
-def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(
-    place, tiny_checkpoint, trained
-):
+def test_nothing_is_trained_before_all_examples_are_there(place, tiny_checkpoint, trained):
     need_peft()
     add_trainable(place, tiny_checkpoint)
     place.add(0, task="nyt")

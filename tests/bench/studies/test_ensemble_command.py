@@ -1,17 +1,21 @@
-"""`python -m bench.ensemble` on cells whose predictions are made up, and its averages."""
+"""`python -m bench.ensemble` on cells of one task and of several whose predictions are made up."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bench.results.overall import overall
 from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
 from bench.studies.ensemble.members import find
 from minbert.data.metrics import score
+from minbert.data.tasks import TASKS
 from tests.bench.ensembles import (
     ADAPTER,
     DEV,
     ENCODER,
     HELD,
+    PARTS,
+    Place,
     indices_of,
     keep_indices,
     labels_of,
@@ -19,34 +23,23 @@ from tests.bench.ensembles import (
 )
 
 
-def test_several_are_better_than_the_best_alone(place, printed):
-    for seed in range(4):
+def test_dev_and_the_order_of_rows_choose_nothing(place, answer):
+    """Of two cells that are equally right on what was held out, one is right on all of dev."""
+    for seed in range(2):
         place.add(seed)
-    assert place.run("--json") == 0
-    found = printed()
-    ensemble, best = found["ensemble"], found["best_member"]
-    assert ensemble["dev_score"] > best["dev_score"] + 0.02
-    assert ensemble["dev_ci_low"] < ensemble["dev_score"] < ensemble["dev_ci_high"]
-    assert found["gain"]["low"] > 0
-    assert found["gain"]["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
-    assert len(found["members"]) >= 3
-    assert ensemble["parameters"] == ENCODER + ADAPTER * len(found["members"])
-    assert best["parameters"] == ENCODER + ADAPTER
-
-
-def test_of_equal_cells_the_order_of_rows_chooses_none(place, printed):
-    """Two cells that are equally right on what was held out, and not on dev."""
-    paths = [place.add(seed) for seed in range(2)]
-    first, second = (load_file(path) for path in paths)
-    save_file({**second, "held_logits": first["held_logits"]}, paths[1])
+    first, second = sorted(place.rows, key=lambda row: row.cell_id)
+    paths = [place.folder(row.cell, row) / "predictions.safetensors" for row in (first, second)]
+    logits = 9 * np.eye(3, dtype=np.float32)[labels_of("movies", DEV)]
+    held_logits = load_file(paths[0])["held_logits"]
+    save_file({**load_file(paths[1]), "held_logits": held_logits, "logits": logits}, paths[1])
     results = []
     for _ in range(2):
-        assert place.run("--json") == 0
-        results.append(printed())
+        results.append(answer())
         place.rows.reverse()
         place.write()
     for name in ("ensemble", "best_member", "members", "choice"):
         assert results[0][name] == results[1][name]
+    assert results[0]["best_member"]["name"] == first.name
 
 
 def test_repeats_and_versions_of_a_cell_are_one_member(place):
@@ -59,17 +52,6 @@ def test_repeats_and_versions_of_a_cell_are_one_member(place):
     assert [member.row["seed"] for member in candidates.members] == [0, 1]
     newest = candidates.members[0].row
     assert (newest["repeat"], newest["code_version"]) == (1, "newer")
-
-
-def test_dev_chooses_nothing(place, printed):
-    """The best member is that of held-out examples, even where dev would have another."""
-    place.add(0, strength=2.0)
-    path = place.add(1, strength=1.0)
-    kept = load_file(path)
-    save_file({**kept, "logits": 9 * np.eye(3, dtype=np.float32)[labels_of("movies", DEV)]}, path)
-    assert place.run("--json", "--most", "1") == 0
-    found = printed()
-    assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
 
 
 def test_bad_input_is_one_line(place):
@@ -94,31 +76,19 @@ def test_bad_input_is_one_line(place):
     assert place.refused().startswith(f"{path}: can't be read")
 
 
-@pytest.mark.parametrize("settings", [{"model_digest": "beef"}, {"max_length": 8}])
-def test_other_examples_whose_labels_are_the_same_are_found(place, settings):
-    place.add(0)
-    path = place.add(1, **settings)
-    assert place.run() == 0
-    keep_indices(path, indices_of(HELD, first=1))
-    assert place.refused().startswith(
-        f"{path}: was made on other examples than those of the other cells; models of another"
-    )
-
-
 @pytest.mark.parametrize("of_before", [0, 1])
-def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of_the_others(
-    place, printed, of_before
-):
+def test_files_without_indices_are_compared_by_labels(place, answer, of_before):
     paths = [place.add(seed) for seed in range(3)]
     keep_indices(paths[of_before], None)
-    assert place.run("--json") == 0
-    assert printed()["candidates"] == 3
+    assert answer()["candidates"] == 3
     kept = load_file(paths[of_before])
     save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
     assert "was made on other examples" in place.refused()
     save_file(kept, paths[of_before])
     keep_indices(paths[2], indices_of(HELD, first=1))
-    assert place.refused().startswith(f"{paths[2]}: was made on other examples")
+    assert place.refused().startswith(
+        f"{paths[2]}: was made on other examples than those of the other cells; models of another"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,6 +110,138 @@ def test_damaged_predictions_are_one_line(place, change, message):
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
     assert place.refused().startswith(f"{path}: {message}")
+
+
+def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, answer):
+    for task in PARTS:
+        for seed in range(2):
+            place.add(seed, task=task)
+    result = answer()
+    members = [member for entry in result["tasks"] for member in entry["members"]]
+    assert len({member["cell_id"] for member in members}) == len(members) >= len(PARTS)
+    together = result["overall"]
+    assert together["ensemble"]["parameters"] == ENCODER + ADAPTER * len(members)
+    assert together["best_members"]["parameters"] == ENCODER + ADAPTER * len(PARTS)
+    place.rows.clear()
+    for seed in range(2):  # models that trained whole share nothing
+        place.add_whole(seed, mode="full")
+    result = answer()
+    ids = {member["cell_id"] for entry in result["tasks"] for member in entry["members"]}
+    assert result["overall"]["ensemble"]["parameters"] == len(ids) * (ENCODER + ADAPTER)
+
+
+def test_a_missing_part_has_a_note(place, answer):
+    place.add(0, task="sst")
+    place.add(0, task="sts")
+    result = answer("--task", "sst, quora,sts,sst")
+    assert [entry["task"] for entry in result["tasks"]] == ["sst", "sts"]
+    together = result["overall"]
+    assert (together["parts"], together["missing"]) == (["sst", "sts"], ["quora"])
+    scores = {entry["task"]: entry["ensemble"]["dev_score"] for entry in result["tasks"]}
+    assert together["ensemble"]["dev_score"] == pytest.approx(overall(scores))
+    notes = [f"{task}: {note}" for task in ("sst", "sts") for note in TASKS[task].notes]
+    lacking = "no ensemble of quora is in it, so it is no score of all three"
+    assert together["notes"] == [lacking, *notes]
+
+
+def test_which_of_several_tasks_has_to_be_said(place, answer):
+    place.add(0)
+    place.add(0, task="sst")
+    assert "holds tasks movies, sst; choose with --task" in place.refused()
+    assert "no cell of task quora, sts ended ok" in place.refused("--task", "quora,sts")
+    assert "names no task" in place.refused("--task", " , ")
+    for asked, lacking in (("sst,sts", "sts"), ("multitask", "quora, sts"), ("sst", None)):
+        notes = [f"no cells of {lacking}, so there is no overall score"] if lacking else []
+        assert answer("--task", asked)["notes"] == [*TASKS["sst"].notes, *notes]
+    result = answer("--task", "tweets,movies,sst")
+    assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
+    assert result["overall"] is None
+    assert "no cells of tweets" in result["tasks"][0]["notes"]
+
+
+def test_cells_of_one_task_and_of_all_are_members_together(place, answer):
+    for task in PARTS:
+        place.add(0, task=task, strength=1.5)
+    place.add_whole(1)
+    place.add_whole(2, parts=("quora", "sts"))
+    result = answer()
+    assert [entry["candidates"] for entry in result["tasks"]] == [2, 3, 3]
+    # one logit for two classes goes with two
+    quora = next(entry for entry in result["tasks"] if entry["task"] == "quora")
+    assert {member["task"] for member in quora["members"]} == {"quora", "multitask"}
+    assert quora["ensemble"]["dev_score"] > quora["best_member"]["dev_score"] + 0.02
+
+
+def without_an_example(path, prefix):
+    """Take a held-out example of a cell away."""
+    kept = load_file(path)
+    shorter = {f"{prefix}{name}": kept[f"{prefix}{name}"][1:].copy()
+               for name in ("held_logits", "held_labels", "held_indices")}  # fmt: skip
+    save_file({**kept, **shorter}, path)
+
+
+def test_cells_on_other_examples_are_left_out_with_a_note(place, answer):
+    place.add(0, task="sts")
+    place.add(1, task="sts")
+    path = place.add_whole(2, parts=("sst", "sts"))
+    without_an_example(path, "sts.")
+    alone = answer("--task", "sts")
+    assert alone["candidates"] == 2
+    assert alone["notes"] == ["1 cell of sts left out: made on other examples than the others"]
+    sts = answer("--task", "multitask")["tasks"][1]
+    assert (sts["task"], sts["candidates"]) == ("sts", 1)
+    assert sts["members"][0]["task"] == "multitask"
+    assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
+
+
+def test_cells_of_all_parts_on_different_examples_are_refused(place):
+    place.add_whole(0)
+    path = place.add_whole(1)
+    whole = load_file(path)
+    without_an_example(path, "quora.")
+    assert "was made on other examples" in place.refused()
+    save_file({name: whole[name] for name in whole if name != "quora.held_logits"}, path)
+    assert "has no quora.held_logits" in place.refused()
+    place.add_whole(2, data_digest="beef")
+    assert "cells of multitask have different examples" in place.refused()
+
+
+def test_a_cell_in_several_files_counts_once(place, tmp_path, answer):
+    """Where its predictions are kept."""
+    other = Place(tmp_path / "other")
+    other.csv.parent.mkdir()
+    other.add(0, task="sst")
+    place.add(0, task="sst").unlink()
+    assert "is gone" in place.refused()
+    other.add(1, task="sst")
+    other.add(0, task="sts")
+    result = answer("--runs", str(other.csv))
+    assert [entry["candidates"] for entry in result["tasks"]] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("labels", "sts: the dev labels are all the same; run cells on more of them"),
+        ("held_labels", "sts: the labels that were held out are all the same; hold out more"),
+        ("logits", "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
+        ("held_logits", "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
+    ],
+)
+def test_a_correlation_of_constants_is_refused(place, name, message):
+    path = place.add(0, task="sts")
+    kept = load_file(path)
+    save_file({**kept, name: np.full_like(kept[name], 0.1)}, path)
+    assert message in place.refused()
+
+
+def test_cells_with_other_classes_are_refused(place):
+    place.add(0, task="sst")
+    path = place.add(1, task="sst")
+    kept = load_file(path)
+    fewer = {name: kept[name][:, :4].copy() for name in ("logits", "held_logits")}
+    save_file({**kept, **fewer}, path)
+    assert "sst: cells predict different numbers of classes" in place.refused()
 
 
 LABELS = np.random.default_rng(0).integers(0, 3, 600)
@@ -188,9 +290,3 @@ def test_numbers_of_any_scale_are_averaged_alike():
     assert {index for index, _ in choice.weights} == {0, 1}
     alone = [score("pearson", values, labels) for values in models]
     assert choice.held_score > max(alone) + 0.05
-
-
-@pytest.mark.parametrize("value", [1.0, 0.1, 3.8])
-def test_constant_numbers_have_no_correlation(value):
-    with pytest.raises(ValueError, match="all the same"):
-        as_averaged(np.full((3, 1), value), "pearson", "logits")

@@ -1,4 +1,4 @@
-"""What `python -m bench.ensemble` leaves: a CSV, and pages with figures."""
+"""What `python -m bench.ensemble` leaves: JSON, a CSV, and pages with figures."""
 
 import csv
 import re
@@ -10,12 +10,13 @@ import pytest
 
 from bench.common import csvfile
 from bench.common.errors import DiskFullError
+from bench.results.overall import overall, overall_interval
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import facts_of
 from bench.studies.ensemble.result import ensemble_of, overall_of, published
 from bench.studies.ensemble.rows import COLUMNS
 from tests.bench.browsing import PHONE, WIDE, open_quietly, seen
-from tests.bench.ensembles import PARTS
+from tests.bench.ensembles import DEV, PARTS
 from tests.hostile import TEXTS
 
 NAMES = [*(text for text in TEXTS if text.isprintable() and len(text) < 500), "a\u202etxt.exe b"]
@@ -38,32 +39,25 @@ def facts(place, *, with_published=False):
     return facts_of([*([overall] if overall else []), *results], "python")
 
 
-def in_csv(of, row):
-    """A row of the JSON as the CSV has it."""
-    texts = {name: "" if value is None else str(value) for name, value in row.items()}
-    return {name: {**of, **texts}.get(name, "") for name in COLUMNS}
-
-
-def test_the_csv_and_the_json_have_differences_to_the_best_member_and_to_the_ensemble(
-    place, tmp_path, printed
-):
+def test_tasks_with_a_score_in_common_are_taken_together_in_json_and_csv(place, tmp_path, answer):
+    """With differences to the best member and to the ensemble."""
     fill(place, *PARTS)
-    path = tmp_path / "ensemble.csv"
-    assert place.run("--csv", str(path), "--json") == 0
-    result = printed()
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    result = answer("--csv", str(tmp_path / "ensemble.csv"))
+    tasks, together = result["tasks"], result["overall"]
+    named = [(task["task"], task["metric"]) for task in tasks]
+    assert named == [*zip(PARTS, ("accuracy", "accuracy", "pearson"), strict=True)]
+    assert (together["parts"], together["missing"]) == (list(PARTS), [])
     expected = []
-    for task in result["tasks"]:
-        of = {"task": task["task"], "metric": task["metric"]}
-        scored = [task["ensemble"], task["best_member"], *task["cells"]]
-        expected += [in_csv(of, row) for row in scored]
-    of, overall = {"task": "sst+quora+sts", "metric": "overall"}, result["overall"]
-    expected += [in_csv(of, overall[key]) for key in ("ensemble", "best_members")]
-    assert rows == expected
-    assert len(rows) == 3 * 5 + 2
-    for task in result["tasks"]:
+    for of in (*tasks, {"task": "sst+quora+sts", **together}):
+        best = of.get("best_member") or of["best_members"]
+        for row in (of["ensemble"], best, *of.get("cells", ())):
+            row = {"task": of["task"], "metric": of["metric"], **row}
+            texts = {name: "" if value is None else str(value) for name, value in row.items()}
+            expected.append({name: texts.get(name, "") for name in COLUMNS})
+    with (tmp_path / "ensemble.csv").open(newline="", encoding="utf-8") as file:
+        assert [*csv.DictReader(file)] == expected
+    assert len(expected) == 3 * 5 + 2
+    for task in tasks:
         taken = [step for step in task["choice"] if step["taken"]]
         assert len(taken) == 1
         size = task["choice"].index(taken[0]) + 1
@@ -71,14 +65,15 @@ def test_the_csv_and_the_json_have_differences_to_the_best_member_and_to_the_ens
         for step, of in (taken[0], task["ensemble"]), (task["choice"][0], task["best_member"]):
             for name in ("held_score", "dev_score"):
                 assert step[name] == pytest.approx(of[name])
-    for of in (*result["tasks"], result["overall"]):
+    for of in (*tasks, together):
         ensemble, best = of["ensemble"], of.get("best_member") or of["best_members"]
         names = ("difference", "difference_ci_low", "difference_ci_high")
-        gain = [of["gain"][name] for name in ("value", "low", "high")]
-        assert [ensemble[name] for name in names] == gain
+        gain = of["gain"]
+        assert [ensemble[name] for name in names] == [gain[end] for end in ("value", "low", "high")]
+        assert gain["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
         assert best["difference"] is ensemble["to_ensemble"] is None
-        assert best["to_ensemble"] == pytest.approx(-of["gain"]["value"])
-        assert best["to_ensemble_ci_low"] == pytest.approx(-of["gain"]["high"])
+        assert best["to_ensemble"] == pytest.approx(-gain["value"])
+        assert best["to_ensemble_ci_low"] == pytest.approx(-gain["high"])
         for cell in of.get("cells", ()):
             gap = cell["dev_score"] - ensemble["dev_score"]
             assert cell["to_ensemble"] == pytest.approx(gap)
@@ -86,6 +81,18 @@ def test_the_csv_and_the_json_have_differences_to_the_best_member_and_to_the_ens
             gap = cell["dev_score"] - best["dev_score"]
             is_best = cell["name"] == best["name"]
             assert cell["difference"] == (None if is_best else pytest.approx(gap))
+    for name, key in (("ensemble", "ensemble"), ("best_members", "best_member")):
+        for column in ("held_score", "dev_score"):
+            scores = {task["task"]: task[key][column] for task in tasks}
+            assert together[name][column] == pytest.approx(overall(scores))
+        ends = overall_interval(scores, dict.fromkeys(PARTS, DEV)).ends()
+        assert (together[name]["dev_ci_low"], together[name]["dev_ci_high"]) == pytest.approx(ends)
+    halves = [(task["gain"]["high"] - task["gain"]["low"]) / 2 for task in tasks]
+    halves[PARTS.index("sts")] /= 2  # of (1 + r) / 2
+    half = sum(part**2 for part in halves) ** 0.5 / 3
+    gain = together["gain"]
+    assert (gain["high"] - gain["low"]) / 2 == pytest.approx(half, rel=0.02)
+    assert gain["low"] > 0
 
 
 def test_the_pages_show_each_task_and_all_together(place, tmp_path, capsys, monkeypatch):
@@ -187,9 +194,7 @@ def test_places_that_cant_be_written_are_refused_before_anything(place, tmp_path
     assert place.csv.read_bytes() == before
 
 
-def test_a_csv_has_no_formula_and_a_full_disk_leaves_the_one_that_was_there(
-    place, tmp_path, monkeypatch
-):
+def test_a_csv_has_no_formula_and_survives_a_full_disk(place, tmp_path, monkeypatch):
     place.add(0, model="=1+1")
     path = tmp_path / "x.csv"
     assert place.run("--csv", str(path)) == 0
