@@ -14,36 +14,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
-from typing import Any, Final
 
 from bench.common.messages import echo
 
-REPEATS: Final = 8
-BERT: Final = "bert"
-KINDS: Final = (
+REPEATS = 8
+BERT = "bert"
+KINDS = (
     BERT, "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
 )  # fmt: skip
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
-RESULTS: Final = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
-SETTINGS: Final = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
-_SIZES: Final = {
+RESULTS = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
+SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
+_SIZES = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
     "intermediate_size": 1536, "embedding_size": 384,
 }  # fmt: skip
-_OTHER_SIZES: Final = {
+_OTHER_SIZES = {
     "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
     "electra": {"embedding_size": 128}, "albert": {"embedding_size": 128},
 }  # fmt: skip
-_TEXTS: Final = 64
-_BATCHES: Final = 3
-_VOCABULARY: Final = 30_522
+_TEXTS = 64
+_BATCHES = 3
+_VOCABULARY = 30_522
 
 
-def batches(pad: int) -> list[Any]:
+def batches(pad):
     """Batches of 64 texts of similar length, of 6 to 60 tokens."""
     import torch
 
@@ -62,7 +60,7 @@ def batches(pad: int) -> list[Any]:
     return made
 
 
-def measure(kind: str, mode: str, amp: str, repeats: int | str = REPEATS) -> dict[str, Any]:
+def measure(kind, mode, amp, repeats=REPEATS):
     """The ratios of a setting, ours over transformers + PEFT, in this process."""
     import torch
 
@@ -101,7 +99,7 @@ def measure(kind: str, mode: str, amp: str, repeats: int | str = REPEATS) -> dic
                 )
             )  # fmt: skip
 
-        def seconds(trainer: Trainer) -> float:
+        def seconds(trainer):
             start = time.perf_counter()
             for batch in given:
                 trainer.step(batch)
@@ -109,14 +107,14 @@ def measure(kind: str, mode: str, amp: str, repeats: int | str = REPEATS) -> dic
 
         for trainer in trainers:
             seconds(trainer)
-        times: list[list[float]] = [[], []]
+        times = [[], []]
         for repeat in range(int(repeats)):
             for place in (0, 1) if repeat % 2 else (1, 0):
                 times[place].append(seconds(trainers[place]))
     return {"time": interval(*times), "kept": kept[0] / kept[1], "ms": [_ms(one) for one in times]}
 
 
-def interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+def interval(ours, theirs):
     """The ratio of times and the ends of its interval."""
     from bench.stats.intervals import mean_t
 
@@ -124,21 +122,21 @@ def interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [exp(value) for value in (result.value, *(result.ends() or ()))]
 
 
-def _ms(seconds: Sequence[float]) -> float:
+def _ms(seconds):
     return 1000 * sorted(seconds)[len(seconds) // 2] / _BATCHES
 
 
-def machine() -> str:
+def machine():
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{torch.get_num_threads()} cores with {capability}, torch {torch.__version__}"
 
 
-def measure_all(kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
+def measure_all(kinds):
     """The rows of some architectures, the first of which is BERT."""
     cells = [(kind, *setting) for kind in kinds for setting in SETTINGS]
-    berts: dict[tuple[str, str], float] = {}
+    berts = {}
     begun = time.monotonic()
     for done, cell in enumerate(cells):
         command = [sys.executable, "-m", "tests.experiments.encoder_steps", *cell]
@@ -156,13 +154,13 @@ def measure_all(kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
         )
 
 
-def main(only: str | None) -> None:
+def main(only):
     chosen = KINDS if only is None else (BERT, *only.split(","))
     if unknown := set(chosen) - set(KINDS):
         sys.exit(f"--only: no steps of {', '.join(unknown)}; there are {', '.join(KINDS)}")
     kinds = [kind for kind in KINDS if kind in chosen]
     result = {"machine": machine(), "repeats": REPEATS}
-    before: list[dict[str, Any]] = []
+    before = []
     if only is not None:
         earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
         before = earlier.pop("rows")

@@ -4,9 +4,7 @@
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import MINBERT, TRANSFORMERS
@@ -19,7 +17,7 @@ STEPS = ROOT / "docs" / "encoder-steps.json"
 CHECKPOINT = ROOT / "docs" / "mpnet.csv"
 
 
-def page(results: Mapping[str, Any]) -> str:
+def page(results):
     """The text of docs/encoders.md, for the results of `tests.experiments.encoders_table`."""
     trained = results["trained"]
     theirs = [row for row in trained if row["engine"] == TRANSFORMERS]
@@ -32,7 +30,7 @@ def page(results: Mapping[str, Any]) -> str:
     measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
     kinds = list(dict.fromkeys(row["kind"] for row in steps["rows"]))
 
-    alike: dict[tuple[str, ...], list[str]] = {}
+    alike = {}
     for kind, entry in ARCHITECTURES.items():
         engine = MINBERT if kind in FAMILIES else TRANSFORMERS
         facts = (engine, *_layers()[kind], "sdpa" if entry.has_sdpa else "eager")
@@ -60,7 +58,7 @@ def page(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
     done = [row for row in trained if "accuracy" in row]
     moved = max(row["difference"] for row in done)
-    largest: dict[str, float] = {}
+    largest = {}
     for row in results["parity"]:
         kind = row["architecture"]
         largest[kind] = max(row["difference"], largest.get(kind, 0))
@@ -78,7 +76,7 @@ def page(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _table(corner, rows):
     """What rows show, by setting and architecture."""
     shown = {(row["setting"], row["architecture"]): row["shown"] for row in rows}
     kinds = list(dict.fromkeys(row["architecture"] for row in rows))
@@ -88,18 +86,18 @@ def _table(corner: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
+def _scores(rows):
     """The lowest score of each setting over architectures and engines."""
-    lowest: dict[str, float] = {}
+    lowest = {}
     for row in rows:
         lowest[row["setting"]] = min(row["accuracy"], lowest.get(row["setting"], 1))
-    by_score: dict[str, list[str]] = {}
+    by_score = {}
     for setting, score in sorted(lowest.items(), key=lambda item: item[1]):
         by_score.setdefault(f"{score:.2f}", []).append(setting)
     return "\n".join(f"| {score} | {', '.join(names)} |" for score, names in by_score.items())
 
 
-def _checkpoint() -> str:
+def _checkpoint():
     """The rows of the checkpoint that people use."""
     with CHECKPOINT.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["status"] == "ok"]
@@ -112,7 +110,7 @@ def _checkpoint() -> str:
     ).replace("  ", " ")
 
 
-def _layers() -> dict[str, list[str]]:
+def _layers():
     """The names of query, key and value, and of the other linear layers, by architecture."""
     lines = [line.partition(": ") for line in LAYERS.read_text(encoding="utf-8").splitlines()]
     return {
@@ -124,7 +122,7 @@ def _layers() -> dict[str, list[str]]:
     }
 
 
-def _ratio(row: Mapping[str, Any]) -> str:
+def _ratio(row):
     ratio, low, high = row["time"]
     return f"{ratio:.2f} ({low:.2f} to {high:.2f}), {row['kept']:.2f}"
 

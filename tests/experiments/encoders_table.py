@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from bench.results.protocol import WEIGHTS
 from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
 from bench.worker.weights import load_trained
-from minbert.data.batches import Batch, collate, plan_epoch
+from minbert.data.batches import collate, plan_epoch
 from minbert.model.classifier import Classifier
 from minbert.model.families import FAMILIES
 from minbert.training.evaluation import predict
@@ -48,19 +48,19 @@ from tests.encoders import KINDS, Checkpoints, job
 from tests.experiments.encoder_steps import machine
 from tests.experiments.encoders_page import page
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
-ENOUGH: Final = 0.95
+ENOUGH = 0.95
 """The accuracy that shows that a method trains an architecture; chance is 0.2."""
-_ROUND: Final = 60
+_ROUND = 60
 """Steps between two looks at the accuracy."""
 
-PLANTED: Final = ("film", "story", "life", "comedy", "actor")
-FILLERS: Final = ("the", "of", "and", "to", "in")
-ASKED: Final = 320  # examples of which the accuracy is
+PLANTED = ("film", "story", "life", "comedy", "actor")
+FILLERS = ("the", "of", "and", "to", "in")
+ASKED = 320  # examples of which the accuracy is
 
 
-def planted(job: Job, count: int, seed: int) -> Split:
+def planted(job, count, seed):
     """Examples of the task, tokenised for a job."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(PLANTED))
@@ -87,19 +87,19 @@ class Setting:
     config: Mapping[str, Any] | None = None  # of PEFT; `ATTENTION` is an architecture's layers
 
     @property
-    def label(self) -> str:
+    def label(self):
         return " ".join(filter(None, [self.name, self.layers]))
 
     @property
-    def is_of_both(self) -> bool:
+    def is_of_both(self):
         """Whether both engines have it."""
         return self.mode in _BOTH and "PiSSA" not in self.name
 
-    def job(self, checkpoint: Path) -> Job:
+    def job(self, checkpoint):
         """The job of a checkpoint in engine transformers, with this project's kernels, as in a grid
         that doesn't say otherwise."""
         rate = None if self.mode == "head" else self.rate
-        values: dict[str, Any] = {**self.changes, "learning_rate": rate, "own_kernels": ON}
+        values = {**self.changes, "learning_rate": rate, "own_kernels": ON}
         if self.mode != "full":
             values["learning_rate_head"] = 1e-2
         if self.config is not None:
@@ -111,12 +111,12 @@ class Setting:
         return job(checkpoint, self.mode, self.layers, **values)
 
 
-_BOTH: Final = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
-ATTENTION: Final = "query, key and value"
-LOHA: Final = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
-BOFT: Final = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
-RECIPES: Final = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
-SETTINGS: Final = (
+_BOTH = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
+ATTENTION = "query, key and value"
+LOHA = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
+BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
+RECIPES = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
+SETTINGS = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
     Setting("bitfit", "bitfit", rate=3e-2),
@@ -134,7 +134,7 @@ SETTINGS: Final = (
 )
 
 
-def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
+def trainer_of(a_job, steps):
     """The model of a job, ready to train, and its batches without end."""
     cell, device = a_job.cell, torch.device("cpu")
     split = planted(a_job, 640, 0)
@@ -146,7 +146,7 @@ def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
         amp=cell.amp, device=device,
     )  # fmt: skip
 
-    def batches() -> Iterator[Batch]:
+    def batches():
         for epoch in range(steps):
             rng = np.random.default_rng([cell.seed, epoch])
             for _, indices in plan_epoch({"": split.lengths}, cell.batch_size, rng):
@@ -155,14 +155,14 @@ def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
     return trainer, batches()
 
 
-def losses_of(a_job: Job, steps: int) -> list[float]:
+def losses_of(a_job, steps):
     """The losses of some steps on the task."""
     trainer, batches = trainer_of(a_job, steps)
     return [float(trainer.step(batch)[0]) for batch in islice(batches, steps)]
 
 
-def logits_of(model: Classifier, split: Split) -> NDArray[np.float32]:
-    usual: dict[str, Any] = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
+def logits_of(model, split):
+    usual = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
     return predict(model, split.texts, **usual)
 
 
@@ -176,7 +176,7 @@ class Learned:
     logits: NDArray[np.float32]
 
 
-def learn(a_job: Job, most: int) -> Learned:
+def learn(a_job, most):
     """Train until the accuracy is enough, or the steps are at an end."""
     dev = planted(a_job, ASKED, 1)
     trainer, batches = trainer_of(a_job, most)
@@ -190,7 +190,7 @@ def learn(a_job: Job, most: int) -> Learned:
     return Learned(trainer.model, accuracy, steps, logits)
 
 
-def save(learned: Learned, a_job: Job, folder: Path) -> None:
+def save(learned, a_job, folder):
     """Save what trained, with the job and the logits, for `load`."""
     folder.mkdir(parents=True)
     trained = [p for p in learned.model.parameters() if p.requires_grad]
@@ -199,7 +199,7 @@ def save(learned: Learned, a_job: Job, folder: Path) -> None:
     save_file({"logits": learned.logits}, folder / "before.safetensors")
 
 
-def load(root: Path) -> None:
+def load(root):
     """Load every model that was saved in a folder, and save the largest difference of its
     logits."""
     for folder in sorted(path.parent for path in root.glob("*/*/*/cell.json")):
@@ -210,7 +210,7 @@ def load(root: Path) -> None:
         (folder / "difference.txt").write_text(f"{difference:.3g}")
 
 
-def differences(root: Path) -> dict[tuple[str, ...], float]:
+def differences(root):
     """The same in another process, by engine, architecture and setting."""
     module = "tests.experiments.encoders_table"
     subprocess.run([sys.executable, "-m", module, "--load", root], check=True)
@@ -218,15 +218,15 @@ def differences(root: Path) -> dict[tuple[str, ...], float]:
     return {path.parts[-4:-1]: float(path.read_text()) for path in files}
 
 
-def ours(theirs: Job) -> Job:
+def ours(theirs):
     """The same job in engine minbert."""
     changes = {"engine_version": None, "attn_implementation": None, "own_kernels": None}
     return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
 
 
-def _train(kind: str, engine: str, setting: Setting, root: Path) -> dict[str, Any]:
+def _train(kind, engine, setting, root):
     """Train one architecture by one method, and save it."""
-    row: dict[str, Any] = {"engine": engine, "architecture": kind, "setting": setting.label}
+    row = {"engine": engine, "architecture": kind, "setting": setting.label}
     try:
         a_job = setting.job(Checkpoints(root / "checkpoints")(kind))
         a_job = ours(a_job) if engine == MINBERT else a_job
@@ -241,12 +241,12 @@ def _train(kind: str, engine: str, setting: Setting, root: Path) -> dict[str, An
     return row | {"bytes": (folder / WEIGHTS).stat().st_size}
 
 
-POOLINGS: Final = ("pooler", "mean", "cls", "pooler, new")
+POOLINGS = ("pooler", "mean", "cls", "pooler, new")
 """Poolings on which engines are compared, of which encoders besides BERT have the first two; the
 last is of a checkpoint without a pooler."""
 
 
-def _compare(kind: str, pooling: str, setting: Setting, root: Path) -> dict[str, Any]:
+def _compare(kind, pooling, setting, root):
     """The largest difference in losses of 50 steps between engine minbert and the libraries'
     own code."""
     new = {"head": "MaskedLM"} if "new" in pooling else {}
@@ -258,7 +258,7 @@ def _compare(kind: str, pooling: str, setting: Setting, root: Path) -> dict[str,
     return {**row, "difference": float(f"{np.abs(one - other).max():.2g}")}
 
 
-def _at_once(tasks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+def _at_once(tasks):
     """The rows of tasks, two of which run at a time, in random order, so that what is left takes
     about as long for each as what is done."""
     begun, spawn = time.monotonic(), get_context("spawn")
@@ -267,7 +267,7 @@ def _at_once(tasks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, An
     ) as pool:
         mixed = np.random.default_rng(0).permutation(len(tasks)).tolist()
         futures = {pool.submit(tasks[number]): number for number in mixed}
-        rows: dict[int, dict[str, Any]] = {}
+        rows = {}
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 row = rows[futures[future]] = future.result()
@@ -281,9 +281,9 @@ def _at_once(tasks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, An
 
 
 def measure(
-    kinds: Sequence[str] = tuple(dict.fromkeys((*KINDS, *FAMILIES))),
-    settings: Sequence[Setting] = SETTINGS,
-) -> dict[str, Any]:
+    kinds=tuple(dict.fromkeys((*KINDS, *FAMILIES))),
+    settings=SETTINGS,
+):
     """Train, load and compare everything."""
     begun = time.monotonic()
     both = [setting for setting in settings if setting.is_of_both]

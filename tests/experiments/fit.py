@@ -14,22 +14,21 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
 
 from click import command, option
 
 from bench.common.messages import echo
 
-RESULTS: Final = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
-_SIZES: Final = {
+RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
+_SIZES = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
     "intermediate_size": 512, "max_position_embeddings": 514,
 }  # fmt: skip
-_BERT: Final = ("bert-tiny", "bert-mini", "minilm")
-_OTHERS: Final = ("roberta", "electra", "deberta-v2", "modernbert")
-_BY_TRANSFORMERS: Final = ("deberta-v2", "modernbert")
-_LENGTHS: Final = (16, 32, 64, 128, 256, 512)
-_SELECTED: Final = (
+_BERT = ("bert-tiny", "bert-mini", "minilm")
+_OTHERS = ("roberta", "electra", "deberta-v2", "modernbert")
+_BY_TRANSFORMERS = ("deberta-v2", "modernbert")
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_SELECTED = (
     "mode=full amp=bf16", "mode=head", "mode=lora layers=attn-only amp=off",
     "mode=lora layers=attn-only amp=bf16", "mode=lora layers=all-lin-only", "mode=dora",
     "mode=full amp=off",
@@ -39,7 +38,7 @@ _SELECTED: Final = (
 @command()
 @option("--draws", default=60)
 @option("--seed", default=0)
-def main(draws: int, seed: int) -> None:
+def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         for number in range(draws):
@@ -53,9 +52,7 @@ def main(draws: int, seed: int) -> None:
             RESULTS.write_text(f"[\n{lines}\n]\n", "utf-8")
 
 
-def _verified(
-    model: str, length: int, limit: int, selected: str, folder: Path
-) -> list[dict[str, Any]]:
+def _verified(model, length, limit, selected, folder):
     """The settings that are selected, verified."""
     name = ["--model", model, "--init", "random"]
     if model in _OTHERS:
@@ -74,7 +71,7 @@ def _verified(
     if done.returncode not in (0, 1):
         echo("nothing to verify")
         return []
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     return [{**entry, "device": "cpu"} for entry in answer["verified"]]
 
 

@@ -10,13 +10,12 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
 
 from tests.experiments.faults import gpu, slurm
 from tests.experiments.faults.kinds import KINDS
 
-_BAD: Final = ("lost", "duplicated", "left_running", "wrong")
-_MEANS: Final = {
+_BAD = ("lost", "duplicated", "left_running", "wrong")
+_MEANS = {
     "worker killed": "SIGKILL of the worker",
     "parent killed": "SIGKILL of the grid's own process, also in the middle of an append",
     "parent stopped": "SIGINT or SIGTERM, once or twice",
@@ -33,12 +32,12 @@ _MEANS: Final = {
     "two parents": "two grids on one runs.csv, one of them killed or stopped",
 }
 
-_PAGES: Final = Path(__file__).parent / "pages"
+_PAGES = Path(__file__).parent / "pages"
 
 
-def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
+def page(counts, on_cluster):
     """The page from the summaries of both runs of the suite."""
-    of: dict[str, Counter[str]] = {}
+    of = {}
     for each in counts["counts"]:
         found = of.setdefault(each["kind"], Counter())
         found[each["worker"]] += each["injected"]
@@ -63,10 +62,10 @@ def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
     return text.format(**values, limits=limits if means else "", **tables)
 
 
-def _gpu_faults() -> str:
+def _gpu_faults():
     """The table of GPU faults: short UUIDs, no remedy, and a row for all faults of one outcome."""
     table = re.sub(r"(GPU-\w{8})-[\w-]+\)|; mend that, [^|]*? runs on the CPU", _kept, gpu.table())
-    names: dict[str, list[str]] = {}
+    names = {}
     for row in table.splitlines():
         name, _, outcome = row.strip("| ").partition(" | ")
         outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
@@ -74,7 +73,7 @@ def _gpu_faults() -> str:
     return "\n".join(f"| {'; '.join(some)} | {outcome} |" for outcome, some in names.items())
 
 
-def _kept(found: re.Match[str]) -> str:
+def _kept(found):
     return f"{found[1]}…)" if found[1] else ""
 
 

@@ -1,18 +1,16 @@
 """Prints docs/runs-csv.md: `python -m tests.experiments.runs_csv_page > docs/runs-csv.md`."""
 
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
 
-from bench.plan.columns import COLUMNS, Column
+from bench.plan.columns import COLUMNS
 from bench.plan.rows import FLAGS, KIND_NAMES, STATUSES
 from tests.bench.column_checks import CHECKS
 
-_HEAD: Final = Path(__file__).with_name("pages") / "runs-csv.md"
+_HEAD = Path(__file__).with_name("pages") / "runs-csv.md"
 
 
-def page() -> str:
+def page():
     """The text of the page."""
     head = _HEAD.read_text(encoding="utf-8")
     parts = [head, _named("Statuses", "status", STATUSES), _named("Flags", "flag", FLAGS)]
@@ -22,12 +20,12 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _named(title: str, what: str, meanings: Mapping[str, str]) -> str:
+def _named(title, what, meanings):
     lines = [f"| `{name}` | {about} |" for name, about in meanings.items()]
     return "\n".join([f"## {title}", "", f"| {what} | meaning |", "|---|---|", *lines, ""])
 
 
-def _table(title: str, columns: Iterable[Column]) -> str:
+def _table(title, columns):
     lines = [
         f"| `{column.name}` | {KIND_NAMES[column.kind]} | {column.meaning} "
         f"| {column.where} | {_held_by(CHECKS[column.name])} |"
@@ -37,7 +35,7 @@ def _table(title: str, columns: Iterable[Column]) -> str:
     return "\n".join([f"## {title}", "", *head, *lines, ""])
 
 
-def _held_by(check: str) -> str:
+def _held_by(check):
     """A test's name as a sentence, which leads to its file."""
     file, _, name = check.partition("::")
     return f"[{name.removeprefix('test_').replace('_', ' ')}](../{file})" if name else ""

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -22,7 +21,6 @@ from types import SimpleNamespace
 import click
 
 from bench.plan.planning import plan
-from bench.plan.rows import Row
 from bench.plan.shards import Shard, divide
 from bench.results.merge import SHARDS, keep_shard
 from bench.results.merge import main as merge
@@ -31,7 +29,7 @@ from bench.results.rowfile import encode
 from bench.results.store import cell_folder, read_rows
 from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.parent import stub_report
-from tests.experiments.faults.setups import ROOT, Setup, setup
+from tests.experiments.faults.setups import ROOT, setup
 from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 COUNT = 3
@@ -53,12 +51,12 @@ class Case:
     wrong: list[str] = field(default_factory=list)
 
     @cached_property
-    def made(self) -> Setup:
+    def made(self):
         made = setup("fake")
         settings = made.grid.settings.model_copy(update={"seeds": SEEDS})
         return replace(made, grid=made.grid.model_copy(update={"settings": settings}))
 
-    def run(self) -> "Case":
+    def run(self):
         cells = self.made.cells
         self.to = self.folder / "all" / "runs.csv"
         self.files = [self.folder / str(index) / "runs.csv" for index in range(COUNT)]
@@ -80,7 +78,7 @@ class Case:
             self.wrong.append("shards are missing")
         return self
 
-    def _ends(self, what: str, action: Callable[[], int]) -> bool:
+    def _ends(self, what, action):
         """Whether an action in a process of its own ended before it was killed."""
         pid = os.fork()
         if pid == 0:
@@ -106,7 +104,7 @@ class Case:
             self.wrong.append(f"a {what} ended with {code}")
         return True
 
-    def _shard(self, index: int) -> int:
+    def _shard(self, index):
         """What `bench.grid --shard` does once its plan is made."""
         path, made, cells = self.files[index], self.made, self.made.cells
         notes = Notes(path.parent / "notes")
@@ -120,7 +118,7 @@ class Case:
         planned = plan(division.parts[index], read_rows(path), made.conditions.columns())
         return made.session(path, [made.target(f"shards {path}")]).run([planned])
 
-    def _merge(self) -> bool:
+    def _merge(self):
         files = [str(path) for path in self.files if path.exists()]
         if not files:
             return False
@@ -136,22 +134,22 @@ class Case:
         return ended
 
 
-def content(row: Row) -> bytes:
+def content(row):
     return encode(replace(row, attempt=1))
 
 
-def contents(path: Path) -> list[bytes]:
+def contents(path):
     return [*map(content, read_rows(path))]
 
 
-def folder_of(path: Path, row: Row) -> Path:
+def folder_of(path, row):
     return cell_folder(path, row.name, *row.row_key)
 
 
-def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
+def strike(kills, seed, folder):
     """Cases with so many kills in all; how many of each kind, and what was wrong."""
     import_module("bench.report.recommendation")  # before the first fork
-    counts, wrong, noise = Counter[str](), list[str](), random.Random(seed)  # noqa: S311
+    counts, wrong, noise = Counter(), list[str](), random.Random(seed)  # noqa: S311
     undisturbed = Case(Path(tempfile.mkdtemp(dir=folder)), noise).run()
     while counts.total() < kills:
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -167,7 +165,7 @@ def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]
 @click.command(help=__doc__)
 @click.option("--n", "kills", default=200, show_default=True, help="Kills.")
 @click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
-def main(kills: int, seed: int) -> None:
+def main(kills, seed):
     folder = Path(tempfile.mkdtemp(prefix="minbert-shards-"))
     begun = time.monotonic()
     counts, wrong = strike(kills, seed, folder)

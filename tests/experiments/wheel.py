@@ -43,7 +43,7 @@ print(rows.sort_values("cell_id")[names].to_json(orient="records"))
 class Fresh:
     """A folder outside the checkout, and an environment with the wheel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
@@ -54,7 +54,7 @@ class Fresh:
         self.python = folder / "venv" / "bin" / "python"
         self.run(self.python, "-m", "pip", "install", "-q", self.wheel, "nbclient", "ipykernel")
 
-    def run(self, *words: object, undecided: int = 0) -> str:
+    def run(self, *words, undecided=0):
         """What a command prints; its exit code has to be 0, or that of an undecided answer."""
         done = subprocess.run(
             [*map(str, words)], cwd=self.folder, env=self.environment, text=True,
@@ -64,18 +64,18 @@ class Fresh:
             sys.exit(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stderr[-2000:]}")
         return done.stdout
 
-    def bench(self, *words: object) -> str:
+    def bench(self, *words):
         command = self.folder / "venv" / "bin" / "minbert-bench"
         return self.run(command, *words, undecided=int(words[:1] == ("recommend",)))
 
 
-def settings_of(report: Path) -> set[str]:
+def settings_of(report):
     """The cells of the first columns of the report's tables of settings and of cells."""
     lines = report.read_text(encoding="utf-8").splitlines()
     return {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
 
 
-def shards(fresh: Fresh) -> None:
+def shards(fresh):
     """Three shards, merged, and one run."""
     fresh.bench(*GRID)
     for index in range(COUNT):
@@ -101,7 +101,7 @@ def shards(fresh: Fresh) -> None:
 @click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
 @click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
 @click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
-def main(uvx: bool, pipx: bool) -> None:
+def main(uvx, pipx):
     with tempfile.TemporaryDirectory() as name:
         fresh = Fresh(Path(name))
         print(f"{fresh.wheel.name}: {fresh.bench('--version').splitlines()[0]}")

@@ -19,20 +19,17 @@ run.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
 
 import click
 from rich.progress import track
 
-from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
 from tests.experiments.comparing import figures, simulations
-from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, measure
+from tests.experiments.comparing.alarms import SCENARIOS, Repeats, measure
 from tests.experiments.comparing.sides import ROOT, find_slow, find_work, run_grid
 
-_NUMBERS: Final = {
+_NUMBERS = {
     "collect": 12,
     "aa": 200,
     "power": 200,
@@ -55,16 +52,14 @@ _NUMBERS: Final = {
 @click.option("--number", type=int, help=f"Repeats, draws or trials; by default {_NUMBERS}.")
 @click.option("--rounds", default=24, show_default=True, help="The most rounds of a trial of slow.")
 @click.option("--only-page", is_flag=True, help="Of page: only from the committed figures.")
-def main(
-    part: str, out: Path, select: str, number: int | None, rounds: int, only_page: bool
-) -> None:
+def main(part, out, select, number, rounds, only_page):
     number = number or _NUMBERS.get(part, 0)
     measured = out / "repeats.csv"
     if part == "collect":
         options = ["--repeats", str(number), *(["--select", select] if select else [])]
         run_grid(ROOT, figures.GRID, measured, options)
     elif part == "aa":
-        worlds: list[Repeats | Simulated] = [Repeats(_repeats(measured)), *SCENARIOS]
+        worlds = [Repeats(_repeats(measured)), *SCENARIOS]
         _keep(out, part, (measure(world, number) for world in track(worlds)))
     elif part == "power":
         _keep(out, part, simulations.power(number))
@@ -82,7 +77,7 @@ def main(
         _write_page(out, None if only_page else measured)
 
 
-def _write_page(out: Path, measured: Path | None) -> None:
+def _write_page(out, measured):
     """Write the tables, and before that, with measured repeats, the figures."""
     if measured is not None:
         files = {name: out / f"{name}.json" for name in figures.PARTS}
@@ -96,12 +91,12 @@ def _write_page(out: Path, measured: Path | None) -> None:
         path.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
 
 
-def _repeats(path: Path) -> list[Row]:
+def _repeats(path):
     """The measured repeats; without new ones the committed ones."""
     return read_rows(path if path.exists() else figures.REPEATS)
 
 
-def _keep(out: Path, part: str, outcomes: Iterable[Mapping[str, Any]]) -> None:
+def _keep(out, part, outcomes):
     """Print outcomes as they come, and write them once all are there."""
     kept = []
     for outcome in outcomes:

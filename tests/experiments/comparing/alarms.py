@@ -2,27 +2,26 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from math import exp
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.comparison import Comparison, Limits, compare
+from bench.analysis.comparison import Limits, compare
 from bench.compare.alternating import look_rounds, undecided_cells
 from bench.plan.rows import Row
-from bench.results.outcomes import Values, ValuesOf, no_values
+from bench.results.outcomes import ValuesOf, no_values
 from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 Rng = np.random.Generator
 Rows = list[Row]
 Key = tuple[str, int]  # a cell's id and seed
-RUN_S: Final = 10.0  # seconds between the starts of two simulated runs
-_BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
+RUN_S = 10.0  # seconds between the starts of two simulated runs
+_BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Draw:
     new: Rows
     values_of: tuple[ValuesOf, ValuesOf] = (no_values, no_values)
 
-    def compared(self, named: tuple[str, ...], looks: int = 1) -> Comparison:
+    def compared(self, named, looks=1):
         """The comparison of both sides by the default limits."""
         return compare(
             self.base, self.new, Limits(), named=named, values_of=self.values_of, looks=looks
@@ -49,7 +48,7 @@ class Repeats:
     name: str = "real repeats of this machine, split into halves"
     named: tuple[str, ...] = ()
 
-    def draw(self, rng: Rng) -> Draw:
+    def draw(self, rng):
         """The halves, with repeats numbered anew from 1, so that they pair up."""
         repeats = sorted({row.repeat for row in self.rows})
         pairs = [rng.permutation(pair) for pair in zip(repeats[::2], repeats[1::2], strict=False)]
@@ -57,7 +56,7 @@ class Repeats:
         return Draw(_numbered(self.rows, base), _numbered(self.rows, new))
 
 
-def _numbered(rows: Sequence[Row], ranks: dict[int, int]) -> Rows:
+def _numbered(rows, ranks):
     return [row | {"repeat": ranks[row.repeat]} for row in rows if row.repeat in ranks]
 
 
@@ -84,14 +83,14 @@ class Simulated:
     disturbed: float = 0.05  # the share of disturbed runs
 
     @property
-    def named(self) -> tuple[str, ...]:
+    def named(self):
         """The columns in which matching settings differ."""
         return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
-    def draw(self, rng: Rng) -> Draw:
+    def draw(self, rng):
         """Rows of both sides."""
-        sides: tuple[Rows, Rows] = ([], [])
-        values: tuple[dict[Key, Values], dict[Key, Values]] = ({}, {})
+        sides = ([], [])
+        values = ({}, {})
         drift, offsets = float(rng.normal(0, 0.04)), rng.normal(0, 0.06, 2)
         stds = np.exp(rng.normal(0, self.unequal, self.settings + 1)).tolist()
         likely = 1 / (1 + np.exp(-rng.normal(0.6, 1.5, self.examples or 0)))
@@ -112,7 +111,7 @@ class Simulated:
         kept = [partial(_values_of, own) if own else no_values for own in values]
         return Draw(*sides, values_of=(kept[0], kept[1]))
 
-    def _order(self, rng: Rng) -> Iterator[tuple[int, int, int, int]]:
+    def _order(self, rng):
         """Side, setting, seed and repeat of each run, in the order in which they start."""
         tasks: list[tuple[Sequence[int], Sequence[int]]]
         tasks = [((number,), (number,)) for number in range(self.settings)]
@@ -128,25 +127,23 @@ class Simulated:
                             yield side, number, seed, repeat
 
 
-def _values_of(values: dict[Key, Values], run: Sequence[Row]) -> Values | None:
+def _values_of(values, run):
     """A `ValuesOf`: repeats of a seed are the same training."""
     return values.get((run[0].cell_id, run[0].seed))
 
 
 @cache
-def _planned(number: int, seed: int) -> Row:
+def _planned(number, seed):
     return planned_row(cell(*full_grid()[number], seed=seed))
 
 
-def _cell_id(number: int, seed: int) -> str:
+def _cell_id(number, seed):
     return _planned(number, seed).cell_id
 
 
-def _row(
-    number: int, seed: int, repeat: int, time: float, peak: float, score: float, run: int
-) -> Row:
+def _row(number, seed, repeat, time, peak, score, run):
     started = _BEGIN + timedelta(seconds=RUN_S * run)
-    values: dict[str, Any] = {
+    values = {
         "status": "ok", "attempt": 1, "repeat": repeat, "ms_per_1k_tokens": time,
         "ms_per_1k_tokens_ci_low": 0.98 * time, "ms_per_1k_tokens_ci_high": 1.02 * time,
         "peak_rss_mib": peak, "activations_mib": 400.0,
@@ -158,11 +155,11 @@ def _row(
     return _planned(number, seed) | values
 
 
-_TABLES: Final = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
-SCENARIOS: Final = tuple(Simulated(**table) for table in _TABLES["scenarios"])
+_TABLES = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
+SCENARIOS = tuple(Simulated(**table) for table in _TABLES["scenarios"])
 
 
-def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
+def in_rounds(draw, most, named=()):
     """The rows that bench.compare --run would have measured, each setting until it is decided, and
     the number of its looks."""
     looks = look_rounds(most)
@@ -178,14 +175,14 @@ def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw,
     return until(draw, ended), len(looks)
 
 
-def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
+def until(draw, ended):
     """The rows up to the last round of each cell."""
     sides = (draw.base, draw.new)
     base, new = ([row for row in one if row.repeat <= ended[row.cell_id]] for one in sides)
     return replace(draw, base=base, new=new)
 
 
-def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
+def measure(world, number):
     """Compare a number of draws, the same ones each time.
 
     Returns:
@@ -193,7 +190,7 @@ def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
         with a significant change of any size, either way (`changes`), and of such changes by
         column.
     """
-    alarms, changes, by_column = 0, 0, Counter[str]()
+    alarms, changes, by_column = 0, 0, Counter()
     for seed in range(number):
         draw, looks = world.draw(np.random.default_rng(seed)), 1
         if isinstance(world, Simulated) and world.has_looks:

@@ -1,16 +1,14 @@
 """Changes of the measured code. Without imports of their own: Python loads this before all else."""
 
-from typing import Any
-
 WORK = 0.05
 DELAY = 0.1
 
 
-def more_work(module: Any) -> None:
+def more_work(module):
     """Each layer of the encoder computes a product more, of 5% of its products in a step."""
     forward = module.Layer.forward
 
-    def with_a_product(layer: Any, x: Any, *args: Any) -> Any:
+    def with_a_product(layer, x, *args):
         torch = module.torch
         weight = layer.intermediate.dense.weight
         largest = max(layer.parameters(), key=lambda parameter: parameter.numel())
@@ -26,13 +24,13 @@ def more_work(module: Any) -> None:
     module.Layer.forward = with_a_product
 
 
-def slower_step(module: Any) -> None:
+def slower_step(module):
     """Each training step takes 10% longer: it waits for a tenth of its own time."""
     import time
 
     step = module.Trainer.step
 
-    def with_a_delay(trainer: Any, batch: Any) -> Any:
+    def with_a_delay(trainer, batch):
         begin = time.perf_counter()
         taken = step(trainer, batch)
         end = time.perf_counter()

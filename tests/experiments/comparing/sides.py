@@ -5,24 +5,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 from bench.analysis.comparison import Limits, compare
 from bench.machine.version import code_version
-from bench.plan.rows import Row, current_rows
+from bench.plan.rows import current_rows
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows
 from tests.experiments.comparing import patches
 
-ROOT: Final = Path(__file__).parents[3]
-_LINKED: Final = ("adapters", "bench", "minbert", "tests", "pyproject.toml")
-_WORK: Final = Path(__file__).with_name("work.toml")
-_SLOW: Final = Path(__file__).with_name("slow.toml")
-_TRIALS: Final = ("mode=full", "mode=lora", "mode=dora", "mode=head")
+ROOT = Path(__file__).parents[3]
+_LINKED = ("adapters", "bench", "minbert", "tests", "pyproject.toml")
+_WORK = Path(__file__).with_name("work.toml")
+_SLOW = Path(__file__).with_name("slow.toml")
+_TRIALS = ("mode=full", "mode=lora", "mode=dora", "mode=head")
 """Selections of one cell of `_SLOW` each, taken in turn."""
-_PATCH: Final = """\
+_PATCH = """\
 import sys
 
 from tests.experiments.comparing import patches
@@ -32,7 +30,7 @@ sys.meta_path.insert(0, Patching(patches.{name}))
 """
 
 
-def make_side(folder: Path, patch: Any = None) -> Path:
+def make_side(folder, patch=None):
     """Make a folder a checkout of this code, changed by a patch of `patches.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in _LINKED:
@@ -43,7 +41,7 @@ def make_side(folder: Path, patch: Any = None) -> Path:
     return folder
 
 
-def run(side: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+def run(side, *command):
     """Run a module of a checkout; its standard error goes to this process's.
 
     Raises:
@@ -58,19 +56,19 @@ def run(side: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def run_grid(side: Path, grid: Path, runs: Path, options: Sequence[str] = ()) -> None:
+def run_grid(side, grid, runs, options=()):
     """Run a grid in a checkout, unless its cells have results."""
     places = ["--runs", str(runs), "--reports", str(runs.with_suffix(""))]
     run(side, "bench.grid", "--grid", str(grid), "--device", "cpu", *places, *options)
 
 
-def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
+def find_work(folder, selection=""):
     """Run each cell once with 5% more work and once without, and compare them one by one.
 
     Yields:
         For each cell its setting, the ratio of its GFLOP, and the counts that are a regression.
     """
-    rows: list[dict[str, Row]] = []
+    rows = []
     for name, patch in (("base", None), ("more-work", patches.more_work)):
         csv = folder / f"{name}.csv"
         options = ["--select", selection] if selection else []
@@ -86,7 +84,7 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
         yield {"setting": pair.label, "gflop": round(ratio, 4), "found": sorted(worse)}
 
 
-def find_slow(folder: Path, number: int, rounds: int) -> dict[str, Any]:
+def find_slow(folder, number, rounds):
     """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run. It is
     kept in the folder for this version of the code, and returned if it is there."""
     kept = folder / f"{number}-{code_version()}.json"

@@ -2,51 +2,48 @@
 repeats."""
 
 import math
-from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import fmean, median
-from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.comparison import Compared, Comparison, Verdict
+from bench.analysis.comparison import Verdict
 from bench.analysis.groups import groups
-from bench.plan.rows import Row
 from bench.stats.changepoints import autoregressive, change_points
 from bench.stats.intervals import Interval
 from bench.stats.steptimes import training_times
-from tests.experiments.comparing.alarms import Draw, Simulated, in_rounds, until
+from tests.experiments.comparing.alarms import Simulated, in_rounds, until
 
-SCATTERS: Final = (0.02, 0.04, 0.07, 0.10)
+SCATTERS = (0.02, 0.04, 0.07, 0.10)
 """Stds of the logarithms of times between processes that do the same work."""
-SLOWDOWNS: Final = (0.10, 0.20)
-ROUNDS: Final = (8, 24, 48)
-_FIRST: Final = (4, 8)  # repeats after which the number that would decide is read
-_MOST: Final = 200
+SLOWDOWNS = (0.10, 0.20)
+ROUNDS = (8, 24, 48)
+_FIRST = (4, 8)  # repeats after which the number that would decide is read
+_MOST = 200
 """Most repeats that are simulated; a setting for which more are named is not counted."""
-_SIZES: Final = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
-_CORRELATIONS: Final = (0.0, 0.5, 0.7)  # of neighbouring versions
-_STDS: Final = (0.01, 0.02)  # of the logarithms of ratios
-_STEP: Final = math.log(1.1)
-_LIMIT: Final = math.log(1.05)
-_TIME: Final = "ms_per_1k_tokens"
-_MEMORIES: Final = (0, 8, 30, 100)
+_SIZES = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
+_CORRELATIONS = (0.0, 0.5, 0.7)  # of neighbouring versions
+_STDS = (0.01, 0.02)  # of the logarithms of ratios
+_STEP = math.log(1.1)
+_LIMIT = math.log(1.05)
+_TIME = "ms_per_1k_tokens"
+_MEMORIES = (0, 8, 30, 100)
 """Steps over which noise of steps is remembered; 0: independent steps."""
-_STEPS: Final = (132, 500)
+_STEPS = (132, 500)
 
 
-def _draw(scatter: float, rounds: int, slowdown: float, seed: int) -> Draw:
+def _draw(scatter, rounds, slowdown, seed):
     world = Simulated(
         "", 1, 1, rounds, slowdown=math.log1p(slowdown), scatter=scatter, disturbed=0.0
     )  # fmt: skip
     return world.draw(np.random.default_rng(seed))
 
 
-def _time(comparison: Comparison) -> Compared:
+def _time(comparison):
     return next(one for pair, one in comparison.results if pair and one.measure.kind == "time")
 
 
-def power(draws: int) -> Iterator[dict[str, Any]]:
+def power(draws):
     """By scatter, slowdown and most rounds, in how many draws of one setting it is a regression."""
     for scatter, slowdown in product(SCATTERS, SLOWDOWNS):
         found = dict.fromkeys(ROUNDS, 0)
@@ -59,11 +56,11 @@ def power(draws: int) -> Iterator[dict[str, Any]]:
         yield from ({**common, "rounds": n, "found": number} for n, number in found.items())
 
 
-def _first(draw: Draw, rounds: int) -> Draw:
+def _first(draw, rounds):
     return until(draw, {row.cell_id: rounds for row in draw.base})
 
 
-def needed(draws: int) -> Iterator[dict[str, Any]]:
+def needed(draws):
     """By scatter and slowdown, in how many undecided draws the named number of repeats decides."""
     for scatter, slowdown, first in product(SCATTERS[:-1], (0.0, SLOWDOWNS[0]), _FIRST):
         numbers, decided = [], 0
@@ -77,7 +74,7 @@ def needed(draws: int) -> Iterator[dict[str, Any]]:
                "needed": median(numbers or [0]), "decided": decided}  # fmt: skip
 
 
-def histories(draws: int) -> Iterator[dict[str, Any]]:
+def histories(draws):
     """By size and correlation, how many histories of noise alone have a change of any size, and how
     many in which a setting is 10% slower from the middle on have that change."""
     for (settings, versions), correlation in product(_SIZES, _CORRELATIONS):
@@ -94,7 +91,7 @@ def histories(draws: int) -> Iterator[dict[str, Any]]:
         yield outcome
 
 
-def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def of_repeats(rows):
     """By setting, how many intervals cover the mean of the setting's other repeats. Intervals
     within a process are those of rows. Those of one repeat alone, and of three successive ones, are
     made as a report makes them, with all repeats of the other settings."""
@@ -102,7 +99,7 @@ def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for setting in group.settings:
         own = sorted(setting.ok, key=lambda row: row.repeat)
         others = [row for row in rows if row not in own]
-        outcome: dict[str, Any] = {"setting": setting.label}
+        outcome = {"setting": setting.label}
         for name, size in (("within", 1), ("one", 1), ("three", 3)):
             hits = []
             for first in range(0, len(own) - size + 1, size):
@@ -120,7 +117,7 @@ def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield outcome
 
 
-def within_a_process(draws: int) -> Iterator[dict[str, Any]]:
+def within_a_process(draws):
     """By number of steps and memory of their noise, how many intervals cover the process's mean."""
     for steps, memory in product(_STEPS, _MEMORIES):
         rng = np.random.default_rng(memory)

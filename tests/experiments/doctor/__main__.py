@@ -13,10 +13,10 @@ from statistics import median
 import click
 
 from bench.doctor.check import FAILED
-from tests.experiments.doctor.faults import FAULTS, NONE, ROOT, Fault, environment
+from tests.experiments.doctor.faults import FAULTS, NONE, ROOT, environment
 
 
-def failed_checks(fault: Fault) -> tuple[dict[str, str], float]:
+def failed_checks(fault):
     """What each failed check of a run of the doctor says, and the seconds the run took."""
     begun = time.monotonic()
     with fault.machine():
@@ -35,7 +35,7 @@ def failed_checks(fault: Fault) -> tuple[dict[str, str], float]:
 @click.command(help=__doc__)
 @click.option("--runs", default=20, show_default=True, help="Runs without a fault.")
 @click.option("--only", multiple=True, type=click.Choice(list(FAULTS)), help="Faults; all without.")
-def main(runs: int, only: tuple[str, ...]) -> None:
+def main(runs, only):
     named, lines = 0, []
     faults = {name: FAULTS[name] for name in only or FAULTS}
     for name, fault in faults.items():

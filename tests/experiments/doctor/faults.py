@@ -5,19 +5,19 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psutil
 
-ROOT: Final = Path(__file__).parents[3]
-_SITE: Final = Path(__file__).parent / "site"
-_PR_SET_THP_DISABLE: Final = 41
-_CPU_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
-_SOME_MIB: Final = 1900
+ROOT = Path(__file__).parents[3]
+_SITE = Path(__file__).parent / "site"
+_PR_SET_THP_DISABLE = 41
+_CPU_GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+_SOME_MIB = 1900
 """Less than the full grid needs, and enough for every check."""
 
 
@@ -39,7 +39,7 @@ class Fault:
 
 
 @contextmanager
-def _busy_core() -> Iterator[None]:
+def _busy_core():
     """Another program keeps the first core busy."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     psutil.Process(program.pid).cpu_affinity([min(os.sched_getaffinity(0))])
@@ -50,7 +50,7 @@ def _busy_core() -> Iterator[None]:
         program.wait()
 
 
-def _join_half_quota() -> None:
+def _join_half_quota():
     """Put this process into a group with a quota of half the cores; needs root."""
     quota, period = 50_000 * len(os.sched_getaffinity(0)), 100_000
     for parent in _CPU_GROUPS:
@@ -69,7 +69,7 @@ def _join_half_quota() -> None:
 
 
 @contextmanager
-def _quota_group() -> Iterator[None]:
+def _quota_group():
     """Remove the group again."""
     try:
         yield
@@ -79,23 +79,23 @@ def _quota_group() -> Iterator[None]:
                 (parent / "minbert-doctor").rmdir()
 
 
-def _limit_data() -> None:
+def _limit_data():
     resource.setrlimit(resource.RLIMIT_DATA, (_SOME_MIB * 2**20,) * 2)
 
 
-def _refuse_huge_pages() -> None:
+def _refuse_huge_pages():
     ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
-def environment(patch: str = "", **variables: str) -> dict[str, str]:
+def environment(patch="", **variables):
     """This process's environment, with a patch of that name, which strikes a command and all
     processes that it starts."""
     paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT": patch, **variables}
 
 
-NONE: Final = Fault("", "")
-FAULTS: Final = {
+NONE = Fault("", "")
+FAULTS = {
     "torch-broken": Fault("torch can't be imported", "software", "torch_is_broken"),
     "precision": Fault(
         "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE", "software",

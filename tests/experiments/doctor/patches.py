@@ -9,14 +9,13 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 
-def of(module: str, name: str) -> Any:
+def of(module, name):
     """Marks a patch with the module and the name of the value in it that it replaces."""
 
-    def mark(replacement: Any) -> Any:
-        def patch(loaded: Any) -> None:
+    def mark(replacement):
+        def patch(loaded):
             *outer, last = name.split(".")
             holder = getattr(loaded, outer[0]) if outer else loaded
             setattr(holder, last, replacement(getattr(holder, last)))
@@ -34,16 +33,16 @@ _times = of("minbert.kernels.products", "times")
 
 
 @_check
-def check_raises(_real: Any) -> Any:
-    def check(context: Any) -> None:
+def check_raises(_real):
+    def check(context):
         raise RuntimeError(f"no such thing in {context.folder}")
 
     return check
 
 
 @_check
-def check_hangs(_real: Any) -> Any:
-    def check(context: Any) -> None:
+def check_hangs(_real):
+    def check(context):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")  # noqa: S606
         print("hangs", file=sys.stderr, flush=True)
@@ -53,8 +52,8 @@ def check_hangs(_real: Any) -> Any:
 
 
 @_check
-def check_skips(_real: Any) -> Any:
-    def check(_context: Any) -> None:
+def check_skips(_real):
+    def check(_context):
         from bench.doctor.check import SkipError
 
         raise SkipError("not today")
@@ -63,16 +62,16 @@ def check_skips(_real: Any) -> Any:
 
 
 @of("torch", "Tensor")
-def torch_is_broken(_real: Any) -> Any:
+def torch_is_broken(_real):
     raise ImportError("libtorch_cpu.so: cannot open shared object file")
 
 
 @of("torch", "mm")
-def cores_slow_down(real: Any) -> Any:
+def cores_slow_down(real):
     """The product with which cores are kept busy takes longer after two seconds."""
-    begun: list[float] = []
+    begun = []
 
-    def slower(*matrices: Any, **options: Any) -> Any:
+    def slower(*matrices, **options):
         begun.append(time.monotonic())
         if begun[-1] - begun[0] > 2:
             real(*matrices, **options)
@@ -103,8 +102,8 @@ peak_is_not_reset = of("bench.worker.probes.memory", "forget_peak")(lambda _real
 
 
 @of("bench.worker.probes.memory", "_status")
-def memory_is_missed(real: Any) -> Any:
-    def status() -> dict[str, float]:
+def memory_is_missed(real):
+    def status():
         values = real()
         missed = values.get("RssAnon", 0.0) / 10
         names = values.keys() & {"VmHWM", "VmRSS", "RssAnon"}
@@ -114,13 +113,13 @@ def memory_is_missed(real: Any) -> Any:
 
 
 @of("minbert.training.trainer", "Trainer.step")
-def steps_grow(real: Any) -> Any:
-    kept: list[bytes] = []
+def steps_grow(real):
+    kept = []
     return lambda *of: (kept.append(b"\1" * 2**21), real(*of))[1]
 
 
-def _products(real: Any, dtype: str, wrong: Any) -> Any:
-    def times(*of: Any) -> Any:
+def _products(real, dtype, wrong):
+    def times(*of):
         y = real(*of)
         return wrong(y) if str(y.dtype) == f"torch.{dtype}" else y
 
@@ -132,8 +131,8 @@ fp32_is_short = _times(lambda real: _products(real, "float32", lambda y: y.bfloa
 
 
 @of("adapters.product", "_backward")
-def dora_is_wrong(real: Any) -> Any:
-    def backward(*of: Any) -> Any:
+def dora_is_wrong(real):
+    def backward(*of):
         du, da, db, dm = real(*of)
         return du, da, db, None if dm is None else dm * 1.05
 
@@ -141,8 +140,8 @@ def dora_is_wrong(real: Any) -> Any:
 
 
 @of("minbert.model.classifier", "BertClassifier.__init__")
-def dropout_stays_on(real: Any) -> Any:
-    def init(self: Any, config: Any, *others: Any, **named: Any) -> None:
+def dropout_stays_on(real):
+    def init(self, config, *others, **named):
         from dataclasses import replace
 
         if config.hidden_dropout_prob == 0:
@@ -153,8 +152,8 @@ def dropout_stays_on(real: Any) -> Any:
 
 
 @of("minbert.training.compiled", "CompiledModel.__call__")
-def compiles_again(real: Any) -> Any:
-    def call(*of: Any) -> Any:
+def compiles_again(real):
+    def call(*of):
         import torch
 
         torch._dynamo.reset()
@@ -164,8 +163,8 @@ def compiles_again(real: Any) -> Any:
 
 
 @of("bench.forecast.forecast", "Forecast.predict")
-def forecast_is_off(real: Any) -> Any:
-    def predict(*of: Any) -> Any:
+def forecast_is_off(real):
+    def predict(*of):
         from dataclasses import replace
 
         predicted = real(*of)

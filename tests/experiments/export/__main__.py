@@ -14,7 +14,7 @@ from bench.export.fresh import hub_cache
 from tests.bench.export.small import base_folder, base_of, expected_logits, exported
 
 
-def main() -> None:
+def main():
     """Write, load and compare all kinds; print the table, and on stderr how far it is."""
     with TemporaryDirectory() as place:
         base = base_folder(Path(place, "base"))

@@ -6,7 +6,6 @@ python -m tests.experiments.export.encoders
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from bench.plan.architectures import ARCHITECTURES
 from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
 from tests.encoders import KINDS, Checkpoints
 
-CASES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+CASES = {
     "peft": ("lora", {"kind": "multi_label"}),
     "transformers": ("dora", {"kind": "regression", "pairs": True}),
     "sentence-transformers": ("vera", {"pooling": "mean", "head": "nonlinear", "pairs": True}),
@@ -24,7 +23,7 @@ CASES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 """A mode for each format, and what else differs."""
 
 
-def largest_difference(base: Path, name: str, mode: str, **options: Any) -> float:
+def largest_difference(base, name, mode, **options):
     """The largest difference of a logit between a cell and its export, in this process."""
     own = trained_by_library(base, mode, **options)
     with TemporaryDirectory() as place:
@@ -33,7 +32,7 @@ def largest_difference(base: Path, name: str, mode: str, **options: Any) -> floa
     return float(np.abs(answer.logits - expected_logits(own)).max())
 
 
-def main() -> None:
+def main():
     """Write, load and compare all."""
     print("|", " | ".join(["", *(f"{name}, {mode}" for name, (mode, _) in CASES.items())]), "|")
     print("| --- " * (1 + len(CASES)) + "|")

@@ -9,10 +9,8 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 from unittest import mock
 
 import numpy as np
@@ -20,8 +18,8 @@ import numpy as np
 from bench.export.check import check
 from tests.bench.export.small import base_folder, expected_logits, exported, trained
 
-_OLD_TRANSFORMERS: Final = ("torch==2.5.*", "transformers==4.44.*", "numpy<2.3")
-ENVIRONMENTS: Final[Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]] = (
+_OLD_TRANSFORMERS = ("torch==2.5.*", "transformers==4.44.*", "numpy<2.3")
+ENVIRONMENTS = (
     ("peft", ("lora", "attn"), ("torch", "transformers", "peft")),
     ("peft", ("dora", "all-lin-only"), (*_OLD_TRANSFORMERS, "peft==0.12.*")),
     ("transformers", ("lora", "attn"), ("torch", "transformers")),
@@ -33,7 +31,7 @@ ENVIRONMENTS: Final[Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]] = (
 """The format, mode and layers of a cell, and what pip installs."""
 
 
-def main() -> None:
+def main():
     """Install, write, and check one after the other."""
     print("| format | cell | installed | largest difference of a logit |")
     print("| --- | --- | --- | --- |")

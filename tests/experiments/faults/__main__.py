@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -29,19 +28,11 @@ from tests.experiments.faults.suite import run_suite, summary
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Faults at a time.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the grids run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def main(
-    count: int,
-    slurm: int | None,
-    seed: int,
-    real: int | None,
-    jobs: int,
-    folder: Path | None,
-    as_json: bool,
-) -> None:
+def main(count, slurm, seed, real, jobs, folder, as_json):
     place = Path(tempfile.mkdtemp(prefix="minbert-faults-", dir=folder))
     begun = time.monotonic()
 
-    def on_verdict(verdict: Any) -> None:
+    def on_verdict(verdict):
         bar.update(1 if slurm is None else verdict.injected.total())
         for line in verdict.lines():
             click.echo(f"{verdict.name}: {line}", err=True)

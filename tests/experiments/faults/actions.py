@@ -1,4 +1,5 @@
-"""What strikes a worker, done by the worker to itself and to its parent. No torch of its own."""
+"""What strikes a worker, done by the worker to itself and to its parent; each takes an amount and
+the folder of the cell. No torch of its own."""
 
 import ctypes
 import errno
@@ -9,41 +10,33 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from bench.results.protocol import PARENT_PID, PROGRESS_FD, RESULT
-
-_CHUNK: Final = 2**16
-_BALLAST: Final = 2**24
-_ROOM: Final = 2**26
-_TOO_MUCH: Final = 2**36
 
 
 class OutOfMemoryError(RuntimeError):
     """What torch raises, for a worker without torch."""
 
 
-def kill_worker(_amount: int, _folder: Path) -> None:
+def kill_worker(_amount, _folder):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_parent(_amount: int, _folder: Path) -> None:
+def kill_parent(_amount, _folder):
     os.kill(int(os.environ[PARENT_PID]), signal.SIGKILL)
 
 
-def stop_parent(amount: int, _folder: Path) -> None:
+def stop_parent(amount, _folder):
     """Ctrl-C or SIGTERM, once or twice: `amount` from 0 to 3."""
-    number = signal.SIGTERM if amount % 2 else signal.SIGINT
     for _ in range(1 + amount // 2):
         with suppress(ProcessLookupError):
-            os.kill(int(os.environ[PARENT_PID]), number)
+            os.kill(int(os.environ[PARENT_PID]), signal.SIGTERM if amount % 2 else signal.SIGINT)
         time.sleep(0.01)
 
 
-def hang(amount: int, _folder: Path) -> None:
+def hang(amount, _folder):
     """Stopped, when only SIGKILL helps, or with Python's lock held."""
     if amount:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -51,27 +44,26 @@ def hang(amount: int, _folder: Path) -> None:
         ctypes.PyDLL(None).sleep(600)
 
 
-def fill_memory(amount: int, _folder: Path) -> None:
+def fill_memory(amount, _folder):
     """Take memory until the kernel's OOM killer comes, or until there are `amount` bytes."""
     Path("/proc/self/oom_score_adj").write_text("1000")
-    held = []
-    while len(held) * _BALLAST < amount:
-        held.append(bytearray(b"x") * _BALLAST)
+    taken = []
+    while len(taken) * 2**24 < amount:
+        taken.append(bytearray(b"x") * 2**24)
 
 
-def lack_memory(_amount: int, _folder: Path) -> None:
+def lack_memory(_amount, _folder):
     """Ask for more than a limit of the process's own leaves, as torch and as Python do."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + _ROOM
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**26
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    torch = sys.modules.get("torch")
-    if torch is None:
-        bytearray(_TOO_MUCH)
+    if torch := sys.modules.get("torch"):
+        torch.empty(2**36, dtype=torch.uint8)
     else:
-        torch.empty(_TOO_MUCH, dtype=torch.uint8)
+        bytearray(2**36)
 
 
-def lack_cuda_memory(_amount: int, _folder: Path) -> None:
+def lack_cuda_memory(_amount, _folder):
     torch = sys.modules.get("torch")
     kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
     raise kind(
@@ -80,7 +72,7 @@ def lack_cuda_memory(_amount: int, _folder: Path) -> None:
     )
 
 
-def print_garbage(amount: int, _folder: Path) -> None:
+def print_garbage(amount, _folder):
     """On stdout, stderr and the pipe for progress."""
     noise = random.Random(amount)  # noqa: S311
     lines = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
@@ -92,44 +84,32 @@ def print_garbage(amount: int, _folder: Path) -> None:
             os.write(int(os.environ[PROGRESS_FD]), data)
 
 
-def flood(amount: int, _folder: Path) -> None:
+def flood(amount, _folder):
     """Print `amount` bytes, on stdout or on stderr."""
-    line = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r"
-    data = line * (_CHUNK // len(line))
-    stream = 1 + amount % 2
+    data = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r" * 1456
     for _ in range(amount // len(data) + 1):
-        os.write(stream, data)
+        os.write(1 + amount % 2, data)
 
 
-def delete_folder(_amount: int, folder: Path) -> None:
+def delete_folder(_amount, folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def scramble_result(amount: int, folder: Path) -> None:
+def scramble_result(amount, folder):
     noise = random.Random(amount)  # noqa: S311
     (folder / RESULT).write_bytes(noise.randbytes(noise.randrange(2000)))
 
 
-def cut_result(amount: int, folder: Path) -> None:
+def cut_result(amount, folder):
     """Leave only a beginning of the result."""
     path = folder / RESULT
-    size = path.stat().st_size
-    os.truncate(path, amount % (size - 2))  # its last two bytes are a brace and a line end
+    os.truncate(path, amount % (path.stat().st_size - 2))  # it ends in a brace and a line end
 
 
-def fill_disk(_amount: int, _folder: Path) -> None:
+def fill_disk(_amount, _folder):
     """From now on nothing of this process gets onto the disk."""
 
-    def fail(_descriptor: int) -> None:
+    def fail(_descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     os.fsync = fail
-
-
-ACTIONS: Final[dict[str, Callable[[int, Path], None]]] = {
-    action.__name__: action
-    for action in (
-        kill_worker, kill_parent, stop_parent, hang, fill_memory, lack_memory, lack_cuda_memory,
-        print_garbage, flood, delete_folder, scramble_result, cut_result, fill_disk,
-    )
-}  # fmt: skip

@@ -10,12 +10,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn
 
 from filelock import FileLock
 
@@ -25,12 +23,9 @@ from bench.common.files import write_atomically
 from bench.executors import local
 from bench.grid.session import Session
 from bench.launch import attempt, runner
-from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.plan.columns import NAMES
 from bench.plan.planning import plan
-from bench.plan.rows import Row
-from bench.results.rescoring import Results
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.experiments.faults.actions import fill_disk
@@ -39,10 +34,8 @@ from tests.experiments.faults.notes import Notes
 from tests.experiments.faults.setups import ROOT, setup
 from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook
 
-GRACE_S: Final = 0.5
-_OF_A_CELL: Final = (
-    "launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append",
-)  # fmt: skip
+GRACE_S = 0.5
+_OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +54,15 @@ class Order:
     group: Path | None = None
 
     @property
-    def runs_csv(self) -> Path:
+    def runs_csv(self):
         return self.place / "runs.csv"
 
 
-def start(order: Order) -> int:
+def start(order):
+    """Fork a parent; its process id."""
     setup(order.worker)  # made once, before the fork
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
     pid = os.fork()
     if pid == 0:
@@ -77,7 +71,7 @@ def start(order: Order) -> int:
     return pid
 
 
-def _be_one(order: Order) -> NoReturn:
+def _be_one(order):
     code = 70
     try:
         os.setsid()
@@ -86,10 +80,8 @@ def _be_one(order: Order) -> NoReturn:
                 os.dup2(file.fileno(), number)
         if order.group is not None:
             (order.group / "cgroup.procs").write_text(str(os.getpid()))
-        os.environ |= {
-            PLACE: str(order.place), NOTES: str(order.notes), RUN: str(order.number),
-            "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+        values = {PLACE: order.place, NOTES: order.notes, RUN: order.number, "PYTHONPATH": ROOT}
+        os.environ |= {name: str(value) for name, value in values.items()}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = _run(order)
     except BAD_INPUT as error:
@@ -100,16 +92,16 @@ def _be_one(order: Order) -> NoReturn:
     except BaseException:  # noqa: BLE001  nothing else of this process may run
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
-def _run(order: Order) -> int:
+def _run(order):
     """Plan and run what is left, as the command does; the exit code."""
     made, follower = setup(order.worker), Follower(order)
     slots = [made.target(f"faults {order.place}")] * order.slots
-    follower.follow(order.report)
+    follower.follow()
     rows = read_rows(order.runs_csv)
     planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
     store = Store(order.runs_csv)
@@ -126,33 +118,32 @@ def _run(order: Order) -> int:
 class Follower:
     """Tells the phases of this process to a hook, and strikes it."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order):
         strike = order.strike
         self._strike = strike if strike is not None and strike.side == "parent" else None
         self._hook = Hook(self._strike, self._act)
         self._order = order
-        self._notes = Notes(order.notes)
         self._cell = -1
         self._cell_id = ""
-        self._row: Row = {}
+        self._row = {}
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase):
         if phase in _OF_A_CELL and (self._strike is None or self._strike.cell != self._cell):
             phase = f"{phase} of another cell"
         self._hook.enter(phase)
 
-    def follow(self, report: bool) -> None:
+    def follow(self):
         """Put this process's phases between the product's own steps."""
 
-        def launch(run: Attempt, *_: Any) -> str:
+        def launch(run, *_):
             self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
             return "launch"
 
-        def append(_store: Store, row: Row) -> str:
+        def append(_store, row):
             self._row = row
             return "append"
 
-        if report:
+        if self._order.report:
             from bench.report import render as module
         else:
             module = SimpleNamespace(render=stub_report)
@@ -165,13 +156,11 @@ class Follower:
         self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=GRACE_S)
         self._wrap(module, "render", lambda *_: "render")
 
-    def _wrap(
-        self, owner: Any, name: str, phase_of: Callable[..., Any], after: str = "", **more: Any
-    ) -> None:
+    def _wrap(self, owner, name, phase_of, after="", **more):
         """Let a function enter the phase that follows from its arguments, and another one after."""
         function = getattr(owner, name)
 
-        def followed(*arguments: Any, **named: Any) -> Any:
+        def followed(*arguments, **named):
             phase = phase_of(*arguments)
             if isinstance(phase, str):
                 self.enter(phase)
@@ -182,8 +171,9 @@ class Follower:
 
         setattr(owner, name, followed)
 
-    def _act(self, strike: Strike, phase: str) -> None:
-        if not self._notes.strike(phase, self._cell_id, self._order.runs_csv):
+    def _act(self, strike, phase):
+        runs_csv = self._order.runs_csv
+        if not Notes(self._order.notes).strike(phase, self._cell_id, runs_csv):
             return
         if strike.action == "fill_disk":
             fill_disk(strike.amount, self._order.place)
@@ -191,11 +181,11 @@ class Follower:
             jump(strike.amount)
         else:
             if strike.action == "tear_append":
-                tear_append(self._order.runs_csv, self._row, strike.amount)
+                tear_append(runs_csv, self._row, strike.amount)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stub_report(results: Results, reports: Path, **_others: Any) -> Path:
+def stub_report(results, reports, **_others):
     """A report of one number, written as the real one is."""
     index = reports / "index.html"
     try:
@@ -206,7 +196,7 @@ def stub_report(results: Results, reports: Path, **_others: Any) -> Path:
     return index
 
 
-def tear_append(runs_csv: Path, row: Row, amount: int) -> None:
+def tear_append(runs_csv, row, amount):
     """Write a part of a row's record, under the lock, as a writer does that is killed just then."""
     line = encode(row)
     with FileLock(f"{runs_csv}.lock"):
@@ -216,13 +206,13 @@ def tear_append(runs_csv: Path, row: Row, amount: int) -> None:
             file.write(line[: 1 + amount % (len(line) - 1)])
 
 
-def jump(seconds: int) -> None:
+def jump(seconds):
     """Put the wall clock forward, or back, for the rest of this process."""
     clock = time.time
 
     class Jumped(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
+        def now(cls, tz=None):
             return datetime.now(tz) + timedelta(seconds=seconds)
 
     runner.datetime = Jumped

@@ -9,32 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
 
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
 from bench.results.protocol import RESULT
 from bench.worker.process import Progress, tie_to_parent
-from tests.experiments.faults.actions import ACTIONS, OutOfMemoryError
+from tests.experiments.faults import actions
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Launch, Notes, read, records
 
-PLACE: Final = "FAULTS_PLACE"
+PLACE = "FAULTS_PLACE"
 """Environment: the folder that has the case's runs.csv."""
-NOTES: Final = "FAULTS_NOTES"
+NOTES = "FAULTS_NOTES"
 """Environment: the folder of the case's notes."""
-RUN: Final = "FAULTS_RUN"
+RUN = "FAULTS_RUN"
 """Environment: number of the run of the grid; in the first, 0, the fault strikes."""
 
-STRIKE: Final = "strike.json"
-_STAYS: Final = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-)
-_PHASES: Final = ("load", "tokenise", "train", "evaluate", "save")
-_PHASE_S: Final = 0.02
-_TICKS: Final = 10
+STRIKE = "strike.json"
+_STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+_PHASE_S = 0.02
+_TICKS = 10
 
 
 class Hook:
@@ -43,98 +38,91 @@ class Hook:
     What has not struck when its phase ends strikes at that moment.
     """
 
-    def __init__(self, strike: Strike | None, act: Callable[[Strike, str], None]) -> None:
+    def __init__(self, strike, act):
         self.strike = strike
         self.phase = ""
         self._act = act
-        self._armed: Strike | None = None
+        self._is_armed = False
         self._at = 0.0
         self._lock = threading.Lock()
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase):
         self._fire()
         self.phase = phase
         strike = self.strike
-        if strike is None or strike.phase != phase:
+        if strike is None or self._at or strike.phase != phase:
             return
-        self.strike, self._armed = None, strike
-        self._at = time.monotonic() + strike.wait_s
+        self._is_armed, self._at = True, time.monotonic() + strike.wait_s
         if strike.wait_s == 0:
             self._fire()
         elif not strike.in_main:
             threading.Timer(strike.wait_s, self._fire).start()
 
-    def tick(self) -> None:
+    def tick(self):
         """A moment at which the main thread can be struck."""
-        if self._armed is not None and self._armed.in_main and time.monotonic() >= self._at:
+        if self._is_armed and self.strike.in_main and time.monotonic() >= self._at:
             self._fire()
 
-    def _fire(self) -> None:
+    def _fire(self):
         with self._lock:
-            armed, self._armed = self._armed, None
-        if armed is not None:
-            self._act(armed, self.phase)
+            is_armed, self._is_armed = self._is_armed, False
+        if is_armed:
+            self._act(self.strike, self.phase)
 
 
-def begin(folder: Path) -> Hook:
+def begin(folder):
     """Note the launch of the worker for the cell in a folder; its hook."""
     notes, runs_csv = Notes(Path(os.environ[NOTES])), Path(os.environ[PLACE], "runs.csv")
     job, run = json.loads((folder / FILE).read_text()), int(os.environ[RUN])
     cell_id = job["cell_id"]
     rows = records(read(runs_csv))
     is_done = any(row["cell_id"] == cell_id and row["status"] == "ok" for row in rows)
-    launch = Launch(
-        run=run, cell_id=cell_id, attempt=job["attempt"], pid=os.getpid(), was_done=is_done
+    number = notes.launch(
+        Launch(run=run, cell_id=cell_id, attempt=job["attempt"], pid=os.getpid(), was_done=is_done)
     )
-    number, text = notes.launch(launch), read(notes.folder / STRIKE)
+    text = read(notes.folder / STRIKE)
     strike = Strike(**json.loads(text)) if text and run == 0 else None
     if strike is not None and strike.cell != number:
         strike = None
     if strike is not None and strike.child:
         subprocess.Popen([sys.executable, "-S", "-c", _STAYS, str(folder)])
 
-    def act(of: Strike, phase: str) -> None:
+    def act(of, phase):
         if notes.strike(phase, cell_id, runs_csv):
-            ACTIONS[of.action](of.amount, folder)
+            getattr(actions, of.action)(of.amount, folder)
 
     return Hook(strike, act)
 
 
-def main(folder: Path) -> int:
-    hook = begin(folder)
+def main(folder):
+    hook, progress = begin(folder), Progress.from_environment()
     hook.enter("start")
     tie_to_parent()
     try:
-        _work(folder, hook)
-    except (MemoryError, OutOfMemoryError) as error:
-        _write(folder, {"status": "oom", "message": f"out of memory: {error}"})
+        for phase in ("load", "tokenise", "train", "evaluate", "save"):
+            hook.enter(phase)
+            progress.phase(phase)
+            for step in range(_TICKS):
+                time.sleep(_PHASE_S / _TICKS)
+                hook.tick()
+                progress.step(step, _TICKS, 0.5)
+            if phase in ("train", "evaluate"):
+                (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
+    except (MemoryError, actions.OutOfMemoryError) as error:
+        _write(folder, status="oom", message=f"out of memory: {error}")
         return 1
     hook.enter("write")
     columns = {"train_s": random.random(), "tokens_total": 100}  # noqa: S311
-    _write(folder, {"status": "ok", "message": "", "flags": [], "columns": columns})
+    _write(folder, status="ok", message="", flags=[], columns=columns)
     hook.enter("end")
     return 0
 
 
-def _work(folder: Path, hook: Hook) -> None:
-    """All phases, with files at the end of two."""
-    progress = Progress.from_environment()
-    for phase in _PHASES:
-        hook.enter(phase)
-        progress.phase(phase)
-        for step in range(_TICKS):
-            time.sleep(_PHASE_S / _TICKS)
-            hook.tick()
-            progress.step(step, _TICKS, 0.5)
-        if phase in ("train", "evaluate"):
-            (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
-
-
-def _write(folder: Path, result: dict[str, object]) -> None:
+def _write(folder, **result):
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 
-def real_main(folder: Path) -> int:
+def real_main(folder):
     """`bench.worker`'s own main, whose messages of progress tell the phases. An exception is raised
     as an allocator would, from within one of torch's operations."""
     hook = begin(folder)
@@ -144,7 +132,7 @@ def real_main(folder: Path) -> int:
 
     tell, write = Progress.phase, worker.write_result
 
-    def phase(self: Progress, name: str) -> None:
+    def phase(self, name):
         nonlocal in_main
         if in_main:
             _strike_in_operations(hook)
@@ -152,7 +140,7 @@ def real_main(folder: Path) -> int:
         hook.enter(name)
         tell(self, name)
 
-    def write_result(*arguments: Any, **named: Any) -> None:
+    def write_result(*arguments, **named):
         hook.enter("write")
         write(*arguments, **named)
         hook.enter("end")
@@ -162,7 +150,7 @@ def real_main(folder: Path) -> int:
     return worker.main(folder)
 
 
-def _strike_in_operations(hook: Hook) -> None:
+def _strike_in_operations(hook):
     """From now to the process's end, each of torch's operations is a moment to be struck at."""
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -1,0 +1,42 @@
+"""Many calls at once, each in one of some processes that begin anew."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import click
+
+
+def in_processes(processes, calls, initializer=None, *arguments):
+    """The number and the result of each call, a function and its arguments, as they end. Each
+    process begins with a call of the initializer with its own arguments."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, initializer, arguments) as pool:
+        futures = {pool.submit(*call): number for number, call in enumerate(calls)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def scenarios_command(about, count, measure, write_figures, write_page):
+    """A command that measures so many scenarios by their numbers, over a number of runs each, and
+    writes their figures and a page."""
+
+    @click.command(help=about)
+    @click.option("--runs", default=1000, show_default=True, help="Draws of each scenario.")
+    @click.option("--page", "only_page", is_flag=True, help="Only write the page.")
+    def main(runs, only_page):
+        if not only_page:
+            os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes
+            done = {}
+            for number, figures in in_processes(2, [(measure, n, runs) for n in range(count)]):
+                done[number] = figures
+                click.echo(f"{len(done)}/{count} {json.dumps(figures)}")
+            write_figures(runs, [done[number] for number in range(count)])
+        write_page()
+
+    return main
