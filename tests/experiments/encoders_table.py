@@ -7,27 +7,19 @@ and writes docs/encoders.json and docs/encoders.md, which says how long that too
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
-from bench.common.messages import echo
+from bench.common.progress import progress_bar
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
@@ -45,11 +37,14 @@ from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.encoders import KINDS, Checkpoints, job
-from tests.experiments.encoder_steps import machine
+from tests.experiments.encoder_steps import machine, ours
 from tests.experiments.encoders_page import page
+from tests.experiments.pages import read_json, write_json
+from tests.experiments.processes import in_processes
 
 ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
+EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
 ENOUGH = 0.95
 """The accuracy that shows that a method trains an architecture; chance is 0.2."""
 _ROUND = 60
@@ -83,8 +78,8 @@ class Setting:
     layers: str | None = None
     rate: float = 5e-3
     most: int = 300  # steps after which it is given up
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] | None = None  # of PEFT; `ATTENTION` is an architecture's layers
+    changes: dict = field(default_factory=dict)
+    config: dict | None = None  # of PEFT; `ATTENTION` is an architecture's layers
 
     @property
     def label(self):
@@ -173,7 +168,7 @@ class Learned:
     model: Classifier
     accuracy: float
     steps: int
-    logits: NDArray[np.float32]
+    logits: np.ndarray
 
 
 def learn(a_job, most):
@@ -191,7 +186,7 @@ def learn(a_job, most):
 
 
 def save(learned, a_job, folder):
-    """Save what trained, with the job and the logits, for `load`."""
+    """Save what trained, with the job and the logits, for `difference`."""
     folder.mkdir(parents=True)
     trained = [p for p in learned.model.parameters() if p.requires_grad]
     save_weights(learned.model, trained, folder)
@@ -199,29 +194,18 @@ def save(learned, a_job, folder):
     save_file({"logits": learned.logits}, folder / "before.safetensors")
 
 
-def load(root):
-    """Load every model that was saved in a folder, and save the largest difference of its
-    logits."""
-    for folder in sorted(path.parent for path in root.glob("*/*/*/cell.json")):
-        a_job = Job.read(folder)
-        model = load_trained(a_job, folder)
-        before = load_file(folder / "before.safetensors")["logits"]
-        difference = np.abs(logits_of(model, planted(a_job, ASKED, 1)) - before).max()
-        (folder / "difference.txt").write_text(f"{difference:.3g}")
+def difference(folder):
+    """The largest difference of the logits of a model that was saved in a folder, once it is
+    loaded."""
+    a_job = Job.read(folder)
+    before = load_file(folder / "before.safetensors")["logits"]
+    logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
+    return float(f"{np.abs(logits - before).max():.3g}")
 
 
-def differences(root):
-    """The same in another process, by engine, architecture and setting."""
-    module = "tests.experiments.encoders_table"
-    subprocess.run([sys.executable, "-m", module, "--load", root], check=True)
-    files = root.glob("*/*/*/difference.txt")
-    return {path.parts[-4:-1]: float(path.read_text()) for path in files}
-
-
-def ours(theirs):
-    """The same job in engine minbert."""
-    changes = {"engine_version": None, "attn_implementation": None, "own_kernels": None}
-    return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
+def folder_of(root, row):
+    """Where what was trained for a row is saved."""
+    return root / "saved" / row["engine"] / row["architecture"] / row["setting"]
 
 
 def _train(kind, engine, setting, root):
@@ -233,7 +217,7 @@ def _train(kind, engine, setting, root):
         learned = learn(a_job, setting.most)
     except InputError as error:
         return row | {"refused": str(error)}
-    folder = root / "saved" / Path(*row.values())
+    folder = folder_of(root, row)
     save(learned, a_job, folder)
     groups = engine_of(a_job.cell).parameter_groups(learned.model)
     row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
@@ -258,33 +242,8 @@ def _compare(kind, pooling, setting, root):
     return {**row, "difference": float(f"{np.abs(one - other).max():.2g}")}
 
 
-def _at_once(tasks):
-    """The rows of tasks, two of which run at a time, in random order, so that what is left takes
-    about as long for each as what is done."""
-    begun, spawn = time.monotonic(), get_context("spawn")
-    with ProcessPoolExecutor(
-        2, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        mixed = np.random.default_rng(0).permutation(len(tasks)).tolist()
-        futures = {pool.submit(tasks[number]): number for number in mixed}
-        rows = {}
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                row = rows[futures[future]] = future.result()
-                left = (time.monotonic() - begun) / done * (len(tasks) - done) / 60
-                told = ", ".join(map(str, row.values()))
-                echo(f"cell {done} of {len(tasks)}, about {left:.0f} min left: {told}", err=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [rows[number] for number in range(len(tasks))]
-
-
-def measure(
-    kinds=tuple(dict.fromkeys((*KINDS, *FAMILIES))),
-    settings=SETTINGS,
-):
-    """Train, load and compare everything."""
+def measure(kinds=EVERY, settings=SETTINGS):
+    """Train, compare and load everything, the last in another process than the first."""
     begun = time.monotonic()
     both = [setting for setting in settings if setting.is_of_both]
     own = [kind for kind in kinds if kind in FAMILIES]
@@ -295,22 +254,26 @@ def measure(
             checkpoints(kind)
         if "bert" in kinds:
             checkpoints("bert", head="MaskedLM")
-        tasks = [
-            *(partial(_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
-            *(partial(_train, kind, MINBERT, one, root) for kind in own for one in both),
+        calls = [
+            *((_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
+            *((_train, kind, MINBERT, one, root) for kind in own for one in both),
         ]
-        trained = len(tasks)
-        tasks += [
-            partial(_compare, kind, pooling, setting, root)
+        trained = len(calls)
+        calls += [
+            (_compare, kind, pooling, setting, root)
             for kind in own
             for pooling in (POOLINGS if kind == "bert" else POOLINGS[:2])
             for setting in both
         ]
-        rows = _at_once(tasks)
-        after = differences(root / "saved")
-    for row in rows[:trained]:
-        if "accuracy" in row:
-            row["difference"] = after[row["engine"], row["architecture"], row["setting"]]
+        rows = [{}] * len(calls)
+        with progress_bar(len(calls)) as show:
+            ended = in_processes(2, calls, torch.set_num_threads, 1)
+            for done, (number, row) in enumerate(ended):
+                rows[number] = row
+                show(done, ", ".join(map(str, row.values())))
+        for row in rows[:trained]:
+            if "accuracy" in row:
+                row["difference"] = difference(folder_of(root, row))
     return {
         "versions": f"{machine()}, {engine_version()}",
         "minutes": round((time.monotonic() - begun) / 60),
@@ -320,9 +283,5 @@ def measure(
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--load"]:
-        load(Path(sys.argv[2]))
-    else:
-        results = measure()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        PAGE.write_text(page(results))
+    write_json(RESULTS, measure())
+    PAGE.write_text(page(read_json(RESULTS)))

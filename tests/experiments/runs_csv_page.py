@@ -6,33 +6,18 @@ from pathlib import Path
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import FLAGS, KIND_NAMES, STATUSES
 from tests.bench.column_checks import CHECKS
-
-_HEAD = Path(__file__).with_name("pages") / "runs-csv.md"
+from tests.experiments.pages import made
 
 
 def page():
     """The text of the page."""
-    head = _HEAD.read_text(encoding="utf-8")
-    parts = [head, _named("Statuses", "status", STATUSES), _named("Flags", "flag", FLAGS)]
-    for group in dict.fromkeys(column.group for column in COLUMNS):
-        rows = (column for column in COLUMNS if column.group == group)
-        parts.append(_table(group.capitalize(), rows))
-    return "\n".join(parts)
-
-
-def _named(title, what, meanings):
-    lines = [f"| `{name}` | {about} |" for name, about in meanings.items()]
-    return "\n".join([f"## {title}", "", f"| {what} | meaning |", "|---|---|", *lines, ""])
-
-
-def _table(title, columns):
-    lines = [
-        f"| `{column.name}` | {KIND_NAMES[column.kind]} | {column.meaning} "
-        f"| {column.where} | {_held_by(CHECKS[column.name])} |"
-        for column in columns
-    ]
-    head = ["| column | kind | meaning | applies to | held by |", "|---|---|---|---|---|"]
-    return "\n".join([f"## {title}", "", *head, *lines, ""])
+    groups = {}
+    for column in COLUMNS:
+        groups.setdefault(column.group, []).append(column)
+    return made(
+        Path(__file__).parent / "pages" / "runs-csv.md.jinja", groups=groups, statuses=STATUSES,
+        flags=FLAGS, kinds=KIND_NAMES, checks=CHECKS, held_by=_held_by,
+    )  # fmt: skip
 
 
 def _held_by(check):

@@ -187,17 +187,16 @@ WORKS = cuda(FIRST)(None, 0)
 BROKEN = cuda(FIRST, failures={"off": BUSY})(None, 0)
 
 
-def table():
-    """The faults and what each gives, as rows of Markdown."""
-    outcomes = [(fault.name, fault.outcome()) for fault in FAULTS]
-    outcomes.append(("`set_device` raises in a worker", _ended(BROKEN)))
+def outcomes():
+    """The faults and what each gives, as cells of Markdown."""
     freed = "`set_device` raises, and another process can use the GPU"
-    outcomes.append((freed, _ended(WORKS, FAILED)))
-    rows = ((name, text.replace("|", "\\|")) for name, text in outcomes)
-    return "\n".join(f"| {name} | {text} |" for name, text in rows)
+    ends = (("`set_device` raises in a worker", BROKEN, _WORKER), (freed, WORKS, FAILED))
+    every = [(fault.name, fault.outcome()) for fault in FAULTS]
+    every += [(name, _ended(then, worker)) for name, then, worker in ends]
+    return [(name, text.replace("|", "\\|")) for name, text in every]
 
 
-def _ended(then, worker=_WORKER):
+def _ended(then, worker):
     """How a grid of three cells ends whose workers can't get hold of the GPU; trying it again gives
     `then`."""
     made, err = setup("fake"), StringIO()
