@@ -13,6 +13,7 @@ from bench.export.check import texts_of
 from bench.plan.architectures import ARCHITECTURES
 from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
 from tests.encoders import KINDS, Checkpoints
+from tests.experiments.pages import markdown_table
 
 CASES = {
     "peft": ("lora", {"kind": "multi_label"}),
@@ -32,19 +33,12 @@ def largest_difference(base, name, mode, **options):
     return float(np.abs(answer.logits - expected_logits(own)).max())
 
 
-def main():
-    """Write, load and compare all."""
-    print("|", " | ".join(["", *(f"{name}, {mode}" for name, (mode, _) in CASES.items())]), "|")
-    print("| --- " * (1 + len(CASES)) + "|")
-    with TemporaryDirectory() as place:
-        checkpoints = Checkpoints(Path(place))
-        for kind in KINDS:
-            differences = [
-                f"{largest_difference(checkpoints(kind), name, mode, **options):.0e}"
-                for name, (mode, options) in CASES.items()
-            ]
-            print("|", " | ".join([ARCHITECTURES[kind].name, *differences]), "|", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    with TemporaryDirectory() as place:
+        bases = {kind: Checkpoints(Path(place))(kind) for kind in KINDS}
+        rows = [
+            [ARCHITECTURES[kind].name, *(f"{largest_difference(base, name, mode, **options):.0e}"
+                                         for name, (mode, options) in CASES.items())]
+            for kind, base in bases.items()
+        ]  # fmt: skip
+    print(markdown_table(["", *(f"{name}, {CASES[name][0]}" for name in CASES)], rows), end="")

@@ -10,16 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapters.names import LAYER_SETS
 from bench.export.formats import FORMATS
 from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
@@ -33,32 +33,20 @@ from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.experiments.export import plain_training
-from tests.experiments.export.matrix import markdown_table
+from tests.experiments.pages import markdown_table
 
 STEPS = 20
 TOLERANCE = 1e-4
 """Of losses in fp32, relative."""
-METHODS = [
-    ("full", ""),
-    ("head", ""),
-    *product(("lora", "dora"), ("attn-only", "attn", "all-lin-only", "all-lin")),
-]
+METHODS = [("full", ""), ("head", ""), *product(("lora", "dora"), LAYER_SETS)]
 HEADS = list(product(("pooler", "mean"), ("linear", "nonlinear")))
 FEW = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
 CHANGES = [
-    {"class_weights": "balanced"},
-    {"label_smoothing": 0.2},
-    {"optimizer": "adamax"},
-    {"optimizer": "radam"},
-    {"schedule": "halving"},
-    {"layer_decay": 0.5},
-    {"lora_plus_ratio": 8.0},
-    {"batching": "shuffled"},
-    {"batch_size": 1, "max_steps": STEPS},
-    {"kernels": "reference"},
-    {"seed": 3},
-    {"amp": "bf16"},
-]
+    {"class_weights": "balanced"}, {"label_smoothing": 0.2}, {"optimizer": "adamax"},
+    {"optimizer": "radam"}, {"schedule": "halving"}, {"layer_decay": 0.5},
+    {"lora_plus_ratio": 8.0}, {"batching": "shuffled"}, {"batch_size": 1, "max_steps": STEPS},
+    {"kernels": "reference"}, {"seed": 3}, {"amp": "bf16"},
+]  # fmt: skip
 WINDOWS = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
 _CLASSES = ("awful", "dull", "fair", "good")
 _TAGS = ("O", "B-film", "I-film")
@@ -76,14 +64,13 @@ class Setting:
     layers: str = ""
     problem: str = SINGLE_LABEL
     pairs: bool = False
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: dict = field(default_factory=dict)
 
     @property
     def name(self):
-        words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
-        words += ["pairs" if self.pairs else ""]
-        words += [f"{name}={value}" for name, value in self.changes.items()]
-        return " ".join(word for word in words if word)
+        problem, pairs = self.problem * (self.problem != SINGLE_LABEL), "pairs" * self.pairs
+        changes = [f"{name}={value}" for name, value in self.changes.items()]
+        return " ".join(filter(None, [self.mode, self.layers, problem, pairs, *changes]))
 
 
 def examples(problem, pairs, count, seed):
@@ -200,9 +187,8 @@ def matrix():
 
 def table(values):
     """A Markdown table of values by row and column."""
-    rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
-    shown = [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
-    return markdown_table(["", *columns], shown)
+    frame = pd.Series(values).unstack(sort=False).map("{:.0e}".format)
+    return markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index])
 
 
 def main():

@@ -16,6 +16,7 @@ from minbert.model.heads import HEADS
 from tests import encoders
 from tests.bench.export.small import answer_here, expected_logits, exported, trained
 from tests.bench.synthetic_rows import cell
+from tests.experiments.pages import markdown_table
 
 _OURS = [name for name, method in METHODS.items() if method.layer is not None]
 METHOD_CASES = (
@@ -54,11 +55,6 @@ class Case:
         """Pooling and head as rows show them; a head that reads tokens has no pooling."""
         pooling = "cls or mean" if self.pooling in ("cls", "mean") else self.pooling
         return ("any" if HEADS[self.head].reads_tokens else pooling, self.head)
-
-    @property
-    def method(self):
-        """The mode and, with this project's adapters, their layers."""
-        return f"{self.mode} on {self.layers}" if self.layers and self.is_ours else self.mode
 
 
 def library_cases():
@@ -107,28 +103,17 @@ def table(formats, names=FORMATS):
     row."""
     rows = {}
     for case, how in formats.items():
-        methods = rows.setdefault((*case.place, *how), [])
-        if case.method not in methods:
-            methods.append(case.method)
-    header = ("pooling", "head", "trained", *names)
-    return markdown_table(
-        header, [(*row[:2], _listed(methods), *row[2:]) for row, methods in rows.items()]
-    )
+        layers = rows.setdefault((*case.place, *how), {}).setdefault(case.mode, {})
+        layers |= {case.layers if case.is_ours else None: None}
+    lines = [(*row[:2], ", ".join(_listed(modes)), *row[2:]) for row, modes in rows.items()]
+    return markdown_table(("pooling", "head", "trained", *names), lines)
 
 
-def markdown_table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _listed(methods):
-    """Methods, those with all layer sets by their mode alone."""
-    shown = {}
-    for method in methods:
-        mode, on, _ = method.partition(" on ")
-        is_whole = on and all(f"{mode} on {layers}" in methods for layers in LAYER_SETS)
-        shown[mode if is_whole else method] = None
-    return ", ".join(shown)
+def _listed(modes):
+    """Modes with their layers, those with all layer sets by the mode alone."""
+    for mode, layers in modes.items():
+        is_whole = set(layers) in ({None}, set(LAYER_SETS))
+        yield from [mode] if is_whole else (f"{mode} on {each}" for each in layers)
 
 
 def docs_tables():
