@@ -1,16 +1,13 @@
 """The committed figures, and the tables of docs/comparing.md and docs/measuring.md with them."""
 
-import json
-from collections.abc import Mapping, Sequence
 from math import log, sqrt
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench.compare.alternating import look_rounds
 from bench.stats.comparing import nominal_level
 from bench.stats.intervals import quantile, wilson
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import read_json, with_tables
 
 _DOCS = Path(__file__).parents[3] / "docs"
 PAGES = (_DOCS / "comparing.md", _DOCS / "measuring.md")
@@ -19,12 +16,10 @@ REPEATS = _DOCS / "repeats.csv"
 GRID = _DOCS / "repeats.toml"
 PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
 
-Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 
-
-def read_figures(path=FIGURES):
+def read_figures():
     """Figures by part."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_json(FIGURES)
 
 
 def page(text, figures):

@@ -1,15 +1,18 @@
 """Changes of the measured code. Without imports of their own: Python loads this before all else."""
 
+from tests.experiments.doctor.patches import of
+
 WORK = 0.05
 DELAY = 0.1
 
 
-def more_work(module):
+@of("minbert.model.encoder", "Layer.forward")
+def more_work(forward):
     """Each layer of the encoder computes a product more, of 5% of its products in a step."""
-    forward = module.Layer.forward
 
     def with_a_product(layer, x, *args):
-        torch = module.torch
+        import torch
+
         weight = layer.intermediate.dense.weight
         largest = max(layer.parameters(), key=lambda parameter: parameter.numel())
         passes = 1  # forward, then gradients of its input, then those of its weights
@@ -17,18 +20,16 @@ def more_work(module):
             trains = any(parameter.requires_grad for parameter in layer.parameters())
             passes += (x.requires_grad or trains) + largest.requires_grad
         wide, hidden = weight.shape
-        count = round(WORK * passes * (4 * hidden + 2 * wide))
-        x.detach() @ x.new_ones(hidden, count)
+        x.detach() @ x.new_ones(hidden, round(WORK * passes * (4 * hidden + 2 * wide)))
         return forward(layer, x, *args)
 
-    module.Layer.forward = with_a_product
+    return with_a_product
 
 
-def slower_step(module):
+@of("minbert.training.trainer", "Trainer.step")
+def slower_step(step):
     """Each training step takes 10% longer: it waits for a tenth of its own time."""
     import time
-
-    step = module.Trainer.step
 
     def with_a_delay(trainer, batch):
         begin = time.perf_counter()
@@ -38,8 +39,4 @@ def slower_step(module):
             pass
         return taken
 
-    module.Trainer.step = with_a_delay
-
-
-more_work.module = "minbert.model.encoder"  # type: ignore[attr-defined]
-slower_step.module = "minbert.training.trainer"  # type: ignore[attr-defined]
+    return with_a_delay
