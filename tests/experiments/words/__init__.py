@@ -41,8 +41,8 @@ def scores(name, setting, source):
     three seeds, or of the candidates of the search."""
     mode, rank = SETTINGS[setting]
     rows = bench.load(DOCS / f"{name}.csv").to_pandas().query(
-        "counts and status == 'ok' and grid == 'modes' and mode == @mode"
-        " and rank.fillna(0) == @rank and learning_rate_source == @source"
+        f"counts and status == 'ok' and grid == 'modes' and mode == '{mode}'"
+        f" and rank.fillna(0) == {rank} and learning_rate_source == '{source}'"
     )  # fmt: skip
     by_rate = rows.groupby(rows["learning_rate"].fillna(rows["learning_rate_head"]))["dev_score"]
     if source == "search" and not (by_rate.size() == 3).all():
