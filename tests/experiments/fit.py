@@ -18,6 +18,7 @@ from pathlib import Path
 from click import command, option
 
 from bench.common.messages import echo
+from tests.encoders import save
 
 RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
 _SIZES = {
@@ -26,7 +27,6 @@ _SIZES = {
 }  # fmt: skip
 _BERT = ("bert-tiny", "bert-mini", "minilm")
 _OTHERS = ("roberta", "electra", "deberta-v2", "modernbert")
-_BY_TRANSFORMERS = ("deberta-v2", "modernbert")
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _SELECTED = (
     "mode=full amp=bf16", "mode=head", "mode=lora layers=attn-only amp=off",
@@ -43,7 +43,7 @@ def main(draws, seed):
     with tempfile.TemporaryDirectory() as folder:
         for number in range(draws):
             model, limit = drawn.choice([*_BERT, *_OTHERS]), drawn.randrange(450, 800, 50)
-            limit += 250 * (model in _BY_TRANSFORMERS)  # whose libraries take more
+            limit += 250 * (model in ("deberta-v2", "modernbert"))  # by libraries that take more
             length, selected = drawn.choice(_LENGTHS), drawn.choice(_SELECTED)
             echo(f"{number + 1}/{draws}: {model}, {length} tokens, {limit} MiB, {selected}")
             entries = _verified(model, length, limit, selected, Path(folder))
@@ -56,23 +56,18 @@ def _verified(model, length, limit, selected, folder):
     """The settings that are selected, verified."""
     name = ["--model", model, "--init", "random"]
     if model in _OTHERS:
-        from tests.encoders import save
-
         if not (folder / model).exists():
             save(model, folder / model, **_SIZES)
         name = ["--model", str(folder / model)]
-    words = [
-        *name, "--memory", f"{limit}MiB", "--length", str(length), "--select", selected,
-        "--verify", "--json",
-    ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "bench.fit", *words], stdout=subprocess.PIPE, text=True, check=False
-    )
+        [sys.executable, "-m", "bench.fit", *name, "--memory", f"{limit}MiB", "--verify", "--json",
+         "--length", str(length), "--select", selected],
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
     if done.returncode not in (0, 1):
         echo("nothing to verify")
         return []
-    answer = json.loads(done.stdout)
-    return [{**entry, "device": "cpu"} for entry in answer["verified"]]
+    return [{**entry, "device": "cpu"} for entry in json.loads(done.stdout)["verified"]]
 
 
 if __name__ == "__main__":

@@ -37,14 +37,12 @@ def line(metric, parameter, draws=DRAWS, sizes=SIZES):
     true = 0.7 if metric == "pearson" else float(numbers(metric, many).mean())
     shares = []
     for size in sizes:
-        rng, hits, made = np.random.default_rng(size), 0, 0
-        while made < draws:
+        rng, hits = np.random.default_rng(size), []
+        while len(hits) < draws:
             outcome = make(rng, size, parameter)
-            if outcome.labels is None or len(set(outcome.labels.tolist())) < 2:
-                continue
-            made += 1
-            hits += bool(score_of(metric, [numbers(metric, outcome)]).holds(true))
-        shares.append(hits / draws)
+            if len(set(outcome.labels.tolist())) >= 2:
+                hits.append(score_of(metric, [numbers(metric, outcome)]).holds(true))
+        shares.append(sum(map(bool, hits)) / draws)
     return shares
 
 

@@ -69,32 +69,31 @@ class Fresh:
         return self.run(command, *words, undecided=int(words[:1] == ("recommend",)))
 
 
-def settings_of(report):
-    """The cells of the first columns of the report's tables of settings and of cells."""
-    lines = report.read_text(encoding="utf-8").splitlines()
-    return {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
+def answers(fresh, folder):
+    """What results in a folder say: their rows, the first columns of the report's tables of
+    settings and of cells, and the base of the recommendation."""
+    runs = Path(folder, "runs.csv")
+    rows = json.loads(fresh.run(fresh.python, "-c", ROWS, runs))
+    lines = (fresh.folder / folder / "reports" / "report.md").read_text("utf-8").splitlines()
+    shown = {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
+    advice = json.loads(fresh.bench("recommend", "--runs", runs, "--json"))
+    same = ("decided", "settings", "metric", "margin", "cross_fitted_score")
+    return rows, shown, [advice[name] for name in same]
 
 
 def shards(fresh):
     """Three shards, merged, and one run."""
     fresh.bench(*GRID)
-    for index in range(COUNT):
-        places = ("--runs", f"{index}/runs.csv", "--reports", f"{index}/reports")
-        fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
     parts = [f"{index}/runs.csv" for index in range(COUNT)]
+    for index, part in enumerate(parts):
+        places = ("--runs", part, "--reports", f"{index}/reports")
+        fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
     fresh.bench("merge", *parts, "--to", "all/runs.csv")
     fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
-    one, merged = (json.loads(fresh.run(fresh.python, "-c", ROWS, path))
-                   for path in ("runs.csv", "all/runs.csv"))  # fmt: skip
+    one, merged = answers(fresh, "."), answers(fresh, "all")
     assert one == merged, (one, merged)
-    pages = [settings_of(fresh.folder / name / "report.md") for name in ("reports", "all/reports")]
-    assert pages[0] == pages[1]
-    assert pages[0]
-    answers = [json.loads(fresh.bench("recommend", "--runs", path, "--json"))
-               for path in ("runs.csv", "all/runs.csv")]  # fmt: skip
-    same = ("decided", "settings", "metric", "margin", "cross_fitted_score")
-    assert [answers[0][n] for n in same] == [answers[1][n] for n in same]
-    print(f"{COUNT} shards merged: {len(merged)} rows, {len(pages[0])} settings in the report and "
+    assert one[1]
+    print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report and "
           "the recommendation's base are those of one run; times differ")  # fmt: skip
 
 
