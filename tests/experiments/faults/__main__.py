@@ -24,12 +24,10 @@ from tests.experiments.faults.suite import run_suite, summary
 @click.option("--n", "count", default=1000, show_default=True, help="Faults.")
 @click.option("--slurm", type=int, help="So many on Slurm clusters, and no other.")
 @click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
-@click.option("--real", type=int, help="Faults that strike real workers; by default one in eight.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Faults at a time.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where the grids run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def main(count, slurm, seed, real, jobs, folder, as_json):
-    place = Path(tempfile.mkdtemp(prefix="minbert-faults-", dir=folder))
+def main(count, slurm, seed, jobs, as_json):
+    place = Path(tempfile.mkdtemp(prefix="minbert-faults-"))
     begun = time.monotonic()
 
     def on_verdict(verdict):
@@ -38,13 +36,12 @@ def main(count, slurm, seed, real, jobs, folder, as_json):
             click.echo(f"{verdict.name}: {line}", err=True)
 
     with click.progressbar(length=slurm or count, label="faults", file=sys.stderr) as bar:
+        options = {"jobs": jobs, "folder": place, "on_verdict": on_verdict}
         if slurm is None:
-            faults = draw(count, count // 8 if real is None else min(real, count), seed)
-            verdicts = run_suite(faults, jobs=jobs, folder=place, on_verdict=on_verdict)
+            verdicts = run_suite(draw(count, count // 8, seed), **options)
             counts = summary(verdicts, seed, time.monotonic() - begun)
         else:
-            run_rounds = slurm_faults.run_rounds
-            rounds = run_rounds(slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict)
+            rounds = slurm_faults.run_rounds(slurm, seed, **options)
             counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
     bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
     line = f"{counts['injected']} injected, {counts['missed']} missed: {bad}"

@@ -9,8 +9,6 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
-import psutil
-
 from bench.launch.runner import limited
 from bench.plan.columns import row_of
 from bench.plan.rows import RESUMED, current_rows
@@ -19,7 +17,7 @@ from bench.results.store import Store, read_rows
 from tests.experiments.faults import checks
 from tests.experiments.faults.kinds import BUSY, Fault, codes_of, statuses_of, strike_of
 from tests.experiments.faults.notes import Notes, read, records, whole
-from tests.experiments.faults.parent import Order, start
+from tests.experiments.faults.parent import Parent
 from tests.experiments.faults.setups import setup
 from tests.experiments.faults.worker import STRIKE
 
@@ -114,12 +112,12 @@ class Case:
 
     def run(self):
         """All of it; what is wrong is in the verdict."""
-        with self._first_order() as order:
-            if order.strike is not None and order.strike.side == "worker":
-                (self.notes.folder / STRIKE).write_text(json.dumps(asdict(order.strike)))
+        with self._first_parent() as parent:
+            if parent.strike is not None and parent.strike.side == "worker":
+                (self.notes.folder / STRIKE).write_text(json.dumps(asdict(parent.strike)))
             if self._attempts:
                 self._interrupt_all()
-            self._first(order)
+            self._first(parent)
             self._check_first()
             self._between()
             self._go_on()
@@ -133,14 +131,8 @@ class Case:
             row = row_of({**cell.columns(), **self.setup.conditions.columns(), **others})
             Store(self.csv).append(row)
 
-    def _order(self, number, **more):
-        return Order(
-            worker=self.fault.worker, place=self.place, notes=self.notes.folder, number=number,
-            slots=self.fault.slots, **more,
-        )  # fmt: skip
-
     @contextmanager
-    def _first_order(self):
+    def _first_parent(self):
         """The first run, with the limits that the fault needs."""
         fault, worker, group = self.fault, self.fault.worker, None
         with ExitStack() as stack:
@@ -153,41 +145,41 @@ class Case:
                 self.verdict.means = "small disk" if self._filler else "failing fsync"
                 if self._filler is None:
                     fault = replace(fault, phase="launch")
-            yield self._order(
-                0, strike=strike_of(fault, early=self.early, limited=group is not None),
+            strike = strike_of(fault, early=self.early, limited=group is not None)
+            yield Parent(
+                case=self, number=0, strike=strike, group=group and group.folder,
                 timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
-                report=worker == "real" and fault.phase == "render",
-                group=group and group.folder,
+                has_report=worker == "real" and fault.phase == "render",
             )  # fmt: skip
 
-    def _first(self, order):
+    def _first(self, parent):
         """The run, or the two runs at once, in which the fault strikes."""
-        pids = [start(order)]
+        processes = [parent.start()]
         if self.fault.kind == "two parents":
             usual_s = _USUAL_RUN_S[self.fault.worker]
             time.sleep(self.noise.random() * usual_s)
-            pids.append(start(order))
+            processes.append(parent.start())
             if self.fault.phase == "one stopped":
                 time.sleep(self.noise.random() * usual_s)
                 self._note_strike()
-                os.kill(pids[1], signal.SIGINT)  # not reaped yet, so at worst a zombie
+                os.kill(processes[1].pid, signal.SIGINT)  # not reaped yet, so at worst a zombie
             elif self.fault.phase == "both live":
                 self._note_strike()
-        for pid in pids:
-            code = self._wait(pid)
+        for process in processes:
+            code = self._wait(process)
             if code not in codes_of(self.fault):
                 self.verdict.wrong.append(f"the parent of the first run ended with {code}")
             if self._filler is not None and code:
                 self._note_strike()
 
-    def _wait(self, pid):
+    def _wait(self, process):
         """A parent's exit code; None if it had to be killed."""
-        process = psutil.Process(pid)
-        with suppress(psutil.TimeoutExpired):
-            return process.wait(_LONGEST_RUN_S[self.fault.worker])
-        process.kill()
-        process.wait()
-        return None
+        process.join(_LONGEST_RUN_S[self.fault.worker])
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            return None
+        return process.exitcode
 
     def _note_strike(self):
         self.notes.strike(self.fault.phase, "", self.csv)
@@ -252,7 +244,8 @@ class Case:
             rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
             statuses = {row and row["status"] for row in rows}
             failed = sorted(statuses - {None, "ok", *RESUMED})
-            code = self._wait(start(self._order(number, rerun=failed[0] if failed else None)))
+            parent = Parent(case=self, number=number, rerun=failed[0] if failed else None)
+            code = self._wait(parent.start())
             self._check_run(f"run {number}")
             if statuses == {"ok"}:  # before this run, which had nothing to do
                 if code != 0:

@@ -10,15 +10,14 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 import psutil
 
 from tests.experiments.faults import checks
 from tests.experiments.faults.notes import read
+from tests.experiments.processes import in_processes
 from tests.slurm.cluster import NODES, ClusterError, temporary_cluster
 from tests.slurm.place import HANG, LONGEST_S, Place
 
@@ -45,14 +44,12 @@ TIME_LIMIT = "time limit"
 _LONGEST_PAUSE_S = 0.6
 _LONGEST_CELL_S = 1.5
 _AWAY_S = 2.0
-_CPUS = 4
 _LIMIT_EACH = 5
 """Rounds, of which one has a job that reaches its time limit."""
 _PATIENCE_S = 30.0
 """After which nodes are restarted. A job that had just begun is missed only by the next restart."""
 _MOST_COMMANDS = 10
 """After the last fault."""
-_RERUN = ("crashed", "timeout", "oom")
 _EXITS = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 """Of commands: 2 if they begin while the controller is down, -SIGINT while Python loads them."""
 
@@ -65,8 +62,8 @@ class Verdict(checks.Findings):
     cells: int
     rows: int = 0
     commands: int = 0
-    injected: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
+    injected: Counter = field(default_factory=Counter)
+    missed: Counter = field(default_factory=Counter)
 
     @property
     def name(self):
@@ -104,8 +101,6 @@ class Round:
         self._check()
         return self.verdict
 
-    # The storm
-
     def _strike_all(self):
         verdict = self.verdict
         self._go_on()
@@ -127,10 +122,9 @@ class Round:
         """Inject a fault; false if it hit nothing. IndexError if nothing is there to be hit."""
         cluster, choose = self.cluster, self._random.choice
         match kind:
-            case "array task cancelled":
-                return self._ask("scancel", choose(self._array_tasks("RUNNING")))
-            case "pending array task cancelled":
-                return self._ask("scancel", choose(self._array_tasks("PENDING")))
+            case "array task cancelled" | "pending array task cancelled":
+                state = "PENDING" if "pending" in kind else "RUNNING"
+                return self._ask("scancel", choose(self._array_tasks(state)))
             case "array cancelled":
                 return self._ask("scancel", choose(self._array_tasks()).partition("_")[0])
             case "requeue":
@@ -219,14 +213,13 @@ class Round:
 
     def _give(self):
         last = {statuses[-1] for statuses in self.place.statuses().values()}
-        failed = sorted(last.intersection(_RERUN))
+        failed = sorted(last & {"crashed", "timeout", "oom"})
         again = ("--rerun", self._random.choice(failed)) if failed else ()
         self._commands.append(self.place.start("--cells", str(self.cells), *again))
         self.verdict.commands += 1
 
     def _go_on(self):
-        over = [command for command in self._commands if command.poll() is not None]
-        for command in over:
+        for command in [command for command in self._commands if command.poll() is not None]:
             self._ended(command)
         if not self._commands:
             self._give()
@@ -254,8 +247,6 @@ class Round:
         after = read(self.place.csv)
         self.verdict.lost += checks.lost_rows(self._before, after)
         self._before = after
-
-    # After it
 
     def _reach_limit(self):
         """Let the job of a further cell reach its time limit, for which Slurm looks twice a minute,
@@ -304,38 +295,29 @@ class Round:
         starts = Counter((start.seed, start.attempt) for start in place.starts())
         verdict.duplicated += [
             f"attempt {attempt} at cell {number} began {count} times"
-            for (number, attempt), count in starts.items()
-            if count > 1
-        ]
-        folders = [one.folder for one in place.submissions()]
-        verdict.wrong += [
-            f"{one.name} is not done" for one in folders if not (one / "done").exists()
-        ]
+            for (number, attempt), count in starts.items() if count > 1
+        ]  # fmt: skip
+        undone = [one for one in place.submissions() if not (one.folder / "done").exists()]
+        verdict.wrong += [f"{one.folder.name} is not done" for one in undone]
         verdict.left_running += checks.left_running(place.folder)
 
 
 def run_rounds(faults, seed, *, jobs, folder, on_verdict=lambda _: None):
     """Rounds until so many faults were injected, on `jobs` clusters at a time."""
     verdicts = []
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        number, waiting = 0, set()
-        while True:
-            done = sum(verdict.injected.total() for verdict in verdicts)
-            left = faults - done - FAULTS_OF_A_ROUND * len(waiting)
-            while len(waiting) < jobs and left > 0:
-                size = min(FAULTS_OF_A_ROUND, max(left, 5))
-                waiting.add(pool.submit(_run_round, folder / str(number), seed + number, size))
-                number, left = number + 1, left - size
-            if not waiting:
-                return verdicts
-            ended = next(as_completed(waiting))
-            waiting.remove(ended)
-            verdicts.append(ended.result())
-            on_verdict(verdicts[-1])
+    while (left := faults - sum(verdict.injected.total() for verdict in verdicts)) > 0:
+        sizes = [min(FAULTS_OF_A_ROUND, max(left - at, 5))
+                 for at in range(0, left, FAULTS_OF_A_ROUND)]  # fmt: skip
+        numbered = enumerate(sizes, len(verdicts))
+        calls = [(_run_round, folder / str(n), seed + n, size) for n, size in numbered]
+        for _, verdict in in_processes(jobs, calls):
+            verdicts.append(verdict)
+            on_verdict(verdict)
+    return verdicts
 
 
 def _run_round(folder, seed, faults):
-    with temporary_cluster(cpus=_CPUS) as cluster:
+    with temporary_cluster(cpus=4) as cluster:
         return Round(cluster, folder, seed, faults).run()
 
 
@@ -344,19 +326,11 @@ def summary(verdicts, seed, seconds):
     injected = sum((verdict.injected for verdict in verdicts), Counter())
     missed = sum((verdict.missed for verdict in verdicts), Counter())
     return {
-        "seed": seed,
-        "seconds": round(seconds, 1),
-        "rounds": len(verdicts),
+        "seed": seed, "seconds": round(seconds, 1), "rounds": len(verdicts),
         **{name: sum(getattr(v, name) for v in verdicts) for name in ("cells", "rows", "commands")},
-        "injected": injected.total(),
-        "missed": missed.total(),
-        **checks.counted(verdicts),
-        "counts": [
-            {"kind": kind, "injected": injected[kind], "missed": missed[kind]} for kind in KINDS
-        ],
-        "bad": [
-            {"seed": each.seed, **{name: getattr(each, name) for name in checks.BAD}}
-            for each in verdicts
-            if not each.good
-        ],
-    }
+        "injected": injected.total(), "missed": missed.total(), **checks.counted(verdicts),
+        "counts": [{"kind": kind, "injected": injected[kind], "missed": missed[kind]}
+                   for kind in KINDS],
+        "bad": [{"seed": each.seed, **{name: getattr(each, name) for name in checks.BAD}}
+                for each in verdicts if not each.good],
+    }  # fmt: skip

@@ -40,13 +40,10 @@ def summary(verdicts, seed, seconds):
         by_kind.setdefault(key, []).append(each)
     struck = [each for each in verdicts if each.struck]
     return {
-        "faults": len(verdicts),
-        "seed": seed,
-        "seconds": round(seconds, 1),
+        "faults": len(verdicts), "seed": seed, "seconds": round(seconds, 1),
         "injected": len(struck),
         "at_real_workers": sum(each.fault.worker == "real" for each in struck),
-        "missed": len(verdicts) - len(struck),
-        **counted(verdicts),
+        "missed": len(verdicts) - len(struck), **counted(verdicts),
         "means": dict(Counter(each.means for each in verdicts if each.means)),
         "counts": [
             {"kind": kind, "phase": phase, "worker": worker, "injected": injected}
@@ -55,4 +52,4 @@ def summary(verdicts, seed, seconds):
             for injected in [sum(each.struck for each in some)]
         ],
         "bad": [asdict(verdict) for verdict in verdicts if not verdict.good],
-    }
+    }  # fmt: skip
