@@ -1,5 +1,9 @@
 """What benchmarks share: as many threads as a cell, real lengths of texts, many rows, a browser."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ import torch
 from adapters.injection import inject, parameter_groups
 from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
-from bench.results.rowfile import encode, record
+from bench.results.rowfile import encode, read_rows, record
 from minbert.data.batches import collate, plan_training
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, initialise
@@ -18,6 +22,14 @@ from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
 
 BATCH_SIZE = 64
+_PEAK_OF = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("\\n", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.exit(code)
+"""
+"""Runs a command and prints its peak, in a small process: to the peak of a process counts that of
+the one which started it, at that time."""
 
 
 def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
@@ -34,6 +46,27 @@ def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
         model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", 10**6, 0.0),
         amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
+
+
+def output_and_peak(*words, **variables):
+    """What this Python prints with some words, and its peak in MiB."""
+    command = [sys.executable, "-c", _PEAK_OF, sys.executable, *map(str, words)]
+    env = {**os.environ, **variables}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    output, _, peak = done.stdout.rstrip().rpartition("\n")
+    return output, int(peak)
+
+
+def run_grid(folder, grid, *options):
+    """Run what is missing of a grid's cells on the CPU; the rows of its folder."""
+    (folder / "grid.toml").write_text(grid)
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.grid", "--grid", "grid.toml", "--device", "cpu", *options],
+        cwd=folder, env={**os.environ, "MINBERT_BENCH_LOCKS": str(folder / "locks")}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return read_rows(folder / "runs.csv")
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,7 @@ from tests.bench.synthetic_rows import cell
 from tests.experiments.pages import markdown_table
 
 _OURS = [name for name, method in METHODS.items() if method.layer is not None]
-METHOD_CASES = (
-    *((mode, None) for mode in ("full", "head", "bitfit")),
-    *product(_OURS, LAYER_SETS),
-)
+METHOD_CASES = (*((mode, None) for mode in ("full", "head", "bitfit")), *product(_OURS, LAYER_SETS))
 KINDS = ("classification", "multi_label", "regression")
 
 
