@@ -88,7 +88,7 @@ class Strike:
     """What goes wrong in a process, so many seconds after the beginning of a phase.
 
     `side`, worker or parent, has that phase; `action` names a function of
-    `tests.experiments.faults.actions` or, of a parent, what `Follower` does; `cell` launches of the
+    `tests.experiments.faults.worker` or, of a parent, what `Follower` does; `cell` launches of the
     run come before the one that is struck. With `child` the struck worker has a process of its own,
     which ignores SIGTERM. With `in_main` it strikes in the main thread, at a tick, as an exception
     must.

@@ -29,10 +29,9 @@ from bench.plan.columns import NAMES
 from bench.plan.planning import plan
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
-from tests.experiments.faults.actions import fill_disk
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.setups import ROOT
-from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook
+from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk
 
 GRACE_S = 0.5
 _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")

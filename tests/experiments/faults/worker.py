@@ -2,20 +2,25 @@
 protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
 FOLDER` is the real one, followed and struck from outside."""
 
+import ctypes
+import errno
 import json
 import os
 import random
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
-from bench.results.protocol import RESULT
+from bench.results.protocol import PARENT_PID, PROGRESS_FD, RESULT
 from bench.worker.process import Progress, tie_to_parent
-from tests.experiments.faults import actions
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Launch, Notes, read, records
 
@@ -30,6 +35,105 @@ STRIKE = "strike.json"
 _STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 _PHASE_S = 0.02
 _TICKS = 10
+
+
+class OutOfMemoryError(RuntimeError):
+    """What torch raises, for a worker without torch."""
+
+
+def kill_worker(_amount, _folder):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_parent(_amount, _folder):
+    os.kill(int(os.environ[PARENT_PID]), signal.SIGKILL)
+
+
+def stop_parent(amount, _folder):
+    """Ctrl-C or SIGTERM, once or twice: `amount` from 0 to 3."""
+    for _ in range(1 + amount // 2):
+        with suppress(ProcessLookupError):
+            os.kill(int(os.environ[PARENT_PID]), signal.SIGTERM if amount % 2 else signal.SIGINT)
+        time.sleep(0.01)
+
+
+def hang(amount, _folder):
+    """Stopped, when only SIGKILL helps, or with Python's lock held."""
+    if amount:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        ctypes.PyDLL(None).sleep(600)
+
+
+def fill_memory(amount, _folder):
+    """Take memory until the kernel's OOM killer comes, or until there are `amount` bytes."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    taken = []
+    while len(taken) * 2**24 < amount:
+        taken.append(bytearray(b"x") * 2**24)
+
+
+def lack_memory(_amount, _folder):
+    """Ask for more than a limit of the process's own leaves, as torch and as Python do."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**26
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if torch := sys.modules.get("torch"):
+        torch.empty(2**36, dtype=torch.uint8)
+    else:
+        bytearray(2**36)
+
+
+def lack_cuda_memory(_amount, _folder):
+    torch = sys.modules.get("torch")
+    kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
+    raise kind(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of "
+        "79.11 GiB of which 9.19 MiB is free."
+    )
+
+
+def print_garbage(amount, _folder):
+    """On stdout, stderr and the pipe for progress."""
+    noise = random.Random(amount)  # noqa: S311
+    lines = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
+    for _ in range(20):
+        data = noise.randbytes(noise.randrange(5000)) + lines + b"[" * 3000
+        os.write(1, data)
+        os.write(2, data)
+        with suppress(OSError):  # as the worker's own progress: what isn't taken is lost
+            os.write(int(os.environ[PROGRESS_FD]), data)
+
+
+def flood(amount, _folder):
+    """Print `amount` bytes, on stdout or on stderr."""
+    data = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r" * 1456
+    for _ in range(amount // len(data) + 1):
+        os.write(1 + amount % 2, data)
+
+
+def delete_folder(_amount, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def scramble_result(amount, folder):
+    noise = random.Random(amount)  # noqa: S311
+    (folder / RESULT).write_bytes(noise.randbytes(noise.randrange(2000)))
+
+
+def cut_result(amount, folder):
+    """Leave only a beginning of the result."""
+    path = folder / RESULT
+    os.truncate(path, amount % (path.stat().st_size - 2))  # it ends in a brace and a line end
+
+
+def fill_disk(_amount, _folder):
+    """From now on nothing of this process gets onto the disk."""
+
+    def fail(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    os.fsync = fail
 
 
 class Hook:
@@ -89,7 +193,7 @@ def begin(folder):
 
     def act(of, phase):
         if notes.strike(phase, cell_id, runs_csv):
-            getattr(actions, of.action)(of.amount, folder)
+            globals()[of.action](of.amount, folder)
 
     return Hook(strike, act)
 
@@ -108,7 +212,7 @@ def main(folder):
                 progress.step(step, _TICKS, 0.5)
             if phase in ("train", "evaluate"):
                 (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
-    except (MemoryError, actions.OutOfMemoryError) as error:
+    except (MemoryError, OutOfMemoryError) as error:
         _write(folder, status="oom", message=f"out of memory: {error}")
         return 1
     hook.enter("write")

@@ -43,19 +43,7 @@ SEEDS = 6
 SETTINGS = 18
 IN_RACE = 34  # settings of the real race
 SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
-GRID = """
-about = "18 settings for the replay of races"
-[settings]
-epochs = 3
-[[cells]]
-mode = ["full", "head"]
-amp = ["on"]
-[[cells]]
-mode = ["lora", "dora"]
-rank = [1, 8]
-layers = ["attn-only", "attn", "all-lin-only", "all-lin"]
-amp = ["on"]
-"""
+GRID = Path(__file__).with_suffix(".toml")
 _UNUSED = "unused.npy"
 """In a cell's folder: whether it is right on each example that is not among the 2,000."""
 
@@ -86,13 +74,11 @@ def every_round(*seeds, unless=()):
 def train(task, folder):
     """Train what has no right answers yet, by seed, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
-    grid = folder / "replay.toml"
-    grid.write_text(GRID, encoding="utf-8")
     for seed in range(SEEDS):
         runs = _runs(task, folder) if seed < ROUNDS else folder / f"{task}-sixth.csv"
         done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
         if len(done) < SETTINGS:
-            _grid(_every(seed, *done), task, folder, runs, "--grid", str(grid), "--save-weights")
+            _grid(_every(seed, *done), task, folder, runs, "--grid", str(GRID), "--save-weights")
             score_unused(runs)
             store(task, folder)
             if task == RACED and seed < ROUNDS:
