@@ -38,10 +38,8 @@ def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
     initialise(model, 0)
     rank = None if layers is None else rank
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    groups = [
-        ParameterGroup(tuple(each.values()), 1e-3, 0.01)
-        for each in parameter_groups(model).values()
-    ]
+    every = parameter_groups(model).values()
+    groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in every]
     return Trainer(
         model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", 10**6, 0.0),
         amp=amp, device=torch.device("cpu"),
@@ -80,11 +78,8 @@ def threads():
 
 @pytest.fixture(scope="session")
 def batch():
-    """64 texts of like length, as an epoch on `movies` gives them: the batch of median size.
-
-    Sentences there have 27 tokens on average, and from 4 to 79, [CLS] and [SEP] included. The ids
-    are drawn at random.
-    """
+    """64 texts of like length, with random ids, as an epoch on `movies` gives them, whose sentences
+    have 27 tokens on average, and from 4 to 79: the batch of median size."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.normal(27, 11, 20 * BATCH_SIZE), 4, 79).astype(np.int64)
     tokens = int(lengths.sum())

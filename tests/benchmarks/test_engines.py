@@ -36,8 +36,7 @@ from tests.benchmarks.conftest import run_grid
 from tests.minbert.peers import transformers
 
 BASELINE = Path(__file__).with_name("engines.json")
-WORSE = 1.15
-"""How many times a figure of the baseline leads to a warning."""
+WORSE = 1.15  # how many times a figure of the baseline leads to a warning
 _CELLS = """
 [[cells]]
 mode = ["lora", "dora"]
@@ -56,10 +55,8 @@ max_steps = 2
 """
 """The settings of the gates, in both engines on the same batches, timed on replayed batches. They
 are in bf16; fp32, which `--grid engines` measures, would double the time of this benchmark."""
-STEPS, SIZE = 12, 32
-"""Of each script and the cell that it is compared with."""
-ROUNDS = 3
-"""The most, of a script and its cell as of the cells of the gates."""
+STEPS, SIZE = 12, 32  # of each script and the cell that it is compared with
+ROUNDS = 3  # the most, of a script and its cell as of the cells of the gates
 WHOLE = f"""
 [settings]
 epochs = 1
@@ -85,8 +82,7 @@ is not, there is less to gain than where products are most of the work. `memory`
 whole cell above the imported libraries: the largest batch is not among its few steps, so fixed
 parts weigh more than in a whole epoch. `kept`, what the forward pass of the largest batch keeps: a
 count, which varies little. `start`, the time until a worker begins to train."""
-DORA_KEEPS = 1.05
-"""What DoRA keeps at most, in LoRA's."""
+DORA_KEEPS = 1.05  # what DoRA keeps at most, in LoRA's
 
 
 def test_against_transformers_and_peft(benchmark, tmp_path):

@@ -40,8 +40,7 @@ TINY = replace(
 )  # fmt: skip
 PAIRS = 30
 LEVEL = 0.05
-TRIMMED = 0.2
-"""The share of the ratios at either end that the mean leaves out."""
+TRIMMED = 0.2  # the share of the ratios at either end that the mean leaves out
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,8 @@ from tests.experiments.processes import in_processes
 ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
 EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
-ENOUGH = 0.95
-"""The accuracy that shows that a method trains an architecture; chance is 0.2."""
-_ROUND = 60
-"""Steps between two looks at the accuracy."""
+ENOUGH = 0.95  # the accuracy that shows that a method trains an architecture; chance is 0.2
+_ROUND = 60  # steps between two looks at the accuracy
 
 PLANTED = ("film", "story", "life", "comedy", "actor")
 FILLERS = ("the", "of", "and", "to", "in")
@@ -91,8 +89,7 @@ class Setting:
         return self.mode in _BOTH and "PiSSA" not in self.name
 
     def job(self, checkpoint):
-        """The job of a checkpoint in engine transformers, with this project's kernels, as in a grid
-        that doesn't say otherwise."""
+        """The job of a checkpoint in engine transformers, with this project's kernels."""
         rate = None if self.mode == "head" else self.rate
         values = {**self.changes, "learning_rate": rate, "own_kernels": ON}
         if self.mode != "full":
@@ -115,18 +112,14 @@ SETTINGS = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
     Setting("bitfit", "bitfit", rate=3e-2),
-    *(Setting("lora", "lora", layers) for layers in LAYER_SETS),
-    *(Setting("dora", "dora", layers) for layers in LAYER_SETS),
+    *(Setting(mode, mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS),
     *(Setting("ia3", "ia3", layers, rate=3e-2, most=600) for layers in LAYER_SETS),
     *(Setting("vera", "vera", layers, rate=3e-2) for layers in LAYER_SETS),
-    *(
-        Setting(f"lora with {name}", "lora", layers, changes={key: value})
-        for name, key, value in RECIPES
-        for layers in LAYER_SETS[::2]
-    ),
+    *(Setting(f"lora with {name}", "lora", layers, changes={key: value})
+      for name, key, value in RECIPES for layers in LAYER_SETS[::2]),
     Setting("peft: LoHa", "peft", config=LOHA),
     Setting("peft: BOFT", "peft", rate=1e-2, config=BOFT),
-)
+)  # fmt: skip
 
 
 def trainer_of(a_job, steps):
@@ -195,8 +188,7 @@ def save(learned, a_job, folder):
 
 
 def difference(folder):
-    """The largest difference of the logits of a model that was saved in a folder, once it is
-    loaded."""
+    """The largest difference of the logits of a saved model, once it is loaded."""
     a_job = Job.read(folder)
     before = load_file(folder / "before.safetensors")["logits"]
     logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
@@ -277,9 +269,8 @@ def measure(kinds=EVERY, settings=SETTINGS):
     return {
         "versions": f"{machine()}, {engine_version()}",
         "minutes": round((time.monotonic() - begun) / 60),
-        "trained": rows[:trained],
-        "parity": rows[trained:],
-    }
+        "trained": rows[:trained], "parity": rows[trained:],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

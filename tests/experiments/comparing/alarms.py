@@ -168,13 +168,8 @@ def until(draw, ended):
 
 
 def measure(world, number):
-    """Compare a number of draws, the same ones each time.
-
-    Returns:
-        The name; the number of draws, of those with a regression that gates (`alarms`), of those
-        with a significant change of any size, either way (`changes`), and of such changes by
-        column.
-    """
+    """Compare a number of draws, the same ones each time: how many have a regression that gates
+    (`alarms`), or a significant change of any size, either way (`changes`), and these by column."""
     alarms, changes, by_column = 0, 0, Counter()
     for seed in range(number):
         draw, looks = world.draw(np.random.default_rng(seed)), 1

@@ -40,11 +40,7 @@ def make_side(folder, patch=""):
 
 
 def run(side, *command):
-    """What a module of a checkout prints; its standard error goes to this process's.
-
-    Raises:
-        RuntimeError: if it ends with another exit code than 0 or 1.
-    """
+    """What a module of a checkout prints. RuntimeError for another exit code than 0 or 1."""
     paths = [str(side.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     argv = [sys.executable, "-m", *map(str, command)]
@@ -61,11 +57,8 @@ def run_grid(side, grid, runs, *options):
 
 
 def find_work(folder):
-    """Run each cell once with 5% more work and once without, and compare them one by one.
-
-    Yields:
-        For each cell its setting, the ratio of its GFLOP, and the counts that are a regression.
-    """
+    """Run each cell once with 5% more work and once without; for each its setting, the ratio of its
+    GFLOP, and the counts that are a regression."""
     rows = []
     for name, patch in (("base", ""), ("more-work", "more_work")):
         csv = folder / f"{name}.csv"
@@ -98,11 +91,10 @@ def find_slow(folder, number):
     [setting] = json.loads(answer)["settings"]
     [measure] = [one for one in setting["measures"] if one["kind"] == "time"]
     trial = {
-        "setting": setting["setting"],
-        "rounds": measure["runs"][0],
+        "setting": setting["setting"], "rounds": measure["runs"][0],
         "found": measure["verdict"] == "regression" and measure["gates"],
         **{name: measure[name] for name in ("change", "low", "high")},
         "seconds": round(time.monotonic() - begun),
-    }
+    }  # fmt: skip
     write_json(kept, trial)
     return trial

@@ -19,16 +19,14 @@ SCATTERS = (0.02, 0.04, 0.07, 0.10)
 SLOWDOWNS = (0.10, 0.20)
 ROUNDS = (8, 24, 48)
 _FIRST = (4, 8)  # repeats after which the number that would decide is read
-_MOST = 200
-"""Most repeats that are simulated; a setting for which more are named is not counted."""
+_MOST = 200  # most repeats that are simulated; a setting for which more are named is not counted
 _SIZES = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
 _CORRELATIONS = (0.0, 0.5, 0.7)  # of neighbouring versions
 _STDS = (0.01, 0.02)  # of the logarithms of ratios
 _STEP = math.log(1.1)
 _LIMIT = math.log(1.05)
 _TIME = "ms_per_1k_tokens"
-_MEMORIES = (0, 8, 30, 100)
-"""Steps over which noise of steps is remembered; 0: independent steps."""
+_MEMORIES = (0, 8, 30, 100)  # steps over which noise of steps is remembered; 0: independent steps
 _STEPS = (132, 500)
 
 

@@ -67,14 +67,12 @@ def measure(world, runs):
     return {
         "name": world.name,
         "trainings": 3 if isinstance(world, Resampled) else min(world.seeds),
-        "decided": mean(values("decided")),
-        "wrong": mean(values("wrong")),
+        "decided": mean(values("decided")), "wrong": mean(values("wrong")),
         "regret_95": round(float(np.quantile(regret, 0.95)), 4),
-        "regret_most": round(max(regret), 4),
-        "detectable": len(detectable),
+        "regret_most": round(max(regret), 4), "detectable": len(detectable),
         "decided_if_detectable": mean(values("decided", detectable)),
         **{name: mean(values(name)) for name in ("quoted", "plain", "best", "power")},
-    }
+    }  # fmt: skip
 
 
 @cache

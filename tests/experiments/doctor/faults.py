@@ -14,8 +14,7 @@ import psutil
 ROOT = Path(__file__).parents[3]
 _SITE = Path(__file__).parent / "site"
 _CPU_GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
-_SOME_MIB = 1900
-"""Less than the full grid needs, and enough for every check."""
+_SOME_MIB = 1900  # less than the full grid needs, and enough for every check
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ if __name__ == "__main__":
         base = base_folder(Path(place, "base"))
         os.environ |= {  # read by libraries when they are imported
             "HF_HUB_CACHE": str(hub_cache(base_of(base), Path(place, "hub"))),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
-        }
+        }  # fmt: skip
         from bench.export.check import check
         from bench.export.formats import FORMATS
         from tests.experiments.export.matrix import KINDS, cases, observed, table

@@ -36,8 +36,7 @@ from tests.experiments.export import plain_training
 from tests.experiments.pages import markdown_table
 
 STEPS = 20
-TOLERANCE = 1e-4
-"""Of losses in fp32, relative."""
+TOLERANCE = 1e-4  # of losses in fp32, relative
 METHODS = [("full", ""), ("head", ""), *product(("lora", "dora"), LAYER_SETS)]
 HEADS = list(product(("pooler", "mean"), ("linear", "nonlinear")))
 FEW = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
@@ -115,10 +114,8 @@ def prepare(setting, checkpoint, folder):
     base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
     split = run.train[""]
     trained = Trained(
-        row=None,  # type: ignore[arg-type]
-        job=job, base=base, task=data.task, model=run.model,
-        tokenizer=Tokenizer.from_folder(checkpoint),
-        dev=data.dev, unit=(split.mean, split.std), refitted=False,
+        row=None, job=job, base=base, task=data.task, model=run.model, dev=data.dev,
+        tokenizer=Tokenizer.from_folder(checkpoint), unit=(split.mean, split.std), refitted=False,
     )  # fmt: skip
     write_training(trained, folder)
     form = FORMATS["peft" if setting.layers else "transformers"]
@@ -148,9 +145,9 @@ def train(folders):
 
 def difference(ours, theirs):
     """The largest relative difference of the losses of equally many steps."""
-    expected, found = np.array(ours), np.array(theirs)
-    assert expected.shape == found.shape == (STEPS,)
-    return float(np.max(np.abs(found - expected) / np.abs(expected)))
+    expected, actual = np.array(ours), np.array(theirs)
+    assert expected.shape == actual.shape == (STEPS,)
+    return float(np.max(np.abs(actual - expected) / np.abs(expected)))
 
 
 def checkpoints(folder, vocabulary):
@@ -199,9 +196,8 @@ def main():
     vocabulary = fetch("minilm")
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        os.environ |= {
-            "MINBERT_ASSETS": str(vocabulary.parent), "MINBERT_CACHE": str(home / "cache"),
-        }  # fmt: skip
+        os.environ["MINBERT_ASSETS"] = str(vocabulary.parent)
+        os.environ["MINBERT_CACHE"] = str(home / "cache")
         whole, lacking = checkpoints(home, vocabulary)
         chosen, expected = list(matrix()), []
         folders = [home / str(number) for number in range(len(chosen))]
@@ -210,10 +206,10 @@ def main():
             folder.mkdir()
             expected.append(prepare(setting, lacking if lacks else whole, folder))
         values = map(difference, expected, train(folders))
-        found = {(row, column): next(values) for row, column, *_ in chosen}
-    first = {key: value for key, value in found.items() if "head" in key[1]}
-    rest = {key: value for key, value in found.items() if key not in first}
-    print(f"{table(first)}\n{table(rest)}", end="")
+        tables = {True: {}, False: {}}
+        for (row, column, *_), value in zip(chosen, values, strict=True):
+            tables["head" in column][row, column] = value
+    print(f"{table(tables[True])}\n{table(tables[False])}", end="")
 
 
 if __name__ == "__main__":

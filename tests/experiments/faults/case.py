@@ -28,8 +28,7 @@ _MEMORY_MIB = {"fake": 512, "real": 1024}
 """Of a control group: the parent is far smaller, so that the worker is what gets killed."""
 _MOST_PAGES = {"fake": 24, "real": 80}
 _MOST_RUNS = 6
-_AGAIN = 0.25
-"""Share of the faults that strike cells which have run before."""
+_AGAIN = 0.25  # share of the faults that strike cells which have run before
 
 
 @dataclass
@@ -48,11 +47,8 @@ class Verdict(checks.Findings):
 
 
 def run_case(fault, folder):
-    """Strike once, go on until nothing is left to do, and check.
-
-    A fault that found nothing to strike is tried again, at the beginning of its phase. The folder
-    stays if something is wrong.
-    """
+    """Strike once, go on until nothing is left to do, and check. What strikes nothing is tried
+    again, at the beginning of its phase. The folder stays if something is wrong."""
     begun = time.monotonic()
     for early in (False, True):
         case = Case(fault, folder / f"fault-{fault.number}{'-again' if early else ''}", early)
@@ -71,10 +67,8 @@ def run_case(fault, folder):
 
 @contextmanager
 def small_disk(folder, pages):
-    """A disk at `folder` with so many pages left; the file that fills it, None without the right.
-
-    Removing that file makes space again.
-    """
+    """A disk at `folder` with so many pages left; the file that fills it, and makes space when it
+    is removed, or None without the right."""
     argv = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(argv, capture_output=True, check=False).returncode:
         yield None

@@ -29,14 +29,12 @@ JUMPS_S = (3600, 10 * 365 * 86400)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault; of those of weight 2 there are twice as many. `statuses` are those that the
-    struck cell's row may have after the run that was struck, between bars; an empty one means that
-    there is no row."""
+    """A kind of fault; of those of weight 2 there are twice as many."""
 
     name: str
     meaning: str
-    phases: tuple[str, ...]
-    statuses: str
+    phases: tuple
+    statuses: str  # of the struck cell's row after that run, between bars; empty: there is no row
     weight: int = 1
 
 
@@ -85,23 +83,16 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Strike:
-    """What goes wrong in a process, so many seconds after the beginning of a phase.
+    """What goes wrong in a process, so many seconds after the beginning of a phase."""
 
-    `side`, worker or parent, has that phase; `action` names a function of
-    `tests.experiments.faults.worker` or, of a parent, what `Follower` does; `cell` launches of the
-    run come before the one that is struck. With `child` the struck worker has a process of its own,
-    which ignores SIGTERM. With `in_main` it strikes in the main thread, at a tick, as an exception
-    must.
-    """
-
-    side: str
-    action: str
+    side: str  # worker or parent
+    action: str  # a function of `tests.experiments.faults.worker`, or what a `Parent` does
     phase: str
-    cell: int
+    cell: int  # launches of the run that come before the one that is struck
     wait_s: float
     amount: int
-    child: bool
-    in_main: bool
+    child: bool  # whether a struck worker has a process of its own, which ignores SIGTERM
+    in_main: bool  # whether it strikes in the main thread, at a tick, as an exception must
 
 
 def draw(count, real, seed):
@@ -119,12 +110,8 @@ def draw(count, real, seed):
 
 
 def strike_of(fault, *, early=False, limited=False):
-    """How a fault strikes; None for one that comes from outside alone.
-
-    Args:
-        early: at the beginning of its phase, whatever was drawn.
-        limited: whether a control group limits the memory.
-    """
+    """How a fault strikes, `early` at the beginning of its phase, with memory `limited` by a group
+    or not; None for one that comes from outside alone."""
     noise = fault.noise()
     cell = noise.randrange(int(fault.phase == "a row more"), CELLS[fault.worker])
     moment = 0.0 if early else noise.random()

@@ -33,7 +33,7 @@ class Setup:
     conditions: Conditions
     model: Model
     data: TaskData
-    argv: tuple[str, ...]
+    argv: tuple
 
     def target(self, device_name, device=Device()):  # noqa: B008
         """The conditions, with a device of this name."""
@@ -54,8 +54,7 @@ class Setup:
         return expand(self.grid, resolved)
 
     def session(self, runs, slots, argv=(), **options):
-        """A session that runs cells on slots of this machine, beside a runs.csv; `argv` is the
-        worker's command, if it is not the usual one."""
+        """A session that runs cells on slots of this machine, by `argv` or the usual command."""
         executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
         usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
         places = {"inputs": self.inputs, "executor": executor, "reports": runs.parent / "reports"}

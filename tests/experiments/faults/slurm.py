@@ -44,12 +44,10 @@ TIME_LIMIT = "time limit"
 _LONGEST_PAUSE_S = 0.6
 _LONGEST_CELL_S = 1.5
 _AWAY_S = 2.0
-_LIMIT_EACH = 5
-"""Rounds, of which one has a job that reaches its time limit."""
+_LIMIT_EACH = 5  # rounds, of which one has a job that reaches its time limit
 _PATIENCE_S = 30.0
 """After which nodes are restarted. A job that had just begun is missed only by the next restart."""
-_MOST_COMMANDS = 10
-"""After the last fault."""
+_MOST_COMMANDS = 10  # after the last fault
 _EXITS = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 """Of commands: 2 if they begin while the controller is down, -SIGINT while Python loads them."""
 

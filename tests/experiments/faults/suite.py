@@ -14,10 +14,8 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_suite(faults, *, jobs, folder, on_verdict=lambda _: None):
-    """What becomes of some faults, `jobs` of them at a time.
-
-    Each of the processes that this takes forks its cases' parents, so it has no threads.
-    """
+    """What becomes of some faults, `jobs` of them at a time, in processes without threads, as each
+    forks its cases' parents."""
     verdicts, workers = [], sorted({fault.worker for fault in faults})
     with patch.dict(os.environ, dict.fromkeys(_THREADS, "1")):
         cases = [(run_case, fault, folder) for fault in faults]

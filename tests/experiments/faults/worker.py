@@ -24,12 +24,9 @@ from bench.worker.process import Progress, tie_to_parent
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Launch, Notes, read, records
 
-PLACE = "FAULTS_PLACE"
-"""Environment: the folder that has the case's runs.csv."""
-NOTES = "FAULTS_NOTES"
-"""Environment: the folder of the case's notes."""
-RUN = "FAULTS_RUN"
-"""Environment: number of the run of the grid; in the first, 0, the fault strikes."""
+PLACE = "FAULTS_PLACE"  # environment: the folder that has the case's runs.csv
+NOTES = "FAULTS_NOTES"  # environment: the folder of the case's notes
+RUN = "FAULTS_RUN"  # environment: number of the run of the grid; in the first, 0, the fault strikes
 
 STRIKE = "strike.json"
 _STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
@@ -137,10 +134,8 @@ def fill_disk(_amount, _folder):
 
 
 class Hook:
-    """Follows the phases of a process, and strikes in one of them, once.
-
-    What has not struck when its phase ends strikes at that moment.
-    """
+    """Follows the phases of a process, and strikes in one of them, once, at the latest when it
+    ends."""
 
     def __init__(self, strike, act):
         self.strike = strike
