@@ -19,7 +19,6 @@ from pathlib import Path
 import click
 import torch
 
-from bench.common.progress import progress_bar
 from bench.engines.engine import engine_of
 from bench.plan.cell import MINBERT, ON
 from bench.stats.intervals import mean_t
@@ -141,12 +140,11 @@ def main(only):
         if earlier != result:
             sys.exit(f"{RESULTS} is of {earlier}, and this is {result}: leave out --only")
     cells, berts = [(kind, *one) for kind in KINDS if kind in chosen for one in SETTINGS], {}
-    with progress_bar(len(cells)) as show:
-        for done, cell in enumerate(cells):
-            show(done, " ".join(cell))
-            row = measured_alone(*cell)
-            row["to_bert"] = row["time"][0] / berts.setdefault(cell[1:], row["time"][0])
-            rows.append(row)
+    for number, cell in enumerate(cells, 1):
+        click.echo(f"{number} of {len(cells)}: {' '.join(cell)}", err=True)
+        row = measured_alone(*cell)
+        row["to_bert"] = row["time"][0] / berts.setdefault(cell[1:], row["time"][0])
+        rows.append(row)
     rows.sort(key=lambda row: KINDS.index(row["kind"]))
     write_json(RESULTS, {**result, "rows": rows})
 

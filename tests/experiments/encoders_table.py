@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
-from bench.common.progress import progress_bar
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
@@ -257,12 +256,8 @@ def measure(kinds=EVERY, settings=SETTINGS):
             for pooling in (POOLINGS if kind == "bert" else POOLINGS[:2])
             for setting in both
         ]
-        rows = [{}] * len(calls)
-        with progress_bar(len(calls)) as show:
-            ended = in_processes(2, calls, torch.set_num_threads, 1)
-            for done, (number, row) in enumerate(ended):
-                rows[number] = row
-                show(done, ", ".join(map(str, row.values())))
+        every = dict(in_processes(2, calls, torch.set_num_threads, 1))
+        rows = [every[number] for number in range(len(calls))]
         for row in rows[:trained]:
             if "accuracy" in row:
                 row["difference"] = difference(folder_of(root, row))

@@ -6,16 +6,18 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 import click
+from rich.console import Console
+from rich.progress import track
 
 
 def in_processes(processes, calls, initializer=None, *arguments):
-    """The number and the result of each call, a function and its arguments, as they end. Each
-    process begins with a call of the initializer with its own arguments."""
-    spawn = get_context("spawn")
+    """The number and the result of each call, a function and its arguments, as they end; stderr has
+    a progress bar. Each process begins with a call of the initializer with its own arguments."""
+    spawn, console = get_context("spawn"), Console(stderr=True)
     with ProcessPoolExecutor(processes, spawn, initializer, arguments) as pool:
         futures = {pool.submit(*call): number for number, call in enumerate(calls)}
         try:
-            for future in as_completed(futures):
+            for future in track(as_completed(futures), "", len(calls), console=console):
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -37,10 +37,9 @@ _MEASURED = _OUT / "repeats.csv"
 
 @click.command(help=__doc__)
 @click.argument("part", type=click.Choice([*_NUMBERS, "work", "page"]))
-@click.option("--number", type=int, help=f"Repeats, draws or trials; by default {_NUMBERS}.")
 @click.option("--only-page", is_flag=True, help="Of page: only from the committed figures.")
-def main(part, number, only_page):
-    number = number or _NUMBERS.get(part, 0)
+def main(part, only_page):
+    number = _NUMBERS.get(part)
     repeats = read_rows(_MEASURED if _MEASURED.exists() else figures.REPEATS)
     if part == "collect":
         run_grid(ROOT, figures.GRID, _MEASURED, "--repeats", number)

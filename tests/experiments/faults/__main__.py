@@ -29,20 +29,15 @@ from tests.experiments.faults.suite import run_suite, summary
 def main(count, slurm, seed, jobs, as_json):
     place = Path(tempfile.mkdtemp(prefix="minbert-faults-"))
     begun = time.monotonic()
-
-    def on_verdict(verdict):
-        bar.update(1 if slurm is None else verdict.injected.total())
+    if slurm is None:
+        verdicts = run_suite(draw(count, count // 8, seed), jobs=jobs, folder=place)
+        counts = summary(verdicts, seed, time.monotonic() - begun)
+    else:
+        verdicts = slurm_faults.run_rounds(slurm, seed, jobs=jobs, folder=place)
+        counts = slurm_faults.summary(verdicts, seed, time.monotonic() - begun) | {"jobs": jobs}
+    for verdict in verdicts:
         for line in verdict.lines():
             click.echo(f"{verdict.name}: {line}", err=True)
-
-    with click.progressbar(length=slurm or count, label="faults", file=sys.stderr) as bar:
-        options = {"jobs": jobs, "folder": place, "on_verdict": on_verdict}
-        if slurm is None:
-            verdicts = run_suite(draw(count, count // 8, seed), **options)
-            counts = summary(verdicts, seed, time.monotonic() - begun)
-        else:
-            rounds = slurm_faults.run_rounds(slurm, seed, **options)
-            counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
     bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
     line = f"{counts['injected']} injected, {counts['missed']} missed: {bad}"
     click.echo(json.dumps(counts, indent=2) if as_json else line)

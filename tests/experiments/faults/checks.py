@@ -127,12 +127,6 @@ def long_outputs(place):
     return [f"{name} has {size:,} bytes" for name, size in sizes if size > _LONGEST_OUTPUT]
 
 
-def tracebacks(notes):
-    """Errors that a parent ended with and did not expect."""
-    texts = ((path.name, path.read_text(errors="replace")) for path in notes.glob("run-*.err"))
-    return [f"{name}: {text.splitlines()[-1]}" for name, text in texts if "Traceback" in text]
-
-
 def left_running(folder):
     """Processes of a case that do not end; they are killed."""
     deadline = time.monotonic() + _GONE_S

@@ -78,32 +78,25 @@ def slots_of(conditions, number, *, gpus=False):
 
 @cache
 def setup(worker):
-    return _fake() if worker == "fake" else _real()
-
-
-def _fake():
-    one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
-    config = GEOMETRIES["bert-tiny"]
-    settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
-    return Setup(
-        grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
-        conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),
-        model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
-        data=TaskData(find_task("movies"), one, one),
-        argv=(sys.executable, "-S", "-m", "tests.experiments.faults.worker"),
-    )
-
-
-def _real():
+    if worker == "fake":
+        one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
+        config = GEOMETRIES["bert-tiny"]
+        settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
+        return Setup(
+            grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
+            conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),
+            model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
+            data=TaskData(find_task("movies"), one, one),
+            argv=(sys.executable, "-S", "-m", "tests.experiments.faults.worker"),
+        )
     settings = Settings(
         model="bert-tiny", init="random", seeds=CELLS["real"], epochs=1, max_steps=3, max_train=96,
         max_dev=32, max_length=64, batch_size=32,
     )  # fmt: skip
     adapters = Axes(mode=["lora"], rank=[1], layers=["attn-only"])
-    conditions = find_conditions("cpu").conditions
     return Setup(
         grid=Grid(name="faults", settings=settings, cells=[adapters]),
-        conditions=replace(conditions, threads=1),
+        conditions=replace(find_conditions("cpu").conditions, threads=1),
         model=find_model(settings.models[0], settings.init, settings.pooling),
         data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
         argv=(sys.executable, "-m", "tests.experiments.faults.worker", "real"),

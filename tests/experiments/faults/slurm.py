@@ -91,7 +91,10 @@ class Round:
             self._strike_all()
             self._finish()
         except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
-            self.verdict.wrong += [f"{type(error).__name__}: {error}", self._cluster_state()]
+            commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
+            lists = [self.cluster.run(*one, check=False).stdout for one in commands]
+            state = "\n".join([*lists, self.cluster.output(40)])
+            self.verdict.wrong += [f"{type(error).__name__}: {error}", state]
         finally:
             for command in self._commands:
                 with suppress(ProcessLookupError):
@@ -202,13 +205,6 @@ class Round:
             if line.endswith("held"):
                 self._ask("scontrol", "release", line.partition("|")[0])
 
-    def _restart_nodes(self):
-        """Let nodes report what runs there. A controller that forgot the end of a job counts it as
-        running until a node reports, which one that is not restarted does in some minutes."""
-        for node in NODES:
-            self.cluster.kill_node(node)
-            self.cluster.start_node(node)
-
     def _give(self):
         last = {statuses[-1] for statuses in self.place.statuses().values()}
         failed = sorted(last & {"crashed", "timeout", "oom"})
@@ -230,12 +226,6 @@ class Round:
         is_loading = ended.returncode == -signal.SIGINT or in_pydantic
         if ended.returncode not in _EXITS or ("Traceback" in ended.stderr and not is_loading):
             self.verdict.wrong.append(f"a command ended {ended.returncode}: {ended.stderr[-2000:]}")
-
-    def _cluster_state(self):
-        """Queue and nodes as Slurm lists them, and what its daemons wrote last."""
-        commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
-        lists = [self.cluster.run(*one, check=False).stdout for one in commands]
-        return "\n".join([*lists, self.cluster.output(40)])
 
     def _is_done(self):
         return sum("ok" in some for some in self.place.statuses().values()) == self.cells
@@ -269,7 +259,11 @@ class Round:
                 if time.monotonic() > deadline_s:
                     raise ClusterError(f"commands did not end in {LONGEST_S:.0f} s")
                 if time.monotonic() > restart_s:
-                    self._restart_nodes()
+                    # a controller that forgot the end of a job counts it as running until a node
+                    # reports, which one that is not restarted does in some minutes
+                    for node in NODES:
+                        self.cluster.kill_node(node)
+                        self.cluster.start_node(node)
                     restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
@@ -300,7 +294,7 @@ class Round:
         verdict.left_running += checks.left_running(place.folder)
 
 
-def run_rounds(faults, seed, *, jobs, folder, on_verdict=lambda _: None):
+def run_rounds(faults, seed, *, jobs, folder):
     """Rounds until so many faults were injected, on `jobs` clusters at a time."""
     verdicts = []
     while (left := faults - sum(verdict.injected.total() for verdict in verdicts)) > 0:
@@ -308,9 +302,7 @@ def run_rounds(faults, seed, *, jobs, folder, on_verdict=lambda _: None):
                  for at in range(0, left, FAULTS_OF_A_ROUND)]  # fmt: skip
         numbered = enumerate(sizes, len(verdicts))
         calls = [(_run_round, folder / str(n), seed + n, size) for n, size in numbered]
-        for _, verdict in in_processes(jobs, calls):
-            verdicts.append(verdict)
-            on_verdict(verdict)
+        verdicts += [verdict for _, verdict in in_processes(jobs, calls)]
     return verdicts
 
 

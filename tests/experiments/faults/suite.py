@@ -13,15 +13,13 @@ from tests.experiments.processes import in_processes
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def run_suite(faults, *, jobs, folder, on_verdict=lambda _: None):
+def run_suite(faults, *, jobs, folder):
     """What becomes of some faults, `jobs` of them at a time, in processes without threads, as each
     forks its cases' parents."""
-    verdicts, workers = [], sorted({fault.worker for fault in faults})
+    workers = sorted({fault.worker for fault in faults})
     with patch.dict(os.environ, dict.fromkeys(_THREADS, "1")):
         cases = [(run_case, fault, folder) for fault in faults]
-        for _, verdict in in_processes(jobs, cases, _prepare, workers):
-            verdicts.append(verdict)
-            on_verdict(verdict)
+        verdicts = [verdict for _, verdict in in_processes(jobs, cases, _prepare, workers)]
     return sorted(verdicts, key=lambda verdict: verdict.fault.number)
 
 
