@@ -24,9 +24,9 @@ def in_processes(processes, calls, initializer=None, *arguments):
             raise
 
 
-def scenarios_command(about, count, measure, write_figures, write_page):
-    """A command that measures so many scenarios by their numbers, over a number of runs each, and
-    writes their figures and a page."""
+def scenarios_command(about, calls, write_figures, write_page):
+    """A command that makes the calls which measure scenarios over a number of runs each, and writes
+    their figures and a page."""
 
     @click.command(help=about)
     @click.option("--runs", default=1000, show_default=True, help="Draws of each scenario.")
@@ -35,10 +35,10 @@ def scenarios_command(about, count, measure, write_figures, write_page):
         if not only_page:
             os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes
             done = {}
-            for number, figures in in_processes(2, [(measure, n, runs) for n in range(count)]):
+            for number, figures in in_processes(2, calls(runs)):
                 done[number] = figures
-                click.echo(f"{len(done)}/{count} {json.dumps(figures)}")
-            write_figures(runs, [done[number] for number in range(count)])
+                click.echo(json.dumps(figures))
+            write_figures(runs, [done[number] for number in sorted(done)])
         write_page()
 
     return main

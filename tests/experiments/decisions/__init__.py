@@ -82,7 +82,7 @@ def every_world():
 
 
 def measure_number(number, runs):
-    """The figures of a scenario by its number, for another process."""
+    """The figures of a scenario by its number, as not all can be sent to another process."""
     return measure(every_world()[number], runs)
 
 

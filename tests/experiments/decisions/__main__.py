@@ -8,9 +8,13 @@ from tests.experiments.pages import rewrite, write_json
 from tests.experiments.processes import scenarios_command
 
 
+def calls(runs):
+    return [(own.measure_number, number, runs) for number in range(len(own.every_world()))]
+
+
 def write_figures(runs, scenarios):
-    kept, beyond = scenarios[: len(own.worlds())], scenarios[len(own.worlds()) :]
-    write_json(own.FIGURES, {"runs": runs, "scenarios": kept, "beyond": beyond})
+    kept, others = scenarios[: len(own.worlds())], scenarios[len(own.worlds()) :]
+    write_json(own.FIGURES, {"runs": runs, "scenarios": kept, "beyond": others})
 
 
 def write_page():
@@ -18,5 +22,4 @@ def write_page():
 
 
 if __name__ == "__main__":
-    count = len(own.every_world())
-    scenarios_command(__doc__, count, own.measure_number, write_figures, write_page)()
+    scenarios_command(__doc__, calls, write_figures, write_page)()

@@ -123,9 +123,8 @@ def worlds():
     return [World(**table) for table in tables]
 
 
-def measure(number, runs):
-    """The figures of a scenario, by its number, over as many races, the same ones each time."""
-    world = worlds()[number]
+def measure(world, runs):
+    """The figures of a scenario over as many races, the same ones each time."""
     races = [run(world, i) for i in range(runs)]
     values = {name: np.array([race[name] for race in races], dtype=float) for name in races[0]}
     regret = values["regret"][np.isfinite(values["regret"])]

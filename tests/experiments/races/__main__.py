@@ -8,6 +8,10 @@ from tests.experiments.processes import scenarios_command
 from tests.experiments.races import FIGURES, PAGE, measure, page, read_figures, worlds
 
 
+def calls(runs):
+    return [(measure, world, runs) for world in worlds()]
+
+
 def write_figures(runs, scenarios):
     write_json(FIGURES, {"runs": runs, "scenarios": scenarios})
 
@@ -17,4 +21,4 @@ def write_page():
 
 
 if __name__ == "__main__":
-    scenarios_command(__doc__, len(worlds()), measure, write_figures, write_page)()
+    scenarios_command(__doc__, calls, write_figures, write_page)()
