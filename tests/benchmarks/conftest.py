@@ -92,7 +92,7 @@ def batch():
     device = torch.device("cpu")
     plan = plan_training(encoded.lengths, BATCH_SIZE, rng)
     batches = [collate([encoded], labels, indices, 0, device) for indices in plan]
-    return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]
+    return sorted(batches, key=lambda batch: batch.tokens)[len(batches) // 2]
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from click import command, option
 
 from bench.common.messages import echo
 from tests.encoders import save
+from tests.experiments.pages import read_json
 
 RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
 _SIZES = {
@@ -40,34 +41,28 @@ _SELECTED = (
 @option("--seed", default=0)
 def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         for number in range(draws):
             model, limit = drawn.choice([*_BERT, *_OTHERS]), drawn.randrange(450, 800, 50)
             limit += 250 * (model in ("deberta-v2", "modernbert"))  # by libraries that take more
             length, selected = drawn.choice(_LENGTHS), drawn.choice(_SELECTED)
             echo(f"{number + 1}/{draws}: {model}, {length} tokens, {limit} MiB, {selected}")
-            entries = _verified(model, length, limit, selected, Path(folder))
-            known = json.loads(RESULTS.read_text("utf-8"))
-            lines = ",\n".join(map(json.dumps, [*known, *entries]))
+            name, folder = ["--model", model, "--init", "random"], Path(place, model)
+            if model in _OTHERS:
+                name = ["--model", str(folder)]
+                if not folder.exists():
+                    save(model, folder, **_SIZES)
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.fit", *name, "--memory", f"{limit}MiB", "--verify",
+                 "--length", str(length), "--select", selected, "--json"],
+                stdout=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode not in (0, 1):
+                echo("nothing to verify")
+                continue
+            entries = [{**one, "device": "cpu"} for one in json.loads(done.stdout)["verified"]]
+            lines = ",\n".join(map(json.dumps, [*read_json(RESULTS), *entries]))
             RESULTS.write_text(f"[\n{lines}\n]\n", "utf-8")
-
-
-def _verified(model, length, limit, selected, folder):
-    """The settings that are selected, verified."""
-    name = ["--model", model, "--init", "random"]
-    if model in _OTHERS:
-        if not (folder / model).exists():
-            save(model, folder / model, **_SIZES)
-        name = ["--model", str(folder / model)]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.fit", *name, "--memory", f"{limit}MiB", "--verify", "--json",
-         "--length", str(length), "--select", selected],
-        stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode not in (0, 1):
-        echo("nothing to verify")
-        return []
-    return [{**entry, "device": "cpu"} for entry in json.loads(done.stdout)["verified"]]
 
 
 if __name__ == "__main__":

@@ -46,15 +46,6 @@ def line(metric, parameter, draws=DRAWS, sizes=SIZES):
     return shares
 
 
-def table():
-    """The lines of the table in Markdown."""
-    yield f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |"
-    yield f"|---|---|{'---|' * len(SIZES)}"
-    yield from (row(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES)
-    for name in ("pearson", "spearman"):
-        yield from (row(name, freedom, text) for text, freedom in TAILS.items())
-
-
 def row(name, parameter, text):
     """A line of the table."""
     shares = " | ".join(f"{share:.0%}" for share in line(name, parameter))
@@ -62,4 +53,8 @@ def row(name, parameter, text):
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print(f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |")
+    print(f"|---|---|{'---|' * len(SIZES)}")
+    print(*(row(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES), sep="\n")
+    for name in ("pearson", "spearman"):
+        print(*(row(name, freedom, text) for text, freedom in TAILS.items()), sep="\n")

@@ -81,22 +81,6 @@ def answers(fresh, folder):
     return rows, shown, [advice[name] for name in same]
 
 
-def shards(fresh):
-    """Three shards, merged, and one run."""
-    fresh.bench(*GRID)
-    parts = [f"{index}/runs.csv" for index in range(COUNT)]
-    for index, part in enumerate(parts):
-        places = ("--runs", part, "--reports", f"{index}/reports")
-        fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
-    fresh.bench("merge", *parts, "--to", "all/runs.csv")
-    fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
-    one, merged = answers(fresh, "."), answers(fresh, "all")
-    assert one == merged, (one, merged)
-    assert one[1]
-    print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report and "
-          "the recommendation's base are those of one run; times differ")  # fmt: skip
-
-
 @click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
 @click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
 @click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
@@ -105,7 +89,18 @@ def main(uvx, pipx):
         fresh = Fresh(Path(name))
         print(f"{fresh.wheel.name}: {fresh.bench('--version').splitlines()[0]}")
         assert "run --grid quick --data reviews.csv" in fresh.bench()
-        shards(fresh)
+        fresh.bench(*GRID)
+        parts = [f"{index}/runs.csv" for index in range(COUNT)]
+        for index, part in enumerate(parts):
+            places = ("--runs", part, "--reports", f"{index}/reports")
+            fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
+        fresh.bench("merge", *parts, "--to", "all/runs.csv")
+        fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
+        one, merged = answers(fresh, "."), answers(fresh, "all")
+        assert one == merged, (one, merged)
+        assert one[1]
+        print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report "
+              "and the recommendation's base are those of one run; times differ")  # fmt: skip
         print(fresh.bench("validate", "all", "--reports", "side").splitlines()[-1])
         tables = fresh.run(
             fresh.python, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb", ROOT / "docs",

@@ -31,10 +31,8 @@ _STEPS = (132, 500)
 
 
 def _draw(scatter, rounds, slowdown, seed):
-    world = Simulated(
-        "", 1, 1, rounds, slowdown=math.log1p(slowdown), scatter=scatter, disturbed=0.0
-    )  # fmt: skip
-    return world.draw(np.random.default_rng(seed))
+    more = {"slowdown": math.log1p(slowdown), "scatter": scatter, "disturbed": 0.0}
+    return Simulated("", 1, 1, rounds, **more).draw(np.random.default_rng(seed))
 
 
 def _time(comparison):
@@ -44,14 +42,14 @@ def _time(comparison):
 def power(draws):
     """By scatter, slowdown and most rounds, in how many draws of one setting it is a regression."""
     for scatter, slowdown in product(SCATTERS, SLOWDOWNS):
-        found = dict.fromkeys(ROUNDS, 0)
+        slower = dict.fromkeys(ROUNDS, 0)
         for seed in range(draws):
             whole = _draw(scatter, max(ROUNDS), slowdown, seed)
             for rounds in ROUNDS:
                 draw, looks = in_rounds(_first(whole, rounds), rounds)
-                found[rounds] += _time(draw.compared((), looks)).verdict is Verdict.REGRESSION
+                slower[rounds] += _time(draw.compared((), looks)).verdict is Verdict.REGRESSION
         common = {"scatter": scatter, "slowdown": slowdown, "draws": draws}
-        yield from ({**common, "rounds": n, "found": number} for n, number in found.items())
+        yield from ({**common, "rounds": n, "found": number} for n, number in slower.items())
 
 
 def _first(draw, rounds):
@@ -84,8 +82,8 @@ def histories(draws):
         for std in _STDS:
             stepped = std * noise
             stepped[:, 0, versions // 2 :] += _STEP
-            found = (change_points(one.tolist(), _LIMIT)[0] for one in stepped)
-            outcome[f"found_{std:.0%}"] = sum(map(bool, found))
+            changed = (change_points(one.tolist(), _LIMIT)[0] for one in stepped)
+            outcome[f"found_{std:.0%}"] = sum(map(bool, changed))
         yield outcome
 
 
@@ -122,6 +120,6 @@ def within_a_process(draws):
         kept = math.exp(-1 / memory) if memory else 0.0
         noise = autoregressive(rng.normal(0, 0.03, (draws, steps)), kept)
         tokens = [1000] * steps
-        found = [training_times((100 + 100 * one).tolist(), tokens, tokens) for one in noise]
-        hits = sum(bool(one.ms_per_1k_tokens.holds(100.0)) for one in found)
+        every = [training_times((100 + 100 * one).tolist(), tokens, tokens) for one in noise]
+        hits = sum(bool(one.ms_per_1k_tokens.holds(100.0)) for one in every)
         yield {"steps": steps, "memory": memory, "draws": draws, "covered": hits}

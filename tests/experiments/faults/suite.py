@@ -7,7 +7,6 @@ from unittest.mock import patch
 
 from tests.experiments.faults.case import run_case
 from tests.experiments.faults.checks import counted
-from tests.experiments.faults.setups import setup
 from tests.experiments.processes import in_processes
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -16,16 +15,10 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def run_suite(faults, *, jobs, folder):
     """What becomes of some faults, `jobs` of them at a time, in processes without threads, as each
     forks its cases' parents."""
-    workers = sorted({fault.worker for fault in faults})
     with patch.dict(os.environ, dict.fromkeys(_THREADS, "1")):
         cases = [(run_case, fault, folder) for fault in faults]
-        verdicts = [verdict for _, verdict in in_processes(jobs, cases, _prepare, workers)]
+        verdicts = [verdict for _, verdict in in_processes(jobs, cases)]
     return sorted(verdicts, key=lambda verdict: verdict.fault.number)
-
-
-def _prepare(workers):
-    for worker in workers:
-        setup(worker)
 
 
 def summary(verdicts, seed, seconds):

@@ -229,7 +229,7 @@ def real_main(folder):
     hook.enter("start")
     from bench.worker import __main__ as worker
 
-    tell, write = Progress.phase, worker.write_result
+    send, write = Progress.phase, worker.write_result
 
     def phase(self, name):
         nonlocal in_main
@@ -237,7 +237,7 @@ def real_main(folder):
             _strike_in_operations(hook)
             in_main = False
         hook.enter(name)
-        tell(self, name)
+        send(self, name)
 
     def write_result(*arguments, **named):
         hook.enter("write")
