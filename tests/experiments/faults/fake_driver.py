@@ -1,7 +1,6 @@
 """A driver and its GPUs as tables: NVML as the module `pynvml` shows it, and CUDA as torch does."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from unittest import mock
@@ -20,10 +19,10 @@ class FakeGpu:
 
     uuid: str
     name: str = "NVIDIA A100"
-    capability: tuple[int, int] = (8, 0)
-    failures: Mapping[str, str] = field(default_factory=dict)
+    capability: tuple = (8, 0)
+    failures: dict = field(default_factory=dict)
     memory_mib: int = 80 * 2**10
-    near: Iterable[int] = ()
+    near: object = ()
 
 
 class FakeNvml:
@@ -72,9 +71,9 @@ class FakeCuda:
     """Stands for `check_gpu`: torch on a machine with some GPUs. `answer` has the failures, and the
     problem that leaves none of them."""
 
-    gpus: Sequence[FakeGpu]
+    gpus: tuple
     answer: Answer = field(default_factory=lambda: Answer(capabilities=BUILT))
-    asked: list[tuple[str | None, int]] = field(default_factory=list)
+    asked: list = field(default_factory=list)
 
     def __call__(self, value, index):
         self.asked.append((value, index))

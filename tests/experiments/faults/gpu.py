@@ -3,9 +3,8 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,13 +48,14 @@ class GpuFault:
     `control` is the file, of `bench.machine.devices`, through which programs access the driver."""
 
     name: str = ""
-    nvml: FakeNvml = field(default_factory=lambda: FakeNvml(*ALL))
-    check: Callable[[str | None, int], Answer] = field(default_factory=lambda: FakeCuda(ALL))
+    nvml: FakeNvml | None = None  # by default of the GPUs
+    check: object = None  # a `check_gpu`, by default of the GPUs
     visible: str | None = None
     device: str = "auto"
     build: str | None = "13.0"
     control: str = ""
     amp: str = "off"
+    gpus: tuple = ALL
 
     def outcome(self):
         """What a command says of it before anything runs."""
@@ -77,14 +77,14 @@ class GpuFault:
         """The devices that are resolved on that machine. InputError as `resolve_devices`."""
         there, absent = Path("/dev/null"), Path("/dev/null/none")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "pynvml", self.nvml)
+            patch.setitem(sys.modules, "pynvml", self.nvml or FakeNvml(*self.gpus))
             patch.setattr(devices, "CONTROL", there if self.control == "own" else absent)
             others = (there if self.control == "other" else absent,)
             patch.setattr(devices, "OTHER_CONTROLS", others)
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
-            patch.setattr(devices, "check_gpu", self.check)
+            patch.setattr(devices, "check_gpu", self.check or cuda(*self.gpus))
             return resolve_devices(self.device, self.build)
 
 
@@ -109,12 +109,12 @@ _NO_LIBRARY = failing("nvmlInit", NO_LIBRARY)
 FAULTS = (
     GpuFault("the driver is too old for torch's CUDA", FakeNvml(FIRST, driver="550.54"),
              cuda(problem=OLD)),
-    GpuFault("the GPU is too old for torch", FakeNvml(V100), cuda(V100)),
-    GpuFault("one of two GPUs is too old for torch", FakeNvml(V100, FIRST), cuda(V100, FIRST)),
-    GpuFault("the first of two is too old, with `--device cuda`", FakeNvml(V100, FIRST),
-             cuda(V100, FIRST), device="cuda"),
+    GpuFault("the GPU is too old for torch", gpus=(V100,)),
+    GpuFault("one of two GPUs is too old for torch", gpus=(V100, FIRST)),
+    GpuFault("the first of two is too old, with `--device cuda`", gpus=(V100, FIRST),
+             device="cuda"),
     GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"),
-             cuda(V100, FIRST)),
+             gpus=(V100, FIRST)),
     GpuFault("another process has the GPU to itself", FakeNvml(FIRST), cuda(TAKEN)),
     GpuFault("another process has one of two to itself", check=cuda(TAKEN, SECOND)),
     GpuFault("another process has the first of two, with `--device cuda`",
@@ -123,7 +123,7 @@ FAULTS = (
     GpuFault("all GPUs are broken", check=cuda(*ALL, failures=_BROKEN)),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
              cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
-    GpuFault("the GPU emulates bf16", FakeNvml(T4), cuda(T4), amp="bf16"),
+    GpuFault("the GPU emulates bf16", gpus=(T4,), amp="bf16"),
     GpuFault("torch is built without CUDA", build=None),
     GpuFault("torch is built without CUDA, with `--device cuda`", build=None, device="cuda"),
     GpuFault("there is no driver", _NO_LIBRARY, cuda()),
