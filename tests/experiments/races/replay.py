@@ -230,32 +230,25 @@ def figures(right, runs):
     }  # fmt: skip
 
 
-def raced_and_exhaustive():
-    """The race of the kept rows, and one of all their rounds that judges but once, in the end; None
-    before every round is there."""
+def race_figures():
+    """Of the race of the kept rows, and of one of all their rounds that judges but once, in the
+    end: trainings, the hours that they trained, and both answers. None before every round is
+    there."""
     if not ROWS.is_file():
         return None
     results = read_results([ROWS], None)
     group = groups(results.rows, results.planned, values_from(results.predictions_of))[0]
     raced = replayed(group, "memory")
-    is_whole = all(len(setting.values) == ROUNDS for setting in raced.settings)
-    if len(raced.settings) < IN_RACE or not is_whole:
+    settings, race = raced.settings, raced.race
+    if len(settings) < IN_RACE or any(len(one.values) != ROUNDS for one in settings):
         return None
-    whole, gain = Race(len(raced.settings), raced.race.margin), group.scoring.gain(1.0)
-    for number in range(ROUNDS - 1):
-        whole.rounds.append([gain * setting.values[number] for setting in raced.settings])
-    whole.add([gain * setting.values[ROUNDS - 1] for setting in raced.settings])
-    return raced, whole
-
-
-def race_figures(raced, whole):
-    """Trainings of the race and of all rounds, the hours that they trained, and both answers."""
-    rows = [row for setting in raced.settings for row in setting.rows]
-    name = [setting.label for setting in raced.settings]
-    ran = [
-        row for i, setting in enumerate(raced.settings) for row in setting.rows
-        if row.seed < raced.race.left.get(i, len(raced.race.rounds))
-    ]  # fmt: skip
+    whole, gain = Race(len(settings), race.margin), group.scoring.gain(1.0)
+    rounds = [[gain * one.values[number] for one in settings] for number in range(ROUNDS)]
+    whole.rounds += rounds[:-1]
+    whole.add(rounds[-1])
+    name, rows = [one.label for one in settings], [row for one in settings for row in one.rows]
+    ran = [row for i, one in enumerate(settings) for row in one.rows
+           if row.seed < race.left.get(i, len(race.rounds))]  # fmt: skip
 
     def answer(race):
         pick = None if race.shown is None else name[race.shown]
@@ -263,18 +256,17 @@ def race_figures(raced, whole):
                 "may_be_picked": [name[i] for i in sorted(race.picks)]}  # fmt: skip
 
     return {
-        "settings": len(name), "rounds": len(raced.race.rounds),
+        "settings": len(name), "rounds": len(race.rounds),
         "trainings": [len(ran), len(rows)],
         "hours": [round(sum(row.train_s or 0 for row in some) / 3600, 2) for some in (ran, rows)],
-        "race": answer(raced.race), "all rounds": answer(whole),
+        "race": answer(race), "all rounds": answer(whole),
     }  # fmt: skip
 
 
 def write_page(races):
     """Write the figures of what is committed, and the page."""
-    both = raced_and_exhaustive()
     replays = {task: figures(own, races) for task, own in right_answers().items()}
-    write_json(REPLAY, {"replay": replays, "real": both and race_figures(*both)})
+    write_json(REPLAY, {"replay": replays, "real": race_figures()})
     rewrite(PAGE, page, read_figures())
 
 
