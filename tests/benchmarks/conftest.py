@@ -1,5 +1,9 @@
 """What benchmarks share: as many threads as a cell, real lengths of texts, many rows, a browser."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ import torch
 from adapters.injection import inject, parameter_groups
 from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
-from bench.results.rowfile import encode, record
+from bench.results.rowfile import encode, read_rows, record
 from minbert.data.batches import collate, plan_training
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, initialise
@@ -18,6 +22,14 @@ from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
 
 BATCH_SIZE = 64
+_PEAK_OF = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("\\n", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.exit(code)
+"""
+"""Runs a command and prints its peak, in a small process: to the peak of a process counts that of
+the one which started it, at that time."""
 
 
 def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
@@ -26,14 +38,33 @@ def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
     initialise(model, 0)
     rank = None if layers is None else rank
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    groups = [
-        ParameterGroup(tuple(each.values()), 1e-3, 0.01)
-        for each in parameter_groups(model).values()
-    ]
+    every = parameter_groups(model).values()
+    groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in every]
     return Trainer(
         model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", 10**6, 0.0),
         amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
+
+
+def output_and_peak(*words, **variables):
+    """What this Python prints with some words, and its peak in MiB."""
+    command = [sys.executable, "-c", _PEAK_OF, sys.executable, *map(str, words)]
+    env = {**os.environ, **variables}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    output, _, peak = done.stdout.rstrip().rpartition("\n")
+    return output, int(peak)
+
+
+def run_grid(folder, grid, *options):
+    """Run what is missing of a grid's cells on the CPU; the rows of its folder."""
+    (folder / "grid.toml").write_text(grid)
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.grid", "--grid", "grid.toml", "--device", "cpu", *options],
+        cwd=folder, env={**os.environ, "MINBERT_BENCH_LOCKS": str(folder / "locks")}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return read_rows(folder / "runs.csv")
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +78,8 @@ def threads():
 
 @pytest.fixture(scope="session")
 def batch():
-    """64 texts of like length, as an epoch on `movies` gives them: the batch of median size.
-
-    Sentences there have 27 tokens on average, and from 4 to 79, [CLS] and [SEP] included. The ids
-    are drawn at random.
-    """
+    """64 texts of like length, with random ids, as an epoch on `movies` gives them, whose sentences
+    have 27 tokens on average, and from 4 to 79: the batch of median size."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.normal(27, 11, 20 * BATCH_SIZE), 4, 79).astype(np.int64)
     tokens = int(lengths.sum())
@@ -64,7 +92,7 @@ def batch():
     device = torch.device("cpu")
     plan = plan_training(encoded.lengths, BATCH_SIZE, rng)
     batches = [collate([encoded], labels, indices, 0, device) for indices in plan]
-    return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]
+    return sorted(batches, key=lambda batch: batch.tokens)[len(batches) // 2]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ The texts are those of task movies. Prints the score.
 """
 
 import sys
-from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,12 +17,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from minbert.data.tasks import Examples, load_task
+from minbert.data.tasks import load_task
 
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
-def by_loop(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: int) -> Any:
+def by_loop(model, train, dev, collate, steps, size):
     """Train by a plain loop; the logits on dev."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01, fused=True)
@@ -41,18 +40,16 @@ def by_loop(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: in
         return torch.cat([model(**b).logits for b in DataLoader(dev, size, collate_fn=collate)])
 
 
-def main(checkpoint: str, steps: int, size: int) -> None:
+def main(checkpoint, steps, size):
     """Train, and print the score."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     data = load_task("movies", max_train=steps * size, max_dev=256)
 
-    def encoded(examples: Examples) -> list[dict[str, Any]]:
+    def encoded(examples):
         texts = tokenizer(list(examples.text_a), truncation=True, max_length=128)
-        return [
-            {name: values[i] for name, values in texts.items()} | {"labels": int(label)}
-            for i, label in enumerate(examples.labels)
-        ]
+        columns = {**texts, "labels": examples.labels.tolist()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
     targets = rf".*encoder\.layer\.\d+\..*({'|'.join(TARGETS)})"

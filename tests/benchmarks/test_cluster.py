@@ -28,14 +28,11 @@ batch_size = [8, 16, 32]
 learning_rate = {rates}
 """
 CELLS_OF_A_RATE = 2 * 5 * 5 * 2 * 3 * 3
-MOST_RATIO = 2.3
-"""Of the time of twice as many cells."""
+MOST_RATIO = 2.3  # of the time of twice as many cells
 
-CELL_S = 2.0
-"""What a stub cell works."""
+CELL_S = 2.0  # what a stub cell works
 CELLS_OF_A_NODE = 2
-MOST_SHARE = 0.55
-"""Of one node's time that two nodes take."""
+MOST_SHARE = 0.55  # of one node's time that two nodes take
 MOST_OVERHEAD_S = 2.0
 
 
@@ -47,8 +44,7 @@ def costs(jobs, *_):
 
 
 def run_all(folder, rates):
-    """Run a grid from the command to the report; the seconds that it takes besides the nodes and
-    Slurm's own commands, its CSV, and the cluster."""
+    """Run a grid to its report; the seconds besides those of nodes and of Slurm, and both."""
     folder.mkdir()
     (folder / "many.toml").write_text(GRID.format(rates=[1e-4 * (n + 1) for n in range(rates)]))
     grid = GridRuns(folder, Path("bert-tiny"))
@@ -68,8 +64,7 @@ def run_all(folder, rates):
 def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
     benchmark, tmp_path, monkeypatch
 ):
-    """The nodes' own work is left out, and so is the disk, which syncs a file for each batch of
-    rows and some for each submission. Slurm takes as large a part of the cells at a time. A half
+    """Without the nodes' own work and the disk, which syncs files for each batch of rows. A half
     runs before the whole and, if that took longer than its limit, another one after it: the machine
     may have been slower meanwhile."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
@@ -85,17 +80,14 @@ def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
     assert len(ids) == len(set(ids)) == cells
     assert slurm.most_running == 400
     benchmark.extra_info |= {
-        "cells": cells,
-        "seconds": round(seconds, 1),
-        "seconds_of_half": round(half_s, 1),
+        "cells": cells, "arrays": len(slurm.submitted), "calls": dict(slurm.calls),
+        "seconds": round(seconds, 1), "seconds_of_half": round(half_s, 1),
         "ms_per_cell": round(1000 * seconds / cells, 2),
-        "arrays": len(slurm.submitted),
-        "calls": dict(slurm.calls),
         "csv_bytes": csv.stat().st_size,
         "plan_bytes": (csv.parent / "runs" / "plan.json").stat().st_size,
         "report_bytes": (csv.parent / "reports" / "index.html").stat().st_size,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+    }  # fmt: skip
     assert seconds <= MOST_RATIO * half_s
 
 
@@ -121,22 +113,16 @@ def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(benchmark, 
 
     one = run("one", alone)
     both = benchmark.pedantic(run, args=("both", "exclusive"), rounds=1)
-    job = cluster.submit(
-        "date +%s.%N", f"--array=0-{len(seeds) - 1}", *(f"--{word}" for word in alone.split())
-    )
+    words = [f"--{word}" for word in alone.split()]
+    job = cluster.submit("date +%s.%N", f"--array=0-{len(seeds) - 1}", *words)
     cluster.wait_until_empty()
-    idle = sorted(
-        float((cluster.folder / f"job-{job}-{index}.out").read_text())
-        for index in range(len(seeds))
-    )
+    files = (cluster.folder / f"job-{job}-{index}.out" for index in range(len(seeds)))
+    idle = sorted(float(file.read_text()) for file in files)
     starts = sorted(path.stat().st_mtime for path in (one.folder / "starts").iterdir())
     idle_s, cell_s = ((times[-1] - times[0]) / (len(times) - 1) for times in (idle, starts))
     share = span_s(both) / span_s(one)
-    benchmark.extra_info |= {
-        "share": round(share, 3),
-        "cell_s": round(cell_s, 2),
-        "job_s": round(idle_s, 2),
-        "overhead_s": round(cell_s - CELL_S - idle_s, 2),
-    }
+    overhead_s = cell_s - CELL_S - idle_s
+    values = {"share": share, "cell_s": cell_s, "job_s": idle_s, "overhead_s": overhead_s}
+    benchmark.extra_info |= {name: round(value, 3) for name, value in values.items()}
     assert share <= MOST_SHARE
-    assert cell_s - CELL_S - idle_s < MOST_OVERHEAD_S
+    assert overhead_s < MOST_OVERHEAD_S

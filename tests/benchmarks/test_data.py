@@ -2,22 +2,13 @@
 
 import csv
 import json
-import os
 import random
-import subprocess
-import sys
+
+from minbert.assets.embedded import fetch
+from tests.benchmarks.conftest import output_and_peak
 
 _ROWS = 400_000
-_LIMIT_KIB = 2**20
-_PEAK_OF = """
-import pathlib, resource, subprocess, sys
-code = subprocess.run(sys.argv[2:]).returncode
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-pathlib.Path(sys.argv[1]).write_text(str(peak))
-sys.exit(code)
-"""
-"""Runs a command and writes its peak, in a small process: to the peak of a process counts that of
-the one which started it, at that time."""
+_LIMIT_MIB = 1024
 
 
 def write_rows(path):
@@ -25,7 +16,7 @@ def write_rows(path):
     and a tenth with another label."""
     draw = random.Random(0)  # noqa: S311
     words = [f"word{number}" for number in range(30_000)]
-    repeated: list[tuple[str, int]] = []
+    repeated = []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("text", "label"))
@@ -41,22 +32,12 @@ def write_rows(path):
 def test_read_split_and_check_400_000_rows(tmp_path, benchmark):
     path = tmp_path / "many.csv"
     write_rows(path)
-    peak, command = tmp_path / "peak", [sys.executable, "-m", "bench.data", str(path), "--json"]
-    environment = {**os.environ, "MINBERT_CACHE": str(tmp_path / "cache")}
-    from minbert.assets.embedded import fetch
-
-    model = str(fetch("minilm"))
-
-    def check():
-        with (tmp_path / "out.json").open("wb") as out:
-            argv = [sys.executable, "-c", _PEAK_OF, str(peak), *command, "--model", model]
-            subprocess.run(argv, stdout=out, env=environment, check=True)
-        facts = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-        return {"peak_rss_mib": int(peak.read_text()) // 1024, **facts}
-
-    facts = benchmark.pedantic(check, rounds=1)
-    benchmark.extra_info["peak_rss_mib"] = facts["peak_rss_mib"]
-    assert facts["peak_rss_mib"] * 1024 < _LIMIT_KIB
+    words = ("-m", "bench.data", path, "--json", "--model", fetch("minilm"))
+    variables = {"MINBERT_CACHE": str(tmp_path / "cache")}
+    output, peak_mib = benchmark.pedantic(output_and_peak, words, variables, rounds=1)
+    facts = json.loads(output)
+    benchmark.extra_info["peak_rss_mib"] = peak_mib
+    assert peak_mib < _LIMIT_MIB
     assert facts["train"] + facts["dev"] == _ROWS
     assert abs(facts["dev"] - _ROWS / 10) < 2
     checks = facts["checks"]

@@ -1,12 +1,9 @@
 """Encoders besides BERT against transformers + PEFT, in steps that alternate: gates on the ratio of
 times and on what is kept for the backward pass, within this run."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
+from tests.experiments.encoder_steps import measured_alone
 from tests.minbert.peers import transformers
 
 REPEATS = 3
@@ -20,15 +17,8 @@ KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0
 def test_steps_against_peft(benchmark, kind):
     transformers()
     benchmark.group = "encoders"
-    command = [sys.executable, "-m", "tests.experiments.encoder_steps", kind, "lora", "bf16"]
-
-    def measure():
-        done = subprocess.run(
-            [*command, str(REPEATS)], check=True, capture_output=True, text=True, timeout=600
-        )
-        return json.loads(done.stdout)
-
-    result = benchmark.pedantic(measure, rounds=1, iterations=1)
+    setting = (kind, "lora", "bf16", REPEATS)
+    result = benchmark.pedantic(measured_alone, args=setting, rounds=1, iterations=1)
     ratio, low, _ = result["time"]
     benchmark.extra_info.update(time=ratio, low=low, kept=result["kept"])
     assert low <= TIME[kind]

@@ -21,51 +21,43 @@ import warnings
 from math import exp, inf, log
 from pathlib import Path
 from statistics import fmean
-from typing import Final
 
 import pytest
 
 from bench.analysis.comparison import Verdict, verdict_of
-from bench.analysis.engines import KEPT as KEPT_COLUMN
-from bench.analysis.engines import TIME as TIME_COLUMN
-from bench.analysis.engines import baselines
+from bench.analysis.engines import KEPT, TIME, baselines
 from bench.machine.conditions import usable_threads
 from bench.machine.environment import worker_environment
+from bench.results.origins import folder_of
 from bench.results.outcomes import no_values
 from bench.results.protocol import PHASES
-from bench.results.store import cell_folder, read_rows
 from bench.stats.intervals import mean_t
+from tests.benchmarks.conftest import run_grid
 from tests.minbert.peers import transformers
 
-BASELINE: Final = Path(__file__).with_name("engines.json")
-WORSE: Final = 1.15
-"""How many times a figure of the baseline leads to a warning."""
-GATES: Final = """
+BASELINE = Path(__file__).with_name("engines.json")
+WORSE = 1.15  # how many times a figure of the baseline leads to a warning
+_CELLS = """
+[[cells]]
+mode = ["lora", "dora"]
+rank = [8]
+layers = ["all-lin-only"]
+amp = ["on"]
+settings = """
+GATES = f"""
 [settings]
 epochs = 1
 max_train = 1024
 max_dev = 64
 max_steps = 2
-[[cells]]
-mode = ["lora", "dora"]
-rank = [8]
-layers = ["all-lin-only"]
-amp = ["on"]
-settings = { engine = "minbert" }
-[[cells]]
-mode = ["lora", "dora"]
-rank = [8]
-layers = ["all-lin-only"]
-amp = ["on"]
-settings = { engine = "transformers", own_kernels = false }
+{_CELLS}{{ engine = "minbert" }}
+{_CELLS}{{ engine = "transformers", own_kernels = false }}
 """
 """The settings of the gates, in both engines on the same batches, timed on replayed batches. They
 are in bf16; fp32, which `--grid engines` measures, would double the time of this benchmark."""
-STEPS, SIZE = 12, 32
-"""Of each script and the cell that it is compared with."""
-ROUNDS = 3
-"""The most, of a script and its cell as of the cells of the gates."""
-WHOLE: Final = f"""
+STEPS, SIZE = 12, 32  # of each script and the cell that it is compared with
+ROUNDS = 3  # the most, of a script and its cell as of the cells of the gates
+WHOLE = f"""
 [settings]
 epochs = 1
 max_train = {STEPS * SIZE}
@@ -78,32 +70,19 @@ rank = [8]
 layers = ["all-lin-only"]
 settings = {{ engine = "transformers" }}
 """
-LOOP: Final = 1.1
+LOOP = 1.1
 """The most that a whole cell of engine transformers may take, in the time of a script with a plain
-loop. A cell of minbert takes less, by the gates of `TIME` and `START`, and Trainer takes more."""
-
-TIME: Final = {
-    "lora-r8-all-lin-only-bf16": 0.8,
-    "dora-r8-all-lin-only-bf16": 0.65,
+loop. A cell of minbert takes less, by the gates, and Trainer takes more."""
+LIMITS = {
+    "lora-r8-all-lin-only-bf16": {"time": 0.8, "memory": 0.69, "kept": 0.45, "start": 1.0},
+    "dora-r8-all-lin-only-bf16": {"time": 0.65, "memory": 0.46, "kept": 0.27, "start": 1.0},
 }
-"""The most that our time over the peer's may be. Processors differ: where products are fast and
-memory is not, there is less to gain than where products are most of the work."""
-MEMORY: Final = {
-    "lora-r8-all-lin-only-bf16": 0.69,
-    "dora-r8-all-lin-only-bf16": 0.46,
-}
-"""Likewise of the peak of a whole cell above the imported libraries: the largest batch is not among
-its few steps, so fixed parts weigh more than in a whole epoch."""
-KEPT: Final = {
-    "lora-r8-all-lin-only-bf16": 0.45,
-    "dora-r8-all-lin-only-bf16": 0.27,
-}
-"""Likewise of what the forward pass of the largest batch keeps; a count, which varies little."""
-START: Final = dict.fromkeys(TIME, 1.0)
-"""Likewise of the time until a worker begins to train."""
-LIMITS: Final = {"time": TIME, "memory": MEMORY, "kept": KEPT, "start": START}
-DORA_KEEPS: Final = 1.05
-"""What DoRA keeps at most, in LoRA's."""
+"""The most that ours over the peer's may be. `time`, of a step: where products are fast and memory
+is not, there is less to gain than where products are most of the work. `memory`, the peak of a
+whole cell above the imported libraries: the largest batch is not among its few steps, so fixed
+parts weigh more than in a whole epoch. `kept`, what the forward pass of the largest batch keeps: a
+count, which varies little. `start`, the time until a worker begins to train."""
+DORA_KEEPS = 1.05  # what DoRA keeps at most, in LoRA's
 
 
 def test_against_transformers_and_peft(benchmark, tmp_path):
@@ -111,11 +90,11 @@ def test_against_transformers_and_peft(benchmark, tmp_path):
     benchmark.group = "gates"
 
     def measure():
-        result = gates(tmp_path, 1)
+        result = figures(run_grid(tmp_path, GATES))
         for repeats in range(2, ROUNDS + 1):
-            if not (beyond := [name.partition("-")[0] for name in TIME if over(result, name)]):
-                break
-            result = gates(tmp_path, repeats, f"mode={','.join(beyond)}")
+            if beyond := [name.partition("-")[0] for name in LIMITS if over(result, name)]:
+                more = ("--repeats", str(repeats), "--select", f"mode={','.join(beyond)}")
+                result = figures(run_grid(tmp_path, GATES, *more))
         return result
 
     result = benchmark.pedantic(measure, rounds=1, iterations=1)
@@ -133,9 +112,9 @@ def test_a_whole_cell_against_a_script(benchmark, tmp_path, minilm):
     def measure():
         ratios = []
         while len(ratios) < ROUNDS and min(ratios, default=inf) > LOOP:
-            script_s = script(minilm, tmp_path)
-            repeat = len(ratios) + 1
-            cell = next(row for row in run(tmp_path, WHOLE, repeat) if row.repeat == repeat)
+            script_s, repeat = script(minilm, tmp_path), len(ratios) + 1
+            rows = run_grid(tmp_path, WHOLE, "--repeats", str(repeat))
+            cell = next(row for row in rows if row.repeat == repeat)
             ratios.append(cell_s(tmp_path, cell) / script_s)
         return ratios
 
@@ -149,8 +128,8 @@ def test_a_whole_cell_against_a_script(benchmark, tmp_path, minilm):
 def cell_s(folder, row):
     """The seconds of a cell's process without those of measuring, which no script does. The grid
     has made the token ids of its texts before, once for all cells."""
-    of_cell = cell_folder(folder / "runs.csv", row.cell.name, *row.key, row.attempt)
-    with (of_cell / PHASES).open(newline="", encoding="utf-8") as lines:
+    phases = folder_of(folder / "runs.csv", row) / PHASES
+    with phases.open(newline="", encoding="utf-8") as lines:
         seconds = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(lines)}
     return float(row.wall_s or 0.0) - seconds["measure"]
 
@@ -169,45 +148,24 @@ def script(model, folder):
     return time.perf_counter() - start
 
 
-def run(folder, grid, repeats, selection=""):
-    """Run what is missing of a grid's cells on the CPU; the rows, all of which ended ok."""
-    (folder / "grid.toml").write_text(grid)
-    command = ["--grid", "grid.toml", "--device", "cpu", "--repeats", str(repeats)]
-    command += ["--select", selection] if selection else []
-    environment = {**os.environ, "MINBERT_BENCH_LOCKS": str(folder / "locks")}
-    ran = subprocess.run(
-        [sys.executable, "-m", "bench.grid", *command],
-        cwd=folder, env=environment, check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return read_rows(folder / "runs.csv")
-
-
-def gates(folder, repeats, selection=""):
-    """Run the cells of the gates, or those that are selected; the figures of all."""
-    return figures(run(folder, GATES, repeats, selection))
-
-
 def figures(rows):
     """The ratios of each setting, minbert over transformers, and what minbert keeps, MiB."""
     (baseline,) = baselines(rows, no_values)
-    kept = {id(pair): one for pair, one in baseline.compared(KEPT_COLUMN)}
+    kept = {id(pair): one for pair, one in baseline.compared(KEPT)}
     result = {}
-    for pair, one in baseline.compared(TIME_COLUMN):
+    for pair, one in baseline.compared(TIME):
         activations = kept[id(pair)]
-        assert one.interval is not None
-        assert activations.interval is not None
         low, high = one.interval.ends() or (one.interval.value,) * 2
+        memory, start = ([mean(of) for of in (pair.new, pair.base)] for mean in (above, start_s))
         result[pair.new.rows[0].name.rpartition("-")[0]] = {
             "time": one.interval.value, "time_low": low, "time_high": high,
-            "memory": above_imports(pair.new) / above_imports(pair.base),
-            "kept": activations.interval.value, "kept_mib": activations.new or 0.0,
-            "start": start_s(pair.new) / start_s(pair.base),
+            "memory": memory[0] / memory[1], "kept": activations.interval.value,
+            "kept_mib": activations.new or 0.0, "start": start[0] / start[1],
         }  # fmt: skip
     return result
 
 
-def above_imports(setting):
+def above(setting):
     """The mean peak of anonymous memory above the imported libraries, MiB."""
     return fmean((row.peak_anon_mib or 0.0) - (row.imports_anon_mib or 0.0) for row in setting.ok)
 
@@ -226,19 +184,19 @@ def verdict(figures, name, limit):
 
 def over(result, setting):
     """Whether a figure of a setting is beyond its limit, for sure or not."""
-    return any(result[setting][name] > limits[setting] for name, limits in LIMITS.items())
+    return any(result[setting][name] > limit for name, limit in LIMITS[setting].items())
 
 
 def broken(result):
     """The gates that do not hold."""
     problems = [
         f"{setting}: {name} {result[setting][name]:.2f}, at most {limit}"
-        for name, by_setting in LIMITS.items()
-        for setting, limit in by_setting.items()
+        for setting, limits in LIMITS.items()
+        for name, limit in limits.items()
         if name in result[setting]  # what older baselines lack
         and verdict(result[setting], name, limit) is Verdict.REGRESSION
     ]
-    lora, dora = (result[f"{mode}-r8-all-lin-only-bf16"]["kept_mib"] for mode in ("lora", "dora"))
+    lora, dora = (result[setting]["kept_mib"] for setting in LIMITS)
     if dora > DORA_KEEPS * lora:
         problems.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA")
     return problems
@@ -254,15 +212,6 @@ def worse(result, baseline):
     ]
 
 
-def within():
-    """Figures that are just inside of every gate."""
-    return {
-        setting: {name: limits[setting] for name, limits in LIMITS.items()}
-        | {"kept_mib": 105.0 if setting.startswith("dora") else 100.0}
-        for setting in TIME
-    }
-
-
 @pytest.mark.parametrize(
     ("factors", "problems"),
     [
@@ -272,11 +221,14 @@ def within():
         ({"time": 1.5, "time_low": 0.99}, 0),  # an interval that holds the limit
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("setting", TIME)
+@pytest.mark.parametrize("setting", LIMITS)
 def test_each_gate_closes(setting, factors, problems):
-    result = within()
+    """One by one, from figures that are just inside of every gate."""
+    kept = zip(LIMITS.items(), (100.0, 105.0), strict=True)
+    result = {name: {**limits, "kept_mib": mib} for (name, limits), mib in kept}
+    inside = dict(result[setting])
     for name, factor in factors.items():
-        result[setting][name] = factor * within()[setting][name.removesuffix("_low")]
+        result[setting][name] = factor * inside[name.removesuffix("_low")]
     is_lora = setting.startswith("lora")
     assert len(broken(result)) == (0 if is_lora and "kept_mib" in factors else problems)
     assert over(result, setting) == bool(factors.keys() - {"kept_mib"})
@@ -294,4 +246,5 @@ def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else():
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        sys.stdout.write(json.dumps(gates(Path(name), 2), indent=2) + "\n")
+        result = figures(run_grid(Path(name), GATES, "--repeats", "2"))
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")

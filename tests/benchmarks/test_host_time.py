@@ -20,7 +20,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Final
 
 import click
 import numpy as np
@@ -34,18 +33,14 @@ from tests.benchmarks.conftest import trainer_of
 from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, label
 from tests.minbert.kernels.test_fast_path import force_gpu
 
-TINY: Final = replace(
-    GEOMETRIES["bert-base"],
-    hidden_size=24,
-    intermediate_size=32,
-    vocab_size=64,
+TINY = replace(
+    GEOMETRIES["bert-base"], hidden_size=24, intermediate_size=32, vocab_size=64,
     max_position_embeddings=4,
     attention_probs_dropout_prob=0.0,  # with it torch's attention is many operators on a CPU
-)
-PAIRS: Final = 30
-LEVEL: Final = 0.05
-TRIMMED: Final = 0.2
-"""The share of the ratios at either end that the mean leaves out."""
+)  # fmt: skip
+PAIRS = 30
+LEVEL = 0.05
+TRIMMED = 0.2  # the share of the ratios at either end that the mean leaves out
 
 
 @dataclass(frozen=True)
@@ -94,10 +89,8 @@ def host_time(mode, layers, amp, pairs, level=LEVEL):
     gc.collect()
     gc.disable()
     try:
-        both = [
-            {name: step(name) for name in (KERNELS if pair % 2 else KERNELS[::-1])}
-            for pair in range(pairs)
-        ]
+        orders = [KERNELS if pair % 2 else KERNELS[::-1] for pair in range(pairs)]
+        both = [{name: step(name) for name in order} for order in orders]
     finally:
         gc.enable()
     times = np.array([[pair[FAST], pair[REFERENCE]] for pair in both])
@@ -118,7 +111,7 @@ def interval(logs, level):
     return math.exp(mean), math.exp(low), math.exp(high)
 
 
-ROWS: Final = {label(*row): row for row in ((*of, amp) for of in SETTINGS for amp in AMP)}
+ROWS = {label(*of, amp): (*of, amp) for of in SETTINGS for amp in AMP}
 
 
 def host_times(pairs):
@@ -129,12 +122,9 @@ def host_times(pairs):
 
 def slower_settings(times):
     """The settings of `host_times` that a second measurement shows to be slower as well."""
+    slow, level = [name for name, of in times.items() if of.low > 1], LEVEL / len(ROWS)
     with as_on_gpu():
-        again = {
-            name: host_time(*ROWS[name], 4 * PAIRS, LEVEL / len(ROWS))
-            for name, of in times.items()
-            if of.low > 1
-        }
+        again = {name: host_time(*ROWS[name], 4 * PAIRS, level) for name in slow}
     return {name: str(of) for name, of in again.items() if of.low > 1}
 
 
@@ -144,19 +134,12 @@ def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark):
     assert not slower_settings(times)
 
 
-def table(times):
-    """A Markdown table with a row for each setting."""
-    lines = ["| | host's time, ours / plain torch | ms, ours and plain torch |", "|---|---|---|"]
-    for name, of in times.items():
-        lines.append(f"| {name} | {of} | {of.ours_ms:.1f} and {of.plain_ms:.1f} |")
-    return "\n".join(lines)
-
-
 @click.command(help=__doc__)
 @click.option("--pairs", type=click.IntRange(10), default=200, help="Pairs of steps of a setting.")
 def main(pairs):
-    """Print the table."""
-    print(table(host_times(pairs)))
+    print("| | host's time, ours / plain torch | ms, ours and plain torch |\n|---|---|---|")
+    for name, of in host_times(pairs).items():
+        print(f"| {name} | {of} | {of.ours_ms:.1f} and {of.plain_ms:.1f} |")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 `pytest --benchmark-only tests/benchmarks/test_kernels.py` prints them in pairs, with their ratio.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -24,33 +26,18 @@ def of(way):
     return kernels("reference" if way == "torch" else "fast")
 
 
-def wide_product(dtype, way):
-    x, w = drawn(dtype, TOKENS, HIDDEN), drawn(dtype, WIDE, HIDDEN)
-    return (lambda: x @ w.t()) if way == "torch" else lambda: times(x, w)
-
-
-def thin_product(dtype, way):
-    g, thin = drawn(dtype, TOKENS, WIDE), drawn(dtype, TOKENS, RANK)
-    return (lambda: g.t() @ thin) if way == "torch" else lambda: thin_over_tokens(g, thin)
-
-
-def column_sums(dtype, way):
-    g = drawn(dtype, TOKENS, WIDE)
-    return (lambda: g.sum(dim=0)) if way == "torch" else lambda: sum_over_tokens(g)
-
-
-def dropping(dtype, _way):
+def dropping(dtype):
     x = drawn(dtype, TOKENS, HIDDEN)
     return lambda: dropout(x, DROPPED, training=True)
 
 
-def attending(dtype, _way):
+def attending(dtype):
     qkv = drawn(dtype, SENTENCES, LENGTH, 3 * HIDDEN).requires_grad_()
     upstream = drawn(dtype, SENTENCES, LENGTH, HIDDEN)
     return lambda: attention(qkv, None, HEADS, DROPPED).backward(upstream)
 
 
-def normalising(dtype, _way):
+def normalising(dtype):
     norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
     x, y = (drawn(dtype, SENTENCES, LENGTH, HIDDEN).requires_grad_() for _ in range(2))
 
@@ -66,23 +53,33 @@ def drawn(dtype, *shape):
     return torch.randn(shape).to(dtype)
 
 
-KERNELS = {
-    "x Wᵀ": wide_product,
-    f"Gᵀ (x Aᵀ) of rank {RANK}": thin_product,
-    "Σ G over tokens": column_sums,
-    "dropout": dropping,
-    "attention and its gradient": attending,
+PRODUCTS = {
+    "x Wᵀ": (lambda x, w: x @ w.t(), times, (TOKENS, HIDDEN), (WIDE, HIDDEN)),
+    f"Gᵀ (x Aᵀ) of rank {RANK}": (
+        lambda g, thin: g.t() @ thin, thin_over_tokens, (TOKENS, WIDE), (TOKENS, RANK)
+    ),
+    "Σ G over tokens": (lambda g: g.sum(dim=0), sum_over_tokens, (TOKENS, WIDE)),
+}  # fmt: skip
+"""By torch, by the kernel, and the shapes of the operands."""
+OTHERS = {
+    "dropout": dropping, "attention and its gradient": attending,
     "LayerNorm(x + dropout(y)) and its gradient": normalising,
-}
+}  # fmt: skip
 
 
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("what", KERNELS)
+@pytest.mark.parametrize("what", [*PRODUCTS, *OTHERS])
 def test_kernel(benchmark, way, dtype, what):
     benchmark.group = f"{what}, {'fp32' if dtype == torch.float32 else 'bf16'}"
+    if what in PRODUCTS:
+        by_torch, kernel, *shapes = PRODUCTS[what]
+        operands = [drawn(dtype, *shape) for shape in shapes]
+        call = partial(by_torch if way == "torch" else kernel, *operands)
+    else:
+        call = OTHERS[what](dtype)
     with of(way):
-        benchmark.pedantic(KERNELS[what](dtype, way), rounds=5, warmup_rounds=1)
+        benchmark.pedantic(call, rounds=5, warmup_rounds=1)
 
 
 @WAYS

@@ -9,46 +9,52 @@ over that of BERT, which is a part of every run; `kept` is of what the forward p
 batch keeps. An architecture takes about 4 minutes on two cores.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
-from typing import Any, Final
 
-from bench.common.messages import echo
+import click
+import torch
 
-REPEATS: Final = 8
-BERT: Final = "bert"
-KINDS: Final = (
+from bench.engines.engine import engine_of
+from bench.plan.cell import MINBERT, ON
+from bench.stats.intervals import mean_t
+from bench.worker.probes.memory import SavedTensors
+from bench.worker.setup import trained_groups
+from minbert.data.batches import Batch
+from minbert.model.families import FAMILIES
+from minbert.training.losses import CROSS_ENTROPY
+from minbert.training.trainer import Trainer, autocast
+from tests.encoders import job, save
+from tests.experiments.pages import read_json, write_json
+from tests.experiments.processes import in_processes
+
+REPEATS = 8
+BERT = "bert"
+KINDS = (
     BERT, "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
 )  # fmt: skip
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
-RESULTS: Final = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
-SETTINGS: Final = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
-_SIZES: Final = {
+RESULTS = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
+SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
+_SIZES = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
     "intermediate_size": 1536, "embedding_size": 384,
 }  # fmt: skip
-_OTHER_SIZES: Final = {
+_OTHER_SIZES = {
     "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
     "electra": {"embedding_size": 128}, "albert": {"embedding_size": 128},
 }  # fmt: skip
-_TEXTS: Final = 64
-_BATCHES: Final = 3
-_VOCABULARY: Final = 30_522
+_TEXTS = 64
+_BATCHES = 3
+_VOCABULARY = 30_522
 
 
-def batches(pad: int) -> list[Any]:
+def batches(pad):
     """Batches of 64 texts of similar length, of 6 to 60 tokens."""
-    import torch
-
-    from minbert.data.batches import Batch
-
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(6, 61, (_BATCHES * _TEXTS,), generator=generator).sort().values
     made = []
@@ -62,46 +68,34 @@ def batches(pad: int) -> list[Any]:
     return made
 
 
-def measure(kind: str, mode: str, amp: str, repeats: int | str = REPEATS) -> dict[str, Any]:
-    """The ratios of a setting, ours over transformers + PEFT, in this process."""
-    import torch
+def ours(theirs):
+    """The job of engine transformers in engine minbert."""
+    changes = {"engine_version": None, "attn_implementation": None, "own_kernels": None}
+    return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
 
-    from bench.engines.engine import engine_of
-    from bench.worker.probes.memory import SavedTensors
-    from bench.worker.setup import trained_groups
-    from minbert.model.families import FAMILIES
-    from minbert.training.trainer import Trainer, autocast
-    from tests.encoders import job, save
 
-    ours = {"own_kernels": "on"}
-    if kind in FAMILIES:
-        ours = {
-            "engine": "minbert", "engine_version": None, "kernels": "fast", "own_kernels": None,
-            "attn_implementation": None,
-        }  # fmt: skip
+def measure(kind, mode, amp, repeats=REPEATS):
+    """The row of a setting: ratios of ours over transformers + PEFT, in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / f"{kind}-tiny"
-        sizes = {**_SIZES, **_OTHER_SIZES.get(kind, {})}
-        save(kind, folder, vocab_size=_VOCABULARY, **sizes)
+        save(kind, folder, vocab_size=_VOCABULARY, **_SIZES | _OTHER_SIZES.get(kind, {}))
         theirs = job(folder, mode, "all-lin-only", rank=8, alpha=16.0, amp=amp, dropout=0.1)
+        own = replace(theirs, cell=replace(theirs.cell, own_kernels=ON))
         trainers, kept = [], []
-        for changes in (ours, {}):
-            own = replace(theirs, cell=replace(theirs.cell, **changes))
-            model = engine_of(own.cell).build(own).train()
+        for side in (ours(theirs) if kind in FAMILIES else own, theirs):
+            model = engine_of(side.cell).build(side).train()
             given = batches(model.pad_id)
             saved, last = SavedTensors(model), given[-1]
             with autocast(amp, last.input_ids.device), saved.counting():
                 logits = model(last.input_ids, last.attention_mask, last.token_type_ids)
             logits.float().sum().backward()
             kept.append(saved.mib)
-            trainers.append(
-                Trainer(
-                    model, trained_groups(model, own.cell), amp=amp, device=torch.device("cpu"),
-                    losses={"": "cross-entropy"}, schedule=lambda _step: 1.0,
-                )
-            )  # fmt: skip
+            trainers.append(Trainer(
+                model, trained_groups(model, side.cell), amp=amp, device=torch.device("cpu"),
+                losses={"": CROSS_ENTROPY}, schedule=lambda _step: 1.0,
+            ))  # fmt: skip
 
-        def seconds(trainer: Trainer) -> float:
+        def seconds(trainer):
             start = time.perf_counter()
             for batch in given:
                 trainer.step(batch)
@@ -109,73 +103,51 @@ def measure(kind: str, mode: str, amp: str, repeats: int | str = REPEATS) -> dic
 
         for trainer in trainers:
             seconds(trainer)
-        times: list[list[float]] = [[], []]
-        for repeat in range(int(repeats)):
+        times = [[], []]
+        for repeat in range(repeats):
             for place in (0, 1) if repeat % 2 else (1, 0):
                 times[place].append(seconds(trainers[place]))
-    return {"time": interval(*times), "kept": kept[0] / kept[1], "ms": [_ms(one) for one in times]}
+    ratio = mean_t([log(a / b) for a, b in zip(*times, strict=True)])
+    return {
+        "kind": kind, "mode": mode, "amp": amp,
+        "time": [exp(value) for value in (ratio.value, *(ratio.ends() or ()))],
+        "kept": kept[0] / kept[1],
+        "ms": [1000 * sorted(some)[len(some) // 2] / _BATCHES for some in times],
+    }  # fmt: skip
 
 
-def interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The ratio of times and the ends of its interval."""
-    from bench.stats.intervals import mean_t
-
-    result = mean_t([log(a / b) for a, b in zip(ours, theirs, strict=True)])
-    return [exp(value) for value in (result.value, *(result.ends() or ()))]
+def measured_alone(*setting):
+    """The row of a setting, from a process of its own."""
+    [(_, row)] = in_processes(1, [(measure, *setting)])
+    return row
 
 
-def _ms(seconds: Sequence[float]) -> float:
-    return 1000 * sorted(seconds)[len(seconds) // 2] / _BATCHES
-
-
-def machine() -> str:
-    import torch
-
+def machine():
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{torch.get_num_threads()} cores with {capability}, torch {torch.__version__}"
 
 
-def measure_all(kinds: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of some architectures, the first of which is BERT."""
-    cells = [(kind, *setting) for kind in kinds for setting in SETTINGS]
-    berts: dict[tuple[str, str], float] = {}
-    begun = time.monotonic()
-    for done, cell in enumerate(cells):
-        command = [sys.executable, "-m", "tests.experiments.encoder_steps", *cell]
-        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        kind, mode, amp = cell
-        row = {"kind": kind, "mode": mode, "amp": amp, **json.loads(run.stdout)}
-        ratio, low, high = row["time"]
-        row["to_bert"] = ratio / berts.setdefault((mode, amp), ratio)
-        yield row
-        left = (time.monotonic() - begun) / (done + 1) * (len(cells) - done - 1) / 60
-        echo(
-            f"cell {done + 1} of {len(cells)}, about {left:.0f} min left: {' '.join(cell)} "
-            f"{ratio:.2f} ({low:.2f} to {high:.2f}), kept {row['kept']:.2f}",
-            err=True,
-        )
-
-
-def main(only: str | None) -> None:
+@click.command(help=__doc__)
+@click.option("--only", help="Architectures, separated by commas.")
+def main(only):
     chosen = KINDS if only is None else (BERT, *only.split(","))
     if unknown := set(chosen) - set(KINDS):
         sys.exit(f"--only: no steps of {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    kinds = [kind for kind in KINDS if kind in chosen]
-    result = {"machine": machine(), "repeats": REPEATS}
-    before: list[dict[str, Any]] = []
+    result, rows = {"machine": machine(), "repeats": REPEATS}, []
     if only is not None:
-        earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
-        before = earlier.pop("rows")
+        earlier = read_json(RESULTS)
+        rows = [row for row in earlier.pop("rows") if row["kind"] not in chosen]
         if earlier != result:
             sys.exit(f"{RESULTS} is of {earlier}, and this is {result}: leave out --only")
-    rows = list(measure_all(kinds))
-    rows += [row for row in before if row["kind"] not in kinds]
+    cells, berts = [(kind, *one) for kind in KINDS if kind in chosen for one in SETTINGS], {}
+    for number, cell in enumerate(cells, 1):
+        click.echo(f"{number} of {len(cells)}: {' '.join(cell)}", err=True)
+        row = measured_alone(*cell)
+        row["to_bert"] = row["time"][0] / berts.setdefault(cell[1:], row["time"][0])
+        rows.append(row)
     rows.sort(key=lambda row: KINDS.index(row["kind"]))
-    RESULTS.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(RESULTS, {**result, "rows": rows})
 
 
 if __name__ == "__main__":
-    if sys.argv[3:]:
-        sys.stdout.write(json.dumps(measure(*sys.argv[1:])))
-    else:
-        main(sys.argv[2] if sys.argv[1:2] == ["--only"] else None)
+    main()

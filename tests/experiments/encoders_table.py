@@ -7,27 +7,18 @@ and writes docs/encoders.json and docs/encoders.md, which says how long that too
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
-from bench.common.messages import echo
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
@@ -37,7 +28,7 @@ from bench.results.protocol import WEIGHTS
 from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
 from bench.worker.weights import load_trained
-from minbert.data.batches import Batch, collate, plan_epoch
+from minbert.data.batches import collate, plan_epoch
 from minbert.model.classifier import Classifier
 from minbert.model.families import FAMILIES
 from minbert.training.evaluation import predict
@@ -45,22 +36,23 @@ from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.encoders import KINDS, Checkpoints, job
-from tests.experiments.encoder_steps import machine
+from tests.experiments.encoder_steps import machine, ours
 from tests.experiments.encoders_page import page
+from tests.experiments.pages import read_json, write_json
+from tests.experiments.processes import in_processes
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
-ENOUGH: Final = 0.95
-"""The accuracy that shows that a method trains an architecture; chance is 0.2."""
-_ROUND: Final = 60
-"""Steps between two looks at the accuracy."""
+EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
+ENOUGH = 0.95  # the accuracy that shows that a method trains an architecture; chance is 0.2
+_ROUND = 60  # steps between two looks at the accuracy
 
-PLANTED: Final = ("film", "story", "life", "comedy", "actor")
-FILLERS: Final = ("the", "of", "and", "to", "in")
-ASKED: Final = 320  # examples of which the accuracy is
+PLANTED = ("film", "story", "life", "comedy", "actor")
+FILLERS = ("the", "of", "and", "to", "in")
+ASKED = 320  # examples of which the accuracy is
 
 
-def planted(job: Job, count: int, seed: int) -> Split:
+def planted(job, count, seed):
     """Examples of the task, tokenised for a job."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(PLANTED))
@@ -83,23 +75,22 @@ class Setting:
     layers: str | None = None
     rate: float = 5e-3
     most: int = 300  # steps after which it is given up
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] | None = None  # of PEFT; `ATTENTION` is an architecture's layers
+    changes: dict = field(default_factory=dict)
+    config: dict | None = None  # of PEFT; `ATTENTION` is an architecture's layers
 
     @property
-    def label(self) -> str:
+    def label(self):
         return " ".join(filter(None, [self.name, self.layers]))
 
     @property
-    def is_of_both(self) -> bool:
+    def is_of_both(self):
         """Whether both engines have it."""
         return self.mode in _BOTH and "PiSSA" not in self.name
 
-    def job(self, checkpoint: Path) -> Job:
-        """The job of a checkpoint in engine transformers, with this project's kernels, as in a grid
-        that doesn't say otherwise."""
+    def job(self, checkpoint):
+        """The job of a checkpoint in engine transformers, with this project's kernels."""
         rate = None if self.mode == "head" else self.rate
-        values: dict[str, Any] = {**self.changes, "learning_rate": rate, "own_kernels": ON}
+        values = {**self.changes, "learning_rate": rate, "own_kernels": ON}
         if self.mode != "full":
             values["learning_rate_head"] = 1e-2
         if self.config is not None:
@@ -111,30 +102,26 @@ class Setting:
         return job(checkpoint, self.mode, self.layers, **values)
 
 
-_BOTH: Final = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
-ATTENTION: Final = "query, key and value"
-LOHA: Final = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
-BOFT: Final = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
-RECIPES: Final = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
-SETTINGS: Final = (
+_BOTH = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
+ATTENTION = "query, key and value"
+LOHA = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
+BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
+RECIPES = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
+SETTINGS = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
     Setting("bitfit", "bitfit", rate=3e-2),
-    *(Setting("lora", "lora", layers) for layers in LAYER_SETS),
-    *(Setting("dora", "dora", layers) for layers in LAYER_SETS),
+    *(Setting(mode, mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS),
     *(Setting("ia3", "ia3", layers, rate=3e-2, most=600) for layers in LAYER_SETS),
     *(Setting("vera", "vera", layers, rate=3e-2) for layers in LAYER_SETS),
-    *(
-        Setting(f"lora with {name}", "lora", layers, changes={key: value})
-        for name, key, value in RECIPES
-        for layers in LAYER_SETS[::2]
-    ),
+    *(Setting(f"lora with {name}", "lora", layers, changes={key: value})
+      for name, key, value in RECIPES for layers in LAYER_SETS[::2]),
     Setting("peft: LoHa", "peft", config=LOHA),
     Setting("peft: BOFT", "peft", rate=1e-2, config=BOFT),
-)
+)  # fmt: skip
 
 
-def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
+def trainer_of(a_job, steps):
     """The model of a job, ready to train, and its batches without end."""
     cell, device = a_job.cell, torch.device("cpu")
     split = planted(a_job, 640, 0)
@@ -146,7 +133,7 @@ def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
         amp=cell.amp, device=device,
     )  # fmt: skip
 
-    def batches() -> Iterator[Batch]:
+    def batches():
         for epoch in range(steps):
             rng = np.random.default_rng([cell.seed, epoch])
             for _, indices in plan_epoch({"": split.lengths}, cell.batch_size, rng):
@@ -155,14 +142,14 @@ def trainer_of(a_job: Job, steps: int) -> tuple[Trainer, Iterator[Batch]]:
     return trainer, batches()
 
 
-def losses_of(a_job: Job, steps: int) -> list[float]:
+def losses_of(a_job, steps):
     """The losses of some steps on the task."""
     trainer, batches = trainer_of(a_job, steps)
     return [float(trainer.step(batch)[0]) for batch in islice(batches, steps)]
 
 
-def logits_of(model: Classifier, split: Split) -> NDArray[np.float32]:
-    usual: dict[str, Any] = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
+def logits_of(model, split):
+    usual = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
     return predict(model, split.texts, **usual)
 
 
@@ -173,10 +160,10 @@ class Learned:
     model: Classifier
     accuracy: float
     steps: int
-    logits: NDArray[np.float32]
+    logits: np.ndarray
 
 
-def learn(a_job: Job, most: int) -> Learned:
+def learn(a_job, most):
     """Train until the accuracy is enough, or the steps are at an end."""
     dev = planted(a_job, ASKED, 1)
     trainer, batches = trainer_of(a_job, most)
@@ -190,8 +177,8 @@ def learn(a_job: Job, most: int) -> Learned:
     return Learned(trainer.model, accuracy, steps, logits)
 
 
-def save(learned: Learned, a_job: Job, folder: Path) -> None:
-    """Save what trained, with the job and the logits, for `load`."""
+def save(learned, a_job, folder):
+    """Save what trained, with the job and the logits, for `difference`."""
     folder.mkdir(parents=True)
     trained = [p for p in learned.model.parameters() if p.requires_grad]
     save_weights(learned.model, trained, folder)
@@ -199,41 +186,29 @@ def save(learned: Learned, a_job: Job, folder: Path) -> None:
     save_file({"logits": learned.logits}, folder / "before.safetensors")
 
 
-def load(root: Path) -> None:
-    """Load every model that was saved in a folder, and save the largest difference of its
-    logits."""
-    for folder in sorted(path.parent for path in root.glob("*/*/*/cell.json")):
-        a_job = Job.read(folder)
-        model = load_trained(a_job, folder)
-        before = load_file(folder / "before.safetensors")["logits"]
-        difference = np.abs(logits_of(model, planted(a_job, ASKED, 1)) - before).max()
-        (folder / "difference.txt").write_text(f"{difference:.3g}")
+def difference(folder):
+    """The largest difference of the logits of a saved model, once it is loaded."""
+    a_job = Job.read(folder)
+    before = load_file(folder / "before.safetensors")["logits"]
+    logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
+    return float(f"{np.abs(logits - before).max():.3g}")
 
 
-def differences(root: Path) -> dict[tuple[str, ...], float]:
-    """The same in another process, by engine, architecture and setting."""
-    module = "tests.experiments.encoders_table"
-    subprocess.run([sys.executable, "-m", module, "--load", root], check=True)
-    files = root.glob("*/*/*/difference.txt")
-    return {path.parts[-4:-1]: float(path.read_text()) for path in files}
+def folder_of(root, row):
+    """Where what was trained for a row is saved."""
+    return root / "saved" / row["engine"] / row["architecture"] / row["setting"]
 
 
-def ours(theirs: Job) -> Job:
-    """The same job in engine minbert."""
-    changes = {"engine_version": None, "attn_implementation": None, "own_kernels": None}
-    return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
-
-
-def _train(kind: str, engine: str, setting: Setting, root: Path) -> dict[str, Any]:
+def _train(kind, engine, setting, root):
     """Train one architecture by one method, and save it."""
-    row: dict[str, Any] = {"engine": engine, "architecture": kind, "setting": setting.label}
+    row = {"engine": engine, "architecture": kind, "setting": setting.label}
     try:
         a_job = setting.job(Checkpoints(root / "checkpoints")(kind))
         a_job = ours(a_job) if engine == MINBERT else a_job
         learned = learn(a_job, setting.most)
     except InputError as error:
         return row | {"refused": str(error)}
-    folder = root / "saved" / Path(*row.values())
+    folder = folder_of(root, row)
     save(learned, a_job, folder)
     groups = engine_of(a_job.cell).parameter_groups(learned.model)
     row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
@@ -241,12 +216,12 @@ def _train(kind: str, engine: str, setting: Setting, root: Path) -> dict[str, An
     return row | {"bytes": (folder / WEIGHTS).stat().st_size}
 
 
-POOLINGS: Final = ("pooler", "mean", "cls", "pooler, new")
+POOLINGS = ("pooler", "mean", "cls", "pooler, new")
 """Poolings on which engines are compared, of which encoders besides BERT have the first two; the
 last is of a checkpoint without a pooler."""
 
 
-def _compare(kind: str, pooling: str, setting: Setting, root: Path) -> dict[str, Any]:
+def _compare(kind, pooling, setting, root):
     """The largest difference in losses of 50 steps between engine minbert and the libraries'
     own code."""
     new = {"head": "MaskedLM"} if "new" in pooling else {}
@@ -258,33 +233,8 @@ def _compare(kind: str, pooling: str, setting: Setting, root: Path) -> dict[str,
     return {**row, "difference": float(f"{np.abs(one - other).max():.2g}")}
 
 
-def _at_once(tasks: Sequence[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of tasks, two of which run at a time, in random order, so that what is left takes
-    about as long for each as what is done."""
-    begun, spawn = time.monotonic(), get_context("spawn")
-    with ProcessPoolExecutor(
-        2, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        mixed = np.random.default_rng(0).permutation(len(tasks)).tolist()
-        futures = {pool.submit(tasks[number]): number for number in mixed}
-        rows: dict[int, dict[str, Any]] = {}
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                row = rows[futures[future]] = future.result()
-                left = (time.monotonic() - begun) / done * (len(tasks) - done) / 60
-                told = ", ".join(map(str, row.values()))
-                echo(f"cell {done} of {len(tasks)}, about {left:.0f} min left: {told}", err=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [rows[number] for number in range(len(tasks))]
-
-
-def measure(
-    kinds: Sequence[str] = tuple(dict.fromkeys((*KINDS, *FAMILIES))),
-    settings: Sequence[Setting] = SETTINGS,
-) -> dict[str, Any]:
-    """Train, load and compare everything."""
+def measure(kinds=EVERY, settings=SETTINGS):
+    """Train, compare and load everything, the last in another process than the first."""
     begun = time.monotonic()
     both = [setting for setting in settings if setting.is_of_both]
     own = [kind for kind in kinds if kind in FAMILIES]
@@ -295,34 +245,29 @@ def measure(
             checkpoints(kind)
         if "bert" in kinds:
             checkpoints("bert", head="MaskedLM")
-        tasks = [
-            *(partial(_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
-            *(partial(_train, kind, MINBERT, one, root) for kind in own for one in both),
+        calls = [
+            *((_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
+            *((_train, kind, MINBERT, one, root) for kind in own for one in both),
         ]
-        trained = len(tasks)
-        tasks += [
-            partial(_compare, kind, pooling, setting, root)
+        trained = len(calls)
+        calls += [
+            (_compare, kind, pooling, setting, root)
             for kind in own
             for pooling in (POOLINGS if kind == "bert" else POOLINGS[:2])
             for setting in both
         ]
-        rows = _at_once(tasks)
-        after = differences(root / "saved")
-    for row in rows[:trained]:
-        if "accuracy" in row:
-            row["difference"] = after[row["engine"], row["architecture"], row["setting"]]
+        every = dict(in_processes(2, calls, torch.set_num_threads, 1))
+        rows = [every[number] for number in range(len(calls))]
+        for row in rows[:trained]:
+            if "accuracy" in row:
+                row["difference"] = difference(folder_of(root, row))
     return {
         "versions": f"{machine()}, {engine_version()}",
         "minutes": round((time.monotonic() - begun) / 60),
-        "trained": rows[:trained],
-        "parity": rows[trained:],
-    }
+        "trained": rows[:trained], "parity": rows[trained:],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--load"]:
-        load(Path(sys.argv[2]))
-    else:
-        results = measure()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        PAGE.write_text(page(results))
+    write_json(RESULTS, measure())
+    PAGE.write_text(page(read_json(RESULTS)))

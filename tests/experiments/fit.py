@@ -14,22 +14,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
 
 from click import command, option
 
 from bench.common.messages import echo
+from tests.encoders import save
+from tests.experiments.pages import read_json
 
-RESULTS: Final = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
-_SIZES: Final = {
+RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
+_SIZES = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
     "intermediate_size": 512, "max_position_embeddings": 514,
 }  # fmt: skip
-_BERT: Final = ("bert-tiny", "bert-mini", "minilm")
-_OTHERS: Final = ("roberta", "electra", "deberta-v2", "modernbert")
-_BY_TRANSFORMERS: Final = ("deberta-v2", "modernbert")
-_LENGTHS: Final = (16, 32, 64, 128, 256, 512)
-_SELECTED: Final = (
+_BERT = ("bert-tiny", "bert-mini", "minilm")
+_OTHERS = ("roberta", "electra", "deberta-v2", "modernbert")
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_SELECTED = (
     "mode=full amp=bf16", "mode=head", "mode=lora layers=attn-only amp=off",
     "mode=lora layers=attn-only amp=bf16", "mode=lora layers=all-lin-only", "mode=dora",
     "mode=full amp=off",
@@ -39,43 +39,30 @@ _SELECTED: Final = (
 @command()
 @option("--draws", default=60)
 @option("--seed", default=0)
-def main(draws: int, seed: int) -> None:
+def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         for number in range(draws):
             model, limit = drawn.choice([*_BERT, *_OTHERS]), drawn.randrange(450, 800, 50)
-            limit += 250 * (model in _BY_TRANSFORMERS)  # whose libraries take more
+            limit += 250 * (model in ("deberta-v2", "modernbert"))  # by libraries that take more
             length, selected = drawn.choice(_LENGTHS), drawn.choice(_SELECTED)
             echo(f"{number + 1}/{draws}: {model}, {length} tokens, {limit} MiB, {selected}")
-            entries = _verified(model, length, limit, selected, Path(folder))
-            known = json.loads(RESULTS.read_text("utf-8"))
-            lines = ",\n".join(map(json.dumps, [*known, *entries]))
+            name, folder = ["--model", model, "--init", "random"], Path(place, model)
+            if model in _OTHERS:
+                name = ["--model", str(folder)]
+                if not folder.exists():
+                    save(model, folder, **_SIZES)
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.fit", *name, "--memory", f"{limit}MiB", "--verify",
+                 "--length", str(length), "--select", selected, "--json"],
+                stdout=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode not in (0, 1):
+                echo("nothing to verify")
+                continue
+            entries = [{**one, "device": "cpu"} for one in json.loads(done.stdout)["verified"]]
+            lines = ",\n".join(map(json.dumps, [*read_json(RESULTS), *entries]))
             RESULTS.write_text(f"[\n{lines}\n]\n", "utf-8")
-
-
-def _verified(
-    model: str, length: int, limit: int, selected: str, folder: Path
-) -> list[dict[str, Any]]:
-    """The settings that are selected, verified."""
-    name = ["--model", model, "--init", "random"]
-    if model in _OTHERS:
-        from tests.encoders import save
-
-        if not (folder / model).exists():
-            save(model, folder / model, **_SIZES)
-        name = ["--model", str(folder / model)]
-    words = [
-        *name, "--memory", f"{limit}MiB", "--length", str(length), "--select", selected,
-        "--verify", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.fit", *words], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode not in (0, 1):
-        echo("nothing to verify")
-        return []
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return [{**entry, "device": "cpu"} for entry in answer["verified"]]
 
 
 if __name__ == "__main__":

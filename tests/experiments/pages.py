@@ -1,20 +1,47 @@
 """Committed pages of docs/ with the tables that an experiment measured."""
 
-from pathlib import Path
+import json
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
-def with_tables(text: str, folder: Path, **facts: object) -> str:
-    """The text of a page in which each part between two equal marks `<!-- NAME -->` is what the
-    template NAME.md.jinja of a folder makes of some facts."""
-    environment = Environment(  # noqa: S701 (Markdown of our own figures)
+def _environment(folder):
+    return Environment(  # noqa: S701 (Markdown of our own figures)
         loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+
+
+def with_tables(text, folder, **facts):
+    """The text of a page in which each part between two equal marks `<!-- NAME -->` is what the
+    template NAME.md.jinja of a folder makes of some facts."""
+    environment = _environment(folder)
     for template in environment.list_templates(["jinja"]):
         mark = f"<!-- {template.removesuffix('.md.jinja')} -->\n"
         if mark in text:
             before, _, after = text.split(mark)
             text = mark.join([before, environment.get_template(template).render(facts), after])
     return text
+
+
+def made(template, **facts):
+    """The text of a whole page, which a template makes of some facts."""
+    return _environment(template.parent).get_template(template.name).render(facts)
+
+
+def rewrite(path, page, *facts):
+    """Write a page as a function makes it of its text and some facts."""
+    path.write_text(page(path.read_text("utf-8"), *facts), "utf-8")
+
+
+def markdown_table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")

@@ -7,31 +7,29 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 
 from bench.plan.planning import plan
-from bench.plan.rows import Row
 from bench.plan.shards import Shard, divide
 from bench.results.merge import SHARDS, keep_shard
 from bench.results.merge import main as merge
+from bench.results.origins import folder_of
 from bench.results.row import kept_row
 from bench.results.rowfile import encode
-from bench.results.store import cell_folder, read_rows
-from tests.experiments.faults.notes import Notes
+from bench.results.store import read_rows
 from tests.experiments.faults.parent import stub_report
-from tests.experiments.faults.setups import ROOT, Setup, setup
+from tests.experiments.faults.setups import ROOT, setup
 from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 COUNT = 3
@@ -48,24 +46,22 @@ class Case:
     folder: Path
     noise: random.Random
     most: int = 0
-    usual_s: dict[str, float] = field(default_factory=dict)
-    kills: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    usual_s: dict = field(default_factory=dict)
+    kills: Counter = field(default_factory=Counter)
+    wrong: list = field(default_factory=list)
 
-    @cached_property
-    def made(self) -> Setup:
+    def __post_init__(self):
         made = setup("fake")
         settings = made.grid.settings.model_copy(update={"seeds": SEEDS})
-        return replace(made, grid=made.grid.model_copy(update={"settings": settings}))
-
-    def run(self) -> "Case":
-        cells = self.made.cells
+        self.made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
         self.to = self.folder / "all" / "runs.csv"
         self.files = [self.folder / str(index) / "runs.csv" for index in range(COUNT)]
+
+    def run(self):
         left = list(range(COUNT))
         while left:
             index = self.noise.choice(left)
-            if self._ends("shard", lambda index=index: self._shard(index)):
+            if self._ends("shard", partial(self._shard, index)):
                 left.remove(index)
             self._merge()
         while not self._merge():
@@ -74,60 +70,55 @@ class Case:
         if Counter(map(content, rows)) != Counter(c for f in self.files for c in contents(f)):
             self.wrong.append("merged rows are not those of the shards")
         ok = Counter(row.cell_id for row in rows if row.is_ok)
-        if ok != Counter(cell.cell_id for cell in cells):
+        if ok != Counter(cell.cell_id for cell in self.made.cells):
             self.wrong.append(f"cells that ended ok: {ok}")
         if [of.missing for of in SHARDS.read(self.to).values()] != [[]]:
             self.wrong.append("shards are missing")
         return self
 
-    def _ends(self, what: str, action: Callable[[], int]) -> bool:
+    def _ends(self, what, action):
         """Whether an action in a process of its own ended before it was killed."""
-        pid = os.fork()
-        if pid == 0:
-            code = 70
-            try:
-                with Path(self.folder / "output.txt").open("a") as output:
-                    os.dup2(output.fileno(), 1)
-                    os.dup2(output.fileno(), 2)
-                code = action()
-            finally:
-                os._exit(code)
+        process = get_context("fork").Process(target=self._do, args=(action,))
+        process.start()
         if self.kills.total() < self.most:
             time.sleep(self.noise.uniform(0, self.usual_s[what]))
-            os.kill(pid, signal.SIGKILL)
+            process.kill()
         begun = time.monotonic()
-        _, status = os.waitpid(pid, 0)
+        process.join()
         if not self.most:
             self.usual_s[what] = max(self.usual_s.get(what, 0.0), time.monotonic() - begun)
-        if os.WIFSIGNALED(status):
+        if process.exitcode < 0:
             self.kills[what] += 1
-            return False
-        if code := os.waitstatus_to_exitcode(status):
-            self.wrong.append(f"a {what} ended with {code}")
-        return True
+        elif process.exitcode:
+            self.wrong.append(f"a {what} ended with {process.exitcode}")
+        return process.exitcode >= 0
 
-    def _shard(self, index: int) -> int:
+    def _do(self, action):
+        with Path(self.folder / "output.txt").open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        sys.exit(action())
+
+    def _shard(self, index):
         """What `bench.grid --shard` does once its plan is made."""
         path, made, cells = self.files[index], self.made, self.made.cells
-        notes = Notes(path.parent / "notes")
-        notes.folder.mkdir(parents=True, exist_ok=True)
-        os.environ |= {
-            PLACE: str(path.parent), NOTES: str(notes.folder), RUN: "1", "PYTHONPATH": str(ROOT)
-        }  # fmt: skip
+        notes = path.parent / "notes"
+        notes.mkdir(parents=True, exist_ok=True)
+        values = {PLACE: path.parent, NOTES: notes, RUN: 1, "PYTHONPATH": ROOT}
+        os.environ |= {name: str(value) for name, value in values.items()}
         sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
         division = divide(cells, [1] * len(cells), COUNT, [True] * len(cells))
         keep_shard(path, division.plan, Shard(index, COUNT))
         planned = plan(division.parts[index], read_rows(path), made.conditions.columns())
         return made.session(path, [made.target(f"shards {path}")]).run([planned])
 
-    def _merge(self) -> bool:
+    def _merge(self):
         files = [str(path) for path in self.files if path.exists()]
         if not files:
             return False
         self.noise.shuffle(files)
-        ended = self._ends(
-            "merge", lambda: merge([*files, "--to", str(self.to)], standalone_mode=False)
-        )
+        words = [*files, "--to", str(self.to)]
+        ended = self._ends("merge", partial(merge, words, standalone_mode=False))
         rows = read_rows(self.to)
         if any(kept_row(folder_of(self.to, row)) is None for row in rows):
             self.wrong.append("a merged row has no folder")
@@ -136,22 +127,18 @@ class Case:
         return ended
 
 
-def content(row: Row) -> bytes:
+def content(row):
     return encode(replace(row, attempt=1))
 
 
-def contents(path: Path) -> list[bytes]:
+def contents(path):
     return [*map(content, read_rows(path))]
 
 
-def folder_of(path: Path, row: Row) -> Path:
-    return cell_folder(path, row.name, *row.row_key)
-
-
-def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
+def strike(kills, seed, folder):
     """Cases with so many kills in all; how many of each kind, and what was wrong."""
     import_module("bench.report.recommendation")  # before the first fork
-    counts, wrong, noise = Counter[str](), list[str](), random.Random(seed)  # noqa: S311
+    counts, wrong, noise = Counter(), [], random.Random(seed)  # noqa: S311
     undisturbed = Case(Path(tempfile.mkdtemp(dir=folder)), noise).run()
     while counts.total() < kills:
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -167,7 +154,7 @@ def strike(kills: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]
 @click.command(help=__doc__)
 @click.option("--n", "kills", default=200, show_default=True, help="Kills.")
 @click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
-def main(kills: int, seed: int) -> None:
+def main(kills, seed):
     folder = Path(tempfile.mkdtemp(prefix="minbert-shards-"))
     begun = time.monotonic()
     counts, wrong = strike(kills, seed, folder)

@@ -3,8 +3,6 @@
 `python -m tests.experiments.small_samples` prints the table of docs/measuring.md#small-samples.
 """
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 
 from bench.plan.metrics import metric_of
@@ -19,53 +17,44 @@ RECALLS = (0.9, 0.6)  # the fraction of the common and of the rare class that is
 TAILS = {"normal": np.inf, "heavy tails (t, 3 degrees of freedom)": 3.0}
 
 
-def classes(rng: np.random.Generator, size: int, rare: float) -> Outcome:
+def classes(rng, size, rare):
     labels = (rng.random(size) < rare).astype(np.int64)
     right = rng.random(size) < np.where(labels == 1, RECALLS[1], RECALLS[0])
     return Outcome(np.where(right, labels, 1 - labels), labels, "")
 
 
-def correlated(rng: np.random.Generator, size: int, freedom: float) -> Outcome:
+def correlated(rng, size, freedom):
     """Numbers of a correlation of 0.7, and predictions."""
     labels, noise = rng.normal(size=(2, size))
     scale = 1.0 if np.isinf(freedom) else np.sqrt(rng.chisquare(freedom, size) / freedom)
     return Outcome((0.7 * labels + np.sqrt(1 - 0.7**2) * noise) / scale, labels / scale, "")
 
 
-def line(
-    metric: str, parameter: float, draws: int = DRAWS, sizes: Sequence[int] = SIZES
-) -> list[float]:
+def line(metric, parameter, draws=DRAWS, sizes=SIZES):
     """The fraction of intervals that hold the true score, by number of examples."""
     make = classes if metric_of(metric).problems[0] == "single_label" else correlated
     many = make(np.random.default_rng(0), 200_000, parameter)
     true = 0.7 if metric == "pearson" else float(numbers(metric, many).mean())
     shares = []
     for size in sizes:
-        rng, hits, made = np.random.default_rng(size), 0, 0
-        while made < draws:
+        rng, hits = np.random.default_rng(size), []
+        while len(hits) < draws:
             outcome = make(rng, size, parameter)
-            if outcome.labels is None or len(set(outcome.labels.tolist())) < 2:
-                continue
-            made += 1
-            hits += bool(score_of(metric, [numbers(metric, outcome)]).holds(true))
-        shares.append(hits / draws)
+            if len(set(outcome.labels.tolist())) >= 2:
+                hits.append(score_of(metric, [numbers(metric, outcome)]).holds(true))
+        shares.append(sum(map(bool, hits)) / draws)
     return shares
 
 
-def table() -> Iterator[str]:
-    """The lines of the table in Markdown."""
-    yield f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |"
-    yield f"|---|---|{'---|' * len(SIZES)}"
-    yield from (row(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES)
-    for name in ("pearson", "spearman"):
-        yield from (row(name, freedom, text) for text, freedom in TAILS.items())
-
-
-def row(name: str, parameter: float, text: str) -> str:
+def row(name, parameter, text):
     """A line of the table."""
     shares = " | ".join(f"{share:.0%}" for share in line(name, parameter))
     return f"| {metric_of(name).label} | {text} | {shares} |"
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print(f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |")
+    print(f"|---|---|{'---|' * len(SIZES)}")
+    print(*(row(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES), sep="\n")
+    for name in ("pearson", "spearman"):
+        print(*(row(name, freedom, text) for text, freedom in TAILS.items()), sep="\n")

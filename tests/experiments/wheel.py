@@ -43,7 +43,7 @@ print(rows.sort_values("cell_id")[names].to_json(orient="records"))
 class Fresh:
     """A folder outside the checkout, and an environment with the wheel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
@@ -54,7 +54,7 @@ class Fresh:
         self.python = folder / "venv" / "bin" / "python"
         self.run(self.python, "-m", "pip", "install", "-q", self.wheel, "nbclient", "ipykernel")
 
-    def run(self, *words: object, undecided: int = 0) -> str:
+    def run(self, *words, undecided=0):
         """What a command prints; its exit code has to be 0, or that of an undecided answer."""
         done = subprocess.run(
             [*map(str, words)], cwd=self.folder, env=self.environment, text=True,
@@ -64,49 +64,43 @@ class Fresh:
             sys.exit(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stderr[-2000:]}")
         return done.stdout
 
-    def bench(self, *words: object) -> str:
+    def bench(self, *words):
         command = self.folder / "venv" / "bin" / "minbert-bench"
         return self.run(command, *words, undecided=int(words[:1] == ("recommend",)))
 
 
-def settings_of(report: Path) -> set[str]:
-    """The cells of the first columns of the report's tables of settings and of cells."""
-    lines = report.read_text(encoding="utf-8").splitlines()
-    return {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
-
-
-def shards(fresh: Fresh) -> None:
-    """Three shards, merged, and one run."""
-    fresh.bench(*GRID)
-    for index in range(COUNT):
-        places = ("--runs", f"{index}/runs.csv", "--reports", f"{index}/reports")
-        fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
-    parts = [f"{index}/runs.csv" for index in range(COUNT)]
-    fresh.bench("merge", *parts, "--to", "all/runs.csv")
-    fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
-    one, merged = (json.loads(fresh.run(fresh.python, "-c", ROWS, path))
-                   for path in ("runs.csv", "all/runs.csv"))  # fmt: skip
-    assert one == merged, (one, merged)
-    pages = [settings_of(fresh.folder / name / "report.md") for name in ("reports", "all/reports")]
-    assert pages[0] == pages[1]
-    assert pages[0]
-    answers = [json.loads(fresh.bench("recommend", "--runs", path, "--json"))
-               for path in ("runs.csv", "all/runs.csv")]  # fmt: skip
+def answers(fresh, folder):
+    """What results in a folder say: their rows, the first columns of the report's tables of
+    settings and of cells, and the base of the recommendation."""
+    runs = Path(folder, "runs.csv")
+    rows = json.loads(fresh.run(fresh.python, "-c", ROWS, runs))
+    lines = (fresh.folder / folder / "reports" / "report.md").read_text("utf-8").splitlines()
+    shown = {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
+    advice = json.loads(fresh.bench("recommend", "--runs", runs, "--json"))
     same = ("decided", "settings", "metric", "margin", "cross_fitted_score")
-    assert [answers[0][n] for n in same] == [answers[1][n] for n in same]
-    print(f"{COUNT} shards merged: {len(merged)} rows, {len(pages[0])} settings in the report and "
-          "the recommendation's base are those of one run; times differ")  # fmt: skip
+    return rows, shown, [advice[name] for name in same]
 
 
 @click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
 @click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
 @click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
-def main(uvx: bool, pipx: bool) -> None:
+def main(uvx, pipx):
     with tempfile.TemporaryDirectory() as name:
         fresh = Fresh(Path(name))
         print(f"{fresh.wheel.name}: {fresh.bench('--version').splitlines()[0]}")
         assert "run --grid quick --data reviews.csv" in fresh.bench()
-        shards(fresh)
+        fresh.bench(*GRID)
+        parts = [f"{index}/runs.csv" for index in range(COUNT)]
+        for index, part in enumerate(parts):
+            places = ("--runs", part, "--reports", f"{index}/reports")
+            fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
+        fresh.bench("merge", *parts, "--to", "all/runs.csv")
+        fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
+        one, merged = answers(fresh, "."), answers(fresh, "all")
+        assert one == merged, (one, merged)
+        assert one[1]
+        print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report "
+              "and the recommendation's base are those of one run; times differ")  # fmt: skip
         print(fresh.bench("validate", "all", "--reports", "side").splitlines()[-1])
         tables = fresh.run(
             fresh.python, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb", ROOT / "docs",

@@ -8,19 +8,15 @@ whether each prediction was right.
 `python -m tests.experiments.alternatives --help`
 """
 
-import csv
-import io
 import random
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 from safetensors.numpy import load_file, save
 
 from bench.common.csvfile import write_csv
@@ -28,71 +24,59 @@ from bench.common.files import write_atomically
 from bench.stats.intervals import spread
 from minbert.data.tasks import load_data
 from tests.experiments.pages import with_tables
-from tests.experiments.rates import grouped_rows
+from tests.experiments.rates import divided, write_rows
 
-HERE: Final = Path(__file__).parent
-ROWS: Final = HERE.parents[2] / "docs" / "alternatives.csv"
-PAGE: Final = ROWS.with_suffix(".md")
-WAYS: Final[dict[str, dict[str, Any]]] = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
-OURS: Final = ("quick", "race")
-TASKS: Final = {"movies": 2500, "nyt": 1500, "quora": 4000}
+HERE = Path(__file__).parent
+ROWS = HERE.parents[2] / "docs" / "alternatives.csv"
+PAGE = ROWS.with_suffix(".md")
+WAYS = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
+OURS = ("quick", "race")
+TASKS = {"movies": 2500, "nyt": 1500, "quora": 4000}
 """Tasks, and how many examples of each are the test part."""
-LABELS: Final = ("all", "1000", "100")
-SEEDS: Final = ("0", "1", "2")
-MINUTES: Final = 20.0
-MARGIN: Final = 0.01
+LABELS = ("all", "1000", "100")
+SEEDS = ("0", "1", "2")
+MINUTES = 20.0
+MARGIN = 0.01
 """How much worse than the best of the others our answer may be without being called a loss."""
-COLUMNS: Final = (
+COLUMNS = (
     "task", "labels", "way", "seed", "minutes", "status", "reason", "score", "examples",
     "wall_s", "peak_mib", "model_mb", "lines", "other_cores", "note", "command", "versions",
     "measurement_version",
 )  # fmt: skip
-Row = Mapping[str, Any]
-Bools = NDArray[np.bool_]
-Key = tuple[str, str, str, str]
-"""Seed, task, labels and way."""
 
 
 @cache
-def split(task: str, data: Path) -> tuple[list[list[Any]], list[list[Any]]]:
+def split(task, data):
     """A header and rows to train on, and those of the test part, the same ones each time. What
     belongs together, such as equal texts, is in one part."""
-    rows = grouped_rows(load_data(task, data if task == "quora" else None))
-    keys = sorted(rows)
-    random.Random(0).shuffle(keys)  # noqa: S311
-    parts: dict[bool, list[list[Any]]] = {True: [], False: []}
-    for key in keys:
-        parts[len(parts[True]) < TASKS[task]] += rows[key]
-    texts = ["text"] if len(parts[True][0]) == 2 else ["a", "b"]
-    return [[*texts, "label"], *parts[False]], [[*texts, "label"], *parts[True][: TASKS[task]]]
+    rows = load_data(task, data if task == "quora" else None)
+    head, test, train = divided(rows, TASKS[task])
+    return [head, *train], [head, *test]
 
 
-def write_files(
-    parts: tuple[list[list[Any]], list[list[Any]]], labels: str, seed: str, folder: Path
-) -> list[str]:
+def write_files(parts, labels, seed, folder):
     """Write a training CSV with a number of labels that a seed draws, nine tenths for all, since
     not every way has a seed of its own; and the texts to predict, whose labels are returned."""
     (head, *rows), test = parts
     random.Random(int(seed)).shuffle(rows)  # noqa: S311
     some = rows[: 9 * len(rows) // 10 if labels == "all" else int(labels)]
-    texts = [row[:-1] for row in test]
-    for name, part in {"train.csv": [head, *some], "new.csv": texts}.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(part)
+    write_rows(folder / "train.csv", [head, *some])
+    write_rows(folder / "new.csv", [row[:-1] for row in test])
     return [row[-1] for row in test[1:]]
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path):
     """The rows of a CSV; none without a file."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [*csv.DictReader(io.StringIO(text, newline=""))]
+    if not path.is_file():
+        return []
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
 
 
-def key_of(row: Row) -> Key:
+def key_of(row):
     return row["seed"], row["task"], row["labels"], row["way"]
 
 
-def keep(path: Path, row: Row, right: Bools | None) -> None:
+def keep(path, row, right):
     """Add a row, after the right answers of its predictions, a bit each."""
     if right is not None:
         bits = _read_bits(path) | {"/".join(key_of(row)): np.packbits(right)}
@@ -100,34 +84,33 @@ def keep(path: Path, row: Row, right: Bools | None) -> None:
     write_csv(path, COLUMNS, sorted([*read_csv(path), row], key=key_of))
 
 
-def _read_bits(path: Path) -> dict[str, NDArray[np.uint8]]:
+def _read_bits(path):
     path = path.with_suffix(".safetensors")
     return load_file(path) if path.is_file() else {}
 
 
-def right_answers(path: Path) -> dict[Key, Bools]:
+def right_answers(path):
     """Whether each prediction of the runs that ended ok is right."""
     bits, done = _read_bits(path), [row for row in read_csv(path) if row["status"] == "ok"]
     keys = {key_of(row): int(row["examples"]) for row in done}
     return {key: np.unpackbits(bits["/".join(key)], count=n) > 0 for key, n in keys.items()}
 
 
-def hours_left(missing: Sequence[Key], rows: Sequence[Row], minutes: float) -> float:
+def hours_left(missing, rows, minutes):
     """Hours of missing runs: each like those of its way and labels that have run, or the limit."""
-    known = defaultdict[tuple[str, ...], list[float]](list)
+    known = defaultdict(list)
     for row in rows:
         known[key_of(row)[2:]].append(float(row["wall_s"] or 0) / 3600)
     return float(sum(np.mean(known.get(key[2:], minutes / 60)) for key in missing))
 
 
-def figures(path: Path) -> dict[str, Any]:
+def figures(path):
     """What the page has: a table for each task and number of labels, with the differences from each
     of ours to the best of the others."""
     rows, right, tables = read_csv(path), right_answers(path), []
     for task, labels in product(TASKS, LABELS):
-        ways = {
-            way: [row for row in rows if key_of(row)[1:] == (task, labels, way)] for way in WAYS
-        }
+        own = [row for row in rows if (row["task"], row["labels"]) == (task, labels)]
+        ways = {way: [row for row in own if row["way"] == way] for way in WAYS}
         shown = [_figures(way, some, right) for way, some in ways.items() if some]
         if shown:
             gaps = [gap for name in OURS if (gap := _gap(name, task, labels, right))]
@@ -142,34 +125,33 @@ def figures(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _figures(way: str, rows: Sequence[Row], right: Mapping[Key, Bools]) -> dict[str, Any]:
+def _figures(way, rows, right):
     """The score of a way with its interval over seeds and examples, and means of other columns."""
     done = [row for row in rows if row["status"] == "ok"]
     other = [row for row in rows if row["status"] != "ok"]
-    costs = ("wall_s", "peak_mib", "model_mb", "lines")
     score = np.array([right[key_of(row)] for row in done], float)
     return {
         "way": way, "seeds": len(done), "score": spread(score).interval() if done else None,
-        "costs": {name: float(np.mean([float(row[name]) for row in done])) if done else None
-                  for name in costs},
+        "costs": {name: np.mean([float(row[name]) for row in done]) if done else None
+                  for name in ("wall_s", "peak_mib", "model_mb", "lines")},
         "others": sorted({f"{row['status']}: {row['reason']}".rstrip(": ") for row in other}),
         "missing": len(other),
     }  # fmt: skip
 
 
-def _gap(name: str, task: str, labels: str, right: Mapping[Key, Bools]) -> dict[str, Any]:
+def _gap(name, task, labels, right):
     """The difference from one of ours to the best of the others, over common seeds and examples;
-    empty if there are none."""
+    none if there are none."""
     gaps = {}
     for other in [way for way in WAYS if way not in OURS]:
         pairs = [[right.get((s, task, labels, way)) for way in (name, other)] for s in SEEDS]
         both = [a.astype(float) - b for a, b in pairs if a is not None and b is not None]
         if both:
             gaps[other] = spread(np.array(both)).interval()
-    best = min(gaps, key=lambda other: gaps[other].value, default="")
-    return {"ours": name, "best": best, "gap": gaps[best]} if best else {}
+    best = min(gaps, key=lambda other: gaps[other].value, default=None)
+    return best and {"ours": name, "best": best, "gap": gaps[best]}
 
 
-def page(text: str, path: Path = ROWS) -> str:
+def page(text, path=ROWS):
     """The text of docs/alternatives.md with the tables of some rows."""
     return with_tables(text, HERE, **figures(path))

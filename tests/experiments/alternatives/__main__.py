@@ -9,7 +9,6 @@ import signal
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,11 +18,12 @@ from bench.common.progress import progress_bar
 from tests.components import CS224N
 from tests.experiments import alternatives as runs
 from tests.experiments.alternatives.running import run_way
+from tests.experiments.pages import rewrite
 
 _PATH = click.Path(path_type=Path)
 
 
-def _some(flag: str, values: Any) -> Any:
+def _some(flag, values):
     text = "Only this one; may be given several times."
     choice = click.Choice([*values])
     return click.option(flag, multiple=True, default=[*values], type=choice, help=text)
@@ -39,17 +39,16 @@ def _some(flag: str, values: Any) -> Any:
 @click.option("--rows", default=runs.ROWS, type=_PATH, help="Where rows are kept.")
 @click.option("--data", default=CS224N, type=_PATH, help="The folder with the files of quora.")
 @click.option("--folder", default="runs/alternatives", show_default=True, type=_PATH)
-def main(part: str, rows: Path, folder: Path, minutes: float, data: Path, **some: Any) -> None:
+def main(part, rows, folder, minutes, data, **some):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends the run's processes
     if not part:
         keys = [*product(some["seed"], some["task"], some["labels"], some["way"])]
         run_missing(keys, rows, data, folder.resolve(), minutes)
     if rows == runs.ROWS:
-        text = runs.page(runs.PAGE.read_text(encoding="utf-8"))
-        runs.PAGE.write_text(text, encoding="utf-8")
+        rewrite(runs.PAGE, runs.page)
 
 
-def run_missing(keys: list[runs.Key], path: Path, data: Path, folder: Path, minutes: float) -> None:
+def run_missing(keys, path, data, folder, minutes):
     """Run what has no row yet, and keep each row as soon as it is there."""
     rows = runs.read_csv(path)
     if {row["minutes"] for row in rows} - {str(minutes)}:
@@ -63,13 +62,8 @@ def run_missing(keys: list[runs.Key], path: Path, data: Path, folder: Path, minu
             left = runs.hours_left(missing[number:], runs.read_csv(path), minutes)
             name = f"{task}, {labels} labels, {way}, seed {seed}"
             show(number, f"{name}; at most {left:.1f} h left")
-
-            def tick(seconds: float, number: int = number, name: str = name) -> None:
-                if sys.stderr.isatty():
-                    show(number, f"{name}: {seconds:.0f} s of {60 * minutes:.0f}")
-
             answers = runs.write_files(runs.split(task, data), labels, seed, folder)
-            row, right = run_way(way, seed, answers, folder, minutes, tick)
+            row, right = run_way(way, seed, answers, folder, minutes)
             runs.keep(path, row | {"task": task, "labels": labels}, right)
             click.echo(f"{name}: {row['score'] or row['status']} {row['reason'] or row['note']}")
 

@@ -7,36 +7,30 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from typing import Any, Final
 
 import click
 import numpy as np
 import psutil
 
 from bench.machine.conditions import MEASUREMENT_VERSION
-from tests.experiments.alternatives import COLUMNS, HERE, WAYS, Bools, read_csv
+from tests.experiments.alternatives import COLUMNS, HERE, WAYS, read_csv
 
-_PERIOD_S: Final = 0.25  # between two looks at the memory of a run
-_ENVIRONMENT: Final = {
+_PERIOD_S = 0.25  # between two looks at the memory of a run
+_ENVIRONMENT = {
     "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
     "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
 }  # fmt: skip
 
 
-def run_way(
-    name: str, seed: str, answers: Sequence[str], folder: Path, minutes: float,
-    tick: Callable[[float], None] = lambda _: None,
-) -> tuple[dict[str, Any], Bools | None]:  # fmt: skip
+def run_way(name, seed, answers, folder, minutes):
     """Run a way on the files of a folder, which also has the environments and an empty folder for
-    the run. Returns columns of its row, and whether each prediction is right; None where it failed.
-    `tick` is called with the seconds so far, again and again."""
+    the run. Returns columns of its row, and whether each prediction is right; None if it failed."""
     way, work, seconds = WAYS[name], folder / "run", int(60 * minutes)
     program, needs = HERE / "ways" / f"{way['program']}.py", way.get("requirements")
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+    row = dict.fromkeys(COLUMNS, "")
     row |= {"way": name, "seed": seed, "minutes": minutes, "examples": len(answers),
             "measurement_version": MEASUREMENT_VERSION}  # fmt: skip
     python, why_not = environment(needs, folder) if needs else (sys.executable, "")
@@ -46,7 +40,7 @@ def run_way(
     work.mkdir()
     files = [folder / "train.csv", folder / "new.csv", encoder(folder), work]
     words = [python, "-P", program, *files, seed, seconds, *way.get("arguments", ())]
-    row |= run_limited([*map(str, words)], work, seconds, tick, imports=not needs)
+    row |= run_limited([*map(str, words)], work, seconds, imports=not needs)
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
     for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
         last = last.replace(str(path), "…")
@@ -69,7 +63,7 @@ def run_way(
     return row | costs | {"note": last}, right
 
 
-def encoder(folder: Path) -> Path:
+def encoder(folder):
     """The embedded encoder as a folder of sentence-transformers, which transformers reads, too."""
     path = folder / "minilm"
     if not path.is_dir():
@@ -86,7 +80,7 @@ def encoder(folder: Path) -> Path:
     return path
 
 
-def environment(needs: str, folder: Path) -> tuple[str, str]:
+def environment(needs, folder):
     """The Python of an environment, which is made if it is not there, and why that failed."""
     text = HERE / "requirements" / f"{needs}.txt"
     place = folder / "environments" / needs
@@ -102,10 +96,7 @@ def environment(needs: str, folder: Path) -> tuple[str, str]:
     return python, ""
 
 
-def run_limited(
-    words: Sequence[str], work: Path, seconds: float, tick: Callable[[float], None], *,
-    imports: bool,
-) -> dict[str, Any]:  # fmt: skip
+def run_limited(words, work, seconds, *, imports):
     """Run a command in a folder for at most some seconds, with two threads and its output in
     log.txt; `imports`: with the paths that this process imports from. Returns its status, its time,
     the peak of its memory and that of its descendants, and the cores that others had busy."""
@@ -122,7 +113,6 @@ def run_limited(
                 with suppress(psutil.NoSuchProcess):
                     tree = [child, *child.children(recursive=True)]
                     peak = max(peak, sum(process.memory_info().rss for process in tree))
-                tick(time.monotonic() - begun)
                 time.sleep(_PERIOD_S)
         finally:
             _end(child)
@@ -134,7 +124,7 @@ def run_limited(
     }  # fmt: skip
 
 
-def _end(child: psutil.Popen) -> None:
+def _end(child):
     """End a process and its descendants: asked at first, so that they can end others in order."""
     processes = []
     with suppress(psutil.NoSuchProcess):
@@ -146,25 +136,25 @@ def _end(child: psutil.Popen) -> None:
         _, processes = psutil.wait_procs(processes, timeout=10)
 
 
-def _others_s() -> float:
+def _others_s():
     """Seconds that processors worked for other processes than ended children of this one."""
     times, own = psutil.cpu_times(), getrusage(RUSAGE_CHILDREN)
     return float(times.user + times.nice + times.system - own.ru_utime - own.ru_stime)
 
 
-def versions(python: str, libraries: Sequence[str]) -> str:
+def versions(python, libraries):
     code = f"from importlib.metadata import version as v\nfor n in {libraries}: print(n, v(n))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return ", ".join(done.stdout.splitlines())
 
 
-def code_lines(program: Path) -> int:
+def code_lines(program):
     """The lines of a program without blank ones, comments and its docstring."""
     code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
     return len(re.findall(r"^\s*[^\s#]", code, re.M))
 
 
-def last_line(text: str) -> str:
+def last_line(text):
     """The last line that is not blank, without addresses, cut after 200 characters."""
     line = (text.strip().splitlines() or ["no message"])[-1]
     return re.sub(r"\w+://\S+", "…", line)[:200]

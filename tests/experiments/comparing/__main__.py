@@ -19,96 +19,64 @@ run.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final
 
 import click
 from rich.progress import track
 
-from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
 from tests.experiments.comparing import figures, simulations
-from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, measure
+from tests.experiments.comparing.alarms import SCENARIOS, Repeats, measure
 from tests.experiments.comparing.sides import ROOT, find_slow, find_work, run_grid
+from tests.experiments.pages import read_json, rewrite, write_json
 
-_NUMBERS: Final = {
-    "collect": 12,
-    "aa": 200,
-    "power": 200,
-    "history": 300,
-    "times": 1000,
-    "slow": 20,
-}
+_NUMBERS = {"collect": 12, "aa": 200, "power": 200, "history": 300, "times": 1000, "slow": 20}
 """How many repeats, draws or trials a part takes."""
+_OUT = ROOT / "runs" / "comparing"
+_MEASURED = _OUT / "repeats.csv"
 
 
 @click.command(help=__doc__)
 @click.argument("part", type=click.Choice([*_NUMBERS, "work", "page"]))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=ROOT / "runs" / "comparing",
-    help="Folder of what is measured; runs/comparing by default.",
-)
-@click.option("--select", default="", help="Only cells that match, as in bench.grid.")
-@click.option("--number", type=int, help=f"Repeats, draws or trials; by default {_NUMBERS}.")
-@click.option("--rounds", default=24, show_default=True, help="The most rounds of a trial of slow.")
 @click.option("--only-page", is_flag=True, help="Of page: only from the committed figures.")
-def main(
-    part: str, out: Path, select: str, number: int | None, rounds: int, only_page: bool
-) -> None:
-    number = number or _NUMBERS.get(part, 0)
-    measured = out / "repeats.csv"
+def main(part, only_page):
+    number = _NUMBERS.get(part)
+    repeats = read_rows(_MEASURED if _MEASURED.exists() else figures.REPEATS)
     if part == "collect":
-        options = ["--repeats", str(number), *(["--select", select] if select else [])]
-        run_grid(ROOT, figures.GRID, measured, options)
+        run_grid(ROOT, figures.GRID, _MEASURED, "--repeats", number)
     elif part == "aa":
-        worlds: list[Repeats | Simulated] = [Repeats(_repeats(measured)), *SCENARIOS]
-        _keep(out, part, (measure(world, number) for world in track(worlds)))
+        worlds = [Repeats(repeats), *SCENARIOS]
+        _keep(part, (measure(world, number) for world in track(worlds)))
     elif part == "power":
-        _keep(out, part, simulations.power(number))
-        _keep(out, "needed", simulations.needed(number // 2))
+        _keep(part, simulations.power(number))
+        _keep("needed", simulations.needed(number // 2))
     elif part == "history":
-        _keep(out, part, simulations.histories(number))
+        _keep(part, simulations.histories(number))
     elif part == "times":
-        _keep(out, "repeats", simulations.of_repeats(_repeats(measured)))
-        _keep(out, "within", simulations.within_a_process(number))
+        _keep("repeats", simulations.of_repeats(repeats))
+        _keep("within", simulations.within_a_process(number))
     elif part == "work":
-        _keep(out, part, find_work(out / part, select))
+        _keep(part, find_work(_OUT / part))
     elif part == "slow":
-        _keep(out, part, (find_slow(out / part, trial, rounds) for trial in range(number)))
+        _keep(part, (find_slow(_OUT / part, trial) for trial in range(number)))
     else:
-        _write_page(out, None if only_page else measured)
+        if not only_page:
+            files = {name: _OUT / f"{name}.json" for name in figures.PARTS}
+            new = {name: read_json(file) for name, file in files.items() if file.exists()}
+            write_json(figures.FIGURES, figures.read_figures() | new)
+            if _MEASURED.exists():
+                shutil.copyfile(_MEASURED, figures.REPEATS)
+        for path in figures.PAGES:
+            rewrite(path, figures.page, figures.read_figures())
 
 
-def _write_page(out: Path, measured: Path | None) -> None:
-    """Write the tables, and before that, with measured repeats, the figures."""
-    if measured is not None:
-        files = {name: out / f"{name}.json" for name in figures.PARTS}
-        new = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-        parts = json.dumps({**figures.read_figures(), **new}, indent=1)
-        figures.FIGURES.write_text(parts + "\n", encoding="utf-8")
-        if measured.exists():
-            shutil.copyfile(measured, figures.REPEATS)
-    for path in figures.PAGES:
-        text = path.read_text(encoding="utf-8")
-        path.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
-
-
-def _repeats(path: Path) -> list[Row]:
-    """The measured repeats; without new ones the committed ones."""
-    return read_rows(path if path.exists() else figures.REPEATS)
-
-
-def _keep(out: Path, part: str, outcomes: Iterable[Mapping[str, Any]]) -> None:
+def _keep(part, outcomes):
     """Print outcomes as they come, and write them once all are there."""
     kept = []
     for outcome in outcomes:
         click.echo(json.dumps(outcome))
         kept.append(outcome)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    _OUT.mkdir(parents=True, exist_ok=True)
+    write_json(_OUT / f"{part}.json", kept)
 
 
 if __name__ == "__main__":

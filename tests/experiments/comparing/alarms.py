@@ -2,42 +2,35 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from math import exp
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.comparison import Comparison, Limits, compare
+from bench.analysis.comparison import Limits, compare
 from bench.compare.alternating import look_rounds, undecided_cells
-from bench.plan.rows import Row
-from bench.results.outcomes import Values, ValuesOf, no_values
+from bench.results.outcomes import no_values
 from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
-Rng = np.random.Generator
-Rows = list[Row]
-Key = tuple[str, int]  # a cell's id and seed
-RUN_S: Final = 10.0  # seconds between the starts of two simulated runs
-_BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
+RUN_S = 10.0  # seconds between the starts of two simulated runs
+_BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Draw:
     """Rows of both sides, with the values of their dev examples."""
 
-    base: Rows
-    new: Rows
-    values_of: tuple[ValuesOf, ValuesOf] = (no_values, no_values)
+    base: list
+    new: list
+    values_of: tuple = (no_values, no_values)
 
-    def compared(self, named: tuple[str, ...], looks: int = 1) -> Comparison:
+    def compared(self, named, looks=1):
         """The comparison of both sides by the default limits."""
-        return compare(
-            self.base, self.new, Limits(), named=named, values_of=self.values_of, looks=looks
-        )
+        more = {"named": named, "values_of": self.values_of, "looks": looks}
+        return compare(self.base, self.new, Limits(), **more)
 
 
 @dataclass(frozen=True)
@@ -45,20 +38,19 @@ class Repeats:
     """Measured rows of the same code, of whose successive repeats one is of each side at random. So
     both sides are measured in alternation, as by bench.compare --run."""
 
-    rows: Sequence[Row]
+    rows: list
     name: str = "real repeats of this machine, split into halves"
-    named: tuple[str, ...] = ()
+    named: tuple = ()
 
-    def draw(self, rng: Rng) -> Draw:
+    def draw(self, rng):
         """The halves, with repeats numbered anew from 1, so that they pair up."""
         repeats = sorted({row.repeat for row in self.rows})
         pairs = [rng.permutation(pair) for pair in zip(repeats[::2], repeats[1::2], strict=False)]
-        base, new = ({int(pair[i]): rank for rank, pair in enumerate(pairs, 1)} for i in (0, 1))
-        return Draw(_numbered(self.rows, base), _numbered(self.rows, new))
-
-
-def _numbered(rows: Sequence[Row], ranks: dict[int, int]) -> Rows:
-    return [row | {"repeat": ranks[row.repeat]} for row in rows if row.repeat in ranks]
+        ranks = [{int(pair[i]): rank for rank, pair in enumerate(pairs, 1)} for i in (0, 1)]
+        return Draw(*(
+            [row | {"repeat": own[row.repeat]} for row in self.rows if row.repeat in own]
+            for own in ranks
+        ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,14 +76,13 @@ class Simulated:
     disturbed: float = 0.05  # the share of disturbed runs
 
     @property
-    def named(self) -> tuple[str, ...]:
+    def named(self):
         """The columns in which matching settings differ."""
         return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
-    def draw(self, rng: Rng) -> Draw:
+    def draw(self, rng):
         """Rows of both sides."""
-        sides: tuple[Rows, Rows] = ([], [])
-        values: tuple[dict[Key, Values], dict[Key, Values]] = ({}, {})
+        sides, values = ([], []), ({}, {})
         drift, offsets = float(rng.normal(0, 0.04)), rng.normal(0, 0.06, 2)
         stds = np.exp(rng.normal(0, self.unequal, self.settings + 1)).tolist()
         likely = 1 / (1 + np.exp(-rng.normal(0.6, 1.5, self.examples or 0)))
@@ -100,21 +91,21 @@ class Simulated:
             log = drift + (0.0 if self.alternated else offsets[side]) + side * self.slowdown
             log += stds[number] * float(rng.normal(0, self.scatter))
             log += float(rng.uniform(0.05, 0.15)) * (rng.random() < self.disturbed)
+            planned = _planned(number, seed)
             score = 0.6 + stds[number] * float(rng.normal(0, 0.01))
             if self.has_values:
                 right = rng.random(len(likely)) < likely + score - 0.6
-                own = values[side].setdefault((_cell_id(number, seed), seed), right.astype(float))
-                score = float(own.mean())
+                key = (planned.cell_id, seed)  # repeats of a seed are the same training
+                score = float(values[side].setdefault(key, right.astype(float)).mean())
             elif self.examples is not None:
                 score = round(score * self.examples) / self.examples
             peak = 1000 * exp(stds[number] * float(rng.normal(0, 0.003)))
-            sides[side].append(_row(number, seed, repeat, 100 * exp(log), peak, score, run))
-        kept = [partial(_values_of, own) if own else no_values for own in values]
-        return Draw(*sides, values_of=(kept[0], kept[1]))
+            started = _BEGIN + timedelta(seconds=RUN_S * run)
+            sides[side].append(planned | _measured(repeat, 100 * exp(log), peak, score, started))
+        return Draw(*sides, values_of=tuple(map(_values_of, values)))
 
-    def _order(self, rng: Rng) -> Iterator[tuple[int, int, int, int]]:
+    def _order(self, rng):
         """Side, setting, seed and repeat of each run, in the order in which they start."""
-        tasks: list[tuple[Sequence[int], Sequence[int]]]
         tasks = [((number,), (number,)) for number in range(self.settings)]
         if self.has_one_base:
             tasks = [((0,), range(1, self.settings + 1))]
@@ -128,25 +119,13 @@ class Simulated:
                             yield side, number, seed, repeat
 
 
-def _values_of(values: dict[Key, Values], run: Sequence[Row]) -> Values | None:
-    """A `ValuesOf`: repeats of a seed are the same training."""
-    return values.get((run[0].cell_id, run[0].seed))
-
-
 @cache
-def _planned(number: int, seed: int) -> Row:
+def _planned(number, seed):
     return planned_row(cell(*full_grid()[number], seed=seed))
 
 
-def _cell_id(number: int, seed: int) -> str:
-    return _planned(number, seed).cell_id
-
-
-def _row(
-    number: int, seed: int, repeat: int, time: float, peak: float, score: float, run: int
-) -> Row:
-    started = _BEGIN + timedelta(seconds=RUN_S * run)
-    values: dict[str, Any] = {
+def _measured(repeat, time, peak, score, started):
+    return {
         "status": "ok", "attempt": 1, "repeat": repeat, "ms_per_1k_tokens": time,
         "ms_per_1k_tokens_ci_low": 0.98 * time, "ms_per_1k_tokens_ci_high": 1.02 * time,
         "peak_rss_mib": peak, "activations_mib": 400.0,
@@ -155,14 +134,17 @@ def _row(
         "dev_ci_high": score + 0.03, "dev_accuracy": score, "majority_score": 0.36,
         "started_at": started.isoformat().replace("+00:00", "Z"),
     }  # fmt: skip
-    return _planned(number, seed) | values
 
 
-_TABLES: Final = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
-SCENARIOS: Final = tuple(Simulated(**table) for table in _TABLES["scenarios"])
+def _values_of(values):
+    return (lambda run: values.get((run[0].cell_id, run[0].seed))) if values else no_values
 
 
-def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
+_TABLES = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
+SCENARIOS = tuple(Simulated(**table) for table in _TABLES["scenarios"])
+
+
+def in_rounds(draw, most, named=()):
     """The rows that bench.compare --run would have measured, each setting until it is decided, and
     the number of its looks."""
     looks = look_rounds(most)
@@ -178,22 +160,17 @@ def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw,
     return until(draw, ended), len(looks)
 
 
-def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
+def until(draw, ended):
     """The rows up to the last round of each cell."""
     sides = (draw.base, draw.new)
     base, new = ([row for row in one if row.repeat <= ended[row.cell_id]] for one in sides)
     return replace(draw, base=base, new=new)
 
 
-def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
-    """Compare a number of draws, the same ones each time.
-
-    Returns:
-        The name; the number of draws, of those with a regression that gates (`alarms`), of those
-        with a significant change of any size, either way (`changes`), and of such changes by
-        column.
-    """
-    alarms, changes, by_column = 0, 0, Counter[str]()
+def measure(world, number):
+    """Compare a number of draws, the same ones each time: how many have a regression that gates
+    (`alarms`), or a significant change of any size, either way (`changes`), and these by column."""
+    alarms, changes, by_column = 0, 0, Counter()
     for seed in range(number):
         draw, looks = world.draw(np.random.default_rng(seed)), 1
         if isinstance(world, Simulated) and world.has_looks:
@@ -203,10 +180,5 @@ def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
         significant = [one.measure.column for _, one in compared.results if one.significant]
         changes += bool(significant)
         by_column.update(significant)
-    return {
-        "name": world.name,
-        "draws": number,
-        "alarms": alarms,
-        "changes": changes,
-        "by_column": by_column,
-    }
+    return {"name": world.name, "draws": number, "alarms": alarms, "changes": changes,
+            "by_column": by_column}  # fmt: skip

@@ -1,33 +1,28 @@
 """The committed figures, and the tables of docs/comparing.md and docs/measuring.md with them."""
 
-import json
-from collections.abc import Mapping, Sequence
 from math import log, sqrt
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
 
 from bench.compare.alternating import look_rounds
 from bench.stats.comparing import nominal_level
 from bench.stats.intervals import quantile, wilson
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import read_json, with_tables
 
-_DOCS: Final = Path(__file__).parents[3] / "docs"
-PAGES: Final = (_DOCS / "comparing.md", _DOCS / "measuring.md")
-FIGURES: Final = _DOCS / "comparing.json"
-REPEATS: Final = _DOCS / "repeats.csv"
-GRID: Final = _DOCS / "repeats.toml"
-PARTS: Final = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
-
-Figures = Mapping[str, Sequence[Mapping[str, Any]]]
+_DOCS = Path(__file__).parents[3] / "docs"
+PAGES = (_DOCS / "comparing.md", _DOCS / "measuring.md")
+FIGURES = _DOCS / "comparing.json"
+REPEATS = _DOCS / "repeats.csv"
+GRID = _DOCS / "repeats.toml"
+PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
 
 
-def read_figures(path: Path = FIGURES) -> Figures:
+def read_figures():
     """Figures by part."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_json(FIGURES)
 
 
-def page(text: str, figures: Figures) -> str:
+def page(text, figures):
     """The text of a page with the tables of some figures between their marks."""
     stds = [_std(one) for one in figures["slow"] if "low" in one]
     decided = [one["decided"] / one["draws"] for one in figures.get("needed", ())]
@@ -37,7 +32,7 @@ def page(text: str, figures: Figures) -> str:
     )  # fmt: skip
 
 
-def _std(trial: Mapping[str, Any]) -> float:
+def _std(trial):
     """The std of a process's log time, from the interval of a trial: one of three comparisons."""
     rounds = trial["rounds"]
     level = nominal_level(0.05 / 3, len(look_rounds(24)))

@@ -5,76 +5,64 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 from bench.analysis.comparison import Limits, compare
 from bench.machine.version import code_version
-from bench.plan.rows import Row, current_rows
+from bench.plan.rows import current_rows
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows
-from tests.experiments.comparing import patches
+from tests.experiments.pages import read_json, write_json
 
-ROOT: Final = Path(__file__).parents[3]
-_LINKED: Final = ("adapters", "bench", "minbert", "tests", "pyproject.toml")
-_WORK: Final = Path(__file__).with_name("work.toml")
-_SLOW: Final = Path(__file__).with_name("slow.toml")
-_TRIALS: Final = ("mode=full", "mode=lora", "mode=dora", "mode=head")
-"""Selections of one cell of `_SLOW` each, taken in turn."""
-_PATCH: Final = """\
+ROOT = Path(__file__).parents[3]
+_HERE = Path(__file__).parent
+_TRIALS = ("mode=full", "mode=lora", "mode=dora", "mode=head")
+"""Selections of one cell of slow.toml each, taken in turn."""
+_PATCH = """\
 import sys
 
 from tests.experiments.comparing import patches
 from tests.experiments.doctor.site.sitecustomize import Patching
 
-sys.meta_path.insert(0, Patching(patches.{name}))
+sys.meta_path.insert(0, Patching(patches.{}))
 """
 
 
-def make_side(folder: Path, patch: Any = None) -> Path:
+def make_side(folder, patch=""):
     """Make a folder a checkout of this code, changed by a patch of `patches.py`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _LINKED:
+    for name in ("adapters", "bench", "minbert", "tests", "pyproject.toml"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
-    if patch is not None:
-        (folder / "sitecustomize.py").write_text(_PATCH.format(name=patch.__name__))
+    if patch:
+        (folder / "sitecustomize.py").write_text(_PATCH.format(patch))
     return folder
 
 
-def run(side: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a module of a checkout; its standard error goes to this process's.
-
-    Raises:
-        RuntimeError: if it ends with another exit code than 0 or 1.
-    """
+def run(side, *command):
+    """What a module of a checkout prints. RuntimeError for another exit code than 0 or 1."""
     paths = [str(side.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    argv = [sys.executable, "-m", *command]
+    argv = [sys.executable, "-m", *map(str, command)]
     done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1):
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
-    return done
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}")
+    return done.stdout
 
 
-def run_grid(side: Path, grid: Path, runs: Path, options: Sequence[str] = ()) -> None:
+def run_grid(side, grid, runs, *options):
     """Run a grid in a checkout, unless its cells have results."""
-    places = ["--runs", str(runs), "--reports", str(runs.with_suffix(""))]
-    run(side, "bench.grid", "--grid", str(grid), "--device", "cpu", *places, *options)
+    places = ("--runs", runs, "--reports", runs.with_suffix(""))
+    run(side, "bench.grid", "--grid", grid, "--device", "cpu", *places, *options)
 
 
-def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
-    """Run each cell once with 5% more work and once without, and compare them one by one.
-
-    Yields:
-        For each cell its setting, the ratio of its GFLOP, and the counts that are a regression.
-    """
-    rows: list[dict[str, Row]] = []
-    for name, patch in (("base", None), ("more-work", patches.more_work)):
+def find_work(folder):
+    """Run each cell once with 5% more work and once without; for each its setting, the ratio of its
+    GFLOP, and the counts that are a regression."""
+    rows = []
+    for name, patch in (("base", ""), ("more-work", "more_work")):
         csv = folder / f"{name}.csv"
-        options = ["--select", selection] if selection else []
-        run_grid(make_side(folder / "sides" / name, patch), _WORK, csv, options)
+        run_grid(make_side(folder / "sides" / name, patch), _HERE / "work.toml", csv)
         rows.append({row.cell_id: row for row in current_rows(read_rows(csv)).values()})
     for cell_id, base in rows[0].items():
         new = rows[1][cell_id]
@@ -86,28 +74,27 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
         yield {"setting": pair.label, "gflop": round(ratio, 4), "found": sorted(worse)}
 
 
-def find_slow(folder: Path, number: int, rounds: int) -> dict[str, Any]:
+def find_slow(folder, number):
     """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run. It is
     kept in the folder for this version of the code, and returned if it is there."""
     kept = folder / f"{number}-{code_version()}.json"
     if kept.exists():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+        return read_json(kept)
     base = make_side(folder / "sides" / "base")
-    new = make_side(folder / "sides" / "slower-step", patches.slower_step)
+    new = make_side(folder / "sides" / "slower-step", "slower_step")
     begun, runs = time.monotonic(), folder / str(number)
-    done = run(
-        base, "bench.compare", "--run", str(base), str(new), "--grid", str(_SLOW),
-        "--select", _TRIALS[number % len(_TRIALS)], "--rounds", str(rounds), "--json",
-        "--runs", str(runs), "--reports", str(runs), "--", "--init", "random", "--device", "cpu",
+    answer = run(
+        base, "bench.compare", "--run", base, new, "--grid", _HERE / "slow.toml",
+        "--select", _TRIALS[number % len(_TRIALS)], "--rounds", "24", "--json",
+        "--runs", runs, "--reports", runs, "--", "--init", "random", "--device", "cpu",
     )  # fmt: skip
-    [setting] = json.loads(done.stdout)["settings"]
+    [setting] = json.loads(answer)["settings"]
     [measure] = [one for one in setting["measures"] if one["kind"] == "time"]
     trial = {
-        "setting": setting["setting"],
-        "rounds": measure["runs"][0],
+        "setting": setting["setting"], "rounds": measure["runs"][0],
         "found": measure["verdict"] == "regression" and measure["gates"],
         **{name: measure[name] for name in ("change", "low", "high")},
         "seconds": round(time.monotonic() - begun),
-    }
-    kept.write_text(json.dumps(trial) + "\n", encoding="utf-8")
+    }  # fmt: skip
+    write_json(kept, trial)
     return trial

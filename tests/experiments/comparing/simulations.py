@@ -2,68 +2,61 @@
 repeats."""
 
 import math
-from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import fmean, median
-from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.comparison import Compared, Comparison, Verdict
+from bench.analysis.comparison import Verdict
 from bench.analysis.groups import groups
-from bench.plan.rows import Row
 from bench.stats.changepoints import autoregressive, change_points
 from bench.stats.intervals import Interval
 from bench.stats.steptimes import training_times
-from tests.experiments.comparing.alarms import Draw, Simulated, in_rounds, until
+from tests.experiments.comparing.alarms import Simulated, in_rounds, until
 
-SCATTERS: Final = (0.02, 0.04, 0.07, 0.10)
+SCATTERS = (0.02, 0.04, 0.07, 0.10)
 """Stds of the logarithms of times between processes that do the same work."""
-SLOWDOWNS: Final = (0.10, 0.20)
-ROUNDS: Final = (8, 24, 48)
-_FIRST: Final = (4, 8)  # repeats after which the number that would decide is read
-_MOST: Final = 200
-"""Most repeats that are simulated; a setting for which more are named is not counted."""
-_SIZES: Final = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
-_CORRELATIONS: Final = (0.0, 0.5, 0.7)  # of neighbouring versions
-_STDS: Final = (0.01, 0.02)  # of the logarithms of ratios
-_STEP: Final = math.log(1.1)
-_LIMIT: Final = math.log(1.05)
-_TIME: Final = "ms_per_1k_tokens"
-_MEMORIES: Final = (0, 8, 30, 100)
-"""Steps over which noise of steps is remembered; 0: independent steps."""
-_STEPS: Final = (132, 500)
+SLOWDOWNS = (0.10, 0.20)
+ROUNDS = (8, 24, 48)
+_FIRST = (4, 8)  # repeats after which the number that would decide is read
+_MOST = 200  # most repeats that are simulated; a setting for which more are named is not counted
+_SIZES = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
+_CORRELATIONS = (0.0, 0.5, 0.7)  # of neighbouring versions
+_STDS = (0.01, 0.02)  # of the logarithms of ratios
+_STEP = math.log(1.1)
+_LIMIT = math.log(1.05)
+_TIME = "ms_per_1k_tokens"
+_MEMORIES = (0, 8, 30, 100)  # steps over which noise of steps is remembered; 0: independent steps
+_STEPS = (132, 500)
 
 
-def _draw(scatter: float, rounds: int, slowdown: float, seed: int) -> Draw:
-    world = Simulated(
-        "", 1, 1, rounds, slowdown=math.log1p(slowdown), scatter=scatter, disturbed=0.0
-    )  # fmt: skip
-    return world.draw(np.random.default_rng(seed))
+def _draw(scatter, rounds, slowdown, seed):
+    more = {"slowdown": math.log1p(slowdown), "scatter": scatter, "disturbed": 0.0}
+    return Simulated("", 1, 1, rounds, **more).draw(np.random.default_rng(seed))
 
 
-def _time(comparison: Comparison) -> Compared:
+def _time(comparison):
     return next(one for pair, one in comparison.results if pair and one.measure.kind == "time")
 
 
-def power(draws: int) -> Iterator[dict[str, Any]]:
+def power(draws):
     """By scatter, slowdown and most rounds, in how many draws of one setting it is a regression."""
     for scatter, slowdown in product(SCATTERS, SLOWDOWNS):
-        found = dict.fromkeys(ROUNDS, 0)
+        slower = dict.fromkeys(ROUNDS, 0)
         for seed in range(draws):
             whole = _draw(scatter, max(ROUNDS), slowdown, seed)
             for rounds in ROUNDS:
                 draw, looks = in_rounds(_first(whole, rounds), rounds)
-                found[rounds] += _time(draw.compared((), looks)).verdict is Verdict.REGRESSION
+                slower[rounds] += _time(draw.compared((), looks)).verdict is Verdict.REGRESSION
         common = {"scatter": scatter, "slowdown": slowdown, "draws": draws}
-        yield from ({**common, "rounds": n, "found": number} for n, number in found.items())
+        yield from ({**common, "rounds": n, "found": number} for n, number in slower.items())
 
 
-def _first(draw: Draw, rounds: int) -> Draw:
+def _first(draw, rounds):
     return until(draw, {row.cell_id: rounds for row in draw.base})
 
 
-def needed(draws: int) -> Iterator[dict[str, Any]]:
+def needed(draws):
     """By scatter and slowdown, in how many undecided draws the named number of repeats decides."""
     for scatter, slowdown, first in product(SCATTERS[:-1], (0.0, SLOWDOWNS[0]), _FIRST):
         numbers, decided = [], 0
@@ -77,7 +70,7 @@ def needed(draws: int) -> Iterator[dict[str, Any]]:
                "needed": median(numbers or [0]), "decided": decided}  # fmt: skip
 
 
-def histories(draws: int) -> Iterator[dict[str, Any]]:
+def histories(draws):
     """By size and correlation, how many histories of noise alone have a change of any size, and how
     many in which a setting is 10% slower from the middle on have that change."""
     for (settings, versions), correlation in product(_SIZES, _CORRELATIONS):
@@ -89,12 +82,12 @@ def histories(draws: int) -> Iterator[dict[str, Any]]:
         for std in _STDS:
             stepped = std * noise
             stepped[:, 0, versions // 2 :] += _STEP
-            found = (change_points(one.tolist(), _LIMIT)[0] for one in stepped)
-            outcome[f"found_{std:.0%}"] = sum(map(bool, found))
+            changed = (change_points(one.tolist(), _LIMIT)[0] for one in stepped)
+            outcome[f"found_{std:.0%}"] = sum(map(bool, changed))
         yield outcome
 
 
-def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def of_repeats(rows):
     """By setting, how many intervals cover the mean of the setting's other repeats. Intervals
     within a process are those of rows. Those of one repeat alone, and of three successive ones, are
     made as a report makes them, with all repeats of the other settings."""
@@ -102,7 +95,7 @@ def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for setting in group.settings:
         own = sorted(setting.ok, key=lambda row: row.repeat)
         others = [row for row in rows if row not in own]
-        outcome: dict[str, Any] = {"setting": setting.label}
+        outcome = {"setting": setting.label}
         for name, size in (("within", 1), ("one", 1), ("three", 3)):
             hits = []
             for first in range(0, len(own) - size + 1, size):
@@ -120,13 +113,13 @@ def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield outcome
 
 
-def within_a_process(draws: int) -> Iterator[dict[str, Any]]:
+def within_a_process(draws):
     """By number of steps and memory of their noise, how many intervals cover the process's mean."""
     for steps, memory in product(_STEPS, _MEMORIES):
         rng = np.random.default_rng(memory)
         kept = math.exp(-1 / memory) if memory else 0.0
         noise = autoregressive(rng.normal(0, 0.03, (draws, steps)), kept)
         tokens = [1000] * steps
-        found = [training_times((100 + 100 * one).tolist(), tokens, tokens) for one in noise]
-        hits = sum(bool(one.ms_per_1k_tokens.holds(100.0)) for one in found)
+        every = [training_times((100 + 100 * one).tolist(), tokens, tokens) for one in noise]
+        hits = sum(bool(one.ms_per_1k_tokens.holds(100.0)) for one in every)
         yield {"steps": steps, "memory": memory, "draws": draws, "covered": hits}

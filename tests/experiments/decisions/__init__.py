@@ -4,12 +4,9 @@ compare_all and recommend, the code under test, decide.
 `python -m tests.experiments.decisions --help`
 """
 
-import json
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
@@ -17,24 +14,15 @@ from bench.analysis.recommendation import Candidates, recommend
 from bench.report.power import shown_size
 from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
-from tests.experiments.decisions.worlds import (
-    MARGIN,
-    TRAININGS,
-    Resampled,
-    Rng,
-    World,
-    beyond,
-    worlds,
-)
-from tests.experiments.pages import with_tables
+from tests.experiments.decisions.worlds import MARGIN, TRAININGS, Resampled, beyond, worlds
+from tests.experiments.pages import read_json, with_tables
 
-Figures = dict[str, Any]
-_DOCS: Final = Path(__file__).parents[3] / "docs"
-FIGURES: Final = _DOCS / "decisions.json"
-PAGE: Final = _DOCS / "deciding.md"
+_DOCS = Path(__file__).parents[3] / "docs"
+FIGURES = _DOCS / "decisions.json"
+PAGE = _DOCS / "deciding.md"
 
 
-def decide(world: World, rng: Rng) -> dict[str, float]:
+def decide(world, rng):
     """What the rule does with one data set of a world."""
     truth, samples, loss = world.draw(rng)
     compared = compare_all(samples)
@@ -64,27 +52,14 @@ def decide(world: World, rng: Rng) -> dict[str, float]:
     return outcome
 
 
-def measure(world: World, runs: int) -> Figures:
+def measure(world, runs):
     """The figures of one scenario over a number of data sets, the same ones each time."""
-    return _summary(world, [decide(world, np.random.default_rng(n)) for n in range(runs)])
+    outcomes = [decide(world, np.random.default_rng(n)) for n in range(runs)]
 
-
-@cache
-def every_world() -> tuple[World, ...]:
-    """All scenarios: those that the promise covers, and those that it does not."""
-    return (*worlds(), *beyond())
-
-
-def measure_number(number: int, runs: int) -> Figures:
-    """The figures of a scenario by its number, for another process."""
-    return measure(every_world()[number], runs)
-
-
-def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
-    def values(name: str, among: Iterable[dict[str, float]] = outcomes) -> list[float]:
+    def values(name, among=outcomes):
         return [float(outcome[name]) for outcome in among if name in outcome]
 
-    def mean(numbers: Sequence[float]) -> float | None:
+    def mean(numbers):
         return round(float(np.mean(numbers)), 5) if numbers else None
 
     regret = values("regret") or [0.0]
@@ -92,17 +67,26 @@ def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
     return {
         "name": world.name,
         "trainings": 3 if isinstance(world, Resampled) else min(world.seeds),
-        "decided": mean(values("decided")),
-        "wrong": mean(values("wrong")),
+        "decided": mean(values("decided")), "wrong": mean(values("wrong")),
         "regret_95": round(float(np.quantile(regret, 0.95)), 4),
-        "regret_most": round(max(regret), 4),
-        "detectable": len(detectable),
+        "regret_most": round(max(regret), 4), "detectable": len(detectable),
         "decided_if_detectable": mean(values("decided", detectable)),
         **{name: mean(values(name)) for name in ("quoted", "plain", "best", "power")},
-    }
+    }  # fmt: skip
 
 
-def variances(known: Candidates) -> tuple[float, float]:
+@cache
+def every_world():
+    """All scenarios: those that the promise covers, and those that it does not."""
+    return (*worlds(), *beyond())
+
+
+def measure_number(number, runs):
+    """The figures of a scenario by its number, as not all can be sent to another process."""
+    return measure(every_world()[number], runs)
+
+
+def variances(known):
     """The variances of `bench.report.power`: over examples and between seeds, times the number
     of examples, of a difference; medians over pairs of settings with three seeds."""
     compared = known.comparison
@@ -112,9 +96,9 @@ def variances(known: Candidates) -> tuple[float, float]:
     return each[0], each[1]
 
 
-def page(text: str, figures: Figures) -> str:
+def page(text, figures):
     """The text of docs/deciding.md with the tables of some figures."""
-    rates: dict[str, dict[int, float]] = {}
+    rates = {}
     for one in figures["beyond"]:
         rates.setdefault(one["name"], {})[one["trainings"]] = one["wrong"]
     return with_tables(
@@ -123,6 +107,5 @@ def page(text: str, figures: Figures) -> str:
     )  # fmt: skip
 
 
-def read_figures() -> Figures:
-    """The committed figures."""
-    return dict(json.loads(FIGURES.read_text(encoding="utf-8")))
+def read_figures():
+    return read_json(FIGURES)

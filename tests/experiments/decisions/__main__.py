@@ -3,47 +3,23 @@
 Example: python -m tests.experiments.decisions --runs 1000
 """
 
-import json
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
-
-import click
-
-from tests.experiments.decisions import (
-    FIGURES,
-    PAGE,
-    every_world,
-    measure_number,
-    page,
-    read_figures,
-)
-from tests.experiments.decisions.worlds import worlds
+from tests.experiments import decisions as own
+from tests.experiments.pages import rewrite, write_json
+from tests.experiments.processes import scenarios_command
 
 
-@click.command(help=__doc__)
-@click.option("--runs", default=1000, show_default=True, help="Data sets of each scenario.")
-@click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
-@click.option("--page", "only_page", is_flag=True, help=f"Only write {PAGE.name}.")
-@click.option("--processes", default=2, show_default=True, help="Scenarios at a time.")
-def main(runs: int, only: str, only_page: bool, processes: int) -> None:
-    if not only_page:
-        numbers = [i for i, world in enumerate(every_world()) if only in world.name]
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes, which are started anew
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            futures = {pool.submit(measure_number, number, runs): number for number in numbers}
-            done = {}
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                click.echo(f"{len(done)}/{len(numbers)} {json.dumps(future.result())}")
-        if only:
-            return
-        scenarios, covered = [done[number] for number in numbers], len(worlds())
-        figures = {"runs": runs, "scenarios": scenarios[:covered], "beyond": scenarios[covered:]}
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    text = page(PAGE.read_text(encoding="utf-8"), read_figures())
-    PAGE.write_text(text, encoding="utf-8")
+def calls(runs):
+    return [(own.measure_number, number, runs) for number in range(len(own.every_world()))]
+
+
+def write_figures(runs, scenarios):
+    kept, others = scenarios[: len(own.worlds())], scenarios[len(own.worlds()) :]
+    write_json(own.FIGURES, {"runs": runs, "scenarios": kept, "beyond": others})
+
+
+def write_page():
+    rewrite(own.PAGE, own.page, own.read_figures())
 
 
 if __name__ == "__main__":
-    main()
+    scenarios_command(__doc__, calls, write_figures, write_page)()

@@ -1,56 +1,52 @@
 """Data sets of known truth, drawn from simulated settings or from the committed predictions."""
 
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
+from scipy.stats import norm
 
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, candidates_of
 from bench.analysis.setting import Setting
-from bench.plan.rows import Row
 from bench.results.predictions import kept_predictions, values_from
 from bench.stats.best import Sample
 from tests.bench.synthetic_rows import new_row
 from tests.reference_run import RUNS, reference_group
 
-MARGIN: Final = 0.02
-TRAININGS: Final = (1, 3, 5, 14, 29)
+MARGIN = 0.02
+TRAININGS = (1, 3, 5, 14, 29)
 BEST, HEAD = 0.62, 0.49
-Floats = NDArray[np.float64]
-Rng = np.random.Generator
-Drawn = tuple[Floats, Sequence[Sample], float]
-"""True scores, samples and a margin by which one of the settings is worse than the best."""
+_OWN, _IN_SEED = 0.1, 0.12
+"""Stds of the parts of a setting on an example, over all seeds and in one; those of the examples'
+difficulty are 1. Differences then vary about as in the committed run."""
 
 
-def at_margin(_rng: Rng, count: int) -> Floats:
+def at_margin(_rng, count):
     """One best setting, the most expensive; all others are worse by exactly the margin."""
     return np.array([*[BEST - MARGIN] * (count - 1), BEST])
 
 
-def one_at_margin(_rng: Rng, count: int) -> Floats:
+def one_at_margin(_rng, count):
     """The cheapest setting is worse by exactly the margin; all others are equally good."""
     return np.array([BEST - MARGIN, *[BEST] * (count - 1)])
 
 
-def spread(rng: Rng, count: int) -> Floats:
+def spread(rng, count):
     """Scores within two margins of the best, in an order that has nothing to do with costs."""
     return rng.uniform(BEST - 2 * MARGIN, BEST, count)
 
 
-def twins(_rng: Rng, count: int) -> Floats:
+def twins(_rng, count):
     """Pairs with equal scores, half of them at the margin and half between it and the best."""
     low = np.where(np.arange(1, count + 1) // 2 % 2, MARGIN, MARGIN / 2)
     return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
 
 
-def by_length(rng: Rng, count: int) -> Floats:
+def by_length(rng, count):
     """Learning curves that cross, read at a random length of training: what learns fast is worse
     in the end."""
     speed, length = np.linspace(2.0, 0.5, count), rng.uniform(0.5, 4.0)
@@ -62,25 +58,32 @@ class Simulated:
     """Settings that are right on an example where a sum of normal parts is positive."""
 
     name: str
-    truth: Callable[[Rng, int], Floats]  # makes the true scores of all settings but the head
+    truth: object  # makes the true scores of all settings but the head
     settings: int = 40  # with the head, which comes first
     examples: int = 1064
-    seeds: tuple[int, ...] = (3,)  # of each but the head, which has the most; the last repeats
+    seeds: tuple = (3,)  # of each but the head, which has the most; the last repeats
     by_seed: float = 0.002  # std between seeds that all examples share, beside each example's part
-    odd: Sequence[int] = ()  # settings, of all but the head, that vary otherwise or collapse
+    odd: tuple = ()  # settings, of all but the head, that vary otherwise or collapse
     odd_by_seed: float | None = None  # the std of these between seeds; None: of the others
-    collapse: tuple[float, float] = (0.0, 0.0)  # how much lower they score in which rate of seeds
-    slopes: tuple[float, ...] = (1.0,)  # how much an example's difficulty matters, in turns
+    collapse: tuple = (0.0, 0.0)  # how much lower they score in which rate of seeds
+    slopes: tuple = (1.0,)  # how much an example's difficulty matters, in turns
     paired: bool = False  # whether settings share nearly all parts in pairs, as fp32 and bf16
     kept: bool = True  # whether predictions are kept
     quotes: bool = False  # whether the quoted score is measured
 
     @cached_property
-    def group(self) -> Group:
-        """Settings with costs in their order."""
-        return _group(self.settings)
+    def group(self):
+        """The head and other settings, each more expensive than those before it."""
+        settings = []
+        for i in range(self.settings):
+            mode, rank, layers = ("lora", i, "attn") if i else ("head", None, None)
+            row = new_row(mode=mode, rank=rank, layers=layers, status="ok", dev_metric="accuracy",
+                          dev_score=0.5, peak_rss_mib=1000.0 + i, train_s=60.0)  # fmt: skip
+            settings.append(Setting(mode, rank, layers, "off", None, None, None, (row,)))
+        return Group(tuple(row for each in settings for row in each.rows), tuple(settings))
 
-    def draw(self, rng: Rng) -> Drawn:
+    def draw(self, rng):
+        """True scores, samples, and a margin by which a setting is worse than the best."""
         count, most = self.settings, max(self.seeds)
         truth = np.array([HEAD, *self.truth(rng, count - 1)])
         slope = np.resize(self.slopes, count)
@@ -96,7 +99,7 @@ class Simulated:
         score = usual[:, None] - loss * collapses
         # a score varies by its slope at the threshold, the normal density, times the seed's part
         parts = slope**2 + _OWN**2 + _IN_SEED**2
-        ratio = (by_seed / _density(usual)) ** 2
+        ratio = (by_seed / norm.pdf(ndtri(usual))) ** 2
         of_seed = np.sqrt(parts * ratio / (1 - ratio))
         total = np.sqrt(parts + of_seed**2)
         latent = (ndtri(score) * total[:, None])[:, :, None]
@@ -109,7 +112,7 @@ class Simulated:
         each = (dict(enumerate(one[:number])) for one, number in zip(right, numbers, strict=True))
         return truth, [_sample(values, self.kept) for values in each], MARGIN
 
-    def _alike(self, rng: Rng, count: int, *shape: int) -> NDArray[np.float32]:
+    def _alike(self, rng, count, *shape):
         """Normal parts of each setting, nearly the same for both of a pair."""
         own = _normal(rng, count, *shape)
         if not self.paired:
@@ -118,21 +121,11 @@ class Simulated:
         return np.float32(0.95**0.5) * shared + np.float32(0.05**0.5) * own
 
 
-def _density(score: Floats) -> Floats:
-    """The standard normal density at a score's threshold."""
-    return np.asarray(np.exp(-(ndtri(score) ** 2) / 2) / np.sqrt(2 * np.pi))
-
-
-_OWN, _IN_SEED = 0.1, 0.12
-"""Stds of the parts of a setting on an example, over all seeds and in one; those of the examples'
-difficulty are 1. Differences then vary about as in the committed run."""
-
-
-def _normal(rng: Rng, *shape: int) -> NDArray[np.float32]:
+def _normal(rng, *shape):
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _sample(values: dict[int, Floats], kept: bool = True) -> Sample:
+def _sample(values, kept=True):
     scores = {seed: float(one.mean()) for seed, one in values.items()}
     if kept:
         return Sample(scores, values)
@@ -140,22 +133,11 @@ def _sample(values: dict[int, Floats], kept: bool = True) -> Sample:
     return Sample(scores, {}, float(np.mean(variances)))
 
 
-def _group(count: int) -> Group:
-    """The head and other settings, each more expensive than those before it."""
-    settings = []
-    for i in range(count):
-        mode, rank, layers = ("lora", i, "attn") if i else ("head", None, None)
-        row = new_row(mode=mode, rank=rank, layers=layers, status="ok", dev_metric="accuracy",
-                      dev_score=0.5, peak_rss_mib=1000.0 + i, train_s=60.0)  # fmt: skip
-        settings.append(Setting(mode, rank, layers, "off", None, None, None, (row,)))
-    return Group(tuple(row for s in settings for row in s.rows), tuple(settings))
-
-
-def committed(*others: Path) -> Candidates:
+def committed(*others):
     """The settings of the committed run, and of other files."""
     files = [values_from(kept_predictions(path)) for path in (RUNS, *others)]
 
-    def values_of(rows: Sequence[Row]) -> Floats | None:
+    def values_of(rows):
         return next((values for of in files if (values := of(rows)) is not None), None)
 
     return candidates_of(reference_group(values_of, *others))
@@ -176,12 +158,12 @@ class Resampled:
     quotes: bool = False
 
     @property
-    def group(self) -> Group:
+    def group(self):
         """The committed group without what does not have a score."""
         return replace(self.candidates.group, settings=self.candidates.settings)
 
     @cached_property
-    def population(self) -> Floats:
+    def population(self):
         """The numbers of all settings, seeds and examples [K, S, N]."""
         rows = [np.stack([*sample.values.values()]) for sample in self.candidates.samples]
         several = [values for values in rows if len(values) > 1]
@@ -194,25 +176,23 @@ class Resampled:
             made.append(values.mean(axis=0) + deviations)
         return np.stack(made)
 
-    def draw(self, rng: Rng) -> Drawn:
+    def draw(self, rng):
         settings, number, examples = self.population.shape
         drawn = rng.integers(examples, size=self.examples)
         seeds = rng.integers(number, size=(1 if self.paired else settings, number))
         seeds = np.broadcast_to(seeds, (settings, number))
-        made = []
-        each = zip(self.population, seeds, self.candidates.samples, strict=True)
-        for values, own, sample in each:
-            has = range(len(sample.values))
-            made.append(_sample({i: values[own[i]].take(drawn) for i in has}))
+        made = [
+            _sample({i: values[own[i]].take(drawn) for i in range(len(sample.values))})
+            for values, own, sample in zip(
+                self.population, seeds, self.candidates.samples, strict=True
+            )
+        ]
         truth = self.population.mean(axis=(1, 2))
         losses = truth.max() - truth
         return truth, made, float(rng.choice(losses[(losses > MARGIN / 4) & (losses < 0.05)]))
 
 
-World = Simulated | Resampled
-
-
-def _simulated(key: str) -> Iterator[Simulated]:
+def _simulated(key):
     """The scenarios of a key of worlds.toml."""
     for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
         trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
@@ -222,7 +202,7 @@ def _simulated(key: str) -> Iterator[Simulated]:
             yield Simulated(**fields, seeds=tuple(own))
 
 
-def worlds() -> list[World]:
+def worlds():
     """The scenarios that the promise covers."""
     run = committed()
     three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
@@ -237,6 +217,6 @@ def worlds() -> list[World]:
     ]
 
 
-def beyond() -> list[Simulated]:
+def beyond():
     """Scenarios that the promise does not cover."""
     return list(_simulated("beyond"))

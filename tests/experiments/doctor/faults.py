@@ -5,41 +5,31 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import psutil
 
-ROOT: Final = Path(__file__).parents[3]
-_SITE: Final = Path(__file__).parent / "site"
-_PR_SET_THP_DISABLE: Final = 41
-_CPU_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
-_SOME_MIB: Final = 1900
-"""Less than the full grid needs, and enough for every check."""
+ROOT = Path(__file__).parents[3]
+_SITE = Path(__file__).parent / "site"
+_CPU_GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+_SOME_MIB = 1900  # less than the full grid needs, and enough for every check
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in words, and the name of the check that has to fail.
-
-    Attributes:
-        patch: its name in `tests.experiments.doctor.patches`; empty: the fault is not in the code.
-        machine: the context in which the doctor runs.
-        limit: called in the doctor's process before it begins.
-    """
+    """What is wrong, in words, and the name of the check that has to fail."""
 
     text: str
     check: str
-    patch: str = ""
-    machine: Callable[[], AbstractContextManager[Any]] = nullcontext
-    limit: Callable[[], object] = field(default=lambda: None)
+    patch: str = ""  # in `tests.experiments.doctor.patches`, if the fault is in the code
+    machine: object = nullcontext  # makes the context in which the doctor runs
+    limit: object = None  # called in the doctor's process before it begins
 
 
 @contextmanager
-def _busy_core() -> Iterator[None]:
+def _busy_core():
     """Another program keeps the first core busy."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     psutil.Process(program.pid).cpu_affinity([min(os.sched_getaffinity(0))])
@@ -50,7 +40,7 @@ def _busy_core() -> Iterator[None]:
         program.wait()
 
 
-def _join_half_quota() -> None:
+def _join_half_quota():
     """Put this process into a group with a quota of half the cores; needs root."""
     quota, period = 50_000 * len(os.sched_getaffinity(0)), 100_000
     for parent in _CPU_GROUPS:
@@ -69,7 +59,7 @@ def _join_half_quota() -> None:
 
 
 @contextmanager
-def _quota_group() -> Iterator[None]:
+def _quota_group():
     """Remove the group again."""
     try:
         yield
@@ -79,56 +69,47 @@ def _quota_group() -> Iterator[None]:
                 (parent / "minbert-doctor").rmdir()
 
 
-def _limit_data() -> None:
+def _limit_data():
     resource.setrlimit(resource.RLIMIT_DATA, (_SOME_MIB * 2**20,) * 2)
 
 
-def _refuse_huge_pages() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+def _refuse_huge_pages():
+    ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
 
 
-def environment(patch: str = "", **variables: str) -> dict[str, str]:
+def environment(patch="", **variables):
     """This process's environment, with a patch of that name, which strikes a command and all
     processes that it starts."""
     paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT": patch, **variables}
 
 
-NONE: Final = Fault("", "")
-FAULTS: Final = {
+NONE = Fault("", "")
+FAULTS = {
     "torch-broken": Fault("torch can't be imported", "software", "torch_is_broken"),
-    "precision": Fault(
-        "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE", "software",
-        "precision_is_inherited",
-    ),
+    "precision": Fault("workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE",
+                       "software", "precision_is_inherited"),
     "threads": Fault("workers use half the threads", "software", "half_the_threads"),
     "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit", limit=_limit_data),
-    "busy-core": Fault(
-        "another program keeps a core busy (real)", "disturbance", machine=_busy_core
-    ),
-    "quota": Fault(
-        "a CPU quota of half the cores, and threads for all (real)", "cores",
-        machine=_quota_group, limit=_join_half_quota,
-    ),
-    "clocks": Fault(
-        "cores have half their speed after two seconds", "frequency", "cores_slow_down"
-    ),
+    "busy-core": Fault("another program keeps a core busy (real)", "disturbance",
+                       machine=_busy_core),
+    "quota": Fault("a CPU quota of half the cores, and threads for all (real)", "cores",
+                   machine=_quota_group, limit=_join_half_quota),
+    "clocks": Fault("cores have half their speed after two seconds", "frequency",
+                    "cores_slow_down"),
     "clock-fast": Fault("step times are 3% too long", "step-clock", "clock_is_fast"),
     "clock-slow": Fault("step times are 3% too short", "step-clock", "clock_is_slow"),
     "peak": Fault("the peak is not reset", "memory-counters", "peak_is_not_reset"),
-    "counter": Fault(
-        "a tenth of anonymous memory is not counted", "memory-counters", "memory_is_missed"
-    ),
+    "counter": Fault("a tenth of anonymous memory is not counted", "memory-counters",
+                     "memory_is_missed"),
     "growth": Fault("every step keeps 2 MiB", "allocator", "steps_grow"),
     "tunables": Fault("workers get no tunables", "allocator", "no_tunables"),
-    "huge-pages": Fault(
-        "the system refuses huge pages (real)", "huge-pages", limit=_refuse_huge_pages
-    ),
+    "huge-pages": Fault("the system refuses huge pages (real)", "huge-pages",
+                        limit=_refuse_huge_pages),
     "bf16": Fault("bf16 products are 1% too large", "products", "bf16_is_wrong"),
     "fp32": Fault("fp32 products are rounded to bf16", "products", "fp32_is_short"),
-    "dora": Fault(
-        "DoRA's fast path: gradients of magnitudes 5% too large", "numerics", "dora_is_wrong"
-    ),
+    "dora": Fault("DoRA's fast path: gradients of magnitudes 5% too large", "numerics",
+                  "dora_is_wrong"),
     "dropout": Fault("dropout can't be turned off", "numerics", "dropout_stays_on"),
     "compile": Fault("each step is compiled again", "compiled", "compiles_again"),
     "row": Fault("a cell's row lacks its peak", "grid", "row_lacks_peak"),

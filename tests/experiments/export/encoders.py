@@ -6,7 +6,6 @@ python -m tests.experiments.export.encoders
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from bench.export.check import texts_of
 from bench.plan.architectures import ARCHITECTURES
 from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
 from tests.encoders import KINDS, Checkpoints
+from tests.experiments.pages import markdown_table
 
-CASES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+CASES = {
     "peft": ("lora", {"kind": "multi_label"}),
     "transformers": ("dora", {"kind": "regression", "pairs": True}),
     "sentence-transformers": ("vera", {"pooling": "mean", "head": "nonlinear", "pairs": True}),
@@ -24,7 +24,7 @@ CASES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 """A mode for each format, and what else differs."""
 
 
-def largest_difference(base: Path, name: str, mode: str, **options: Any) -> float:
+def largest_difference(base, name, mode, **options):
     """The largest difference of a logit between a cell and its export, in this process."""
     own = trained_by_library(base, mode, **options)
     with TemporaryDirectory() as place:
@@ -33,19 +33,12 @@ def largest_difference(base: Path, name: str, mode: str, **options: Any) -> floa
     return float(np.abs(answer.logits - expected_logits(own)).max())
 
 
-def main() -> None:
-    """Write, load and compare all."""
-    print("|", " | ".join(["", *(f"{name}, {mode}" for name, (mode, _) in CASES.items())]), "|")
-    print("| --- " * (1 + len(CASES)) + "|")
-    with TemporaryDirectory() as place:
-        checkpoints = Checkpoints(Path(place))
-        for kind in KINDS:
-            differences = [
-                f"{largest_difference(checkpoints(kind), name, mode, **options):.0e}"
-                for name, (mode, options) in CASES.items()
-            ]
-            print("|", " | ".join([ARCHITECTURES[kind].name, *differences]), "|", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    with TemporaryDirectory() as place:
+        bases = {kind: Checkpoints(Path(place))(kind) for kind in KINDS}
+        rows = [
+            [ARCHITECTURES[kind].name, *(f"{largest_difference(base, name, mode, **options):.0e}"
+                                         for name, (mode, options) in CASES.items())]
+            for kind, base in bases.items()
+        ]  # fmt: skip
+    print(markdown_table(["", *(f"{name}, {CASES[name][0]}" for name in CASES)], rows), end="")

@@ -10,16 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapters.names import LAYER_SETS
 from bench.export.formats import FORMATS
 from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
@@ -33,36 +33,23 @@ from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.experiments.export import plain_training
-from tests.experiments.export.matrix import markdown_table
+from tests.experiments.pages import markdown_table
 
-STEPS: Final = 20
-TOLERANCE: Final = 1e-4
-"""Of losses in fp32, relative."""
-METHODS: Final = [
-    ("full", ""),
-    ("head", ""),
-    *product(("lora", "dora"), ("attn-only", "attn", "all-lin-only", "all-lin")),
-]
-HEADS: Final = list(product(("pooler", "mean"), ("linear", "nonlinear")))
-FEW: Final = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
-CHANGES: Final[Sequence[Mapping[str, Any]]] = [
-    {"class_weights": "balanced"},
-    {"label_smoothing": 0.2},
-    {"optimizer": "adamax"},
-    {"optimizer": "radam"},
-    {"schedule": "halving"},
-    {"layer_decay": 0.5},
-    {"lora_plus_ratio": 8.0},
-    {"batching": "shuffled"},
-    {"batch_size": 1, "max_steps": STEPS},
-    {"kernels": "reference"},
-    {"seed": 3},
-    {"amp": "bf16"},
-]
-WINDOWS: Final = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
-_CLASSES: Final = ("awful", "dull", "fair", "good")
-_TAGS: Final = ("O", "B-film", "I-film")
-_WORDS: Final = (
+STEPS = 20
+TOLERANCE = 1e-4  # of losses in fp32, relative
+METHODS = [("full", ""), ("head", ""), *product(("lora", "dora"), LAYER_SETS)]
+HEADS = list(product(("pooler", "mean"), ("linear", "nonlinear")))
+FEW = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
+CHANGES = [
+    {"class_weights": "balanced"}, {"label_smoothing": 0.2}, {"optimizer": "adamax"},
+    {"optimizer": "radam"}, {"schedule": "halving"}, {"layer_decay": 0.5},
+    {"lora_plus_ratio": 8.0}, {"batching": "shuffled"}, {"batch_size": 1, "max_steps": STEPS},
+    {"kernels": "reference"}, {"seed": 3}, {"amp": "bf16"},
+]  # fmt: skip
+WINDOWS = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
+_CLASSES = ("awful", "dull", "fair", "good")
+_TAGS = ("O", "B-film", "I-film")
+_WORDS = (
     "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
     "it", "rains",
 )  # fmt: skip
@@ -76,27 +63,26 @@ class Setting:
     layers: str = ""
     problem: str = SINGLE_LABEL
     pairs: bool = False
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: dict = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
-        words += ["pairs" if self.pairs else ""]
-        words += [f"{name}={value}" for name, value in self.changes.items()]
-        return " ".join(word for word in words if word)
+    def name(self):
+        problem, pairs = self.problem * (self.problem != SINGLE_LABEL), "pairs" * self.pairs
+        changes = [f"{name}={value}" for name, value in self.changes.items()]
+        return " ".join(filter(None, [self.mode, self.layers, problem, pairs, *changes]))
 
 
-def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
+def examples(problem, pairs, count, seed):
     """Made-up texts of 1 to 40 words, whose labels follow from the words."""
     rng = np.random.default_rng(seed)
 
-    def texts() -> tuple[str, ...]:
+    def texts():
         lengths = (1 + int(rng.integers(40) ** 2 / 40) for _ in range(count))
         return tuple(" ".join(rng.choice(_WORDS, length)) for length in lengths)
 
     first, second = texts(), texts() if pairs else None
     scores = np.array([a.count("good") + 3 * ("film" in a) + a.count("rains") for a in first])
-    labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
+    labels = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
     if problem == REGRESSION:
         labels = scores + 0.5
     if problem == WORDS:
@@ -108,7 +94,7 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
     return Examples(first, second, labels)
 
 
-def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
+def prepare(setting, checkpoint, folder):
     """Train a cell in this process, and write what its exported folder has for a training; returns
     the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
@@ -128,10 +114,8 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
     split = run.train[""]
     trained = Trained(
-        row=None,  # type: ignore[arg-type]
-        job=job, base=base, task=data.task, model=run.model,
-        tokenizer=Tokenizer.from_folder(checkpoint),
-        dev=data.dev, unit=(split.mean, split.std), refitted=False,
+        row=None, job=job, base=base, task=data.task, model=run.model, dev=data.dev,
+        tokenizer=Tokenizer.from_folder(checkpoint), unit=(split.mean, split.std), refitted=False,
     )  # fmt: skip
     write_training(trained, folder)
     form = FORMATS["peft" if setting.layers else "transformers"]
@@ -147,7 +131,7 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     return [float(loss) for loss in run.losses]
 
 
-def train(folders: Sequence[Path]) -> list[list[float]]:
+def train(folders):
     """The losses of train.py in these folders, all in one fresh process without this project; none
     where it has stopped."""
     command = [sys.executable, "-I", plain_training.__file__, *map(str, folders)]
@@ -159,14 +143,14 @@ def train(folders: Sequence[Path]) -> list[list[float]]:
     return [[json.loads(line)["loss"] for line in each] for each in every]
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def difference(ours, theirs):
     """The largest relative difference of the losses of equally many steps."""
-    expected, found = np.array(ours), np.array(theirs)
-    assert expected.shape == found.shape == (STEPS,)
-    return float(np.max(np.abs(found - expected) / np.abs(expected)))
+    expected, actual = np.array(ours), np.array(theirs)
+    assert expected.shape == actual.shape == (STEPS,)
+    return float(np.max(np.abs(actual - expected) / np.abs(expected)))
 
 
-def checkpoints(folder: Path, vocabulary: Path) -> tuple[Path, Path]:
+def checkpoints(folder, vocabulary):
     """A tiny checkpoint of two layers with weights that say something, and one without pooler."""
     whole = narrow(2, folder / "tiny", vocabulary, spread=0.1)
     lacking = shutil.copytree(whole, folder / "without-pooler")
@@ -176,7 +160,7 @@ def checkpoints(folder: Path, vocabulary: Path) -> tuple[Path, Path]:
     return whole, lacking
 
 
-def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
+def matrix():
     """Row and column of a table, the setting, and whether its base lacks a pooler, for all
     settings, those of a table together."""
     for mode, layers in METHODS:
@@ -185,7 +169,7 @@ def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
             setting = Setting(mode, layers, changes={"pooling": pooling, "head": head})
             yield name, f"{pooling}, {head} head", setting, False
         yield name, "new pooler, linear head", Setting(mode, layers), True
-    others: dict[str, Any] = {
+    others = {
         "several labels": {"problem": MULTI_LABEL},
         "a regression": {"problem": REGRESSION},
         "pairs": {"pairs": True},
@@ -198,14 +182,13 @@ def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
         yield name, f"{mode} {layers}".rstrip(), Setting(mode, layers, **what), False
 
 
-def table(values: Mapping[tuple[str, str], float]) -> str:
+def table(values):
     """A Markdown table of values by row and column."""
-    rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
-    shown = [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
-    return markdown_table(["", *columns], shown)
+    frame = pd.Series(values).unstack(sort=False).map("{:.0e}".format)
+    return markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index])
 
 
-def main() -> None:
+def main():
     """Train the whole matrix on both sides, and print two tables."""
     from minbert.assets.embedded import fetch
 
@@ -213,9 +196,8 @@ def main() -> None:
     vocabulary = fetch("minilm")
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        os.environ |= {
-            "MINBERT_ASSETS": str(vocabulary.parent), "MINBERT_CACHE": str(home / "cache"),
-        }  # fmt: skip
+        os.environ["MINBERT_ASSETS"] = str(vocabulary.parent)
+        os.environ["MINBERT_CACHE"] = str(home / "cache")
         whole, lacking = checkpoints(home, vocabulary)
         chosen, expected = list(matrix()), []
         folders = [home / str(number) for number in range(len(chosen))]
@@ -224,10 +206,10 @@ def main() -> None:
             folder.mkdir()
             expected.append(prepare(setting, lacking if lacks else whole, folder))
         values = map(difference, expected, train(folders))
-        found = {(row, column): next(values) for row, column, *_ in chosen}
-    first = {key: value for key, value in found.items() if "head" in key[1]}
-    rest = {key: value for key, value in found.items() if key not in first}
-    print(f"{table(first)}\n{table(rest)}", end="")
+        tables = {True: {}, False: {}}
+        for (row, column, *_), value in zip(chosen, values, strict=True):
+            tables["head" in column][row, column] = value
+    print(f"{table(tables[True])}\n{table(tables[False])}", end="")
 
 
 if __name__ == "__main__":

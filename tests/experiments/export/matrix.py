@@ -1,11 +1,9 @@
 """What each format can express: every kind of cell, written, loaded and compared."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 
 import numpy as np
 
@@ -13,20 +11,16 @@ from adapters.methods import METHODS, MODES, has_layers
 from adapters.names import LAYER_SETS
 from bench.export.check import labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
-from bench.export.trained import Trained
-from bench.plan.cell import Cell
 from minbert.model.classifier import POOLINGS
 from minbert.model.heads import HEADS
 from tests import encoders
 from tests.bench.export.small import answer_here, expected_logits, exported, trained
 from tests.bench.synthetic_rows import cell
+from tests.experiments.pages import markdown_table
 
-_OURS: Final = [name for name, method in METHODS.items() if method.layer is not None]
-METHOD_CASES: Final = (
-    *((mode, None) for mode in ("full", "head", "bitfit")),
-    *product(_OURS, LAYER_SETS),
-)
-KINDS: Final = ("classification", "multi_label", "regression")
+_OURS = [name for name, method in METHODS.items() if method.layer is not None]
+METHOD_CASES = (*((mode, None) for mode in ("full", "head", "bitfit")), *product(_OURS, LAYER_SETS))
+KINDS = ("classification", "multi_label", "regression")
 
 
 @dataclass(frozen=True)
@@ -40,13 +34,13 @@ class Case:
     is_ours: bool = True
 
     @property
-    def cell(self) -> Cell:
+    def cell(self):
         how = {"pooling": self.pooling, "head": self.head}
         if not self.is_ours:
             return encoders.job(Path("roberta-tiny"), self.mode, self.layers, **how).cell
         return cell(self.mode, 4 if self.mode in METHODS else None, self.layers, "off", **how)
 
-    def trained(self, base: Path, kind: str = "classification", pairs: bool = False) -> Trained:
+    def trained(self, base, kind="classification", pairs=False):
         """A cell of this kind on a base that the hub has."""
         return trained(
             base, self.mode, self.layers, pooling=self.pooling, head=self.head, kind=kind,
@@ -54,31 +48,26 @@ class Case:
         )  # fmt: skip
 
     @property
-    def place(self) -> tuple[str, str]:
+    def place(self):
         """Pooling and head as rows show them; a head that reads tokens has no pooling."""
         pooling = "cls or mean" if self.pooling in ("cls", "mean") else self.pooling
         return ("any" if HEADS[self.head].reads_tokens else pooling, self.head)
 
-    @property
-    def method(self) -> str:
-        """The mode and, with this project's adapters, their layers."""
-        return f"{self.mode} on {self.layers}" if self.layers and self.is_ours else self.mode
 
-
-def library_cases() -> Iterator[Case]:
+def library_cases():
     """All kinds of engine transformers, with one layer set."""
     places = [("pooler", "linear"), *product(("cls", "mean"), ("linear", "nonlinear"))]
     for (pooling, head), mode in product([*places, ("cls", "conv")], MODES):
         yield Case(mode, "attn-only" if has_layers(mode) else None, pooling, head, is_ours=False)
 
 
-def cases() -> Iterator[Case]:
+def cases():
     """All kinds of engine minbert."""
     for (pooling, head), (mode, layers) in product(product(POOLINGS, HEADS), METHOD_CASES):
         yield Case(mode, layers, pooling, head)
 
 
-def declared(of: Cell, name: str) -> str:
+def declared(of, name):
     """What the formats say of a cell: how one holds it, or which one to use."""
     if reason := refusal(name, of):
         return f"—, use {reason.rpartition(' ')[2]}"
@@ -87,7 +76,7 @@ def declared(of: Cell, name: str) -> str:
     return "adapter" if name == "peft" else "merged"
 
 
-def observed(own: Trained, name: str) -> str:
+def observed(own, name):
     """How a format holds a cell, once its folder has been written and loaded and its logits
     compared with the cell's."""
     how = declared(own.job.cell, name)
@@ -106,36 +95,25 @@ def observed(own: Trained, name: str) -> str:
         return "merged" if own.job.cell.mode in METHODS else "whole"
 
 
-def table(formats: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS) -> str:
+def table(formats, names=FORMATS):
     """A Markdown table of how the formats store each kind; kinds that are stored alike share a
     row."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+    rows = {}
     for case, how in formats.items():
-        methods = rows.setdefault((*case.place, *how), [])
-        if case.method not in methods:
-            methods.append(case.method)
-    header = ("pooling", "head", "trained", *names)
-    return markdown_table(
-        header, [(*row[:2], _listed(methods), *row[2:]) for row, methods in rows.items()]
-    )
+        layers = rows.setdefault((*case.place, *how), {}).setdefault(case.mode, {})
+        layers |= {case.layers if case.is_ours else None: None}
+    lines = [(*row[:2], ", ".join(_listed(modes)), *row[2:]) for row, modes in rows.items()]
+    return markdown_table(("pooling", "head", "trained", *names), lines)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _listed(modes):
+    """Modes with their layers, those with all layer sets by the mode alone."""
+    for mode, layers in modes.items():
+        is_whole = set(layers) in ({None}, set(LAYER_SETS))
+        yield from [mode] if is_whole else (f"{mode} on {each}" for each in layers)
 
 
-def _listed(methods: Sequence[str]) -> str:
-    """Methods, those with all layer sets by their mode alone."""
-    shown: dict[str, None] = {}
-    for method in methods:
-        mode, on, _ = method.partition(" on ")
-        is_whole = on and all(f"{mode} on {layers}" in methods for layers in LAYER_SETS)
-        shown[mode if is_whole else method] = None
-    return ", ".join(shown)
-
-
-def docs_tables() -> str:
+def docs_tables():
     """The tables of docs/export.md, of each engine."""
     tables = [
         table({case: [declared(case.cell, name) for name in FORMATS] for case in kinds})
@@ -144,6 +122,6 @@ def docs_tables() -> str:
     return f"engine `minbert`:\n\n{tables[0]}\nengine `transformers`:\n\n{tables[1]}"
 
 
-def in_docs(page: str) -> str:
+def in_docs(page):
     """The tables in docs/export.md."""
     return page.partition("<!-- formats -->")[2].partition("<!-- /formats -->")[0].strip() + "\n"

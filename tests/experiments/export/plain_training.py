@@ -8,12 +8,11 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 PROJECT = ("adapters", "bench", "minbert", "tests")
 
 
-def main() -> None:
+def main():
     """Train in every folder, and write losses.jsonl into it; where the script stops, stopped.txt;
     and logits.npy where there are dev examples."""
     sys.modules.update(dict.fromkeys(PROJECT))  # can't be imported
@@ -34,7 +33,7 @@ def main() -> None:
         gc.freeze()  # the Trainer collects garbage, which takes long after so many imports
 
 
-def predict(folder: Path, pooled: Any) -> None:
+def predict(folder, pooled):
     """Write the logits of the dev examples: by predict.py or, for the script's own class, here."""
     import numpy as np
     import torch

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,36 +24,20 @@ from tests.experiments.faults.suite import run_suite, summary
 @click.option("--n", "count", default=1000, show_default=True, help="Faults.")
 @click.option("--slurm", type=int, help="So many on Slurm clusters, and no other.")
 @click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
-@click.option("--real", type=int, help="Faults that strike real workers; by default one in eight.")
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Faults at a time.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where the grids run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def main(
-    count: int,
-    slurm: int | None,
-    seed: int,
-    real: int | None,
-    jobs: int,
-    folder: Path | None,
-    as_json: bool,
-) -> None:
-    place = Path(tempfile.mkdtemp(prefix="minbert-faults-", dir=folder))
+def main(count, slurm, seed, jobs, as_json):
+    place = Path(tempfile.mkdtemp(prefix="minbert-faults-"))
     begun = time.monotonic()
-
-    def on_verdict(verdict: Any) -> None:
-        bar.update(1 if slurm is None else verdict.injected.total())
+    if slurm is None:
+        verdicts = run_suite(draw(count, count // 8, seed), jobs=jobs, folder=place)
+        counts = summary(verdicts, seed, time.monotonic() - begun)
+    else:
+        verdicts = slurm_faults.run_rounds(slurm, seed, jobs=jobs, folder=place)
+        counts = slurm_faults.summary(verdicts, seed, time.monotonic() - begun) | {"jobs": jobs}
+    for verdict in verdicts:
         for line in verdict.lines():
             click.echo(f"{verdict.name}: {line}", err=True)
-
-    with click.progressbar(length=slurm or count, label="faults", file=sys.stderr) as bar:
-        if slurm is None:
-            faults = draw(count, count // 8 if real is None else min(real, count), seed)
-            verdicts = run_suite(faults, jobs=jobs, folder=place, on_verdict=on_verdict)
-            counts = summary(verdicts, seed, time.monotonic() - begun)
-        else:
-            run_rounds = slurm_faults.run_rounds
-            rounds = run_rounds(slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict)
-            counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
     bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
     line = f"{counts['injected']} injected, {counts['missed']} missed: {bad}"
     click.echo(json.dumps(counts, indent=2) if as_json else line)

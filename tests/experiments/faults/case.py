@@ -2,35 +2,33 @@
 
 import json
 import os
-import select
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Final
 
+from bench.launch.runner import limited
 from bench.plan.columns import row_of
 from bench.plan.rows import RESUMED, current_rows
 from bench.results.protocol import RESULT
 from bench.results.store import Store, read_rows
 from tests.experiments.faults import checks
-from tests.experiments.faults.kinds import BUSY, MEMORY, Fault, codes_of, statuses_of, strike_of
-from tests.experiments.faults.limits import memory_group, small_disk
+from tests.experiments.faults.kinds import BUSY, Fault, codes_of, statuses_of, strike_of
 from tests.experiments.faults.notes import Notes, read, records, whole
-from tests.experiments.faults.parent import Order, start
+from tests.experiments.faults.parent import Parent
 from tests.experiments.faults.setups import setup
 from tests.experiments.faults.worker import STRIKE
 
-_LONGEST_RUN_S: Final = {"fake": 60.0, "real": 180.0}
-_TIMEOUT_S: Final = {"fake": 1.5, "real": 15.0}
-_MOST_RUNS: Final = 6
-_USUAL_RUN_S: Final = {"fake": 0.8, "real": 6.0}
-_AGAIN: Final = 0.25
-"""Share of the faults that strike cells which have run before."""
-_MOST_PAGES: Final = {"fake": 24, "real": 80}
+_LONGEST_RUN_S = {"fake": 60.0, "real": 180.0}
+_TIMEOUT_S = {"fake": 1.5, "real": 15.0}
+_USUAL_RUN_S = {"fake": 0.8, "real": 6.0}
+_MEMORY_MIB = {"fake": 512, "real": 1024}
+"""Of a control group: the parent is far smaller, so that the worker is what gets killed."""
+_MOST_PAGES = {"fake": 24, "real": 80}
+_MOST_RUNS = 6
+_AGAIN = 0.25  # share of the faults that strike cells which have run before
 
 
 @dataclass
@@ -43,69 +41,83 @@ class Verdict(checks.Findings):
     seconds: float = 0.0
 
     @property
-    def name(self) -> str:
+    def name(self):
         fault = self.fault
         return f"fault {fault.number} ({fault.kind}, {fault.phase}, {fault.worker} worker)"
 
 
-def run_case(fault: Fault, folder: Path) -> Verdict:
-    """Strike once, go on until nothing is left to do, and check.
-
-    A fault that found nothing to strike is tried again, at the beginning of its phase. The folder
-    stays if something is wrong.
-    """
+def run_case(fault, folder):
+    """Strike once, go on until nothing is left to do, and check. What strikes nothing is tried
+    again, at the beginning of its phase. The folder stays if something is wrong."""
     begun = time.monotonic()
     for early in (False, True):
-        where = folder / f"fault-{fault.number}{'-again' if early else ''}"
-        case = Case(fault, where, early)
+        case = Case(fault, folder / f"fault-{fault.number}{'-again' if early else ''}", early)
         verdict = case.verdict
         try:
             case.run()
         except (OSError, ValueError, LookupError) as error:  # a runs.csv that can't be read, too
             verdict.wrong.append(f"{type(error).__name__}: {error}")
         if verdict.good:
-            shutil.rmtree(where)
+            shutil.rmtree(case.folder)
         if verdict.struck or not verdict.good:
             break
     verdict.seconds = time.monotonic() - begun
     return verdict
 
 
+@contextmanager
+def small_disk(folder, pages):
+    """A disk at `folder` with so many pages left; the file that fills it, and makes space when it
+    is removed, or None without the right."""
+    argv = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(argv, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        filler = folder / "filler"
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(filler, filler.stat().st_size - pages * 4096)
+        yield filler
+    finally:
+        subprocess.run(["/bin/umount", "-l", str(folder)], check=True)
+
+
 class Case:
     """A fault, and the place where it strikes."""
 
-    def __init__(self, fault: Fault, folder: Path, early: bool) -> None:
+    def __init__(self, fault, folder, early):
         self.fault = fault
         self.folder = folder.resolve()
         self.place = self.folder / "place"
+        self.place.mkdir(parents=True)
+        self.notes = Notes(self.folder / "notes")
+        self.notes.folder.mkdir()
+        self.csv = self.place / "runs.csv"
         self.early = early
         self.noise = fault.noise()
         self.verdict = Verdict(fault)
-        self._filler: Path | None = None
-        (self.folder / "notes").mkdir(parents=True)
-        self.place.mkdir()
-        self.notes = Notes(self.folder / "notes")
         self.setup = setup(fault.worker)
         self.cell_ids = [cell.cell_id for cell in self.setup.cells]
-        self.csv = self.place / "runs.csv"
+        self._filler = None
         self._kept = b""
-        again = fault.phase != "anywhere" and self.noise.random() < _AGAIN
-        self._attempts = 1 if again else 0
+        self._attempts = int(fault.phase != "anywhere" and self.noise.random() < _AGAIN)
 
-    def run(self) -> None:
-        """All of it; what was found is in the verdict."""
-        with self._order() as order:
-            if order.strike is not None and order.strike.side == "worker":
-                (self.notes.folder / STRIKE).write_text(json.dumps(asdict(order.strike)))
+    def run(self):
+        """All of it; what is wrong is in the verdict."""
+        with self._first_parent() as parent:
+            if parent.strike is not None and parent.strike.side == "worker":
+                (self.notes.folder / STRIKE).write_text(json.dumps(asdict(parent.strike)))
             if self._attempts:
                 self._interrupt_all()
-            self._first(order)
+            self._first(parent)
             self._check_first()
             self._between()
             self._go_on()
             self._check_end()
 
-    def _interrupt_all(self) -> None:
+    def _interrupt_all(self):
         """Rows as of a grid that was stopped in each of its cells: the strike hits their reruns."""
         at = "2026-01-01T00:00:00Z"
         others = {"started_at": at, "finished_at": at, "attempt": 1, "status": "interrupted"}
@@ -114,19 +126,12 @@ class Case:
             Store(self.csv).append(row)
 
     @contextmanager
-    def _order(self) -> Iterator[Order]:
+    def _first_parent(self):
         """The first run, with the limits that the fault needs."""
-        fault, worker = self.fault, self.fault.worker
-        order = Order(
-            worker=worker, place=self.place, notes=self.notes.folder, number=0, slots=fault.slots,
-            timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
-            report=worker == "real" and fault.phase == "render",
-        )  # fmt: skip
+        fault, worker, group = self.fault, self.fault.worker, None
         with ExitStack() as stack:
             if fault.kind == "host memory":
-                name = f"minbert-faults-{os.getpid()}-{fault.number}"
-                group = stack.enter_context(memory_group(name, MEMORY[worker]))
-                order = replace(order, group=group)
+                group = stack.enter_context(limited(_MEMORY_MIB[worker]))
                 self.verdict.means = "control group" if group else "RLIMIT_AS"
             if fault.phase == "anywhere":
                 pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
@@ -134,52 +139,54 @@ class Case:
                 self.verdict.means = "small disk" if self._filler else "failing fsync"
                 if self._filler is None:
                     fault = replace(fault, phase="launch")
-            limited = order.group is not None
-            yield replace(order, strike=strike_of(fault, early=self.early, limited=limited))
+            strike = strike_of(fault, early=self.early, limited=group is not None)
+            yield Parent(
+                case=self, number=0, strike=strike, group=group and group.folder,
+                timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
+                has_report=worker == "real" and fault.phase == "render",
+            )  # fmt: skip
 
-    def _first(self, order: Order) -> None:
+    def _first(self, parent):
         """The run, or the two runs at once, in which the fault strikes."""
-        pids = [start(order)]
+        processes = [parent.start()]
         if self.fault.kind == "two parents":
             usual_s = _USUAL_RUN_S[self.fault.worker]
             time.sleep(self.noise.random() * usual_s)
-            pids.append(start(order))
+            processes.append(parent.start())
             if self.fault.phase == "one stopped":
                 time.sleep(self.noise.random() * usual_s)
                 self._note_strike()
-                os.kill(pids[1], signal.SIGINT)  # not reaped yet, so at worst a zombie
+                os.kill(processes[1].pid, signal.SIGINT)  # not reaped yet, so at worst a zombie
             elif self.fault.phase == "both live":
                 self._note_strike()
-        allowed = codes_of(self.fault)
-        for pid in pids:
-            code = self._wait(pid)
-            if code not in allowed:
+        for process in processes:
+            code = self._wait(process)
+            if code not in codes_of(self.fault):
                 self.verdict.wrong.append(f"the parent of the first run ended with {code}")
             if self._filler is not None and code:
                 self._note_strike()
 
-    def _wait(self, pid: int) -> int | None:
+    def _wait(self, process):
         """A parent's exit code; None if it had to be killed."""
-        descriptor = os.pidfd_open(pid)
-        ended, _, _ = select.select([descriptor], [], [], _LONGEST_RUN_S[self.fault.worker])
-        os.close(descriptor)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status) if ended else None
+        process.join(_LONGEST_RUN_S[self.fault.worker])
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            return None
+        return process.exitcode
 
-    def _note_strike(self) -> None:
+    def _note_strike(self):
         self.notes.strike(self.fault.phase, "", self.csv)
 
-    def _check_run(self, name: str) -> None:
+    def _check_run(self, name):
         verdict, data = self.verdict, read(self.csv)
         verdict.left_running += checks.left_running(self.folder)
         verdict.lost += [f"{name}: {lost}" for lost in checks.lost_rows(self._kept, data)]
         self._kept = whole(data)
 
-    def _check_first(self) -> None:
+    def _check_first(self):
         """What must hold after the struck run; and what that run must have made of its cell."""
-        self._kept = whole(self.notes.at_strike())
+        self._kept = whole(read(self.notes.folder / "at-strike.csv"))
         self._check_run("first run")
         struck = self.notes.struck()
         if struck is None or not struck["cell_id"]:
@@ -194,12 +201,12 @@ class Case:
         if killed and any((self.place / "runs").glob(f"*-{struck['cell_id']}-*/{RESULT}")):
             self.verdict.left_running.append("the worker, which left a result later")
 
-    def _between(self) -> None:
+    def _between(self):
         """What strikes between the runs, and makes space on a disk that was full."""
         if self._filler is not None:
             self._filler.unlink()
         struck = self.notes.struck()
-        cell_id = str(struck["cell_id"]) if struck else self.noise.choice(self.cell_ids)
+        cell_id = struck["cell_id"] if struck else self.noise.choice(self.cell_ids)
         folders = list((self.place / "runs").glob(f"*-{cell_id}-*"))
         data, phase = read(self.csv), self.fault.phase
         last = whole(data).rstrip().rfind(b"\n") + 1
@@ -222,20 +229,17 @@ class Case:
                 self._note_strike()
             shutil.rmtree(folders[0])
 
-    def _go_on(self) -> None:
+    def _go_on(self):
         """Run the grid again until each cell is done, and once more."""
         verdict, conditions_id = self.verdict, self.setup.conditions.conditions_id
         self._finished = checks.finished(self.place, read(self.csv))
         for number in range(1, _MOST_RUNS + 1):
             last = current_rows(read_rows(self.csv, lambda _: None))
             rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
-            statuses = {None if row is None else str(row["status"]) for row in rows}
-            failed = sorted(statuses - {None, "ok", *RESUMED}, key=str)
-            order = Order(
-                worker=self.fault.worker, place=self.place, notes=self.notes.folder, number=number,
-                slots=self.fault.slots, rerun=failed[0] if failed else None,
-            )  # fmt: skip
-            code = self._wait(start(order))
+            statuses = {row and row["status"] for row in rows}
+            failed = sorted(statuses - {None, "ok", *RESUMED})
+            parent = Parent(case=self, number=number, rerun=failed[0] if failed else None)
+            code = self._wait(parent.start())
             self._check_run(f"run {number}")
             if statuses == {"ok"}:  # before this run, which had nothing to do
                 if code != 0:
@@ -245,7 +249,7 @@ class Case:
                 verdict.wrong.append(f"run {number} ended with {code}")
         verdict.wrong.append(f"not done after {_MOST_RUNS} runs")
 
-    def _check_end(self) -> None:
+    def _check_end(self):
         verdict, data = self.verdict, read(self.csv)
         verdict.struck = self.notes.struck() is not None
         verdict.lost += checks.unfinished_cells(self.cell_ids, data)
@@ -256,4 +260,6 @@ class Case:
         verdict.wrong += checks.wrong_rows(self.place, data)
         verdict.wrong += [f"left over: {name}" for name in checks.strays(self.place)]
         verdict.wrong += checks.long_outputs(self.place)
-        verdict.wrong += checks.tracebacks(self.notes.folder)
+        for path in self.notes.folder.glob("run-*.err"):
+            if "Traceback" in (text := path.read_text(errors="replace")):
+                verdict.wrong.append(f"{path.name}: {text.splitlines()[-1]}")

@@ -2,25 +2,23 @@
 
 import json
 import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+
+import psutil
 
 from bench.launch.runner import HEAD, TAIL
 from bench.results.protocol import RESULT, STDERR, STDOUT
-from tests.experiments.faults.notes import Launch, read, records, whole
+from tests.experiments.faults.notes import read, records, whole
 
-_GONE_S: Final = 3.0
-_LONGEST_OUTPUT: Final = HEAD + 2 * TAIL
-_AT_THE_TOP: Final = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
-_LONGEST_CELL_S: Final = 300.0
+_GONE_S = 3.0
+_LONGEST_OUTPUT = HEAD + 2 * TAIL
+_AT_THE_TOP = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
+_LONGEST_CELL_S = 300.0
 
-BAD: Final = ("lost", "duplicated", "left_running", "wrong")
+BAD = ("lost", "duplicated", "left_running", "wrong")
 
 
 @dataclass(kw_only=True)
@@ -33,19 +31,19 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
 
     @property
-    def good(self) -> bool:
+    def good(self):
         return not self.lines()
 
-    def lines(self) -> list[str]:
+    def lines(self):
         return [f"{kind}: {line}" for kind in BAD for line in getattr(self, kind)]
 
 
-def counted(verdicts: Sequence[Findings]) -> dict[str, int]:
+def counted(verdicts):
     """The number of findings of each kind."""
     return {name: sum(len(getattr(each, name)) for each in verdicts) for name in BAD}
 
 
-def lost_rows(before: bytes, after: bytes) -> list[str]:
+def lost_rows(before, after):
     if whole(after).startswith(whole(before)):
         return []
     kept = records(after)
@@ -54,24 +52,22 @@ def lost_rows(before: bytes, after: bytes) -> list[str]:
     return lines or ["the order of rows, or their form"]
 
 
-def unfinished_cells(cell_ids: Iterable[str], data: bytes) -> list[str]:
+def unfinished_cells(cell_ids, data):
     done = {row["cell_id"] for row in records(data) if row["status"] == "ok"}
     return [f"{cell_id} has no ok row" for cell_id in cell_ids if cell_id not in done]
 
 
-def repeated_rows(data: bytes) -> list[str]:
+def repeated_rows(data):
     """Cells with two ok rows, and attempts with two rows."""
-    found = records(data)
-    ok = Counter(row["cell_id"] for row in found if row["status"] == "ok")
-    attempts = Counter((row["cell_id"], row["attempt"]) for row in found)
-    return [f"{cell_id} has {count} ok rows" for cell_id, count in ok.items() if count > 1] + [
-        f"{cell_id} has {count} rows of attempt {attempt}"
-        for (cell_id, attempt), count in attempts.items()
-        if count > 1
-    ]
+    names = Counter(f"{row['cell_id']} has {{}} rows of attempt {row['attempt']}"
+                    for row in records(data))  # fmt: skip
+    names.update(
+        f"{row['cell_id']} has {{}} ok rows" for row in records(data) if row["status"] == "ok"
+    )
+    return [name.format(count) for name, count in names.items() if count > 1]
 
 
-def repeated_work(launches: Iterable[Launch], finished: set[tuple[str, int]]) -> list[str]:
+def repeated_work(launches, finished):
     """Launches of cells that were done, or whose result had been there since the first run."""
     return [
         f"{each.cell_id} ran again in run {each.run}"
@@ -80,83 +76,75 @@ def repeated_work(launches: Iterable[Launch], finished: set[tuple[str, int]]) ->
     ]
 
 
-def finished(place: Path, data: bytes) -> set[tuple[str, int]]:
+def finished(place, data):
     """Cells and attempts that have an ok result and no row yet."""
-    rows = {(row["cell_id"], int(row["attempt"])) for row in records(data)}
-    found = set()
+    ended = set()
     for folder in (place / "runs").glob("*-*"):
         job = read_json(folder / "cell.json")
         if job and read_json(folder / RESULT).get("status") == "ok":
-            found.add((str(job["cell_id"]), int(str(job["attempt"]))))
-    return found - rows
+            ended.add((job["cell_id"], int(job["attempt"])))
+    return ended - {(row["cell_id"], int(row["attempt"])) for row in records(data)}
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path):
     """The object in a file; empty where there is none."""
     try:
-        found = json.loads(read(path))
+        value = json.loads(read(path))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def wrong_rows(place: Path, data: bytes) -> list[str]:
+def wrong_rows(place, data):
     """Ok rows that say something else than the result in their folder, or have impossible times."""
-    found = []
+    wrong = []
     for row in records(data):
         name = f"{row['cell_id']}, attempt {row['attempt']}"
         wall_s = float(row["wall_s"] or 0)
         if not 0 <= wall_s < _LONGEST_CELL_S or row["started_at"] > row["finished_at"]:
-            found.append(f"{name}: {row['started_at']} to {row['finished_at']}, {row['wall_s']} s")
+            wrong.append(f"{name}: {row['started_at']} to {row['finished_at']}, {row['wall_s']} s")
         if row["status"] != "ok":
             continue
         end = f"-{row['cell_id']}-{row['conditions_id']}-{row['attempt']}"
         for path in (place / "runs").glob(f"*{end}/{RESULT}"):
-            columns: Any = read_json(path).get("columns")
+            columns = read_json(path).get("columns")
             train_s = columns.get("train_s") if isinstance(columns, dict) else None
             if isinstance(train_s, float) and f"{train_s:.7g}" != row["train_s"]:
-                found.append(f"{name}: train_s is {row['train_s']}, and the result's {train_s}")
-    return found
+                wrong.append(f"{name}: train_s is {row['train_s']}, and the result's {train_s}")
+    return wrong
 
 
-def strays(place: Path) -> list[str]:
+def strays(place):
     """Files that nobody will use again."""
-    found = [str(path.relative_to(place)) for path in place.rglob(".*")]
-    return found + [path.name for path in place.iterdir() if path.name not in _AT_THE_TOP]
+    hidden = [str(path.relative_to(place)) for path in place.rglob(".*")]
+    return hidden + [path.name for path in place.iterdir() if path.name not in _AT_THE_TOP]
 
 
-def long_outputs(place: Path) -> list[str]:
+def long_outputs(place):
     """What workers printed, where more is kept than should be."""
     paths = (path for name in (STDOUT, STDERR) for path in (place / "runs").glob(f"*/{name}"))
     sizes = ((path.name, path.stat().st_size) for path in paths)
     return [f"{name} has {size:,} bytes" for name, size in sizes if size > _LONGEST_OUTPUT]
 
 
-def tracebacks(notes: Path) -> list[str]:
-    """Errors that a parent ended with and did not expect."""
-    paths = sorted(notes.glob("run-*.err"))
-    texts = ((path.name, path.read_text(errors="replace")) for path in paths)
-    return [f"{name}: {text.splitlines()[-1]}" for name, text in texts if "Traceback" in text]
-
-
-def left_running(folder: Path) -> list[str]:
+def left_running(folder):
     """Processes of a case that do not end; they are killed."""
     deadline = time.monotonic() + _GONE_S
-    while (found := _running(folder)) and time.monotonic() < deadline:
+    while (running := _running(folder)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    for pid in found:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return [f"process {pid}: {command}" for pid, command in found.items()]
+    for process in running:
+        with suppress(psutil.Error):
+            process.kill()
+    return [f"process {process.pid}: {command}" for process, command in running.items()]
 
 
-def _running(folder: Path) -> dict[int, str]:
+def _running(folder):
     """Processes whose command line or environment names a folder, with their command lines."""
-    name, found = f"{folder}/".encode(), {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if name in command or name in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-    return found
+    name, running = f"{folder}/", {}
+    for process in psutil.process_iter():
+        if process.pid != os.getpid():
+            with suppress(psutil.Error):
+                command = " ".join(process.cmdline())
+                if name in command or name in str(process.environ()):
+                    running[process] = command
+    return running

@@ -3,13 +3,11 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
 
 import pytest
 
@@ -28,19 +26,19 @@ from tests.experiments.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeN
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, setup
 
-FIRST: Final = FakeGpu("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
-SECOND: Final = FakeGpu("GPU-89aa0000-1111-2222-3333-444444444444")
-V100: Final = FakeGpu(
+FIRST = FakeGpu("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
+SECOND = FakeGpu("GPU-89aa0000-1111-2222-3333-444444444444")
+V100 = FakeGpu(
     "GPU-70000000-0000", "Tesla V100", (7, 0), failures={"off": "CUDA error: no kernel image"}
 )
-T4: Final = FakeGpu("GPU-75000000-0000", "Tesla T4", (7, 5))
-INSTANCE: Final = FakeGpu("GPU-c0de0000-5555", "NVIDIA A100 MIG 3g.40gb")
-ALL: Final = (FIRST, SECOND)
+T4 = FakeGpu("GPU-75000000-0000", "Tesla T4", (7, 5))
+INSTANCE = FakeGpu("GPU-c0de0000-5555", "NVIDIA A100 MIG 3g.40gb")
+ALL = (FIRST, SECOND)
 
-NO_IMAGE: Final = "CUDA error: no kernel image is available for execution on the device"
-BUSY: Final = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
-OLD: Final = "The NVIDIA driver on your system is too old (found version 12040)."
-TAKEN: Final = replace(FIRST, failures={"off": BUSY})
+NO_IMAGE = "CUDA error: no kernel image is available for execution on the device"
+BUSY = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+OLD = "The NVIDIA driver on your system is too old (found version 12040)."
+TAKEN = replace(FIRST, failures={"off": BUSY})
 NOT_LOADED, NO_LIBRARY, MISMATCH, UNKNOWN = 9, 12, 18, 999
 
 
@@ -50,15 +48,16 @@ class GpuFault:
     `control` is the file, of `bench.machine.devices`, through which programs access the driver."""
 
     name: str = ""
-    nvml: FakeNvml = field(default_factory=lambda: FakeNvml(*ALL))
-    check: Callable[[str | None, int], Answer] = field(default_factory=lambda: FakeCuda(ALL))
+    nvml: FakeNvml | None = None  # by default of the GPUs
+    check: object = None  # a `check_gpu`, by default of the GPUs
     visible: str | None = None
     device: str = "auto"
     build: str | None = "13.0"
     control: str = ""
     amp: str = "off"
+    gpus: tuple = ALL
 
-    def outcome(self) -> str:
+    def outcome(self):
         """What a command says of it before anything runs."""
         cells = [cell("full", None, None, self.amp)]
         try:
@@ -71,51 +70,51 @@ class GpuFault:
         notes = [*device.notes, *amp_notes(cells, device)]
         return "; ".join([where, *(f"note: {note}" for note in notes)])
 
-    def resolve(self) -> Device:
+    def resolve(self):
         return self.resolve_all()[0]
 
-    def resolve_all(self) -> tuple[Device, ...]:
+    def resolve_all(self):
         """The devices that are resolved on that machine. InputError as `resolve_devices`."""
         there, absent = Path("/dev/null"), Path("/dev/null/none")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "pynvml", self.nvml)
+            patch.setitem(sys.modules, "pynvml", self.nvml or FakeNvml(*self.gpus))
             patch.setattr(devices, "CONTROL", there if self.control == "own" else absent)
             others = (there if self.control == "other" else absent,)
             patch.setattr(devices, "OTHER_CONTROLS", others)
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
-            patch.setattr(devices, "check_gpu", self.check)
+            patch.setattr(devices, "check_gpu", self.check or cuda(*self.gpus))
             return resolve_devices(self.device, self.build)
 
 
-def cuda(*gpus: FakeGpu, **answer: Any) -> FakeCuda:
+def cuda(*gpus, **answer):
     """Torch with some GPUs, or with failures."""
     return FakeCuda(gpus, Answer(capabilities=BUILT, **answer))
 
 
-def process(code: str) -> Callable[[str | None, int], Answer]:
+def process(code):
     """A process that tries the GPU and does what some code does instead; half a second it gets."""
     argv = [sys.executable, "-S", "-c", code]
     return lambda _value, _index: check_by(argv, os.environ, patience_s=0.5)
 
 
-def failing(call: str, value: int = UNKNOWN) -> FakeNvml:
+def failing(call, value=UNKNOWN):
     return FakeNvml(*ALL, errors={call: value})
 
 
-_FULL: Final = {"off": "CUDA error: out of memory"}
-_BROKEN: Final = {"off": "CUDA unknown error"}
-_NO_LIBRARY: Final = failing("nvmlInit", NO_LIBRARY)
-FAULTS: Final = (
+_FULL = {"off": "CUDA error: out of memory"}
+_BROKEN = {"off": "CUDA unknown error"}
+_NO_LIBRARY = failing("nvmlInit", NO_LIBRARY)
+FAULTS = (
     GpuFault("the driver is too old for torch's CUDA", FakeNvml(FIRST, driver="550.54"),
              cuda(problem=OLD)),
-    GpuFault("the GPU is too old for torch", FakeNvml(V100), cuda(V100)),
-    GpuFault("one of two GPUs is too old for torch", FakeNvml(V100, FIRST), cuda(V100, FIRST)),
-    GpuFault("the first of two is too old, with `--device cuda`", FakeNvml(V100, FIRST),
-             cuda(V100, FIRST), device="cuda"),
+    GpuFault("the GPU is too old for torch", gpus=(V100,)),
+    GpuFault("one of two GPUs is too old for torch", gpus=(V100, FIRST)),
+    GpuFault("the first of two is too old, with `--device cuda`", gpus=(V100, FIRST),
+             device="cuda"),
     GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"),
-             cuda(V100, FIRST)),
+             gpus=(V100, FIRST)),
     GpuFault("another process has the GPU to itself", FakeNvml(FIRST), cuda(TAKEN)),
     GpuFault("another process has one of two to itself", check=cuda(TAKEN, SECOND)),
     GpuFault("another process has the first of two, with `--device cuda`",
@@ -124,7 +123,7 @@ FAULTS: Final = (
     GpuFault("all GPUs are broken", check=cuda(*ALL, failures=_BROKEN)),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
              cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
-    GpuFault("the GPU emulates bf16", FakeNvml(T4), cuda(T4), amp="bf16"),
+    GpuFault("the GPU emulates bf16", gpus=(T4,), amp="bf16"),
     GpuFault("torch is built without CUDA", build=None),
     GpuFault("torch is built without CUDA, with `--device cuda`", build=None, device="cuda"),
     GpuFault("there is no driver", _NO_LIBRARY, cuda()),
@@ -162,7 +161,7 @@ FAULTS: Final = (
     GpuFault("that process prints something else", check=process("print('[]')")),
 )  # fmt: skip
 
-_WORKER: Final = f"""
+_WORKER = f"""
 import sys
 from pathlib import Path
 import torch
@@ -173,7 +172,7 @@ from bench.worker.__main__ import main
 sys.exit(main(Path(sys.argv[1])))
 """
 
-FAILED: Final = """
+FAILED = """
 import sys
 from pathlib import Path
 from bench.worker.__main__ import write_result
@@ -184,21 +183,20 @@ write_result(
 sys.exit(1)
 """
 """A worker whose process alone can use the GPU no more."""
-WORKS: Final = cuda(FIRST)(None, 0)
-BROKEN: Final = cuda(FIRST, failures={"off": BUSY})(None, 0)
+WORKS = cuda(FIRST)(None, 0)
+BROKEN = cuda(FIRST, failures={"off": BUSY})(None, 0)
 
 
-def table() -> str:
-    """The faults and what each gives, as rows of Markdown."""
-    outcomes = [(fault.name, fault.outcome()) for fault in FAULTS]
-    outcomes.append(("`set_device` raises in a worker", _ended(BROKEN)))
+def outcomes():
+    """The faults and what each gives, as cells of Markdown."""
     freed = "`set_device` raises, and another process can use the GPU"
-    outcomes.append((freed, _ended(WORKS, FAILED)))
-    rows = ((name, text.replace("|", "\\|")) for name, text in outcomes)
-    return "\n".join(f"| {name} | {text} |" for name, text in rows)
+    ends = (("`set_device` raises in a worker", BROKEN, _WORKER), (freed, WORKS, FAILED))
+    every = [(fault.name, fault.outcome()) for fault in FAULTS]
+    every += [(name, _ended(then, worker)) for name, then, worker in ends]
+    return [(name, text.replace("|", "\\|")) for name, text in every]
 
 
-def _ended(then: Answer, worker: str = _WORKER) -> str:
+def _ended(then, worker):
     """How a grid of three cells ends whose workers can't get hold of the GPU; trying it again gives
     `then`."""
     made, err = setup("fake"), StringIO()

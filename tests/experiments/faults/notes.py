@@ -6,8 +6,6 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +22,20 @@ class Launch:
 class Notes:
     """A folder that the parents, the workers and the harness of one case all write to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
-        self._launches = folder / "launches.jsonl"
 
-    def launch(self, launch: Launch) -> int:
+    def launch(self, launch):
         """Note a launch; how many the same run had before."""
-        with self._launches.open("ab", buffering=0) as file:  # a line is written at once
+        with (self.folder / "launches.jsonl").open("ab", buffering=0) as file:  # a line at once
             file.write(json.dumps(asdict(launch)).encode() + b"\n")
         return [each for each in self.launches() if each.run == launch.run].index(launch)
 
-    def launches(self) -> list[Launch]:
-        lines = read(self._launches).splitlines()
+    def launches(self):
+        lines = read(self.folder / "launches.jsonl").splitlines()
         return [Launch(**json.loads(line)) for line in lines]
 
-    def strike(self, phase: str, cell_id: str, runs_csv: Path) -> bool:
+    def strike(self, phase, cell_id, runs_csv):
         """Note that the fault strikes now, and keep what runs.csv holds. False if it did before."""
         with suppress(FileExistsError), (self.folder / "struck.json").open("x") as file:
             with suppress(FileNotFoundError):
@@ -47,29 +44,22 @@ class Notes:
             return True
         return False
 
-    def struck(self) -> dict[str, Any] | None:
+    def struck(self):
         """Phase and cell of the strike, if there was one."""
         text = read(self.folder / "struck.json")
-        return dict(json.loads(text)) if text else None
-
-    def at_strike(self) -> bytes:
-        """What runs.csv held when the fault struck."""
-        return read(self.folder / "at-strike.csv")
+        return json.loads(text) if text else None
 
 
-def read(path: Path) -> bytes:
+def read(path):
     """The bytes of a file; empty without one."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
+    return path.read_bytes() if path.is_file() else b""
 
 
-def whole(data: bytes) -> bytes:
+def whole(data):
     """The whole records at the beginning of a runs.csv, none of whose fields has a line end."""
     return data[: data.rfind(b"\n") + 1]
 
 
-def records(data: bytes) -> list[dict[str, str]]:
+def records(data):
     """The whole records of a runs.csv, read without any code of the product's."""
     return list(csv.DictReader(io.StringIO(whole(data).decode())))

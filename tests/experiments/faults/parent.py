@@ -10,12 +10,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn
 
 from filelock import FileLock
 
@@ -25,134 +24,96 @@ from bench.common.files import write_atomically
 from bench.executors import local
 from bench.grid.session import Session
 from bench.launch import attempt, runner
-from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.plan.columns import NAMES
 from bench.plan.planning import plan
-from bench.plan.rows import Row
-from bench.results.rescoring import Results
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
-from tests.experiments.faults.actions import fill_disk
 from tests.experiments.faults.kinds import Strike
-from tests.experiments.faults.notes import Notes
-from tests.experiments.faults.setups import ROOT, setup
-from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook
+from tests.experiments.faults.setups import ROOT
+from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk
 
-GRACE_S: Final = 0.5
-_OF_A_CELL: Final = (
-    "launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append",
-)  # fmt: skip
+GRACE_S = 0.5
+_OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """One run of a case's grid. `number` is 0 for the run that is struck."""
+@dataclass(kw_only=True)
+class Parent:
+    """One run of a case's grid, number 0 for the run that is struck. It follows its own phases."""
 
-    worker: str
-    place: Path
-    notes: Path
+    case: object
     number: int
-    slots: int = 1
     strike: Strike | None = None
     timeout_s: float | None = None
     rerun: str | None = None
-    report: bool = False
+    has_report: bool = False
     group: Path | None = None
 
-    @property
-    def runs_csv(self) -> Path:
-        return self.place / "runs.csv"
-
-
-def start(order: Order) -> int:
-    setup(order.worker)  # made once, before the fork
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
-    pid = os.fork()
-    if pid == 0:
-        _be_one(order)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    return pid
-
-
-def _be_one(order: Order) -> NoReturn:
-    code = 70
-    try:
-        os.setsid()
-        for number, name in ((1, "out"), (2, "err")):
-            with (order.notes / f"run-{order.number}.{name}").open("ab") as file:
-                os.dup2(file.fileno(), number)
-        if order.group is not None:
-            (order.group / "cgroup.procs").write_text(str(os.getpid()))
-        os.environ |= {
-            PLACE: str(order.place), NOTES: str(order.notes), RUN: str(order.number),
-            "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+    def start(self):
+        """Fork the process, which is returned."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
+        process = get_context("fork").Process(target=self._be)
+        process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        code = _run(order)
-    except BAD_INPUT as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 2
-    except KeyboardInterrupt:  # as click does
-        code = 130
-    except BaseException:  # noqa: BLE001  nothing else of this process may run
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+        return process
 
+    def _be(self):
+        code, notes = 70, self.case.notes.folder
+        try:
+            os.setsid()
+            for number, name in ((1, "out"), (2, "err")):
+                with (notes / f"run-{self.number}.{name}").open("ab") as file:
+                    os.dup2(file.fileno(), number)
+            if self.group is not None:
+                (self.group / "cgroup.procs").write_text(str(os.getpid()))
+            values = {PLACE: self.case.place, NOTES: notes, RUN: self.number, "PYTHONPATH": ROOT}
+            os.environ |= {name: str(value) for name, value in values.items()}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            code = self._run()
+        except BAD_INPUT as error:
+            sys.stderr.write(f"error: {error}\n")
+            code = 2
+        except KeyboardInterrupt:  # as click does
+            code = 130
+        except BaseException:  # noqa: BLE001  nothing else of this process may run
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
-def _run(order: Order) -> int:
-    """Plan and run what is left, as the command does; the exit code."""
-    made, follower = setup(order.worker), Follower(order)
-    slots = [made.target(f"faults {order.place}")] * order.slots
-    follower.follow(order.report)
-    rows = read_rows(order.runs_csv)
-    planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
-    store = Store(order.runs_csv)
-    follower.enter("check")
-    store.check_writable()
-    follower.enter("run")
-    options = {"store": store, "keep": True, "arguments": ("--grid", "faults")}
-    session = made.session(order.runs_csv, slots, timeout_s=order.timeout_s, **options)
-    code = session.run([planned])
-    follower.enter("done")
-    return code
+    def _run(self):
+        """Plan and run what is left, as the command does; the exit code."""
+        case, made = self.case, self.case.setup
+        slots = [made.target(f"faults {case.place}")] * case.fault.slots
+        self._follow()
+        planned = plan(made.cells, read_rows(case.csv), made.conditions.columns(), rerun=self.rerun)
+        store = Store(case.csv)
+        self._enter("check")
+        store.check_writable()
+        self._enter("run")
+        options = {"store": store, "keep": True, "arguments": ("--grid", "faults")}
+        session = made.session(case.csv, slots, timeout_s=self.timeout_s, **options)
+        code = session.run([planned])
+        self._enter("done")
+        return code
 
-
-class Follower:
-    """Tells the phases of this process to a hook, and strikes it."""
-
-    def __init__(self, order: Order) -> None:
-        strike = order.strike
-        self._strike = strike if strike is not None and strike.side == "parent" else None
-        self._hook = Hook(self._strike, self._act)
-        self._order = order
-        self._notes = Notes(order.notes)
-        self._cell = -1
-        self._cell_id = ""
-        self._row: Row = {}
-
-    def enter(self, phase: str) -> None:
-        if phase in _OF_A_CELL and (self._strike is None or self._strike.cell != self._cell):
-            phase = f"{phase} of another cell"
-        self._hook.enter(phase)
-
-    def follow(self, report: bool) -> None:
+    def _follow(self):
         """Put this process's phases between the product's own steps."""
+        if self.strike is not None and self.strike.side != "parent":
+            self.strike = None
+        self._hook = Hook(self.strike, self._act)
+        self._cell, self._cell_id, self._row = -1, "", {}
 
-        def launch(run: Attempt, *_: Any) -> str:
+        def launch(run, *_):
             self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
             return "launch"
 
-        def append(_store: Store, row: Row) -> str:
+        def append(_store, row):
             self._row = row
             return "append"
 
-        if report:
+        if self.has_report:
             from bench.report import render as module
         else:
             module = SimpleNamespace(render=stub_report)
@@ -165,37 +126,41 @@ class Follower:
         self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=GRACE_S)
         self._wrap(module, "render", lambda *_: "render")
 
-    def _wrap(
-        self, owner: Any, name: str, phase_of: Callable[..., Any], after: str = "", **more: Any
-    ) -> None:
+    def _wrap(self, owner, name, phase_of, after="", **more):
         """Let a function enter the phase that follows from its arguments, and another one after."""
         function = getattr(owner, name)
 
-        def followed(*arguments: Any, **named: Any) -> Any:
+        def followed(*arguments, **named):
             phase = phase_of(*arguments)
             if isinstance(phase, str):
-                self.enter(phase)
+                self._enter(phase)
             result = function(*arguments, **named, **more)
             if after:
-                self.enter(after)
+                self._enter(after)
             return result
 
         setattr(owner, name, followed)
 
-    def _act(self, strike: Strike, phase: str) -> None:
-        if not self._notes.strike(phase, self._cell_id, self._order.runs_csv):
+    def _enter(self, phase):
+        if phase in _OF_A_CELL and (self.strike is None or self.strike.cell != self._cell):
+            phase = f"{phase} of another cell"
+        self._hook.enter(phase)
+
+    def _act(self, strike, phase):
+        csv = self.case.csv
+        if not self.case.notes.strike(phase, self._cell_id, csv):
             return
         if strike.action == "fill_disk":
-            fill_disk(strike.amount, self._order.place)
+            fill_disk(strike.amount, self.case.place)
         elif strike.action == "jump":
             jump(strike.amount)
         else:
             if strike.action == "tear_append":
-                tear_append(self._order.runs_csv, self._row, strike.amount)
+                tear_append(csv, self._row, strike.amount)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stub_report(results: Results, reports: Path, **_others: Any) -> Path:
+def stub_report(results, reports, **_others):
     """A report of one number, written as the real one is."""
     index = reports / "index.html"
     try:
@@ -206,7 +171,7 @@ def stub_report(results: Results, reports: Path, **_others: Any) -> Path:
     return index
 
 
-def tear_append(runs_csv: Path, row: Row, amount: int) -> None:
+def tear_append(runs_csv, row, amount):
     """Write a part of a row's record, under the lock, as a writer does that is killed just then."""
     line = encode(row)
     with FileLock(f"{runs_csv}.lock"):
@@ -216,13 +181,13 @@ def tear_append(runs_csv: Path, row: Row, amount: int) -> None:
             file.write(line[: 1 + amount % (len(line) - 1)])
 
 
-def jump(seconds: int) -> None:
+def jump(seconds):
     """Put the wall clock forward, or back, for the rest of this process."""
     clock = time.time
 
     class Jumped(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
+        def now(cls, tz=None):
             return datetime.now(tz) + timedelta(seconds=seconds)
 
     runner.datetime = Jumped

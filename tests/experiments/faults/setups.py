@@ -2,11 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +14,6 @@ from bench.grid.session import Session
 from bench.machine.conditions import Conditions, Target, find_conditions
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
-from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.models import Model, find_model
 from bench.plan.planning import Resolved, expand
@@ -25,7 +22,7 @@ from minbert.data.tasks import Examples, TaskData, find_task, load_task
 from minbert.model.config import GEOMETRIES
 from tests.experiments.faults.kinds import CELLS
 
-ROOT: Final = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +33,19 @@ class Setup:
     conditions: Conditions
     model: Model
     data: TaskData
-    argv: tuple[str, ...]
+    argv: tuple
 
-    def target(self, device_name: str, device: Device = Device()) -> Target:  # noqa: B008
+    def target(self, device_name, device=Device()):  # noqa: B008
         """The conditions, with a device of this name."""
         return Target(self.conditions, "bf16", device_name, device)
 
     @property
-    def inputs(self) -> Inputs:
+    def inputs(self):
         models = {self.model.name: self.model}
         return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self):
         model = self.model
         resolved = Resolved(
             model=model.name, model_digest=model.digest, pooling=model.pooling,
@@ -56,18 +53,15 @@ class Setup:
         )  # fmt: skip
         return expand(self.grid, resolved)
 
-    def session(
-        self, runs: Path, slots: Sequence[Target], argv: Sequence[str] = (), **options: Any
-    ) -> Session:
-        """A session that runs cells on slots of this machine, beside a runs.csv; `argv` is the
-        worker's command, if it is not the usual one."""
+    def session(self, runs, slots, argv=(), **options):
+        """A session that runs cells on slots of this machine, by `argv` or the usual command."""
         executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
         usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
         places = {"inputs": self.inputs, "executor": executor, "reports": runs.parent / "reports"}
         return Session(**{**places, **usual, **options})
 
 
-def slots_of(conditions: Conditions, number: int, *, gpus: bool = False) -> list[Target]:
+def slots_of(conditions, number, *, gpus=False):
     """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
     own = sorted(os.sched_getaffinity(0))
     conditions = replace(conditions, sharing=f"{number} workers")
@@ -83,33 +77,26 @@ def slots_of(conditions: Conditions, number: int, *, gpus: bool = False) -> list
 
 
 @cache
-def setup(worker: str) -> Setup:
-    return _fake() if worker == "fake" else _real()
-
-
-def _fake() -> Setup:
-    one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
-    config = GEOMETRIES["bert-tiny"]
-    settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
-    return Setup(
-        grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
-        conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),
-        model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
-        data=TaskData(find_task("movies"), one, one),
-        argv=(sys.executable, "-S", "-m", "tests.experiments.faults.worker"),
-    )
-
-
-def _real() -> Setup:
+def setup(worker):
+    if worker == "fake":
+        one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
+        config = GEOMETRIES["bert-tiny"]
+        settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
+        return Setup(
+            grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
+            conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),
+            model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
+            data=TaskData(find_task("movies"), one, one),
+            argv=(sys.executable, "-S", "-m", "tests.experiments.faults.worker"),
+        )
     settings = Settings(
         model="bert-tiny", init="random", seeds=CELLS["real"], epochs=1, max_steps=3, max_train=96,
         max_dev=32, max_length=64, batch_size=32,
     )  # fmt: skip
     adapters = Axes(mode=["lora"], rank=[1], layers=["attn-only"])
-    conditions = find_conditions("cpu").conditions
     return Setup(
         grid=Grid(name="faults", settings=settings, cells=[adapters]),
-        conditions=replace(conditions, threads=1),
+        conditions=replace(find_conditions("cpu").conditions, threads=1),
         model=find_model(settings.models[0], settings.init, settings.pooling),
         data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
         argv=(sys.executable, "-m", "tests.experiments.faults.worker", "real"),

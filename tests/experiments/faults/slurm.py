@@ -10,22 +10,18 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any, Final
 
 import psutil
 
 from tests.experiments.faults import checks
 from tests.experiments.faults.notes import read
-from tests.slurm.cluster import NODES, Cluster, ClusterError, temporary_cluster
+from tests.experiments.processes import in_processes
+from tests.slurm.cluster import NODES, ClusterError, temporary_cluster
 from tests.slurm.place import HANG, LONGEST_S, Place
 
-KINDS: Final = {
+KINDS = {
     "array task cancelled": (16, "scancel of a running array task"),
     "pending array task cancelled": (6, "scancel of an array task that has not begun"),
     "array cancelled": (3, "scancel of a whole array"),
@@ -43,20 +39,16 @@ KINDS: Final = {
     "time limit": (0, "a job reaches its time limit, after the others"),
 }
 """For each kind its weight and its meaning."""
-FAULTS_OF_A_ROUND: Final = 25
-TIME_LIMIT: Final = "time limit"
-_LONGEST_PAUSE_S: Final = 0.6
-_LONGEST_CELL_S: Final = 1.5
-_AWAY_S: Final = 2.0
-_CPUS: Final = 4
-_LIMIT_EACH: Final = 5
-"""Rounds, of which one has a job that reaches its time limit."""
-_PATIENCE_S: Final = 30.0
+FAULTS_OF_A_ROUND = 25
+TIME_LIMIT = "time limit"
+_LONGEST_PAUSE_S = 0.6
+_LONGEST_CELL_S = 1.5
+_AWAY_S = 2.0
+_LIMIT_EACH = 5  # rounds, of which one has a job that reaches its time limit
+_PATIENCE_S = 30.0
 """After which nodes are restarted. A job that had just begun is missed only by the next restart."""
-_MOST_COMMANDS: Final = 10
-"""After the last fault."""
-_RERUN: Final = ("crashed", "timeout", "oom")
-_EXITS: Final = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
+_MOST_COMMANDS = 10  # after the last fault
+_EXITS = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 """Of commands: 2 if they begin while the controller is down, -SIGINT while Python loads them."""
 
 
@@ -68,11 +60,11 @@ class Verdict(checks.Findings):
     cells: int
     rows: int = 0
     commands: int = 0
-    injected: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
+    injected: Counter = field(default_factory=Counter)
+    missed: Counter = field(default_factory=Counter)
 
     @property
-    def name(self) -> str:
+    def name(self):
         return f"round {self.seed}"
 
 
@@ -80,28 +72,29 @@ class Round:
     """A grid in a folder that is made. `faults` are injected, fewer if its cells are done before,
     of which the first have the kinds in `first`, and the others are drawn."""
 
-    def __init__(
-        self, cluster: Cluster, folder: Path, seed: int, faults: int, first: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, cluster, folder, seed, faults, first=()):
         self.cluster = cluster
         self.place = Place(folder, cluster)
         self.faults = self.cells = faults
         self._first = list(first)
         self.verdict = Verdict(seed, self.cells)
         self._random = random.Random(seed)  # noqa: S311
-        self._commands: list[subprocess.Popen[str]] = []
-        self._away: dict[str, float] = {}
+        self._commands = []
+        self._away = {}
         self._before = b""
         for number in range(self.cells):
             self.place.order(f"{self._random.uniform(0.1, _LONGEST_CELL_S):.2f}", number)
 
-    def run(self) -> Verdict:
+    def run(self):
         """All of it: faults, then commands until all cells are ok, then the checks."""
         try:
             self._strike_all()
             self._finish()
         except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
-            self.verdict.wrong += [f"{type(error).__name__}: {error}", self._cluster_state()]
+            commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
+            lists = [self.cluster.run(*one, check=False).stdout for one in commands]
+            state = "\n".join([*lists, self.cluster.output(40)])
+            self.verdict.wrong += [f"{type(error).__name__}: {error}", state]
         finally:
             for command in self._commands:
                 with suppress(ProcessLookupError):
@@ -109,9 +102,7 @@ class Round:
         self._check()
         return self.verdict
 
-    # The storm
-
-    def _strike_all(self) -> None:
+    def _strike_all(self):
         verdict = self.verdict
         self._go_on()
         self.place.wait_for_starts(1)
@@ -128,14 +119,13 @@ class Round:
             self._compare()
         self._return_nodes(at_once=True)
 
-    def _strike(self, kind: str) -> bool:
+    def _strike(self, kind):
         """Inject a fault; false if it hit nothing. IndexError if nothing is there to be hit."""
         cluster, choose = self.cluster, self._random.choice
         match kind:
-            case "array task cancelled":
-                return self._ask("scancel", choose(self._array_tasks("RUNNING")))
-            case "pending array task cancelled":
-                return self._ask("scancel", choose(self._array_tasks("PENDING")))
+            case "array task cancelled" | "pending array task cancelled":
+                state = "PENDING" if "pending" in kind else "RUNNING"
+                return self._ask("scancel", choose(self._array_tasks(state)))
             case "array cancelled":
                 return self._ask("scancel", choose(self._array_tasks()).partition("_")[0])
             case "requeue":
@@ -166,19 +156,19 @@ class Round:
                 return self._kill("bench.executors.slurm.node")
         return True
 
-    def _pause(self) -> None:
+    def _pause(self):
         time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
 
-    def _ask(self, *command: str) -> bool:
+    def _ask(self, *command):
         return self.cluster.run(*command, check=False).returncode == 0
 
-    def _array_tasks(self, *states: str) -> list[str]:
+    def _array_tasks(self, *states):
         """Array tasks of the grid in some of Slurm's states, or in any."""
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%T|%j", check=False).stdout
         rows = (line.split("|", 2) for line in queue.splitlines() if "probe" not in line)
         return [name for name, state, _ in rows if "_" in name and state in (states or {state})]
 
-    def _kill(self, module: str) -> bool:
+    def _kill(self, module):
         """Kill a process of the grid that runs a module; false if it has just ended."""
         processes = []
         for process in psutil.process_iter():
@@ -192,7 +182,7 @@ class Round:
             return True
         return False
 
-    def _return_nodes(self, *, at_once: bool = False) -> None:
+    def _return_nodes(self, *, at_once=False):
         """Let nodes return that were away long enough."""
         for node, until in list(self._away.items()):
             if at_once or time.monotonic() > until:
@@ -201,10 +191,10 @@ class Round:
                     self.cluster.start_node(node)
                 self._resume(node)
 
-    def _resume(self, node: str) -> None:
+    def _resume(self, node):
         self._ask("scontrol", "update", f"nodename={node}", "state=resume")
 
-    def _repair(self) -> None:
+    def _repair(self):
         """Do what an administrator does when the controller has started jobs that it did not know
         to run: Slurm holds them, and drains their nodes."""
         for node, state in self.cluster.node_states().items():
@@ -215,28 +205,20 @@ class Round:
             if line.endswith("held"):
                 self._ask("scontrol", "release", line.partition("|")[0])
 
-    def _restart_nodes(self) -> None:
-        """Let nodes report what runs there. A controller that forgot the end of a job counts it as
-        running until a node reports, which one that is not restarted does in some minutes."""
-        for node in NODES:
-            self.cluster.kill_node(node)
-            self.cluster.start_node(node)
-
-    def _give(self) -> None:
+    def _give(self):
         last = {statuses[-1] for statuses in self.place.statuses().values()}
-        failed = sorted(last.intersection(_RERUN))
+        failed = sorted(last & {"crashed", "timeout", "oom"})
         again = ("--rerun", self._random.choice(failed)) if failed else ()
         self._commands.append(self.place.start("--cells", str(self.cells), *again))
         self.verdict.commands += 1
 
-    def _go_on(self) -> None:
-        over = [command for command in self._commands if command.poll() is not None]
-        for command in over:
+    def _go_on(self):
+        for command in [command for command in self._commands if command.poll() is not None]:
             self._ended(command)
         if not self._commands:
             self._give()
 
-    def _ended(self, command: "subprocess.Popen[str]") -> None:
+    def _ended(self, command):
         ended = self.place.end(command)
         self._commands.remove(command)
         # pydantic, as it builds its models, makes another error of it
@@ -245,24 +227,16 @@ class Round:
         if ended.returncode not in _EXITS or ("Traceback" in ended.stderr and not is_loading):
             self.verdict.wrong.append(f"a command ended {ended.returncode}: {ended.stderr[-2000:]}")
 
-    def _cluster_state(self) -> str:
-        """Queue and nodes as Slurm lists them, and what its daemons wrote last."""
-        commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
-        lists = [self.cluster.run(*one, check=False).stdout for one in commands]
-        return "\n".join([*lists, self.cluster.output(40)])
-
-    def _is_done(self) -> bool:
+    def _is_done(self):
         return sum("ok" in some for some in self.place.statuses().values()) == self.cells
 
-    def _compare(self) -> None:
+    def _compare(self):
         """Note rows that runs.csv had when it was last looked at, and has no more."""
         after = read(self.place.csv)
         self.verdict.lost += checks.lost_rows(self._before, after)
         self._before = after
 
-    # After it
-
-    def _reach_limit(self) -> None:
+    def _reach_limit(self):
         """Let the job of a further cell reach its time limit, for which Slurm looks twice a minute,
         so not among other faults."""
         late, self.cells = self.cells, self.cells + 1
@@ -277,7 +251,7 @@ class Round:
         if self.place.statuses()[late] != ["timeout"]:
             self.verdict.wrong.append(f"the job of cell {late} reached its time limit")
 
-    def _finish(self) -> None:
+    def _finish(self):
         """Wait for the commands, and give it until all cells are ok."""
         for number in range(_MOST_COMMANDS):
             restart_s, deadline_s = (time.monotonic() + each for each in (_PATIENCE_S, LONGEST_S))
@@ -285,7 +259,11 @@ class Round:
                 if time.monotonic() > deadline_s:
                     raise ClusterError(f"commands did not end in {LONGEST_S:.0f} s")
                 if time.monotonic() > restart_s:
-                    self._restart_nodes()
+                    # a controller that forgot the end of a job counts it as running until a node
+                    # reports, which one that is not restarted does in some minutes
+                    for node in NODES:
+                        self.cluster.kill_node(node)
+                        self.cluster.start_node(node)
                     restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
@@ -299,7 +277,7 @@ class Round:
                 self._give()
         self._compare()
 
-    def _check(self) -> None:
+    def _check(self):
         place, verdict = self.place, self.verdict
         verdict.rows, verdict.cells = len(place.rows()), self.cells
         done = {seed for seed, statuses in place.statuses().items() if "ok" in statuses}
@@ -309,66 +287,40 @@ class Round:
         starts = Counter((start.seed, start.attempt) for start in place.starts())
         verdict.duplicated += [
             f"attempt {attempt} at cell {number} began {count} times"
-            for (number, attempt), count in starts.items()
-            if count > 1
-        ]
-        folders = [one.folder for one in place.submissions()]
-        verdict.wrong += [
-            f"{one.name} is not done" for one in folders if not (one / "done").exists()
-        ]
+            for (number, attempt), count in starts.items() if count > 1
+        ]  # fmt: skip
+        undone = [one for one in place.submissions() if not (one.folder / "done").exists()]
+        verdict.wrong += [f"{one.folder.name} is not done" for one in undone]
         verdict.left_running += checks.left_running(place.folder)
 
 
-def run_rounds(
-    faults: int,
-    seed: int,
-    *,
-    jobs: int,
-    folder: Path,
-    on_verdict: Callable[[Verdict], None] = lambda _: None,
-) -> list[Verdict]:
+def run_rounds(faults, seed, *, jobs, folder):
     """Rounds until so many faults were injected, on `jobs` clusters at a time."""
-    verdicts: list[Verdict] = []
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        number, waiting = 0, set()
-        while True:
-            done = sum(verdict.injected.total() for verdict in verdicts)
-            left = faults - done - FAULTS_OF_A_ROUND * len(waiting)
-            while len(waiting) < jobs and left > 0:
-                size = min(FAULTS_OF_A_ROUND, max(left, 5))
-                waiting.add(pool.submit(_run_round, folder / str(number), seed + number, size))
-                number, left = number + 1, left - size
-            if not waiting:
-                return verdicts
-            ended = next(as_completed(waiting))
-            waiting.remove(ended)
-            verdicts.append(ended.result())
-            on_verdict(verdicts[-1])
+    verdicts = []
+    while (left := faults - sum(verdict.injected.total() for verdict in verdicts)) > 0:
+        sizes = [min(FAULTS_OF_A_ROUND, max(left - at, 5))
+                 for at in range(0, left, FAULTS_OF_A_ROUND)]  # fmt: skip
+        numbered = enumerate(sizes, len(verdicts))
+        calls = [(_run_round, folder / str(n), seed + n, size) for n, size in numbered]
+        verdicts += [verdict for _, verdict in in_processes(jobs, calls)]
+    return verdicts
 
 
-def _run_round(folder: Path, seed: int, faults: int) -> Verdict:
-    with temporary_cluster(cpus=_CPUS) as cluster:
+def _run_round(folder, seed, faults):
+    with temporary_cluster(cpus=4) as cluster:
         return Round(cluster, folder, seed, faults).run()
 
 
-def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str, Any]:
+def summary(verdicts, seed, seconds):
     """The counts as plain data, and everything that went wrong."""
-    injected = sum((verdict.injected for verdict in verdicts), Counter[str]())
-    missed = sum((verdict.missed for verdict in verdicts), Counter[str]())
+    injected = sum((verdict.injected for verdict in verdicts), Counter())
+    missed = sum((verdict.missed for verdict in verdicts), Counter())
     return {
-        "seed": seed,
-        "seconds": round(seconds, 1),
-        "rounds": len(verdicts),
+        "seed": seed, "seconds": round(seconds, 1), "rounds": len(verdicts),
         **{name: sum(getattr(v, name) for v in verdicts) for name in ("cells", "rows", "commands")},
-        "injected": injected.total(),
-        "missed": missed.total(),
-        **checks.counted(verdicts),
-        "counts": [
-            {"kind": kind, "injected": injected[kind], "missed": missed[kind]} for kind in KINDS
-        ],
-        "bad": [
-            {"seed": each.seed, **{name: getattr(each, name) for name in checks.BAD}}
-            for each in verdicts
-            if not each.good
-        ],
-    }
+        "injected": injected.total(), "missed": missed.total(), **checks.counted(verdicts),
+        "counts": [{"kind": kind, "injected": injected[kind], "missed": missed[kind]}
+                   for kind in KINDS],
+        "bad": [{"seed": each.seed, **{name: getattr(each, name) for name in checks.BAD}}
+                for each in verdicts if not each.good],
+    }  # fmt: skip

@@ -2,139 +2,226 @@
 protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
 FOLDER` is the real one, followed and struck from outside."""
 
+import ctypes
+import errno
 import json
 import os
 import random
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
 
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
-from bench.results.protocol import RESULT
+from bench.results.protocol import PARENT_PID, PROGRESS_FD, RESULT
 from bench.worker.process import Progress, tie_to_parent
-from tests.experiments.faults.actions import ACTIONS, OutOfMemoryError
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.notes import Launch, Notes, read, records
 
-PLACE: Final = "FAULTS_PLACE"
-"""Environment: the folder that has the case's runs.csv."""
-NOTES: Final = "FAULTS_NOTES"
-"""Environment: the folder of the case's notes."""
-RUN: Final = "FAULTS_RUN"
-"""Environment: number of the run of the grid; in the first, 0, the fault strikes."""
+PLACE = "FAULTS_PLACE"  # environment: the folder that has the case's runs.csv
+NOTES = "FAULTS_NOTES"  # environment: the folder of the case's notes
+RUN = "FAULTS_RUN"  # environment: number of the run of the grid; in the first, 0, the fault strikes
 
-STRIKE: Final = "strike.json"
-_STAYS: Final = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-)
-_PHASES: Final = ("load", "tokenise", "train", "evaluate", "save")
-_PHASE_S: Final = 0.02
-_TICKS: Final = 10
+STRIKE = "strike.json"
+_STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+_PHASE_S = 0.02
+_TICKS = 10
+
+
+class OutOfMemoryError(RuntimeError):
+    """What torch raises, for a worker without torch."""
+
+
+def kill_worker(_amount, _folder):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_parent(_amount, _folder):
+    os.kill(int(os.environ[PARENT_PID]), signal.SIGKILL)
+
+
+def stop_parent(amount, _folder):
+    """Ctrl-C or SIGTERM, once or twice: `amount` from 0 to 3."""
+    for _ in range(1 + amount // 2):
+        with suppress(ProcessLookupError):
+            os.kill(int(os.environ[PARENT_PID]), signal.SIGTERM if amount % 2 else signal.SIGINT)
+        time.sleep(0.01)
+
+
+def hang(amount, _folder):
+    """Stopped, when only SIGKILL helps, or with Python's lock held."""
+    if amount:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        ctypes.PyDLL(None).sleep(600)
+
+
+def fill_memory(amount, _folder):
+    """Take memory until the kernel's OOM killer comes, or until there are `amount` bytes."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    taken = []
+    while len(taken) * 2**24 < amount:
+        taken.append(bytearray(b"x") * 2**24)
+
+
+def lack_memory(_amount, _folder):
+    """Ask for more than a limit of the process's own leaves, as torch and as Python do."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**26
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if torch := sys.modules.get("torch"):
+        torch.empty(2**36, dtype=torch.uint8)
+    else:
+        bytearray(2**36)
+
+
+def lack_cuda_memory(_amount, _folder):
+    torch = sys.modules.get("torch")
+    kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
+    raise kind(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of "
+        "79.11 GiB of which 9.19 MiB is free."
+    )
+
+
+def print_garbage(amount, _folder):
+    """On stdout, stderr and the pipe for progress."""
+    noise = random.Random(amount)  # noqa: S311
+    lines = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
+    for _ in range(20):
+        data = noise.randbytes(noise.randrange(5000)) + lines + b"[" * 3000
+        os.write(1, data)
+        os.write(2, data)
+        with suppress(OSError):  # as the worker's own progress: what isn't taken is lost
+            os.write(int(os.environ[PROGRESS_FD]), data)
+
+
+def flood(amount, _folder):
+    """Print `amount` bytes, on stdout or on stderr."""
+    data = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r" * 1456
+    for _ in range(amount // len(data) + 1):
+        os.write(1 + amount % 2, data)
+
+
+def delete_folder(_amount, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def scramble_result(amount, folder):
+    noise = random.Random(amount)  # noqa: S311
+    (folder / RESULT).write_bytes(noise.randbytes(noise.randrange(2000)))
+
+
+def cut_result(amount, folder):
+    """Leave only a beginning of the result."""
+    path = folder / RESULT
+    os.truncate(path, amount % (path.stat().st_size - 2))  # it ends in a brace and a line end
+
+
+def fill_disk(_amount, _folder):
+    """From now on nothing of this process gets onto the disk."""
+
+    def fail(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    os.fsync = fail
 
 
 class Hook:
-    """Follows the phases of a process, and strikes in one of them, once.
+    """Follows the phases of a process, and strikes in one of them, once, at the latest when it
+    ends."""
 
-    What has not struck when its phase ends strikes at that moment.
-    """
-
-    def __init__(self, strike: Strike | None, act: Callable[[Strike, str], None]) -> None:
+    def __init__(self, strike, act):
         self.strike = strike
         self.phase = ""
         self._act = act
-        self._armed: Strike | None = None
+        self._is_armed = False
         self._at = 0.0
         self._lock = threading.Lock()
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase):
         self._fire()
         self.phase = phase
         strike = self.strike
-        if strike is None or strike.phase != phase:
+        if strike is None or self._at or strike.phase != phase:
             return
-        self.strike, self._armed = None, strike
-        self._at = time.monotonic() + strike.wait_s
+        self._is_armed, self._at = True, time.monotonic() + strike.wait_s
         if strike.wait_s == 0:
             self._fire()
         elif not strike.in_main:
             threading.Timer(strike.wait_s, self._fire).start()
 
-    def tick(self) -> None:
+    def tick(self):
         """A moment at which the main thread can be struck."""
-        if self._armed is not None and self._armed.in_main and time.monotonic() >= self._at:
+        if self._is_armed and self.strike.in_main and time.monotonic() >= self._at:
             self._fire()
 
-    def _fire(self) -> None:
+    def _fire(self):
         with self._lock:
-            armed, self._armed = self._armed, None
-        if armed is not None:
-            self._act(armed, self.phase)
+            is_armed, self._is_armed = self._is_armed, False
+        if is_armed:
+            self._act(self.strike, self.phase)
 
 
-def begin(folder: Path) -> Hook:
+def begin(folder):
     """Note the launch of the worker for the cell in a folder; its hook."""
     notes, runs_csv = Notes(Path(os.environ[NOTES])), Path(os.environ[PLACE], "runs.csv")
     job, run = json.loads((folder / FILE).read_text()), int(os.environ[RUN])
     cell_id = job["cell_id"]
     rows = records(read(runs_csv))
     is_done = any(row["cell_id"] == cell_id and row["status"] == "ok" for row in rows)
-    launch = Launch(
-        run=run, cell_id=cell_id, attempt=job["attempt"], pid=os.getpid(), was_done=is_done
+    number = notes.launch(
+        Launch(run=run, cell_id=cell_id, attempt=job["attempt"], pid=os.getpid(), was_done=is_done)
     )
-    number, text = notes.launch(launch), read(notes.folder / STRIKE)
+    text = read(notes.folder / STRIKE)
     strike = Strike(**json.loads(text)) if text and run == 0 else None
     if strike is not None and strike.cell != number:
         strike = None
     if strike is not None and strike.child:
         subprocess.Popen([sys.executable, "-S", "-c", _STAYS, str(folder)])
 
-    def act(of: Strike, phase: str) -> None:
+    def act(of, phase):
         if notes.strike(phase, cell_id, runs_csv):
-            ACTIONS[of.action](of.amount, folder)
+            globals()[of.action](of.amount, folder)
 
     return Hook(strike, act)
 
 
-def main(folder: Path) -> int:
-    hook = begin(folder)
+def main(folder):
+    hook, progress = begin(folder), Progress.from_environment()
     hook.enter("start")
     tie_to_parent()
     try:
-        _work(folder, hook)
+        for phase in ("load", "tokenise", "train", "evaluate", "save"):
+            hook.enter(phase)
+            progress.phase(phase)
+            for step in range(_TICKS):
+                time.sleep(_PHASE_S / _TICKS)
+                hook.tick()
+                progress.step(step, _TICKS, 0.5)
+            if phase in ("train", "evaluate"):
+                (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
     except (MemoryError, OutOfMemoryError) as error:
-        _write(folder, {"status": "oom", "message": f"out of memory: {error}"})
+        _write(folder, status="oom", message=f"out of memory: {error}")
         return 1
     hook.enter("write")
     columns = {"train_s": random.random(), "tokens_total": 100}  # noqa: S311
-    _write(folder, {"status": "ok", "message": "", "flags": [], "columns": columns})
+    _write(folder, status="ok", message="", flags=[], columns=columns)
     hook.enter("end")
     return 0
 
 
-def _work(folder: Path, hook: Hook) -> None:
-    """All phases, with files at the end of two."""
-    progress = Progress.from_environment()
-    for phase in _PHASES:
-        hook.enter(phase)
-        progress.phase(phase)
-        for step in range(_TICKS):
-            time.sleep(_PHASE_S / _TICKS)
-            hook.tick()
-            progress.step(step, _TICKS, 0.5)
-        if phase in ("train", "evaluate"):
-            (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
-
-
-def _write(folder: Path, result: dict[str, object]) -> None:
+def _write(folder, **result):
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 
-def real_main(folder: Path) -> int:
+def real_main(folder):
     """`bench.worker`'s own main, whose messages of progress tell the phases. An exception is raised
     as an allocator would, from within one of torch's operations."""
     hook = begin(folder)
@@ -142,17 +229,17 @@ def real_main(folder: Path) -> int:
     hook.enter("start")
     from bench.worker import __main__ as worker
 
-    tell, write = Progress.phase, worker.write_result
+    send, write = Progress.phase, worker.write_result
 
-    def phase(self: Progress, name: str) -> None:
+    def phase(self, name):
         nonlocal in_main
         if in_main:
             _strike_in_operations(hook)
             in_main = False
         hook.enter(name)
-        tell(self, name)
+        send(self, name)
 
-    def write_result(*arguments: Any, **named: Any) -> None:
+    def write_result(*arguments, **named):
         hook.enter("write")
         write(*arguments, **named)
         hook.enter("end")
@@ -162,7 +249,7 @@ def real_main(folder: Path) -> int:
     return worker.main(folder)
 
 
-def _strike_in_operations(hook: Hook) -> None:
+def _strike_in_operations(hook):
     """From now to the process's end, each of torch's operations is a moment to be struck at."""
     from torch.utils._python_dispatch import TorchDispatchMode
 

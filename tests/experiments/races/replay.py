@@ -10,63 +10,45 @@ has right answers by training, and docs/race.csv the rows of the race.
 Example: python -m tests.experiments.races.replay
 """
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bench.analysis.groups import groups
-from bench.analysis.racing import Raced
 from bench.analysis.racing import replay as replayed
-from bench.plan.cell import ON, Cell
+from bench.plan.cell import ON
 from bench.plan.job import Job
 from bench.results.origins import folder_of
-from bench.results.outcomes import outcomes_file
-from bench.results.predictions import keep_outcomes, values_from
+from bench.results.predictions import values_from
 from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.races import MARGIN, PAGE, REPLAY, page, read_figures
-from tests.experiments.rates import write_examples
+from tests.experiments.pages import rewrite, write_json
+from tests.experiments.races import MARGIN, PAGE, REPLAY, page, raced, read_figures
+from tests.experiments.rates import copy_rows, keep_rows, write_examples
 
-_DOCS: Final = Path(__file__).parents[3] / "docs"
-RIGHT: Final = _DOCS / "replay.safetensors"
-ROWS: Final = _DOCS / "race.csv"
-TASKS: Final = ("movies", "nyt")
-RACED: Final = "movies"
-SEEDS: Final = 6
-SETTINGS: Final = 18
-IN_RACE: Final = 34  # settings of the real race
-SIZE: Final = 360  # examples of a round, as of 2,000 of which a tenth is set aside
-GRID: Final = """
-about = "18 settings for the replay of races"
-[settings]
-epochs = 3
-[[cells]]
-mode = ["full", "head"]
-amp = ["on"]
-[[cells]]
-mode = ["lora", "dora"]
-rank = [1, 8]
-layers = ["attn-only", "attn", "all-lin-only", "all-lin"]
-amp = ["on"]
-"""
-_UNUSED: Final = "unused.npy"
+_DOCS = Path(__file__).parents[3] / "docs"
+RIGHT = _DOCS / "replay.safetensors"
+ROWS = _DOCS / "race.csv"
+TASKS = ("movies", "nyt")
+RACED = "movies"
+SEEDS = 6
+SETTINGS = 18
+IN_RACE = 34  # settings of the real race
+SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
+GRID = Path(__file__).with_suffix(".toml")
+_UNUSED = "unused.npy"
 """In a cell's folder: whether it is right on each example that is not among the 2,000."""
-Bools = NDArray[np.bool_]
 
 
-def every_round(*seeds: int, unless: Sequence[str] = ()) -> None:
+def every_round(*seeds, unless=()):
     """The command bench.grid, whose race trains all settings but some in the rounds of some seeds.
     Steps are timed in the first round alone, which orders the settings."""
     from bench.common.command import run_command
@@ -74,73 +56,71 @@ def every_round(*seeds: int, unless: Sequence[str] = ()) -> None:
     from bench.grid.__main__ import command
     from bench.plan.models import Model
 
-    def rounds(cells: Any, plan_now: Any, _replay: Any) -> Iterator[list[Any]]:
+    def rounds(cells, plan_now, _replay):
         wanted = [cell for cell in cells if _name(cell) not in unless]
         for seed in seeds:
             fold = seed % ROUNDS
             yield plan_now([replace(cell, race=ON, seed=seed, fold=fold) for cell in wanted])
 
-    def job(model: Model, cell: Cell, data: Path | None, **others: Any) -> Job:
+    def job(model, cell, data, **others):
         return job_of(model, cell, data, measure=cell.seed == 0, **others)
 
     job_of = Model.job
-    setattr(plans, "race_rounds", rounds)  # noqa: B010
-    setattr(Model, "job", job)  # noqa: B010
+    plans.race_rounds = rounds
+    Model.job = job
     run_command(command)
 
 
-def train(task: str, folder: Path) -> None:
+def train(task, folder):
     """Train what has no right answers yet, by seed, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
-    grid = folder / "replay.toml"
-    grid.write_text(GRID, encoding="utf-8")
     for seed in range(SEEDS):
         runs = _runs(task, folder) if seed < ROUNDS else folder / f"{task}-sixth.csv"
         done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
         if len(done) < SETTINGS:
-            _grid(_every(seed, *done), task, folder, runs, "--grid", str(grid), "--save-weights")
+            _grid(_every(seed, *done), task, folder, runs, "--grid", str(GRID), "--save-weights")
             score_unused(runs)
             store(task, folder)
             if task == RACED and seed < ROUNDS:
-                keep_rows(runs)
+                keep_rows(runs, ROWS)
 
 
-def race(folder: Path) -> None:
+def race(folder):
     """Race the grid `full` under AMP, and train the rounds that it spared."""
     write_examples(RACED, Path(), folder, dev=None)
     runs = _runs(RACED, folder)
     grid = ("--grid", "full", "--select", "amp=on")
     _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
-    keep_rows(runs)
+    keep_rows(runs, ROWS)
     for seed in range(ROUNDS):
         _grid(_every(seed), RACED, folder, runs, *grid)
-        keep_rows(runs)
+        keep_rows(runs, ROWS)
 
 
-def _runs(task: str, folder: Path) -> Path:
+def _runs(task, folder):
     runs = folder / f"{task}.csv"
     if task == RACED and not runs.exists():
         copy_rows(ROWS, runs)
     return runs
 
 
-def _every(seed: int, *unless: str) -> list[str]:
+def _every(seed, *unless):
     call = f"every_round({seed}, unless={unless})"
     return ["-c", f"from tests.experiments.races.replay import every_round; {call}"]
 
 
-def _name(setting: Any) -> str:
+def _name(setting):
     return " ".join(str(v) for v in (setting.mode, setting.rank, setting.layers) if v)
 
 
-def _grid(start: Sequence[str], task: str, folder: Path, runs: Path, *options: str) -> None:
+def _grid(start, task, folder, runs, *options):
     data = ["--data", f"{folder / task}-train.csv", "--validation", f"{folder / task}-dev.csv"]
     places = ["--runs", str(runs), "--reports", str(folder / "reports")]
     rest = ["--task", f"replay-{task}", "--race", "--jobs", "2", *data, *places]
     subprocess.run([sys.executable, *start, *options, *rest], check=False)
 
 
-def score_unused(runs: Path) -> None:
+def score_unused(runs):
     """Score the kept weights of a race's cells on the dev examples, and delete them."""
     import torch
 
@@ -149,30 +129,22 @@ def score_unused(runs: Path) -> None:
     from minbert.data.tasks import load_task
     from minbert.training.evaluation import predict
 
-    @cache
-    def dev_of(engine: str, tokenizer: str, task: str, data: str, length: int) -> Any:
-        dev = load_task(task, Path(data)).dev
-        encoder = tokenizer_of(engine, Path(tokenizer))
-        return dev, encoder.encode(dev.text_a, dev.text_b, length)
-
+    load = cache(load_task)
     for row in read_rows(runs):
         cell = folder_of(runs, row)
-        if row.status != "ok" or row.race != ON or not (cell / WEIGHTS).is_file():
-            continue
-        job = Job.read(cell)
-        dev, texts = dev_of(
-            job.cell.engine, job.tokenizer, row.task, str(job.data), job.cell.max_length
-        )
-        model = load_trained(job, cell)
-        logits = predict(
-            model, [texts], batch_size=64, amp=job.cell.amp, device=torch.device("cpu")
-        )
-        np.save(cell / _UNUSED, logits.argmax(axis=1) == dev.labels)
-        (cell / WEIGHTS).unlink()
-        click.echo(f"{row.name}: {np.load(cell / _UNUSED).mean():.4f}")
+        if row.status == "ok" and row.race == ON and (cell / WEIGHTS).is_file():
+            job = Job.read(cell)
+            dev = load(row.task, Path(job.data)).dev
+            tokenizer = tokenizer_of(job.cell.engine, Path(job.tokenizer))
+            texts = [tokenizer.encode(dev.text_a, dev.text_b, job.cell.max_length)]
+            usual = {"batch_size": 64, "amp": job.cell.amp, "device": torch.device("cpu")}
+            right = predict(load_trained(job, cell), texts, **usual).argmax(axis=1) == dev.labels
+            np.save(cell / _UNUSED, right)
+            (cell / WEIGHTS).unlink()
+            click.echo(f"{row.name}: {right.mean():.4f}")
 
 
-def store(task: str, folder: Path) -> None:
+def store(task, folder):
     """Add right answers on the unused examples, a bit each, to the committed ones."""
     bits = load_file(RIGHT) if RIGHT.is_file() else {}
     for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
@@ -185,47 +157,38 @@ def store(task: str, folder: Path) -> None:
     save_file(bits, RIGHT)
 
 
-def stored_answers() -> dict[str, dict[str, dict[int, Bools]]]:
+def stored_answers():
     """Whether each unused example is right, by task, setting and seed; the cheapest first."""
-    every: dict[str, dict[str, dict[int, Bools]]] = {}
-    memory: dict[str, float] = {}
+    every, memory = {}, {}
     for key, bits in (load_file(RIGHT) if RIGHT.is_file() else {}).items():
         task, name, seed, count, mib = key.split("/")
         own = every.setdefault(task, {}).setdefault(name, {})
         own[int(seed)] = np.unpackbits(bits, count=int(count)).astype(bool)
-        memory[f"{task}/{name}"] = min(memory.get(f"{task}/{name}", np.inf), float(mib))
+        memory[task, name] = min(memory.get((task, name), np.inf), float(mib))
+    cheapest = sorted(memory, key=memory.get)
     return {
-        task: dict(sorted(own.items(), key=lambda item: memory[f"{task}/{item[0]}"]))
+        task: {name: own[name] for of, name in cheapest if of == task}
         for task, own in every.items()
     }
 
 
-def right_answers() -> dict[str, dict[str, Bools]]:
+def right_answers():
     """Right answers [S, N] by task and setting, where every training of the task is there."""
-    whole = {}
-    for task, own in stored_answers().items():
-        if len(own) == SETTINGS and all(len(seeds) == SEEDS for seeds in own.values()):
-            whole[task] = {
-                name: np.array([seeds[seed] for seed in range(SEEDS)])
-                for name, seeds in own.items()
-            }
-    return whole
+    return {
+        task: {name: np.array([seeds[n] for n in range(SEEDS)]) for name, seeds in own.items()}
+        for task, own in stored_answers().items()
+        if len(own) == SETTINGS and all(len(seeds) == SEEDS for seeds in own.values())
+    }
 
 
-def replay(right: Bools, number: int) -> dict[str, float]:
+def replay(right, number):
     """One race of settings by right answers [K, S, N]."""
     rng = np.random.default_rng(number)
-    truth = right.mean(axis=(1, 2))
-    lost = truth.max() - truth
-    examples, race, trainings = rng.permutation(right.shape[2]), Race(len(right), MARGIN), 0
-    for place, seed in enumerate(rng.permutation(SEEDS)[:ROUNDS]):
-        own = examples[place * SIZE : (place + 1) * SIZE]
-        live = race.live
-        trainings += len(live)
-        race.add([right[i, seed, own].astype(float) if i in live else None
-                  for i in range(len(right))])  # fmt: skip
-        if race.is_over:
-            break
+    lost = right.mean(axis=(1, 2)).max() - right.mean(axis=(1, 2))
+    parts = rng.permutation(right.shape[2])[: SIZE * ROUNDS].reshape(ROUNDS, SIZE)
+    seeds = rng.permutation(SEEDS)[:ROUNDS]
+    each = zip(seeds, parts, strict=True)
+    race, trainings = raced([right[:, seed, own].astype(float) for seed, own in each])
     is_wrong = race.shown is not None and lost[race.shown] > MARGIN
     return {
         "wrong": float(is_wrong or int(np.argmin(lost)) not in race.best),
@@ -235,7 +198,7 @@ def replay(right: Bools, number: int) -> dict[str, float]:
     }
 
 
-def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
+def figures(right, runs):
     """What replayed races do, and how trainings vary: `by_seed` is the std of scores beside what
     examples contribute, `ratio` that of `compare_rounds`, `same_fold` and `other_folds` the std of
     differences from the cheapest between seeds that leave out the same fold, and others, `disagree`
@@ -267,79 +230,51 @@ def figures(right: dict[str, Bools], runs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def keep_rows(runs: Path) -> None:
-    """Keep the rows of the race and of the rounds it spared beside the page, with outcomes."""
-    keep_outcomes(runs, read_rows(runs))
-    copy_rows(runs, ROWS)
-
-
-def copy_rows(runs: Path, to: Path) -> None:
-    """Copy rows, where there are any, and the outcomes beside them."""
-    for path, copy in ((runs, to), (outcomes_file(runs), outcomes_file(to))):
-        if path.is_file():
-            copy.write_bytes(path.read_bytes())
-
-
-def raced_and_exhaustive() -> tuple[Raced, Race] | None:
-    """The race of the kept rows, and one of all their rounds that judges but once, in the end; None
-    before every round is there."""
+def race_figures():
+    """Of the race of the kept rows, and of one of all their rounds that judges but once, in the
+    end: trainings, the hours that they trained, and both answers. None before every round is
+    there."""
     if not ROWS.is_file():
         return None
     results = read_results([ROWS], None)
     group = groups(results.rows, results.planned, values_from(results.predictions_of))[0]
     raced = replayed(group, "memory")
-    is_whole = all(len(setting.values) == ROUNDS for setting in raced.settings)
-    if len(raced.settings) < IN_RACE or not is_whole:
+    settings, race = raced.settings, raced.race
+    if len(settings) < IN_RACE or any(len(one.values) != ROUNDS for one in settings):
         return None
-    whole, gain = Race(len(raced.settings), raced.race.margin), group.scoring.gain(1.0)
-    for number in range(ROUNDS - 1):
-        whole.rounds.append([gain * setting.values[number] for setting in raced.settings])
-    whole.add([gain * setting.values[ROUNDS - 1] for setting in raced.settings])
-    return raced, whole
+    whole, gain = Race(len(settings), race.margin), group.scoring.gain(1.0)
+    rounds = [[gain * one.values[number] for one in settings] for number in range(ROUNDS)]
+    whole.rounds += rounds[:-1]
+    whole.add(rounds[-1])
+    name, rows = [one.label for one in settings], [row for one in settings for row in one.rows]
+    ran = [row for i, one in enumerate(settings) for row in one.rows
+           if row.seed < race.left.get(i, len(race.rounds))]  # fmt: skip
 
-
-def race_figures(raced: Raced, whole: Race) -> dict[str, Any]:
-    """Trainings of the race and of all rounds, the hours that they trained, and both answers."""
-    rows = [row for setting in raced.settings for row in setting.rows]
-    last = {
-        raced.settings[i].label: raced.race.left.get(i, len(raced.race.rounds))
-        for i in range(len(raced.settings))
-    }
-    ran = [
-        row for setting in raced.settings for row in setting.rows
-        if row.seed < last[setting.label]
-    ]  # fmt: skip
-    name = [setting.label for setting in raced.settings]
-
-    def answer(race: Race) -> dict[str, Any]:
+    def answer(race):
         pick = None if race.shown is None else name[race.shown]
         return {"pick": pick, "may_be_best": [name[i] for i in sorted(race.best)],
                 "may_be_picked": [name[i] for i in sorted(race.picks)]}  # fmt: skip
 
     return {
-        "settings": len(name), "rounds": len(raced.race.rounds),
+        "settings": len(name), "rounds": len(race.rounds),
         "trainings": [len(ran), len(rows)],
         "hours": [round(sum(row.train_s or 0 for row in some) / 3600, 2) for some in (ran, rows)],
-        "race": answer(raced.race), "all rounds": answer(whole),
+        "race": answer(race), "all rounds": answer(whole),
     }  # fmt: skip
 
 
-def write_page(races: int) -> None:
+def write_page(races):
     """Write the figures of what is committed, and the page."""
-    result: dict[str, Any] = {
-        "replay": {task: figures(own, races) for task, own in right_answers().items()}
-    }
-    races_of_rows = raced_and_exhaustive()
-    result["real"] = race_figures(*races_of_rows) if races_of_rows else None
-    REPLAY.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read_figures()), encoding="utf-8")
+    replays = {task: figures(own, races) for task, own in right_answers().items()}
+    write_json(REPLAY, {"replay": replays, "real": race_figures()})
+    rewrite(PAGE, page, read_figures())
 
 
 @click.command(help=__doc__)
 @click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
 @click.option("--races", default=1000, show_default=True, help="Replayed races of a task.")
 @click.option("--figures", "only_figures", is_flag=True, help="Only replay what is committed.")
-def main(folder: Path, races: int, only_figures: bool) -> None:
+def main(folder, races, only_figures):
     if not only_figures:
         folder.mkdir(parents=True, exist_ok=True)
         for task in TASKS:

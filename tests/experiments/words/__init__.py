@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 import bench
 from bench.results.facts import read_facts
 from tests.experiments.pages import with_tables
@@ -22,32 +20,31 @@ BASELINES = {
 }
 
 
-def page(text: str) -> str:
+def page(text):
     """The text of docs/tokens.md with the tables of the committed rows."""
     lines = {
         name: {source: [scores(each, name, source) for each in SETS]
                for source in ("search", "candidate")}
         for name in SETTINGS
     }  # fmt: skip
-    facts = [read_facts(DOCS / f"{name}.csv").values() for name in SETS]
+    facts = [next(iter(read_facts(DOCS / f"{name}.csv").values())) for name in SETS]
     baselines = {
-        name: [one.scores["entity_f1"][0] for (of,) in facts for one in of.references
+        name: [one.scores["entity_f1"][0] for each in facts for one in each.references
                if one.name == kind]
         for name, kind in BASELINES.items()
     }  # fmt: skip
     return with_tables(text, Path(__file__).parent, lines=lines, baselines=baselines)
 
 
-def scores(name: str, setting: str, source: str) -> dict[float, float]:
+def scores(name, setting, source):
     """Mean entity F1 by learning rate, of a head alone that of the head: of trainings, all with
     three seeds, or of the candidates of the search."""
-    rows = bench.load(DOCS / f"{name}.csv").to_pandas()
     mode, rank = SETTINGS[setting]
-    is_asked = rows["counts"] & (rows["status"] == "ok") & (rows["grid"] == "modes")
-    is_asked &= (rows["mode"] == mode) & (rows["rank"].fillna(0) == rank)
-    chosen = rows[is_asked & (rows["learning_rate_source"] == source)]
-    rates: pd.Series = chosen["learning_rate"].fillna(chosen["learning_rate_head"])
-    by_rate = chosen.groupby(rates)["dev_score"]
+    rows = bench.load(DOCS / f"{name}.csv").to_pandas().query(
+        f"counts and status == 'ok' and grid == 'modes' and mode == '{mode}'"
+        f" and rank.fillna(0) == {rank} and learning_rate_source == '{source}'"
+    )  # fmt: skip
+    by_rate = rows.groupby(rows["learning_rate"].fillna(rows["learning_rate_head"]))["dev_score"]
     if source == "search" and not (by_rate.size() == 3).all():
         raise ValueError(f"{name}, {setting}: not all have three seeds")
     return by_rate.mean().to_dict()
