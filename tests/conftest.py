@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.components import need
 from tests.encoders import Checkpoints, need_transformers
 from tests.slurm.cluster import NODES, Cluster, missing, temporary_cluster
 
+settings.register_profile("untimed", deadline=None)  # these machines are shared
+settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker and hasattr(os, "sched_setaffinity"):

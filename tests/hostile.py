@@ -15,7 +15,7 @@ T = TypeVar("T")
 def examples(count: int) -> settings:
     """The settings of a property that is tried so often."""
     return settings(
-        derandomize=True, deadline=None, database=None, max_examples=count,
+        derandomize=True, database=None, max_examples=count,
         suppress_health_check=[*HealthCheck],
     )  # fmt: skip
 

@@ -456,7 +456,7 @@ def test_more_comparisons_have_wider_intervals_and_so_have_more_looks():
     assert of([row for row in few if row.amp == "off"], new).family.measures == 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.floats(0.7, 1.4), st.integers(1, 5))
 def test_swapped_sides_have_the_inverse_ratio(seed, slower, repeats):
     base, new = in_turn(seed, slower, 2, repeats)

@@ -136,7 +136,7 @@ TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
 ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(ROWS, ROWS)
 def test_counts_are_those_of_a_search_by_hand(train, dev):
     check_by_hand(data(train, dev))

@@ -196,7 +196,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     place.check(place.read())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(2, 150), min_size=1, max_size=30), st.integers(5, 200))
 def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
     def cut(length):

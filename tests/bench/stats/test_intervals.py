@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -27,7 +27,6 @@ from bench.stats.intervals import (
 from tests.experiments.small_samples import line, row
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_agrees_with_scipy(pair):
     expected = scipy_stats.binomtest(*pair).proportion_ci(0.95, method="wilson")

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -33,7 +33,6 @@ def encoded(lengths):
     )
 
 
-@settings(deadline=None)
 @given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(batches.BATCHINGS))
 def test_an_epoch_and_an_evaluation_have_every_text_once(lengths, batch_size, seed, batching):
     plan = batches.plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
@@ -84,7 +83,6 @@ def test_batches_of_tasks_come_in_their_order():
         batches.plan_training(np.array([3, 4]), 2, rng(), "sorted")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.data(), st.booleans())
 def test_a_batch_holds_its_texts_and_padding_after_them(lengths, data, in_bucket):
     """A bucket has more padding, and always a mask."""

@@ -23,7 +23,7 @@ from minbert.data.tasks.splitting import stratified
 from minbert.errors import InputError
 from tests.cs224n import write_folder
 
-DEALT = settings(max_examples=60, deadline=None)
+DEALT = settings(max_examples=60)
 KEYS = st.lists(st.integers(0, 30), min_size=1, max_size=80)
 RNG = np.random.default_rng(0)
 KNOWN = [2, 1, 0, 0, 0, 2, 1, 0, 1, 2, 2, 1]

@@ -45,7 +45,7 @@ def loaded(minilm, tmp_path_factory):
     return their_tokenizer(minilm), [Tokenizer.from_folder(folder) for folder in (minilm, alone)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
 @example(text="a [SEP] b[MASK]c [CLS]")
 def test_any_text_agrees_with_transformers(loaded, text):

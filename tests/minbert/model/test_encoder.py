@@ -43,7 +43,7 @@ def test_minilm_agrees_with_transformers(minilm):
     check_agreement(peers.transformers().BertModel.from_pretrained(minilm), minilm)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     drawn=st.fixed_dictionaries({
         "num_hidden_layers": st.integers(1, 4), "intermediate_size": st.integers(1, 70),
