@@ -6,7 +6,11 @@ import torch
 from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
 from minbert.kernels.reference import kernels
-from tests.adapters.small import LAYERS, adapted_model, base_model, batch, disturb
+from minbert.model.classifier import BertClassifier, initialise
+from tests.adapters.small import adapted_model, batch, disturb
+from tests.minbert.peers import sizes
+
+LAYERS = 2
 
 
 def gradients(model, length=9, used="fast"):
@@ -39,7 +43,8 @@ def test_a_layer_keeps_no_input():
     ids = torch.randint(10, 60, (8, 24), generator=torch.Generator().manual_seed(0))
     kept = {}
     for lora_fa in (False, True):
-        model = base_model("mean", hidden=256, dropout=0.1)
+        model = BertClassifier(sizes(256, LAYERS, 4, 384, 60, 24), 3, pooling="mean", dropout=0.0)
+        initialise(model, 0)
         inject(
             model, mode="lora", layers="all-lin-only", rank=2, alpha=2, new_pooler=False, seed=0,
             lora_fa=lora_fa,

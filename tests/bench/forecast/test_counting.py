@@ -132,7 +132,7 @@ def check_alike(fake, real, rel=1e-12, mib=2048 / MIB, kernels=0.0):
 DROPPED = [variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")]
 STAGED = [
     variant("full", unfreeze="iterative"),
-    *(variant(mode, 2, "all-lin", "bf16", "iterative") for mode in ("lora", "dora")),
+    *(variant(mode, 2, "all-lin", "bf16", unfreeze="iterative") for mode in ("lora", "dora")),
 ]
 SETTINGS = [
     VARIANTS[0]._replace(gradient_checkpointing="on"),
