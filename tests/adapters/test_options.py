@@ -52,7 +52,7 @@ def strict():
         ("lora", "attn-only", {"use_rslora": True, "lora_dropout": 0.25}),
         ("dora", "query+output.dense", {"use_rslora": True, "lora_dropout": 0.25}),
         ("dora", "all-lin-only", {"new_pooler": True}),
-        ("lora", "all-lin", {}),
+        ("lora", "all-lin", {"lora_fa": True}),
         ("dora", "attn", {}),
     ],
 )

@@ -21,12 +21,15 @@ def build(encoders, kind, mode, **changes):
 
 @pytest.mark.parametrize("kind", [*KINDS, "roformer"])
 def test_they_agree_with_peft_in_every_architecture(encoders, kind):
-    for mode, changes in {"lora": {"use_rslora": "on"}, "dora": {"lora_dropout": 0.1}}.items():
+    options = {"use_rslora": "on"}, {"lora_fa": "on"}, {"lora_dropout": 0.1}
+    for mode, changes in zip(("lora", "lora", "dora"), options, strict=True):
         a_job = job(encoders(kind), mode, "all-lin-only", **changes)
         transformers.check_own_kernels(a_job)
         theirs, ours = (build(encoders, kind, mode, own_kernels=s) for s in ("off", "on"))
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert any(hasattr(module, "own") for module in ours.modules())
+        trained = [name for name, p in ours.named_parameters() if p.requires_grad]
+        assert any(".lora_A." in name for name in trained) is ("lora_fa" not in changes)
 
 
 @pytest.mark.parametrize("pad", [0, 800])

@@ -48,12 +48,10 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(encoders, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("start", "mode", "use_rslora"), [("pissa", "lora", "on"), ("olora", "dora", "off")]
+    ("start", "mode", "option"), [("pissa", "lora", "use_rslora"), ("olora", "dora", "lora_fa")]
 )
-def test_adapters_on_a_changed_base_fit_the_base(encoders, tmp_path, start, mode, use_rslora):
-    own = trained_by_library(
-        encoders("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
-    )
+def test_adapters_on_a_changed_base_fit_the_base(encoders, tmp_path, start, mode, option):
+    own = trained_by_library(encoders("roberta"), mode, init_lora_weights=start, **{option: "on"})
     folder = exported(own, "peft", tmp_path / "out")
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["init_lora_weights"]) == (8, True)

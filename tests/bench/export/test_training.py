@@ -41,7 +41,7 @@ SAMPLE = (
             {"pooling": "mean", "head": "nonlinear", "optimizer": "radam"}),
     Setting("head", changes={"pooling": "mean", "optimizer": "adamax", "batch_size": 1,
                              "max_steps": 20}),
-    Setting("lora", "all-lin", WORDS, changes={"class_weights": "balanced"}),
+    Setting("lora", "all-lin", WORDS, changes={"class_weights": "balanced", "lora_fa": "on"}),
     CONLL,
 )  # fmt: skip
 

@@ -130,6 +130,7 @@ NAMED = {"layers": "query+output.dense", "learning_rate_base": None}
         ("bitfit", {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
         ("lora", {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
         ("dora", {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
+        ("lora", {"lora_fa": "on", **NAMED}, 1e-5),
         ("lora", {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
     ],
 )
