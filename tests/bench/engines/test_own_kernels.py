@@ -25,7 +25,9 @@ def test_they_agree_with_peft_in_every_architecture(encoders, kind):
     for mode, changes in zip(("lora", "lora", "dora"), options, strict=True):
         a_job = job(encoders(kind), mode, "all-lin-only", **changes)
         transformers.check_own_kernels(a_job)
-        theirs, ours = (build(encoders, kind, mode, own_kernels=s) for s in ("off", "on"))
+        theirs, ours = (
+            build(encoders, kind, mode, own_kernels=s, **changes) for s in ("off", "on")
+        )
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert any(hasattr(module, "own") for module in ours.modules())
         trained = [name for name, p in ours.named_parameters() if p.requires_grad]
