@@ -306,7 +306,7 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
 def test_the_page_has_the_verified_batches():
     page = (Path(__file__).parents[3] / "docs" / "fit.md").read_text(encoding="utf-8")
     entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
-    assert f"The {len(entries)} that were drawn so far" in page
+    assert f"The {len(entries)} so far, on one machine" in page
     assert costs().notes[0] in page
     for model in {entry["model"] for entry in entries}:
         own = [(e["promised"], e["fits"]) for e in entries if e["model"] == model]

@@ -173,10 +173,11 @@ def test_a_folder_of_locks_that_others_can_use_is_refused(cache):
 
 
 RUN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from bench.launch.signals import Signals
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may run under nohup
 with Signals() as signals:
     print("ready", flush=True)
     while not Path(sys.argv[1]).exists() and signals.stops < 2:
