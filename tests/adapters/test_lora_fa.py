@@ -13,27 +13,28 @@ from tests.minbert.peers import sizes
 LAYERS = 2
 
 
-def gradients(model, length=9, used="fast"):
+def gradients(model, tokens, used="fast"):
     ids, mask = batch()
     with kernels(used):
-        model.train()(ids[:, :length], mask[:, :length]).square().sum().backward()
+        model.train()(ids[:, :tokens], mask[:, :tokens]).square().sum().backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 @pytest.mark.parametrize("layers", ["all-lin-only", "query+value"])
-@pytest.mark.parametrize("way", ["fast", "reference", "on a GPU"])
+@pytest.mark.parametrize("way", ["merged", "as a branch", "reference", "on a GPU"])
 def test_all_but_a_have_the_gradients_of_autograd(monkeypatch, mode, layers, way):
     options = {"mode": mode, "layers": layers}
     plain, frozen = adapted_model(**options), adapted_model(**options, lora_fa=True)
     disturb(plain)
     frozen.load_state_dict(plain.state_dict())
-    expected = gradients(plain, used="reference")
+    tokens = 1 if way == "as a branch" else 9
+    expected = gradients(plain, tokens, "reference")
     if way == "on a GPU":
         monkeypatch.setattr("adapters.low_rank.is_eager_on_gpu", lambda _: True)
-    found = gradients(frozen, used="reference" if way == "reference" else "fast")
-    assert found.keys() == {name for name in expected if not name.endswith("lora_A")}
-    for name, gradient in found.items():
+    own = gradients(frozen, tokens, "reference" if way == "reference" else "fast")
+    assert own.keys() == {name for name in expected if not name.endswith("lora_A")}
+    for name, gradient in own.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
 
 

@@ -81,22 +81,22 @@ def test_each_task_has_its_own_variance_and_the_same_weight():
     assert verdict(rows).interval.value == pytest.approx(0.01, abs=0.002)
     wild = raced(0.0, ["movies"]) + raced(0.0, ["nyt"], spread=0.05)
     assert verdict(wild).verdict is Verdict.UNDECIDED
-    found = estimate(stated(), wild, no_values)
-    assert 4 <= found.freedom < 4.1
+    estimated = estimate(stated(), wild, no_values)
+    assert 4 <= estimated.freedom < 4.1
 
 
 def test_two_seeds_of_a_fold_are_one_value_of_it_and_folds_stay_with_more_trainings():
     rows = raced(0.0, seeds=range(10), spread=0.02)
     by_fold = [one | {"dev_score": one.dev_score + 0.05 * one.fold * (one.rank == 1)}
                for one in rows]  # fmt: skip
-    found, other = (estimate(stated(pairs=10), of, no_values) for of in (rows, by_fold))
-    assert found.freedom <= 8
+    estimated, other = (estimate(stated(pairs=10), of, no_values) for of in (rows, by_fold))
+    assert estimated.freedom <= 8
     means = np.zeros((2, 5))
     for base, new in zip(rows[::2], rows[1::2], strict=True):
         means[TASKS.index(base.task), base.fold] += (new.dev_score - base.dev_score) / 2
     error = np.sqrt((means.var(axis=1, ddof=1) / 5).sum()) / 2
-    assert found.error == pytest.approx(error, rel=0.01)
-    assert found.floor < found.error**2
+    assert estimated.error == pytest.approx(error, rel=0.01)
+    assert estimated.floor < estimated.error**2
     assert other.error**2 - other.floor == pytest.approx(0.02**2 / 10 / 2, rel=0.5)
     assert other.floor > 0.9 * other.error**2
     single = estimate(stated(), raced(0.0), no_values)
@@ -165,19 +165,19 @@ def test_more_trainings_do_not_reduce_the_variance_between_examples():
             raced(0.0, ["movies"], range(6), race=None, fold=None),
             lambda seed: of_examples + gap + (-of_seeds, of_seeds)[seed % 2],
         )
-        found = estimate(claim, rows, values_of)
-        return found, judge([claim], [found])[0]
+        estimated = estimate(claim, rows, values_of)
+        return estimated, judge([claim], [estimated])[0]
 
-    found, one = judged(-0.007, 0.0)
-    assert found.floor == pytest.approx(0.04 / 2000, rel=0.1)
+    estimated, one = judged(-0.007, 0.0)
+    assert estimated.floor == pytest.approx(0.04 / 2000, rel=0.1)
     assert (one.verdict, one.more) == (Verdict.UNDECIDED, None)
     assert reason(one).endswith(
         "no number of trainings is known to decide; more dev examples would"
     )
-    found, one = judged(0.008, 0.02)
-    assert found.floor < found.error**2 / 2
-    reach = float(quantile(0.03, found.freedom)) + POWER_Z
-    assert reach * np.sqrt(found.floor + (found.error**2 - found.floor) / one.more) == (
+    estimated, one = judged(0.008, 0.02)
+    assert estimated.floor < estimated.error**2 / 2
+    reach = float(quantile(0.03, estimated.freedom)) + POWER_Z
+    assert reach * np.sqrt(estimated.floor + (estimated.error**2 - estimated.floor) / one.more) == (
         pytest.approx(0.018)
     )
     assert reason(one).endswith("times the trainings would decide: run this")
