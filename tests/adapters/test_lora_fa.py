@@ -38,9 +38,13 @@ def test_all_but_a_have_the_gradients_of_autograd(monkeypatch, mode, layers, way
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_layer_keeps_no_input():
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_layer_keeps_no_input(monkeypatch, on_gpu):
     """LoRA keeps 8 H + I numbers for a token and layer, LoRA-FA 5 H + I: not the input of the
-    layer, of the attention's projection and of the wide layer, and of x and y their sum alone."""
+    layer, of the attention's projection and of the wide layer, and of x and y their sum alone. On
+    a GPU, where LoRA keeps an activation too, that is more."""
+    if on_gpu:
+        monkeypatch.setattr("adapters.low_rank.is_eager_on_gpu", lambda _: True)
     ids = torch.randint(10, 60, (8, 24), generator=torch.Generator().manual_seed(0))
     kept = {}
     for lora_fa in (False, True):
@@ -55,4 +59,5 @@ def test_a_layer_keeps_no_input():
             model(ids, torch.ones_like(ids)).sum()
         kept[lora_fa] = saved.mib
     less = LAYERS * 3 * 256 * ids.numel() * 4 / 2**20
-    assert kept[False] - kept[True] == pytest.approx(less, rel=0.03)
+    saving = kept[False] - kept[True]
+    assert saving > less if on_gpu else saving == pytest.approx(less, rel=0.03)
