@@ -42,7 +42,7 @@ def pages() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("part", type=click.Choice(["all", "scores", "costs", "ranks", "updates"]))
+@click.argument("part", type=click.Choice(["all", "scores", "costs", "ranks", "test", "updates"]))
 @click.argument("options", nargs=-1)
 @click.option("--folder", default="runs/claims", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of SST and STS.")

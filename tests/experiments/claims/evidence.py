@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
 from bench.machine.conditions import find_conditions
 from bench.plan.cell import digest
@@ -27,6 +28,7 @@ from bench.results.rowfile import encode, read_rows, record
 from bench.stats.racing import ROUNDS
 from bench.studies.updates import truncate
 from bench.studies.updates.cells import KeptCell, find
+from minbert.data.tasks import find_task, load_task, load_test
 from tests.experiments.claims import ROOT
 from tests.experiments.races.replay import copy_rows
 from tests.experiments.rates import write_examples
@@ -43,22 +45,51 @@ def scores(folder: Path, options: Sequence[str]) -> None:
         for first, select in ((0, []), (ROUNDS, ["--select", "mode=lora"])):
             seeds = ", ".join(map(str, range(first, first + ROUNDS)))
             code = f"from tests.experiments.races.replay import every_round; every_round({seeds})"
-            _grid(["-c", code], "scores", runs, "--race", "--lr", "auto", "--task", task, *select,
-                  *options)  # fmt: skip
+            _grid(["-c", code], "scores.toml", runs, "--race", "--lr", "auto", "--task", task,
+                  *select, *options)  # fmt: skip
             _keep(runs)
 
 
 def costs(folder: Path, options: Sequence[str], *, name: str = "claims-costs") -> None:
     """All settings in turn with each of eight seeds, scored on all other examples."""
     runs = _runs(folder, name)
-    _grid(["-m", "bench.grid"], "costs", runs, *_others("movies", folder, "claims"), *options)
+    _grid(["-m", "bench.grid"], "costs.toml", runs, *_others("movies", folder, "claims"), *options)
     _keep(runs)
 
 
 def ranks(folder: Path, options: Sequence[str]) -> None:
     runs = _runs(folder, "claims-ranks")
     for task in ("movies", "nyt"):
-        _grid(["-m", "bench.grid"], "ranks", runs, *_others(task, folder, "claims"), *options)
+        _grid(["-m", "bench.grid"], "ranks.toml", runs, *_others(task, folder, "claims"), *options)
+        _keep(runs)
+
+
+def test_splits(folder: Path, options: Sequence[str]) -> None:
+    """Two ranks, trained on all training examples at the rates that `scores` found, and scored on
+    the test examples of the embedded tasks, which no other experiment reads."""
+    runs = _runs(folder, "claims-test")
+    rates = {
+        (row.task, row.rank): (row.learning_rate, row.learning_rate_head)
+        for row in read_rows(ROOT / "docs" / "claims-scores.csv")
+        if row.mode == "lora" and row.race
+    }
+    for task in TASKS:
+        parts = {"train": load_task(task).train, "test": load_test(task)}
+        train, test = (folder / f"{task}-{part}-split.csv" for part in parts)
+        classes = find_task(task).classes
+        for path, part in zip((train, test), parts.values(), strict=True):
+            labels = [classes[int(label)] for label in part.labels]
+            pd.DataFrame({"text": part.columns[0], "label": labels}).to_csv(path, index=False)
+        for rank in (1, 8):
+            adapter, head = rates[task, rank]
+            grid = folder / f"{task}-rank-{rank}.toml"
+            grid.write_text(
+                f"{(_HERE / 'test.toml').read_text()}\n"
+                f"[settings.learning_rates]\nadapter = {adapter}\nhead = {head}\n"
+            )
+            data = ["--data", str(train), "--validation", str(test), "--task", f"test-{task}"]
+            select = ["--select", f"rank={rank}"]
+            _grid(["-m", "bench.grid"], str(grid), runs, *data, *select, *options)
         _keep(runs)
 
 
@@ -69,7 +100,7 @@ def updates(folder: Path, options: Sequence[str], data: Path) -> None:
         where = ["--task", task, "--data", str(data)]
         for mode in (["--select", "mode=full", "--save-weights"],
                      ["--select", "mode=head", "--lr", "auto"]):  # fmt: skip
-            _grid(["-m", "bench.grid"], "updates", runs, *where, *mode, *options)
+            _grid(["-m", "bench.grid"], "updates.toml", runs, *where, *mode, *options)
     _keep(runs, [one for cell in find([runs])[0] for one in cut(cell, data)])
 
 
@@ -121,7 +152,7 @@ def _runs(folder: Path, name: str) -> Path:
 
 
 def _grid(start: Sequence[str], grid: str, runs: Path, *options: str) -> None:
-    file, reports = str(_HERE / f"{grid}.toml"), str(runs.parent / "reports")
+    file, reports = str(_HERE / grid), str(runs.parent / "reports")
     places = ["--grid", file, "--runs", str(runs), "--reports", reports]
     subprocess.run([sys.executable, *start, *places, *options], check=True, cwd=ROOT)
 
@@ -138,5 +169,5 @@ def _keep(runs: Path, more: Sequence[tuple[Row, Outcome]] = ()) -> None:
 
 
 PARTS: Final[dict[str, Callable[..., None]]] = {
-    "scores": scores, "costs": costs, "ranks": ranks, "updates": updates,
+    "scores": scores, "costs": costs, "ranks": ranks, "test": test_splits, "updates": updates,
 }  # fmt: skip
