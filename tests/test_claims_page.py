@@ -97,7 +97,7 @@ def test_the_grids_of_the_rows_have_the_settings_of_the_claims():
     """Each claim that has no rows yet is about cells that its grid makes, as often as it needs."""
     for claim in load(CLAIMS):
         name = claim.runs[0].removeprefix("claims-").removesuffix(".csv").removesuffix("-gpu")
-        if name == "one-epoch":
+        if name in ("one-epoch", "wnut17"):
             continue
         grid = gridfile.load(str(ROOT / f"tests/experiments/claims/{name}.toml"))
         of_race = ROUNDS * (2 if claim.id == "rank-1" else 1)
