@@ -115,7 +115,7 @@ def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(benchmark, 
     both = benchmark.pedantic(run, args=("both", "exclusive"), rounds=1)
     words = [f"--{word}" for word in alone.split()]
     job = cluster.submit("date +%s.%N", f"--array=0-{len(seeds) - 1}", *words)
-    cluster.wait_until_empty()
+    cluster.wait_for(lambda: not cluster.queue(), "the queue is empty")
     files = (cluster.folder / f"job-{job}-{index}.out" for index in range(len(seeds)))
     idle = sorted(float(file.read_text()) for file in files)
     starts = sorted(path.stat().st_mtime for path in (one.folder / "starts").iterdir())
