@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
-from tests.experiments.claims import FIGURES, PAGES, WORLDS, measure, page, read_figures, verdicts
+from bench.analysis.claims import judge_file
+from tests.experiments.claims import CLAIMS, FIGURES, PAGES, WORLDS, measure, page
+from tests.experiments.pages import read_json, rewrite, write_json
 
 
 @click.group(help=__doc__)
-def main() -> None:
+def main():
     pass
 
 
@@ -22,23 +24,22 @@ def main() -> None:
     help="Draws of each scenario at the margin, and four times those of others.",
 )  # fmt: skip
 @click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
-def simulate(runs: int, only: str) -> None:
+def simulate(runs, only):
     """Draw data of known truth, judge them, and write docs/claims.json."""
     found = []
     for world in (world for world in WORLDS if only in world.name):
-        found.append(measure(world, runs if world.is_worst else runs // 4))
+        is_worst = world.promised and (world.difference is None or world.first is not None)
+        found.append(measure(world, runs if is_worst else runs // 4))
         click.echo(json.dumps(found[-1]))
     if not only:
-        text = json.dumps({"scenarios": found}, indent=1)
-        FIGURES.write_text(f"{text}\n", encoding="utf-8")
+        write_json(FIGURES, {"scenarios": found})
 
 
 @main.command()
-def pages() -> None:
+def pages():
     """Write the tables of docs/paper.md and docs/claims.md."""
     for path in PAGES:
-        text = page(path.read_text(encoding="utf-8"), read_figures(), verdicts())
-        path.write_text(text, encoding="utf-8")
+        rewrite(path, page, read_json(FIGURES), judge_file(CLAIMS))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -47,7 +48,7 @@ def pages() -> None:
 @click.option("--folder", default="runs/claims", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of SST and STS.")
 @click.option("--gpu", is_flag=True, help="Costs are of a GPU.")
-def rows(part: str, options: tuple[str, ...], folder: Path, data: Path | None, gpu: bool) -> None:
+def rows(part, options, folder, data, gpu):
     """Train what claims lack, or continue, and keep the rows in docs/; OPTIONS are of bench.grid.
 
     All of it takes an estimated five hours on two cores.
@@ -56,15 +57,16 @@ def rows(part: str, options: tuple[str, ...], folder: Path, data: Path | None, g
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in evidence.PARTS if part == "all" else [part]:
-        more: dict[str, object] = {}
-        if name == "updates":
-            if data is None:
-                raise click.UsageError("--data: name the folder of SST and STS")
-            more = {"data": data.resolve()}
-        if name == "costs" and gpu:
-            more = {"name": "claims-costs-gpu"}
-        evidence.PARTS[name](folder, options, **more)
+    if part in ("all", "scores"):
+        evidence.scores(folder, options)
+    if part in ("all", "costs"):
+        evidence.costs(folder, options, "claims-costs-gpu" if gpu else "claims-costs")
+    if part in ("all", "ranks"):
+        evidence.ranks(folder, options)
+    if part in ("all", "updates"):
+        if data is None:
+            raise click.UsageError("--data: name the folder of SST and STS")
+        evidence.updates(folder, options, data.resolve())
 
 
 if __name__ == "__main__":

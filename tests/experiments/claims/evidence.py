@@ -4,39 +4,29 @@ from the rows in docs/ if the folder is new, and kept there with an outcome for 
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
 from bench.machine.conditions import find_conditions
 from bench.plan.cell import digest
 from bench.plan.columns import NAMES
-from bench.plan.rows import Row
+from bench.results import outcomes
 from bench.results.origins import data_folder, examples_of, model_of
-from bench.results.outcomes import (
-    Outcome,
-    outcome_key,
-    outcomes_file,
-    read_outcomes,
-    write_outcomes,
-)
 from bench.results.predictions import keep_outcomes, outcome_of
 from bench.results.rowfile import encode, read_rows, record
 from bench.stats.racing import ROUNDS
 from bench.studies.updates import truncate
-from bench.studies.updates.cells import KeptCell, find
+from bench.studies.updates.cells import find
 from tests.experiments.claims import ROOT
 from tests.experiments.races.replay import copy_rows
 from tests.experiments.rates import write_examples
 
-RANKS: Final = (1, 2, 4, 8, 16, 32)
-_HERE: Final = Path(__file__).parent
-TASKS: Final = ("movies", "amazon", "nyt", "tweets")
+RANKS = (1, 2, 4, 8, 16, 32)
+TASKS = ("movies", "amazon", "nyt", "tweets")
 
 
-def scores(folder: Path, options: Sequence[str]) -> None:
+def scores(folder, options):
     """All settings in the five rounds of a race, and LoRA with another seed in each."""
     runs = _runs(folder, "claims-scores")
     for task in TASKS:
@@ -48,21 +38,21 @@ def scores(folder: Path, options: Sequence[str]) -> None:
             _keep(runs)
 
 
-def costs(folder: Path, options: Sequence[str], *, name: str = "claims-costs") -> None:
+def costs(folder, options, name):
     """All settings in turn with each of eight seeds, scored on all other examples."""
     runs = _runs(folder, name)
-    _grid(["-m", "bench.grid"], "costs", runs, *_others("movies", folder, "claims"), *options)
+    _grid(["-m", "bench.grid"], "costs", runs, *_others("movies", folder), *options)
     _keep(runs)
 
 
-def ranks(folder: Path, options: Sequence[str]) -> None:
+def ranks(folder, options):
     runs = _runs(folder, "claims-ranks")
     for task in ("movies", "nyt"):
-        _grid(["-m", "bench.grid"], "ranks", runs, *_others(task, folder, "claims"), *options)
+        _grid(["-m", "bench.grid"], "ranks", runs, *_others(task, folder), *options)
         _keep(runs)
 
 
-def updates(folder: Path, options: Sequence[str], data: Path) -> None:
+def updates(folder, options, data):
     """Full fine-tuning and a tuned head, and the former with its updates cut to some ranks."""
     runs = folder / "claims-updates.csv"
     for task in ("sst", "sts"):
@@ -73,12 +63,11 @@ def updates(folder: Path, options: Sequence[str], data: Path) -> None:
     _keep(runs, [one for cell in find([runs])[0] for one in cut(cell, data)])
 
 
-def cut(cell: KeptCell, data: Path) -> Iterator[tuple[Row, Outcome]]:
+def cut(cell, data):
     """Rows of a cell as if it had a rank, to which its updates are cut, with their outcomes."""
-    logits: list[Any] = []
-    predict = truncate.predict
+    logits, predict = [], truncate.predict
 
-    def kept(*of: Any, **options: Any) -> Any:
+    def kept(*of, **options):
         logits.append(predict(*of, **options))
         return logits[-1]
 
@@ -96,7 +85,6 @@ def cut(cell: KeptCell, data: Path) -> Iterator[tuple[Row, Outcome]]:
     ((part),) = examples.parts.values()
     labels = np.asarray(part.dev.labels)
     for score, own in zip(found.scores, logits[1:], strict=False):
-        assert score.dev is not None
         row = cell.row | {
             "cell_id": digest([cell.row.cell_id, score.rank]), "rank": score.rank,
             "dev_score": score.dev.value, "dev_ci_low": score.dev.low,
@@ -105,38 +93,33 @@ def cut(cell: KeptCell, data: Path) -> Iterator[tuple[Row, Outcome]]:
         yield row, outcome_of(np.asarray(own), labels, None)
 
 
-def _others(task: str, folder: Path, prefix: str) -> list[str]:
+def _others(task, folder):
     """Options for 2,000 training examples of a task, and all others to score."""
     if not (folder / f"{task}-dev.csv").is_file():
         write_examples(task, Path(), folder, dev=None)
     data = ["--data", f"{folder / task}-train.csv", "--validation", f"{folder / task}-dev.csv"]
-    return [*data, "--task", f"{prefix}-{task}"]
+    return [*data, "--task", f"claims-{task}"]
 
 
-def _runs(folder: Path, name: str) -> Path:
+def _runs(folder, name):
     runs = folder / f"{name}.csv"
     if not runs.exists():
         copy_rows(ROOT / "docs" / runs.name, runs)
     return runs
 
 
-def _grid(start: Sequence[str], grid: str, runs: Path, *options: str) -> None:
-    file, reports = str(_HERE / f"{grid}.toml"), str(runs.parent / "reports")
-    places = ["--grid", file, "--runs", str(runs), "--reports", reports]
-    subprocess.run([sys.executable, *start, *places, *options], check=True, cwd=ROOT)
+def _grid(start, grid, runs, *options):
+    file = Path(__file__).with_name(f"{grid}.toml")
+    places = ["--grid", file, "--runs", runs, "--reports", runs.parent / "reports"]
+    subprocess.run([sys.executable, *start, *map(str, places), *options], check=True, cwd=ROOT)
 
 
-def _keep(runs: Path, more: Sequence[tuple[Row, Outcome]] = ()) -> None:
+def _keep(runs, more=()):
     """Keep rows in docs/ with their outcomes, and others beside them."""
     rows = read_rows(runs)
     keep_outcomes(runs, rows)
-    outcomes = read_outcomes(outcomes_file(runs))
-    outcomes |= {outcome_key(row, ""): outcome for row, outcome in more}
+    known = outcomes.read_outcomes(outcomes.outcomes_file(runs))
+    known |= {outcomes.outcome_key(row, ""): outcome for row, outcome in more}
     kept = ROOT / "docs" / runs.name
     kept.write_bytes(record(NAMES) + b"".join(map(encode, [*rows, *(row for row, _ in more)])))
-    write_outcomes(outcomes_file(kept), outcomes)
-
-
-PARTS: Final[dict[str, Callable[..., None]]] = {
-    "scores": scores, "costs": costs, "ranks": ranks, "updates": updates,
-}  # fmt: skip
+    outcomes.write_outcomes(outcomes.outcomes_file(kept), known)
