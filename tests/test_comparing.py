@@ -7,10 +7,11 @@ from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
 from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
-from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
+from tests.experiments.comparing.figures import FIGURES, PAGES, REPEATS, page
 from tests.experiments.comparing.simulations import of_repeats
+from tests.experiments.pages import read_json
 
-ROWS = read_rows(REPEATS)
+ROWS, FIGURES = read_rows(REPEATS), read_json(FIGURES)
 FALSE_ALARMS = 0.05
 
 
@@ -30,7 +31,7 @@ def test_halves_of_real_repeats_and_simulated_rows_of_the_same_code_rarely_diffe
 
 
 def test_the_committed_figures_keep_the_promises():
-    figures = read_figures()
+    figures = FIGURES
     assert [one["name"] for one in figures["aa"][1:]] == [world.name for world in SCENARIOS]
     # a setting that scatters more without showing it has too narrow an interval
     changing = [world.name for world in SCENARIOS if world.unequal or world.slowdown]
@@ -52,13 +53,11 @@ def test_the_committed_figures_keep_the_promises():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_page_has_the_figures(path):
     text = path.read_text(encoding="utf-8")
-    assert text == page(text, read_figures()), (
-        "python -m tests.experiments.comparing page --only-page"
-    )
+    assert text == page(text, FIGURES), "python -m tests.experiments.comparing page --only-page"
 
 
 def test_intervals_of_one_process_cover_the_others_only_if_made_of_several():
-    figures = read_figures()["repeats"]
+    figures = FIGURES["repeats"]
     assert list(of_repeats(ROWS)) == figures
     for name, least, most in (("within", 0.0, 0.7), ("one", 0.9, 1.0)):
         hits, count = (sum(one[key] for one in figures) for key in (name, f"{name}_of"))

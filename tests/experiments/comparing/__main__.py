@@ -62,15 +62,14 @@ def main(part, only_page):
         if not only_page:
             files = {name: _OUT / f"{name}.json" for name in figures.PARTS}
             new = {name: read_json(file) for name, file in files.items() if file.exists()}
-            write_json(figures.FIGURES, figures.read_figures() | new)
+            write_json(figures.FIGURES, read_json(figures.FIGURES) | new)
             if _MEASURED.exists():
                 shutil.copyfile(_MEASURED, figures.REPEATS)
         for path in figures.PAGES:
-            rewrite(path, figures.page, figures.read_figures())
+            rewrite(path, figures.page, read_json(figures.FIGURES))
 
 
 def _keep(part, outcomes):
-    """Print outcomes as they come, and write them once all are there."""
     kept = []
     for outcome in outcomes:
         click.echo(json.dumps(outcome))

@@ -16,7 +16,6 @@ from bench.results.outcomes import no_values
 from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 RUN_S = 10.0  # seconds between the starts of two simulated runs
-_BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class Draw:
     values_of: tuple = (no_values, no_values)
 
     def compared(self, named, looks=1):
-        """The comparison of both sides by the default limits."""
         more = {"named": named, "values_of": self.values_of, "looks": looks}
         return compare(self.base, self.new, Limits(), **more)
 
@@ -43,7 +41,7 @@ class Repeats:
     named: tuple = ()
 
     def draw(self, rng):
-        """The halves, with repeats numbered anew from 1, so that they pair up."""
+        """Repeats are numbered anew from 1, so that they pair up."""
         repeats = sorted({row.repeat for row in self.rows})
         pairs = [rng.permutation(pair) for pair in zip(repeats[::2], repeats[1::2], strict=False)]
         ranks = [{int(pair[i]): rank for rank, pair in enumerate(pairs, 1)} for i in (0, 1)]
@@ -81,7 +79,6 @@ class Simulated:
         return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
     def draw(self, rng):
-        """Rows of both sides."""
         sides, values = ([], []), ({}, {})
         drift, offsets = float(rng.normal(0, 0.04)), rng.normal(0, 0.06, 2)
         stds = np.exp(rng.normal(0, self.unequal, self.settings + 1)).tolist()
@@ -100,9 +97,21 @@ class Simulated:
             elif self.examples is not None:
                 score = round(score * self.examples) / self.examples
             peak = 1000 * exp(stds[number] * float(rng.normal(0, 0.003)))
-            started = _BEGIN + timedelta(seconds=RUN_S * run)
-            sides[side].append(planned | _measured(repeat, 100 * exp(log), peak, score, started))
-        return Draw(*sides, values_of=tuple(map(_values_of, values)))
+            started = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(seconds=RUN_S * run)
+            time = 100 * exp(log)
+            sides[side].append(planned | {
+                "status": "ok", "attempt": 1, "repeat": repeat, "ms_per_1k_tokens": time,
+                "ms_per_1k_tokens_ci_low": 0.98 * time, "ms_per_1k_tokens_ci_high": 1.02 * time,
+                "peak_rss_mib": peak, "activations_mib": 400.0,
+                "step_gflop": 50.0, "step_operators": 800, "step_moved_mib": 1500.0,
+                "dev_metric": "accuracy", "dev_score": score, "dev_ci_low": score - 0.03,
+                "dev_ci_high": score + 0.03, "dev_accuracy": score, "majority_score": 0.36,
+                "started_at": started.isoformat().replace("+00:00", "Z"),
+            })  # fmt: skip
+        if not self.has_values:
+            return Draw(*sides)
+        each = (lambda run, own=own: own.get((run[0].cell_id, run[0].seed)) for own in values)
+        return Draw(*sides, values_of=tuple(each))
 
     def _order(self, rng):
         """Side, setting, seed and repeat of each run, in the order in which they start."""
@@ -122,22 +131,6 @@ class Simulated:
 @cache
 def _planned(number, seed):
     return planned_row(cell(*full_grid()[number], seed=seed))
-
-
-def _measured(repeat, time, peak, score, started):
-    return {
-        "status": "ok", "attempt": 1, "repeat": repeat, "ms_per_1k_tokens": time,
-        "ms_per_1k_tokens_ci_low": 0.98 * time, "ms_per_1k_tokens_ci_high": 1.02 * time,
-        "peak_rss_mib": peak, "activations_mib": 400.0,
-        "step_gflop": 50.0, "step_operators": 800, "step_moved_mib": 1500.0,
-        "dev_metric": "accuracy", "dev_score": score, "dev_ci_low": score - 0.03,
-        "dev_ci_high": score + 0.03, "dev_accuracy": score, "majority_score": 0.36,
-        "started_at": started.isoformat().replace("+00:00", "Z"),
-    }  # fmt: skip
-
-
-def _values_of(values):
-    return (lambda run: values.get((run[0].cell_id, run[0].seed))) if values else no_values
 
 
 _TABLES = tomllib.loads(Path(__file__).with_name("scenarios.toml").read_text("utf-8"))
@@ -162,8 +155,9 @@ def in_rounds(draw, most, named=()):
 
 def until(draw, ended):
     """The rows up to the last round of each cell."""
-    sides = (draw.base, draw.new)
-    base, new = ([row for row in one if row.repeat <= ended[row.cell_id]] for one in sides)
+    base, new = (
+        [row for row in side if row.repeat <= ended[row.cell_id]] for side in (draw.base, draw.new)
+    )
     return replace(draw, base=base, new=new)
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from bench.compare.alternating import look_rounds
 from bench.stats.comparing import nominal_level
 from bench.stats.intervals import quantile, wilson
-from tests.experiments.pages import read_json, with_tables
+from tests.experiments.pages import with_tables
 
 _DOCS = Path(__file__).parents[3] / "docs"
 PAGES = (_DOCS / "comparing.md", _DOCS / "measuring.md")
@@ -17,24 +17,17 @@ GRID = _DOCS / "repeats.toml"
 PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
 
 
-def read_figures():
-    """Figures by part."""
-    return read_json(FIGURES)
-
-
 def page(text, figures):
     """The text of a page with the tables of some figures between their marks."""
-    stds = [_std(one) for one in figures["slow"] if "low" in one]
+    stds = []  # of a process's log time, from the interval of a trial: one of three comparisons
+    for one in figures["slow"]:
+        if "low" in one:
+            level = nominal_level(0.05 / 3, len(look_rounds(24)))
+            half = log(one["high"] / one["low"]) / 2
+            rounds = one["rounds"]
+            stds.append(float(half * sqrt(rounds / 2) / quantile(level, rounds - 1)))
     decided = [one["decided"] / one["draws"] for one in figures.get("needed", ())]
     return with_tables(
         text, Path(__file__).parent, **figures, stds=stds, decided=decided, wilson=wilson,
         median=lambda values: median(list(values)),
     )  # fmt: skip
-
-
-def _std(trial):
-    """The std of a process's log time, from the interval of a trial: one of three comparisons."""
-    rounds = trial["rounds"]
-    level = nominal_level(0.05 / 3, len(look_rounds(24)))
-    half = log(trial["high"] / trial["low"]) / 2
-    return float(half * sqrt(rounds / 2) / quantile(level, rounds - 1))

@@ -51,7 +51,6 @@ def run(side, *command):
 
 
 def run_grid(side, grid, runs, *options):
-    """Run a grid in a checkout, unless its cells have results."""
     places = ("--runs", runs, "--reports", runs.with_suffix(""))
     run(side, "bench.grid", "--grid", grid, "--device", "cpu", *places, *options)
 

@@ -18,16 +18,7 @@ SCATTERS = (0.02, 0.04, 0.07, 0.10)
 """Stds of the logarithms of times between processes that do the same work."""
 SLOWDOWNS = (0.10, 0.20)
 ROUNDS = (8, 24, 48)
-_FIRST = (4, 8)  # repeats after which the number that would decide is read
 _MOST = 200  # most repeats that are simulated; a setting for which more are named is not counted
-_SIZES = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
-_CORRELATIONS = (0.0, 0.5, 0.7)  # of neighbouring versions
-_STDS = (0.01, 0.02)  # of the logarithms of ratios
-_STEP = math.log(1.1)
-_LIMIT = math.log(1.05)
-_TIME = "ms_per_1k_tokens"
-_MEMORIES = (0, 8, 30, 100)  # steps over which noise of steps is remembered; 0: independent steps
-_STEPS = (132, 500)
 
 
 def _draw(scatter, rounds, slowdown, seed):
@@ -37,6 +28,10 @@ def _draw(scatter, rounds, slowdown, seed):
 
 def _time(comparison):
     return next(one for pair, one in comparison.results if pair and one.measure.kind == "time")
+
+
+def _first(draw, rounds):
+    return until(draw, {row.cell_id: rounds for row in draw.base})
 
 
 def power(draws):
@@ -52,13 +47,10 @@ def power(draws):
         yield from ({**common, "rounds": n, "found": number} for n, number in slower.items())
 
 
-def _first(draw, rounds):
-    return until(draw, {row.cell_id: rounds for row in draw.base})
-
-
 def needed(draws):
-    """By scatter and slowdown, in how many undecided draws the named number of repeats decides."""
-    for scatter, slowdown, first in product(SCATTERS[:-1], (0.0, SLOWDOWNS[0]), _FIRST):
+    """By scatter and slowdown, in how many undecided draws the number of repeats decides that is
+    named after the first 4 or 8."""
+    for scatter, slowdown, first in product(SCATTERS[:-1], (0.0, SLOWDOWNS[0]), (4, 8)):
         numbers, decided = [], 0
         for seed in range(draws):
             draw = _draw(scatter, _MOST, slowdown, seed)
@@ -71,18 +63,19 @@ def needed(draws):
 
 
 def histories(draws):
-    """By size and correlation, how many histories of noise alone have a change of any size, and how
-    many in which a setting is 10% slower from the middle on have that change."""
-    for (settings, versions), correlation in product(_SIZES, _CORRELATIONS):
+    """By size and correlation of neighbouring versions, how many histories of noise alone have a
+    change of any size, and how many in which a setting is 10% slower from the middle on have it."""
+    sizes = ((1, 8), (1, 15), (8, 15))
+    for (settings, versions), correlation in product(sizes, (0.0, 0.5, 0.7)):
         rng = np.random.default_rng(settings * versions)
         noise = autoregressive(rng.standard_normal((draws, settings, versions)), correlation)
         alarms = sum(any(change_points(one.tolist(), 1e-9)) for one in noise)
         outcome = {"settings": settings, "versions": versions, "correlation": correlation,
                    "draws": draws, "alarms": alarms}  # fmt: skip
-        for std in _STDS:
+        for std in (0.01, 0.02):  # of the logarithms of ratios
             stepped = std * noise
-            stepped[:, 0, versions // 2 :] += _STEP
-            changed = (change_points(one.tolist(), _LIMIT)[0] for one in stepped)
+            stepped[:, 0, versions // 2 :] += math.log(1.1)
+            changed = (change_points(one.tolist(), math.log(1.05))[0] for one in stepped)
             outcome[f"found_{std:.0%}"] = sum(map(bool, changed))
         yield outcome
 
@@ -107,15 +100,16 @@ def of_repeats(rows):
                     continue
                 [again] = groups([*others, *chosen])
                 [alone] = [one for one in again.settings if one.label == setting.label]
-                interval = alone.estimate(_TIME)
+                interval = alone.estimate("ms_per_1k_tokens")
                 hits.append(interval is not None and bool(interval.holds(truth)))
             outcome |= {name: sum(hits), f"{name}_of": len(hits)}
         yield outcome
 
 
 def within_a_process(draws):
-    """By number of steps and memory of their noise, how many intervals cover the process's mean."""
-    for steps, memory in product(_STEPS, _MEMORIES):
+    """By number of steps and over how many noise is remembered, how many intervals cover the
+    process's mean."""
+    for steps, memory in product((132, 500), (0, 8, 30, 100)):
         rng = np.random.default_rng(memory)
         kept = math.exp(-1 / memory) if memory else 0.0
         noise = autoregressive(rng.normal(0, 0.03, (draws, steps)), kept)
