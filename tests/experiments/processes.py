@@ -9,6 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from tests.experiments.pages import rewrite, write_json
+
 
 def in_processes(processes, calls, initializer=None, *arguments):
     """The number and the result of each call, a function and its arguments, as they end; stderr has
@@ -24,9 +26,9 @@ def in_processes(processes, calls, initializer=None, *arguments):
             raise
 
 
-def scenarios_command(about, calls, write_figures, write_page):
-    """A command that makes the calls which measure scenarios over a number of runs each, and writes
-    their figures and a page."""
+def scenarios_command(about, of):
+    """A command that measures the scenarios of a module over a number of runs each, and writes
+    their figures and its page."""
 
     @click.command(help=about)
     @click.option("--runs", default=1000, show_default=True, help="Draws of each scenario.")
@@ -35,10 +37,11 @@ def scenarios_command(about, calls, write_figures, write_page):
         if not only_page:
             os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes
             done = {}
-            for number, figures in in_processes(2, calls(runs)):
+            for number, figures in in_processes(2, of.calls(runs)):
                 done[number] = figures
                 click.echo(json.dumps(figures))
-            write_figures(runs, [done[number] for number in sorted(done)])
-        write_page()
+            scenarios = [done[number] for number in sorted(done)]
+            write_json(of.FIGURES, {"runs": runs, **of.parts(scenarios)})
+        rewrite(of.PAGE, of.page, of.read_figures())
 
     return main

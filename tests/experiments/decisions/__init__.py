@@ -1,6 +1,5 @@
-"""Measure how often the rule of bench.recommend is right, on data of known truth.
+"""How often the rule of bench.recommend is right, on data of known truth.
 
-compare_all and recommend, the code under test, decide.
 `python -m tests.experiments.decisions --help`
 """
 
@@ -77,7 +76,6 @@ def measure(world, runs):
 
 @cache
 def every_world():
-    """All scenarios: those that the promise covers, and those that it does not."""
     return (*worlds(), *beyond())
 
 
@@ -86,18 +84,25 @@ def measure_number(number, runs):
     return measure(every_world()[number], runs)
 
 
+def calls(runs):
+    return [(measure_number, number, runs) for number in range(len(every_world()))]
+
+
+def parts(scenarios):
+    promised = len(worlds())
+    return {"scenarios": scenarios[:promised], "beyond": scenarios[promised:]}
+
+
 def variances(known):
     """The variances of `bench.report.power`: over examples and between seeds, times the number
     of examples, of a difference; medians over pairs of settings with three seeds."""
     compared = known.comparison
     pairs = np.triu(compared.seeds == 3, 1)
-    of_examples, of_seed = compared.of_examples[pairs], compared.of_seed[pairs]
-    each = [float(np.median(of)) * known.examples for of in (of_examples, of_seed)]
-    return each[0], each[1]
+    each = (compared.of_examples, compared.of_seed)
+    return [float(np.median(of[pairs])) * known.examples for of in each]
 
 
 def page(text, figures):
-    """The text of docs/deciding.md with the tables of some figures."""
     rates = {}
     for one in figures["beyond"]:
         rates.setdefault(one["name"], {})[one["trainings"]] = one["wrong"]

@@ -134,7 +134,6 @@ def _sample(values, kept=True):
 
 
 def committed(*others):
-    """The settings of the committed run, and of other files."""
     files = [values_from(kept_predictions(path)) for path in (RUNS, *others)]
 
     def values_of(rows):
@@ -159,7 +158,6 @@ class Resampled:
 
     @property
     def group(self):
-        """The committed group without what does not have a score."""
         return replace(self.candidates.group, settings=self.candidates.settings)
 
     @cached_property
@@ -181,11 +179,10 @@ class Resampled:
         drawn = rng.integers(examples, size=self.examples)
         seeds = rng.integers(number, size=(1 if self.paired else settings, number))
         seeds = np.broadcast_to(seeds, (settings, number))
+        each = zip(self.population, seeds, self.candidates.samples, strict=True)
         made = [
             _sample({i: values[own[i]].take(drawn) for i in range(len(sample.values))})
-            for values, own, sample in zip(
-                self.population, seeds, self.candidates.samples, strict=True
-            )
+            for values, own, sample in each
         ]
         truth = self.population.mean(axis=(1, 2))
         losses = truth.max() - truth
@@ -193,7 +190,6 @@ class Resampled:
 
 
 def _simulated(key):
-    """The scenarios of a key of worlds.toml."""
     for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
         trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
         table["truth"] = globals()[table["truth"]]
@@ -205,8 +201,8 @@ def _simulated(key):
 def worlds():
     """The scenarios that the promise covers."""
     run = committed()
-    three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
-    settings, samples = (tuple(of[i] for i in three) for of in (run.settings, run.samples))
+    pairs = zip(run.settings, run.samples, strict=True)
+    settings, samples = zip(*(pair for pair in pairs if len(pair[1].scores) == 3), strict=True)
     several = replace(run, settings=settings, samples=samples)
     return [
         *_simulated("worlds"),

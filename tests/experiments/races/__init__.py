@@ -1,6 +1,5 @@
 """Races of known truth: how often their answer is wrong, how often there is one, and what it saves.
 
-Race and compare_rounds, the code under test, decide.
 `python -m tests.experiments.races --help`
 """
 
@@ -64,9 +63,9 @@ class World:
             score[0] -= loss * (rng.random() < rate)
             density = np.exp(-(ndtri(score) ** 2) / 2) / np.sqrt(2 * np.pi)
             ratio = (by_seed / density) ** 2
-            parts = 1 + _OWN**2
-            of_seed = np.sqrt(parts * ratio / (1 - ratio))
-            latent = (ndtri(score) * np.sqrt(parts + of_seed**2))[:, None]
+            variance = 1 + _OWN**2
+            of_seed = np.sqrt(variance * ratio / (1 - ratio))
+            latent = (ndtri(score) * np.sqrt(variance + of_seed**2))[:, None]
             latent = latent + rng.standard_normal(self.examples, dtype=np.float32)
             latent += _OWN * rng.standard_normal((self.count, self.examples), dtype=np.float32)
             latent += (of_seed * rng.normal(size=self.count))[:, None]
@@ -118,7 +117,6 @@ def _halved(means, trainings):
 
 
 def worlds():
-    """The scenarios of worlds.toml."""
     tables = tomllib.loads(Path(__file__).with_name("worlds.toml").read_text("utf-8"))["worlds"]
     return [World(**table) for table in tables]
 
@@ -137,13 +135,19 @@ def measure(world, runs):
     }  # fmt: skip
 
 
+def calls(runs):
+    return [(measure, world, runs) for world in worlds()]
+
+
+def parts(scenarios):
+    return {"scenarios": scenarios}
+
+
 def page(text, figures):
-    """The text of docs/racing.md with the tables of some figures."""
     return with_tables(text, Path(__file__).parent, **figures)
 
 
 def read_figures():
-    """The committed figures: of simulated races, of replayed ones, and of a real one."""
     every = {"replay": None, "real": None}
     for path in filter(Path.is_file, (FIGURES, REPLAY)):
         every |= read_json(path)
