@@ -17,7 +17,7 @@ from tests.experiments.doctor.faults import FAULTS, NONE, ROOT, environment
 
 
 def failed_checks(fault):
-    """What each failed check of a run of the doctor says, and the seconds the run took."""
+    """What each failed check of a run of the doctor says, and the seconds that it took."""
     begun = time.monotonic()
     with fault.machine():
         done = subprocess.run(

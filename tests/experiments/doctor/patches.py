@@ -69,14 +69,10 @@ def cores_slow_down(real, *matrices, **options):
     return real(*matrices, **options)
 
 
-@_environment
-def no_tunables(real, *of, **_others):
-    return real(*of, tuned=False)
-
-
-@_environment
-def half_the_threads(real, inherited, threads, *of, **others):
-    return real(inherited, max(1, threads // 2), *of, **others)
+no_tunables = _environment(lambda real, *of, **_others: real(*of, tuned=False))
+half_the_threads = _environment(
+    lambda real, inherited, threads, *of, **others: real(inherited, -(-threads // 2), *of, **others)
+)
 
 
 @_environment
@@ -93,9 +89,8 @@ peak_is_not_reset = of("bench.worker.probes.memory", "forget_peak")(lambda _real
 @of("bench.worker.probes.memory", "_status")
 def memory_is_missed(real):
     values = real()
-    missed = values.get("RssAnon", 0.0) / 10
     names = values.keys() & {"VmHWM", "VmRSS", "RssAnon"}
-    return values | {name: values[name] - missed for name in names}
+    return values | {name: values[name] - values["RssAnon"] / 10 for name in names}
 
 
 _steps_kept = []
@@ -136,9 +131,7 @@ def dropout_stays_on(real, self, config, *others, **named):
 
 @of("minbert.training.compiled", "CompiledModel.__call__")
 def compiles_again(real, *of):
-    import torch
-
-    torch._dynamo.reset()
+    sys.modules["torch"]._dynamo.reset()
     return real(*of)
 
 

@@ -264,9 +264,7 @@ def run_suite(faults, *, jobs, folder):
     forks its cases' parents."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     with patch.dict(os.environ, dict.fromkeys(threads, "1")):
-        cases = [(run_case, fault, folder) for fault in faults]
-        verdicts = [verdict for _, verdict in in_processes(jobs, cases)]
-    return sorted(verdicts, key=lambda verdict: verdict.fault.number)
+        return list(in_processes(jobs, [(run_case, fault, folder) for fault in faults]))
 
 
 def summary(verdicts, seed, seconds):

@@ -288,7 +288,7 @@ def run_rounds(faults, seed, *, jobs, folder):
         sizes = [min(_FAULTS_OF_A_ROUND, max(left - at, 5)) for at in starts]
         numbered = enumerate(sizes, len(verdicts))
         calls = [(_run_round, folder / str(n), seed + n, size) for n, size in numbered]
-        verdicts += [verdict for _, verdict in in_processes(jobs, calls)]
+        verdicts += in_processes(jobs, calls)
     return verdicts
 
 
