@@ -1,12 +1,5 @@
-"""Verifies what bench.fit promises, for settings drawn at random:
-
-    python -m tests.experiments.fit [--draws 60] [--seed 0]
-
-appends entries to bench/fit/verified.json, from which bench.fit states its error. Five
-architectures, of which the forecast's coefficients were measured with BERT alone, both engines, six
-lengths and limits of 450 to 800 MiB, and 250 more in engine transformers, on a CPU. A draw takes a
-minute or two on two idle cores.
-"""
+"""Verifies what bench.fit promises, on a CPU and for settings drawn at random: appends entries to
+bench/fit/verified.json, from which bench.fit states its error. A draw takes a minute or two."""
 
 import json
 import random
@@ -36,9 +29,9 @@ _SELECTED = (
 )  # fmt: skip
 
 
-@command()
-@option("--draws", default=60)
-@option("--seed", default=0)
+@command(help=__doc__)
+@option("--draws", default=60, show_default=True)
+@option("--seed", default=0, show_default=True)
 def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as place:

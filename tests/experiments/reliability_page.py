@@ -20,26 +20,16 @@ def page(counts, on_cluster):
     injected = {}
     for each in counts["counts"]:
         injected.setdefault(each["kind"], Counter())[each["worker"]] += each["injected"]
-    return made(
-        Path(__file__).parent / "pages" / "reliability.md.jinja", faults=counts, injected=injected,
-        slurm=on_cluster, slurm_kinds=slurm.KINDS, kinds=KINDS, gpu_faults=_gpu_faults(),
-    )  # fmt: skip
-
-
-def _gpu_faults():
-    """The GPU faults of each outcome, which has short UUIDs and no remedy."""
-    names = {}
+    names = {}  # of the GPU faults of each outcome, which has short UUIDs and no remedy
     for name, outcome in gpu.outcomes():
-        outcome = re.sub(
-            r"(GPU-\w{8})-[\w-]+\)|; mend that, [^|]*? runs on the CPU", _kept, outcome
-        )
+        outcome = re.sub(r"; mend that, [^|]*? runs on the CPU", "", outcome)
+        outcome = re.sub(r"(GPU-\w{8})-[\w-]+\)", r"\1…)", outcome)
         outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
         names.setdefault(outcome, []).append(name)
-    return names
-
-
-def _kept(match):
-    return f"{match[1]}…)" if match[1] else ""
+    return made(
+        Path(__file__).parent / "pages" / "reliability.md.jinja", faults=counts, injected=injected,
+        slurm=on_cluster, slurm_kinds=slurm.KINDS, kinds=KINDS, gpu_faults=names,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from tests.experiments.pages import made
 
 
 def page():
-    """The text of the page."""
     groups = {}
     for column in COLUMNS:
         groups.setdefault(column.group, []).append(column)

@@ -47,7 +47,6 @@ def line(metric, parameter, draws=DRAWS, sizes=SIZES):
 
 
 def row(name, parameter, text):
-    """A line of the table."""
     shares = " | ".join(f"{share:.0%}" for share in line(name, parameter))
     return f"| {metric_of(name).label} | {text} | {shares} |"
 

@@ -1,10 +1,8 @@
 """Build the wheel, install it into a fresh environment, and use it outside the checkout: the
 command, three shards merged and compared with one run, the notebook, uvx and pipx.
 
-Example: `python -m tests.experiments.wheel`
-
-It installs all dependencies two or three times, takes some minutes, and prints a line for each
-thing shown. What uv installs is set by its own variables, such as UV_FIND_LINKS.
+It installs all dependencies two or three times, and takes some minutes. What uv installs is set by
+its own variables, such as UV_FIND_LINKS.
 """
 
 import json
@@ -45,9 +43,7 @@ class Fresh:
 
     def __init__(self, folder):
         self.folder = folder
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
-        }
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         self.run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
         [self.wheel] = folder.glob("*.whl")
         venv.create(folder / "venv", with_pip=True)
@@ -81,7 +77,7 @@ def answers(fresh, folder):
     return rows, shown, [advice[name] for name in same]
 
 
-@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
+@click.command(help=__doc__)
 @click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
 @click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
 def main(uvx, pipx):

@@ -1,8 +1,5 @@
-"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings.
-
-`python -m tests.experiments.export.losses` trains all, and prints two tables, whose largest values
-docs/export.md has.
-"""
+"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings: two
+tables, whose largest values docs/export.md has."""
 
 import json
 import os
@@ -161,8 +158,7 @@ def checkpoints(folder, vocabulary):
 
 
 def matrix():
-    """Row and column of a table, the setting, and whether its base lacks a pooler, for all
-    settings, those of a table together."""
+    """Row and column of a table, the setting, and whether its base lacks a pooler."""
     for mode, layers in METHODS:
         name = f"{mode} {layers}".rstrip()
         for pooling, head in HEADS:
@@ -182,14 +178,7 @@ def matrix():
         yield name, f"{mode} {layers}".rstrip(), Setting(mode, layers, **what), False
 
 
-def table(values):
-    """A Markdown table of values by row and column."""
-    frame = pd.Series(values).unstack(sort=False).map("{:.0e}".format)
-    return markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index])
-
-
 def main():
-    """Train the whole matrix on both sides, and print two tables."""
     from minbert.assets.embedded import fetch
 
     torch.set_num_threads(1)
@@ -209,7 +198,9 @@ def main():
         tables = {True: {}, False: {}}
         for (row, column, *_), value in zip(chosen, values, strict=True):
             tables["head" in column][row, column] = value
-    print(f"{table(tables[True])}\n{table(tables[False])}", end="")
+    for of in tables.values():
+        frame = pd.Series(of).unstack(sort=False).map("{:.0e}".format)
+        print(markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index]))
 
 
 if __name__ == "__main__":

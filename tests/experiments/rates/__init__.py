@@ -1,7 +1,4 @@
-"""Default learning rates: what they lose against rates that are tuned for each setting and task.
-
-`python -m tests.experiments.rates --help`
-"""
+"""Default learning rates: what they lose against rates that are tuned for each setting and task."""
 
 import csv
 import random
@@ -41,31 +38,22 @@ def _cells(modes, rank=None, layers=("all-lin-only",), more=""):
 _FULL = _cells(["full"])
 _LORA = {rank: _cells(["lora"], rank) for rank in (1, 8, 64)}
 _BOTH = ("attn", "all-lin-only")
-
-
-@dataclass(frozen=True)
-class Some:
-    """Settings that are measured together: their cells, the values that these share, on which tasks
-    and at which rates, as exponents of √10; None: at the defaults."""
-
-    cells: str
-    shared: str = ""
-    tasks: tuple = FEW_TASKS
-    exponents: tuple = (0.0, 0.5, 1.0)
-
+_USUAL = (FEW_TASKS, (0.0, 0.5, 1.0))
 
 GRIDS = {
-    "encoder": Some(_FULL + _cells(["lora", "dora"], 8, _BOTH), "", TASKS, (0.0, 0.5, 1.0, 1.5)),
-    "head": Some(_cells(["head"]), "", TASKS, (1.0, 2.0, 3.0)),
-    "defaults": Some(_cells(["lora"], 8, _BOTH), "", TASKS, (None,)),
-    "rank1": Some(_LORA[1]),
-    "rank64": Some(_LORA[64]),
-    "rank1-alpha2": Some(_LORA[1], "alpha = 2.0\n"),
-    "rank64-alpha128": Some(_LORA[64], "alpha = 128.0\n"),
-    "rank64-rslora": Some(_LORA[64] + "settings.use_rslora = true\n"),
-    "batch16": Some(_FULL + _LORA[8], "batch_size = 16\n"),
-    "batch256": Some(_FULL + _LORA[8], "batch_size = 256\n"),
+    "encoder": ("", _FULL + _cells(["lora", "dora"], 8, _BOTH), TASKS, (0.0, 0.5, 1.0, 1.5)),
+    "head": ("", _cells(["head"]), TASKS, (1.0, 2.0, 3.0)),
+    "defaults": ("", _cells(["lora"], 8, _BOTH), TASKS, (None,)),
+    "rank1": ("", _LORA[1], *_USUAL),
+    "rank64": ("", _LORA[64], *_USUAL),
+    "rank1-alpha2": ("alpha = 2.0\n", _LORA[1], *_USUAL),
+    "rank64-alpha128": ("alpha = 128.0\n", _LORA[64], *_USUAL),
+    "rank64-rslora": ("", _LORA[64] + "settings.use_rslora = true\n", *_USUAL),
+    "batch16": ("batch_size = 16\n", _FULL + _LORA[8], *_USUAL),
+    "batch256": ("batch_size = 256\n", _FULL + _LORA[8], *_USUAL),
 }
+"""Settings that are measured together: values that they share, their cells, on which tasks and at
+which rates, as exponents of √10; None: at the defaults."""
 
 
 def write_examples(task, data, folder, dev=DEV):
@@ -102,13 +90,14 @@ def divided(data, size):
 def run_grid(folder, name, task, exponent):
     """Train the settings of a grid, at rates that are a power of √10 times the basis, that have no
     row yet."""
-    some, path = GRIDS[name], folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
+    shared, cells, _, _ = GRIDS[name]
+    path = folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
     rates = {group: rate * 10 ** ((exponent or 0) / 2) for group, rate in BASIS.items()}
     if exponent is None:
         rates = Rates().model_dump()
     shown = "".join(f"{group} = {rate:.3g}\n" for group, rate in rates.items())
-    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{some.shared}'
-    path.write_text(f"{settings}[settings.learning_rates]\n{shown}{some.cells}", "utf-8")
+    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{shared}'
+    path.write_text(f"{settings}[settings.learning_rates]\n{shown}{cells}", "utf-8")
     files = (folder / f"{task}-train.csv", folder / f"{task}-dev.csv")
     pair = ("--text", "a", "--text-pair", "b") if task == "sts" else ()
     words = (
@@ -174,9 +163,15 @@ def curves(runs):
     for row in read_rows(runs):
         if row.status == "ok" and (parts := outcomes([row])):
             key = (row.task or "").removeprefix("r-"), label(row)
-            scores = 100 * _halves(row, parts[""])
+            labels, predicted = parts[""].labels, parts[""].predicted
+            scores = []  # on all examples, and on those of even and odd number
+            for part in (slice(None), slice(0, None, 2), slice(1, None, 2)):
+                some = Outcome(predicted[part], None if labels is None else labels[part], "")
+                scores.append(100 * numbers(row.dev_metric, some).mean())
             if row.mode in ("full", "head") or row.learning_rate_head == row.learning_rate:
-                points[key].append((exponent_of(row), scores))
+                group = group_of(row.mode)
+                rate = row.learning_rate_head if group == "head" else row.learning_rate
+                points[key].append((round(2 * float(np.log10(rate / BASIS[group])), 1), scores))
             else:
                 defaults[key] = scores
     every = []
@@ -186,21 +181,6 @@ def curves(runs):
             exponents, scores = map(np.array, pairs)
             every.append(Curve(*key, exponents, scores[:, 0], scores[:, 1:], defaults.get(key)))
     return every
-
-
-def _halves(row, outcome):
-    """The score on all examples, and on those of even and odd number [3]."""
-    labels = outcome.labels
-    parts = [slice(None), slice(0, None, 2), slice(1, None, 2)]
-    some = [Outcome(outcome.predicted[p], None if labels is None else labels[p], "") for p in parts]
-    return np.array([numbers(row.dev_metric or "", one).mean() for one in some])
-
-
-def exponent_of(row):
-    """The power of √10 that a row's rates are times the basis."""
-    name = group_of(row.mode or "")
-    rate = row.learning_rate_head if name == "head" else row.learning_rate
-    return round(2 * float(np.log10((rate or 0.0) / BASIS[name])), 1)
 
 
 def label(row):
@@ -272,7 +252,6 @@ def mean_regret(losses):
 
 
 def keep_rows(runs, to):
-    """Keep rows and outcomes beside a page."""
     keep_outcomes(runs, read_rows(runs))
     copy_rows(runs, to)
 
