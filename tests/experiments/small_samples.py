@@ -1,7 +1,5 @@
-"""How often 95% intervals of a score hold the true one on few examples, by simulation.
-
-`python -m tests.experiments.small_samples` prints the table of docs/measuring.md#small-samples.
-"""
+"""How often 95% intervals of a score hold the true one on few examples, by simulation: prints the
+table of docs/measuring.md#small-samples."""
 
 import numpy as np
 

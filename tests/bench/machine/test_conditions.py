@@ -37,7 +37,7 @@ from bench.machine.environment import (
 )
 from bench.machine.version import _OF_PARENT, code_version, measuring
 from bench.plan.cell import ABOUT
-from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+from tests.experiments.faults.gpu import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
 

@@ -27,7 +27,6 @@ from bench.worker import device as worker_device
 from bench.worker import run as running
 from bench.worker.device import is_of_device, is_out_of_memory
 from tests.experiments.faults import gpu as known
-from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.gpu import ALL, BUSY, FIRST, SECOND, V100, GpuFault, cuda
 
 
@@ -43,7 +42,7 @@ def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the
     assert fault.resolve().gpu.uuid == "MIG-1c"
 
 
-class Divided(FakeNvml):
+class Divided(known.FakeNvml):
     """GPUs of which the second is divided into instances; one place of three is empty."""
 
     NVMLError = KeyError
@@ -65,7 +64,7 @@ def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_ki
 
 def several(requested, *gpus, **fault):
     """The devices that a name stands for on a machine with some GPUs."""
-    return GpuFault("", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault).resolve_all()
+    return GpuFault("", known.FakeNvml(*gpus), cuda(*gpus), device=requested, **fault).resolve_all()
 
 
 def names(devices):
@@ -126,10 +125,10 @@ def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
 
 def test_without_nvml_the_driver_is_unknown_and_on_the_cpu_neither_it_nor_torch_is_asked():
     """Its version is known though its GPUs are not."""
-    for call, version in (("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)):
-        device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
+    for call, version in (("nvmlInit", "unknown"), ("nvmlDeviceGetCount", known.FakeNvml().driver)):
+        device = GpuFault("", known.FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
         assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
-    never, broken = mock.Mock(side_effect=AssertionError), FakeNvml(errors={"nvmlInit": 999})
+    never, broken = mock.Mock(side_effect=AssertionError), known.FakeNvml(errors={"nvmlInit": 999})
     assert GpuFault("", broken, never, device="cpu").resolve().name == "cpu"
     assert GpuFault(check=never, visible="-1").resolve().name == "cpu"
 
@@ -233,7 +232,7 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
         ends(AssertionError("anything"), begins=False, device="cpu")
 
 
-A100 = FakeGpu("GPU-8932f937")
+A100 = known.FakeGpu("GPU-8932f937")
 NEW = "2.13.1+cu130"
 
 
@@ -250,10 +249,10 @@ def complete(monkeypatch, tmp_path):
 
 
 def test_what_is_missing_to_compile_for_a_gpu_is_named(complete, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
+    monkeypatch.setitem(sys.modules, "pynvml", known.FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda((A100,)))
+    monkeypatch.setattr("bench.machine.devices.check_gpu", known.FakeCuda((A100,)))
     assert find_conditions("auto").no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 

@@ -1,11 +1,8 @@
-"""This project against what people use to classify texts, with the same wall time and encoder.
+"""This project against what people use to classify texts, with the same wall time and encoder:
+`python -m tests.experiments.alternatives --help`.
 
-A run is one way, on a CSV with some of a task's labels, with one seed: a program in `ways/`, in a
-process of its own, which writes a model and the predictions of texts without labels. ways.toml has
-the ways. Finished runs are rows of docs/alternatives.csv, and docs/alternatives.safetensors has
-whether each prediction was right.
-
-`python -m tests.experiments.alternatives --help`
+A run is one way of ways.toml, on a CSV with some of a task's labels, with one seed. Finished runs
+are rows of docs/alternatives.csv; docs/alternatives.safetensors has which predictions were right.
 """
 
 import random
@@ -97,7 +94,7 @@ def right_answers(path):
 
 
 def hours_left(missing, rows, minutes):
-    """Hours of missing runs: each like those of its way and labels that have run, or the limit."""
+    """Of missing runs: each like those of its way and labels that have run, or the limit."""
     known = defaultdict(list)
     for row in rows:
         known[key_of(row)[2:]].append(float(row["wall_s"] or 0) / 3600)
@@ -105,14 +102,13 @@ def hours_left(missing, rows, minutes):
 
 
 def figures(path):
-    """What the page has: a table for each task and number of labels, with the differences from each
-    of ours to the best of the others."""
+    """What the page has: a table for each task and number of labels."""
     rows, right, tables = read_csv(path), right_answers(path), []
     for task, labels in product(TASKS, LABELS):
         own = [row for row in rows if (row["task"], row["labels"]) == (task, labels)]
-        ways = {way: [row for row in own if row["way"] == way] for way in WAYS}
-        shown = [_figures(way, some, right) for way, some in ways.items() if some]
-        if shown:
+        if own:
+            ways = {way: [row for row in own if row["way"] == way] for way in WAYS}
+            shown = [_figures(way, some, right) for way, some in ways.items() if some]
             gaps = [gap for name in OURS if (gap := _gap(name, task, labels, right))]
             tables.append({"task": task, "labels": labels, "ways": shown, "gaps": gaps})
     return {
@@ -153,5 +149,4 @@ def _gap(name, task, labels, right):
 
 
 def page(text, path=ROWS):
-    """The text of docs/alternatives.md with the tables of some rows."""
     return with_tables(text, HERE, **figures(path))

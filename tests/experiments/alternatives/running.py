@@ -18,7 +18,6 @@ import psutil
 from bench.machine.conditions import MEASUREMENT_VERSION
 from tests.experiments.alternatives import COLUMNS, HERE, WAYS, read_csv
 
-_PERIOD_S = 0.25  # between two looks at the memory of a run
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
     "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
@@ -44,7 +43,14 @@ def run_way(name, seed, answers, folder, minutes):
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
     for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
         last = last.replace(str(path), "…")
-    row |= {"lines": code_lines(program), "versions": versions(python, way["libraries"]),
+    ask = (
+        f"from importlib.metadata import version\nfor n in {way['libraries']}: print(n, version(n))"
+    )
+    asked = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    # lines that are not blank, comments or the docstring
+    code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
+    row |= {"lines": len(re.findall(r"^\s*[^\s#]", code, re.M)),
+            "versions": ", ".join(asked.stdout.splitlines()),
             "command": " ".join(Path(str(word)).name for word in words)}  # fmt: skip
     if (commands := work / "commands.txt").is_file():
         lines = commands.read_text("utf-8").splitlines()
@@ -113,9 +119,16 @@ def run_limited(words, work, seconds, *, imports):
                 with suppress(psutil.NoSuchProcess):
                     tree = [child, *child.children(recursive=True)]
                     peak = max(peak, sum(process.memory_info().rss for process in tree))
-                time.sleep(_PERIOD_S)
+                time.sleep(0.25)
         finally:
-            _end(child)
+            processes = []  # asked at first, so that they can end others in order
+            with suppress(psutil.NoSuchProcess):
+                processes = [child, *child.children(recursive=True)]
+            for end in (psutil.Process.terminate, psutil.Process.kill):
+                for process in processes:
+                    with suppress(psutil.NoSuchProcess):
+                        end(process)
+                _, processes = psutil.wait_procs(processes, timeout=10)
     wall_s = time.monotonic() - begun
     return {
         "status": "over time" if code is None else "failed" if code else "ok",
@@ -124,34 +137,10 @@ def run_limited(words, work, seconds, *, imports):
     }  # fmt: skip
 
 
-def _end(child):
-    """End a process and its descendants: asked at first, so that they can end others in order."""
-    processes = []
-    with suppress(psutil.NoSuchProcess):
-        processes = [child, *child.children(recursive=True)]
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                end(process)
-        _, processes = psutil.wait_procs(processes, timeout=10)
-
-
 def _others_s():
     """Seconds that processors worked for other processes than ended children of this one."""
     times, own = psutil.cpu_times(), getrusage(RUSAGE_CHILDREN)
     return float(times.user + times.nice + times.system - own.ru_utime - own.ru_stime)
-
-
-def versions(python, libraries):
-    code = f"from importlib.metadata import version as v\nfor n in {libraries}: print(n, v(n))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    return ", ".join(done.stdout.splitlines())
-
-
-def code_lines(program):
-    """The lines of a program without blank ones, comments and its docstring."""
-    code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
-    return len(re.findall(r"^\s*[^\s#]", code, re.M))
 
 
 def last_line(text):

@@ -19,8 +19,7 @@ from bench.stats.racing import ROUNDS
 from bench.studies.updates import truncate
 from bench.studies.updates.cells import find
 from tests.experiments.claims import ROOT
-from tests.experiments.races.replay import copy_rows
-from tests.experiments.rates import write_examples
+from tests.experiments.rates import copy_rows, write_examples
 
 RANKS = (1, 2, 4, 8, 16, 32)
 TASKS = ("movies", "amazon", "nyt", "tweets")

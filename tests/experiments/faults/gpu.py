@@ -1,15 +1,19 @@
-"""GPU faults, whose outcomes docs/reliability.md lists."""
+"""GPU faults, whose outcomes docs/reliability.md lists. A driver and GPUs are tables: NVML as the
+module `pynvml` shows it, and CUDA as torch does."""
 
 import os
 import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+import torch
 
 from bench.common.errors import InputError
 from bench.launch.checks import amp_notes, check_amp
@@ -22,9 +26,78 @@ from bench.plan.gridfile import Axes, Grid
 from bench.plan.planning import plan
 from bench.results.store import read_rows
 from tests.bench.synthetic_rows import cell
-from tests.experiments.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, setup
+
+BUILT = ((7, 5), (8, 0), (9, 0), (12, 0))
+
+
+@dataclass(frozen=True)
+class FakeGpu:
+    uuid: str
+    name: str = "NVIDIA A100"
+    capability: tuple = (8, 0)
+    failures: dict = field(default_factory=dict)  # as of `Answer`
+    memory_mib: int = 80 * 2**10
+    near: object = ()  # the hardware threads near it
+
+
+class FakeNvml:
+    """NVML of a driver with some GPUs. `errors` maps the names of calls to the error they raise."""
+
+    class NVMLError(Exception):
+        def __init__(self, value):
+            super().__init__(f"error {value}")
+            self.value = value
+
+    def __init__(self, *gpus, driver="580.65", errors=None):
+        self.gpus, self.driver = gpus, driver
+        for name, value in (errors or {}).items():
+            assert callable(getattr(self, name))
+            setattr(self, name, mock.Mock(side_effect=self.NVMLError(value)))
+
+    def nvmlInit(self): ...  # noqa: N802
+    def nvmlShutdown(self): ...  # noqa: N802
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return self.driver
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        return next(gpu for gpu in self.gpus if gpu.uuid == uuid)
+
+    def nvmlDeviceGetCpuAffinity(self, gpu, words):  # noqa: N802
+        return [sum(1 << n % 64 for n in gpu.near if n // 64 == word) for word in range(words)]
+
+
+@dataclass
+class FakeCuda:
+    """Stands for `check_gpu`: torch on a machine with some GPUs. `answer` has the failures, and the
+    problem that leaves none of them."""
+
+    gpus: tuple
+    answer: Answer = field(default_factory=lambda: Answer(capabilities=BUILT))
+    asked: list = field(default_factory=list)
+
+    def __call__(self, value, index):
+        self.asked.append((value, index))
+        if self.answer.problem:
+            return self.answer
+        keys = list(range(len(self.gpus)))  # of the GPUs that torch counts
+        if value is not None:
+            with mock.patch.dict(os.environ, {VISIBLE: value}):
+                keys = torch.cuda._parse_visible_devices()
+        if keys and isinstance(keys[0], str):
+            uuids = [gpu.uuid for gpu in self.gpus]
+            keys = torch.cuda._transform_uuid_to_ordinals(keys, uuids)
+        seen = [self.gpus[key] for key in takewhile(lambda key: key < len(self.gpus), keys)]
+        gpus = tuple(GpuInfo(g.name, "", g.capability, g.uuid, g.memory_mib) for g in seen)
+        problem = "" if gpus else "No CUDA GPUs are available"
+        failures = {**self.answer.failures, **(seen[index].failures if index < len(seen) else {})}
+        return replace(self.answer, gpus=gpus, problem=problem, failures=failures)
+
 
 FIRST = FakeGpu("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
 SECOND = FakeGpu("GPU-89aa0000-1111-2222-3333-444444444444")
@@ -74,7 +147,6 @@ class GpuFault:
         return self.resolve_all()[0]
 
     def resolve_all(self):
-        """The devices that are resolved on that machine. InputError as `resolve_devices`."""
         there, absent = Path("/dev/null"), Path("/dev/null/none")
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "pynvml", self.nvml or FakeNvml(*self.gpus))

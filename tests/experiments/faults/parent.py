@@ -1,9 +1,5 @@
-"""A parent: a process that runs a case's grid as `bench.grid` does, followed and struck.
-
-It is forked from a process that has everything imported, so that it starts within milliseconds.
-Its Session, Store, runner and files are the real ones; the fake worker's model and data are stubs,
-and so, mostly, is the report, which keeps matplotlib out.
-"""
+"""A process that runs a case's grid as `bench.grid` does, followed and struck: forked from one that
+has everything imported, and with a stub for a report, mostly, which keeps matplotlib out."""
 
 import os
 import signal
@@ -12,6 +8,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +36,7 @@ _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended"
 
 @dataclass(kw_only=True)
 class Parent:
-    """One run of a case's grid, number 0 for the run that is struck. It follows its own phases."""
+    """One run of a case's grid, number 0 for the run that is struck."""
 
     case: object
     number: int
@@ -83,7 +80,6 @@ class Parent:
             os._exit(code)
 
     def _run(self):
-        """Plan and run what is left, as the command does; the exit code."""
         case, made = self.case, self.case.setup
         slots = [made.target(f"faults {case.place}")] * case.fault.slots
         self._follow()
@@ -113,11 +109,9 @@ class Parent:
             self._row = row
             return "append"
 
-        if self.has_report:
-            from bench.report import render as module
-        else:
-            module = SimpleNamespace(render=stub_report)
-            sys.modules["bench.report.render"] = module
+        if not self.has_report:
+            sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
+        module = import_module("bench.report.render")
         self._wrap(Session, "_write_plan", lambda *_: "plan")
         self._wrap(Session, "_close", lambda *_: "close")
         self._wrap(Store, "append", append, "run")
@@ -151,12 +145,17 @@ class Parent:
         if not self.case.notes.strike(phase, self._cell_id, csv):
             return
         if strike.action == "fill_disk":
-            fill_disk(strike.amount, self.case.place)
+            fill_disk()
         elif strike.action == "jump":
             jump(strike.amount)
         else:
-            if strike.action == "tear_append":
-                tear_append(csv, self._row, strike.amount)
+            if strike.action == "tear_append":  # under the lock, as a writer killed just then
+                line = encode(self._row)
+                with FileLock(f"{csv}.lock"):
+                    if not csv.exists():
+                        write_atomically(csv, record(NAMES))
+                    with csv.open("ab") as file:
+                        file.write(line[: 1 + strike.amount % (len(line) - 1)])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -169,16 +168,6 @@ def stub_report(results, reports, **_others):
     except OSError as error:
         raise DiskFullError(f"{reports}: no space left for the report") from error
     return index
-
-
-def tear_append(runs_csv, row, amount):
-    """Write a part of a row's record, under the lock, as a writer does that is killed just then."""
-    line = encode(row)
-    with FileLock(f"{runs_csv}.lock"):
-        if not runs_csv.exists():
-            write_atomically(runs_csv, record(NAMES))
-        with runs_csv.open("ab") as file:
-            file.write(line[: 1 + amount % (len(line) - 1)])
 
 
 def jump(seconds):

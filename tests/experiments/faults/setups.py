@@ -36,13 +36,7 @@ class Setup:
     argv: tuple
 
     def target(self, device_name, device=Device()):  # noqa: B008
-        """The conditions, with a device of this name."""
         return Target(self.conditions, "bf16", device_name, device)
-
-    @property
-    def inputs(self):
-        models = {self.model.name: self.model}
-        return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
 
     @property
     def cells(self):
@@ -55,10 +49,14 @@ class Setup:
 
     def session(self, runs, slots, argv=(), **options):
         """A session that runs cells on slots of this machine, by `argv` or the usual command."""
-        executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
-        usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
-        places = {"inputs": self.inputs, "executor": executor, "reports": runs.parent / "reports"}
-        return Session(**{**places, **usual, **options})
+        models = {self.model.name: self.model}
+        usual = {
+            "inputs": Inputs(grid=self.grid, models=models, data=self.data, data_folder=None),
+            "executor": LocalExecutor(runs, slots, tuple(argv) or self.argv), "keep": False,
+            "reports": runs.parent / "reports", "store": Store(runs), "timeout_s": None,
+            "arguments": (),
+        }  # fmt: skip
+        return Session(**usual | options)
 
 
 def slots_of(conditions, number, *, gpus=False):

@@ -43,7 +43,6 @@ SEEDS = 6
 SETTINGS = 18
 IN_RACE = 34  # settings of the real race
 SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
-GRID = Path(__file__).with_suffix(".toml")
 _UNUSED = "unused.npy"
 """In a cell's folder: whether it is right on each example that is not among the 2,000."""
 
@@ -74,11 +73,14 @@ def every_round(*seeds, unless=()):
 def train(task, folder):
     """Train what has no right answers yet, by seed, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
+    if task == RACED and not (folder / f"{task}.csv").exists():
+        copy_rows(ROWS, folder / f"{task}.csv")
     for seed in range(SEEDS):
-        runs = _runs(task, folder) if seed < ROUNDS else folder / f"{task}-sixth.csv"
+        runs = folder / (f"{task}.csv" if seed < ROUNDS else f"{task}-sixth.csv")
         done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
         if len(done) < SETTINGS:
-            _grid(_every(seed, *done), task, folder, runs, "--grid", str(GRID), "--save-weights")
+            grid = ("--grid", str(Path(__file__).with_suffix(".toml")), "--save-weights")
+            _grid(_every(seed, *done), task, folder, runs, *grid)
             score_unused(runs)
             store(task, folder)
             if task == RACED and seed < ROUNDS:
@@ -87,21 +89,10 @@ def train(task, folder):
 
 def race(folder):
     """Race the grid `full` under AMP, and train the rounds that it spared."""
-    write_examples(RACED, Path(), folder, dev=None)
-    runs = _runs(RACED, folder)
-    grid = ("--grid", "full", "--select", "amp=on")
-    _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
-    keep_rows(runs, ROWS)
-    for seed in range(ROUNDS):
-        _grid(_every(seed), RACED, folder, runs, *grid)
+    runs = folder / f"{RACED}.csv"
+    for start in (["-m", "bench.grid"], *map(_every, range(ROUNDS))):
+        _grid(start, RACED, folder, runs, "--grid", "full", "--select", "amp=on")
         keep_rows(runs, ROWS)
-
-
-def _runs(task, folder):
-    runs = folder / f"{task}.csv"
-    if task == RACED and not runs.exists():
-        copy_rows(ROWS, runs)
-    return runs
 
 
 def _every(seed, *unless):
@@ -263,13 +254,6 @@ def race_figures():
     }  # fmt: skip
 
 
-def write_page(races):
-    """Write the figures of what is committed, and the page."""
-    replays = {task: figures(own, races) for task, own in right_answers().items()}
-    write_json(REPLAY, {"replay": replays, "real": race_figures()})
-    rewrite(PAGE, page, read_figures())
-
-
 @click.command(help=__doc__)
 @click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
 @click.option("--races", default=1000, show_default=True, help="Replayed races of a task.")
@@ -280,7 +264,9 @@ def main(folder, races, only_figures):
         for task in TASKS:
             train(task, folder)
         race(folder)
-    write_page(races)
+    replays = {task: figures(own, races) for task, own in right_answers().items()}
+    write_json(REPLAY, {"replay": replays, "real": race_figures()})
+    rewrite(PAGE, page, read_figures())
 
 
 if __name__ == "__main__":
