@@ -18,8 +18,8 @@ from bench.results.outcomes import Outcome, digest_of, outcome_key, outcomes_fil
 from bench.results.rowfile import encode, record
 from bench.stats.racing import ROUNDS
 from tests.bench.synthetic_rows import cell, result_row
-from tests.experiments.claims import CLAIMS, FIGURES, PAGES, ROOT, WORLDS, measure, page
-from tests.experiments.pages import read_json
+from tests.experiments.claims import CLAIMS, FIGURES, PAGES, WORLDS, measure, page
+from tests.experiments.pages import ROOT, read_json
 
 FIGURES = read_json(FIGURES)
 

@@ -26,7 +26,7 @@ from minbert.model.families import FAMILIES
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.trainer import Trainer, autocast
 from tests.encoders import job, save
-from tests.experiments.pages import write_json
+from tests.experiments.pages import DOCS, write_json
 from tests.experiments.processes import in_processes
 
 REPEATS = 8
@@ -34,7 +34,7 @@ KINDS = (
     "bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
 )  # fmt: skip
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
-RESULTS = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
+RESULTS = DOCS / "encoder-steps.json"
 SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
 _SIZES = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,

@@ -36,13 +36,11 @@ from minbert.training.trainer import Trainer
 from tests.encoders import HIDDEN, KINDS, Checkpoints, job
 from tests.experiments import encoder_steps
 from tests.experiments.encoder_steps import machine, ours
-from tests.experiments.pages import made, markdown_table, read_json, write_json
+from tests.experiments.pages import DOCS, ROOT, made, markdown_table, read_json, write_json
 from tests.experiments.processes import in_processes
 
-ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
+RESULTS, PAGE = DOCS / "encoders.json", DOCS / "encoders.md"
 LAYERS = ROOT / "tests/bench/engines/golden/layer-sets.txt"
-CHECKPOINT = ROOT / "docs/mpnet.csv"
 EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
 ENOUGH = 0.95  # the accuracy that shows that a method trains an architecture; chance is 0.2
 _ROUND = 60  # steps between two looks at the accuracy
@@ -257,10 +255,10 @@ def page(results):
     measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
     kinds = dict.fromkeys(row["kind"] for row in steps["rows"])
     parity = pd.DataFrame(results["parity"]).groupby("architecture", sort=False)["difference"].max()
-    checkpoint = pd.read_csv(CHECKPOINT, dtype=str, keep_default_na=False)
+    checkpoint = pd.read_csv(DOCS / "mpnet.csv", dtype=str, keep_default_na=False)
     checkpoint = checkpoint.query("status == 'ok'").to_dict("records")
     return made(
-        Path(__file__).parent / "pages" / "encoders.md.jinja", **results, steps=steps, name=_name,
+        "encoders.md.jinja", **results, steps=steps, name=_name,
         moved=trained["difference"].max(), scores=scores, own=FAMILIES, width=HIDDEN,
         refused=[row for row in theirs.to_dict("records") if isinstance(row.get("refused"), str)],
         layers=_layers(),

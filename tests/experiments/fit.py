@@ -12,9 +12,9 @@ from click import command, option
 
 from bench.common.messages import echo
 from tests.encoders import save
-from tests.experiments.pages import read_json
+from tests.experiments.pages import ROOT, read_json
 
-RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
+RESULTS = ROOT / "bench/fit/verified.json"
 _SIZES = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
     "intermediate_size": 512, "max_position_embeddings": 514,

@@ -27,7 +27,7 @@ def page(counts, on_cluster):
         outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
         names.setdefault(outcome, []).append(name)
     return made(
-        Path(__file__).parent / "pages" / "reliability.md.jinja", faults=counts, injected=injected,
+        "reliability.md.jinja", faults=counts, injected=injected,
         slurm=on_cluster, slurm_kinds=slurm.KINDS, kinds=KINDS, gpu_faults=names,
     )  # fmt: skip
 

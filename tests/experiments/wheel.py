@@ -16,7 +16,8 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).parents[2]
+from tests.experiments.pages import DOCS, ROOT
+
 GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=full,head,lora amp=off",
         "--max-train", "192", "--max-dev", "64", "--max-steps", "2"]  # fmt: skip
 COUNT = 3
@@ -92,8 +93,7 @@ def main(uvx, pipx):
         print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report "
               "and the recommendation's base are those of one run; times differ")  # fmt: skip
         print(bench(folder, "validate", "all", "--reports", "side").splitlines()[-1])
-        notebook = ROOT / "docs" / "notebook.ipynb"
-        tables = run(folder, python, "-c", NOTEBOOK, notebook, notebook.parent)
+        tables = run(folder, python, "-c", NOTEBOOK, DOCS / "notebook.ipynb", DOCS)
         print(f"docs/notebook.ipynb ran, with {tables.strip()} outputs in HTML")
         for wanted, words in ((uvx, ("uvx", "--from")), (pipx, ("pipx", "run", "--spec"))):
             if wanted:

@@ -20,11 +20,11 @@ from bench.common.csvfile import write_csv
 from bench.common.files import write_atomically
 from bench.stats.intervals import spread
 from minbert.data.tasks import load_data
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 from tests.experiments.rates import divided, write_rows
 
 HERE = Path(__file__).parent
-ROWS = HERE.parents[2] / "docs" / "alternatives.csv"
+ROWS = DOCS / "alternatives.csv"
 PAGE = ROWS.with_suffix(".md")
 WAYS = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
 OURS = ("quick", "race")
@@ -149,4 +149,4 @@ def _gap(name, task, labels, right):
 
 
 def page(text, path=ROWS):
-    return with_tables(text, HERE, **figures(path))
+    return with_tables(text, __file__, **figures(path))

@@ -17,6 +17,7 @@ import psutil
 
 from bench.machine.conditions import MEASUREMENT_VERSION
 from tests.experiments.alternatives import COLUMNS, HERE, WAYS, read_csv
+from tests.experiments.pages import ROOT
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
@@ -41,7 +42,7 @@ def run_way(name, seed, answers, folder, minutes):
     words = [python, "-P", program, *files, seed, seconds, *way.get("arguments", ())]
     row |= run_limited([*map(str, words)], work, seconds, imports=not needs)
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
-    for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
+    for path in (work, folder, Path(sys.prefix), ROOT):
         last = last.replace(str(path), "…")
     ask = (
         f"from importlib.metadata import version\nfor n in {way['libraries']}: print(n, version(n))"

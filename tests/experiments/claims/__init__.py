@@ -3,7 +3,6 @@ data of known truth: `python -m tests.experiments.claims --help`"""
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +13,11 @@ from bench.plan.metrics import metric_of
 from bench.report.claims import levels, measured, reason
 from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.comparing import mean_of_settings, sample_means
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-ROOT = Path(__file__).parents[3]
-CLAIMS = ROOT / "docs" / "claims.toml"
-FIGURES = ROOT / "docs" / "claims.json"
-PAGES = (ROOT / "docs" / "paper.md", ROOT / "docs" / "claims.md")
+CLAIMS = DOCS / "claims.toml"
+FIGURES = DOCS / "claims.json"
+PAGES = (DOCS / "paper.md", DOCS / "claims.md")
 
 FOLDS = 5
 ACCURACY = metric_of("accuracy")
@@ -143,6 +141,4 @@ def measure(world, runs):
 def page(text, figures, judged):
     """The text of a page with the table of verdicts, and that of the simulation."""
     rows = [(one, measured(one), reason(one)) for one in judged]
-    return with_tables(
-        text, Path(__file__).parent, figures=figures, rows=rows, levels=levels(judged)
-    )
+    return with_tables(text, __file__, figures=figures, rows=rows, levels=levels(judged))

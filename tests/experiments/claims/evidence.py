@@ -18,7 +18,7 @@ from bench.results.rowfile import encode, read_rows, record
 from bench.stats.racing import ROUNDS
 from bench.studies.updates import truncate
 from bench.studies.updates.cells import find
-from tests.experiments.claims import ROOT
+from tests.experiments.pages import DOCS, ROOT
 from tests.experiments.rates import copy_rows, write_examples
 
 RANKS = (1, 2, 4, 8, 16, 32)
@@ -103,7 +103,7 @@ def _others(task, folder):
 def _runs(folder, name):
     runs = folder / f"{name}.csv"
     if not runs.exists():
-        copy_rows(ROOT / "docs" / runs.name, runs)
+        copy_rows(DOCS / runs.name, runs)
     return runs
 
 
@@ -119,6 +119,6 @@ def _keep(runs, more=()):
     keep_outcomes(runs, rows)
     known = outcomes.read_outcomes(outcomes.outcomes_file(runs))
     known |= {outcomes.outcome_key(row, ""): outcome for row, outcome in more}
-    kept = ROOT / "docs" / runs.name
+    kept = DOCS / runs.name
     kept.write_bytes(record(NAMES) + b"".join(map(encode, [*rows, *(row for row, _ in more)])))
     outcomes.write_outcomes(outcomes.outcomes_file(kept), known)

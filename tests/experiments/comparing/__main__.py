@@ -26,8 +26,8 @@ from rich.progress import track
 from bench.results.rowfile import read_rows
 from tests.experiments.comparing import figures, simulations
 from tests.experiments.comparing.alarms import SCENARIOS, Repeats, measure
-from tests.experiments.comparing.sides import ROOT, find_slow, find_work, run_grid
-from tests.experiments.pages import read_json, rewrite, write_json
+from tests.experiments.comparing.sides import find_slow, find_work, run_grid
+from tests.experiments.pages import ROOT, read_json, rewrite, write_json
 
 _NUMBERS = {"collect": 12, "aa": 200, "power": 200, "history": 300, "times": 1000, "slow": 20}
 """How many repeats, draws or trials a part takes."""

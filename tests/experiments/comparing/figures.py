@@ -1,19 +1,17 @@
 """The committed figures, and the tables of docs/comparing.md and docs/measuring.md with them."""
 
 from math import log, sqrt
-from pathlib import Path
 from statistics import median
 
 from bench.compare.alternating import look_rounds
 from bench.stats.comparing import nominal_level
 from bench.stats.intervals import quantile, wilson
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-_DOCS = Path(__file__).parents[3] / "docs"
-PAGES = (_DOCS / "comparing.md", _DOCS / "measuring.md")
-FIGURES = _DOCS / "comparing.json"
-REPEATS = _DOCS / "repeats.csv"
-GRID = _DOCS / "repeats.toml"
+PAGES = (DOCS / "comparing.md", DOCS / "measuring.md")
+FIGURES = DOCS / "comparing.json"
+REPEATS = DOCS / "repeats.csv"
+GRID = DOCS / "repeats.toml"
 PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
 
 
@@ -28,6 +26,6 @@ def page(text, figures):
             stds.append(float(half * sqrt(rounds / 2) / quantile(level, rounds - 1)))
     decided = [one["decided"] / one["draws"] for one in figures.get("needed", ())]
     return with_tables(
-        text, Path(__file__).parent, **figures, stds=stds, decided=decided, wilson=wilson,
+        text, __file__, **figures, stds=stds, decided=decided, wilson=wilson,
         median=lambda values: median(list(values)),
     )  # fmt: skip

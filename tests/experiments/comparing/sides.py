@@ -12,9 +12,8 @@ from bench.machine.version import code_version
 from bench.plan.rows import current_rows
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows
-from tests.experiments.pages import read_json, write_json
+from tests.experiments.pages import ROOT, read_json, write_json
 
-ROOT = Path(__file__).parents[3]
 _HERE = Path(__file__).parent
 _TRIALS = ("mode=full", "mode=lora", "mode=dora", "mode=head")
 """Selections of one cell of slow.toml each, taken in turn."""

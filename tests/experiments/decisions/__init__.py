@@ -5,7 +5,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +13,10 @@ from bench.report.power import shown_size
 from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
 from tests.experiments.decisions.worlds import MARGIN, TRAININGS, Resampled, beyond, worlds
-from tests.experiments.pages import read_json, with_tables
+from tests.experiments.pages import DOCS, read_json, with_tables
 
-_DOCS = Path(__file__).parents[3] / "docs"
-FIGURES = _DOCS / "decisions.json"
-PAGE = _DOCS / "deciding.md"
+FIGURES = DOCS / "decisions.json"
+PAGE = DOCS / "deciding.md"
 
 
 def decide(world, rng):
@@ -107,7 +105,7 @@ def page(text, figures):
     for one in figures["beyond"]:
         rates.setdefault(one["name"], {})[one["trainings"]] = one["wrong"]
     return with_tables(
-        text, Path(__file__).parent, scenarios=figures["scenarios"], beyond=rates,
+        text, __file__, scenarios=figures["scenarios"], beyond=rates,
         trainings=TRAININGS, excluded_rate=excluded_rate,
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[3]
+from tests.experiments.pages import ROOT
+
 _SITE = Path(__file__).parent / "site"
 _CPU_GROUPS = [
     Path(parent, "minbert-doctor") for parent in ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup")

@@ -4,7 +4,6 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +20,7 @@ from bench.results.store import Store
 from minbert.data.tasks import Examples, TaskData, find_task, load_task
 from minbert.model.config import GEOMETRIES
 from tests.experiments.faults.kinds import CELLS
-
-ROOT = Path(__file__).parents[3]
+from tests.experiments.pages import ROOT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,13 @@ import numpy as np
 from scipy.special import ndtri
 
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.pages import read_json, with_tables
+from tests.experiments.pages import DOCS, read_json, with_tables
 
 MARGIN = 0.02
 BEST = 0.62
-_DOCS = Path(__file__).parents[3] / "docs"
-FIGURES = _DOCS / "races.json"
-REPLAY = _DOCS / "replay.json"
-PAGE = _DOCS / "racing.md"
+FIGURES = DOCS / "races.json"
+REPLAY = DOCS / "replay.json"
+PAGE = DOCS / "racing.md"
 _OWN = np.float32(0.27)
 """The std of the part of a setting on an example, in one training; that of its difficulty is 1. Two
 settings then differ on as many examples as those of the replay do."""
@@ -144,7 +143,7 @@ def parts(scenarios):
 
 
 def page(text, figures):
-    return with_tables(text, Path(__file__).parent, **figures)
+    return with_tables(text, __file__, **figures)
 
 
 def read_figures():

@@ -30,13 +30,12 @@ from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.pages import rewrite, write_json
+from tests.experiments.pages import DOCS, rewrite, write_json
 from tests.experiments.races import MARGIN, PAGE, REPLAY, page, raced, read_figures
 from tests.experiments.rates import copy_rows, keep_rows, write_examples
 
-_DOCS = Path(__file__).parents[3] / "docs"
-RIGHT = _DOCS / "replay.safetensors"
-ROWS = _DOCS / "race.csv"
+RIGHT = DOCS / "replay.safetensors"
+ROWS = DOCS / "race.csv"
 TASKS = ("movies", "nyt")
 RACED = "movies"
 SEEDS = 6

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from bench.results.rowfile import read_rows
 from bench.results.scores import numbers
 from bench.stats.intervals import mean_t
 from minbert.data.tasks import load_data
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-_DOCS = Path(__file__).parents[3] / "docs"
-ROWS = _DOCS / "rates.csv"
-PAGE = _DOCS / "rates.md"
+ROWS = DOCS / "rates.csv"
+PAGE = DOCS / "rates.md"
 TASKS = ("movies", "nyt", "sts", "amazon", "tweets")
 FEW_TASKS = TASKS[:2]
 TRAIN = 2000
@@ -271,7 +269,7 @@ def page(text, every):
     defaults = {name: default_of(name) for name in names}
     main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
-        text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
+        text, __file__, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
         others=[name for name in names if name not in main], default_of=default_of,
         regrets=regrets(every, defaults), shared=at_shared_rates(every),
         all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),

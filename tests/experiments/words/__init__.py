@@ -1,12 +1,9 @@
 """The tables of docs/tokens.md, from the committed rows on words."""
 
-from pathlib import Path
-
 import bench
 from bench.results.facts import read_facts
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "tokens.md"
 SETS = ("wnut17", "anem")
 SETTINGS = {
@@ -31,7 +28,7 @@ def page(text):
                if one.name == kind]
         for name, kind in BASELINES.items()
     }  # fmt: skip
-    return with_tables(text, Path(__file__).parent, lines=lines, baselines=baselines)
+    return with_tables(text, __file__, lines=lines, baselines=baselines)
 
 
 def scores(name, mode, rank, source):
