@@ -29,7 +29,6 @@ sys.exit(code)
 
 
 def trainer_of(config, mode, layers, amp):
-    """A trainer of a new model with its adapters, on the CPU."""
     model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     initialise(model, 0)
     rank = None if layers is None else RANK

@@ -37,7 +37,6 @@ MOST_OVERHEAD_S = 2.0
 
 
 def costs(jobs, *_):
-    """Counts as of `bench.forecast.client.find_costs`, at once."""
     sizes = {variant: 10.0 + (variant.rank or 0) for variant in jobs}
     loads = {variant: Load(size, size, size) for variant, size in sizes.items()}
     return {v: Totals(*[size] * 4, *[loads[v]] * 3, size, size) for v, size in sizes.items()}

@@ -117,7 +117,6 @@ def test_a_whole_cell_against_a_script(benchmark, tmp_path, minilm):
 
 
 def script(model, folder):
-    """Run the script, as its user does; its seconds."""
     command = [sys.executable, "-m", "tests.benchmarks.loop_script", str(model)]
     root = Path(__file__).parents[2]
     environment = worker_environment(os.environ, usable_threads(), tuned=False)
@@ -162,7 +161,6 @@ def over(result, setting):
 
 
 def broken(result):
-    """The gates that do not hold."""
     problems = [
         f"{setting}: {name} {result[setting][name]:.2f}, at most {limit}"
         for setting, limits in LIMITS.items()

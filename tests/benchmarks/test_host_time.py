@@ -91,7 +91,6 @@ ROWS = {label(*of, amp): (*of, amp) for of in SETTINGS for amp in AMP}
 
 
 def host_times(pairs):
-    """Measure all settings, by label."""
     with as_on_gpu():
         return {name: host_time(*row, pairs) for name, row in ROWS.items()}
 

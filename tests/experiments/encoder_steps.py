@@ -50,7 +50,6 @@ _VOCABULARY = 30_522
 
 
 def batches(pad):
-    """Batches of 64 texts of similar length, of 6 to 60 tokens."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(6, 61, (_BATCHES * _TEXTS,), generator=generator).sort().values
     made = []

@@ -51,7 +51,6 @@ ASKED = 320  # examples of which the accuracy is
 
 
 def planted(job, count, seed):
-    """Examples of the task, tokenised for a job."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(PLANTED))
     texts = []
@@ -160,7 +159,6 @@ def learn(a_job, most):
 
 
 def save(model, logits, a_job, folder):
-    """Save what trained, with the job and the logits."""
     folder.mkdir(parents=True)
     trained = [p for p in model.parameters() if p.requires_grad]
     save_weights(model, trained, folder)
@@ -169,7 +167,6 @@ def save(model, logits, a_job, folder):
 
 
 def folder_of(root, row):
-    """Where what was trained for a row is saved."""
     return root / "saved" / row["engine"] / row["architecture"] / row["setting"]
 
 
@@ -245,7 +242,6 @@ def measure():
 
 
 def page(results):
-    """The text of docs/encoders.md."""
     trained, steps = pd.DataFrame(results["trained"]), read_json(encoder_steps.RESULTS)
     theirs = trained[trained["engine"] == TRANSFORMERS]
     lowest = trained.groupby("setting", sort=False)["accuracy"].min().sort_values(kind="stable")

@@ -34,7 +34,6 @@ def made(name, **facts):
 
 
 def rewrite(path, page, *facts):
-    """Write a page as a function makes it of its text and some facts."""
     path.write_text(page(path.read_text("utf-8"), *facts), "utf-8")
 
 

@@ -16,7 +16,6 @@ from tests.experiments.pages import made, read_json
 
 
 def page(counts, on_cluster):
-    """The page from the summaries of both runs of the suite."""
     injected = {}
     for each in counts["counts"]:
         injected.setdefault(each["kind"], Counter())[each["worker"]] += each["injected"]

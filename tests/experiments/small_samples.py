@@ -22,7 +22,6 @@ def classes(rng, size, rare):
 
 
 def correlated(rng, size, freedom):
-    """Numbers of a correlation of 0.7, and predictions."""
     labels, noise = rng.normal(size=(2, size))
     scale = 1.0 if np.isinf(freedom) else np.sqrt(rng.chisquare(freedom, size) / freedom)
     return Outcome((0.7 * labels + np.sqrt(1 - 0.7**2) * noise) / scale, labels / scale, "")

@@ -273,7 +273,6 @@ class Cluster:
 
 @contextmanager
 def temporary_cluster(**options):
-    """A cluster in a temporary folder that goes with it."""
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
         cluster = Cluster(Path(folder), **options)
         try:

@@ -87,7 +87,6 @@ class Place:
         return str(self.submissions()[-1].job)
 
     def array_task(self, seed):
-        """The id, such as 7_2, of the array task that has a cell in the latest array."""
         groups = self.submissions()[-1].groups
         index = next(i for i, group in enumerate(groups) if group[0].job.cell.seed == seed)
         return f"{self.job()}_{index}"

@@ -66,7 +66,6 @@ class Simulation(ExitStack):
         return self
 
     def _answer(self, name, *arguments, stdin="", **_):
-        """As `bench.executors.slurm.commands._run`."""
         self.calls[name] += 1
         begun = time.perf_counter()
         options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
@@ -158,7 +157,6 @@ def _run_cell(run, target, folder, **_):
 
 
 def measured(run):
-    """The columns that a worker measures; of a cell always the same."""
     cell = run.job.cell
     noise = random.Random(cell.cell_id).uniform  # noqa: S311
     ms, mib = noise(20, 40), noise(500, 1000)

@@ -25,7 +25,6 @@ WORKER = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
 @click.option("--slurm", default="")
 @click.option("--rerun")
 def main(folder, cells, slurm, rerun):
-    """Run the cells that lack a result."""
     sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
     made, runs = setup("fake"), folder / "runs.csv"
     settings = made.grid.settings.model_copy(update={"seeds": cells})

@@ -63,7 +63,6 @@ def write_files(parts, labels, seed, folder):
 
 
 def read_csv(path):
-    """The rows of a CSV; none without a file."""
     if not path.is_file():
         return []
     return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
@@ -87,7 +86,6 @@ def _read_bits(path):
 
 
 def right_answers(path):
-    """Whether each prediction of the runs that ended ok is right."""
     bits, done = _read_bits(path), [row for row in read_csv(path) if row["status"] == "ok"]
     keys = {key_of(row): int(row["examples"]) for row in done}
     return {key: np.unpackbits(bits["/".join(key)], count=n) > 0 for key, n in keys.items()}
@@ -102,7 +100,6 @@ def hours_left(missing, rows, minutes):
 
 
 def figures(path):
-    """What the page has: a table for each task and number of labels."""
     rows, right, tables = read_csv(path), right_answers(path), []
     for task, labels in product(TASKS, LABELS):
         own = [row for row in rows if (row["task"], row["labels"]) == (task, labels)]
@@ -122,7 +119,6 @@ def figures(path):
 
 
 def _figures(way, rows, right):
-    """The score of a way with its interval over seeds and examples, and means of other columns."""
     done = [row for row in rows if row["status"] == "ok"]
     other = [row for row in rows if row["status"] != "ok"]
     score = np.array([right[key_of(row)] for row in done], float)

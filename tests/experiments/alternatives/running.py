@@ -88,7 +88,6 @@ def encoder(folder):
 
 
 def environment(needs, folder):
-    """The Python of an environment, which is made if it is not there, and why that failed."""
     text = HERE / "requirements" / f"{needs}.txt"
     place = folder / "environments" / needs
     python, finished = str(place / "bin" / "python"), place / text.name

@@ -32,8 +32,6 @@ _SCATTER = 0.07  # std of a process's time or memory
 
 @dataclass(frozen=True)
 class World:
-    """Claims of a known truth."""
-
     name: str
     difference: float | None = None  # of scores, in points; None: it is the margin
     ratio: float = 1.0  # of costs to their margin
@@ -139,6 +137,5 @@ def measure(world, runs):
 
 
 def page(text, figures, judged):
-    """The text of a page with the table of verdicts, and that of the simulation."""
     rows = [(one, measured(one), reason(one)) for one in judged]
     return with_tables(text, __file__, figures=figures, rows=rows, levels=levels(judged))

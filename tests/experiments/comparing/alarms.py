@@ -20,8 +20,6 @@ RUN_S = 10.0  # seconds between the starts of two simulated runs
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows of both sides, with the values of their dev examples."""
-
     base: list
     new: list
     values_of: tuple = (no_values, no_values)
@@ -75,7 +73,6 @@ class Simulated:
 
     @property
     def named(self):
-        """The columns in which matching settings differ."""
         return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
     def draw(self, rng):
@@ -154,7 +151,6 @@ def in_rounds(draw, most, named=()):
 
 
 def until(draw, ended):
-    """The rows up to the last round of each cell."""
     base, new = (
         [row for row in side if row.repeat <= ended[row.cell_id]] for side in (draw.base, draw.new)
     )

@@ -16,7 +16,6 @@ PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow"
 
 
 def page(text, figures):
-    """The text of a page with the tables of some figures between their marks."""
     stds = []  # of a process's log time, from the interval of a trial: one of three comparisons
     for one in figures["slow"]:
         if "low" in one:

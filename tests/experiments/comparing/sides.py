@@ -39,7 +39,6 @@ def make_side(folder, patch=""):
 
 
 def run(side, *command):
-    """What a module of a checkout prints. RuntimeError for another exit code than 0 or 1."""
     paths = [str(side.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     argv = [sys.executable, "-m", *map(str, command)]

@@ -20,7 +20,6 @@ PAGE = DOCS / "deciding.md"
 
 
 def decide(world, rng):
-    """What the rule does with one data set of a world."""
     truth, samples, loss = world.draw(rng)
     compared = compare_all(samples)
     known = Candidates(world.group, world.group.settings, tuple(samples), compared, MARGIN)

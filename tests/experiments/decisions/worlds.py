@@ -113,7 +113,6 @@ class Simulated:
         return truth, [_sample(values, self.kept) for values in each], MARGIN
 
     def _alike(self, rng, count, *shape):
-        """Normal parts of each setting, nearly the same for both of a pair."""
         own = _normal(rng, count, *shape)
         if not self.paired:
             return own

@@ -24,8 +24,6 @@ _PR_SET_THP_DISABLE = 41
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in words, and the name of the check that has to fail."""
-
     text: str
     check: str
     patch: str = ""  # in `tests.experiments.doctor.patches`, if the fault is in the code
@@ -35,7 +33,6 @@ class Fault:
 
 @contextmanager
 def _busy_core():
-    """Another program keeps the first core busy."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     psutil.Process(program.pid).cpu_affinity([min(os.sched_getaffinity(0))])
     try:

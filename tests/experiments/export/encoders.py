@@ -22,7 +22,6 @@ CASES = {
 
 
 def largest_difference(base, name, mode, **options):
-    """The largest difference of a logit between a cell and its export, in this process."""
     own = trained_by_library(base, mode, **options)
     with TemporaryDirectory() as place:
         folder = exported(own, name, Path(place, "out"))

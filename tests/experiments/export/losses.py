@@ -141,7 +141,6 @@ def train(folders):
 
 
 def difference(ours, theirs):
-    """The largest relative difference of the losses of equally many steps."""
     expected, actual = np.array(ours), np.array(theirs)
     assert expected.shape == actual.shape == (STEPS,)
     return float(np.max(np.abs(actual - expected) / np.abs(expected)))

@@ -25,8 +25,6 @@ KINDS = ("classification", "multi_label", "regression")
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of cell, of one of both engines."""
-
     mode: str
     layers: str | None
     pooling: str
@@ -60,7 +58,6 @@ def library_cases():
 
 
 def cases():
-    """All kinds of engine minbert."""
     for (pooling, head), (mode, layers) in product(product(POOLINGS, HEADS), METHOD_CASES):
         yield Case(mode, layers, pooling, head)
 

@@ -35,11 +35,9 @@ _MOST_RUNS = 6
 
 @dataclass
 class Verdict(checks.Findings):
-    """What became of a fault. `means` says how a limit was made, where one was."""
-
     fault: Fault
     struck: bool = False
-    means: str = ""
+    means: str = ""  # how a limit was made
     seconds: float = 0.0
 
     @property
@@ -122,7 +120,6 @@ class Case:
 
     @contextmanager
     def _first_parent(self):
-        """The first run, with the limits that the fault needs."""
         fault, worker, group = self.fault, self.fault.worker, None
         with ExitStack() as stack:
             if fault.kind == "host memory":
@@ -162,7 +159,6 @@ class Case:
                 self._note_strike()
 
     def _wait(self, process):
-        """A parent's exit code; None if it had to be killed."""
         process.join(_LONGEST_RUN_S[self.fault.worker])
         code = process.exitcode
         if code is None:

@@ -32,7 +32,6 @@ class Findings:
 
 
 def counted(verdicts):
-    """The number of findings of each kind."""
     return {name: sum(len(getattr(each, name)) for each in verdicts) for name in BAD}
 
 
@@ -79,7 +78,6 @@ def finished(place, data):
 
 
 def read_json(path):
-    """The object in a file; empty where there is none."""
     value = None
     with suppress(ValueError):
         value = json.loads(read(path))
@@ -120,7 +118,6 @@ def long_outputs(place):
 
 
 def left_running(folder):
-    """Processes of a case that do not end; they are killed."""
     deadline = time.monotonic() + 3
     while (running := _running(folder)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -131,7 +131,6 @@ class GpuFault:
     gpus: tuple = ALL
 
     def outcome(self):
-        """What a command says of it before anything runs."""
         cells = [cell("full", None, None, self.amp)]
         try:
             device = self.resolve()
@@ -161,7 +160,6 @@ class GpuFault:
 
 
 def cuda(*gpus, **answer):
-    """Torch with some GPUs, or with failures."""
     return FakeCuda(gpus, Answer(capabilities=BUILT, **answer))
 
 

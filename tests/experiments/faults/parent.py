@@ -36,8 +36,6 @@ _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended"
 
 @dataclass(kw_only=True)
 class Parent:
-    """One run of a case's grid, number 0 for the run that is struck."""
-
     case: object
     number: int
     strike: Strike | None = None
@@ -47,7 +45,6 @@ class Parent:
     group: Path | None = None
 
     def start(self):
-        """Fork the process, which is returned."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
         process = get_context("fork").Process(target=self._be)
         process.start()

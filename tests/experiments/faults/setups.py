@@ -25,8 +25,6 @@ from tests.experiments.pages import ROOT
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Everything that a grid's runs share, and the worker's command."""
-
     grid: Grid
     conditions: Conditions
     model: Model

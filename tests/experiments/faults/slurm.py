@@ -45,8 +45,6 @@ _EXITS = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 
 @dataclass
 class Verdict(checks.Findings):
-    """What became of a round."""
-
     seed: int
     cells: int
     rows: int = 0
@@ -154,7 +152,6 @@ class Round:
         return self.cluster.run(*command, check=False).returncode == 0
 
     def _array_tasks(self, *states):
-        """Array tasks of the grid in some of Slurm's states, or in any."""
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%T|%j", check=False).stdout
         rows = (line.split("|", 2) for line in queue.splitlines() if "probe" not in line)
         return [name for name, state, _ in rows if "_" in name and state in (states or {state})]
@@ -217,7 +214,6 @@ class Round:
         return sum("ok" in some for some in self.place.statuses().values()) == self.cells
 
     def _compare(self):
-        """Note lost rows that runs.csv had when it was last looked at."""
         after = read(self.place.csv)
         self.verdict.lost += checks.lost_rows(self._before, after)
         self._before = after

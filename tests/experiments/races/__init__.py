@@ -85,7 +85,6 @@ def raced(rounds):
 
 
 def run(world, number):
-    """What becomes of one race, and of other ways to choose with as many trainings."""
     rng = np.random.default_rng(number)
     truth = world.truth(rng)
     rounds = world.rounds(truth, rng)
@@ -121,7 +120,6 @@ def worlds():
 
 
 def measure(world, runs):
-    """The figures of a scenario over as many races, the same ones each time."""
     races = [run(world, i) for i in range(runs)]
     values = {name: np.array([race[name] for race in races], dtype=float) for name in races[0]}
     regret = values["regret"][np.isfinite(values["regret"])]

@@ -172,7 +172,6 @@ def right_answers():
 
 
 def replay(right, number):
-    """One race of settings by right answers [K, S, N]."""
     rng = np.random.default_rng(number)
     lost = right.mean(axis=(1, 2)).max() - right.mean(axis=(1, 2))
     parts = rng.permutation(right.shape[2])[: SIZE * ROUNDS].reshape(ROUNDS, SIZE)

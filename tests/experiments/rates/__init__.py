@@ -156,7 +156,6 @@ class Curve:
 
 
 def curves(runs):
-    """The curves of a CSV, those of at least three rates."""
     outcomes, points, defaults = kept_predictions(runs), defaultdict(list), {}
     for row in read_rows(runs):
         if row.status == "ok" and (parts := outcomes([row])):
@@ -207,13 +206,11 @@ def rate_of(name, exponent):
 
 
 def default_of(name):
-    """The exponent of the default rates of a setting."""
     group = group_of(name)
     return 2 * float(np.log10(getattr(Rates(), group) / BASIS[group]))
 
 
 def regrets(every, exponents):
-    """The regret in points of given exponents, by setting and task."""
     losses = defaultdict(dict)
     for curve in every:
         if curve.name in exponents:

@@ -12,8 +12,6 @@ from importlib.abc import MetaPathFinder
 
 
 class Patching(MetaPathFinder):
-    """Finds one module as usual, and has it changed once it is executed."""
-
     def __init__(self, patch):
         self.patch = patch
 
