@@ -44,8 +44,8 @@ max_steps = 2
 {_CELLS}{{ engine = "minbert" }}
 {_CELLS}{{ engine = "transformers", own_kernels = false }}
 """
-"""The settings of the gates, in both engines on the same batches, timed on replayed batches. They
-are in bf16; fp32, which `--grid engines` measures, would double the time of this benchmark."""
+"""In both engines on the same batches, timed on replayed ones, in bf16 alone: fp32, which `--grid
+engines` measures, would double the time of this benchmark."""
 STEPS, SIZE = 12, 32  # of each script and the cell that it is compared with
 ROUNDS = 3  # the most, of a script and its cell as of the cells of the gates
 WHOLE = f"""
@@ -68,11 +68,9 @@ LIMITS = {
     "lora-r8-all-lin-only-bf16": {"time": 0.8, "memory": 0.69, "kept": 0.45, "start": 1.0},
     "dora-r8-all-lin-only-bf16": {"time": 0.65, "memory": 0.46, "kept": 0.27, "start": 1.0},
 }
-"""The most that ours over the peer's may be. `time`, of a step: where products are fast and memory
-is not, there is less to gain than where products are most of the work. `memory`, the peak of a
-whole cell above the imported libraries: the largest batch is not among its few steps, so fixed
-parts weigh more than in a whole epoch. `kept`, what the forward pass of the largest batch keeps: a
-count, which varies little. `start`, the time until a worker begins to train."""
+"""The most that ours over the peer's may be: the time of a step; the peak of a whole cell above the
+imported libraries, in which fixed parts weigh more than in a whole epoch; what the forward pass of
+the largest batch keeps, a count; and the time until a worker begins to train."""
 DORA_KEEPS = 1.05  # what DoRA keeps at most, in LoRA's
 
 

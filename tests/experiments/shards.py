@@ -39,9 +39,7 @@ class Case:
     def __init__(self, folder, noise, most=0, usual_s=None):
         self.folder, self.noise, self.most, self.usual_s = folder, noise, most, usual_s or {}
         self.kills, self.wrong = Counter(), []
-        made = setup("fake")
-        settings = made.grid.settings.model_copy(update={"seeds": 6})
-        self.made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
+        self.made = setup("fake", seeds=6)
         self.to = self.folder / "all" / "runs.csv"
         self.files = [self.folder / str(index) / "runs.csv" for index in range(COUNT)]
 

@@ -26,9 +26,7 @@ WORKER = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
 @click.option("--rerun")
 def main(folder, cells, slurm, rerun):
     sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
-    made, runs = setup("fake"), folder / "runs.csv"
-    settings = made.grid.settings.model_copy(update={"seeds": cells})
-    made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
+    made, runs = setup("fake", seeds=cells), folder / "runs.csv"
     store = Store(runs)
     executor = find_cluster(store, parse_request(slurm), "cpu", [], dry_run=False)
     executor._submitter = replace(executor._submitter, worker=WORKER)

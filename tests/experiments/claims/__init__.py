@@ -103,16 +103,14 @@ def drawn(world, claim, truth, rng):
 def measure(world, runs):
     """The rates of verdicts over a number of draws, the same ones each time."""
     claims = [claim for claim in load(CLAIMS) if claim.primary]
-    scores = [claim.column == SCORE for claim in claims]
-    truths = [
-        (claim.limit if world.difference is None else world.difference) if is_score else world.ratio
-        for claim, is_score in zip(claims, scores, strict=True)
-    ]
-    truths[0] = truths[0] if world.first is None else world.first
-    gaps = [
-        truth - claim.limit if is_score else 1 - truth
-        for claim, truth, is_score in zip(claims, truths, scores, strict=True)
-    ]
+    truths, gaps = [], []
+    for claim in claims:
+        truth = claim.limit if world.difference is None else world.difference
+        if not truths and world.first is not None:
+            truth = world.first
+        is_score = claim.column == SCORE
+        truths.append(truth if is_score else world.ratio)
+        gaps.append(truth - claim.limit if is_score else 1 - world.ratio)
     wrong, counts = 0, {verdict: np.zeros(len(claims)) for verdict in Verdict}
     for number in range(runs):
         rng = np.random.default_rng(number)
@@ -127,8 +125,8 @@ def measure(world, runs):
         )
     ids = [claim.id for claim in claims]
     rates = {
-        str(verdict): dict(zip(ids, (count / runs).round(4).tolist(), strict=True))
-        for verdict, count in counts.items() if verdict is not Verdict.UNDECIDED
+        str(verdict): dict(zip(ids, (counts[verdict] / runs).round(4).tolist(), strict=True))
+        for verdict in Verdict if verdict is not Verdict.UNDECIDED
     }  # fmt: skip
     return {
         "name": world.name, "runs": runs, "promised": world.promised,

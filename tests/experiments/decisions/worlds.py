@@ -25,32 +25,23 @@ _OWN, _IN_SEED = 0.1, 0.12
 difficulty are 1. Differences then vary about as in the committed run."""
 
 
-def at_margin(_rng, count):
-    """One best setting, the most expensive; all others are worse by exactly the margin."""
-    return np.array([*[BEST - MARGIN] * (count - 1), BEST])
-
-
-def one_at_margin(_rng, count):
-    """The cheapest setting is worse by exactly the margin; all others are equally good."""
-    return np.array([BEST - MARGIN, *[BEST] * (count - 1)])
-
-
-def spread(rng, count):
-    """Scores within two margins of the best, in an order that has nothing to do with costs."""
-    return rng.uniform(BEST - 2 * MARGIN, BEST, count)
-
-
-def twins(_rng, count):
-    """Pairs with equal scores, half of them at the margin and half between it and the best."""
-    low = np.where(np.arange(1, count + 1) // 2 % 2, MARGIN, MARGIN / 2)
-    return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
-
-
-def by_length(rng, count):
-    """Learning curves that cross, read at a random length of training: what learns fast is worse
-    in the end."""
-    speed, length = np.linspace(2.0, 0.5, count), rng.uniform(0.5, 4.0)
-    return BEST - 0.03 * np.linspace(1, 0, count) - 0.1 * np.exp(-speed * length)
+TRUTHS = {
+    # one best setting, the most expensive; all others are worse by exactly the margin
+    "at_margin": lambda _rng, n: np.array([*[BEST - MARGIN] * (n - 1), BEST]),
+    # the cheapest setting is worse by exactly the margin; all others are equally good
+    "one_at_margin": lambda _rng, n: np.array([BEST - MARGIN, *[BEST] * (n - 1)]),
+    # within two margins of the best, in an order that has nothing to do with costs
+    "spread": lambda rng, n: rng.uniform(BEST - 2 * MARGIN, BEST, n),
+    # pairs with equal scores, half of them at the margin and half between it and the best
+    "twins": lambda _rng, n: BEST - np.where(
+        np.arange(n) < n - 2, np.where(np.arange(1, n + 1) // 2 % 2, MARGIN, MARGIN / 2), 0.0
+    ),
+    # learning curves that cross, at a random length of training: what learns fast is worse later
+    "by_length": lambda rng, n: BEST - 0.03 * np.linspace(1, 0, n) - 0.1 * np.exp(
+        -np.linspace(2.0, 0.5, n) * rng.uniform(0.5, 4.0)
+    ),
+}  # fmt: skip
+"""The true scores of a number of settings, all but the head."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Simulated:
     """Settings that are right on an example where a sum of normal parts is positive."""
 
     name: str
-    truth: object  # makes the true scores of all settings but the head
+    truth: object  # of `TRUTHS`
     settings: int = 40  # with the head, which comes first
     examples: int = 1064
     seeds: tuple = (3,)  # of each but the head, which has the most; the last repeats
@@ -191,7 +182,7 @@ class Resampled:
 def _simulated(key):
     for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
         trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
-        table["truth"] = globals()[table["truth"]]
+        table["truth"] = TRUTHS[table["truth"]]
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
         for own in [seeds] if trainings is None else [[*seeds, number] for number in trainings]:
             yield Simulated(**fields, seeds=tuple(own))

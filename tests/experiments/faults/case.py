@@ -38,7 +38,6 @@ class Verdict(checks.Findings):
     fault: Fault
     struck: bool = False
     means: str = ""  # how a limit was made
-    seconds: float = 0.0
 
     @property
     def name(self):
@@ -49,7 +48,6 @@ class Verdict(checks.Findings):
 def run_case(fault, folder):
     """Strike once, go on until nothing is left to do, and check. What strikes nothing is tried
     again, at the beginning of its phase. The folder stays if something is wrong."""
-    begun = time.monotonic()
     for early in (False, True):
         case = Case(fault, folder / f"fault-{fault.number}{'-again' if early else ''}", early)
         verdict = case.verdict
@@ -61,7 +59,6 @@ def run_case(fault, folder):
             shutil.rmtree(case.folder)
         if verdict.struck or not verdict.good:
             break
-    verdict.seconds = time.monotonic() - begun
     return verdict
 
 
@@ -103,7 +100,8 @@ class Case:
         self._attempts = int(fault.phase != "anywhere" and self.noise.random() < 0.25)
 
     def run(self):
-        with self._first_parent() as parent:
+        with ExitStack() as stack:
+            parent = self._first_parent(stack)
             if parent.strike is not None and parent.strike.side == "worker":
                 (self.notes.folder / STRIKE).write_text(json.dumps(asdict(parent.strike)))
             # rows as of a grid that was stopped in each of its cells: their reruns are struck
@@ -118,25 +116,23 @@ class Case:
             self._go_on()
             self._check_end()
 
-    @contextmanager
-    def _first_parent(self):
+    def _first_parent(self, stack):
         fault, worker, group = self.fault, self.fault.worker, None
-        with ExitStack() as stack:
-            if fault.kind == "host memory":
-                group = stack.enter_context(limited(_MEMORY_MIB[worker]))
-                self.verdict.means = "control group" if group else "RLIMIT_AS"
-            if fault.phase == "anywhere":
-                pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
-                self._filler = stack.enter_context(small_disk(self.place, pages))
-                self.verdict.means = "small disk" if self._filler else "failing fsync"
-                if self._filler is None:
-                    fault = replace(fault, phase="launch")
-            strike = strike_of(fault, early=self.early, limited=group is not None)
-            yield Parent(
-                case=self, number=0, strike=strike, group=group and group.folder,
-                timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
-                has_report=worker == "real" and fault.phase == "render",
-            )  # fmt: skip
+        if fault.kind == "host memory":
+            group = stack.enter_context(limited(_MEMORY_MIB[worker]))
+            self.verdict.means = "control group" if group else "RLIMIT_AS"
+        if fault.phase == "anywhere":
+            pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
+            self._filler = stack.enter_context(small_disk(self.place, pages))
+            self.verdict.means = "small disk" if self._filler else "failing fsync"
+            if self._filler is None:
+                fault = replace(fault, phase="launch")
+        return Parent(
+            case=self, number=0, group=group and group.folder,
+            strike=strike_of(fault, early=self.early, limited=group is not None),
+            timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
+            has_report=worker == "real" and fault.phase == "render",
+        )  # fmt: skip
 
     def _first(self, parent):
         """The run, or the two runs at once, in which the fault strikes."""

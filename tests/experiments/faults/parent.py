@@ -30,7 +30,6 @@ from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.setups import ROOT
 from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk
 
-GRACE_S = 0.5
 _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")
 
 
@@ -81,12 +80,11 @@ class Parent:
         slots = [made.target(f"faults {case.place}")] * case.fault.slots
         self._follow()
         planned = plan(made.cells, read_rows(case.csv), made.conditions.columns(), rerun=self.rerun)
-        store = Store(case.csv)
+        options = {"timeout_s": self.timeout_s, "keep": True, "arguments": ("--grid", "faults")}
+        session = made.session(case.csv, slots, **options)
         self._enter("check")
-        store.check_writable()
+        session.store.check_writable()
         self._enter("run")
-        options = {"store": store, "keep": True, "arguments": ("--grid", "faults")}
-        session = made.session(case.csv, slots, timeout_s=self.timeout_s, **options)
         code = session.run([planned])
         self._enter("done")
         return code
@@ -114,7 +112,7 @@ class Parent:
         self._wrap(Store, "append", append, "run")
         self._wrap(Display, "progress", lambda _, message, *_others: message.get("phase"))
         self._wrap(local, "run_cell", launch)
-        self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=GRACE_S)
+        self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=0.5)
         self._wrap(module, "render", lambda *_: "render")
 
     def _wrap(self, owner, name, phase_of, after="", **more):

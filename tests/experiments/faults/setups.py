@@ -71,11 +71,12 @@ def slots_of(conditions, number, *, gpus=False):
 
 
 @cache
-def setup(worker):
+def setup(worker, seeds=None):
+    """By default of the seeds in `CELLS`."""
     if worker == "fake":
         one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
         config = GEOMETRIES["bert-tiny"]
-        settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
+        settings = Settings(model="stub", init="random", seeds=seeds or CELLS["fake"])
         return Setup(
             grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
             conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),

@@ -31,8 +31,6 @@ RUN = "FAULTS_RUN"  # environment: number of the run of the grid; in the first, 
 STRIKE = "strike.json"
 _STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 _GARBAGE = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
-_PHASE_S = 0.02
-_TICKS = 10
 
 
 class OutOfMemoryError(RuntimeError):
@@ -156,9 +154,8 @@ def begin(folder):
     )
     text = read(notes.folder / STRIKE)
     strike = Strike(**json.loads(text)) if text and run == 0 else None
-    if strike is not None and strike.cell != number:
-        strike = None
-    if strike is not None and strike.child:
+    strike = strike if strike and strike.cell == number else None
+    if strike and strike.child:
         subprocess.Popen([sys.executable, "-S", "-c", _STAYS, str(folder)])
 
     def act(of, phase):
@@ -176,10 +173,10 @@ def main(folder):
         for phase in ("load", "tokenise", "train", "evaluate", "save"):
             hook.enter(phase)
             progress.phase(phase)
-            for step in range(_TICKS):
-                time.sleep(_PHASE_S / _TICKS)
+            for step in range(10):
+                time.sleep(0.002)
                 hook.tick()
-                progress.step(step, _TICKS, 0.5)
+                progress.step(step, 10, 0.5)
             if phase in ("train", "evaluate"):
                 (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
     except (MemoryError, OutOfMemoryError) as error:

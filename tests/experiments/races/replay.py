@@ -42,8 +42,6 @@ SEEDS = 6
 SETTINGS = 18
 IN_RACE = 34  # settings of the real race
 SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
-_UNUSED = "unused.npy"
-"""In a cell's folder: whether it is right on each example that is not among the 2,000."""
 
 
 def every_round(*seeds, unless=()):
@@ -80,8 +78,7 @@ def train(task, folder):
         if len(done) < SETTINGS:
             grid = ("--grid", str(Path(__file__).with_suffix(".toml")), "--save-weights")
             _grid(_every(seed, *done), task, folder, runs, *grid)
-            score_unused(runs)
-            store(task, folder)
+            score_unused(task, runs)
             if task == RACED and seed < ROUNDS:
                 keep_rows(runs, ROWS)
 
@@ -110,8 +107,9 @@ def _grid(start, task, folder, runs, *options):
     subprocess.run([sys.executable, *start, *options, *rest], check=False)
 
 
-def score_unused(runs):
-    """Score the kept weights of a race's cells on the dev examples, and delete them."""
+def score_unused(task, runs):
+    """Score the kept weights of a race's cells on the dev examples; add which answers are right, a
+    bit each, to the committed ones, and delete the weights."""
     import torch
 
     from bench.examples.tokenizers import tokenizer_of
@@ -129,22 +127,11 @@ def score_unused(runs):
             texts = [tokenizer.encode(dev.text_a, dev.text_b, job.cell.max_length)]
             usual = {"batch_size": 64, "amp": job.cell.amp, "device": torch.device("cpu")}
             right = predict(load_trained(job, cell), texts, **usual).argmax(axis=1) == dev.labels
-            np.save(cell / _UNUSED, right)
+            key = f"{task}/{_name(row)}/{row.seed}/{len(right)}/{row.peak_anon_mib:.0f}"
+            bits = load_file(RIGHT) if RIGHT.is_file() else {}
+            save_file(bits | {key: np.packbits(right)}, RIGHT)
             (cell / WEIGHTS).unlink()
             click.echo(f"{row.name}: {right.mean():.4f}")
-
-
-def store(task, folder):
-    """Add right answers on the unused examples, a bit each, to the committed ones."""
-    bits = load_file(RIGHT) if RIGHT.is_file() else {}
-    for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
-        for row in read_rows(runs) if runs.is_file() else ():
-            path = folder_of(runs, row) / _UNUSED
-            if row.status == "ok" and row.race == ON and path.is_file():
-                right = np.load(path)
-                key = f"{task}/{_name(row)}/{row.seed}/{len(right)}/{row.peak_anon_mib:.0f}"
-                bits[key] = np.packbits(right)
-    save_file(bits, RIGHT)
 
 
 def stored_answers():
