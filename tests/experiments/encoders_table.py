@@ -43,8 +43,6 @@ RESULTS, PAGE = DOCS / "encoders.json", DOCS / "encoders.md"
 LAYERS = ROOT / "tests/bench/engines/golden/layer-sets.txt"
 EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
 ENOUGH = 0.95  # the accuracy that shows that a method trains an architecture; chance is 0.2
-_ROUND = 60  # steps between two looks at the accuracy
-
 PLANTED = ("film", "story", "life", "comedy", "actor")
 FILLERS = ("the", "of", "and", "to", "in")
 ASKED = 320  # examples of which the accuracy is
@@ -97,7 +95,6 @@ class Setting:
 ATTENTION = "query, key and value"
 LOHA = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
 BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
-RECIPES = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
 SETTINGS = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
@@ -105,8 +102,10 @@ SETTINGS = (
     *(Setting(mode, mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS),
     *(Setting("ia3", "ia3", layers, rate=3e-2, most=600) for layers in LAYER_SETS),
     *(Setting("vera", "vera", layers, rate=3e-2) for layers in LAYER_SETS),
-    *(Setting(f"lora with {name}", "lora", layers, changes={key: value})
-      for name, key, value in RECIPES for layers in LAYER_SETS[::2]),
+    *(Setting("lora with rsLoRA", "lora", layers, changes={"use_rslora": "on"})
+      for layers in LAYER_SETS[::2]),
+    *(Setting("lora with PiSSA", "lora", layers, changes={"init_lora_weights": "pissa"})
+      for layers in LAYER_SETS[::2]),
     Setting("peft: LoHa", "peft", config=LOHA),
     Setting("peft: BOFT", "peft", rate=1e-2, config=BOFT),
 )  # fmt: skip
@@ -150,9 +149,9 @@ def learn(a_job, most):
     trainer, batches = trainer_of(a_job, most)
     steps, accuracy = 0, 0.0
     while accuracy < ENOUGH and steps < most:
-        for batch in islice(batches, _ROUND):
+        for batch in islice(batches, 60):
             trainer.step(batch)
-        steps += _ROUND
+        steps += 60
         logits = logits_of(trainer.model, dev)
         accuracy = float((logits.argmax(axis=1) == dev.labels).mean())
     return trainer.model, logits, accuracy, steps
@@ -166,10 +165,6 @@ def save(model, logits, a_job, folder):
     save_file({"logits": logits}, folder / "before.safetensors")
 
 
-def folder_of(root, row):
-    return root / "saved" / row["engine"] / row["architecture"] / row["setting"]
-
-
 def _train(kind, engine, setting, root):
     row = {"engine": engine, "architecture": kind, "setting": setting.label}
     try:
@@ -178,7 +173,7 @@ def _train(kind, engine, setting, root):
         model, logits, accuracy, steps = learn(a_job, setting.most)
     except InputError as error:
         return row | {"refused": str(error)}
-    folder = folder_of(root, row)
+    folder = root.joinpath("saved", *row.values())
     save(model, logits, a_job, folder)
     groups = engine_of(a_job.cell).parameter_groups(model)
     row |= {"accuracy": round(accuracy, 4), "steps": steps}
@@ -229,7 +224,8 @@ def measure():
         rows = list(in_processes(2, calls, torch.set_num_threads, 1))
         for row in rows[:trained]:
             if "accuracy" in row:  # the largest difference of its logits, once it is loaded
-                folder = folder_of(root, row)
+                names = (row[name] for name in ("engine", "architecture", "setting"))
+                folder = root.joinpath("saved", *names)
                 a_job = Job.read(folder)
                 before = load_file(folder / "before.safetensors")["logits"]
                 logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
@@ -253,28 +249,25 @@ def page(results):
     parity = pd.DataFrame(results["parity"]).groupby("architecture", sort=False)["difference"].max()
     checkpoint = pd.read_csv(DOCS / "mpnet.csv", dtype=str, keep_default_na=False)
     checkpoint = checkpoint.query("status == 'ok'").to_dict("records")
+    # the parameters of LoRA by layer set and architecture
+    lora = theirs[theirs["setting"].isin(["lora attn-only", "lora all-lin-only"])]
+    sizes = lora.pivot(index="setting", columns="architecture", values="adapter")
+    sizes = sizes.loc[lora["setting"].unique(), lora["architecture"].unique()]
+    lines = [[name, *(f"{size:,.0f}" for size in row)] for name, row in sizes.T.items()]
     return made(
         "encoders.md.jinja", **results, steps=steps, name=_name,
         moved=trained["difference"].max(), scores=scores, own=FAMILIES, width=HIDDEN,
         refused=[row for row in theirs.to_dict("records") if isinstance(row.get("refused"), str)],
         layers=_layers(),
         ratios={kind: [measured[kind, *one] for one in encoder_steps.SETTINGS] for kind in kinds},
-        sizes=_sizes(theirs), checkpoint=checkpoint,
+        sizes=markdown_table(["layer set", *map(_name, sizes)], lines).rstrip(),
+        checkpoint=checkpoint,
         agreements=", ".join(f"{_name(kind)} {value:.1e}" for kind, value in parity.items()),
     )  # fmt: skip
 
 
 def _name(kind):
     return ARCHITECTURES[kind].name
-
-
-def _sizes(rows):
-    """The parameters of LoRA by layer set and architecture."""
-    rows = rows[rows["setting"].isin(["lora attn-only", "lora all-lin-only"])]
-    sizes = rows.pivot(index="setting", columns="architecture", values="adapter")
-    sizes = sizes.loc[rows["setting"].unique(), rows["architecture"].unique()]
-    lines = [[name, *(f"{size:,.0f}" for size in row)] for name, row in sizes.T.items()]
-    return markdown_table(["layer set", *map(_name, sizes)], lines).rstrip()
 
 
 def _layers():

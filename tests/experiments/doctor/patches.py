@@ -29,7 +29,6 @@ def of(module, name):
 _check = of("bench.doctor.checks.software", "memory")
 _environment = of("bench.machine.environment", "worker_environment")
 _elapsed_ms = of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-_times = of("minbert.kernels.products", "times")
 
 
 @_check
@@ -102,16 +101,16 @@ def steps_grow(real, *of):
     return real(*of)
 
 
-@_times
-def bf16_is_wrong(real, *of):
-    y = real(*of)
-    return y * 1.01 if str(y.dtype) == "torch.bfloat16" else y
+def _products_are(dtype, change):
+    def product(real, *of):
+        y = real(*of)
+        return change(y) if str(y.dtype) == dtype else y
+
+    return of("minbert.kernels.products", "times")(product)
 
 
-@_times
-def fp32_is_short(real, *of):
-    y = real(*of)
-    return y.bfloat16().float() if str(y.dtype) == "torch.float32" else y
+bf16_is_wrong = _products_are("torch.bfloat16", lambda y: y * 1.01)
+fp32_is_short = _products_are("torch.float32", lambda y: y.bfloat16().float())
 
 
 @of("adapters.product", "_backward")

@@ -80,10 +80,8 @@ class Round:
             self._strike_all()
             self._finish()
         except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
-            commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
-            lists = [self.cluster.run(*one, check=False).stdout for one in commands]
-            state = "\n".join([*lists, self.cluster.output(40)])
-            self.verdict.wrong += [f"{type(error).__name__}: {error}", state]
+            queue, output = self.cluster.run("squeue", check=False).stdout, self.cluster.output(40)
+            self.verdict.wrong += [f"{type(error).__name__}: {error}", queue, output]
         finally:
             for command in self._commands:
                 with suppress(ProcessLookupError):
@@ -95,13 +93,12 @@ class Round:
         verdict = self.verdict
         self._go_on()
         self.place.wait_for_starts(1)
-        kinds = [name for name in KINDS if name != TIME_LIMIT]
-        weights = [KINDS[name][0] for name in kinds]
+        weights = [weight for weight, _ in KINDS.values()]
         while verdict.injected.total() < self.faults and not self._is_done():
             self._go_on()
             self._pause()
             self._return_nodes()
-            kind = self._first.pop(0) if self._first else self._random.choices(kinds, weights)[0]
+            kind = self._first.pop(0) if self._first else self._random.choices([*KINDS], weights)[0]
             with suppress(IndexError):  # there is nothing to choose from
                 struck = self._strike(kind)
                 (verdict.injected if struck else verdict.missed)[kind] += 1
@@ -249,7 +246,7 @@ class Round:
                     restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
-            for command in list(self._commands):
+            for command in [*self._commands]:
                 self._ended(command)
             if number == 0 and self.verdict.seed % 5 == 0:
                 self._reach_limit()
