@@ -1,9 +1,5 @@
-"""LoRA by transformers and PEFT in a plain loop, from process start to the score on dev:
-
-    python -m tests.benchmarks.loop_script MODEL STEPS BATCH_SIZE
-
-The texts are those of task movies. Prints the score.
-"""
+"""LoRA by transformers and PEFT in a plain loop on task movies; prints the score on dev:
+`python -m tests.benchmarks.loop_script MODEL STEPS BATCH_SIZE`"""
 
 import sys
 

@@ -63,9 +63,8 @@ def run_all(folder, rates):
 def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
     benchmark, tmp_path, monkeypatch
 ):
-    """Without the nodes' own work and the disk, which syncs files for each batch of rows. A half
-    runs before the whole and, if that took longer than its limit, another one after it: the machine
-    may have been slower meanwhile."""
+    """Without the nodes' own work and syncs to the disk. A half runs before the whole and, if that
+    took longer than its limit, after it: the machine may have been slower meanwhile."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
     run_all(tmp_path / "warm", 1)
     half_s, _, _ = run_all(tmp_path / "half", 10)

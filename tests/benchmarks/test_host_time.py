@@ -1,13 +1,9 @@
-"""The host's time of a training step on a GPU, beside plain torch.
+"""The host's time of a training step on a GPU, beside plain torch: as a command, with `--pairs`,
+it prints the table of docs/performance.md.
 
-No GPU is needed: the code paths for one run on the CPU, on a model of bert-base's 12 layers with so
-few numbers that a step is nearly all overhead. Settings whose ratio's 95% interval lies above 1 are
-measured again, with four times as many steps, and the benchmark fails if their interval at a level
-corrected for the number of settings lies above 1 as well.
-
-    python -m tests.benchmarks.test_host_time --pairs 200
-
-prints the table of docs/performance.md.
+No GPU is needed: its code paths run on the CPU, on a model with so few numbers that a step is
+nearly all overhead. Settings whose ratio's 95% interval lies above 1 are measured again, four times
+as long, at a level corrected for the number of settings.
 """
 
 import gc
@@ -55,8 +51,7 @@ def as_on_gpu():
 
 
 def host_time(mode, layers, amp, pairs, level=LEVEL):
-    """Measure steps of one model in pairs, ours and plain torch's, within `as_on_gpu`; the median
-    times, and their ratio with its interval."""
+    """Steps in pairs within `as_on_gpu`: the median times, and their ratio with its interval."""
     trainer = trainer_of(TINY, mode, layers, amp)
     ids = torch.ones(1, 2, dtype=torch.int64)
     batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], 2)

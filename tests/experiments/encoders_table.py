@@ -143,8 +143,7 @@ def logits_of(model, split):
 
 
 def learn(a_job, most):
-    """Train until the accuracy on other examples is enough, or the steps are at an end; the model,
-    its logits, the accuracy and the steps taken."""
+    """Train until the accuracy on other examples is enough, or the steps are at an end."""
     dev = planted(a_job, ASKED, 1)
     trainer, batches = trainer_of(a_job, most)
     steps, accuracy = 0, 0.0
@@ -187,8 +186,7 @@ last is of a checkpoint without a pooler."""
 
 
 def _compare(kind, pooling, setting, root):
-    """The largest difference in losses of 50 steps between engine minbert and the libraries'
-    own code."""
+    """The largest difference in losses of 50 steps between minbert and the libraries' own code."""
     new = {"head": "MaskedLM"} if "new" in pooling else {}
     theirs = setting.job(Checkpoints(root / "checkpoints")(kind, **new))
     changes = {"pooling": pooling.partition(",")[0], "own_kernels": OFF}

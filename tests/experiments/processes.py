@@ -13,8 +13,7 @@ from tests.experiments.pages import rewrite, write_json
 
 
 def in_processes(processes, calls, initializer=None, *arguments):
-    """The results of calls, each a function and its arguments, in order; stderr has a progress bar.
-    Each process begins with a call of the initializer with its own arguments."""
+    """The results of calls, each a function and its arguments, in order; with a progress bar."""
     spawn, console = get_context("spawn"), Console(stderr=True)
     with ProcessPoolExecutor(processes, spawn, initializer, arguments) as pool:
         futures = [pool.submit(*call) for call in calls]
@@ -27,8 +26,7 @@ def in_processes(processes, calls, initializer=None, *arguments):
 
 
 def scenarios_command(about, of):
-    """A command that measures the scenarios of a module over a number of runs each, and writes
-    their figures and its page."""
+    """Measures the scenarios of a module over a number of runs; writes figures and the page."""
 
     @click.command(help=about)
     @click.option("--runs", default=1000, show_default=True, help="Draws of each scenario.")

@@ -1,9 +1,5 @@
-"""Prints docs/reliability.md from the fault suite's counts and the present outcomes of GPU faults.
-
-`python -m tests.experiments.faults --n 1000 --json > faults.json`,
-`python -m tests.experiments.faults --slurm 1000 --json > slurm.json`, then
-`python -m tests.experiments.reliability_page faults.json slurm.json > docs/reliability.md`
-"""
+"""Prints docs/reliability.md from both counts of the fault suite, of `--n 1000 --json` and of
+`--slurm 1000 --json`, and the present outcomes of GPU faults."""
 
 import re
 import sys

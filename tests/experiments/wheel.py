@@ -56,8 +56,7 @@ def bench(folder, *words):
 
 
 def answers(folder, results):
-    """What results say: their rows, the first columns of the report's tables of settings and of
-    cells, and the base of the recommendation."""
+    """Rows, settings and cells in the report's tables, and the base of the recommendation."""
     runs = results / "runs.csv"
     rows = json.loads(run(folder, folder / "venv" / "bin" / "python", "-c", ROWS, runs))
     lines = (results / "reports" / "report.md").read_text("utf-8").splitlines()

@@ -91,9 +91,8 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A cluster of two nodes, with a default partition `main` and the partition `urgent`. Its
-    folder has a short path, as it has sockets. Where control groups do not limit the memory of
-    jobs, Slurm itself does. Each node offers some cpus, however many this machine has."""
+    """Two nodes, with a default partition `main` and the partition `urgent`. The folder has a short
+    path, as it has sockets. Control groups limit the memory of jobs, or Slurm itself does."""
 
     def __init__(self, folder, *, control_groups=False, cpus=2):
         self.folder = folder.resolve()

@@ -78,8 +78,7 @@ class Place:
         self.cluster.wait_for(lambda: len(self.starts()) >= number, f"{number} workers")
 
     def submissions(self):
-        """The submissions so far, oldest first. A folder whose command was killed while it made it
-        is none: what is written last is missing."""
+        """The submissions so far, oldest first. One that was killed lacks what is written last."""
         folder = submissions_folder(self.csv)
         return [Submission(path.parent) for path in sorted(folder.glob("[0-9]*/request.json"))]
 
@@ -102,8 +101,7 @@ class Place:
         return by_seed
 
     def problems(self):
-        """Problems that no grid may have at any time: rows that are there twice, or that differ
-        from those which `bench.rebuild` finds in the folders."""
+        """Rows that are there twice, or differ from those that `bench.rebuild` finds."""
         copy = self.folder / "rebuilt"
         copy.mkdir()
         (copy / "runs").symlink_to(self.folder / "runs")

@@ -37,8 +37,7 @@ class _Job:
 
 
 class Simulation(ExitStack):
-    """A cluster of some nodes, every second one of another kind. In it this process does what the
-    commands of Slurm would do."""
+    """Nodes, every second of another kind: this process does what Slurm's commands would do."""
 
     def __init__(self, nodes, *, max_job_count=10_000):
         super().__init__()

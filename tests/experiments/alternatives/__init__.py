@@ -132,8 +132,7 @@ def _figures(way, rows, right):
 
 
 def _gap(name, task, labels, right):
-    """The difference from one of ours to the best of the others, over common seeds and examples;
-    none if there are none."""
+    """From one of ours to the best of the others, over common seeds and examples, if any."""
     gaps = {}
     for other in [way for way in WAYS if way not in OURS]:
         pairs = [[right.get((s, task, labels, way)) for way in (name, other)] for s in SEEDS]

@@ -26,8 +26,8 @@ _ENVIRONMENT = {
 
 
 def run_way(name, seed, answers, folder, minutes):
-    """Run a way on the files of a folder, which also has the environments and an empty folder for
-    the run. Returns columns of its row, and whether each prediction is right; None if it failed."""
+    """Columns of the row of a way on the files of a folder, which also has the environments, and
+    whether each prediction is right; None if it failed."""
     way, work, seconds = WAYS[name], folder / "run", int(60 * minutes)
     program, needs = HERE / "ways" / f"{way['program']}.py", way.get("requirements")
     row = dict.fromkeys(COLUMNS, "")
@@ -103,9 +103,8 @@ def environment(needs, folder):
 
 
 def run_limited(words, work, seconds, *, imports):
-    """Run a command in a folder for at most some seconds, with two threads and its output in
-    log.txt; `imports`: with the paths that this process imports from. Returns its status, its time,
-    the peak of its memory and that of its descendants, and the cores that others had busy."""
+    """The status of a command after at most some seconds, its time, the peak of its memory and that
+    of its descendants, and the cores that others had busy. Its output is in log.txt."""
     inherited = {k: v for k, v in os.environ.items() if imports or not k.startswith("PYTHON")}
     locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # other grids don't keep it waiting
     busy_s, begun, peak = _others_s(), time.monotonic(), 0

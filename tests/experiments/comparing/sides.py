@@ -54,8 +54,7 @@ def run_grid(side, grid, runs, *options):
 
 
 def find_work(folder):
-    """Run each cell once with 5% more work and once without; for each its setting, the ratio of its
-    GFLOP, and the counts that are a regression."""
+    """Of each cell with 5% more work: its ratio of GFLOP, and the counts that are a regression."""
     rows = []
     for name, patch in (("base", ""), ("more-work", "more_work")):
         csv = folder / f"{name}.csv"

@@ -147,8 +147,7 @@ SCENARIOS = tuple(Simulated(**table) for table in _TABLES["scenarios"])
 
 
 def in_rounds(draw, most, named=()):
-    """The rows that bench.compare --run would have measured, each setting until it is decided, and
-    the number of its looks."""
+    """The rows that bench.compare --run measures until all is decided; its number of looks."""
     looks = look_rounds(most)
     ended = {row.cell_id: most for row in (*draw.base, *draw.new)}
     undecided = set(ended)
@@ -272,8 +271,7 @@ def of_repeats(rows):
 
 
 def within_a_process(draws):
-    """By number of steps and over how many noise is remembered, how many intervals cover the
-    process's mean."""
+    """By number of steps and memory of their noise, how many intervals cover the mean."""
     for steps, memory in product((132, 500), (0, 8, 30, 100)):
         rng = np.random.default_rng(memory)
         kept = math.exp(-1 / memory) if memory else 0.0

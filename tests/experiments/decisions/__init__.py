@@ -1,7 +1,4 @@
-"""How often the rule of bench.recommend is right, on data of known truth.
-
-`python -m tests.experiments.decisions --help`
-"""
+"""How often the rule of bench.recommend is right, on data of known truth."""
 
 from dataclasses import replace
 from functools import cache

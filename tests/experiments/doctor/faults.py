@@ -69,8 +69,7 @@ def _quota_group():
 
 
 def environment(patch="", **variables):
-    """This process's environment, with a patch of that name, which strikes a command and all
-    processes that it starts."""
+    """This process's environment, with a patch for a command and all that it starts."""
     paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT": patch, **variables}
 

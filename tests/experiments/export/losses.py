@@ -92,8 +92,7 @@ def examples(problem, pairs, count, seed):
 
 
 def prepare(setting, checkpoint, folder):
-    """Train a cell in this process, and write what its exported folder has for a training; returns
-    the loss of each step."""
+    """Train a cell, and write what its export has for a training; the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
     classes = {REGRESSION: (), WORDS: _TAGS}.get(setting.problem, _CLASSES)
     prepared = Prepared("made-up", setting.problem, classes, "")
@@ -129,8 +128,7 @@ def prepare(setting, checkpoint, folder):
 
 
 def train(folders):
-    """The losses of train.py in these folders, all in one fresh process without this project; none
-    where it has stopped."""
+    """The losses of train.py in folders, all in one fresh process; none where it has stopped."""
     command = [sys.executable, "-I", plain_training.__file__, *map(str, folders)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

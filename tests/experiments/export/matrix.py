@@ -72,8 +72,7 @@ def declared(of, name):
 
 
 def observed(own, name):
-    """How a format holds a cell, once its folder has been written and loaded and its logits
-    compared with the cell's."""
+    """How a format holds a cell, once it is written, loaded and compared by its logits."""
     how = declared(own.job.cell, name)
     if how.startswith("—"):
         return how
@@ -91,8 +90,7 @@ def observed(own, name):
 
 
 def table(formats):
-    """A Markdown table of how the formats store each kind; kinds that are stored alike share a
-    row."""
+    """How the formats store each kind; kinds that are stored alike share a row."""
     rows = {}
     for case, how in formats.items():
         layers = rows.setdefault((*case.place, *how), {}).setdefault(case.mode, {})

@@ -9,8 +9,7 @@ from pathlib import Path
 
 
 def main():
-    """Train in every folder, and write losses.jsonl into it; where the script stops, stopped.txt;
-    and logits.npy where there are dev examples."""
+    """Train in each folder; it gets losses.jsonl or stopped.txt, and logits.npy of dev."""
     sys.modules.update(dict.fromkeys(("adapters", "bench", "minbert", "tests")))  # no imports
     for folder in map(Path, sys.argv[1:]):
         sys.path.insert(0, str(folder))  # as for python FOLDER/train.py

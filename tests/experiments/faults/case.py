@@ -64,8 +64,7 @@ def run_case(fault, folder):
 
 @contextmanager
 def small_disk(folder, pages):
-    """A disk at `folder` with so many pages left; the file that fills it, and makes space when it
-    is removed, or None without the right."""
+    """A disk with so many pages left; the file that fills it, or None without the right."""
     argv = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(argv, capture_output=True, check=False).returncode:
         yield None
@@ -252,8 +251,7 @@ class Case:
 
 
 def run_suite(faults, *, jobs, folder):
-    """What becomes of some faults, `jobs` of them at a time, in processes without threads, as each
-    forks its cases' parents."""
+    """Verdicts, from `jobs` processes without threads, as each forks its cases' parents."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     with patch.dict(os.environ, dict.fromkeys(threads, "1")):
         return list(in_processes(jobs, [(run_case, fault, folder) for fault in faults]))

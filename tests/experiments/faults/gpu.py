@@ -74,8 +74,7 @@ class FakeNvml:
 
 @dataclass
 class FakeCuda:
-    """Stands for `check_gpu`: torch on a machine with some GPUs. `answer` has the failures, and the
-    problem that leaves none of them."""
+    """Stands for `check_gpu`. `answer` has the failures, and the problem that leaves no GPUs."""
 
     gpus: tuple
     answer: Answer = field(default_factory=lambda: Answer(capabilities=BUILT))
@@ -267,8 +266,7 @@ def outcomes():
 
 
 def _ended(then, worker):
-    """How a grid of three cells ends whose workers can't get hold of the GPU; trying it again gives
-    `then`."""
+    """How a grid of three cells ends if workers can't use the GPU; trying it again gives `then`."""
     made, err = setup("fake"), StringIO()
     conditions = replace(made.conditions, device="cuda:1")
     gpu = GpuInfo("NVIDIA A100", "550.54", (8, 0), FIRST.uuid)

@@ -58,9 +58,8 @@ class Verdict(checks.Findings):
 
 
 class Round:
-    """A grid in a folder that is made. `faults` are injected, fewer if its cells are done before,
-    of which the first have the kinds in `first`, and the others are drawn. The command is given
-    again whenever it has ended, and, after the last fault, until all cells are ok."""
+    """A grid in a folder that is made; its command is given again until all cells are ok. `faults`
+    are injected, fewer if its cells are done before, the first of the kinds in `first`."""
 
     def __init__(self, cluster, folder, seed, faults, first=()):
         self.cluster = cluster
@@ -175,8 +174,7 @@ class Round:
                 self.cluster.resume(node)
 
     def _repair(self):
-        """Do what an administrator does when the controller has started jobs that it did not know
-        to run: Slurm holds them, and drains their nodes."""
+        """Release what a restarted controller holds and drains, as an administrator does."""
         for node, state in self.cluster.node_states().items():
             if node not in self._away and state.startswith(("drain", "down")):
                 self.cluster.resume(node)
@@ -216,8 +214,7 @@ class Round:
         self._before = after
 
     def _reach_limit(self):
-        """Let the job of a further cell reach its time limit, for which Slurm looks twice a minute,
-        so after other faults."""
+        """Let the job of a further cell reach its limit, for which Slurm looks twice a minute."""
         late, self.cells = self.cells, self.cells + 1
         self.place.order(HANG, late)
         self._give()

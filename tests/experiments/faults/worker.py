@@ -1,6 +1,5 @@
-"""Workers that note their launch and are struck. `… faults.worker FOLDER` speaks the real one's
-protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
-FOLDER` is the real one, followed and struck from outside."""
+"""Workers that note their launch and are struck: one without torch, which speaks the real one's
+protocol, and, with the argument `real`, the real one, followed and struck from outside."""
 
 import ctypes
 import errno

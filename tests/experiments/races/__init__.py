@@ -1,7 +1,4 @@
-"""Races of known truth: how often their answer is wrong, how often there is one, and what it saves.
-
-`python -m tests.experiments.races --help`
-"""
+"""Races of known truth: how often they are wrong, how often decided, and what they save."""
 
 import tomllib
 from dataclasses import dataclass
@@ -104,8 +101,7 @@ def run(world, number):
 
 
 def _halved(means, trainings):
-    """The pick of successive halving: of [R, K] scores the best over as many trainings, where half
-    of the settings go in each round."""
+    """The pick of successive halving by scores [R, K], with as many trainings."""
     left, spent, rounds = np.arange(means.shape[1]), 0, 0
     while rounds < len(means) and (spent + len(left) <= trainings or not rounds):
         spent, rounds = spent + len(left), rounds + 1

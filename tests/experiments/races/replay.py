@@ -45,8 +45,8 @@ SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
 
 
 def every_round(*seeds, unless=()):
-    """The command bench.grid, whose race trains all settings but some in the rounds of some seeds.
-    Steps are timed in the first round alone, which orders the settings."""
+    """bench.grid, whose race trains all settings but some in the rounds of some seeds. Steps are
+    timed in the first round alone, which orders the settings."""
     from bench.common.command import run_command
     from bench.grid import plans
     from bench.grid.__main__ import command
@@ -207,9 +207,8 @@ def figures(right, runs):
 
 
 def race_figures():
-    """Of the race of the kept rows, and of one of all their rounds that judges but once, in the
-    end: trainings, the hours that they trained, and both answers. None before every round is
-    there."""
+    """Of the race of the kept rows, and of one of all their rounds that judges once, in the end:
+    trainings, their hours, and both answers. None before every round is there."""
     if not ROWS.is_file():
         return None
     results = read_results([ROWS], None)

@@ -55,8 +55,7 @@ which rates, as exponents of √10; None: at the defaults."""
 
 
 def write_examples(task, data, folder, dev=DEV):
-    """Write 2,000 training examples of a task, and so many others to score (None: all), as CSV
-    files. Equal texts stay together."""
+    """Write 2,000 examples to train on and others to score; None: all others."""
     head, train, others = divided(load_data(task, data if task == "sts" else None), TRAIN)
     for part, rows in {"train": train, "dev": others[:dev]}.items():
         write_rows(folder / f"{task}-{part}.csv", [head, *rows])
@@ -86,8 +85,7 @@ def divided(data, size):
 
 
 def run_grid(folder, name, task, exponent):
-    """Train the settings of a grid, at rates that are a power of √10 times the basis, that have no
-    row yet."""
+    """Train what has no row yet of a grid, at rates of a power of √10 times the basis."""
     shared, cells, _, _ = GRIDS[name]
     path = folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
     rates = {group: rate * 10 ** ((exponent or 0) / 2) for group, rate in BASIS.items()}
@@ -144,8 +142,7 @@ class Curve:
         return int(np.argmax(self.scores)) in (0, len(self.scores) - 1)
 
     def regret(self, exponent):
-        """How many points rates lose against those that one half of the examples chooses, on the
-        other half; the mean of both directions."""
+        """How many points rates lose on each half against those that the other half chooses."""
         losses = []
         for chooses, scores in ((0, 1), (1, 0)):
             tuned = self.best(self.halves[:, chooses])

@@ -1,8 +1,5 @@
-"""This project's commands: a grid, the export of its answer, and predictions.
-
-The last argument is the grid. Where nothing is recommended, the best of the race's rounds is
-trained alone. commands.txt has the commands that ran.
-"""
+"""This project's commands, which commands.txt has: a grid, the last argument, the export of its
+answer, or of the best of the race's rounds, and predictions."""
 
 import shlex
 import shutil
