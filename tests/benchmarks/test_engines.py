@@ -44,8 +44,7 @@ max_steps = 2
 {_CELLS}{{ engine = "minbert" }}
 {_CELLS}{{ engine = "transformers", own_kernels = false }}
 """
-"""In both engines on the same batches, timed on replayed ones, in bf16 alone: fp32, which `--grid
-engines` measures, would double the time of this benchmark."""
+"""In both engines on the same batches, timed on replayed ones; fp32 would double the time."""
 STEPS, SIZE = 12, 32  # of each script and the cell that it is compared with
 ROUNDS = 3  # the most, of a script and its cell as of the cells of the gates
 WHOLE = f"""
@@ -61,9 +60,7 @@ rank = [8]
 layers = ["all-lin-only"]
 settings = {{ engine = "transformers" }}
 """
-LOOP = 1.1
-"""The most that a whole cell of engine transformers may take, in the time of a script with a plain
-loop. A cell of minbert takes less, by the gates, and Trainer takes more."""
+LOOP = 1.1  # the most that a whole cell of engine transformers may take, in the script's time
 LIMITS = {
     "lora-r8-all-lin-only-bf16": {"time": 0.8, "memory": 0.69, "kept": 0.45, "start": 1.0},
     "dora-r8-all-lin-only-bf16": {"time": 0.65, "memory": 0.46, "kept": 0.27, "start": 1.0},

@@ -20,33 +20,6 @@ WAYS = pytest.mark.parametrize("way", ["reference", "fast"], ids=["torch", "kern
 TOKENS = SENTENCES * LENGTH
 
 
-def dropping(dtype):
-    x = drawn(dtype, TOKENS, HIDDEN)
-    return lambda: dropout(x, DROPPED, training=True)
-
-
-def attending(dtype):
-    qkv = drawn(dtype, SENTENCES, LENGTH, 3 * HIDDEN).requires_grad_()
-    upstream = drawn(dtype, SENTENCES, LENGTH, HIDDEN)
-    return lambda: attention(qkv, None, HEADS, DROPPED).backward(upstream)
-
-
-def normalising(dtype):
-    norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
-    x, y = (drawn(dtype, SENTENCES, LENGTH, HIDDEN).requires_grad_() for _ in range(2))
-
-    def run():
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            out = add_and_normalise(x, y, norm, DROPPED, training=True)
-        out.backward(torch.ones_like(out))
-
-    return run
-
-
-def drawn(dtype, *shape):
-    return torch.randn(shape).to(dtype)
-
-
 PRODUCTS = {
     "x Wᵀ": (lambda x, w: x @ w.t(), times, (TOKENS, HIDDEN), (WIDE, HIDDEN)),
     f"Gᵀ (x Aᵀ) of rank {RANK}": (
@@ -55,23 +28,39 @@ PRODUCTS = {
     "Σ G over tokens": (lambda g: g.sum(dim=0), sum_over_tokens, (TOKENS, WIDE)),
 }  # fmt: skip
 """By torch, by the kernel, and the shapes of the operands."""
-OTHERS = {
-    "dropout": dropping, "attention and its gradient": attending,
-    "LayerNorm(x + dropout(y)) and its gradient": normalising,
-}  # fmt: skip
+OTHERS = (
+    "dropout", "attention and its gradient", "LayerNorm(x + dropout(y)) and its gradient"
+)  # fmt: skip
 
 
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("what", [*PRODUCTS, *OTHERS])
 def test_kernel(benchmark, way, dtype, what):
+    def drawn(*shape):
+        return torch.randn(shape).to(dtype)
+
     benchmark.group = f"{what}, {'fp32' if dtype == torch.float32 else 'bf16'}"
+    x, y = (drawn(SENTENCES, LENGTH, HIDDEN).requires_grad_() for _ in range(2))
     if what in PRODUCTS:
         by_torch, kernel, *shapes = PRODUCTS[what]
-        operands = [drawn(dtype, *shape) for shape in shapes]
+        operands = [drawn(*shape) for shape in shapes]
         call = partial(by_torch if way == "reference" else kernel, *operands)
+    elif what == "dropout":
+        call = partial(dropout, drawn(TOKENS, HIDDEN), DROPPED, training=True)
+    elif what.startswith("attention"):
+        qkv = drawn(SENTENCES, LENGTH, 3 * HIDDEN).requires_grad_()
+
+        def call():
+            attention(qkv, None, HEADS, DROPPED).backward(x.detach())
     else:
-        call = OTHERS[what](dtype)
+        norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
+
+        def call():
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                out = add_and_normalise(x, y, norm, DROPPED, training=True)
+            out.backward(torch.ones_like(out))
+
     with kernels(way):
         benchmark.pedantic(call, rounds=5, warmup_rounds=1)
 

@@ -123,13 +123,12 @@ class Cluster:
 
     def start(self):
         path = self.folder / "munge"
-        key = path.with_suffix(".key")
-        key.touch(0o600)
-        key.write_bytes(secrets.token_bytes(128))
+        path.with_suffix(".key").touch(0o600)
+        path.with_suffix(".key").write_bytes(secrets.token_bytes(128))
         files = [f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")]
         argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files]
         self._launch("munged", argv)
-        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
+        self.wait_for(path.with_suffix(".socket").exists, "munged listens")
         self.start_controller()
         for node in NODES:
             self.start_node(node)

@@ -13,8 +13,7 @@ the page. A part that is stopped goes on with the same command.
   slow    20 trials of a step that is 10% slower: about 40 minutes
   page    docs/comparing.json, docs/repeats.csv and the tables
 
-Without new repeats the committed ones count, and the page keeps the figures of parts that were not
-run.
+Without new repeats the committed ones count, and the page keeps figures of parts that did not run.
 """
 
 import json

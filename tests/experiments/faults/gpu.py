@@ -149,8 +149,8 @@ class GpuFault:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "pynvml", self.nvml or FakeNvml(*self.gpus))
             patch.setattr(devices, "CONTROL", there if self.control == "own" else absent)
-            others = (there if self.control == "other" else absent,)
-            patch.setattr(devices, "OTHER_CONTROLS", others)
+            other = there if self.control == "other" else absent
+            patch.setattr(devices, "OTHER_CONTROLS", (other,))
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)

@@ -1,13 +1,8 @@
 """Train 18 settings with six seeds in the rounds of a race, and replay races of them; on `movies`
 race all 34 settings of the grid `full` under AMP, and train the rounds that they were spared.
 
-Each task has 2,000 training examples. Seed s leaves out fold s mod 5, as round s + 1 of a race
-does, and is scored on all examples that are not among the 2,000. Their mean over the seeds is taken
-as the truth. A replayed race has five of the seeds in a random order, and of the scored examples as
-many for each round as a fold has. What is committed is not trained again: docs/replay.safetensors
-has right answers by training, and docs/race.csv the rows of the race.
-
-Example: python -m tests.experiments.races.replay
+Seed s leaves out fold s mod 5, as round s + 1 of a race does. What is committed is not trained
+again: docs/replay.safetensors has right answers, and docs/race.csv the rows of the race.
 """
 
 import subprocess
@@ -175,10 +170,7 @@ def replay(right, number):
 
 
 def figures(right, runs):
-    """What replayed races do, and how trainings vary: `by_seed` is the std of scores beside what
-    examples contribute, `ratio` that of `compare_rounds`, `same_fold` and `other_folds` the std of
-    differences from the cheapest between seeds that leave out the same fold, and others, `disagree`
-    the share of examples on which two settings with the same seed differ, its median."""
+    """What replayed races do, and how trainings vary, as docs/racing.md explains."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
     flips = every.var(axis=1, ddof=1).mean(axis=1) / every.shape[2]

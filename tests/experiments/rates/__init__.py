@@ -207,34 +207,33 @@ def default_of(name):
     return 2 * float(np.log10(getattr(Rates(), group) / BASIS[group]))
 
 
-def regrets(every, exponents):
+def regrets(every, exponent):
+    """The regret in points of the exponent that a function has of a curve, by setting and task."""
     losses = defaultdict(dict)
     for curve in every:
-        if curve.name in exponents:
-            losses[curve.name][curve.task] = curve.regret(exponents[curve.name])
+        if (chosen := exponent(curve)) is not None:
+            losses[curve.name][curve.task] = curve.regret(chosen)
     return dict(losses)
 
 
 def chosen_elsewhere(every):
     """The regret on each task of the exponents that lose least on the other tasks."""
-    losses = defaultdict(dict)
-    for curve in every:
+
+    def best(curve):
         same = [one for one in every if one.name == curve.name and one is not curve]
         tried = [at for at in curve.exponents if all(at in one.exponents for one in same)]
         if curve.name in MAIN_NAMES and same and tried:
-            best = min(tried, key=lambda at: sum(one.regret(at) for one in same))
-            losses[curve.name][curve.task] = curve.regret(best)
-    return dict(losses)
+            return min(tried, key=lambda at: sum(one.regret(at) for one in same))
+        return None
+
+    return regrets(every, best)
 
 
 def at_shared_rates(every):
     """How many points ranks 1 and 64 lose on each task at the rates that are best for rank 8."""
     best = {curve.task: curve.optimum for curve in every if curve.name == _RANK_8}
-    losses = defaultdict(dict)
-    for curve in every:
-        if curve.name in [_RANK_8.replace("rank 8", f"rank {rank}") for rank in (1, 64)]:
-            losses[curve.name][curve.task] = curve.regret(best[curve.task])
-    return dict(losses)
+    names = [_RANK_8.replace("rank 8", f"rank {rank}") for rank in (1, 64)]
+    return regrets(every, lambda curve: best[curve.task] if curve.name in names else None)
 
 
 def mean_regret(losses):
@@ -265,9 +264,10 @@ def page(text, every):
     return with_tables(
         text, __file__, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
         others=[name for name in names if name not in main], default_of=default_of,
-        regrets=regrets(every, defaults), shared=at_shared_rates(every),
-        all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),
-        rate_of=rate_of, all_of=lambda of: [v for own in of.values() for v in own.values()],
+        regrets=regrets(every, lambda one: defaults[one.name]), shared=at_shared_rates(every),
+        all=mean_regret(regrets(every, lambda one: main.get(one.name))),
+        blind=mean_regret(chosen_elsewhere(every)), rate_of=rate_of,
+        all_of=lambda of: [v for own in of.values() for v in own.values()],
         mean=lambda values: float(np.mean([*values])),
         points=lambda value: f"{value:.2f}".replace("-", "−"),
     )  # fmt: skip
