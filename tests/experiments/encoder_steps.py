@@ -44,9 +44,7 @@ _OTHER_SIZES = {
     "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
     "electra": {"embedding_size": 128}, "albert": {"embedding_size": 128},
 }  # fmt: skip
-_TEXTS = 64
-_BATCHES = 3
-_VOCABULARY = 30_522
+_TEXTS, _BATCHES, _VOCABULARY = 64, 3, 30_522
 
 
 def batches(pad):

@@ -24,9 +24,8 @@ def main(folder):
     job = json.loads((folder / FILE).read_text())
     cells, seed = Path(os.environ[CELLS]), job["cell"]["seed"]
     note = f"{seed} {job['attempt']} {os.environ.get('SLURMD_NODENAME', '')}\n"
-    descriptor = os.open(cells / STARTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, note.encode())
-    os.close(descriptor)
+    with (cells / STARTS).open("ab", buffering=0) as file:  # a line at once
+        file.write(note.encode())
     order = cells / str(seed)
     what = order.read_text() if order.exists() else "0.1"
     if what == "crash":

@@ -72,13 +72,12 @@ class FakeNvml:
         return [sum(1 << n % 64 for n in gpu.near if n // 64 == word) for word in range(words)]
 
 
-@dataclass
 class FakeCuda:
     """Stands for `check_gpu`. `answer` has the failures, and the problem that leaves no GPUs."""
 
-    gpus: tuple
-    answer: Answer = field(default_factory=lambda: Answer(capabilities=BUILT))
-    asked: list = field(default_factory=list)
+    def __init__(self, *gpus, **answer):
+        self.gpus, self.asked = gpus, []
+        self.answer = Answer(capabilities=BUILT, **answer)
 
     def __call__(self, value, index):
         self.asked.append((value, index))
@@ -154,12 +153,8 @@ class GpuFault:
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
-            patch.setattr(devices, "check_gpu", self.check or cuda(*self.gpus))
+            patch.setattr(devices, "check_gpu", self.check or FakeCuda(*self.gpus))
             return resolve_devices(self.device, self.build)
-
-
-def cuda(*gpus, **answer):
-    return FakeCuda(gpus, Answer(capabilities=BUILT, **answer))
 
 
 def process(code):
@@ -177,43 +172,43 @@ _BROKEN = {"off": "CUDA unknown error"}
 _NO_LIBRARY = failing("nvmlInit", NO_LIBRARY)
 FAULTS = (
     GpuFault("the driver is too old for torch's CUDA", FakeNvml(FIRST, driver="550.54"),
-             cuda(problem=OLD)),
+             FakeCuda(problem=OLD)),
     GpuFault("the GPU is too old for torch", gpus=(V100,)),
     GpuFault("one of two GPUs is too old for torch", gpus=(V100, FIRST)),
     GpuFault("the first of two is too old, with `--device cuda`", gpus=(V100, FIRST),
              device="cuda"),
     GpuFault("one of two is too old, and NVML does not answer", failing("nvmlInit"),
              gpus=(V100, FIRST)),
-    GpuFault("another process has the GPU to itself", FakeNvml(FIRST), cuda(TAKEN)),
-    GpuFault("another process has one of two to itself", check=cuda(TAKEN, SECOND)),
+    GpuFault("another process has the GPU to itself", FakeNvml(FIRST), FakeCuda(TAKEN)),
+    GpuFault("another process has one of two to itself", check=FakeCuda(TAKEN, SECOND)),
     GpuFault("another process has the first of two, with `--device cuda`",
-             check=cuda(TAKEN, SECOND), device="cuda"),
-    GpuFault("the GPU is full", FakeNvml(FIRST), cuda(FIRST, failures=_FULL)),
-    GpuFault("all GPUs are broken", check=cuda(*ALL, failures=_BROKEN)),
+             check=FakeCuda(TAKEN, SECOND), device="cuda"),
+    GpuFault("the GPU is full", FakeNvml(FIRST), FakeCuda(FIRST, failures=_FULL)),
+    GpuFault("all GPUs are broken", check=FakeCuda(*ALL, failures=_BROKEN)),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
-             cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
+             FakeCuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
     GpuFault("the GPU emulates bf16", gpus=(T4,), amp="bf16"),
     GpuFault("torch is built without CUDA", build=None),
     GpuFault("torch is built without CUDA, with `--device cuda`", build=None, device="cuda"),
-    GpuFault("there is no driver", _NO_LIBRARY, cuda()),
-    GpuFault("there is no driver, with `--device cuda`", _NO_LIBRARY, cuda(), device="cuda"),
-    GpuFault("the driver is not loaded", failing("nvmlInit", NOT_LOADED), cuda()),
+    GpuFault("there is no driver", _NO_LIBRARY, FakeCuda()),
+    GpuFault("there is no driver, with `--device cuda`", _NO_LIBRARY, FakeCuda(), device="cuda"),
+    GpuFault("the driver is not loaded", failing("nvmlInit", NOT_LOADED), FakeCuda()),
     GpuFault("driver and library are of different versions", failing("nvmlInit", MISMATCH),
-             cuda(problem="Error 803: unsupported display driver")),
-    GpuFault("the driver has no GPU", FakeNvml(), cuda()),
+             FakeCuda(problem="Error 803: unsupported display driver")),
+    GpuFault("the driver has no GPU", FakeNvml(), FakeCuda()),
     GpuFault("`--device cuda:2` with two GPUs", device="cuda:2"),
-    GpuFault("the GPU is an instance in MIG mode", FakeNvml(FIRST), cuda(INSTANCE)),
-    GpuFault("a GPU in MIG mode has no instances", FakeNvml(FIRST), cuda()),
+    GpuFault("the GPU is an instance in MIG mode", FakeNvml(FIRST), FakeCuda(INSTANCE)),
+    GpuFault("a GPU in MIG mode has no instances", FakeNvml(FIRST), FakeCuda()),
     GpuFault("NVML's library is missing, and torch sees a GPU", _NO_LIBRARY, control="own"),
-    GpuFault("NVML's library is missing, and torch sees none", _NO_LIBRARY, cuda(problem=BUSY),
+    GpuFault("NVML's library is missing, and torch sees none", _NO_LIBRARY, FakeCuda(problem=BUSY),
              control="own"),
     GpuFault("NVML shows no GPU, and torch sees one", FakeNvml()),
     GpuFault("NVML is missing on WSL or a Jetson, and torch sees a GPU", _NO_LIBRARY,
              control="other"),
-    GpuFault("NVML is missing on WSL or a Jetson, and torch sees none", _NO_LIBRARY, cuda(),
+    GpuFault("NVML is missing on WSL or a Jetson, and torch sees none", _NO_LIBRARY, FakeCuda(),
              control="other"),
-    GpuFault("NVML shows a GPU that CUDA does not know", FakeNvml(FIRST), cuda(SECOND)),
-    GpuFault("NVML shows a GPU, and torch sees none", FakeNvml(FIRST), cuda()),
+    GpuFault("NVML shows a GPU that CUDA does not know", FakeNvml(FIRST), FakeCuda(SECOND)),
+    GpuFault("NVML shows a GPU, and torch sees none", FakeNvml(FIRST), FakeCuda()),
     *(GpuFault(f"NVML fails in `nvml{call}`", failing(f"nvml{call}"))
       for call in ("Init", "SystemGetDriverVersion", "DeviceGetCount", "Shutdown")),
     *(GpuFault(f"`{VISIBLE}={value}`", visible=value) for value in (
@@ -252,8 +247,8 @@ write_result(
 sys.exit(1)
 """
 """A worker whose process alone can use the GPU no more."""
-WORKS = cuda(FIRST)(None, 0)
-BROKEN = cuda(FIRST, failures={"off": BUSY})(None, 0)
+WORKS = FakeCuda(FIRST)(None, 0)
+BROKEN = FakeCuda(FIRST, failures={"off": BUSY})(None, 0)
 
 
 def outcomes():

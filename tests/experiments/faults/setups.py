@@ -57,17 +57,13 @@ class Setup:
 
 def slots_of(conditions, number, *, gpus=False):
     """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
-    own = sorted(os.sched_getaffinity(0))
-    conditions = replace(conditions, sharing=f"{number} workers")
-    infos = [GpuInfo("A100", "", (8, 0), f"GPU-{i}") for i in range(number)]
-    devices = [Device(f"cuda:{i}", info) if gpus else Device() for i, info in enumerate(infos)]
-    return [
-        Target(
-            replace(conditions, device=device.name), "bf16",
-            device.gpu.uuid if device.gpu else "cpu", device, frozenset([own[i % len(own)]]),
-        )
-        for i, device in enumerate(devices)
-    ]  # fmt: skip
+    own, slots = sorted(os.sched_getaffinity(0)), []
+    for i in range(number):
+        name = f"GPU-{i}" if gpus else "cpu"
+        device = Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), name)) if gpus else Device()
+        here = replace(conditions, sharing=f"{number} workers", device=device.name)
+        slots.append(Target(here, "bf16", name, device, frozenset([own[i % len(own)]])))
+    return slots
 
 
 @cache
