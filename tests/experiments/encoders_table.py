@@ -181,8 +181,7 @@ def _train(kind, engine, setting, root):
 
 
 POOLINGS = ("pooler", "mean", "cls", "pooler, new")
-"""Poolings on which engines are compared, of which encoders besides BERT have the first two; the
-last is of a checkpoint without a pooler."""
+"""On which engines are compared: `cls`, and a checkpoint without a pooler, are for BERT alone."""
 
 
 def _compare(kind, pooling, setting, root):

@@ -17,11 +17,9 @@ from pathlib import Path
 import psutil
 
 NODES = ("node1", "node2")
-URGENT = "urgent"
-"""The partition whose jobs requeue those of the default one, after one second of grace."""
+URGENT = "urgent"  # the partition whose jobs requeue those of the default one, after a second
 
-_MEMORY_MIB = 3000
-"""The memory of each node: a worker with a CUDA build of torch takes a third of it."""
+_MEMORY_MIB = 3000  # of each node: a worker with a CUDA build of torch takes a third of it
 _PORTS = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
 _MORTAL = ("/usr/bin/setpriv", "--pdeathsig", "KILL")  # with this process
@@ -197,8 +195,8 @@ class Cluster:
 
     def kill_node(self, node):
         """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once. The
-        controller notices after a minute, or some 20 s after the node is started again. `set_down`
-        ends the wait."""
+        controller notices after a minute, or some 20 s after the node is started again, or if it
+        is set down."""
         bound = Path("/proc/net/unix").read_text().splitlines()
         spool = f" {self.folder / f'spool-{node}'}/"
         descriptors = {f"socket:[{line.split()[6]}]" for line in bound if spool in line}
@@ -214,9 +212,6 @@ class Cluster:
     def has_node(self, node):
         slurmd = self._daemons.get(node)
         return slurmd is not None and slurmd.poll() is None
-
-    def set_down(self, node):
-        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def resume(self, node):
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)

@@ -13,8 +13,7 @@ from tests.experiments.faults.checks import repeated_rows
 from tests.experiments.faults.notes import read, records
 from tests.slurm.stub_worker import CELLS, STARTS
 
-HANG = "600"
-"""The sleep of a cell that something else has to end."""
+HANG = "600"  # the sleep of a cell that something else has to end
 PAIRS = """
 [settings]
 model = "bert-tiny"
@@ -28,8 +27,7 @@ mode = ["full", "head"]
 settings = { batching = "shuffled" }
 """
 POLL_S = "0.2"
-LONGEST_S = 240.0
-"""The longest wait for a command."""
+LONGEST_S = 240.0  # the longest wait for a command
 
 
 class Start(NamedTuple):

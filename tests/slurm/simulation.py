@@ -21,9 +21,6 @@ from bench.launch.attempt import outcome_row
 from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import find_conditions
 
-LOOK_S = 20.0
-"""Simulated seconds between two looks at the queue."""
-_CELL_S = (20.0, 60.0)
 _MAX_ARRAY_SIZE = 1001
 
 
@@ -92,7 +89,7 @@ class Simulation(ExitStack):
         return f"{job.id}\n"
 
     def _squeue(self, options, *_):
-        self._go_on(LOOK_S)
+        self._go_on(20.0)
         names = options["name"].split(",")
         lines = []
         for job in self._jobs.values():
@@ -119,7 +116,7 @@ class Simulation(ExitStack):
                     self._end(job, index, name)
         for job in self._jobs.values():
             while job.pending and self._free:
-                end = self._now + self._draws.uniform(*_CELL_S)
+                end = self._now + self._draws.uniform(20.0, 60.0)
                 job.running[job.pending.popleft()] = self._free.popleft(), end
         running = sum(len(job.running) for job in self._jobs.values())
         self.most_running = max(self.most_running, running)

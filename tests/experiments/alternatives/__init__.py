@@ -28,13 +28,11 @@ ROWS = DOCS / "alternatives.csv"
 PAGE = ROWS.with_suffix(".md")
 WAYS = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
 OURS = ("quick", "race")
-TASKS = {"movies": 2500, "nyt": 1500, "quora": 4000}
-"""Tasks, and how many examples of each are the test part."""
+TASKS = {"movies": 2500, "nyt": 1500, "quora": 4000}  # and how many examples are the test part
 LABELS = ("all", "1000", "100")
 SEEDS = ("0", "1", "2")
 MINUTES = 20.0
-MARGIN = 0.01
-"""How much worse than the best of the others our answer may be without being called a loss."""
+MARGIN = 0.01  # by which our answer may be worse than the best without being called a loss
 COLUMNS = (
     "task", "labels", "way", "seed", "minutes", "status", "reason", "score", "examples",
     "wall_s", "peak_mib", "model_mb", "lines", "other_cores", "note", "command", "versions",

@@ -25,8 +25,7 @@ EXAMPLES = {
     "movies": 1516, "amazon": 542, "nyt": 754, "tweets": 601,  # of a fold of a race
     "claims-movies": 7512, "sst": 1101, "sts": 863,
 }  # fmt: skip
-_MOST = 2000
-"""Examples that are drawn at most; of a task with more, each is as variable as several."""
+_MOST = 2000  # examples that are drawn; of a task with more, each is as variable as several
 _SCATTER = 0.07  # std of a process's time or memory
 
 

@@ -46,7 +46,6 @@ REPEATS = DOCS / "repeats.csv"
 GRID = DOCS / "repeats.toml"
 PARTS = ("aa", "power", "needed", "history", "repeats", "within", "work", "slow")
 _NUMBERS = {"collect": 12, "aa": 200, "power": 200, "history": 300, "times": 1000, "slow": 20}
-"""How many repeats, draws or trials a part takes."""
 _HERE = Path(__file__).parent
 _TRIALS = ("mode=full", "mode=lora", "mode=dora", "mode=head")  # of one cell of slow.toml each
 _PATCH = """\

@@ -1,8 +1,5 @@
 """Run the doctor with faults, each of which one check has to name and no other, and without any,
-where none may fail. Prints the tables of docs/doctor.md.
-
-Example: python -m tests.experiments.doctor --runs 20
-"""
+where none may fail. Prints the tables of docs/doctor.md."""
 
 import json
 import subprocess

@@ -167,8 +167,6 @@ def failing(call, value=UNKNOWN):
     return FakeNvml(*ALL, errors={call: value})
 
 
-_FULL = {"off": "CUDA error: out of memory"}
-_BROKEN = {"off": "CUDA unknown error"}
 _NO_LIBRARY = failing("nvmlInit", NO_LIBRARY)
 FAULTS = (
     GpuFault("the driver is too old for torch's CUDA", FakeNvml(FIRST, driver="550.54"),
@@ -183,8 +181,9 @@ FAULTS = (
     GpuFault("another process has one of two to itself", check=FakeCuda(TAKEN, SECOND)),
     GpuFault("another process has the first of two, with `--device cuda`",
              check=FakeCuda(TAKEN, SECOND), device="cuda"),
-    GpuFault("the GPU is full", FakeNvml(FIRST), FakeCuda(FIRST, failures=_FULL)),
-    GpuFault("all GPUs are broken", check=FakeCuda(*ALL, failures=_BROKEN)),
+    GpuFault("the GPU is full", FakeNvml(FIRST),
+             FakeCuda(FIRST, failures={"off": "CUDA error: out of memory"})),
+    GpuFault("all GPUs are broken", check=FakeCuda(*ALL, failures={"off": "CUDA unknown error"})),
     GpuFault("the GPU computes no bf16 at all", FakeNvml(T4),
              FakeCuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
     GpuFault("the GPU emulates bf16", gpus=(T4,), amp="bf16"),

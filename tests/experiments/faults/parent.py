@@ -141,8 +141,16 @@ class Parent:
             return
         if strike.action == "fill_disk":
             fill_disk()
-        elif strike.action == "jump":
-            jump(strike.amount)
+        elif strike.action == "jump":  # the wall clock, for the rest of this process
+            clock, ahead = time.time, timedelta(seconds=strike.amount)
+
+            class Jumped(datetime):
+                @classmethod
+                def now(cls, tz=None):
+                    return datetime.now(tz) + ahead
+
+            runner.datetime = Jumped
+            time.time = lambda: clock() + strike.amount
         else:
             if strike.action == "tear_append":  # under the lock, as a writer killed just then
                 line = encode(self._row)
@@ -163,16 +171,3 @@ def stub_report(results, reports, **_others):
     except OSError as error:
         raise DiskFullError(f"{reports}: no space left for the report") from error
     return index
-
-
-def jump(seconds):
-    """Put the wall clock forward, or back, for the rest of this process."""
-    clock = time.time
-
-    class Jumped(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) + timedelta(seconds=seconds)
-
-    runner.datetime = Jumped
-    time.time = lambda: clock() + seconds

@@ -119,7 +119,7 @@ class Round:
                 node = choose([] if self._away else NODES)
                 if kind == "node dies":
                     cluster.kill_node(node)
-                cluster.set_down(node)
+                cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
                 self._away[node] = time.monotonic() + self._random.uniform(0, 2)
             case "node restarts":
                 node = choose([node for node in NODES if node not in self._away])
