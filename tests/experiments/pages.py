@@ -28,9 +28,9 @@ def with_tables(text, module, **facts):
     return text
 
 
-def made(name, **facts):
-    """The text of a whole page, which the template of this name makes of some facts."""
-    return _environment(Path(__file__).with_suffix("")).get_template(name).render(facts)
+def made(template, /, **facts):
+    """The text of a whole page, which the template of a name makes of some facts."""
+    return _environment(Path(__file__).with_suffix("")).get_template(template).render(facts)
 
 
 def rewrite(path, page, *facts):
