@@ -3,13 +3,12 @@
 import json
 import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.analysis.claims import LEVEL
+from bench.analysis.claims import LEVEL, judge_file
 from bench.claims import main
 from bench.plan import gridfile
 from bench.plan.claimsfile import load
@@ -19,15 +18,15 @@ from bench.results.outcomes import Outcome, digest_of, outcome_key, outcomes_fil
 from bench.results.rowfile import encode, record
 from bench.stats.racing import ROUNDS
 from tests.bench.synthetic_rows import cell, result_row
-from tests.experiments.claims import CLAIMS, PAGES, WORLDS, measure, page, read_figures, verdicts
+from tests.experiments.claims import CLAIMS, FIGURES, PAGES, WORLDS, measure, page
+from tests.experiments.pages import ROOT, read_json
 
-ROOT = Path(__file__).parents[1]
-FIGURES = read_figures()
+FIGURES = read_json(FIGURES)
 
 
 @pytest.fixture(scope="module")
 def judged():
-    return verdicts()
+    return judge_file(CLAIMS)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -6,11 +6,12 @@ import pytest
 from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
-from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
-from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
-from tests.experiments.comparing.simulations import of_repeats
+from tests.experiments.comparing import simulations
+from tests.experiments.comparing.__main__ import FIGURES, PAGES, REPEATS, page
+from tests.experiments.comparing.simulations import SCENARIOS, Repeats, Simulated, in_rounds
+from tests.experiments.pages import read_json
 
-ROWS = read_rows(REPEATS)
+ROWS, FIGURES = read_rows(REPEATS), read_json(FIGURES)
 FALSE_ALARMS = 0.05
 
 
@@ -20,17 +21,17 @@ def is_rare(count, draws):
 
 
 @pytest.mark.parametrize(
-    "world", [*(SCENARIOS[i] for i in (1, 3, 7)), Repeats(ROWS)], ids=lambda world: world.name
+    "world", [*map(SCENARIOS.__getitem__, (1, 3, 7)), Repeats(ROWS)], ids=lambda world: world.name
 )
 def test_halves_of_real_repeats_and_simulated_rows_of_the_same_code_rarely_differ(world):
     assert len({row.repeat for row in ROWS}) >= 12
-    outcome = measure(world, 40)
+    outcome = simulations.measure(world, 40)
     assert outcome["alarms"] <= FALSE_ALARMS * 40
     assert is_rare(outcome["changes"], 40)
 
 
 def test_the_committed_figures_keep_the_promises():
-    figures = read_figures()
+    figures = FIGURES
     assert [one["name"] for one in figures["aa"][1:]] == [world.name for world in SCENARIOS]
     # a setting that scatters more without showing it has too narrow an interval
     changing = [world.name for world in SCENARIOS if world.unequal or world.slowdown]
@@ -52,14 +53,12 @@ def test_the_committed_figures_keep_the_promises():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_page_has_the_figures(path):
     text = path.read_text(encoding="utf-8")
-    assert text == page(text, read_figures()), (
-        "python -m tests.experiments.comparing page --only-page"
-    )
+    assert text == page(text, FIGURES), "python -m tests.experiments.comparing page --only-page"
 
 
 def test_intervals_of_one_process_cover_the_others_only_if_made_of_several():
-    figures = read_figures()["repeats"]
-    assert list(of_repeats(ROWS)) == figures
+    figures = FIGURES["repeats"]
+    assert list(simulations.of_repeats(ROWS)) == figures
     for name, least, most in (("within", 0.0, 0.7), ("one", 0.9, 1.0)):
         hits, count = (sum(one[key] for one in figures) for key in (name, f"{name}_of"))
         assert least <= hits / count <= most, name

@@ -23,7 +23,7 @@ from bench.results.rowfile import record
 from bench.results.store import Store
 from minbert.assets.__main__ import main as assets
 from tests.components import COMPONENTS, need
-from tests.experiments import encoders_page, reliability_page
+from tests.experiments import encoders_table, reliability_page
 from tests.experiments.runs_csv_page import page
 
 ROOT = Path(__file__).parents[1]
@@ -52,8 +52,8 @@ def test_pages_that_commands_write_are_as_they_would_write_them():
     assert all(row.get("accuracy", 1) >= 0.95 for row in results["trained"])
     assert all(row.get("difference", 0) <= 1e-5 for row in results["trained"])
     assert all(row["difference"] <= 1e-4 for row in results["parity"])
-    assert read("docs/encoders.md") == encoders_page.page(results), (
-        f"{PRINT}.encoders_page docs/encoders.json > docs/encoders.md"
+    assert read("docs/encoders.md") == encoders_table.page(results), (
+        f"{PRINT}.encoders_table --page"
     )
 
 

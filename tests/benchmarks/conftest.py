@@ -1,10 +1,9 @@
-"""What benchmarks share: as many threads as a cell, real lengths of texts, many rows, a browser."""
+"""What benchmarks share: as many threads as a cell, many rows, a browser."""
 
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,8 +11,6 @@ from adapters.injection import inject, parameter_groups
 from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
 from bench.results.rowfile import encode, read_rows, record
-from minbert.data.batches import collate, plan_training
-from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.training.optimizer import ParameterGroup
 from minbert.training.schedules import schedule_of
@@ -21,22 +18,20 @@ from minbert.training.trainer import Trainer
 from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
 
-BATCH_SIZE = 64
+CLASSES, RANK = 5, 8
 _PEAK_OF = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
 print("\\n", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 sys.exit(code)
 """
-"""Runs a command and prints its peak, in a small process: to the peak of a process counts that of
-the one which started it, at that time."""
+"""A small process: to the peak of one counts that of the process which started it, at that time."""
 
 
-def trainer_of(config, mode, layers, amp, *, rank=8, classes=5):
-    """A trainer of a new model with its adapters, on the CPU."""
-    model = BertClassifier(config, classes, pooling="mean", dropout=0.1)
+def trainer_of(config, mode, layers, amp):
+    model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     initialise(model, 0)
-    rank = None if layers is None else rank
+    rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     every = parameter_groups(model).values()
     groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in every]
@@ -74,25 +69,6 @@ def threads():
     torch.set_num_threads(usable_threads())
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def batch():
-    """64 texts of like length, with random ids, as an epoch on `movies` gives them, whose sentences
-    have 27 tokens on average, and from 4 to 79: the batch of median size."""
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.normal(27, 11, 20 * BATCH_SIZE), 4, 79).astype(np.int64)
-    tokens = int(lengths.sum())
-    encoded = Encoded(
-        rng.integers(1000, 30000, tokens, dtype=np.int32),
-        np.zeros(tokens, dtype=np.int8),
-        np.concatenate([[0], np.cumsum(lengths)]),
-    )
-    labels = rng.integers(0, 5, len(lengths))
-    device = torch.device("cpu")
-    plan = plan_training(encoded.lengths, BATCH_SIZE, rng)
-    batches = [collate([encoded], labels, indices, 0, device) for indices in plan]
-    return sorted(batches, key=lambda batch: batch.tokens)[len(batches) // 2]
 
 
 @pytest.fixture(scope="session")

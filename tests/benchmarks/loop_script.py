@@ -1,9 +1,5 @@
-"""LoRA by transformers and PEFT in a plain loop, from process start to the score on dev:
-
-    python -m tests.benchmarks.loop_script MODEL STEPS BATCH_SIZE
-
-The texts are those of task movies. Prints the score.
-"""
+"""LoRA by transformers and PEFT in a plain loop on task movies; prints the score on dev:
+`python -m tests.benchmarks.loop_script MODEL STEPS BATCH_SIZE`"""
 
 import sys
 
@@ -22,26 +18,7 @@ from minbert.data.tasks import load_task
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
 
-def by_loop(model, train, dev, collate, steps, size):
-    """Train by a plain loop; the logits on dev."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
-    model.train()
-    batches = DataLoader(train, size, shuffle=True, collate_fn=collate)
-    for _, batch in zip(range(steps), batches, strict=False):
-        model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    model.eval()
-    with torch.inference_mode():
-        return torch.cat([model(**b).logits for b in DataLoader(dev, size, collate_fn=collate)])
-
-
 def main(checkpoint, steps, size):
-    """Train, and print the score."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     data = load_task("movies", max_train=steps * size, max_dev=256)
@@ -57,7 +34,21 @@ def main(checkpoint, steps, size):
         task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=targets
     ))  # fmt: skip
     collate = DataCollatorWithPadding(tokenizer)
-    logits = by_loop(model, encoded(data.train), encoded(data.dev), collate, steps, size)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01, fused=True)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
+    model.train()
+    batches = DataLoader(encoded(data.train), size, shuffle=True, collate_fn=collate)
+    for _, batch in zip(range(steps), batches, strict=False):
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    dev = DataLoader(encoded(data.dev), size, collate_fn=collate)
+    with torch.inference_mode():
+        logits = torch.cat([model(**batch).logits for batch in dev])
     right = logits.argmax(dim=1) == torch.as_tensor(data.dev.labels)
     print(f"{right.double().mean():.4f}")
 

@@ -27,7 +27,6 @@ AFTER = f"{BEFORE} + 0 * self.dense(y, self.activation).exp()"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A clone whose last commit changes no code."""
     folder = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)  # noqa: S607
     (folder / "tiny.toml").write_text(GRID)
@@ -37,7 +36,6 @@ def checkout(tmp_path):
 
 
 def test_a_worse_change_is_found(benchmark, checkout, tmp_path):
-    """It works more, and keeps more for the backward pass."""
     encoder = checkout / "minbert" / "model" / "encoder.py"
     assert BEFORE in encoder.read_text()
     encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))

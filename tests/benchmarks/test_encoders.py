@@ -1,5 +1,4 @@
-"""Encoders besides BERT against transformers + PEFT, in steps that alternate: gates on the ratio of
-times and on what is kept for the backward pass, within this run."""
+"""Encoders besides BERT against transformers + PEFT: gates on ratios within this run."""
 
 import pytest
 

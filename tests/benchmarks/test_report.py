@@ -18,8 +18,7 @@ def test_report_on_100_000_rows(benchmark, tmp_path, many):
 
 
 def test_a_slider_among_400_settings(benchmark, browser, tmp_path):
-    """From a slider's event until the browser has drawn pictures and tables again; each setting has
-    three seeds."""
+    """From its event until the browser has drawn pictures and tables of three seeds each."""
     rates = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3]
     rows = [
         row for rate in rates for row in synthetic_rows(204, failures=False, learning_rate=rate)

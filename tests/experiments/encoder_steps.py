@@ -1,18 +1,15 @@
 """Training steps of encoders of several architectures, by this project and by transformers + PEFT:
+`python -m tests.experiments.encoder_steps` writes docs/encoder-steps.json.
 
-    python -m tests.experiments.encoder_steps [--only electra,mpnet]
-
-writes docs/encoder-steps.json; with `--only` the other architectures' rows stay as they are there.
 Random weights of minilm's size, the same batches in alternation, one process for a setting. Ratios
 of time are this project's over PEFT's, with a 95% interval over repeats; `to_bert` is the ratio
-over that of BERT, which is a part of every run; `kept` is of what the forward pass of the largest
-batch keeps. An architecture takes about 4 minutes on two cores.
+over that of BERT; `kept` is of what the forward pass of the largest batch keeps.
 """
 
-import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from math import exp, log
 from pathlib import Path
 
@@ -29,16 +26,15 @@ from minbert.model.families import FAMILIES
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.trainer import Trainer, autocast
 from tests.encoders import job, save
-from tests.experiments.pages import read_json, write_json
+from tests.experiments.pages import DOCS, write_json
 from tests.experiments.processes import in_processes
 
 REPEATS = 8
-BERT = "bert"
 KINDS = (
-    BERT, "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
+    "bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
 )  # fmt: skip
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
-RESULTS = Path(__file__).parents[2] / "docs" / "encoder-steps.json"
+RESULTS = DOCS / "encoder-steps.json"
 SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
 _SIZES = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
@@ -48,13 +44,10 @@ _OTHER_SIZES = {
     "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
     "electra": {"embedding_size": 128}, "albert": {"embedding_size": 128},
 }  # fmt: skip
-_TEXTS = 64
-_BATCHES = 3
-_VOCABULARY = 30_522
+_TEXTS, _BATCHES, _VOCABULARY = 64, 3, 30_522
 
 
 def batches(pad):
-    """Batches of 64 texts of similar length, of 6 to 60 tokens."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(6, 61, (_BATCHES * _TEXTS,), generator=generator).sort().values
     made = []
@@ -118,7 +111,7 @@ def measure(kind, mode, amp, repeats=REPEATS):
 
 def measured_alone(*setting):
     """The row of a setting, from a process of its own."""
-    [(_, row)] = in_processes(1, [(measure, *setting)])
+    [row] = in_processes(1, [(measure, *setting)])
     return row
 
 
@@ -128,25 +121,13 @@ def machine():
 
 
 @click.command(help=__doc__)
-@click.option("--only", help="Architectures, separated by commas.")
-def main(only):
-    chosen = KINDS if only is None else (BERT, *only.split(","))
-    if unknown := set(chosen) - set(KINDS):
-        sys.exit(f"--only: no steps of {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    result, rows = {"machine": machine(), "repeats": REPEATS}, []
-    if only is not None:
-        earlier = read_json(RESULTS)
-        rows = [row for row in earlier.pop("rows") if row["kind"] not in chosen]
-        if earlier != result:
-            sys.exit(f"{RESULTS} is of {earlier}, and this is {result}: leave out --only")
-    cells, berts = [(kind, *one) for kind in KINDS if kind in chosen for one in SETTINGS], {}
-    for number, cell in enumerate(cells, 1):
-        click.echo(f"{number} of {len(cells)}: {' '.join(cell)}", err=True)
-        row = measured_alone(*cell)
-        row["to_bert"] = row["time"][0] / berts.setdefault(cell[1:], row["time"][0])
+def main():
+    rows, berts = [], {}
+    for kind, setting in product(KINDS, SETTINGS):
+        row = measured_alone(kind, *setting)
+        row["to_bert"] = row["time"][0] / berts.setdefault(setting, row["time"][0])
         rows.append(row)
-    rows.sort(key=lambda row: KINDS.index(row["kind"]))
-    write_json(RESULTS, {**result, "rows": rows})
+    write_json(RESULTS, {"machine": machine(), "repeats": REPEATS, "rows": rows})
 
 
 if __name__ == "__main__":

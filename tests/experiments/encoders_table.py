@@ -1,9 +1,5 @@
 """Training of every encoder architecture by every method on a task that shows whether both work:
-the class of a text is which of five words it has.
-
-`python -m tests.experiments.encoders_table` trains all of them, in engine minbert too where it has
-the encoder and the method, loads what they saved elsewhere, compares the losses of both engines,
-and writes docs/encoders.json and docs/encoders.md, which says how long that took.
+the class of a text is which of five words it has. Writes docs/encoders.json and docs/encoders.md.
 """
 
 import json
@@ -13,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+import click
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
 
@@ -21,6 +19,7 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
+from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.job import Job
 from bench.plan.models import engine_version
@@ -29,31 +28,27 @@ from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
 from bench.worker.weights import load_trained
 from minbert.data.batches import collate, plan_epoch
-from minbert.model.classifier import Classifier
 from minbert.model.families import FAMILIES
 from minbert.training.evaluation import predict
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
-from tests.encoders import KINDS, Checkpoints, job
+from tests.encoders import HIDDEN, KINDS, Checkpoints, job
+from tests.experiments import encoder_steps
 from tests.experiments.encoder_steps import machine, ours
-from tests.experiments.encoders_page import page
-from tests.experiments.pages import read_json, write_json
+from tests.experiments.pages import DOCS, ROOT, made, markdown_table, read_json, write_json
 from tests.experiments.processes import in_processes
 
-ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
+RESULTS, PAGE = DOCS / "encoders.json", DOCS / "encoders.md"
+LAYERS = ROOT / "tests/bench/engines/golden/layer-sets.txt"
 EVERY = tuple(dict.fromkeys((*KINDS, *FAMILIES)))
 ENOUGH = 0.95  # the accuracy that shows that a method trains an architecture; chance is 0.2
-_ROUND = 60  # steps between two looks at the accuracy
-
 PLANTED = ("film", "story", "life", "comedy", "actor")
 FILLERS = ("the", "of", "and", "to", "in")
 ASKED = 320  # examples of which the accuracy is
 
 
 def planted(job, count, seed):
-    """Examples of the task, tokenised for a job."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(PLANTED))
     texts = []
@@ -82,11 +77,6 @@ class Setting:
     def label(self):
         return " ".join(filter(None, [self.name, self.layers]))
 
-    @property
-    def is_of_both(self):
-        """Whether both engines have it."""
-        return self.mode in _BOTH and "PiSSA" not in self.name
-
     def job(self, checkpoint):
         """The job of a checkpoint in engine transformers, with this project's kernels."""
         rate = None if self.mode == "head" else self.rate
@@ -102,11 +92,9 @@ class Setting:
         return job(checkpoint, self.mode, self.layers, **values)
 
 
-_BOTH = ("full", "head", "bitfit", "lora", "dora")  # modes of both engines
 ATTENTION = "query, key and value"
 LOHA = {"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": "all-linear"}
 BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ATTENTION}
-RECIPES = (("rsLoRA", "use_rslora", "on"), ("PiSSA", "init_lora_weights", "pissa"))
 SETTINGS = (
     Setting("full", "full", rate=3e-3),
     Setting("head", "head", most=900),
@@ -114,8 +102,10 @@ SETTINGS = (
     *(Setting(mode, mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS),
     *(Setting("ia3", "ia3", layers, rate=3e-2, most=600) for layers in LAYER_SETS),
     *(Setting("vera", "vera", layers, rate=3e-2) for layers in LAYER_SETS),
-    *(Setting(f"lora with {name}", "lora", layers, changes={key: value})
-      for name, key, value in RECIPES for layers in LAYER_SETS[::2]),
+    *(Setting("lora with rsLoRA", "lora", layers, changes={"use_rslora": "on"})
+      for layers in LAYER_SETS[::2]),
+    *(Setting("lora with PiSSA", "lora", layers, changes={"init_lora_weights": "pissa"})
+      for layers in LAYER_SETS[::2]),
     Setting("peft: LoHa", "peft", config=LOHA),
     Setting("peft: BOFT", "peft", rate=1e-2, config=BOFT),
 )  # fmt: skip
@@ -143,7 +133,6 @@ def trainer_of(a_job, steps):
 
 
 def losses_of(a_job, steps):
-    """The losses of some steps on the task."""
     trainer, batches = trainer_of(a_job, steps)
     return [float(trainer.step(batch)[0]) for batch in islice(batches, steps)]
 
@@ -153,77 +142,50 @@ def logits_of(model, split):
     return predict(model, split.texts, **usual)
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What came of a training: a model, its accuracy on other examples, and the steps taken."""
-
-    model: Classifier
-    accuracy: float
-    steps: int
-    logits: np.ndarray
-
-
 def learn(a_job, most):
-    """Train until the accuracy is enough, or the steps are at an end."""
+    """Train until the accuracy on other examples is enough, or the steps are at an end."""
     dev = planted(a_job, ASKED, 1)
     trainer, batches = trainer_of(a_job, most)
     steps, accuracy = 0, 0.0
     while accuracy < ENOUGH and steps < most:
-        for batch in islice(batches, _ROUND):
+        for batch in islice(batches, 60):
             trainer.step(batch)
-        steps += _ROUND
+        steps += 60
         logits = logits_of(trainer.model, dev)
         accuracy = float((logits.argmax(axis=1) == dev.labels).mean())
-    return Learned(trainer.model, accuracy, steps, logits)
+    return trainer.model, logits, accuracy, steps
 
 
-def save(learned, a_job, folder):
-    """Save what trained, with the job and the logits, for `difference`."""
+def save(model, logits, a_job, folder):
     folder.mkdir(parents=True)
-    trained = [p for p in learned.model.parameters() if p.requires_grad]
-    save_weights(learned.model, trained, folder)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    save_weights(model, trained, folder)
     (folder / "cell.json").write_text(a_job.to_json())
-    save_file({"logits": learned.logits}, folder / "before.safetensors")
-
-
-def difference(folder):
-    """The largest difference of the logits of a saved model, once it is loaded."""
-    a_job = Job.read(folder)
-    before = load_file(folder / "before.safetensors")["logits"]
-    logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
-    return float(f"{np.abs(logits - before).max():.3g}")
-
-
-def folder_of(root, row):
-    """Where what was trained for a row is saved."""
-    return root / "saved" / row["engine"] / row["architecture"] / row["setting"]
+    save_file({"logits": logits}, folder / "before.safetensors")
 
 
 def _train(kind, engine, setting, root):
-    """Train one architecture by one method, and save it."""
     row = {"engine": engine, "architecture": kind, "setting": setting.label}
     try:
         a_job = setting.job(Checkpoints(root / "checkpoints")(kind))
         a_job = ours(a_job) if engine == MINBERT else a_job
-        learned = learn(a_job, setting.most)
+        model, logits, accuracy, steps = learn(a_job, setting.most)
     except InputError as error:
         return row | {"refused": str(error)}
-    folder = folder_of(root, row)
-    save(learned, a_job, folder)
-    groups = engine_of(a_job.cell).parameter_groups(learned.model)
-    row |= {"accuracy": round(learned.accuracy, 4), "steps": learned.steps}
+    folder = root.joinpath("saved", *row.values())
+    save(model, logits, a_job, folder)
+    groups = engine_of(a_job.cell).parameter_groups(model)
+    row |= {"accuracy": round(accuracy, 4), "steps": steps}
     row |= {group: sum(p.numel() for p in own.values()) for group, own in groups.items()}
     return row | {"bytes": (folder / WEIGHTS).stat().st_size}
 
 
 POOLINGS = ("pooler", "mean", "cls", "pooler, new")
-"""Poolings on which engines are compared, of which encoders besides BERT have the first two; the
-last is of a checkpoint without a pooler."""
+"""On which engines are compared: `cls`, and a checkpoint without a pooler, are for BERT alone."""
 
 
 def _compare(kind, pooling, setting, root):
-    """The largest difference in losses of 50 steps between engine minbert and the libraries'
-    own code."""
+    """The largest difference in losses of 50 steps between minbert and the libraries' own code."""
     new = {"head": "MaskedLM"} if "new" in pooling else {}
     theirs = setting.job(Checkpoints(root / "checkpoints")(kind, **new))
     changes = {"pooling": pooling.partition(",")[0], "own_kernels": OFF}
@@ -233,20 +195,20 @@ def _compare(kind, pooling, setting, root):
     return {**row, "difference": float(f"{np.abs(one - other).max():.2g}")}
 
 
-def measure(kinds=EVERY, settings=SETTINGS):
+def measure():
     """Train, compare and load everything, the last in another process than the first."""
     begun = time.monotonic()
-    both = [setting for setting in settings if setting.is_of_both]
-    own = [kind for kind in kinds if kind in FAMILIES]
+    modes = ("full", "head", "bitfit", "lora", "dora")  # of both engines
+    both = [one for one in SETTINGS if one.mode in modes and "PiSSA" not in one.name]
+    own = [kind for kind in EVERY if kind in FAMILIES]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         checkpoints = Checkpoints(root / "checkpoints")
-        for kind in kinds:
+        for kind in EVERY:
             checkpoints(kind)
-        if "bert" in kinds:
-            checkpoints("bert", head="MaskedLM")
+        checkpoints("bert", head="MaskedLM")
         calls = [
-            *((_train, kind, TRANSFORMERS, one, root) for kind in kinds for one in settings),
+            *((_train, kind, TRANSFORMERS, one, root) for kind in EVERY for one in SETTINGS),
             *((_train, kind, MINBERT, one, root) for kind in own for one in both),
         ]
         trained = len(calls)
@@ -256,11 +218,15 @@ def measure(kinds=EVERY, settings=SETTINGS):
             for pooling in (POOLINGS if kind == "bert" else POOLINGS[:2])
             for setting in both
         ]
-        every = dict(in_processes(2, calls, torch.set_num_threads, 1))
-        rows = [every[number] for number in range(len(calls))]
+        rows = list(in_processes(2, calls, torch.set_num_threads, 1))
         for row in rows[:trained]:
-            if "accuracy" in row:
-                row["difference"] = difference(folder_of(root, row))
+            if "accuracy" in row:  # the largest difference of its logits, once it is loaded
+                names = (row[name] for name in ("engine", "architecture", "setting"))
+                folder = root.joinpath("saved", *names)
+                a_job = Job.read(folder)
+                before = load_file(folder / "before.safetensors")["logits"]
+                logits = logits_of(load_trained(a_job, folder), planted(a_job, ASKED, 1))
+                row["difference"] = float(f"{np.abs(logits - before).max():.3g}")
     return {
         "versions": f"{machine()}, {engine_version()}",
         "minutes": round((time.monotonic() - begun) / 60),
@@ -268,6 +234,60 @@ def measure(kinds=EVERY, settings=SETTINGS):
     }  # fmt: skip
 
 
-if __name__ == "__main__":
-    write_json(RESULTS, measure())
+def page(results):
+    trained, steps = pd.DataFrame(results["trained"]), read_json(encoder_steps.RESULTS)
+    theirs = trained[trained["engine"] == TRANSFORMERS]
+    lowest = trained.groupby("setting", sort=False)["accuracy"].min().sort_values(kind="stable")
+    scores = {}
+    for setting, score in lowest.items():
+        scores.setdefault(f"{score:.2f}", []).append(setting)
+    measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
+    kinds = dict.fromkeys(row["kind"] for row in steps["rows"])
+    parity = pd.DataFrame(results["parity"]).groupby("architecture", sort=False)["difference"].max()
+    checkpoint = pd.read_csv(DOCS / "mpnet.csv", dtype=str, keep_default_na=False)
+    checkpoint = checkpoint.query("status == 'ok'").to_dict("records")
+    # the parameters of LoRA by layer set and architecture
+    lora = theirs[theirs["setting"].isin(["lora attn-only", "lora all-lin-only"])]
+    sizes = lora.pivot(index="setting", columns="architecture", values="adapter")
+    sizes = sizes.loc[lora["setting"].unique(), lora["architecture"].unique()]
+    lines = [[name, *(f"{size:,.0f}" for size in row)] for name, row in sizes.T.items()]
+    return made(
+        "encoders.md.jinja", **results, steps=steps, name=_name,
+        moved=trained["difference"].max(), scores=scores, own=FAMILIES, width=HIDDEN,
+        refused=[row for row in theirs.to_dict("records") if isinstance(row.get("refused"), str)],
+        layers=_layers(),
+        ratios={kind: [measured[kind, *one] for one in encoder_steps.SETTINGS] for kind in kinds},
+        sizes=markdown_table(["layer set", *map(_name, sizes)], lines).rstrip(),
+        checkpoint=checkpoint,
+        agreements=", ".join(f"{_name(kind)} {value:.1e}" for kind, value in parity.items()),
+    )  # fmt: skip
+
+
+def _name(kind):
+    return ARCHITECTURES[kind].name
+
+
+def _layers():
+    """Architectures that have the engine, the layers and the attention in common."""
+    alike = {}
+    lines = (line.partition(": ") for line in LAYERS.read_text(encoding="utf-8").splitlines())
+    parts = {kind: text.split("; ")[:2] for kind, _, text in lines}
+    for kind, entry in ARCHITECTURES.items():
+        names = (part.split(": ")[1].split(", ") for part in parts[kind])
+        shown = (", ".join(f"`{name}`" for name in some) for some in names)
+        engine = MINBERT if kind in FAMILIES else TRANSFORMERS
+        facts = (engine, *shown, "sdpa" if entry.has_sdpa else "eager")
+        alike.setdefault(facts, []).append(f"{entry.name} (`{kind}`)")
+    return alike
+
+
+@click.command(help=__doc__)
+@click.option("--page", "only_page", is_flag=True, help="Only write the page.")
+def main(only_page):
+    if not only_page:
+        write_json(RESULTS, measure())
     PAGE.write_text(page(read_json(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()

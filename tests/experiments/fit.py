@@ -1,12 +1,5 @@
-"""Verifies what bench.fit promises, for settings drawn at random:
-
-    python -m tests.experiments.fit [--draws 60] [--seed 0]
-
-appends entries to bench/fit/verified.json, from which bench.fit states its error. Five
-architectures, of which the forecast's coefficients were measured with BERT alone, both engines, six
-lengths and limits of 450 to 800 MiB, and 250 more in engine transformers, on a CPU. A draw takes a
-minute or two on two idle cores.
-"""
+"""Verifies what bench.fit promises, on a CPU and for settings drawn at random: appends entries to
+bench/fit/verified.json, from which bench.fit states its error. A draw takes a minute or two."""
 
 import json
 import random
@@ -19,16 +12,14 @@ from click import command, option
 
 from bench.common.messages import echo
 from tests.encoders import save
-from tests.experiments.pages import read_json
+from tests.experiments.pages import ROOT, read_json
 
-RESULTS = Path(__file__).parents[2] / "bench" / "fit" / "verified.json"
+RESULTS = ROOT / "bench/fit/verified.json"
 _SIZES = {
     "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
     "intermediate_size": 512, "max_position_embeddings": 514,
 }  # fmt: skip
-_BERT = ("bert-tiny", "bert-mini", "minilm")
-_OTHERS = ("roberta", "electra", "deberta-v2", "modernbert")
-_LENGTHS = (16, 32, 64, 128, 256, 512)
+_MODELS = ("bert-tiny", "bert-mini", "minilm", "roberta", "electra", "deberta-v2", "modernbert")
 _SELECTED = (
     "mode=full amp=bf16", "mode=head", "mode=lora layers=attn-only amp=off",
     "mode=lora layers=attn-only amp=bf16", "mode=lora layers=all-lin-only", "mode=dora",
@@ -36,19 +27,19 @@ _SELECTED = (
 )  # fmt: skip
 
 
-@command()
-@option("--draws", default=60)
-@option("--seed", default=0)
+@command(help=__doc__)
+@option("--draws", default=60, show_default=True)
+@option("--seed", default=0, show_default=True)
 def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as place:
         for number in range(draws):
-            model, limit = drawn.choice([*_BERT, *_OTHERS]), drawn.randrange(450, 800, 50)
+            model, limit = drawn.choice(_MODELS), drawn.randrange(450, 800, 50)
             limit += 250 * (model in ("deberta-v2", "modernbert"))  # by libraries that take more
-            length, selected = drawn.choice(_LENGTHS), drawn.choice(_SELECTED)
+            length, selected = 2 ** drawn.choice(range(4, 10)), drawn.choice(_SELECTED)
             echo(f"{number + 1}/{draws}: {model}, {length} tokens, {limit} MiB, {selected}")
             name, folder = ["--model", model, "--init", "random"], Path(place, model)
-            if model in _OTHERS:
+            if model not in _MODELS[:3]:
                 name = ["--model", str(folder)]
                 if not folder.exists():
                     save(model, folder, **_SIZES)

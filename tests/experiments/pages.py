@@ -1,8 +1,12 @@
 """Committed pages of docs/ with the tables that an experiment measured."""
 
 import json
+from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def _environment(folder):
@@ -12,10 +16,10 @@ def _environment(folder):
     )  # fmt: skip
 
 
-def with_tables(text, folder, **facts):
+def with_tables(text, module, **facts):
     """The text of a page in which each part between two equal marks `<!-- NAME -->` is what the
-    template NAME.md.jinja of a folder makes of some facts."""
-    environment = _environment(folder)
+    template NAME.md.jinja beside a module makes of some facts."""
+    environment = _environment(Path(module).parent)
     for template in environment.list_templates(["jinja"]):
         mark = f"<!-- {template.removesuffix('.md.jinja')} -->\n"
         if mark in text:
@@ -24,13 +28,12 @@ def with_tables(text, folder, **facts):
     return text
 
 
-def made(template, **facts):
-    """The text of a whole page, which a template makes of some facts."""
-    return _environment(template.parent).get_template(template.name).render(facts)
+def made(template, /, **facts):
+    """The text of a whole page, which the template of a name makes of some facts."""
+    return _environment(Path(__file__).with_suffix("")).get_template(template).render(facts)
 
 
 def rewrite(path, page, *facts):
-    """Write a page as a function makes it of its text and some facts."""
     path.write_text(page(path.read_text("utf-8"), *facts), "utf-8")
 
 

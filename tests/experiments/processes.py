@@ -2,31 +2,31 @@
 
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import click
 from rich.console import Console
 from rich.progress import track
 
+from tests.experiments.pages import rewrite, write_json
+
 
 def in_processes(processes, calls, initializer=None, *arguments):
-    """The number and the result of each call, a function and its arguments, as they end; stderr has
-    a progress bar. Each process begins with a call of the initializer with its own arguments."""
+    """The results of calls, each a function and its arguments, in order; with a progress bar."""
     spawn, console = get_context("spawn"), Console(stderr=True)
     with ProcessPoolExecutor(processes, spawn, initializer, arguments) as pool:
-        futures = {pool.submit(*call): number for number, call in enumerate(calls)}
+        futures = [pool.submit(*call) for call in calls]
         try:
-            for future in track(as_completed(futures), "", len(calls), console=console):
-                yield futures[future], future.result()
+            for future in track(futures, "", console=console):
+                yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def scenarios_command(about, calls, write_figures, write_page):
-    """A command that makes the calls which measure scenarios over a number of runs each, and writes
-    their figures and a page."""
+def scenarios_command(about, of):
+    """Measures the scenarios of a module over a number of runs; writes figures and the page."""
 
     @click.command(help=about)
     @click.option("--runs", default=1000, show_default=True, help="Draws of each scenario.")
@@ -34,11 +34,11 @@ def scenarios_command(about, calls, write_figures, write_page):
     def main(runs, only_page):
         if not only_page:
             os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes
-            done = {}
-            for number, figures in in_processes(2, calls(runs)):
-                done[number] = figures
+            scenarios = []
+            for figures in in_processes(2, of.calls(runs)):
+                scenarios.append(figures)
                 click.echo(json.dumps(figures))
-            write_figures(runs, [done[number] for number in sorted(done)])
-        write_page()
+            write_json(of.FIGURES, {"runs": runs, **of.parts(scenarios)})
+        rewrite(of.PAGE, of.page, of.read_figures())
 
     return main

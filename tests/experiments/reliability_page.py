@@ -1,9 +1,5 @@
-"""Prints docs/reliability.md from the fault suite's counts and the present outcomes of GPU faults.
-
-`python -m tests.experiments.faults --n 1000 --json > faults.json`,
-`python -m tests.experiments.faults --slurm 1000 --json > slurm.json`, then
-`python -m tests.experiments.reliability_page faults.json slurm.json > docs/reliability.md`
-"""
+"""Prints docs/reliability.md from both counts of the fault suite, of `--n 1000 --json` and of
+`--slurm 1000 --json`, and the present outcomes of GPU faults."""
 
 import re
 import sys
@@ -16,30 +12,19 @@ from tests.experiments.pages import made, read_json
 
 
 def page(counts, on_cluster):
-    """The page from the summaries of both runs of the suite."""
     injected = {}
     for each in counts["counts"]:
         injected.setdefault(each["kind"], Counter())[each["worker"]] += each["injected"]
-    return made(
-        Path(__file__).parent / "pages" / "reliability.md.jinja", faults=counts, injected=injected,
-        slurm=on_cluster, slurm_kinds=slurm.KINDS, kinds=KINDS, gpu_faults=_gpu_faults(),
-    )  # fmt: skip
-
-
-def _gpu_faults():
-    """The GPU faults of each outcome, which has short UUIDs and no remedy."""
-    names = {}
+    names = {}  # of the GPU faults of each outcome, which has short UUIDs and no remedy
     for name, outcome in gpu.outcomes():
-        outcome = re.sub(
-            r"(GPU-\w{8})-[\w-]+\)|; mend that, [^|]*? runs on the CPU", _kept, outcome
-        )
+        outcome = re.sub(r"; mend that, [^|]*? runs on the CPU", "", outcome)
+        outcome = re.sub(r"(GPU-\w{8})-[\w-]+\)", r"\1…)", outcome)
         outcome = re.sub(r" \(CUDA_VISIBLE_DEVICES='.*'\)", "", outcome)
         names.setdefault(outcome, []).append(name)
-    return names
-
-
-def _kept(match):
-    return f"{match[1]}…)" if match[1] else ""
+    return made(
+        "reliability.md.jinja", faults=counts, injected=injected,
+        slurm=on_cluster, slurm_kinds=slurm.KINDS, kinds=KINDS, gpu_faults=names,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Prints docs/runs-csv.md: `python -m tests.experiments.runs_csv_page > docs/runs-csv.md`."""
 
 import sys
-from pathlib import Path
 
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import FLAGS, KIND_NAMES, STATUSES
@@ -10,12 +9,11 @@ from tests.experiments.pages import made
 
 
 def page():
-    """The text of the page."""
     groups = {}
     for column in COLUMNS:
         groups.setdefault(column.group, []).append(column)
     return made(
-        Path(__file__).parent / "pages" / "runs-csv.md.jinja", groups=groups, statuses=STATUSES,
+        "runs-csv.md.jinja", groups=groups, statuses=STATUSES,
         flags=FLAGS, kinds=KIND_NAMES, checks=CHECKS, held_by=_held_by,
     )  # fmt: skip
 

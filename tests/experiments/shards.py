@@ -1,7 +1,4 @@
-"""Kill shards of a grid, and merges of their results, at random moments, and count what is lost.
-
-Example: `python -m tests.experiments.shards --n 200`
-"""
+"""Kill shards of a grid, and merges of their results, at random moments, and count what is lost."""
 
 import json
 import os
@@ -11,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
@@ -33,27 +30,16 @@ from tests.experiments.faults.setups import ROOT, setup
 from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 COUNT = 3
-SEEDS = 6
-IN_A_CASE = 16
 
 
-@dataclass
 class Case:
     """A grid in three shards, each with a folder of its own, whose results are merged as they come.
-    A kill comes within the seconds that a shard or a merge usually takes; there are `most`.
-    """
+    A kill comes within the seconds that a shard or a merge usually takes; there are `most`."""
 
-    folder: Path
-    noise: random.Random
-    most: int = 0
-    usual_s: dict = field(default_factory=dict)
-    kills: Counter = field(default_factory=Counter)
-    wrong: list = field(default_factory=list)
-
-    def __post_init__(self):
-        made = setup("fake")
-        settings = made.grid.settings.model_copy(update={"seeds": SEEDS})
-        self.made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
+    def __init__(self, folder, noise, most=0, usual_s=None):
+        self.folder, self.noise, self.most, self.usual_s = folder, noise, most, usual_s or {}
+        self.kills, self.wrong = Counter(), []
+        self.made = setup("fake", seeds=6)
         self.to = self.folder / "all" / "runs.csv"
         self.files = [self.folder / str(index) / "runs.csv" for index in range(COUNT)]
 
@@ -67,7 +53,7 @@ class Case:
         while not self._merge():
             pass
         rows = read_rows(self.to)
-        if Counter(map(content, rows)) != Counter(c for f in self.files for c in contents(f)):
+        if Counter(map(content, rows)) != Counter(self._contents()):
             self.wrong.append("merged rows are not those of the shards")
         ok = Counter(row.cell_id for row in rows if row.is_ok)
         if ok != Counter(cell.cell_id for cell in self.made.cells):
@@ -94,7 +80,7 @@ class Case:
         return process.exitcode >= 0
 
     def _do(self, action):
-        with Path(self.folder / "output.txt").open("a") as output:
+        with (self.folder / "output.txt").open("a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         sys.exit(action())
@@ -122,17 +108,16 @@ class Case:
         rows = read_rows(self.to)
         if any(kept_row(folder_of(self.to, row)) is None for row in rows):
             self.wrong.append("a merged row has no folder")
-        if not {*map(content, rows)} <= {c for file in self.files for c in contents(file)}:
+        if not {*map(content, rows)} <= {*self._contents()}:
             self.wrong.append("a merged row is of no shard")
         return ended
+
+    def _contents(self):
+        return [content(row) for path in self.files for row in read_rows(path)]
 
 
 def content(row):
     return encode(replace(row, attempt=1))
-
-
-def contents(path):
-    return [*map(content, read_rows(path))]
 
 
 def strike(kills, seed, folder):
@@ -142,7 +127,7 @@ def strike(kills, seed, folder):
     undisturbed = Case(Path(tempfile.mkdtemp(dir=folder)), noise).run()
     while counts.total() < kills:
         place = Path(tempfile.mkdtemp(dir=folder))
-        most = min(IN_A_CASE, kills - counts.total())
+        most = min(16, kills - counts.total())
         case = Case(place, noise, most, undisturbed.usual_s).run()
         counts += case.kills
         wrong += [f"{place}: {line}" for line in case.wrong]

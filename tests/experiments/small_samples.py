@@ -1,7 +1,5 @@
-"""How often 95% intervals of a score hold the true one on few examples, by simulation.
-
-`python -m tests.experiments.small_samples` prints the table of docs/measuring.md#small-samples.
-"""
+"""How often 95% intervals of a score hold the true one on few examples, by simulation: prints the
+table of docs/measuring.md#small-samples."""
 
 import numpy as np
 
@@ -24,7 +22,6 @@ def classes(rng, size, rare):
 
 
 def correlated(rng, size, freedom):
-    """Numbers of a correlation of 0.7, and predictions."""
     labels, noise = rng.normal(size=(2, size))
     scale = 1.0 if np.isinf(freedom) else np.sqrt(rng.chisquare(freedom, size) / freedom)
     return Outcome((0.7 * labels + np.sqrt(1 - 0.7**2) * noise) / scale, labels / scale, "")
@@ -47,7 +44,6 @@ def line(metric, parameter, draws=DRAWS, sizes=SIZES):
 
 
 def row(name, parameter, text):
-    """A line of the table."""
     shares = " | ".join(f"{share:.0%}" for share in line(name, parameter))
     return f"| {metric_of(name).label} | {text} | {shares} |"
 

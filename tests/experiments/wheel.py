@@ -1,10 +1,8 @@
 """Build the wheel, install it into a fresh environment, and use it outside the checkout: the
 command, three shards merged and compared with one run, the notebook, uvx and pipx.
 
-Example: `python -m tests.experiments.wheel`
-
-It installs all dependencies two or three times, takes some minutes, and prints a line for each
-thing shown. What uv installs is set by its own variables, such as UV_FIND_LINKS.
+It installs all dependencies two or three times, and takes some minutes. What uv installs is set by
+its own variables, such as UV_FIND_LINKS.
 """
 
 import json
@@ -18,7 +16,8 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).parents[2]
+from tests.experiments.pages import DOCS, ROOT
+
 GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=full,head,lora amp=off",
         "--max-train", "192", "--max-dev", "64", "--max-steps", "2"]  # fmt: skip
 COUNT = 3
@@ -40,75 +39,64 @@ print(rows.sort_values("cell_id")[names].to_json(orient="records"))
 """
 
 
-class Fresh:
-    """A folder outside the checkout, and an environment with the wheel."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
-        }
-        self.run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
-        [self.wheel] = folder.glob("*.whl")
-        venv.create(folder / "venv", with_pip=True)
-        self.python = folder / "venv" / "bin" / "python"
-        self.run(self.python, "-m", "pip", "install", "-q", self.wheel, "nbclient", "ipykernel")
-
-    def run(self, *words, undecided=0):
-        """What a command prints; its exit code has to be 0, or that of an undecided answer."""
-        done = subprocess.run(
-            [*map(str, words)], cwd=self.folder, env=self.environment, text=True,
-            capture_output=True, check=False,
-        )  # fmt: skip
-        if done.returncode not in (0, undecided):
-            sys.exit(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stderr[-2000:]}")
-        return done.stdout
-
-    def bench(self, *words):
-        command = self.folder / "venv" / "bin" / "minbert-bench"
-        return self.run(command, *words, undecided=int(words[:1] == ("recommend",)))
+def run(folder, *words, undecided=0):
+    """What a command prints; its exit code has to be 0, or that of an undecided answer."""
+    done = subprocess.run(
+        [*map(str, words)], cwd=folder, text=True, capture_output=True, check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+    )  # fmt: skip
+    if done.returncode not in (0, undecided):
+        sys.exit(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
-def answers(fresh, folder):
-    """What results in a folder say: their rows, the first columns of the report's tables of
-    settings and of cells, and the base of the recommendation."""
-    runs = Path(folder, "runs.csv")
-    rows = json.loads(fresh.run(fresh.python, "-c", ROWS, runs))
-    lines = (fresh.folder / folder / "reports" / "report.md").read_text("utf-8").splitlines()
+def bench(folder, *words):
+    command = folder / "venv" / "bin" / "minbert-bench"
+    return run(folder, command, *words, undecided=int(words[:1] == ("recommend",)))
+
+
+def answers(folder, results):
+    """Rows, settings and cells in the report's tables, and the base of the recommendation."""
+    runs = results / "runs.csv"
+    rows = json.loads(run(folder, folder / "venv" / "bin" / "python", "-c", ROWS, runs))
+    lines = (results / "reports" / "report.md").read_text("utf-8").splitlines()
     shown = {line.split(" | ")[0] for line in lines if re.match(r"\| (full|head|lora|dora)", line)}
-    advice = json.loads(fresh.bench("recommend", "--runs", runs, "--json"))
+    advice = json.loads(bench(folder, "recommend", "--runs", runs, "--json"))
     same = ("decided", "settings", "metric", "margin", "cross_fitted_score")
     return rows, shown, [advice[name] for name in same]
 
 
-@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None)
+@click.command(help=__doc__)
 @click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
 @click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
 def main(uvx, pipx):
     with tempfile.TemporaryDirectory() as name:
-        fresh = Fresh(Path(name))
-        print(f"{fresh.wheel.name}: {fresh.bench('--version').splitlines()[0]}")
-        assert "run --grid quick --data reviews.csv" in fresh.bench()
-        fresh.bench(*GRID)
+        folder = Path(name)
+        run(folder, sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+        [wheel] = folder.glob("*.whl")
+        venv.create(folder / "venv", with_pip=True)
+        python = folder / "venv" / "bin" / "python"
+        run(folder, python, "-m", "pip", "install", "-q", wheel, "nbclient", "ipykernel")
+        print(f"{wheel.name}: {bench(folder, '--version').splitlines()[0]}")
+        assert "run --grid quick --data reviews.csv" in bench(folder)
+        bench(folder, *GRID)
         parts = [f"{index}/runs.csv" for index in range(COUNT)]
         for index, part in enumerate(parts):
             places = ("--runs", part, "--reports", f"{index}/reports")
-            fresh.bench(*GRID, "--shard", f"{index}/{COUNT}", *places)
-        fresh.bench("merge", *parts, "--to", "all/runs.csv")
-        fresh.bench("report", "--runs", "all/runs.csv", "--reports", "all/reports")
-        one, merged = answers(fresh, "."), answers(fresh, "all")
+            bench(folder, *GRID, "--shard", f"{index}/{COUNT}", *places)
+        bench(folder, "merge", *parts, "--to", "all/runs.csv")
+        bench(folder, "report", "--runs", "all/runs.csv", "--reports", "all/reports")
+        one, merged = answers(folder, folder), answers(folder, folder / "all")
         assert one == merged, (one, merged)
         assert one[1]
         print(f"{COUNT} shards merged: {len(merged[0])} rows, {len(one[1])} settings in the report "
               "and the recommendation's base are those of one run; times differ")  # fmt: skip
-        print(fresh.bench("validate", "all", "--reports", "side").splitlines()[-1])
-        tables = fresh.run(
-            fresh.python, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb", ROOT / "docs",
-        )  # fmt: skip
+        print(bench(folder, "validate", "all", "--reports", "side").splitlines()[-1])
+        tables = run(folder, python, "-c", NOTEBOOK, DOCS / "notebook.ipynb", DOCS)
         print(f"docs/notebook.ipynb ran, with {tables.strip()} outputs in HTML")
         for wanted, words in ((uvx, ("uvx", "--from")), (pipx, ("pipx", "run", "--spec"))):
             if wanted:
-                line = fresh.run(*words, fresh.wheel, "minbert-bench", "--version").splitlines()[0]
+                line = run(folder, *words, wheel, "minbert-bench", "--version").splitlines()[0]
                 print(f"{words[0]}: {line}")
 
 

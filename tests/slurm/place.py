@@ -4,20 +4,17 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.results.rebuild import rebuild
 from tests.experiments.faults.checks import repeated_rows
 from tests.experiments.faults.notes import read, records
-from tests.slurm.cluster import Cluster
 from tests.slurm.stub_worker import CELLS, STARTS
 
-HANG: Final = "600"
-"""The sleep of a cell that something else has to end."""
-PAIRS: Final = """
+HANG = "600"  # the sleep of a cell that something else has to end
+PAIRS = """
 [settings]
 model = "bert-tiny"
 init = "random"
@@ -29,9 +26,8 @@ mode = ["full", "head"]
 mode = ["full", "head"]
 settings = { batching = "shuffled" }
 """
-POLL_S: Final = "0.2"
-LONGEST_S: Final = 240.0
-"""The longest wait for a command."""
+POLL_S = "0.2"
+LONGEST_S = 240.0  # the longest wait for a command
 
 
 class Start(NamedTuple):
@@ -41,21 +37,21 @@ class Start(NamedTuple):
 
 
 class Place:
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder, cluster):
         self.folder = folder
         self.cluster = cluster
         self.csv = folder / "runs.csv"
         self._cells = folder / "cells"
         self._cells.mkdir(parents=True)
 
-    def order(self, what: str, *seeds: int) -> None:
+    def order(self, what, *seeds):
         """Say what workers of cells do from now on: sleep for so many seconds, or `crash`."""
         for seed in seeds:
             path = self._cells / str(seed)
             path.with_suffix(".new").write_text(what)
             path.with_suffix(".new").replace(path)
 
-    def start(self, *options: str) -> "subprocess.Popen[str]":
+    def start(self, *options):
         """Start a command, with options of `tests.slurm.stub_grid`, in a process group."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.slurm.stub_grid", str(self.folder), *options],
@@ -64,57 +60,52 @@ class Place:
             start_new_session=True,
         )  # fmt: skip
 
-    def end(self, command: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+    def end(self, command):
         out, err = command.communicate(timeout=LONGEST_S)
         return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
-    def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *options):
         return self.end(self.start(*options))
 
-    def starts(self) -> list[Start]:
+    def starts(self):
         lines = read(self._cells / STARTS).decode().splitlines()
         words = (line.split(" ") for line in lines)
         return [Start(int(seed), int(attempt), node) for seed, attempt, node in words]
 
-    def wait_for_starts(self, number: int) -> None:
+    def wait_for_starts(self, number):
         self.cluster.wait_for(lambda: len(self.starts()) >= number, f"{number} workers")
 
-    def submissions(self) -> list[Submission]:
-        """The submissions so far, oldest first. A folder whose command was killed while it made it
-        is none: what is written last is missing."""
+    def submissions(self):
+        """The submissions so far, oldest first. One that was killed lacks what is written last."""
         folder = submissions_folder(self.csv)
         return [Submission(path.parent) for path in sorted(folder.glob("[0-9]*/request.json"))]
 
-    def job(self) -> str:
+    def job(self):
         return str(self.submissions()[-1].job)
 
-    def array_task(self, seed: int) -> str:
-        """The id, such as 7_2, of the array task that has a cell in the latest array."""
+    def array_task(self, seed):
         groups = self.submissions()[-1].groups
         index = next(i for i, group in enumerate(groups) if group[0].job.cell.seed == seed)
         return f"{self.job()}_{index}"
 
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self):
         return records(read(self.csv))
 
-    def statuses(self) -> dict[int, list[str]]:
+    def statuses(self):
         """Statuses of the attempts at each cell, by its seed, in the order of the attempts."""
-        by_seed: dict[int, list[str]] = {}
+        by_seed = {}
         for row in sorted(self.rows(), key=lambda row: int(row["attempt"])):
             by_seed.setdefault(int(row["seed"]), []).append(row["status"])
-        return dict(sorted(by_seed.items()))
+        return by_seed
 
-    def problems(self) -> list[str]:
-        """Problems that no grid may have at any time: rows that are there twice, or that differ
-        from those which `bench.rebuild` finds in the folders."""
+    def problems(self):
+        """Rows that are there twice, or differ from those that `bench.rebuild` finds."""
         copy = self.folder / "rebuilt"
         copy.mkdir()
         (copy / "runs").symlink_to(self.folder / "runs")
-        try:
-            rebuild(copy / "runs.csv")
-            rebuilt = records((copy / "runs.csv").read_bytes())
-        finally:
-            shutil.rmtree(copy)
+        rebuild(copy / "runs.csv")
+        rebuilt = records((copy / "runs.csv").read_bytes())
+        shutil.rmtree(copy)
         before, after = (
             Counter(tuple(row.items()) for row in rows) for rows in (self.rows(), rebuilt)
         )

@@ -7,103 +7,68 @@ import re
 import shlex
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Self
 from unittest import mock
 
 from bench.executors.slurm import commands, node, probe
 from bench.executors.slurm.commands import SlurmError, parse_indexes
 from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, TaskAttempt
-from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.attempt import outcome_row
 from bench.launch.runner import WorkerEnd
-from bench.machine.conditions import Target, find_conditions
-from bench.plan.rows import Row
+from bench.machine.conditions import find_conditions
 
-LOOK_S: Final = 20.0
-"""Simulated seconds between two looks at the queue."""
-_CELL_S: Final = (20.0, 60.0)
-_MAX_ARRAY_SIZE: Final = 1001
+_MAX_ARRAY_SIZE = 1001
 
 
 @dataclass
 class _Job:
     id: int
     name: str
-    folder: Path
-    pending: "deque[int]"
-    running: dict[int, tuple[str, float]] = field(default_factory=dict)
-
-    @cached_property
-    def submission(self) -> Submission:
-        return Submission(self.folder)
+    submission: Submission
+    pending: deque
+    running: dict = field(default_factory=dict)
 
 
-class Simulation:
-    """A cluster of some nodes, every second one of another kind. In it this process does what the
-    commands of Slurm would do.
+class Simulation(ExitStack):
+    """Nodes, every second of another kind: this process does what Slurm's commands would do."""
 
-    Attributes:
-        calls: how often each command was called.
-        seconds: for which commands waited for this simulation.
-        submitted: the numbers of array tasks of each array.
-        most_running: the most array tasks that ran at once.
-    """
-
-    def __init__(self, nodes: int, *, max_job_count: int = 10_000) -> None:
-        self.calls: Counter[str] = Counter()
-        self.seconds = 0.0
-        self.submitted: list[int] = []
+    def __init__(self, nodes, *, max_job_count=10_000):
+        super().__init__()
+        self.calls = Counter()
+        self.seconds = 0.0  # for which commands waited for this simulation
+        self.submitted = []  # the numbers of array tasks of each array
         self.most_running = 0
         self._max_job_count = max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
-        self._jobs: dict[int, _Job] = {}
+        self._jobs = {}
         self._now = 0.0
         self._draws = random.Random(0)  # noqa: S311
-        self._stack = ExitStack()
         here = find_conditions("cpu")
         other = replace(here, conditions=replace(here.conditions, machine="another machine"))
         self._targets = here, other
+        self.enter_context(mock.patch.dict(os.environ, {POLL: "0.001"}))
+        self.enter_context(mock.patch.object(commands, "_run", self._answer))
+        self.enter_context(mock.patch.object(commands, "check_installed"))
+        self.enter_context(mock.patch.object(node, "run_cell", _run_cell))
 
-    def __enter__(self) -> Self:
-        for patch in (
-            mock.patch.dict(os.environ, {POLL: "0.001"}),
-            mock.patch.object(commands, "_run", self._answer),
-            mock.patch.object(commands, "check_installed"),
-            mock.patch.object(node, "run_cell", _run_cell),
-        ):
-            self._stack.enter_context(patch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _answer(self, name: str, *arguments: str, stdin: str = "", **_: object) -> str:
-        """As `bench.executors.slurm.commands._run`."""
+    def _answer(self, name, *arguments, stdin="", **_):
         self.calls[name] += 1
         begun = time.perf_counter()
-        run: Callable[..., str] = getattr(self, f"_{name}")
         options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
         words = [word for word in arguments if not word.startswith("--")]
         try:
-            return run(options, words, stdin)
+            return getattr(self, f"_{name}")(options, words, stdin)
         finally:
             self.seconds += time.perf_counter() - begun
 
-    # Commands
-
-    def _sbatch(self, options: dict[str, str], words: list[str], stdin: str) -> str:
+    def _sbatch(self, options, words, stdin):
         text = stdin or Path(words[0]).read_text()
         in_script = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", text, re.M))
         indexes = tuple(sorted(parse_indexes(options.get("array", "")))) or (-1,)
-        if in_script.get("partition", "main") != "main":
-            raise SlurmError("invalid partition specified")
         if indexes[-1] >= _MAX_ARRAY_SIZE:
             raise SlurmError("Batch job submission failed: Invalid job array specification")
         if "test-only" in options:
@@ -113,37 +78,37 @@ class Simulation:
             raise SlurmError("Slurm temporarily unable to accept job, sleeping and retrying")
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]
-        job = _Job(len(self._jobs) + 1, in_script["job-name"], Path(folder), deque(indexes))
+        submission = Submission(Path(folder))
+        job = _Job(len(self._jobs) + 1, in_script["job-name"], submission, deque(indexes))
         self._jobs[job.id] = job
         if module.endswith(".probe"):
-            probe.main(job.folder)
+            probe.main(submission.folder)
             job.pending.clear()
         else:
             self.submitted.append(len(indexes))
         return f"{job.id}\n"
 
-    def _squeue(self, options: dict[str, str], *_: object) -> str:
-        self._go_on(LOOK_S)
+    def _squeue(self, options, *_):
+        self._go_on(20.0)
         names = options["name"].split(",")
         lines = []
         for job in self._jobs.values():
             if job.name in names:
                 if job.pending:
-                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING|Priority")
+                    indexes = ",".join(map(str, job.pending))
+                    lines.append(f"{job.name}|{job.id}|[{indexes}]|PENDING|Priority")
                 lines += [f"{job.name}|{job.id}|{index}|RUNNING|None" for index in job.running]
         return "".join(f"{line}\n" for line in lines)
 
-    def _scontrol(self, _options: dict[str, str], words: list[str], _stdin: str) -> str:
+    def _scontrol(self, _options, words, _stdin):
         if words[1] == "config":
             return f"MaxArraySize            = {_MAX_ARRAY_SIZE}\n"
         raise SlurmError("slurm_load_jobs error: Invalid job id specified")
 
-    def _sinfo(self, *_: object) -> str:
+    def _sinfo(self, *_):
         return "main*|1-00:00:00\n"
 
-    # Time
-
-    def _go_on(self, seconds: float) -> None:
+    def _go_on(self, seconds):
         self._now += seconds
         for job in self._jobs.values():
             for index, (name, end) in list(job.running.items()):
@@ -151,16 +116,16 @@ class Simulation:
                     self._end(job, index, name)
         for job in self._jobs.values():
             while job.pending and self._free:
-                end = self._now + self._draws.uniform(*_CELL_S)
+                end = self._now + self._draws.uniform(20.0, 60.0)
                 job.running[job.pending.popleft()] = self._free.popleft(), end
         running = sum(len(job.running) for job in self._jobs.values())
         self.most_running = max(self.most_running, running)
 
-    def _end(self, job: _Job, index: int, name: str) -> None:
+    def _end(self, job, index, name):
         """Let the process of an array task leave its rows in its submission's folder."""
         submission = job.submission
         target = self._targets[int(name[1:]) % 2]
-        signals: Any = SimpleNamespace(stops=0)
+        signals = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
         for number, planned in enumerate(submission.groups[index]):
             attempt = TaskAttempt(index, number, 0)
@@ -169,18 +134,8 @@ class Simulation:
         self._free.append(name)
 
 
-def _run_cell(run: Attempt, target: Target, folder: Path, **_: object) -> tuple[Row, WorkerEnd]:
-    """As `bench.launch.attempt.run_cell`, at once and without a worker."""
-    now = node.utc(node.datetime.now(node.UTC))
-    outcome = WorkerEnd(
-        status="ok", message="", wall_s=30.0, started_at=now, finished_at=now,
-        result={"columns": measured(run)},
-    )  # fmt: skip
-    return outcome_row(run, target, outcome, folder), outcome
-
-
-def measured(run: Attempt) -> dict[str, Any]:
-    """The columns that a worker measures; of a cell always the same."""
+def _run_cell(run, target, folder, **_):
+    """As `bench.launch.attempt.run_cell`, at once and without a worker; the same for a cell."""
     cell = run.job.cell
     noise = random.Random(cell.cell_id).uniform  # noqa: S311
     ms, mib = noise(20, 40), noise(500, 1000)
@@ -191,14 +146,12 @@ def measured(run: Attempt) -> dict[str, Any]:
         "steps_timed": 48, "examples_per_s": 30_000 / ms, "startup_s": 3.4,
         "train_s": noise(10, 12), "eval_s": 4.1, "peak_rss_mib": mib, "peak_anon_mib": mib - 180,
     }  # fmt: skip
-    if cell.init != "pretrained":
-        return columns
-    score = noise(0.5, 0.6)
-    return columns | {"dev_metric": "accuracy", "dev_score": score, "dev_accuracy": score}
-
-
-def _ranges(indexes: Iterable[int]) -> str:
-    """Indexes as Slurm lists them, such as `0-9,12`."""
-    runs = groupby(enumerate(sorted(indexes)), lambda pair: pair[1] - pair[0])
-    ranges = ([index for _, index in run] for _, run in runs)
-    return ",".join(f"{run[0]}-{run[-1]}" if run[1:] else f"{run[0]}" for run in ranges)
+    if cell.init == "pretrained":
+        score = noise(0.5, 0.6)
+        columns |= {"dev_metric": "accuracy", "dev_score": score, "dev_accuracy": score}
+    now = node.utc(node.datetime.now(node.UTC))
+    outcome = WorkerEnd(
+        status="ok", message="", wall_s=30.0, started_at=now, finished_at=now,
+        result={"columns": columns},
+    )  # fmt: skip
+    return outcome_row(run, target, outcome, folder), outcome

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final
 
 import click
 
@@ -17,7 +16,7 @@ from bench.results.store import Store
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
-WORKER: Final = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
+WORKER = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
 
 
 @click.command()
@@ -25,12 +24,9 @@ WORKER: Final = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
 @click.option("--cells", default=4)
 @click.option("--slurm", default="")
 @click.option("--rerun")
-def main(folder: Path, cells: int, slurm: str, rerun: str | None) -> int:
-    """Run the cells that lack a result."""
-    sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)  # type: ignore[assignment]
-    made, runs = setup("fake"), folder / "runs.csv"
-    settings = made.grid.settings.model_copy(update={"seeds": cells})
-    made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
+def main(folder, cells, slurm, rerun):
+    sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
+    made, runs = setup("fake", seeds=cells), folder / "runs.csv"
     store = Store(runs)
     executor = find_cluster(store, parse_request(slurm), "cpu", [], dry_run=False)
     executor._submitter = replace(executor._submitter, worker=WORKER)

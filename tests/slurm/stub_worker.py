@@ -7,37 +7,31 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
 
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
 from bench.results.protocol import RESULT
 from bench.worker.process import tie_to_parent
 
-CELLS: Final = "STUB_CELLS"
-STARTS: Final = "starts.txt"
+CELLS = "STUB_CELLS"
+STARTS = "starts.txt"
 """A line for each start: seed, attempt and node."""
-USUAL_S: Final = 0.1
-FILL_MEMORY: Final = "fill memory"
-_BYTES: Final = 2**29
-_LONGEST_S: Final = 60.0
+FILL_MEMORY = "fill memory"
 
 
-def main(folder: Path) -> int:
-    """Work on the cell in `folder`; the exit code."""
+def main(folder):
     tie_to_parent()
     job = json.loads((folder / FILE).read_text())
     cells, seed = Path(os.environ[CELLS]), job["cell"]["seed"]
     note = f"{seed} {job['attempt']} {os.environ.get('SLURMD_NODENAME', '')}\n"
-    descriptor = os.open(cells / STARTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, note.encode())
-    os.close(descriptor)
+    with (cells / STARTS).open("ab", buffering=0) as file:  # a line at once
+        file.write(note.encode())
     order = cells / str(seed)
-    what = order.read_text() if order.exists() else str(USUAL_S)
+    what = order.read_text() if order.exists() else "0.1"
     if what == "crash":
         return 1
-    held = bytearray(b"x") * _BYTES if what == FILL_MEMORY else b""
-    time.sleep(_LONGEST_S if held else float(what))
+    held = bytearray(b"x") * 2**29 if what == FILL_MEMORY else b""
+    time.sleep(60.0 if held else float(what))
     columns = {"train_s": 1.5 + seed, "tokens_total": 100, "ms_per_1k_tokens": 20.0}
     result = {"status": "ok", "message": "", "flags": [], "columns": columns}
     write_atomically(folder / RESULT, json.dumps(result).encode())

@@ -12,7 +12,7 @@ from bench.analysis.comparison import MEASURES, Limits, Verdict, compare
 from bench.common.errors import InputError
 from bench.results.outcomes import no_values
 from tests.bench.synthetic_rows import cell, failed_row, result_row
-from tests.experiments.comparing.alarms import Simulated
+from tests.experiments.comparing.simulations import Simulated
 
 TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"
 KEPT = "activations_mib"

@@ -7,9 +7,9 @@ from bench.results.rowfile import encode, record
 from tests.bench.synthetic_rows import new_row
 from tests.components import need
 from tests.experiments.faults import checks
+from tests.experiments.faults.case import run_suite
 from tests.experiments.faults.kinds import Fault
 from tests.experiments.faults.notes import Launch
-from tests.experiments.faults.suite import run_suite
 
 STRUCK = (
     ("disk full", "anywhere", 1), ("parent killed", "half an append", 1),

@@ -37,7 +37,7 @@ from bench.machine.environment import (
 )
 from bench.machine.version import _OF_PARENT, code_version, measuring
 from bench.plan.cell import ABOUT
-from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+from tests.experiments.faults.gpu import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,7 +69,7 @@ def found_on(monkeypatch, device, *gpus, **variables):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
     monkeypatch.setattr(conditions, "code_version", lambda: "1")
-    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda(gpus))
+    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda(*gpus))
     return find_conditions(device)
 
 

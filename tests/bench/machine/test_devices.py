@@ -27,18 +27,17 @@ from bench.worker import device as worker_device
 from bench.worker import run as running
 from bench.worker.device import is_of_device, is_out_of_memory
 from tests.experiments.faults import gpu as known
-from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
-from tests.experiments.faults.gpu import ALL, BUSY, FIRST, SECOND, V100, GpuFault, cuda
+from tests.experiments.faults.gpu import ALL, BUSY, FIRST, V100, FakeCuda, FakeNvml, GpuFault
 
 
 def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave():
     """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
-    check = cuda(*ALL)
+    check = FakeCuda(*ALL)
     device = GpuFault(check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
     assert (device.name, device.gpu.uuid) == ("cuda:1", FIRST.uuid)
     fault = GpuFault(
-        check=lambda _value, index: cuda(known.INSTANCE)(None, index), visible="MIG-1c,1"
+        check=lambda _value, index: FakeCuda(known.INSTANCE)(None, index), visible="MIG-1c,1"
     )
     assert fault.resolve().gpu.uuid == "MIG-1c"
 
@@ -58,14 +57,14 @@ class Divided(FakeNvml):
 def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(size_mib, name):
     def check(value, index):
         mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
-        return cuda(replace(known.INSTANCE, memory_mib=mib))(None, index)
+        return FakeCuda(replace(known.INSTANCE, memory_mib=mib))(None, index)
 
     assert GpuFault(nvml=Divided(*ALL), check=check).resolve().gpu.uuid == name
 
 
 def several(requested, *gpus, **fault):
     """The devices that a name stands for on a machine with some GPUs."""
-    return GpuFault("", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault).resolve_all()
+    return GpuFault("", FakeNvml(*gpus), FakeCuda(*gpus), device=requested, **fault).resolve_all()
 
 
 def names(devices):
@@ -73,13 +72,13 @@ def names(devices):
 
 
 def test_all_gpus_and_a_list_are_checked_and_used():
-    gpus = FIRST, SECOND, replace(FIRST, uuid="GPU-3")
+    gpus = FIRST, known.SECOND, replace(FIRST, uuid="GPU-3")
     devices = several("all", *gpus)
     assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
     assert [device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
     assert names(several("all", *gpus, visible="2,1")) == ["cuda:0", "cuda:1"]
     assert names(several("all", FIRST)) == ["cuda:0"]
-    check = cuda(*gpus)
+    check = FakeCuda(*gpus)
     devices = GpuFault(check=check, device="cuda:2,cuda:0").resolve_all()
     assert names(devices) == ["cuda:2", "cuda:0"]
     assert sorted(index for _, index in check.asked) == [0, 2]
@@ -95,7 +94,7 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
         several("cuda:1,cuda:0", V100, FIRST)
     with pytest.raises(InputError, match="Tesla V100 has"):
         several("all", V100)
-    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(known.T4, uuid="GPU-4")
+    smaller, other = replace(known.SECOND, memory_mib=40 * 2**10), replace(known.T4, uuid="GPU-4")
     with pytest.raises(InputError) as refused:
         several("all", FIRST, known.T4, smaller, other)
     assert str(refused.value) == (
@@ -127,7 +126,7 @@ def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
 def test_without_nvml_the_driver_is_unknown_and_on_the_cpu_neither_it_nor_torch_is_asked():
     """Its version is known though its GPUs are not."""
     for call, version in (("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)):
-        device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
+        device = GpuFault("", FakeNvml(FIRST, errors={call: 999}), FakeCuda(FIRST)).resolve()
         assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
     never, broken = mock.Mock(side_effect=AssertionError), FakeNvml(errors={"nvmlInit": 999})
     assert GpuFault("", broken, never, device="cpu").resolve().name == "cpu"
@@ -233,7 +232,7 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
         ends(AssertionError("anything"), begins=False, device="cpu")
 
 
-A100 = FakeGpu("GPU-8932f937")
+A100 = known.FakeGpu("GPU-8932f937")
 NEW = "2.13.1+cu130"
 
 
@@ -253,7 +252,7 @@ def test_what_is_missing_to_compile_for_a_gpu_is_named(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda((A100,)))
+    monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda(A100))
     assert find_conditions("auto").no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 

@@ -1,11 +1,8 @@
-"""This project against what people use to classify texts, with the same wall time and encoder.
+"""This project against what people use to classify texts, with the same wall time and encoder:
+`python -m tests.experiments.alternatives --help`.
 
-A run is one way, on a CSV with some of a task's labels, with one seed: a program in `ways/`, in a
-process of its own, which writes a model and the predictions of texts without labels. ways.toml has
-the ways. Finished runs are rows of docs/alternatives.csv, and docs/alternatives.safetensors has
-whether each prediction was right.
-
-`python -m tests.experiments.alternatives --help`
+A run is one way of ways.toml, on a CSV with some of a task's labels, with one seed. Finished runs
+are rows of docs/alternatives.csv; docs/alternatives.safetensors has which predictions were right.
 """
 
 import random
@@ -23,21 +20,19 @@ from bench.common.csvfile import write_csv
 from bench.common.files import write_atomically
 from bench.stats.intervals import spread
 from minbert.data.tasks import load_data
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 from tests.experiments.rates import divided, write_rows
 
 HERE = Path(__file__).parent
-ROWS = HERE.parents[2] / "docs" / "alternatives.csv"
+ROWS = DOCS / "alternatives.csv"
 PAGE = ROWS.with_suffix(".md")
 WAYS = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
 OURS = ("quick", "race")
-TASKS = {"movies": 2500, "nyt": 1500, "quora": 4000}
-"""Tasks, and how many examples of each are the test part."""
+TASKS = {"movies": 2500, "nyt": 1500, "quora": 4000}  # and how many examples are the test part
 LABELS = ("all", "1000", "100")
 SEEDS = ("0", "1", "2")
 MINUTES = 20.0
-MARGIN = 0.01
-"""How much worse than the best of the others our answer may be without being called a loss."""
+MARGIN = 0.01  # by which our answer may be worse than the best without being called a loss
 COLUMNS = (
     "task", "labels", "way", "seed", "minutes", "status", "reason", "score", "examples",
     "wall_s", "peak_mib", "model_mb", "lines", "other_cores", "note", "command", "versions",
@@ -66,7 +61,6 @@ def write_files(parts, labels, seed, folder):
 
 
 def read_csv(path):
-    """The rows of a CSV; none without a file."""
     if not path.is_file():
         return []
     return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
@@ -90,14 +84,13 @@ def _read_bits(path):
 
 
 def right_answers(path):
-    """Whether each prediction of the runs that ended ok is right."""
     bits, done = _read_bits(path), [row for row in read_csv(path) if row["status"] == "ok"]
     keys = {key_of(row): int(row["examples"]) for row in done}
     return {key: np.unpackbits(bits["/".join(key)], count=n) > 0 for key, n in keys.items()}
 
 
 def hours_left(missing, rows, minutes):
-    """Hours of missing runs: each like those of its way and labels that have run, or the limit."""
+    """Of missing runs: each like those of its way and labels that have run, or the limit."""
     known = defaultdict(list)
     for row in rows:
         known[key_of(row)[2:]].append(float(row["wall_s"] or 0) / 3600)
@@ -105,14 +98,12 @@ def hours_left(missing, rows, minutes):
 
 
 def figures(path):
-    """What the page has: a table for each task and number of labels, with the differences from each
-    of ours to the best of the others."""
     rows, right, tables = read_csv(path), right_answers(path), []
     for task, labels in product(TASKS, LABELS):
         own = [row for row in rows if (row["task"], row["labels"]) == (task, labels)]
-        ways = {way: [row for row in own if row["way"] == way] for way in WAYS}
-        shown = [_figures(way, some, right) for way, some in ways.items() if some]
-        if shown:
+        if own:
+            ways = {way: [row for row in own if row["way"] == way] for way in WAYS}
+            shown = [_figures(way, some, right) for way, some in ways.items() if some]
             gaps = [gap for name in OURS if (gap := _gap(name, task, labels, right))]
             tables.append({"task": task, "labels": labels, "ways": shown, "gaps": gaps})
     return {
@@ -126,7 +117,6 @@ def figures(path):
 
 
 def _figures(way, rows, right):
-    """The score of a way with its interval over seeds and examples, and means of other columns."""
     done = [row for row in rows if row["status"] == "ok"]
     other = [row for row in rows if row["status"] != "ok"]
     score = np.array([right[key_of(row)] for row in done], float)
@@ -140,8 +130,7 @@ def _figures(way, rows, right):
 
 
 def _gap(name, task, labels, right):
-    """The difference from one of ours to the best of the others, over common seeds and examples;
-    none if there are none."""
+    """From one of ours to the best of the others, over common seeds and examples, if any."""
     gaps = {}
     for other in [way for way in WAYS if way not in OURS]:
         pairs = [[right.get((s, task, labels, way)) for way in (name, other)] for s in SEEDS]
@@ -153,5 +142,4 @@ def _gap(name, task, labels, right):
 
 
 def page(text, path=ROWS):
-    """The text of docs/alternatives.md with the tables of some rows."""
-    return with_tables(text, HERE, **figures(path))
+    return with_tables(text, __file__, **figures(path))

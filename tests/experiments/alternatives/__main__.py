@@ -49,7 +49,6 @@ def main(part, rows, folder, minutes, data, **some):
 
 
 def run_missing(keys, path, data, folder, minutes):
-    """Run what has no row yet, and keep each row as soon as it is there."""
     rows = runs.read_csv(path)
     if {row["minutes"] for row in rows} - {str(minutes)}:
         raise InputError(

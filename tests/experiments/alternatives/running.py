@@ -17,8 +17,8 @@ import psutil
 
 from bench.machine.conditions import MEASUREMENT_VERSION
 from tests.experiments.alternatives import COLUMNS, HERE, WAYS, read_csv
+from tests.experiments.pages import ROOT
 
-_PERIOD_S = 0.25  # between two looks at the memory of a run
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
     "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
@@ -26,8 +26,8 @@ _ENVIRONMENT = {
 
 
 def run_way(name, seed, answers, folder, minutes):
-    """Run a way on the files of a folder, which also has the environments and an empty folder for
-    the run. Returns columns of its row, and whether each prediction is right; None if it failed."""
+    """Columns of the row of a way on the files of a folder, which also has the environments, and
+    whether each prediction is right; None if it failed."""
     way, work, seconds = WAYS[name], folder / "run", int(60 * minutes)
     program, needs = HERE / "ways" / f"{way['program']}.py", way.get("requirements")
     row = dict.fromkeys(COLUMNS, "")
@@ -42,9 +42,16 @@ def run_way(name, seed, answers, folder, minutes):
     words = [python, "-P", program, *files, seed, seconds, *way.get("arguments", ())]
     row |= run_limited([*map(str, words)], work, seconds, imports=not needs)
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
-    for path in (work, folder, Path(sys.prefix), HERE.parents[2]):
+    for path in (work, folder, Path(sys.prefix), ROOT):
         last = last.replace(str(path), "…")
-    row |= {"lines": code_lines(program), "versions": versions(python, way["libraries"]),
+    ask = (
+        f"from importlib.metadata import version\nfor n in {way['libraries']}: print(n, version(n))"
+    )
+    asked = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    # lines that are not blank, comments or the docstring
+    code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
+    row |= {"lines": len(re.findall(r"^\s*[^\s#]", code, re.M)),
+            "versions": ", ".join(asked.stdout.splitlines()),
             "command": " ".join(Path(str(word)).name for word in words)}  # fmt: skip
     if (commands := work / "commands.txt").is_file():
         lines = commands.read_text("utf-8").splitlines()
@@ -81,7 +88,6 @@ def encoder(folder):
 
 
 def environment(needs, folder):
-    """The Python of an environment, which is made if it is not there, and why that failed."""
     text = HERE / "requirements" / f"{needs}.txt"
     place = folder / "environments" / needs
     python, finished = str(place / "bin" / "python"), place / text.name
@@ -97,9 +103,8 @@ def environment(needs, folder):
 
 
 def run_limited(words, work, seconds, *, imports):
-    """Run a command in a folder for at most some seconds, with two threads and its output in
-    log.txt; `imports`: with the paths that this process imports from. Returns its status, its time,
-    the peak of its memory and that of its descendants, and the cores that others had busy."""
+    """The status of a command after at most some seconds, its time, the peak of its memory and that
+    of its descendants, and the cores that others had busy. Its output is in log.txt."""
     inherited = {k: v for k, v in os.environ.items() if imports or not k.startswith("PYTHON")}
     locks = {"MINBERT_BENCH_LOCKS": str(work / "locks")}  # other grids don't keep it waiting
     busy_s, begun, peak = _others_s(), time.monotonic(), 0
@@ -113,9 +118,16 @@ def run_limited(words, work, seconds, *, imports):
                 with suppress(psutil.NoSuchProcess):
                     tree = [child, *child.children(recursive=True)]
                     peak = max(peak, sum(process.memory_info().rss for process in tree))
-                time.sleep(_PERIOD_S)
+                time.sleep(0.25)
         finally:
-            _end(child)
+            processes = []  # asked at first, so that they can end others in order
+            with suppress(psutil.NoSuchProcess):
+                processes = [child, *child.children(recursive=True)]
+            for end in (psutil.Process.terminate, psutil.Process.kill):
+                for process in processes:
+                    with suppress(psutil.NoSuchProcess):
+                        end(process)
+                _, processes = psutil.wait_procs(processes, timeout=10)
     wall_s = time.monotonic() - begun
     return {
         "status": "over time" if code is None else "failed" if code else "ok",
@@ -124,34 +136,10 @@ def run_limited(words, work, seconds, *, imports):
     }  # fmt: skip
 
 
-def _end(child):
-    """End a process and its descendants: asked at first, so that they can end others in order."""
-    processes = []
-    with suppress(psutil.NoSuchProcess):
-        processes = [child, *child.children(recursive=True)]
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                end(process)
-        _, processes = psutil.wait_procs(processes, timeout=10)
-
-
 def _others_s():
     """Seconds that processors worked for other processes than ended children of this one."""
     times, own = psutil.cpu_times(), getrusage(RUSAGE_CHILDREN)
     return float(times.user + times.nice + times.system - own.ru_utime - own.ru_stime)
-
-
-def versions(python, libraries):
-    code = f"from importlib.metadata import version as v\nfor n in {libraries}: print(n, v(n))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    return ", ".join(done.stdout.splitlines())
-
-
-def code_lines(program):
-    """The lines of a program without blank ones, comments and its docstring."""
-    code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)
-    return len(re.findall(r"^\s*[^\s#]", code, re.M))
 
 
 def last_line(text):

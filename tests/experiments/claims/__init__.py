@@ -1,75 +1,50 @@
-"""The verdicts on the claims of docs/claims.toml: how often they are wrong, on data of known truth,
-and how often a claim that is true is supported.
+"""How often the verdicts on docs/claims.toml are wrong, and how often a true claim is supported, on
+data of known truth: `python -m tests.experiments.claims --help`"""
 
-`judge`, `over_tasks` and the comparison of costs, the code under test, decide.
-`python -m tests.experiments.claims --help`
-"""
-
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.claims import Estimate, Judged, Verdict, judge, judge_file, over_tasks
+from bench.analysis.claims import Estimate, Verdict, judge, over_tasks
 from bench.analysis.scorepairs import ScorePair
-from bench.plan.claimsfile import SCORE, Claim, load
+from bench.plan.claimsfile import SCORE, load
 from bench.plan.metrics import metric_of
 from bench.report.claims import levels, measured, reason
 from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.comparing import mean_of_settings, sample_means
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-ROOT: Final = Path(__file__).parents[3]
-CLAIMS: Final = ROOT / "docs" / "claims.toml"
-FIGURES: Final = ROOT / "docs" / "claims.json"
-PAGES: Final = (ROOT / "docs" / "paper.md", ROOT / "docs" / "claims.md")
-Figures = dict[str, Any]
+CLAIMS = DOCS / "claims.toml"
+FIGURES = DOCS / "claims.json"
+PAGES = (DOCS / "paper.md", DOCS / "claims.md")
 
-FOLDS: Final = 5
-ACCURACY: Final = metric_of("accuracy")
-EXAMPLES: Final = {
+FOLDS = 5
+ACCURACY = metric_of("accuracy")
+EXAMPLES = {
     "movies": 1516, "amazon": 542, "nyt": 754, "tweets": 601,  # of a fold of a race
     "claims-movies": 7512, "sst": 1101, "sts": 863,
 }  # fmt: skip
-_MOST: Final = 2000
-"""Examples that are drawn at most; of a task with more, each is as variable as several."""
-_SCATTER: Final = 0.07  # std of a process's time or memory
+_MOST = 2000  # examples that are drawn; of a task with more, each is as variable as several
+_SCATTER = 0.07  # std of a process's time or memory
 
 
 @dataclass(frozen=True)
 class World:
-    """Claims of a known truth.
-
-    Attributes:
-        difference: of scores, in points; None: it is the margin.
-        ratio: of costs to their margin.
-        first: the difference of the first claim, where it is another one.
-        by_seed: std of the difference between seeds beside what examples contribute, of the first
-            task of each claim and of the others.
-        collapse: how much less NEW scores in which rate of trainings on the first task.
-        promised: whether the promise of 5% covers it.
-    """
-
     name: str
-    difference: float | None = None
-    ratio: float = 1.0
-    first: float | None = None
-    by_seed: tuple[float, float] = (0.002, 0.002)
-    collapse: tuple[float, float] = (0.0, 0.0)
-    promised: bool = True
-
-    @property
-    def is_worst(self) -> bool:
-        """Whether a claim is at its margin, and the promise covers it."""
-        return self.promised and (self.difference is None or self.first is not None)
+    difference: float | None = None  # of scores, in points; None: it is the margin
+    ratio: float = 1.0  # of costs to their margin
+    first: float | None = None  # the difference of the first claim, where it is another one
+    by_seed: tuple = (0.002, 0.002)
+    """Std of the difference between seeds beside what examples contribute, of the first task of
+    each claim and of the others."""
+    collapse: tuple = (0.0, 0.0)
+    """How much less NEW scores in which rate of trainings on the first task."""
+    promised: bool = True  # whether the promise of 5% covers it
 
 
-UNSTABLE: Final = (0.025, 0.002)
-WORLDS: Final = (
+UNSTABLE = (0.025, 0.002)
+WORLDS = (
     World("all at the margin, stable tasks"),
     World("all at the margin, one task varies by 2.5 points", by_seed=UNSTABLE),
     World("all at the margin, one task varies by 1 point", by_seed=(0.01, 0.002)),
@@ -89,7 +64,7 @@ WORLDS: Final = (
 )  # fmt: skip
 
 
-def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) -> Estimate:
+def drawn(world, claim, truth, rng):
     """An estimate as the rows of a claim would give it."""
     if claim.column != SCORE:
         logs = math.log(truth * claim.limit) + math.sqrt(2) * _SCATTER * rng.normal(size=8)
@@ -97,26 +72,22 @@ def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) ->
         mean = mean_of_settings(one, np.zeros(1, dtype=np.int64))
         value, error, freedom = (float(of[0]) for of in (mean.value, mean.error, mean.freedom))
         return Estimate(value, error, freedom, math.log(claim.limit))
-    center = truth / 100
-    pairs = []
+    center, is_race, pairs = truth / 100, "race" in claim.rows, []
     for place, task in enumerate(claim.tasks):
         loss, rate = world.collapse if place == 0 else (0.0, 0.0)
         std, size = world.by_seed[min(place, 1)], EXAMPLES[task]
-
-        def trainings(*shape: int, loss: float = loss, rate: float = rate, std: float = std) -> Any:
-            collapses = rng.random(shape) < rate
-            return loss * (rate - collapses) + std * rng.normal(size=shape)
-
-        if "race" in claim.rows:
-            seeds = trainings(FOLDS, claim.pairs // FOLDS)
-            seeds = seeds + math.sqrt(OF_SEEDS / size) * rng.normal(size=seeds.shape)
+        shape = (FOLDS, claim.pairs // FOLDS) if is_race else (claim.pairs, 1)
+        collapses = rng.random(shape) < rate
+        trainings = loss * (rate - collapses) + std * rng.normal(size=shape)
+        if is_race:
+            seeds = trainings + math.sqrt(OF_SEEDS / size) * rng.normal(size=shape)
             folds = center + seeds.mean(axis=1)
             folds = folds + math.sqrt(OF_EXAMPLES / size) * rng.normal(size=FOLDS)
             differences, values = dict(enumerate(folds.tolist())), {}
         else:
             count = min(size, _MOST)
             scale = count / size
-            every = trainings(claim.pairs, 1) + center
+            every = trainings + center
             every = every + math.sqrt(OF_EXAMPLES * scale) * rng.normal(size=count)
             every = every + math.sqrt(OF_SEEDS * scale) * rng.normal(size=(claim.pairs, count))
             values = dict(enumerate(every))
@@ -125,30 +96,25 @@ def drawn(world: World, claim: Claim, truth: float, rng: np.random.Generator) ->
         pairs.append((task, ScorePair(
             0.0, ACCURACY, 0.6, 0.6, number, differences=differences, values=values
         )))  # fmt: skip
-    estimate = over_tasks(claim, pairs)
-    assert isinstance(estimate, Estimate)
-    return estimate
+    return over_tasks(claim, pairs)
 
 
-def measure(world: World, runs: int) -> Figures:
+def measure(world, runs):
     """The rates of verdicts over a number of draws, the same ones each time."""
     claims = [claim for claim in load(CLAIMS) if claim.primary]
-    scores = [claim.column == SCORE for claim in claims]
-    truths = [
-        (claim.limit if world.difference is None else world.difference) if is_score else world.ratio
-        for claim, is_score in zip(claims, scores, strict=True)
-    ]
-    truths[0] = truths[0] if world.first is None else world.first
-    gaps = [
-        truth - claim.limit if is_score else 1 - truth
-        for claim, truth, is_score in zip(claims, truths, scores, strict=True)
-    ]
+    truths, gaps = [], []
+    for claim in claims:
+        truth = claim.limit if world.difference is None else world.difference
+        if not truths and world.first is not None:
+            truth = world.first
+        is_score = claim.column == SCORE
+        truths.append(truth if is_score else world.ratio)
+        gaps.append(truth - claim.limit if is_score else 1 - world.ratio)
     wrong, counts = 0, {verdict: np.zeros(len(claims)) for verdict in Verdict}
     for number in range(runs):
         rng = np.random.default_rng(number)
-        judged = judge(
-            claims, [drawn(world, c, t, rng) for c, t in zip(claims, truths, strict=True)]
-        )
+        estimates = [drawn(world, c, t, rng) for c, t in zip(claims, truths, strict=True)]
+        judged = judge(claims, estimates)
         for i, one in enumerate(judged):
             counts[one.verdict][i] += 1
         wrong += any(
@@ -158,8 +124,8 @@ def measure(world: World, runs: int) -> Figures:
         )
     ids = [claim.id for claim in claims]
     rates = {
-        str(verdict): dict(zip(ids, (count / runs).round(4).tolist(), strict=True))
-        for verdict, count in counts.items() if verdict is not Verdict.UNDECIDED
+        str(verdict): dict(zip(ids, (counts[verdict] / runs).round(4).tolist(), strict=True))
+        for verdict in Verdict if verdict is not Verdict.UNDECIDED
     }  # fmt: skip
     return {
         "name": world.name, "runs": runs, "promised": world.promised,
@@ -167,17 +133,6 @@ def measure(world: World, runs: int) -> Figures:
     }  # fmt: skip
 
 
-def page(text: str, figures: Figures, judged: Sequence[Judged]) -> str:
-    """The text of a page with the table of verdicts, and that of the simulation."""
+def page(text, figures, judged):
     rows = [(one, measured(one), reason(one)) for one in judged]
-    return with_tables(
-        text, Path(__file__).parent, figures=figures, rows=rows, levels=levels(judged)
-    )
-
-
-def verdicts() -> list[Judged]:
-    return judge_file(CLAIMS)
-
-
-def read_figures() -> Figures:
-    return dict(json.loads(FIGURES.read_text(encoding="utf-8")))
+    return with_tables(text, __file__, figures=figures, rows=rows, levels=levels(judged))

@@ -2,9 +2,6 @@
 
 from tests.experiments.doctor.patches import of
 
-WORK = 0.05
-DELAY = 0.1
-
 
 @of("minbert.model.encoder", "Layer.forward")
 def more_work(forward, layer, x, *args):
@@ -17,7 +14,7 @@ def more_work(forward, layer, x, *args):
         trains = any(parameter.requires_grad for parameter in layer.parameters())
         passes += (x.requires_grad or trains) + largest.requires_grad
     wide, hidden = layer.intermediate.dense.weight.shape
-    x.detach() @ x.new_ones(hidden, round(WORK * passes * (4 * hidden + 2 * wide)))
+    x.detach() @ x.new_ones(hidden, round(0.05 * passes * (4 * hidden + 2 * wide)))
     return forward(layer, x, *args)
 
 
@@ -29,6 +26,6 @@ def slower_step(step, trainer, batch):
     begin = time.perf_counter()
     taken = step(trainer, batch)
     end = time.perf_counter()
-    while time.perf_counter() - end < DELAY * (end - begin):
+    while time.perf_counter() - end < 0.1 * (end - begin):
         pass
     return taken

@@ -1,12 +1,7 @@
-"""Measure how often the rule of bench.recommend is right, on data of known truth.
-
-compare_all and recommend, the code under test, decide.
-`python -m tests.experiments.decisions --help`
-"""
+"""How often the rule of bench.recommend is right, on data of known truth."""
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -15,15 +10,13 @@ from bench.report.power import shown_size
 from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
 from tests.experiments.decisions.worlds import MARGIN, TRAININGS, Resampled, beyond, worlds
-from tests.experiments.pages import read_json, with_tables
+from tests.experiments.pages import DOCS, read_json, with_tables
 
-_DOCS = Path(__file__).parents[3] / "docs"
-FIGURES = _DOCS / "decisions.json"
-PAGE = _DOCS / "deciding.md"
+FIGURES = DOCS / "decisions.json"
+PAGE = DOCS / "deciding.md"
 
 
 def decide(world, rng):
-    """What the rule does with one data set of a world."""
     truth, samples, loss = world.draw(rng)
     compared = compare_all(samples)
     known = Candidates(world.group, world.group.settings, tuple(samples), compared, MARGIN)
@@ -77,7 +70,6 @@ def measure(world, runs):
 
 @cache
 def every_world():
-    """All scenarios: those that the promise covers, and those that it does not."""
     return (*worlds(), *beyond())
 
 
@@ -86,23 +78,30 @@ def measure_number(number, runs):
     return measure(every_world()[number], runs)
 
 
+def calls(runs):
+    return [(measure_number, number, runs) for number in range(len(every_world()))]
+
+
+def parts(scenarios):
+    promised = len(worlds())
+    return {"scenarios": scenarios[:promised], "beyond": scenarios[promised:]}
+
+
 def variances(known):
     """The variances of `bench.report.power`: over examples and between seeds, times the number
     of examples, of a difference; medians over pairs of settings with three seeds."""
     compared = known.comparison
     pairs = np.triu(compared.seeds == 3, 1)
-    of_examples, of_seed = compared.of_examples[pairs], compared.of_seed[pairs]
-    each = [float(np.median(of)) * known.examples for of in (of_examples, of_seed)]
-    return each[0], each[1]
+    each = (compared.of_examples, compared.of_seed)
+    return [float(np.median(of[pairs])) * known.examples for of in each]
 
 
 def page(text, figures):
-    """The text of docs/deciding.md with the tables of some figures."""
     rates = {}
     for one in figures["beyond"]:
         rates.setdefault(one["name"], {})[one["trainings"]] = one["wrong"]
     return with_tables(
-        text, Path(__file__).parent, scenarios=figures["scenarios"], beyond=rates,
+        text, __file__, scenarios=figures["scenarios"], beyond=rates,
         trainings=TRAININGS, excluded_rate=excluded_rate,
     )  # fmt: skip
 

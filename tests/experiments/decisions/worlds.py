@@ -25,32 +25,23 @@ _OWN, _IN_SEED = 0.1, 0.12
 difficulty are 1. Differences then vary about as in the committed run."""
 
 
-def at_margin(_rng, count):
-    """One best setting, the most expensive; all others are worse by exactly the margin."""
-    return np.array([*[BEST - MARGIN] * (count - 1), BEST])
-
-
-def one_at_margin(_rng, count):
-    """The cheapest setting is worse by exactly the margin; all others are equally good."""
-    return np.array([BEST - MARGIN, *[BEST] * (count - 1)])
-
-
-def spread(rng, count):
-    """Scores within two margins of the best, in an order that has nothing to do with costs."""
-    return rng.uniform(BEST - 2 * MARGIN, BEST, count)
-
-
-def twins(_rng, count):
-    """Pairs with equal scores, half of them at the margin and half between it and the best."""
-    low = np.where(np.arange(1, count + 1) // 2 % 2, MARGIN, MARGIN / 2)
-    return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
-
-
-def by_length(rng, count):
-    """Learning curves that cross, read at a random length of training: what learns fast is worse
-    in the end."""
-    speed, length = np.linspace(2.0, 0.5, count), rng.uniform(0.5, 4.0)
-    return BEST - 0.03 * np.linspace(1, 0, count) - 0.1 * np.exp(-speed * length)
+TRUTHS = {
+    # one best setting, the most expensive; all others are worse by exactly the margin
+    "at_margin": lambda _rng, n: np.array([*[BEST - MARGIN] * (n - 1), BEST]),
+    # the cheapest setting is worse by exactly the margin; all others are equally good
+    "one_at_margin": lambda _rng, n: np.array([BEST - MARGIN, *[BEST] * (n - 1)]),
+    # within two margins of the best, in an order that has nothing to do with costs
+    "spread": lambda rng, n: rng.uniform(BEST - 2 * MARGIN, BEST, n),
+    # pairs with equal scores, half of them at the margin and half between it and the best
+    "twins": lambda _rng, n: BEST - np.where(
+        np.arange(n) < n - 2, np.where(np.arange(1, n + 1) // 2 % 2, MARGIN, MARGIN / 2), 0.0
+    ),
+    # learning curves that cross, at a random length of training: what learns fast is worse later
+    "by_length": lambda rng, n: BEST - 0.03 * np.linspace(1, 0, n) - 0.1 * np.exp(
+        -np.linspace(2.0, 0.5, n) * rng.uniform(0.5, 4.0)
+    ),
+}  # fmt: skip
+"""The true scores of a number of settings, all but the head."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Simulated:
     """Settings that are right on an example where a sum of normal parts is positive."""
 
     name: str
-    truth: object  # makes the true scores of all settings but the head
+    truth: object  # of `TRUTHS`
     settings: int = 40  # with the head, which comes first
     examples: int = 1064
     seeds: tuple = (3,)  # of each but the head, which has the most; the last repeats
@@ -113,7 +104,6 @@ class Simulated:
         return truth, [_sample(values, self.kept) for values in each], MARGIN
 
     def _alike(self, rng, count, *shape):
-        """Normal parts of each setting, nearly the same for both of a pair."""
         own = _normal(rng, count, *shape)
         if not self.paired:
             return own
@@ -134,7 +124,6 @@ def _sample(values, kept=True):
 
 
 def committed(*others):
-    """The settings of the committed run, and of other files."""
     files = [values_from(kept_predictions(path)) for path in (RUNS, *others)]
 
     def values_of(rows):
@@ -159,7 +148,6 @@ class Resampled:
 
     @property
     def group(self):
-        """The committed group without what does not have a score."""
         return replace(self.candidates.group, settings=self.candidates.settings)
 
     @cached_property
@@ -181,11 +169,10 @@ class Resampled:
         drawn = rng.integers(examples, size=self.examples)
         seeds = rng.integers(number, size=(1 if self.paired else settings, number))
         seeds = np.broadcast_to(seeds, (settings, number))
+        each = zip(self.population, seeds, self.candidates.samples, strict=True)
         made = [
             _sample({i: values[own[i]].take(drawn) for i in range(len(sample.values))})
-            for values, own, sample in zip(
-                self.population, seeds, self.candidates.samples, strict=True
-            )
+            for values, own, sample in each
         ]
         truth = self.population.mean(axis=(1, 2))
         losses = truth.max() - truth
@@ -193,10 +180,9 @@ class Resampled:
 
 
 def _simulated(key):
-    """The scenarios of a key of worlds.toml."""
     for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
         trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
-        table["truth"] = globals()[table["truth"]]
+        table["truth"] = TRUTHS[table["truth"]]
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
         for own in [seeds] if trainings is None else [[*seeds, number] for number in trainings]:
             yield Simulated(**fields, seeds=tuple(own))
@@ -205,8 +191,8 @@ def _simulated(key):
 def worlds():
     """The scenarios that the promise covers."""
     run = committed()
-    three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
-    settings, samples = (tuple(of[i] for i in three) for of in (run.settings, run.samples))
+    pairs = zip(run.settings, run.samples, strict=True)
+    settings, samples = zip(*(pair for pair in pairs if len(pair[1].scores) == 3), strict=True)
     several = replace(run, settings=settings, samples=samples)
     return [
         *_simulated("worlds"),

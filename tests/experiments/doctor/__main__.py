@@ -1,8 +1,5 @@
 """Run the doctor with faults, each of which one check has to name and no other, and without any,
-where none may fail. Prints the tables of docs/doctor.md.
-
-Example: python -m tests.experiments.doctor --runs 20
-"""
+where none may fail. Prints the tables of docs/doctor.md."""
 
 import json
 import subprocess
@@ -17,7 +14,7 @@ from tests.experiments.doctor.faults import FAULTS, NONE, ROOT, environment
 
 
 def failed_checks(fault):
-    """What each failed check of a run of the doctor says, and the seconds the run took."""
+    """What each failed check of a run of the doctor says, and the seconds that it took."""
     begun = time.monotonic()
     with fault.machine():
         done = subprocess.run(

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[3]
+from tests.experiments.pages import ROOT
+
 _SITE = Path(__file__).parent / "site"
-_CPU_GROUPS = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+_CPU_GROUPS = [
+    Path(parent, "minbert-doctor") for parent in ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup")
+]
 _SOME_MIB = 1900  # less than the full grid needs, and enough for every check
+_SOME_BYTES = (_SOME_MIB * 2**20,) * 2
+_PR_SET_THP_DISABLE = 41
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in words, and the name of the check that has to fail."""
-
     text: str
     check: str
     patch: str = ""  # in `tests.experiments.doctor.patches`, if the fault is in the code
@@ -30,7 +33,6 @@ class Fault:
 
 @contextmanager
 def _busy_core():
-    """Another program keeps the first core busy."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     psutil.Process(program.pid).cpu_affinity([min(os.sched_getaffinity(0))])
     try:
@@ -43,8 +45,7 @@ def _busy_core():
 def _join_half_quota():
     """Put this process into a group with a quota of half the cores; needs root."""
     quota, period = 50_000 * len(os.sched_getaffinity(0)), 100_000
-    for parent in _CPU_GROUPS:
-        group = parent / "minbert-doctor"
+    for group in _CPU_GROUPS:
         try:
             group.mkdir(exist_ok=True)
             if (group / "cpu.cfs_quota_us").exists():
@@ -60,26 +61,15 @@ def _join_half_quota():
 
 @contextmanager
 def _quota_group():
-    """Remove the group again."""
     try:
         yield
     finally:
-        for parent in _CPU_GROUPS:
-            if (parent / "minbert-doctor").exists():
-                (parent / "minbert-doctor").rmdir()
-
-
-def _limit_data():
-    resource.setrlimit(resource.RLIMIT_DATA, (_SOME_MIB * 2**20,) * 2)
-
-
-def _refuse_huge_pages():
-    ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+        for group in filter(Path.exists, _CPU_GROUPS):
+            group.rmdir()
 
 
 def environment(patch="", **variables):
-    """This process's environment, with a patch of that name, which strikes a command and all
-    processes that it starts."""
+    """This process's environment, with a patch for a command and all that it starts."""
     paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULT": patch, **variables}
 
@@ -90,7 +80,8 @@ FAULTS = {
     "precision": Fault("workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE",
                        "software", "precision_is_inherited"),
     "threads": Fault("workers use half the threads", "software", "half_the_threads"),
-    "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit", limit=_limit_data),
+    "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit",
+                    limit=lambda: resource.setrlimit(resource.RLIMIT_DATA, _SOME_BYTES)),
     "busy-core": Fault("another program keeps a core busy (real)", "disturbance",
                        machine=_busy_core),
     "quota": Fault("a CPU quota of half the cores, and threads for all (real)", "cores",
@@ -105,7 +96,7 @@ FAULTS = {
     "growth": Fault("every step keeps 2 MiB", "allocator", "steps_grow"),
     "tunables": Fault("workers get no tunables", "allocator", "no_tunables"),
     "huge-pages": Fault("the system refuses huge pages (real)", "huge-pages",
-                        limit=_refuse_huge_pages),
+                        limit=lambda: ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)),
     "bf16": Fault("bf16 products are 1% too large", "products", "bf16_is_wrong"),
     "fp32": Fault("fp32 products are rounded to bf16", "products", "fp32_is_short"),
     "dora": Fault("DoRA's fast path: gradients of magnitudes 5% too large", "numerics",

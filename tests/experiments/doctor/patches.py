@@ -29,7 +29,6 @@ def of(module, name):
 _check = of("bench.doctor.checks.software", "memory")
 _environment = of("bench.machine.environment", "worker_environment")
 _elapsed_ms = of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-_times = of("minbert.kernels.products", "times")
 
 
 @_check
@@ -69,14 +68,10 @@ def cores_slow_down(real, *matrices, **options):
     return real(*matrices, **options)
 
 
-@_environment
-def no_tunables(real, *of, **_others):
-    return real(*of, tuned=False)
-
-
-@_environment
-def half_the_threads(real, inherited, threads, *of, **others):
-    return real(inherited, max(1, threads // 2), *of, **others)
+no_tunables = _environment(lambda real, *of, **_others: real(*of, tuned=False))
+half_the_threads = _environment(
+    lambda real, inherited, threads, *of, **others: real(inherited, -(-threads // 2), *of, **others)
+)
 
 
 @_environment
@@ -93,9 +88,8 @@ peak_is_not_reset = of("bench.worker.probes.memory", "forget_peak")(lambda _real
 @of("bench.worker.probes.memory", "_status")
 def memory_is_missed(real):
     values = real()
-    missed = values.get("RssAnon", 0.0) / 10
     names = values.keys() & {"VmHWM", "VmRSS", "RssAnon"}
-    return values | {name: values[name] - missed for name in names}
+    return values | {name: values[name] - values["RssAnon"] / 10 for name in names}
 
 
 _steps_kept = []
@@ -107,16 +101,16 @@ def steps_grow(real, *of):
     return real(*of)
 
 
-@_times
-def bf16_is_wrong(real, *of):
-    y = real(*of)
-    return y * 1.01 if str(y.dtype) == "torch.bfloat16" else y
+def _products_are(dtype, change):
+    def product(real, *of):
+        y = real(*of)
+        return change(y) if str(y.dtype) == dtype else y
+
+    return of("minbert.kernels.products", "times")(product)
 
 
-@_times
-def fp32_is_short(real, *of):
-    y = real(*of)
-    return y.bfloat16().float() if str(y.dtype) == "torch.float32" else y
+bf16_is_wrong = _products_are("torch.bfloat16", lambda y: y * 1.01)
+fp32_is_short = _products_are("torch.float32", lambda y: y.bfloat16().float())
 
 
 @of("adapters.product", "_backward")
@@ -136,9 +130,7 @@ def dropout_stays_on(real, self, config, *others, **named):
 
 @of("minbert.training.compiled", "CompiledModel.__call__")
 def compiles_again(real, *of):
-    import torch
-
-    torch._dynamo.reset()
+    sys.modules["torch"]._dynamo.reset()
     return real(*of)
 
 

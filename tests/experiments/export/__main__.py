@@ -1,8 +1,5 @@
-"""Every kind of cell of engine minbert in every format; prints its table of docs/export.md, in a
-quarter of an hour.
-
-python -m tests.experiments.export [FORMAT ...]
-"""
+"""Every kind of cell of engine minbert in every format: the first table of docs/export.md. Takes a
+quarter of an hour."""
 
 import os
 import sys
@@ -25,19 +22,18 @@ if __name__ == "__main__":
         from bench.export.formats import FORMATS
         from tests.experiments.export.matrix import KINDS, cases, observed, table
 
-        names = sys.argv[1:] or list(FORMATS)
         stored, exports = {}, 0
         for case in cases():
             stored[case] = []
-            for name in names:
+            for name in FORMATS:
                 cells = [case.trained(base, *how) for how in product(KINDS, (False, True))]
                 seen = [observed(cell, name) for cell in cells]
                 assert len(set(seen)) == 1, (case, name, seen)
                 exports += len(seen) if "—" not in seen[0] else 0
                 stored[case].append(seen[0])
             print(exports, case, stored[case], file=sys.stderr, flush=True)
-        for number, name in enumerate(names):
+        for number, name in enumerate(FORMATS):
             own = next(c for c, how in stored.items() if "—" not in how[number]).trained(base)
             check(own, exported(own, name, Path(place, f"out-{number}")), expected_logits(own))
         print(f"{exports} exports were compared", file=sys.stderr)
-        print(table(stored, names), end="")
+        print(table(stored), end="")

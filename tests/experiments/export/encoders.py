@@ -1,8 +1,5 @@
 """The architectures of engine transformers in every format: the largest differences of a logit, of
-which docs/export.md has the largest. Takes a few minutes, most of it ONNX's.
-
-python -m tests.experiments.export.encoders
-"""
+which docs/export.md has the largest, in a few minutes."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +22,6 @@ CASES = {
 
 
 def largest_difference(base, name, mode, **options):
-    """The largest difference of a logit between a cell and its export, in this process."""
     own = trained_by_library(base, mode, **options)
     with TemporaryDirectory() as place:
         folder = exported(own, name, Path(place, "out"))

@@ -1,9 +1,5 @@
-"""Exported models in environments that have the plain libraries alone: a virtual environment for
-each, in which all dev examples are predicted as by the command's own check. Prints the table of
-docs/export.md; takes a quarter of an hour, most of it pip's.
-
-python -m tests.experiments.export.environments
-"""
+"""Exported models, checked in virtual environments that have plain libraries alone: the table of
+docs/export.md. Takes a quarter of an hour."""
 
 import os
 import subprocess
@@ -31,23 +27,18 @@ ENVIRONMENTS = (
 """The format, mode and layers of a cell, and what pip installs."""
 
 
-def installed(environment, packages):
-    """The Python of a new environment with some packages."""
-    print(f"pip install {' '.join(packages)}", file=sys.stderr, flush=True)
-    venv.create(environment, with_pip=True)
-    python = str(environment / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", *packages]
-    subprocess.run(install, check=True, env=os.environ | {"PYTHONPATH": ""})
-    return python
-
-
 if __name__ == "__main__":
     print("| format | cell | installed | largest difference of a logit |")
     print("| --- | --- | --- | --- |")
     with TemporaryDirectory() as place:
         base = base_folder(Path(place, "base"))
         for number, (name, how, packages) in enumerate(ENVIRONMENTS):
-            python = installed(Path(place, f"venv-{number}"), packages)
+            print(f"pip install {' '.join(packages)}", file=sys.stderr, flush=True)
+            environment = Path(place, f"venv-{number}")
+            venv.create(environment, with_pip=True)
+            python = str(environment / "bin" / "python")
+            install = [python, "-m", "pip", "install", "--quiet", *packages]
+            subprocess.run(install, check=True, env=os.environ | {"PYTHONPATH": ""})
             pooling = "mean" if name == "sentence-transformers" else "pooler"
             cell = trained(base, *how, pooling=pooling)
             expected = expected_logits(cell)

@@ -1,8 +1,5 @@
-"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings.
-
-`python -m tests.experiments.export.losses` trains all, and prints two tables, whose largest values
-docs/export.md has.
-"""
+"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings: two
+tables, whose largest values docs/export.md has."""
 
 import json
 import os
@@ -95,8 +92,7 @@ def examples(problem, pairs, count, seed):
 
 
 def prepare(setting, checkpoint, folder):
-    """Train a cell in this process, and write what its exported folder has for a training; returns
-    the loss of each step."""
+    """Train a cell, and write what its export has for a training; the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
     classes = {REGRESSION: (), WORDS: _TAGS}.get(setting.problem, _CLASSES)
     prepared = Prepared("made-up", setting.problem, classes, "")
@@ -132,8 +128,7 @@ def prepare(setting, checkpoint, folder):
 
 
 def train(folders):
-    """The losses of train.py in these folders, all in one fresh process without this project; none
-    where it has stopped."""
+    """The losses of train.py in folders, all in one fresh process; none where it has stopped."""
     command = [sys.executable, "-I", plain_training.__file__, *map(str, folders)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -144,7 +139,6 @@ def train(folders):
 
 
 def difference(ours, theirs):
-    """The largest relative difference of the losses of equally many steps."""
     expected, actual = np.array(ours), np.array(theirs)
     assert expected.shape == actual.shape == (STEPS,)
     return float(np.max(np.abs(actual - expected) / np.abs(expected)))
@@ -161,8 +155,7 @@ def checkpoints(folder, vocabulary):
 
 
 def matrix():
-    """Row and column of a table, the setting, and whether its base lacks a pooler, for all
-    settings, those of a table together."""
+    """Row and column of a table, the setting, and whether its base lacks a pooler."""
     for mode, layers in METHODS:
         name = f"{mode} {layers}".rstrip()
         for pooling, head in HEADS:
@@ -182,14 +175,7 @@ def matrix():
         yield name, f"{mode} {layers}".rstrip(), Setting(mode, layers, **what), False
 
 
-def table(values):
-    """A Markdown table of values by row and column."""
-    frame = pd.Series(values).unstack(sort=False).map("{:.0e}".format)
-    return markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index])
-
-
 def main():
-    """Train the whole matrix on both sides, and print two tables."""
     from minbert.assets.embedded import fetch
 
     torch.set_num_threads(1)
@@ -209,7 +195,9 @@ def main():
         tables = {True: {}, False: {}}
         for (row, column, *_), value in zip(chosen, values, strict=True):
             tables["head" in column][row, column] = value
-    print(f"{table(tables[True])}\n{table(tables[False])}", end="")
+    for of in tables.values():
+        frame = pd.Series(of).unstack(sort=False).map("{:.0e}".format)
+        print(markdown_table(["", *frame], [[row, *frame.loc[row]] for row in frame.index]))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ KINDS = ("classification", "multi_label", "regression")
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of cell, of one of both engines."""
-
     mode: str
     layers: str | None
     pooling: str
@@ -42,10 +40,8 @@ class Case:
 
     def trained(self, base, kind="classification", pairs=False):
         """A cell of this kind on a base that the hub has."""
-        return trained(
-            base, self.mode, self.layers, pooling=self.pooling, head=self.head, kind=kind,
-            pairs=pairs,
-        )  # fmt: skip
+        how = {"pooling": self.pooling, "head": self.head, "kind": kind, "pairs": pairs}
+        return trained(base, self.mode, self.layers, **how)
 
     @property
     def place(self):
@@ -62,7 +58,6 @@ def library_cases():
 
 
 def cases():
-    """All kinds of engine minbert."""
     for (pooling, head), (mode, layers) in product(product(POOLINGS, HEADS), METHOD_CASES):
         yield Case(mode, layers, pooling, head)
 
@@ -77,8 +72,7 @@ def declared(of, name):
 
 
 def observed(own, name):
-    """How a format holds a cell, once its folder has been written and loaded and its logits
-    compared with the cell's."""
+    """How a format holds a cell, once it is written, loaded and compared by its logits."""
     how = declared(own.job.cell, name)
     if how.startswith("—"):
         return how
@@ -95,26 +89,23 @@ def observed(own, name):
         return "merged" if own.job.cell.mode in METHODS else "whole"
 
 
-def table(formats, names=FORMATS):
-    """A Markdown table of how the formats store each kind; kinds that are stored alike share a
-    row."""
+def table(formats):
+    """How the formats store each kind; kinds that are stored alike share a row."""
     rows = {}
     for case, how in formats.items():
         layers = rows.setdefault((*case.place, *how), {}).setdefault(case.mode, {})
         layers |= {case.layers if case.is_ours else None: None}
-    lines = [(*row[:2], ", ".join(_listed(modes)), *row[2:]) for row, modes in rows.items()]
-    return markdown_table(("pooling", "head", "trained", *names), lines)
-
-
-def _listed(modes):
-    """Modes with their layers, those with all layer sets by the mode alone."""
-    for mode, layers in modes.items():
-        is_whole = set(layers) in ({None}, set(LAYER_SETS))
-        yield from [mode] if is_whole else (f"{mode} on {each}" for each in layers)
+    lines = []
+    for (pooling, head, *how), modes in rows.items():
+        listed = []  # modes with their layers, those with all layer sets by the mode alone
+        for mode, layers in modes.items():
+            is_whole = set(layers) in ({None}, set(LAYER_SETS))
+            listed += [mode] if is_whole else [f"{mode} on {each}" for each in layers]
+        lines.append((pooling, head, ", ".join(listed), *how))
+    return markdown_table(("pooling", "head", "trained", *FORMATS), lines)
 
 
 def docs_tables():
-    """The tables of docs/export.md, of each engine."""
     tables = [
         table({case: [declared(case.cell, name) for name in FORMATS] for case in kinds})
         for kinds in (cases(), library_cases())
@@ -123,5 +114,4 @@ def docs_tables():
 
 
 def in_docs(page):
-    """The tables in docs/export.md."""
     return page.partition("<!-- formats -->")[2].partition("<!-- /formats -->")[0].strip() + "\n"

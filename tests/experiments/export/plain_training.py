@@ -1,7 +1,5 @@
 """Runs the train.py of each folder named on the command line, and predicts dev with what it saved.
-
-Started as a script of its own, without this project: it imports plain libraries alone.
-"""
+A script of its own, which imports plain libraries alone."""
 
 import gc
 import json
@@ -9,13 +7,10 @@ import runpy
 import sys
 from pathlib import Path
 
-PROJECT = ("adapters", "bench", "minbert", "tests")
-
 
 def main():
-    """Train in every folder, and write losses.jsonl into it; where the script stops, stopped.txt;
-    and logits.npy where there are dev examples."""
-    sys.modules.update(dict.fromkeys(PROJECT))  # can't be imported
+    """Train in each folder; it gets losses.jsonl or stopped.txt, and logits.npy of dev."""
+    sys.modules.update(dict.fromkeys(("adapters", "bench", "minbert", "tests")))  # no imports
     for folder in map(Path, sys.argv[1:]):
         sys.path.insert(0, str(folder))  # as for python FOLDER/train.py
         [train, *_] = [*folder.glob("train.conll"), folder / "train.jsonl"]
@@ -34,7 +29,7 @@ def main():
 
 
 def predict(folder, pooled):
-    """Write the logits of the dev examples: by predict.py or, for the script's own class, here."""
+    """Write the logits of dev: by predict.py or, for the script's own class, here."""
     import numpy as np
     import torch
     from peft import PeftModel

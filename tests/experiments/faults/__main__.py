@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 
 from tests.experiments.faults import slurm as slurm_faults
+from tests.experiments.faults.case import run_suite, summary
 from tests.experiments.faults.checks import BAD
 from tests.experiments.faults.kinds import draw
-from tests.experiments.faults.suite import run_suite, summary
 
 
 @click.command(help=__doc__)

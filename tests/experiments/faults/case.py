@@ -1,4 +1,4 @@
-"""One fault from beginning to end: the run that it strikes, the runs that go on, and the checks."""
+"""A fault from beginning to end: the run that it strikes, the runs that go on, and the checks."""
 
 import json
 import os
@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from unittest.mock import patch
 
 from bench.launch.runner import limited
 from bench.plan.columns import row_of
@@ -20,6 +22,7 @@ from tests.experiments.faults.notes import Notes, read, records, whole
 from tests.experiments.faults.parent import Parent
 from tests.experiments.faults.setups import setup
 from tests.experiments.faults.worker import STRIKE
+from tests.experiments.processes import in_processes
 
 _LONGEST_RUN_S = {"fake": 60.0, "real": 180.0}
 _TIMEOUT_S = {"fake": 1.5, "real": 15.0}
@@ -28,17 +31,13 @@ _MEMORY_MIB = {"fake": 512, "real": 1024}
 """Of a control group: the parent is far smaller, so that the worker is what gets killed."""
 _MOST_PAGES = {"fake": 24, "real": 80}
 _MOST_RUNS = 6
-_AGAIN = 0.25  # share of the faults that strike cells which have run before
 
 
 @dataclass
 class Verdict(checks.Findings):
-    """What became of a fault. `means` says how a limit was made, where one was."""
-
     fault: Fault
     struck: bool = False
-    means: str = ""
-    seconds: float = 0.0
+    means: str = ""  # how a limit was made
 
     @property
     def name(self):
@@ -49,7 +48,6 @@ class Verdict(checks.Findings):
 def run_case(fault, folder):
     """Strike once, go on until nothing is left to do, and check. What strikes nothing is tried
     again, at the beginning of its phase. The folder stays if something is wrong."""
-    begun = time.monotonic()
     for early in (False, True):
         case = Case(fault, folder / f"fault-{fault.number}{'-again' if early else ''}", early)
         verdict = case.verdict
@@ -61,14 +59,12 @@ def run_case(fault, folder):
             shutil.rmtree(case.folder)
         if verdict.struck or not verdict.good:
             break
-    verdict.seconds = time.monotonic() - begun
     return verdict
 
 
 @contextmanager
 def small_disk(folder, pages):
-    """A disk at `folder` with so many pages left; the file that fills it, and makes space when it
-    is removed, or None without the right."""
+    """A disk with so many pages left; the file that fills it, or None without the right."""
     argv = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(argv, capture_output=True, check=False).returncode:
         yield None
@@ -85,8 +81,6 @@ def small_disk(folder, pages):
 
 
 class Case:
-    """A fault, and the place where it strikes."""
-
     def __init__(self, fault, folder, early):
         self.fault = fault
         self.folder = folder.resolve()
@@ -102,49 +96,42 @@ class Case:
         self.cell_ids = [cell.cell_id for cell in self.setup.cells]
         self._filler = None
         self._kept = b""
-        self._attempts = int(fault.phase != "anywhere" and self.noise.random() < _AGAIN)
+        self._attempts = int(fault.phase != "anywhere" and self.noise.random() < 0.25)
 
     def run(self):
-        """All of it; what is wrong is in the verdict."""
-        with self._first_parent() as parent:
+        with ExitStack() as stack:
+            parent = self._first_parent(stack)
             if parent.strike is not None and parent.strike.side == "worker":
                 (self.notes.folder / STRIKE).write_text(json.dumps(asdict(parent.strike)))
-            if self._attempts:
-                self._interrupt_all()
+            # rows as of a grid that was stopped in each of its cells: their reruns are struck
+            at = "2026-01-01T00:00:00Z"
+            others = {"started_at": at, "finished_at": at, "attempt": 1, "status": "interrupted"}
+            for cell in self.setup.cells if self._attempts else ():
+                row = row_of({**cell.columns(), **self.setup.conditions.columns(), **others})
+                Store(self.csv).append(row)
             self._first(parent)
             self._check_first()
             self._between()
             self._go_on()
             self._check_end()
 
-    def _interrupt_all(self):
-        """Rows as of a grid that was stopped in each of its cells: the strike hits their reruns."""
-        at = "2026-01-01T00:00:00Z"
-        others = {"started_at": at, "finished_at": at, "attempt": 1, "status": "interrupted"}
-        for cell in self.setup.cells:
-            row = row_of({**cell.columns(), **self.setup.conditions.columns(), **others})
-            Store(self.csv).append(row)
-
-    @contextmanager
-    def _first_parent(self):
-        """The first run, with the limits that the fault needs."""
+    def _first_parent(self, stack):
         fault, worker, group = self.fault, self.fault.worker, None
-        with ExitStack() as stack:
-            if fault.kind == "host memory":
-                group = stack.enter_context(limited(_MEMORY_MIB[worker]))
-                self.verdict.means = "control group" if group else "RLIMIT_AS"
-            if fault.phase == "anywhere":
-                pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
-                self._filler = stack.enter_context(small_disk(self.place, pages))
-                self.verdict.means = "small disk" if self._filler else "failing fsync"
-                if self._filler is None:
-                    fault = replace(fault, phase="launch")
-            strike = strike_of(fault, early=self.early, limited=group is not None)
-            yield Parent(
-                case=self, number=0, strike=strike, group=group and group.folder,
-                timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
-                has_report=worker == "real" and fault.phase == "render",
-            )  # fmt: skip
+        if fault.kind == "host memory":
+            group = stack.enter_context(limited(_MEMORY_MIB[worker]))
+            self.verdict.means = "control group" if group else "RLIMIT_AS"
+        if fault.phase == "anywhere":
+            pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
+            self._filler = stack.enter_context(small_disk(self.place, pages))
+            self.verdict.means = "small disk" if self._filler else "failing fsync"
+            if self._filler is None:
+                fault = replace(fault, phase="launch")
+        return Parent(
+            case=self, number=0, group=group and group.folder,
+            strike=strike_of(fault, early=self.early, limited=group is not None),
+            timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
+            has_report=worker == "real" and fault.phase == "render",
+        )  # fmt: skip
 
     def _first(self, parent):
         """The run, or the two runs at once, in which the fault strikes."""
@@ -167,13 +154,12 @@ class Case:
                 self._note_strike()
 
     def _wait(self, process):
-        """A parent's exit code; None if it had to be killed."""
         process.join(_LONGEST_RUN_S[self.fault.worker])
-        if process.exitcode is None:
+        code = process.exitcode
+        if code is None:
             process.kill()
             process.join()
-            return None
-        return process.exitcode
+        return code
 
     def _note_strike(self):
         self.notes.strike(self.fault.phase, "", self.csv)
@@ -185,7 +171,6 @@ class Case:
         self._kept = whole(data)
 
     def _check_first(self):
-        """What must hold after the struck run; and what that run must have made of its cell."""
         self._kept = whole(read(self.notes.folder / "at-strike.csv"))
         self._check_run("first run")
         struck = self.notes.struck()
@@ -263,3 +248,32 @@ class Case:
         for path in self.notes.folder.glob("run-*.err"):
             if "Traceback" in (text := path.read_text(errors="replace")):
                 verdict.wrong.append(f"{path.name}: {text.splitlines()[-1]}")
+
+
+def run_suite(faults, *, jobs, folder):
+    """Verdicts, from `jobs` processes without threads, as each forks its cases' parents."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    with patch.dict(os.environ, dict.fromkeys(threads, "1")):
+        return list(in_processes(jobs, [(run_case, fault, folder) for fault in faults]))
+
+
+def summary(verdicts, seed, seconds):
+    by_kind = {}
+    for each in verdicts:
+        key = each.fault.kind, each.fault.phase, each.fault.worker
+        by_kind.setdefault(key, []).append(each)
+    struck = [each for each in verdicts if each.struck]
+    return {
+        "faults": len(verdicts), "seed": seed, "seconds": round(seconds, 1),
+        "injected": len(struck),
+        "at_real_workers": sum(each.fault.worker == "real" for each in struck),
+        "missed": len(verdicts) - len(struck), **checks.counted(verdicts),
+        "means": dict(Counter(each.means for each in verdicts if each.means)),
+        "counts": [
+            {"kind": kind, "phase": phase, "worker": worker, "injected": injected}
+            | {"missed": len(some) - injected, **checks.counted(some)}
+            for (kind, phase, worker), some in sorted(by_kind.items())
+            for injected in [sum(each.struck for each in some)]
+        ],
+        "bad": [asdict(verdict) for verdict in verdicts if not verdict.good],
+    }  # fmt: skip

@@ -13,18 +13,11 @@ from bench.launch.runner import HEAD, TAIL
 from bench.results.protocol import RESULT, STDERR, STDOUT
 from tests.experiments.faults.notes import read, records, whole
 
-_GONE_S = 3.0
-_LONGEST_OUTPUT = HEAD + 2 * TAIL
-_AT_THE_TOP = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
-_LONGEST_CELL_S = 300.0
-
 BAD = ("lost", "duplicated", "left_running", "wrong")
 
 
 @dataclass(kw_only=True)
 class Findings:
-    """What is wrong after faults, in words."""
-
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     left_running: list[str] = field(default_factory=list)
@@ -39,7 +32,6 @@ class Findings:
 
 
 def counted(verdicts):
-    """The number of findings of each kind."""
     return {name: sum(len(getattr(each, name)) for each in verdicts) for name in BAD}
 
 
@@ -59,11 +51,10 @@ def unfinished_cells(cell_ids, data):
 
 def repeated_rows(data):
     """Cells with two ok rows, and attempts with two rows."""
-    names = Counter(f"{row['cell_id']} has {{}} rows of attempt {row['attempt']}"
-                    for row in records(data))  # fmt: skip
-    names.update(
-        f"{row['cell_id']} has {{}} ok rows" for row in records(data) if row["status"] == "ok"
-    )
+    names = Counter()
+    for row in records(data):
+        names[f"{row['cell_id']} has {{}} rows of attempt {row['attempt']}"] += 1
+        names[f"{row['cell_id']} has {{}} ok rows"] += row["status"] == "ok"
     return [name.format(count) for name, count in names.items() if count > 1]
 
 
@@ -87,11 +78,9 @@ def finished(place, data):
 
 
 def read_json(path):
-    """The object in a file; empty where there is none."""
-    try:
+    value = None
+    with suppress(ValueError):
         value = json.loads(read(path))
-    except ValueError:
-        return {}
     return value if isinstance(value, dict) else {}
 
 
@@ -101,7 +90,7 @@ def wrong_rows(place, data):
     for row in records(data):
         name = f"{row['cell_id']}, attempt {row['attempt']}"
         wall_s = float(row["wall_s"] or 0)
-        if not 0 <= wall_s < _LONGEST_CELL_S or row["started_at"] > row["finished_at"]:
+        if not 0 <= wall_s < 300 or row["started_at"] > row["finished_at"]:
             wrong.append(f"{name}: {row['started_at']} to {row['finished_at']}, {row['wall_s']} s")
         if row["status"] != "ok":
             continue
@@ -116,20 +105,20 @@ def wrong_rows(place, data):
 
 def strays(place):
     """Files that nobody will use again."""
+    usual = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
     hidden = [str(path.relative_to(place)) for path in place.rglob(".*")]
-    return hidden + [path.name for path in place.iterdir() if path.name not in _AT_THE_TOP]
+    return hidden + [path.name for path in place.iterdir() if path.name not in usual]
 
 
 def long_outputs(place):
     """What workers printed, where more is kept than should be."""
     paths = (path for name in (STDOUT, STDERR) for path in (place / "runs").glob(f"*/{name}"))
     sizes = ((path.name, path.stat().st_size) for path in paths)
-    return [f"{name} has {size:,} bytes" for name, size in sizes if size > _LONGEST_OUTPUT]
+    return [f"{name} has {size:,} bytes" for name, size in sizes if size > HEAD + 2 * TAIL]
 
 
 def left_running(folder):
-    """Processes of a case that do not end; they are killed."""
-    deadline = time.monotonic() + _GONE_S
+    deadline = time.monotonic() + 3
     while (running := _running(folder)) and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in running:
@@ -140,11 +129,9 @@ def left_running(folder):
 
 def _running(folder):
     """Processes whose command line or environment names a folder, with their command lines."""
-    name, running = f"{folder}/", {}
-    for process in psutil.process_iter():
-        if process.pid != os.getpid():
-            with suppress(psutil.Error):
-                command = " ".join(process.cmdline())
-                if name in command or name in str(process.environ()):
-                    running[process] = command
+    running = {}
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        words, variables = process.info["cmdline"] or [], process.info["environ"] or {}
+        if process.pid != os.getpid() and f"{folder}/" in " ".join([*words, *variables.values()]):
+            running[process] = " ".join(words)
     return running

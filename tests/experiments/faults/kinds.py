@@ -23,19 +23,15 @@ USUAL_S = {
 """How long each phase lasts, roughly: within that time a fault strikes, or when the phase ends."""
 
 CELLS = {"fake": 3, "real": 2}
-FLOODS = (2**24, 2**24, 2**24, 2**26, 2**26, 2**30)
-JUMPS_S = (3600, 10 * 365 * 86400)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault; of those of weight 2 there are twice as many."""
-
     name: str
     meaning: str
     phases: tuple
     statuses: str  # of the struck cell's row after that run, between bars; empty: there is no row
-    weight: int = 1
+    weight: int = 1  # of those of weight 2 there are twice as many
 
 
 KINDS = (
@@ -67,14 +63,12 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault of a suite; `slots` is the number of cells that run at a time."""
-
     number: int
     seed: int
     kind: str
     phase: str
     worker: str
-    slots: int = 1
+    slots: int = 1  # cells that run at a time
 
     def noise(self):
         """What is drawn for it, always the same."""
@@ -86,7 +80,7 @@ class Strike:
     """What goes wrong in a process, so many seconds after the beginning of a phase."""
 
     side: str  # worker or parent
-    action: str  # a function of `tests.experiments.faults.worker`, or what a `Parent` does
+    action: str  # of `go_wrong` in worker.py, or what a `Parent` does
     phase: str
     cell: int  # launches of the run that come before the one that is struck
     wait_s: float
@@ -133,7 +127,6 @@ def strike_of(fault, *, early=False, limited=False):
 
 
 def _action(fault, noise, limited):
-    """Side, action and amount."""
     kind, phase = fault.kind, fault.phase
     if phase in BETWEEN:
         return "parent", "kill", 0
@@ -143,7 +136,8 @@ def _action(fault, noise, limited):
     if kind == "disk full":
         return "worker" if phase == "write" else "parent", "fill_disk", 0
     if kind == "clock jump":
-        return "parent", "jump", noise.choice(JUMPS_S) * noise.choice((-1, 1))
+        return "parent", "jump", noise.choice((3600, 10 * 365 * 86400)) * noise.choice((-1, 1))
+    floods = (2**24, 2**24, 2**24, 2**26, 2**26, 2**30)
     action, amount = {
         "worker killed": ("kill_worker", 0),
         "parent killed": ("kill_parent", 0),
@@ -153,7 +147,7 @@ def _action(fault, noise, limited):
         "cuda memory": ("lack_cuda_memory", 0),
         "hang": ("hang", noise.randrange(2)),
         "garbage printed": ("print_garbage", noise.getrandbits(30)),
-        "flood printed": ("flood", noise.choice(FLOODS) + noise.randrange(2)),
+        "flood printed": ("flood", noise.choice(floods) + noise.randrange(2)),
         "folder deleted": ("delete_folder", 0),
         "result spoilt": (f"{'scramble' if phase == 'garbage' else 'cut'}_result",
                           noise.getrandbits(30)),

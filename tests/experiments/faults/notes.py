@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A worker's start, and whether its cell had an ok row then."""
-
     run: int
     cell_id: str
     attempt: int
@@ -45,13 +43,11 @@ class Notes:
         return False
 
     def struck(self):
-        """Phase and cell of the strike, if there was one."""
         text = read(self.folder / "struck.json")
         return json.loads(text) if text else None
 
 
 def read(path):
-    """The bytes of a file; empty without one."""
     return path.read_bytes() if path.is_file() else b""
 
 

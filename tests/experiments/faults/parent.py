@@ -1,9 +1,5 @@
-"""A parent: a process that runs a case's grid as `bench.grid` does, followed and struck.
-
-It is forked from a process that has everything imported, so that it starts within milliseconds.
-Its Session, Store, runner and files are the real ones; the fake worker's model and data are stubs,
-and so, mostly, is the report, which keeps matplotlib out.
-"""
+"""A process that runs a case's grid as `bench.grid` does, followed and struck: forked from one that
+has everything imported, and with a stub for a report, mostly, which keeps matplotlib out."""
 
 import os
 import signal
@@ -12,6 +8,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,14 +30,11 @@ from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.setups import ROOT
 from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk
 
-GRACE_S = 0.5
 _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")
 
 
 @dataclass(kw_only=True)
 class Parent:
-    """One run of a case's grid, number 0 for the run that is struck. It follows its own phases."""
-
     case: object
     number: int
     strike: Strike | None = None
@@ -50,7 +44,6 @@ class Parent:
     group: Path | None = None
 
     def start(self):
-        """Fork the process, which is returned."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
         process = get_context("fork").Process(target=self._be)
         process.start()
@@ -83,17 +76,15 @@ class Parent:
             os._exit(code)
 
     def _run(self):
-        """Plan and run what is left, as the command does; the exit code."""
         case, made = self.case, self.case.setup
         slots = [made.target(f"faults {case.place}")] * case.fault.slots
         self._follow()
         planned = plan(made.cells, read_rows(case.csv), made.conditions.columns(), rerun=self.rerun)
-        store = Store(case.csv)
+        options = {"timeout_s": self.timeout_s, "keep": True, "arguments": ("--grid", "faults")}
+        session = made.session(case.csv, slots, **options)
         self._enter("check")
-        store.check_writable()
+        session.store.check_writable()
         self._enter("run")
-        options = {"store": store, "keep": True, "arguments": ("--grid", "faults")}
-        session = made.session(case.csv, slots, timeout_s=self.timeout_s, **options)
         code = session.run([planned])
         self._enter("done")
         return code
@@ -113,17 +104,15 @@ class Parent:
             self._row = row
             return "append"
 
-        if self.has_report:
-            from bench.report import render as module
-        else:
-            module = SimpleNamespace(render=stub_report)
-            sys.modules["bench.report.render"] = module
+        if not self.has_report:
+            sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)
+        module = import_module("bench.report.render")
         self._wrap(Session, "_write_plan", lambda *_: "plan")
         self._wrap(Session, "_close", lambda *_: "close")
         self._wrap(Store, "append", append, "run")
         self._wrap(Display, "progress", lambda _, message, *_others: message.get("phase"))
         self._wrap(local, "run_cell", launch)
-        self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=GRACE_S)
+        self._wrap(attempt, "run_worker", lambda *_: "run", "ended", grace_s=0.5)
         self._wrap(module, "render", lambda *_: "render")
 
     def _wrap(self, owner, name, phase_of, after="", **more):
@@ -151,12 +140,25 @@ class Parent:
         if not self.case.notes.strike(phase, self._cell_id, csv):
             return
         if strike.action == "fill_disk":
-            fill_disk(strike.amount, self.case.place)
-        elif strike.action == "jump":
-            jump(strike.amount)
+            fill_disk()
+        elif strike.action == "jump":  # the wall clock, for the rest of this process
+            clock, ahead = time.time, timedelta(seconds=strike.amount)
+
+            class Jumped(datetime):
+                @classmethod
+                def now(cls, tz=None):
+                    return datetime.now(tz) + ahead
+
+            runner.datetime = Jumped
+            time.time = lambda: clock() + strike.amount
         else:
-            if strike.action == "tear_append":
-                tear_append(csv, self._row, strike.amount)
+            if strike.action == "tear_append":  # under the lock, as a writer killed just then
+                line = encode(self._row)
+                with FileLock(f"{csv}.lock"):
+                    if not csv.exists():
+                        write_atomically(csv, record(NAMES))
+                    with csv.open("ab") as file:
+                        file.write(line[: 1 + strike.amount % (len(line) - 1)])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -169,26 +171,3 @@ def stub_report(results, reports, **_others):
     except OSError as error:
         raise DiskFullError(f"{reports}: no space left for the report") from error
     return index
-
-
-def tear_append(runs_csv, row, amount):
-    """Write a part of a row's record, under the lock, as a writer does that is killed just then."""
-    line = encode(row)
-    with FileLock(f"{runs_csv}.lock"):
-        if not runs_csv.exists():
-            write_atomically(runs_csv, record(NAMES))
-        with runs_csv.open("ab") as file:
-            file.write(line[: 1 + amount % (len(line) - 1)])
-
-
-def jump(seconds):
-    """Put the wall clock forward, or back, for the rest of this process."""
-    clock = time.time
-
-    class Jumped(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) + timedelta(seconds=seconds)
-
-    runner.datetime = Jumped
-    time.time = lambda: clock() + seconds

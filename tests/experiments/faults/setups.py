@@ -4,7 +4,6 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -21,14 +20,11 @@ from bench.results.store import Store
 from minbert.data.tasks import Examples, TaskData, find_task, load_task
 from minbert.model.config import GEOMETRIES
 from tests.experiments.faults.kinds import CELLS
-
-ROOT = Path(__file__).parents[3]
+from tests.experiments.pages import ROOT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Everything that a grid's runs share, and the worker's command."""
-
     grid: Grid
     conditions: Conditions
     model: Model
@@ -36,13 +32,7 @@ class Setup:
     argv: tuple
 
     def target(self, device_name, device=Device()):  # noqa: B008
-        """The conditions, with a device of this name."""
         return Target(self.conditions, "bf16", device_name, device)
-
-    @property
-    def inputs(self):
-        models = {self.model.name: self.model}
-        return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
 
     @property
     def cells(self):
@@ -55,33 +45,34 @@ class Setup:
 
     def session(self, runs, slots, argv=(), **options):
         """A session that runs cells on slots of this machine, by `argv` or the usual command."""
-        executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
-        usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
-        places = {"inputs": self.inputs, "executor": executor, "reports": runs.parent / "reports"}
-        return Session(**{**places, **usual, **options})
+        models = {self.model.name: self.model}
+        usual = {
+            "inputs": Inputs(grid=self.grid, models=models, data=self.data, data_folder=None),
+            "executor": LocalExecutor(runs, slots, tuple(argv) or self.argv), "keep": False,
+            "reports": runs.parent / "reports", "store": Store(runs), "timeout_s": None,
+            "arguments": (),
+        }  # fmt: skip
+        return Session(**usual | options)
 
 
 def slots_of(conditions, number, *, gpus=False):
     """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
-    own = sorted(os.sched_getaffinity(0))
-    conditions = replace(conditions, sharing=f"{number} workers")
-    infos = [GpuInfo("A100", "", (8, 0), f"GPU-{i}") for i in range(number)]
-    devices = [Device(f"cuda:{i}", info) if gpus else Device() for i, info in enumerate(infos)]
-    return [
-        Target(
-            replace(conditions, device=device.name), "bf16",
-            device.gpu.uuid if device.gpu else "cpu", device, frozenset([own[i % len(own)]]),
-        )
-        for i, device in enumerate(devices)
-    ]  # fmt: skip
+    own, slots = sorted(os.sched_getaffinity(0)), []
+    for i in range(number):
+        name = f"GPU-{i}" if gpus else "cpu"
+        device = Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), name)) if gpus else Device()
+        here = replace(conditions, sharing=f"{number} workers", device=device.name)
+        slots.append(Target(here, "bf16", name, device, frozenset([own[i % len(own)]])))
+    return slots
 
 
 @cache
-def setup(worker):
+def setup(worker, seeds=None):
+    """By default of the seeds in `CELLS`."""
     if worker == "fake":
         one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
         config = GEOMETRIES["bert-tiny"]
-        settings = Settings(model="stub", init="random", seeds=CELLS["fake"])
+        settings = Settings(model="stub", init="random", seeds=seeds or CELLS["fake"])
         return Setup(
             grid=Grid(name="faults", settings=settings, cells=[Axes(mode=["head"])]),
             conditions=Conditions("cpu", "none", "none", 1, "none", 1, "none"),

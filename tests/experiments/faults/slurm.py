@@ -1,8 +1,4 @@
-"""Faults on a Slurm cluster: grids of stub cells, struck at random moments until they are done.
-
-A round is a grid with a runs.csv of its own. Its command is given again whenever it has ended, and,
-after the last fault, until all cells are ok.
-"""
+"""Faults on a Slurm cluster: grids of stub cells, struck at random moments until they are done."""
 
 import os
 import random
@@ -39,23 +35,16 @@ KINDS = {
     "time limit": (0, "a job reaches its time limit, after the others"),
 }
 """For each kind its weight and its meaning."""
-FAULTS_OF_A_ROUND = 25
 TIME_LIMIT = "time limit"
-_LONGEST_PAUSE_S = 0.6
-_LONGEST_CELL_S = 1.5
-_AWAY_S = 2.0
-_LIMIT_EACH = 5  # rounds, of which one has a job that reaches its time limit
+_FAULTS_OF_A_ROUND = 25
 _PATIENCE_S = 30.0
 """After which nodes are restarted. A job that had just begun is missed only by the next restart."""
-_MOST_COMMANDS = 10  # after the last fault
 _EXITS = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 """Of commands: 2 if they begin while the controller is down, -SIGINT while Python loads them."""
 
 
 @dataclass
 class Verdict(checks.Findings):
-    """What became of a round."""
-
     seed: int
     cells: int
     rows: int = 0
@@ -69,8 +58,8 @@ class Verdict(checks.Findings):
 
 
 class Round:
-    """A grid in a folder that is made. `faults` are injected, fewer if its cells are done before,
-    of which the first have the kinds in `first`, and the others are drawn."""
+    """A grid in a folder that is made; its command is given again until all cells are ok. `faults`
+    are injected, fewer if its cells are done before, the first of the kinds in `first`."""
 
     def __init__(self, cluster, folder, seed, faults, first=()):
         self.cluster = cluster
@@ -83,18 +72,15 @@ class Round:
         self._away = {}
         self._before = b""
         for number in range(self.cells):
-            self.place.order(f"{self._random.uniform(0.1, _LONGEST_CELL_S):.2f}", number)
+            self.place.order(f"{self._random.uniform(0.1, 1.5):.2f}", number)
 
     def run(self):
-        """All of it: faults, then commands until all cells are ok, then the checks."""
         try:
             self._strike_all()
             self._finish()
         except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
-            commands = ("squeue",), ("sinfo", "-N", "-o", "%N %T %E")
-            lists = [self.cluster.run(*one, check=False).stdout for one in commands]
-            state = "\n".join([*lists, self.cluster.output(40)])
-            self.verdict.wrong += [f"{type(error).__name__}: {error}", state]
+            queue, output = self.cluster.run("squeue", check=False).stdout, self.cluster.output(40)
+            self.verdict.wrong += [f"{type(error).__name__}: {error}", queue, output]
         finally:
             for command in self._commands:
                 with suppress(ProcessLookupError):
@@ -106,13 +92,12 @@ class Round:
         verdict = self.verdict
         self._go_on()
         self.place.wait_for_starts(1)
-        kinds = [name for name in KINDS if name != TIME_LIMIT]
-        weights = [KINDS[name][0] for name in kinds]
+        weights = [weight for weight, _ in KINDS.values()]
         while verdict.injected.total() < self.faults and not self._is_done():
             self._go_on()
             self._pause()
             self._return_nodes()
-            kind = self._first.pop(0) if self._first else self._random.choices(kinds, weights)[0]
+            kind = self._first.pop(0) if self._first else self._random.choices([*KINDS], weights)[0]
             with suppress(IndexError):  # there is nothing to choose from
                 struck = self._strike(kind)
                 (verdict.injected if struck else verdict.missed)[kind] += 1
@@ -134,8 +119,8 @@ class Round:
                 node = choose([] if self._away else NODES)
                 if kind == "node dies":
                     cluster.kill_node(node)
-                cluster.set_down(node)
-                self._away[node] = time.monotonic() + self._random.uniform(0, _AWAY_S)
+                cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+                self._away[node] = time.monotonic() + self._random.uniform(0, 2)
             case "node restarts":
                 node = choose([node for node in NODES if node not in self._away])
                 cluster.kill_node(node)
@@ -157,26 +142,23 @@ class Round:
         return True
 
     def _pause(self):
-        time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
+        time.sleep(self._random.uniform(0, 0.6))
 
     def _ask(self, *command):
         return self.cluster.run(*command, check=False).returncode == 0
 
     def _array_tasks(self, *states):
-        """Array tasks of the grid in some of Slurm's states, or in any."""
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%T|%j", check=False).stdout
         rows = (line.split("|", 2) for line in queue.splitlines() if "probe" not in line)
         return [name for name, state, _ in rows if "_" in name and state in (states or {state})]
 
     def _kill(self, module):
         """Kill a process of the grid that runs a module; false if it has just ended."""
-        processes = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                words = process.cmdline()
-                is_ours = any(word.startswith(f"{self.place.folder}/") for word in words)
-                if is_ours and "-m" in words and module in words:
-                    processes.append(process)
+        folder, processes = f"{self.place.folder}/", []
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if "-m" in words and module in words and folder in " ".join(words):
+                processes.append(process)
         with suppress(psutil.NoSuchProcess):
             self._random.choice(processes).kill()
             return True
@@ -189,17 +171,13 @@ class Round:
                 del self._away[node]
                 if not self.cluster.has_node(node):
                     self.cluster.start_node(node)
-                self._resume(node)
-
-    def _resume(self, node):
-        self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+                self.cluster.resume(node)
 
     def _repair(self):
-        """Do what an administrator does when the controller has started jobs that it did not know
-        to run: Slurm holds them, and drains their nodes."""
+        """Release what a restarted controller holds and drains, as an administrator does."""
         for node, state in self.cluster.node_states().items():
             if node not in self._away and state.startswith(("drain", "down")):
-                self._resume(node)
+                self.cluster.resume(node)
         queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%r", check=False).stdout
         for line in queue.splitlines():
             if line.endswith("held"):
@@ -213,7 +191,7 @@ class Round:
         self.verdict.commands += 1
 
     def _go_on(self):
-        for command in [command for command in self._commands if command.poll() is not None]:
+        for command in [each for each in self._commands if each.poll() is not None]:
             self._ended(command)
         if not self._commands:
             self._give()
@@ -231,14 +209,12 @@ class Round:
         return sum("ok" in some for some in self.place.statuses().values()) == self.cells
 
     def _compare(self):
-        """Note rows that runs.csv had when it was last looked at, and has no more."""
         after = read(self.place.csv)
         self.verdict.lost += checks.lost_rows(self._before, after)
         self._before = after
 
     def _reach_limit(self):
-        """Let the job of a further cell reach its time limit, for which Slurm looks twice a minute,
-        so not among other faults."""
+        """Let the job of a further cell reach its limit, for which Slurm looks twice a minute."""
         late, self.cells = self.cells, self.cells + 1
         self.place.order(HANG, late)
         self._give()
@@ -253,7 +229,7 @@ class Round:
 
     def _finish(self):
         """Wait for the commands, and give it until all cells are ok."""
-        for number in range(_MOST_COMMANDS):
+        for number in range(10):
             restart_s, deadline_s = (time.monotonic() + each for each in (_PATIENCE_S, LONGEST_S))
             while any(command.poll() is None for command in self._commands):
                 if time.monotonic() > deadline_s:
@@ -267,9 +243,9 @@ class Round:
                     restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
-            for command in list(self._commands):
+            for command in [*self._commands]:
                 self._ended(command)
-            if number == 0 and self.verdict.seed % _LIMIT_EACH == 0:
+            if number == 0 and self.verdict.seed % 5 == 0:
                 self._reach_limit()
             elif number and self._is_done():
                 break
@@ -298,11 +274,11 @@ def run_rounds(faults, seed, *, jobs, folder):
     """Rounds until so many faults were injected, on `jobs` clusters at a time."""
     verdicts = []
     while (left := faults - sum(verdict.injected.total() for verdict in verdicts)) > 0:
-        sizes = [min(FAULTS_OF_A_ROUND, max(left - at, 5))
-                 for at in range(0, left, FAULTS_OF_A_ROUND)]  # fmt: skip
+        starts = range(0, left, _FAULTS_OF_A_ROUND)
+        sizes = [min(_FAULTS_OF_A_ROUND, max(left - at, 5)) for at in starts]
         numbered = enumerate(sizes, len(verdicts))
         calls = [(_run_round, folder / str(n), seed + n, size) for n, size in numbered]
-        verdicts += [verdict for _, verdict in in_processes(jobs, calls)]
+        verdicts += in_processes(jobs, calls)
     return verdicts
 
 
@@ -312,7 +288,6 @@ def _run_round(folder, seed, faults):
 
 
 def summary(verdicts, seed, seconds):
-    """The counts as plain data, and everything that went wrong."""
     injected = sum((verdict.injected for verdict in verdicts), Counter())
     missed = sum((verdict.missed for verdict in verdicts), Counter())
     return {

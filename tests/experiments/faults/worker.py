@@ -1,6 +1,5 @@
-"""Workers that note their launch and are struck. `… faults.worker FOLDER` speaks the real one's
-protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
-FOLDER` is the real one, followed and struck from outside."""
+"""Workers that note their launch and are struck: one without torch, which speaks the real one's
+protocol, and, with the argument `real`, the real one, followed and struck from outside."""
 
 import ctypes
 import errno
@@ -30,101 +29,75 @@ RUN = "FAULTS_RUN"  # environment: number of the run of the grid; in the first, 
 
 STRIKE = "strike.json"
 _STAYS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-_PHASE_S = 0.02
-_TICKS = 10
+_GARBAGE = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
 
 
 class OutOfMemoryError(RuntimeError):
     """What torch raises, for a worker without torch."""
 
 
-def kill_worker(_amount, _folder):
-    os.kill(os.getpid(), signal.SIGKILL)
+def go_wrong(action, amount, folder):
+    """What a strike does in this process, the worker for the cell in a folder."""
+    parent, noise = int(os.environ[PARENT_PID]), random.Random(amount)  # noqa: S311
+    result = folder / RESULT
+    match action:
+        case "kill_worker":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill_parent":
+            os.kill(parent, signal.SIGKILL)
+        case "stop_parent":  # by Ctrl-C or SIGTERM, once or twice
+            for _ in range(1 + amount // 2):
+                with suppress(ProcessLookupError):
+                    os.kill(parent, signal.SIGTERM if amount % 2 else signal.SIGINT)
+                time.sleep(0.01)
+        case "hang" if amount:
+            os.kill(os.getpid(), signal.SIGSTOP)  # only SIGKILL helps
+        case "hang":
+            ctypes.PyDLL(None).sleep(600)  # with Python's lock held
+        case "fill_memory":  # until the kernel's OOM killer comes, or there are so many bytes
+            Path("/proc/self/oom_score_adj").write_text("1000")
+            taken = []
+            while len(taken) * 2**24 < amount:
+                taken.append(bytearray(b"x") * 2**24)
+        case "lack_memory":  # more than a limit of the process's own leaves
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**26
+            resource.setrlimit(
+                resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1])
+            )
+            if torch := sys.modules.get("torch"):
+                torch.empty(2**36, dtype=torch.uint8)
+            else:
+                bytearray(2**36)
+        case "lack_cuda_memory":
+            torch = sys.modules.get("torch")
+            kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
+            raise kind(
+                "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of "
+                "79.11 GiB of which 9.19 MiB is free."
+            )
+        case "print_garbage":  # on stdout, stderr and the pipe for progress
+            for _ in range(20):
+                data = noise.randbytes(noise.randrange(5000)) + _GARBAGE + b"[" * 3000
+                os.write(1, data)
+                os.write(2, data)
+                with suppress(OSError):  # as the worker's own progress: what isn't taken is lost
+                    os.write(int(os.environ[PROGRESS_FD]), data)
+        case "flood":  # on stdout or on stderr
+            data = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r" * 1456
+            for _ in range(amount // len(data) + 1):
+                os.write(1 + amount % 2, data)
+        case "delete_folder":
+            shutil.rmtree(folder, ignore_errors=True)
+        case "scramble_result":
+            result.write_bytes(noise.randbytes(noise.randrange(2000)))
+        case "cut_result":  # it ends in a brace and a line end
+            os.truncate(result, amount % (result.stat().st_size - 2))
+        case "fill_disk":
+            fill_disk()
 
 
-def kill_parent(_amount, _folder):
-    os.kill(int(os.environ[PARENT_PID]), signal.SIGKILL)
-
-
-def stop_parent(amount, _folder):
-    """Ctrl-C or SIGTERM, once or twice: `amount` from 0 to 3."""
-    for _ in range(1 + amount // 2):
-        with suppress(ProcessLookupError):
-            os.kill(int(os.environ[PARENT_PID]), signal.SIGTERM if amount % 2 else signal.SIGINT)
-        time.sleep(0.01)
-
-
-def hang(amount, _folder):
-    """Stopped, when only SIGKILL helps, or with Python's lock held."""
-    if amount:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    else:
-        ctypes.PyDLL(None).sleep(600)
-
-
-def fill_memory(amount, _folder):
-    """Take memory until the kernel's OOM killer comes, or until there are `amount` bytes."""
-    Path("/proc/self/oom_score_adj").write_text("1000")
-    taken = []
-    while len(taken) * 2**24 < amount:
-        taken.append(bytearray(b"x") * 2**24)
-
-
-def lack_memory(_amount, _folder):
-    """Ask for more than a limit of the process's own leaves, as torch and as Python do."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**26
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    if torch := sys.modules.get("torch"):
-        torch.empty(2**36, dtype=torch.uint8)
-    else:
-        bytearray(2**36)
-
-
-def lack_cuda_memory(_amount, _folder):
-    torch = sys.modules.get("torch")
-    kind = OutOfMemoryError if torch is None else torch.OutOfMemoryError
-    raise kind(
-        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of "
-        "79.11 GiB of which 9.19 MiB is free."
-    )
-
-
-def print_garbage(amount, _folder):
-    """On stdout, stderr and the pipe for progress."""
-    noise = random.Random(amount)  # noqa: S311
-    lines = b'{"status": "oom"}\n[1]\n{"phase": 3}\n{"step": [], "steps": -1}\n{"phase": "\\u001b['
-    for _ in range(20):
-        data = noise.randbytes(noise.randrange(5000)) + lines + b"[" * 3000
-        os.write(1, data)
-        os.write(2, data)
-        with suppress(OSError):  # as the worker's own progress: what isn't taken is lost
-            os.write(int(os.environ[PROGRESS_FD]), data)
-
-
-def flood(amount, _folder):
-    """Print `amount` bytes, on stdout or on stderr."""
-    data = b"tick tock 100%|##########| 1/1 [00:00<00:00]\r" * 1456
-    for _ in range(amount // len(data) + 1):
-        os.write(1 + amount % 2, data)
-
-
-def delete_folder(_amount, folder):
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def scramble_result(amount, folder):
-    noise = random.Random(amount)  # noqa: S311
-    (folder / RESULT).write_bytes(noise.randbytes(noise.randrange(2000)))
-
-
-def cut_result(amount, folder):
-    """Leave only a beginning of the result."""
-    path = folder / RESULT
-    os.truncate(path, amount % (path.stat().st_size - 2))  # it ends in a brace and a line end
-
-
-def fill_disk(_amount, _folder):
+def fill_disk():
     """From now on nothing of this process gets onto the disk."""
 
     def fail(_descriptor):
@@ -134,8 +107,7 @@ def fill_disk(_amount, _folder):
 
 
 class Hook:
-    """Follows the phases of a process, and strikes in one of them, once, at the latest when it
-    ends."""
+    """Follows the phases of a process, and strikes in one, once, at the latest when it ends."""
 
     def __init__(self, strike, act):
         self.strike = strike
@@ -181,14 +153,13 @@ def begin(folder):
     )
     text = read(notes.folder / STRIKE)
     strike = Strike(**json.loads(text)) if text and run == 0 else None
-    if strike is not None and strike.cell != number:
-        strike = None
-    if strike is not None and strike.child:
+    strike = strike if strike and strike.cell == number else None
+    if strike and strike.child:
         subprocess.Popen([sys.executable, "-S", "-c", _STAYS, str(folder)])
 
     def act(of, phase):
         if notes.strike(phase, cell_id, runs_csv):
-            globals()[of.action](of.amount, folder)
+            go_wrong(of.action, of.amount, folder)
 
     return Hook(strike, act)
 
@@ -201,10 +172,10 @@ def main(folder):
         for phase in ("load", "tokenise", "train", "evaluate", "save"):
             hook.enter(phase)
             progress.phase(phase)
-            for step in range(_TICKS):
-                time.sleep(_PHASE_S / _TICKS)
+            for step in range(10):
+                time.sleep(0.002)
                 hook.tick()
-                progress.step(step, _TICKS, 0.5)
+                progress.step(step, 10, 0.5)
             if phase in ("train", "evaluate"):
                 (folder / f"{phase}.bin").write_bytes(b"x" * 3000)
     except (MemoryError, OutOfMemoryError) as error:
@@ -234,7 +205,14 @@ def real_main(folder):
     def phase(self, name):
         nonlocal in_main
         if in_main:
-            _strike_in_operations(hook)
+            from torch.utils._python_dispatch import TorchDispatchMode
+
+            class Ticking(TorchDispatchMode):  # each operation is a moment to be struck at
+                def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+                    hook.tick()
+                    return operation(*args, **(kwargs or {}))
+
+            Ticking().__enter__()
             in_main = False
         hook.enter(name)
         send(self, name)
@@ -247,18 +225,6 @@ def real_main(folder):
     Progress.phase = phase
     worker.write_result = write_result
     return worker.main(folder)
-
-
-def _strike_in_operations(hook):
-    """From now to the process's end, each of torch's operations is a moment to be struck at."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Ticking(TorchDispatchMode):
-        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-            hook.tick()
-            return operation(*args, **(kwargs or {}))
-
-    Ticking().__enter__()
 
 
 if __name__ == "__main__":

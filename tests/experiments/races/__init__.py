@@ -1,8 +1,4 @@
-"""Races of known truth: how often their answer is wrong, how often there is one, and what it saves.
-
-Race and compare_rounds, the code under test, decide.
-`python -m tests.experiments.races --help`
-"""
+"""Races of known truth: how often they are wrong, how often decided, and what they save."""
 
 import tomllib
 from dataclasses import dataclass
@@ -13,14 +9,13 @@ import numpy as np
 from scipy.special import ndtri
 
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.pages import read_json, with_tables
+from tests.experiments.pages import DOCS, read_json, with_tables
 
 MARGIN = 0.02
 BEST = 0.62
-_DOCS = Path(__file__).parents[3] / "docs"
-FIGURES = _DOCS / "races.json"
-REPLAY = _DOCS / "replay.json"
-PAGE = _DOCS / "racing.md"
+FIGURES = DOCS / "races.json"
+REPLAY = DOCS / "replay.json"
+PAGE = DOCS / "racing.md"
 _OWN = np.float32(0.27)
 """The std of the part of a setting on an example, in one training; that of its difficulty is 1. Two
 settings then differ on as many examples as those of the replay do."""
@@ -64,9 +59,9 @@ class World:
             score[0] -= loss * (rng.random() < rate)
             density = np.exp(-(ndtri(score) ** 2) / 2) / np.sqrt(2 * np.pi)
             ratio = (by_seed / density) ** 2
-            parts = 1 + _OWN**2
-            of_seed = np.sqrt(parts * ratio / (1 - ratio))
-            latent = (ndtri(score) * np.sqrt(parts + of_seed**2))[:, None]
+            variance = 1 + _OWN**2
+            of_seed = np.sqrt(variance * ratio / (1 - ratio))
+            latent = (ndtri(score) * np.sqrt(variance + of_seed**2))[:, None]
             latent = latent + rng.standard_normal(self.examples, dtype=np.float32)
             latent += _OWN * rng.standard_normal((self.count, self.examples), dtype=np.float32)
             latent += (of_seed * rng.normal(size=self.count))[:, None]
@@ -87,7 +82,6 @@ def raced(rounds):
 
 
 def run(world, number):
-    """What becomes of one race, and of other ways to choose with as many trainings."""
     rng = np.random.default_rng(number)
     truth = world.truth(rng)
     rounds = world.rounds(truth, rng)
@@ -107,8 +101,7 @@ def run(world, number):
 
 
 def _halved(means, trainings):
-    """The pick of successive halving: of [R, K] scores the best over as many trainings, where half
-    of the settings go in each round."""
+    """The pick of successive halving by scores [R, K], with as many trainings."""
     left, spent, rounds = np.arange(means.shape[1]), 0, 0
     while rounds < len(means) and (spent + len(left) <= trainings or not rounds):
         spent, rounds = spent + len(left), rounds + 1
@@ -118,13 +111,11 @@ def _halved(means, trainings):
 
 
 def worlds():
-    """The scenarios of worlds.toml."""
     tables = tomllib.loads(Path(__file__).with_name("worlds.toml").read_text("utf-8"))["worlds"]
     return [World(**table) for table in tables]
 
 
 def measure(world, runs):
-    """The figures of a scenario over as many races, the same ones each time."""
     races = [run(world, i) for i in range(runs)]
     values = {name: np.array([race[name] for race in races], dtype=float) for name in races[0]}
     regret = values["regret"][np.isfinite(values["regret"])]
@@ -137,13 +128,19 @@ def measure(world, runs):
     }  # fmt: skip
 
 
+def calls(runs):
+    return [(measure, world, runs) for world in worlds()]
+
+
+def parts(scenarios):
+    return {"scenarios": scenarios}
+
+
 def page(text, figures):
-    """The text of docs/racing.md with the tables of some figures."""
-    return with_tables(text, Path(__file__).parent, **figures)
+    return with_tables(text, __file__, **figures)
 
 
 def read_figures():
-    """The committed figures: of simulated races, of replayed ones, and of a real one."""
     every = {"replay": None, "real": None}
     for path in filter(Path.is_file, (FIGURES, REPLAY)):
         every |= read_json(path)

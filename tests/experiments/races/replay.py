@@ -1,13 +1,8 @@
 """Train 18 settings with six seeds in the rounds of a race, and replay races of them; on `movies`
 race all 34 settings of the grid `full` under AMP, and train the rounds that they were spared.
 
-Each task has 2,000 training examples. Seed s leaves out fold s mod 5, as round s + 1 of a race
-does, and is scored on all examples that are not among the 2,000. Their mean over the seeds is taken
-as the truth. A replayed race has five of the seeds in a random order, and of the scored examples as
-many for each round as a fold has. What is committed is not trained again: docs/replay.safetensors
-has right answers by training, and docs/race.csv the rows of the race.
-
-Example: python -m tests.experiments.races.replay
+Seed s leaves out fold s mod 5, as round s + 1 of a race does. What is committed is not trained
+again: docs/replay.safetensors has right answers, and docs/race.csv the rows of the race.
 """
 
 import subprocess
@@ -30,27 +25,23 @@ from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 from bench.stats.racing import ROUNDS, Race
-from tests.experiments.pages import rewrite, write_json
+from tests.experiments.pages import DOCS, rewrite, write_json
 from tests.experiments.races import MARGIN, PAGE, REPLAY, page, raced, read_figures
 from tests.experiments.rates import copy_rows, keep_rows, write_examples
 
-_DOCS = Path(__file__).parents[3] / "docs"
-RIGHT = _DOCS / "replay.safetensors"
-ROWS = _DOCS / "race.csv"
+RIGHT = DOCS / "replay.safetensors"
+ROWS = DOCS / "race.csv"
 TASKS = ("movies", "nyt")
 RACED = "movies"
 SEEDS = 6
 SETTINGS = 18
 IN_RACE = 34  # settings of the real race
 SIZE = 360  # examples of a round, as of 2,000 of which a tenth is set aside
-GRID = Path(__file__).with_suffix(".toml")
-_UNUSED = "unused.npy"
-"""In a cell's folder: whether it is right on each example that is not among the 2,000."""
 
 
 def every_round(*seeds, unless=()):
-    """The command bench.grid, whose race trains all settings but some in the rounds of some seeds.
-    Steps are timed in the first round alone, which orders the settings."""
+    """bench.grid, whose race trains all settings but some in the rounds of some seeds. Steps are
+    timed in the first round alone, which orders the settings."""
     from bench.common.command import run_command
     from bench.grid import plans
     from bench.grid.__main__ import command
@@ -74,34 +65,25 @@ def every_round(*seeds, unless=()):
 def train(task, folder):
     """Train what has no right answers yet, by seed, and score it on the unused examples."""
     write_examples(task, Path(), folder, dev=None)
+    if task == RACED and not (folder / f"{task}.csv").exists():
+        copy_rows(ROWS, folder / f"{task}.csv")
     for seed in range(SEEDS):
-        runs = _runs(task, folder) if seed < ROUNDS else folder / f"{task}-sixth.csv"
+        runs = folder / (f"{task}.csv" if seed < ROUNDS else f"{task}-sixth.csv")
         done = [name for name, own in stored_answers().get(task, {}).items() if seed in own]
         if len(done) < SETTINGS:
-            _grid(_every(seed, *done), task, folder, runs, "--grid", str(GRID), "--save-weights")
-            score_unused(runs)
-            store(task, folder)
+            grid = ("--grid", str(Path(__file__).with_suffix(".toml")), "--save-weights")
+            _grid(_every(seed, *done), task, folder, runs, *grid)
+            score_unused(task, runs)
             if task == RACED and seed < ROUNDS:
                 keep_rows(runs, ROWS)
 
 
 def race(folder):
     """Race the grid `full` under AMP, and train the rounds that it spared."""
-    write_examples(RACED, Path(), folder, dev=None)
-    runs = _runs(RACED, folder)
-    grid = ("--grid", "full", "--select", "amp=on")
-    _grid(["-m", "bench.grid"], RACED, folder, runs, *grid)
-    keep_rows(runs, ROWS)
-    for seed in range(ROUNDS):
-        _grid(_every(seed), RACED, folder, runs, *grid)
+    runs = folder / f"{RACED}.csv"
+    for start in (["-m", "bench.grid"], *map(_every, range(ROUNDS))):
+        _grid(start, RACED, folder, runs, "--grid", "full", "--select", "amp=on")
         keep_rows(runs, ROWS)
-
-
-def _runs(task, folder):
-    runs = folder / f"{task}.csv"
-    if task == RACED and not runs.exists():
-        copy_rows(ROWS, runs)
-    return runs
 
 
 def _every(seed, *unless):
@@ -120,8 +102,9 @@ def _grid(start, task, folder, runs, *options):
     subprocess.run([sys.executable, *start, *options, *rest], check=False)
 
 
-def score_unused(runs):
-    """Score the kept weights of a race's cells on the dev examples, and delete them."""
+def score_unused(task, runs):
+    """Score the kept weights of a race's cells on the dev examples; add which answers are right, a
+    bit each, to the committed ones, and delete the weights."""
     import torch
 
     from bench.examples.tokenizers import tokenizer_of
@@ -139,22 +122,11 @@ def score_unused(runs):
             texts = [tokenizer.encode(dev.text_a, dev.text_b, job.cell.max_length)]
             usual = {"batch_size": 64, "amp": job.cell.amp, "device": torch.device("cpu")}
             right = predict(load_trained(job, cell), texts, **usual).argmax(axis=1) == dev.labels
-            np.save(cell / _UNUSED, right)
+            key = f"{task}/{_name(row)}/{row.seed}/{len(right)}/{row.peak_anon_mib:.0f}"
+            bits = load_file(RIGHT) if RIGHT.is_file() else {}
+            save_file(bits | {key: np.packbits(right)}, RIGHT)
             (cell / WEIGHTS).unlink()
             click.echo(f"{row.name}: {right.mean():.4f}")
-
-
-def store(task, folder):
-    """Add right answers on the unused examples, a bit each, to the committed ones."""
-    bits = load_file(RIGHT) if RIGHT.is_file() else {}
-    for runs in (folder / f"{task}.csv", folder / f"{task}-sixth.csv"):
-        for row in read_rows(runs) if runs.is_file() else ():
-            path = folder_of(runs, row) / _UNUSED
-            if row.status == "ok" and row.race == ON and path.is_file():
-                right = np.load(path)
-                key = f"{task}/{_name(row)}/{row.seed}/{len(right)}/{row.peak_anon_mib:.0f}"
-                bits[key] = np.packbits(right)
-    save_file(bits, RIGHT)
 
 
 def stored_answers():
@@ -182,7 +154,6 @@ def right_answers():
 
 
 def replay(right, number):
-    """One race of settings by right answers [K, S, N]."""
     rng = np.random.default_rng(number)
     lost = right.mean(axis=(1, 2)).max() - right.mean(axis=(1, 2))
     parts = rng.permutation(right.shape[2])[: SIZE * ROUNDS].reshape(ROUNDS, SIZE)
@@ -199,10 +170,7 @@ def replay(right, number):
 
 
 def figures(right, runs):
-    """What replayed races do, and how trainings vary: `by_seed` is the std of scores beside what
-    examples contribute, `ratio` that of `compare_rounds`, `same_fold` and `other_folds` the std of
-    differences from the cheapest between seeds that leave out the same fold, and others, `disagree`
-    the share of examples on which two settings with the same seed differ, its median."""
+    """What replayed races do, and how trainings vary, as docs/racing.md explains."""
     every = np.array([*right.values()])
     means = every.mean(axis=2)
     flips = every.var(axis=1, ddof=1).mean(axis=1) / every.shape[2]
@@ -231,9 +199,8 @@ def figures(right, runs):
 
 
 def race_figures():
-    """Of the race of the kept rows, and of one of all their rounds that judges but once, in the
-    end: trainings, the hours that they trained, and both answers. None before every round is
-    there."""
+    """Of the race of the kept rows, and of one of all their rounds that judges once, in the end:
+    trainings, their hours, and both answers. None before every round is there."""
     if not ROWS.is_file():
         return None
     results = read_results([ROWS], None)
@@ -263,13 +230,6 @@ def race_figures():
     }  # fmt: skip
 
 
-def write_page(races):
-    """Write the figures of what is committed, and the page."""
-    replays = {task: figures(own, races) for task, own in right_answers().items()}
-    write_json(REPLAY, {"replay": replays, "real": race_figures()})
-    rewrite(PAGE, page, read_figures())
-
-
 @click.command(help=__doc__)
 @click.option("--folder", default="runs/replay", type=click.Path(path_type=Path))
 @click.option("--races", default=1000, show_default=True, help="Replayed races of a task.")
@@ -280,7 +240,9 @@ def main(folder, races, only_figures):
         for task in TASKS:
             train(task, folder)
         race(folder)
-    write_page(races)
+    replays = {task: figures(own, races) for task, own in right_answers().items()}
+    write_json(REPLAY, {"replay": replays, "real": race_figures()})
+    rewrite(PAGE, page, read_figures())
 
 
 if __name__ == "__main__":

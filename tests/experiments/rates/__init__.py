@@ -1,7 +1,4 @@
-"""Default learning rates: what they lose against rates that are tuned for each setting and task.
-
-`python -m tests.experiments.rates --help`
-"""
+"""Default learning rates: what they lose against rates that are tuned for each setting and task."""
 
 import csv
 import random
@@ -9,7 +6,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +16,10 @@ from bench.results.rowfile import read_rows
 from bench.results.scores import numbers
 from bench.stats.intervals import mean_t
 from minbert.data.tasks import load_data
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-_DOCS = Path(__file__).parents[3] / "docs"
-ROWS = _DOCS / "rates.csv"
-PAGE = _DOCS / "rates.md"
+ROWS = DOCS / "rates.csv"
+PAGE = DOCS / "rates.md"
 TASKS = ("movies", "nyt", "sts", "amazon", "tweets")
 FEW_TASKS = TASKS[:2]
 TRAIN = 2000
@@ -41,36 +36,26 @@ def _cells(modes, rank=None, layers=("all-lin-only",), more=""):
 _FULL = _cells(["full"])
 _LORA = {rank: _cells(["lora"], rank) for rank in (1, 8, 64)}
 _BOTH = ("attn", "all-lin-only")
-
-
-@dataclass(frozen=True)
-class Some:
-    """Settings that are measured together: their cells, the values that these share, on which tasks
-    and at which rates, as exponents of √10; None: at the defaults."""
-
-    cells: str
-    shared: str = ""
-    tasks: tuple = FEW_TASKS
-    exponents: tuple = (0.0, 0.5, 1.0)
-
+_USUAL = (FEW_TASKS, (0.0, 0.5, 1.0))
 
 GRIDS = {
-    "encoder": Some(_FULL + _cells(["lora", "dora"], 8, _BOTH), "", TASKS, (0.0, 0.5, 1.0, 1.5)),
-    "head": Some(_cells(["head"]), "", TASKS, (1.0, 2.0, 3.0)),
-    "defaults": Some(_cells(["lora"], 8, _BOTH), "", TASKS, (None,)),
-    "rank1": Some(_LORA[1]),
-    "rank64": Some(_LORA[64]),
-    "rank1-alpha2": Some(_LORA[1], "alpha = 2.0\n"),
-    "rank64-alpha128": Some(_LORA[64], "alpha = 128.0\n"),
-    "rank64-rslora": Some(_LORA[64] + "settings.use_rslora = true\n"),
-    "batch16": Some(_FULL + _LORA[8], "batch_size = 16\n"),
-    "batch256": Some(_FULL + _LORA[8], "batch_size = 256\n"),
+    "encoder": ("", _FULL + _cells(["lora", "dora"], 8, _BOTH), TASKS, (0.0, 0.5, 1.0, 1.5)),
+    "head": ("", _cells(["head"]), TASKS, (1.0, 2.0, 3.0)),
+    "defaults": ("", _cells(["lora"], 8, _BOTH), TASKS, (None,)),
+    "rank1": ("", _LORA[1], *_USUAL),
+    "rank64": ("", _LORA[64], *_USUAL),
+    "rank1-alpha2": ("alpha = 2.0\n", _LORA[1], *_USUAL),
+    "rank64-alpha128": ("alpha = 128.0\n", _LORA[64], *_USUAL),
+    "rank64-rslora": ("", _LORA[64] + "settings.use_rslora = true\n", *_USUAL),
+    "batch16": ("batch_size = 16\n", _FULL + _LORA[8], *_USUAL),
+    "batch256": ("batch_size = 256\n", _FULL + _LORA[8], *_USUAL),
 }
+"""Settings that are measured together: values that they share, their cells, on which tasks and at
+which rates, as exponents of √10; None: at the defaults."""
 
 
 def write_examples(task, data, folder, dev=DEV):
-    """Write 2,000 training examples of a task, and so many others to score (None: all), as CSV
-    files. Equal texts stay together."""
+    """Write 2,000 examples to train on and others to score; None: all others."""
     head, train, others = divided(load_data(task, data if task == "sts" else None), TRAIN)
     for part, rows in {"train": train, "dev": others[:dev]}.items():
         write_rows(folder / f"{task}-{part}.csv", [head, *rows])
@@ -100,15 +85,15 @@ def divided(data, size):
 
 
 def run_grid(folder, name, task, exponent):
-    """Train the settings of a grid, at rates that are a power of √10 times the basis, that have no
-    row yet."""
-    some, path = GRIDS[name], folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
+    """Train what has no row yet of a grid, at rates of a power of √10 times the basis."""
+    shared, cells, _, _ = GRIDS[name]
+    path = folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
     rates = {group: rate * 10 ** ((exponent or 0) / 2) for group, rate in BASIS.items()}
     if exponent is None:
         rates = Rates().model_dump()
     shown = "".join(f"{group} = {rate:.3g}\n" for group, rate in rates.items())
-    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{some.shared}'
-    path.write_text(f"{settings}[settings.learning_rates]\n{shown}{some.cells}", "utf-8")
+    settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{shared}'
+    path.write_text(f"{settings}[settings.learning_rates]\n{shown}{cells}", "utf-8")
     files = (folder / f"{task}-train.csv", folder / f"{task}-dev.csv")
     pair = ("--text", "a", "--text-pair", "b") if task == "sts" else ()
     words = (
@@ -157,8 +142,7 @@ class Curve:
         return int(np.argmax(self.scores)) in (0, len(self.scores) - 1)
 
     def regret(self, exponent):
-        """How many points rates lose against those that one half of the examples chooses, on the
-        other half; the mean of both directions."""
+        """How many points rates lose on each half against those that the other half chooses."""
         losses = []
         for chooses, scores in ((0, 1), (1, 0)):
             tuned = self.best(self.halves[:, chooses])
@@ -169,14 +153,19 @@ class Curve:
 
 
 def curves(runs):
-    """The curves of a CSV, those of at least three rates."""
     outcomes, points, defaults = kept_predictions(runs), defaultdict(list), {}
     for row in read_rows(runs):
         if row.status == "ok" and (parts := outcomes([row])):
             key = (row.task or "").removeprefix("r-"), label(row)
-            scores = 100 * _halves(row, parts[""])
+            labels, predicted = parts[""].labels, parts[""].predicted
+            scores = []  # on all examples, and on those of even and odd number
+            for part in (slice(None), slice(0, None, 2), slice(1, None, 2)):
+                some = Outcome(predicted[part], None if labels is None else labels[part], "")
+                scores.append(100 * numbers(row.dev_metric, some).mean())
             if row.mode in ("full", "head") or row.learning_rate_head == row.learning_rate:
-                points[key].append((exponent_of(row), scores))
+                group = group_of(row.mode)
+                rate = row.learning_rate_head if group == "head" else row.learning_rate
+                points[key].append((round(2 * float(np.log10(rate / BASIS[group])), 1), scores))
             else:
                 defaults[key] = scores
     every = []
@@ -186,21 +175,6 @@ def curves(runs):
             exponents, scores = map(np.array, pairs)
             every.append(Curve(*key, exponents, scores[:, 0], scores[:, 1:], defaults.get(key)))
     return every
-
-
-def _halves(row, outcome):
-    """The score on all examples, and on those of even and odd number [3]."""
-    labels = outcome.labels
-    parts = [slice(None), slice(0, None, 2), slice(1, None, 2)]
-    some = [Outcome(outcome.predicted[p], None if labels is None else labels[p], "") for p in parts]
-    return np.array([numbers(row.dev_metric or "", one).mean() for one in some])
-
-
-def exponent_of(row):
-    """The power of √10 that a row's rates are times the basis."""
-    name = group_of(row.mode or "")
-    rate = row.learning_rate_head if name == "head" else row.learning_rate
-    return round(2 * float(np.log10((rate or 0.0) / BASIS[name])), 1)
 
 
 def label(row):
@@ -229,40 +203,37 @@ def rate_of(name, exponent):
 
 
 def default_of(name):
-    """The exponent of the default rates of a setting."""
     group = group_of(name)
     return 2 * float(np.log10(getattr(Rates(), group) / BASIS[group]))
 
 
-def regrets(every, exponents):
-    """The regret in points of given exponents, by setting and task."""
+def regrets(every, exponent):
+    """The regret in points of the exponent that a function has of a curve, by setting and task."""
     losses = defaultdict(dict)
     for curve in every:
-        if curve.name in exponents:
-            losses[curve.name][curve.task] = curve.regret(exponents[curve.name])
+        if (chosen := exponent(curve)) is not None:
+            losses[curve.name][curve.task] = curve.regret(chosen)
     return dict(losses)
 
 
 def chosen_elsewhere(every):
     """The regret on each task of the exponents that lose least on the other tasks."""
-    losses = defaultdict(dict)
-    for curve in every:
+
+    def best(curve):
         same = [one for one in every if one.name == curve.name and one is not curve]
         tried = [at for at in curve.exponents if all(at in one.exponents for one in same)]
         if curve.name in MAIN_NAMES and same and tried:
-            best = min(tried, key=lambda at: sum(one.regret(at) for one in same))
-            losses[curve.name][curve.task] = curve.regret(best)
-    return dict(losses)
+            return min(tried, key=lambda at: sum(one.regret(at) for one in same))
+        return None
+
+    return regrets(every, best)
 
 
 def at_shared_rates(every):
     """How many points ranks 1 and 64 lose on each task at the rates that are best for rank 8."""
     best = {curve.task: curve.optimum for curve in every if curve.name == _RANK_8}
-    losses = defaultdict(dict)
-    for curve in every:
-        if curve.name in [_RANK_8.replace("rank 8", f"rank {rank}") for rank in (1, 64)]:
-            losses[curve.name][curve.task] = curve.regret(best[curve.task])
-    return dict(losses)
+    names = [_RANK_8.replace("rank 8", f"rank {rank}") for rank in (1, 64)]
+    return regrets(every, lambda curve: best[curve.task] if curve.name in names else None)
 
 
 def mean_regret(losses):
@@ -272,7 +243,6 @@ def mean_regret(losses):
 
 
 def keep_rows(runs, to):
-    """Keep rows and outcomes beside a page."""
     keep_outcomes(runs, read_rows(runs))
     copy_rows(runs, to)
 
@@ -292,11 +262,12 @@ def page(text, every):
     defaults = {name: default_of(name) for name in names}
     main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
-        text, Path(__file__).parent, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
+        text, __file__, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
         others=[name for name in names if name not in main], default_of=default_of,
-        regrets=regrets(every, defaults), shared=at_shared_rates(every),
-        all=mean_regret(regrets(every, main)), blind=mean_regret(chosen_elsewhere(every)),
-        rate_of=rate_of, all_of=lambda of: [v for own in of.values() for v in own.values()],
+        regrets=regrets(every, lambda one: defaults[one.name]), shared=at_shared_rates(every),
+        all=mean_regret(regrets(every, lambda one: main.get(one.name))),
+        blind=mean_regret(chosen_elsewhere(every)), rate_of=rate_of,
+        all_of=lambda of: [v for own in of.values() for v in own.values()],
         mean=lambda values: float(np.mean([*values])),
         points=lambda value: f"{value:.2f}".replace("-", "−"),
     )  # fmt: skip

@@ -4,6 +4,7 @@ and the tables of docs/rates.md.
 Example: python -m tests.experiments.rates --data path/to/cs224n
 """
 
+from itertools import product
 from pathlib import Path
 
 import click
@@ -23,10 +24,9 @@ def main(data, folder, only_page):
         folder.mkdir(parents=True, exist_ok=True)
         for task in own.TASKS:
             own.write_examples(task, data, folder)
-        for name, some in own.GRIDS.items():
-            for exponent in some.exponents:
-                for task in some.tasks:
-                    own.run_grid(folder, name, task, exponent)
+        for name, (*_, tasks, exponents) in own.GRIDS.items():
+            for exponent, task in product(exponents, tasks):
+                own.run_grid(folder, name, task, exponent)
         own.keep_rows(folder / "rates.csv", own.ROWS)
     rewrite(own.PAGE, own.page, own.curves(own.ROWS))
 

@@ -1,12 +1,9 @@
 """The tables of docs/tokens.md, from the committed rows on words."""
 
-from pathlib import Path
-
 import bench
 from bench.results.facts import read_facts
-from tests.experiments.pages import with_tables
+from tests.experiments.pages import DOCS, with_tables
 
-DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "tokens.md"
 SETS = ("wnut17", "anem")
 SETTINGS = {
@@ -21,30 +18,27 @@ BASELINES = {
 
 
 def page(text):
-    """The text of docs/tokens.md with the tables of the committed rows."""
     lines = {
-        name: {source: [scores(each, name, source) for each in SETS]
-               for source in ("search", "candidate")}
-        for name in SETTINGS
-    }  # fmt: skip
+        name: {of: [scores(each, *setting, of) for each in SETS] for of in ("search", "candidate")}
+        for name, setting in SETTINGS.items()
+    }
     facts = [next(iter(read_facts(DOCS / f"{name}.csv").values())) for name in SETS]
     baselines = {
         name: [one.scores["entity_f1"][0] for each in facts for one in each.references
                if one.name == kind]
         for name, kind in BASELINES.items()
     }  # fmt: skip
-    return with_tables(text, Path(__file__).parent, lines=lines, baselines=baselines)
+    return with_tables(text, __file__, lines=lines, baselines=baselines)
 
 
-def scores(name, setting, source):
+def scores(name, mode, rank, source):
     """Mean entity F1 by learning rate, of a head alone that of the head: of trainings, all with
     three seeds, or of the candidates of the search."""
-    mode, rank = SETTINGS[setting]
     rows = bench.load(DOCS / f"{name}.csv").to_pandas().query(
         f"counts and status == 'ok' and grid == 'modes' and mode == '{mode}'"
         f" and rank.fillna(0) == {rank} and learning_rate_source == '{source}'"
     )  # fmt: skip
     by_rate = rows.groupby(rows["learning_rate"].fillna(rows["learning_rate_head"]))["dev_score"]
     if source == "search" and not (by_rate.size() == 3).all():
-        raise ValueError(f"{name}, {setting}: not all have three seeds")
+        raise ValueError(f"{name}, {mode} {rank}: not all have three seeds")
     return by_rate.mean().to_dict()

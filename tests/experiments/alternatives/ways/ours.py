@@ -1,8 +1,5 @@
-"""This project's commands: a grid, the export of its answer, and predictions.
-
-The last argument is the grid. Where nothing is recommended, the best of the race's rounds is
-trained alone. commands.txt has the commands that ran.
-"""
+"""This project's commands, which commands.txt has: a grid, the last argument, the export of its
+answer, or of the best of the race's rounds, and predictions."""
 
 import shlex
 import shutil
@@ -24,7 +21,7 @@ texts = pd.read_csv(new, nrows=1).columns
 pair = f" --text {texts[0]} --text-pair {texts[1]}" if len(texts) == 2 else ""
 
 
-def run(command: str) -> subprocess.CompletedProcess[bytes]:
+def run(command):
     with (out / "commands.txt").open("a") as file:
         file.write(f"{command}\n")
     words = shlex.split(command.replace("BASE", str(asset_folder("minilm"))))
@@ -32,17 +29,10 @@ def run(command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(words, cwd=out, check=False)
 
 
-def rounds() -> pd.DataFrame:
-    rows = pd.read_csv(out / "runs.csv", keep_default_na=False).query("status == 'ok'")
-    rows = rows[rows["race"] == "on"]
+def rounds():
+    rows = pd.read_csv(out / "runs.csv", keep_default_na=False)
+    rows = rows.query("status == 'ok' and race == 'on'")
     return rows.assign(dev_score=rows["dev_score"].astype(float))
-
-
-def best_of_rounds() -> str:
-    """The axes of the setting with the best scores in the most rounds."""
-    scores = rounds().groupby(["mode", "rank", "layers"])["dev_score"].agg(["count", "mean"])
-    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]
-    return " ".join(f"{name}={best[name]}" for name in scores.index.names if best[name] != "")
 
 
 minutes = 0.75 * seconds / 60
@@ -50,7 +40,11 @@ grid = f"python -m bench.grid --grid {grid} --data train.csv{pair}"
 run(f"{grid} --budget {minutes:g}")
 cell = "recommended"
 if run(f"python -m bench.export {cell} --to model").returncode:
-    alone = f'{grid} --no-race --save-weights --select "{best_of_rounds()}"'
+    # the axes of the setting with the best scores in the most rounds
+    scores = rounds().groupby(["mode", "rank", "layers"])["dev_score"].agg(["count", "mean"])
+    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]
+    axes = " ".join(f"{name}={best[name]}" for name in scores.index.names if best[name] != "")
+    alone = f'{grid} --no-race --save-weights --select "{axes}"'
     run(alone).check_returncode()
     cell = pd.read_csv(out / "runs.csv")["cell_id"].iloc[-1]
     run(f"python -m bench.export {cell} --to model").check_returncode()

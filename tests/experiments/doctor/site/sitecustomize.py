@@ -1,9 +1,5 @@
-"""Patches a module when it is imported, in a process and in all that it starts.
-
-Python imports this before anything else where its folder is on PYTHONPATH. The variable FAULT names
-a function of `tests.experiments.doctor.patches`, whose attribute `module` names the module that
-it changes.
-"""
+"""Patches a module when it is imported, in a process and in all that it starts, with this folder on
+PYTHONPATH. The variable FAULT names a function of `tests.experiments.doctor.patches`."""
 
 import importlib.util
 import os
@@ -12,8 +8,6 @@ from importlib.abc import MetaPathFinder
 
 
 class Patching(MetaPathFinder):
-    """Finds one module as usual, and has it changed once it is executed."""
-
     def __init__(self, patch):
         self.patch = patch
 
