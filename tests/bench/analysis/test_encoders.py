@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.analysis.costs import parse_where
 from bench.analysis.groups import encoders_of, groups
-from bench.analysis.recommendation import candidates_of, recommend, recommended_from
 from tests.bench.synthetic_rows import cell, result_row
 
 EXAMPLES = 2000
@@ -69,15 +67,3 @@ def test_groups_that_differ_in_the_encoder_and_what_follows_from_it_are_joined()
 def test_other_data_settings_and_machines_are_not_joined(other):
     others = [row | other for row in rows_of(**LARGE)]
     assert encoders_of(made(rows_of(), others)) is None
-
-
-def test_the_recommendation_chooses_the_encoder_within_limits():
-    rows = [*rows_of(), *rows_of(**LARGE, times=3)]
-    free = recommended_from(rows, (), values_of)
-    assert free.setting.label == "large with full, fp32"
-    known = candidates_of(encoders_of(groups(rows, (), values_of)))
-    small = recommend(known, "memory", parse_where("memory<=1200MiB"))
-    assert small.decided
-    assert small.setting.encoder == "minilm"
-    seconds = known.value(small.pick, "time")
-    assert seconds == pytest.approx(np.mean([row.train_s for row in small.setting.ok]))

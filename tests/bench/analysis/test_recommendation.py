@@ -89,23 +89,6 @@ def test_the_cheapest_that_is_as_good_as_the_best_within_limits_is_recommended(
         assert recommended.cross_fitted_score == pytest.approx(score, abs=0.02)
 
 
-@pytest.mark.parametrize("prefer", NEEDS)
-def test_each_need_has_its_cheapest(prefer):
-    known = candidates_of(group_of())
-    known.__dict__["costs"] = {need: np.roll(np.arange(4.0), i) for i, need in enumerate(NEEDS)}
-    recommended, costs = recommend(known, prefer), known.costs[prefer]
-    assert recommended.pick == recommended.alternatives[prefer]
-    assert costs[recommended.pick] == min(costs[i] for i in recommended.shown)
-    assert recommended.alternatives["score"] == recommended.reference
-
-
-def test_limits_that_nothing_meets_name_the_nearest():
-    known = candidates_of(group_of())
-    recommended = recommend(known, "memory", parse_where("memory<=100MiB score>=0.58"))
-    assert (recommended.obstacles, recommended.pick) == (("limits",), None)
-    assert known.settings[recommended.nearest].mode == "head"  # 5.6 times the limit
-
-
 @pytest.mark.parametrize(
     ("few", "pick"), [((SMALL,), LARGE), ((SMALL, LARGE), FULL), ((SMALL, LARGE, FULL), None)]
 )
@@ -159,21 +142,6 @@ def test_the_score_of_a_lucky_setting_is_given_without_its_luck():
     assert len(lucky) > 12
     assert np.mean(lucky) > 0.62
     assert np.mean(fitted) == pytest.approx(0.6, abs=0.01)
-
-
-def test_lower_is_better_for_an_error():
-    """By RMSE the best setting has the smallest score, and limits are on the score as told."""
-    rows = [
-        replace(row, dev_metric="rmse", dev_score=number + 0.001 * row.seed,
-                dev_ci_low=number - 0.01, dev_ci_high=number + 0.01)
-        for row in group_of({HEAD: 0.45, FULL: 0.6, SMALL: 0.6}).rows
-        for number in [2.0 if row.mode == "head" else 1.0]
-    ]  # fmt: skip
-    [group] = groups(rows)
-    recommended = recommend(candidates_of(group), "memory", parse_where("score<=1.5"))
-    assert recommended.decided
-    assert recommended.setting.label == LORA_1
-    assert recommended.candidates.value(recommended.pick, "score") == pytest.approx(1.001)
 
 
 def test_costs_are_in_their_units():

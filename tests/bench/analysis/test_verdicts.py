@@ -4,7 +4,7 @@ setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 import numpy as np
 import pytest
 
-from bench.analysis.breakdown import memory_parts, representatives, step_parts
+from bench.analysis.breakdown import memory_parts, representatives
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import (
@@ -17,7 +17,7 @@ from bench.analysis.verdicts import (
     rank_effect,
     score_spread,
 )
-from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
@@ -52,23 +52,6 @@ def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other
     assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
 
 
-def test_the_type_of_frozen_weights_is_in_labels_where_it_varies_and_the_rate_too():
-    assert [s.label for s in one([row(), row(settings={"learning_rate": 3e-5})]).settings] == [
-        "full, fp32, rate 3e-05", "full, fp32, rate 0.0002",
-    ]  # fmt: skip
-    head = row("head", frozen_dtype="fp32", amp="bf16")
-    rows = [row(), row(amp="bf16"), row(*LORA, amp="bf16", frozen_dtype="bf16"), head]
-    names = [
-        "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
-    ]  # fmt: skip
-    assert [s.label for s in one(rows).settings] == names
-    group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
-    assert [s.label for s in group.settings] == [
-        *names[:3], f"{names[3]}, frozen weights fp32", f"{names[3]}, frozen weights bf16",
-    ]  # fmt: skip
-    assert not any(s.tells_rate for s in group.settings)
-
-
 def held(row, frozen):
     """A row as one of a cell whose frozen weights are held so."""
     return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
@@ -100,20 +83,6 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
 
 
-def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
-    old, new = (
-        row(finished_at=f"2026-0{month}-01T00:00:00Z", conditions_id=name)
-        for month, name in ((1, "old"), (2, "new"))
-    )
-    planned = [planned_row(cell("full", None, None, "off"), "old")]
-    for plan, order in (((), ["new", "old"]), (planned, ["old", "new"])):
-        assert [g.shared("conditions_id") for g in groups([old, new], plan)] == order
-    planned = [planned_row(cell(mode, None, None, "off")) for mode in ("full", "head")]
-    group = one([row()], planned)
-    assert [r["status"] for r in group.rows] == ["ok", None], "one is not run, the other not twice"
-    assert group.ok == 1
-
-
 def test_one_seed_has_its_own_interval_and_several_that_of_their_mean_within_the_metrics_ends():
     def score(*scores, **own):
         rows = [row(seed=seed, dev_score=score, **own) for seed, score in enumerate(scores)]
@@ -140,17 +109,6 @@ def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
         assert one(some).learned is (None in flags), "most of the folds so far"
     both = [row("lora", rank, "attn-only", flags="not_learned") for rank in (1, 8)]
     assert rank_effect(one([row(), row("head"), *both])) is None, "of these neither learned"
-
-
-def test_the_pareto_front_holds_what_nothing_beats_in_both():
-    rows = [
-        row(peak_rss_mib=1000.0, dev_score=0.5),
-        row("head", peak_rss_mib=500.0, dev_score=0.4),
-        row(*LORA, peak_rss_mib=700.0, dev_score=0.5),
-        row("dora", 1, "attn-only", peak_rss_mib=800.0, dev_score=0.45),
-        row("lora", 2, "attn-only", peak_rss_mib=500.0, dev_score=0.3),
-    ]
-    assert [s.mode for s in pareto(one(rows), "memory")] == ["head", "lora"]
 
 
 def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines():
@@ -218,18 +176,6 @@ MEMORY = {
 }  # fmt: skip
 PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
                   "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
-
-
-def test_runs_without_the_parts_of_a_step_count_for_the_time():
-    """As of before schema 9."""
-    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
-    times = ((50.0, older), (60.0, {}), (70.0, {}))
-    [group] = groups(
-        row(seed=seed, **PARTS | {"ms_per_1k_tokens": time} | parts)
-        for seed, (time, parts) in enumerate(times)
-    )
-    step = step_parts(group, group.settings[0])
-    assert (step.total, step.parts["backward"]) == pytest.approx((60.0, 36.0))
 
 
 @pytest.mark.parametrize("column", MEMORY)
