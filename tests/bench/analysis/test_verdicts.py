@@ -1,7 +1,6 @@
 """Which rows are compared, which setting is best, which differences are significant, and where a
 setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 
-import numpy as np
 import pytest
 
 from bench.analysis.breakdown import memory_parts, representatives
@@ -15,7 +14,6 @@ from bench.analysis.verdicts import (
     effects,
     pareto,
     rank_effect,
-    score_spread,
 )
 from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 
@@ -25,54 +23,21 @@ def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, *
     return result_row(of, **figures)
 
 
-def one(rows, planned=()):
-    [group] = groups(rows, planned)
+def one(rows):
+    [group] = groups(rows)
     return group
 
 
 LORA = ("lora", 1, "attn-only")
 
 
-def test_the_baseline_unfreezes_only_where_all_do():
-    unfreezing = {"unfreeze": "iterative"}
-    rows = [row(settings=unfreezing), row(*LORA, settings=unfreezing), row("head", None, None)]
-    base = one(rows).baseline
-    assert (base.mode, base.unfreezes) == ("full", True)
-    assert one([*rows, row(*LORA)]).baseline is None
-    assert not one([*rows, row()]).baseline.unfreezes
-
-
-@pytest.mark.parametrize(
-    ("other", "number"),
-    [({"conditions_id": "other"}, 2), ({"batch_size": 8}, 2), ({"data_digest": "x"}, 2),
-     ({"model_digest": "x"}, 2), ({"init": "random"}, 2), ({}, 1),
-     ({"model": "renamed", "max_train": None}, 1)],
-)  # fmt: skip
-def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other, number):
-    assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
-
-
-def held(row, frozen):
-    """A row as one of a cell whose frozen weights are held so."""
-    return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
-
-
-def test_the_usual_type_of_frozen_weights_is_the_most_frequent_and_of_equals_fp32():
-    rows = [row()]
-    for rank in (1, 2, 4):
-        both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
-        rows += both[: 1 if rank == 4 else 2]
-    labels = [s.label for s in one(rows).usual]
-    assert [label.rpartition(" ")[2] for label in labels[:3]] == ["fp32"] * 3
-    assert labels[3:] == ["lora rank 4 on attn-only, bf16"], "one that has no other is as usual"
-
-
 def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     rows = [row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0)]
     rows += [row(*LORA, peak_rss_mib=600.0), row("lora", 8, "attn-only", peak_rss_mib=600.0)]
     for frozen, memory, score in (("fp32", 500.0, 0.5), ("bf16", 100.0, 0.7)):
-        figures = {"peak_rss_mib": memory, "dev_score": score}
-        rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
+        figures = {"peak_rss_mib": memory, "dev_score": score, "frozen_dtype": frozen}
+        rows += [row("lora", r, "attn-only", "bf16", cell_id=f"{r} {frozen}", **figures)
+                 for r in (1, 8)]  # fmt: skip
     group = one(rows)
     assert [effect["both"] for effect in effects(group, "memory")] == pytest.approx([0.5])
     assert len(amp_ratios(group, "memory")) == 3
@@ -127,15 +92,6 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert better_worse(group, gaps) == (0, 2)
 
 
-def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
-    rows = [row(mode, seed=seed) for mode in ("full", "head") for seed in range(3)]
-    for kept in (3, 1, 0):
-        [group] = groups(
-            rows, values_of=lambda rows, n=kept: np.ones(50) if rows[0].seed < n else None
-        )
-        assert (score_spread(*group.settings[:2]) is not None) is (kept == 3)
-
-
 EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95, 3: 1.4}
 """The memory and time of each seed, in place of 1."""
 
@@ -178,13 +134,7 @@ PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms
                   "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
 
 
-@pytest.mark.parametrize("column", MEMORY)
-def test_without_a_column_the_parts_of_memory_are_unknown(column):
-    [group] = groups([row(**PARTS | {column: None})])
-    assert memory_parts(group, group.settings[0]) is None
-
-
-def test_one_setting_stands_for_each_mode_and_layer_set():
+def test_one_setting_stands_for_each_mode_and_layer_set_and_needs_all_columns_of_memory():
     """In the precision with most known parts, or in that of the recommended setting."""
     rows = synthetic_rows(68, failures=False)
     [group] = groups(row | PARTS for row in rows)
@@ -201,3 +151,6 @@ def test_one_setting_stands_for_each_mode_and_layer_set():
     assert {s.amp for s in representatives(group) if s.mode != "full"} == {"off"}
     [group] = groups(row("lora", rank, "attn") for rank in (64, 4, 1))
     assert [setting.rank for setting in representatives(group)] == [4], "the nearest to 8"
+    for column in MEMORY:
+        [group] = groups([row(**PARTS | {column: None})])
+        assert memory_parts(group, group.settings[0]) is None

@@ -53,14 +53,12 @@ def concluded(number=68, worse=0.0, texts=("",)):
     return replace(conclusion, comparison=replace(conclusion.comparison, machines=machines))
 
 
-SENTENCES = Path(__file__).with_name("sentences.txt")
-
-
 def test_the_sentences_and_pictures_of_a_comparison(tmp_path):
     worse, same = concluded(20, worse=0.5), concluded(20)
     assert (worse.exit_code, same.exit_code) == (1, 1), "a cell newly fails"
     lines = summary(replace(worse, strict=True), details=True)
-    assert "\n".join([*lines, "", *summary(same), ""]) == SENTENCES.read_text("utf-8")
+    text = "\n".join([*lines, "", *summary(same), ""])
+    assert text == Path(__file__).with_name("sentences.txt").read_text("utf-8")
     write(same, tmp_path)
     assert {path.stem for path in (tmp_path / "compare").iterdir()} == {
         "peak_rss_mib", "dev_score", "ms_per_1k_tokens",

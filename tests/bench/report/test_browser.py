@@ -23,11 +23,9 @@ from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
 from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
-from tests.bench.browsing import PAPER, PHONE, WIDE, open_page, open_quietly, violations
+from tests.bench.browsing import PAPER, WIDE, open_page, violations
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
-
-COMMAND = "python -m bench.recommend --runs runs.csv"
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +161,9 @@ def test_a_slider_moves_picture_table_text_and_command(page, candidates):
         page.keyboard.press("PageDown")
     where = limit_text("memory", field.input_value())
     assert parse_where(where)[0].name == "memory"
-    assert page.inner_text("#command") == f'{COMMAND} --where "{where}"'
+    assert page.inner_text("#command") == (
+        f'python -m bench.recommend --runs runs.csv --where "{where}"'
+    )
     left = len(verdicts(page))
     assert 0 < left == drawn(page) < 69
     assert page.inner_text("#count").lower() == f"{left} of 69 settings"
@@ -362,28 +362,28 @@ def test_nothing_sticks_out(page, width):
     assert all(link["x"] + link["width"] <= width for link in
                (link.bounding_box() for link in page.locator("nav a").all()))  # fmt: skip
     assert nav["height"] < 120
+    for svg in page.query_selector_all("main > section figure svg"):
+        assert 300 <= svg.bounding_box()["width"] <= width
+        heights = "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
+        assert min(svg.evaluate(heights)) >= 8
     page.set_viewport_size(WIDE)
 
 
-def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path):
+def test_a_page_says_why_nothing_is_recommended_and_does_not_explore_one_setting(browser, tmp_path):
     rows = [
         replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
         for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
     ]
     page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     go(page, urlencode([("score", "0.2")]))
-    said, more = page.locator(".answer p").all_inner_texts()
-    assert said.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
+    answer, more = page.locator(".answer p").all_inner_texts()
+    assert answer.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
     assert more.startswith("lora rank 1 on attn-only, fp32 is withdrawn: of its 3 trainings, seed")
-    page.close()
-
-
-def test_without_scores_the_reason_is_given_and_one_setting_is_not_explored(browser, tmp_path):
     rows = [row | {"init": "random", "dev_score": None} for row in synthetic_rows(10)]
-    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
+    page.goto(render(as_results(rows), tmp_path / "unscored").as_uri())
     assert page.inner_text("#answer") in page.inner_text("#advice")
     assert page.locator("#prefer").is_hidden()
-    page.goto(render(as_results(rows[:1]), tmp_path).as_uri())
+    page.goto(render(as_results(rows[:1]), tmp_path / "one").as_uri())
     assert page.locator("#explorer").count() == 0
     assert page.complaints == []
     page.close()
@@ -396,19 +396,6 @@ def synthetic(tmp_path_factory):
                "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(20)
     ]  # fmt: skip
     return render(as_results([*synthetic_rows(68), *other]), tmp_path_factory.mktemp("report"))
-
-
-def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, synthetic):
-    """On a phone; wide pages are those of the explorer."""
-    page = open_quietly(browser, synthetic, PHONE)
-    for svg in page.query_selector_all("main > section figure svg"):
-        box = svg.bounding_box()
-        assert 300 <= box["width"] <= PHONE["width"]
-        sizes = svg.evaluate(
-            "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
-        )
-        assert min(sizes) >= 8
-    page.close()
 
 
 @pytest.mark.parametrize("kind", ["index", "page"])
