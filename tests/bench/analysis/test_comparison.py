@@ -64,12 +64,6 @@ def verdict(comparison, column):
     return only(comparison, column).verdict
 
 
-def widths(comparison, column):
-    """Of the intervals of all pairs in a column: ratios of costs, differences of scores."""
-    every = [one.interval for one in in_column(comparison, column)]
-    return [i.high - i.low if column == SCORE else i.high / i.low for i in every]
-
-
 def by_number(numbers):
     """The outcomes of each seed."""
     return lambda rows: numbers[rows[0].seed].astype(float)
@@ -189,14 +183,17 @@ def test_times_over_all_settings_are_of_those_measured_in_alternation():
 
 
 def test_settings_compared_with_one_and_the_same_have_wider_intervals():
+    def widths(comparison):
+        return [one.interval.high / one.interval.low for one in in_column(comparison, RSS)]
+
     rng = np.random.default_rng(0)
     axes = [("lora", rank, "attn-only", "off") for rank in (1, 2, 4, 8)]
     base = runs(3, rng=rng, std=0.003)
     new = [row for each in axes for row in runs(3, each, offset=1, rng=rng, std=0.003)]
     copies = [row for each in axes for row in runs(3, each, std=0.003)]
-    one_base = widths(of(base, new, named=["mode", "rank", "layers"]), RSS)
+    one_base = widths(of(base, new, named=["mode", "rank", "layers"]))
     assert len(one_base) == 4
-    assert min(one_base) > max(widths(of(copies, new), RSS))
+    assert min(one_base) > max(widths(of(copies, new)))
 
 
 def test_scores_of_one_seed_compare_trainings_and_not_settings():

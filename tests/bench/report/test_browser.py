@@ -23,7 +23,7 @@ from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
 from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
-from tests.bench.browsing import PAPER, WIDE, open_page, violations
+from tests.bench.browsing import PAPER, PHONE, WIDE, open_page, open_quietly, violations
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
 
@@ -362,10 +362,6 @@ def test_nothing_sticks_out(page, width):
     assert all(link["x"] + link["width"] <= width for link in
                (link.bounding_box() for link in page.locator("nav a").all()))  # fmt: skip
     assert nav["height"] < 120
-    for svg in page.query_selector_all("main > section figure svg"):
-        assert 300 <= svg.bounding_box()["width"] <= width
-        heights = "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
-        assert min(svg.evaluate(heights)) >= 8
     page.set_viewport_size(WIDE)
 
 
@@ -412,8 +408,15 @@ def test_a_script_that_was_put_into_a_page_does_not_run(browser, synthetic, tmp_
     page.close()
 
 
-def test_the_table_of_cells_sorts_by_number_and_dark_figures_stay_readable(browser, synthetic):
-    page = open_page(browser, synthetic, WIDE)
+def test_figures_are_readable_on_a_phone_and_in_the_dark_and_cells_sort_by_number(
+    browser, synthetic
+):
+    page = open_quietly(browser, synthetic, PHONE)
+    for svg in page.query_selector_all("main > section figure svg"):
+        assert 300 <= svg.bounding_box()["width"] <= PHONE["width"]
+        heights = "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
+        assert min(svg.evaluate(heights)) >= 8
+    page.set_viewport_size(WIDE)
     heading = page.locator("#cell-grid .tabulator-col", has_text="RSS, MiB").first
     heading.locator(".tabulator-col-sorter").click()
     texts = page.evaluate(

@@ -5,6 +5,7 @@ import random
 import re
 from hashlib import sha256
 from html import unescape
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import bench.report
+from adapters.names import LAYER_SETS
 from bench.analysis.groups import groups
 from bench.common.errors import DiskFullError, InputError
 from bench.plan.columns import values_of
@@ -66,12 +68,16 @@ def test_the_page_has_the_sentences_of_all_sections_and_the_markdown_those_of_so
 
 
 def test_the_markdown_is_a_page_and_counts_what_it_leaves_out(tmp_path):
-    """Of a grid of five seeds, and 30 other groups."""
+    """Of 96 settings of three precisions, a third of whose seeds failed, and 30 other groups."""
+    grid = [*product(("lora", "dora"), range(1, 5), LAYER_SETS, ("off", "bf16", "fp16"))]
     parts = {
         "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0,
         "activations_mib": 300.0, "imports_anon_mib": 150.0,
     }  # fmt: skip
-    rows = [row | parts for row in synthetic_rows(5 * 68)] + [
+    rows = [result_row(cell(*axes, seed=seed), **parts) for axes in grid for seed in (0, 1)]
+    rows += [result_row(cell(mode, None, None, "off"), **parts) for mode in ("full", "head")]
+    rows += [failed_row(cell(*axes, seed=2), "oom", "the host ran out of memory") for axes in grid]
+    rows += [
         row | {"conditions_id": f"c{n}", "machine": f"machine {n}", "finished_at": "2025-01-01"}
         for n in range(30) for row in synthetic_rows(4)
     ]  # fmt: skip

@@ -77,14 +77,7 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
     assert [{*MODES}] * 3 == SIGNED
 
 
-def test_of_a_tie_of_rates_one_is_the_best_and_without_a_score_none():
-    rows = [scored(cell("lora", 1, "attn-only", "off"), rate, 0.5) for rate in RATES]
-    rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
-    frame = tables.frame(groups(rows)[0])
-    assert list(frame[frame["best"]]["line"]) == ["lora r1"]
-
-
-def test_sections_on_rank_and_rate_follow_from_the_best_rates():
+def test_sections_on_rank_and_rate_follow_from_the_best_rates_one_of_a_tie():
     every = {
         "the highest is best": grid_rows({}),
         "the highest or the lowest": grid_rows({("lora", 8): 1e-5, ("dora", 1): 5e-5}),
@@ -108,6 +101,10 @@ def test_sections_on_rank_and_rate_follow_from_the_best_rates():
                 [scored(one, rate, 0.5, batch_size=n) for rate, n in several]),
            )},
     })  # fmt: skip
+    rows = [scored(cell("lora", 1, "attn-only", "off"), rate, 0.5) for rate in RATES]
+    rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
+    frame = tables.frame(groups(rows)[0])
+    assert list(frame[frame["best"]]["line"]) == ["lora r1"]
 
 
 LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)
