@@ -1,10 +1,9 @@
 """Which rows are compared, which setting is best, which differences are significant, and where a
 setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 
-import numpy as np
 import pytest
 
-from bench.analysis.breakdown import memory_parts, representatives, step_parts
+from bench.analysis.breakdown import memory_parts, representatives
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import (
@@ -15,9 +14,8 @@ from bench.analysis.verdicts import (
     effects,
     pareto,
     rank_effect,
-    score_spread,
 )
-from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
@@ -25,71 +23,21 @@ def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, *
     return result_row(of, **figures)
 
 
-def one(rows, planned=()):
-    [group] = groups(rows, planned)
+def one(rows):
+    [group] = groups(rows)
     return group
 
 
 LORA = ("lora", 1, "attn-only")
 
 
-def test_the_baseline_unfreezes_only_where_all_do():
-    unfreezing = {"unfreeze": "iterative"}
-    rows = [row(settings=unfreezing), row(*LORA, settings=unfreezing), row("head", None, None)]
-    base = one(rows).baseline
-    assert (base.mode, base.unfreezes) == ("full", True)
-    assert one([*rows, row(*LORA)]).baseline is None
-    assert not one([*rows, row()]).baseline.unfreezes
-
-
-@pytest.mark.parametrize(
-    ("other", "number"),
-    [({"conditions_id": "other"}, 2), ({"batch_size": 8}, 2), ({"data_digest": "x"}, 2),
-     ({"model_digest": "x"}, 2), ({"init": "random"}, 2), ({}, 1),
-     ({"model": "renamed", "max_train": None}, 1)],
-)  # fmt: skip
-def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other, number):
-    assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
-
-
-def test_the_type_of_frozen_weights_is_in_labels_where_it_varies_and_the_rate_too():
-    assert [s.label for s in one([row(), row(settings={"learning_rate": 3e-5})]).settings] == [
-        "full, fp32, rate 3e-05", "full, fp32, rate 0.0002",
-    ]  # fmt: skip
-    head = row("head", frozen_dtype="fp32", amp="bf16")
-    rows = [row(), row(amp="bf16"), row(*LORA, amp="bf16", frozen_dtype="bf16"), head]
-    names = [
-        "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
-    ]  # fmt: skip
-    assert [s.label for s in one(rows).settings] == names
-    group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
-    assert [s.label for s in group.settings] == [
-        *names[:3], f"{names[3]}, frozen weights fp32", f"{names[3]}, frozen weights bf16",
-    ]  # fmt: skip
-    assert not any(s.tells_rate for s in group.settings)
-
-
-def held(row, frozen):
-    """A row as one of a cell whose frozen weights are held so."""
-    return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
-
-
-def test_the_usual_type_of_frozen_weights_is_the_most_frequent_and_of_equals_fp32():
-    rows = [row()]
-    for rank in (1, 2, 4):
-        both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
-        rows += both[: 1 if rank == 4 else 2]
-    labels = [s.label for s in one(rows).usual]
-    assert [label.rpartition(" ")[2] for label in labels[:3]] == ["fp32"] * 3
-    assert labels[3:] == ["lora rank 4 on attn-only, bf16"], "one that has no other is as usual"
-
-
 def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     rows = [row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0)]
     rows += [row(*LORA, peak_rss_mib=600.0), row("lora", 8, "attn-only", peak_rss_mib=600.0)]
     for frozen, memory, score in (("fp32", 500.0, 0.5), ("bf16", 100.0, 0.7)):
-        figures = {"peak_rss_mib": memory, "dev_score": score}
-        rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
+        figures = {"peak_rss_mib": memory, "dev_score": score, "frozen_dtype": frozen}
+        rows += [row("lora", r, "attn-only", "bf16", cell_id=f"{r} {frozen}", **figures)
+                 for r in (1, 8)]  # fmt: skip
     group = one(rows)
     assert [effect["both"] for effect in effects(group, "memory")] == pytest.approx([0.5])
     assert len(amp_ratios(group, "memory")) == 3
@@ -98,20 +46,6 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
         effect = rank_effect(of)
         assert (effect["pairs"], effect["mean"]) == (pairs, pytest.approx(0.0))
     assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
-
-
-def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
-    old, new = (
-        row(finished_at=f"2026-0{month}-01T00:00:00Z", conditions_id=name)
-        for month, name in ((1, "old"), (2, "new"))
-    )
-    planned = [planned_row(cell("full", None, None, "off"), "old")]
-    for plan, order in (((), ["new", "old"]), (planned, ["old", "new"])):
-        assert [g.shared("conditions_id") for g in groups([old, new], plan)] == order
-    planned = [planned_row(cell(mode, None, None, "off")) for mode in ("full", "head")]
-    group = one([row()], planned)
-    assert [r["status"] for r in group.rows] == ["ok", None], "one is not run, the other not twice"
-    assert group.ok == 1
 
 
 def test_one_seed_has_its_own_interval_and_several_that_of_their_mean_within_the_metrics_ends():
@@ -142,17 +76,6 @@ def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
     assert rank_effect(one([row(), row("head"), *both])) is None, "of these neither learned"
 
 
-def test_the_pareto_front_holds_what_nothing_beats_in_both():
-    rows = [
-        row(peak_rss_mib=1000.0, dev_score=0.5),
-        row("head", peak_rss_mib=500.0, dev_score=0.4),
-        row(*LORA, peak_rss_mib=700.0, dev_score=0.5),
-        row("dora", 1, "attn-only", peak_rss_mib=800.0, dev_score=0.45),
-        row("lora", 2, "attn-only", peak_rss_mib=500.0, dev_score=0.3),
-    ]
-    assert [s.mode for s in pareto(one(rows), "memory")] == ["head", "lora"]
-
-
 def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines():
     errors = {"full": 200.0, "head": 240.0, "lora": 208.0}
     rows = [
@@ -167,15 +90,6 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert group.decimals == 1
     gaps = [compare(group, "score", s, group.baseline) for s in group.settings[1:]]
     assert better_worse(group, gaps) == (0, 2)
-
-
-def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
-    rows = [row(mode, seed=seed) for mode in ("full", "head") for seed in range(3)]
-    for kept in (3, 1, 0):
-        [group] = groups(
-            rows, values_of=lambda rows, n=kept: np.ones(50) if rows[0].seed < n else None
-        )
-        assert (score_spread(*group.settings[:2]) is not None) is (kept == 3)
 
 
 EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95, 3: 1.4}
@@ -220,25 +134,7 @@ PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms
                   "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
 
 
-def test_runs_without_the_parts_of_a_step_count_for_the_time():
-    """As of before schema 9."""
-    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
-    times = ((50.0, older), (60.0, {}), (70.0, {}))
-    [group] = groups(
-        row(seed=seed, **PARTS | {"ms_per_1k_tokens": time} | parts)
-        for seed, (time, parts) in enumerate(times)
-    )
-    step = step_parts(group, group.settings[0])
-    assert (step.total, step.parts["backward"]) == pytest.approx((60.0, 36.0))
-
-
-@pytest.mark.parametrize("column", MEMORY)
-def test_without_a_column_the_parts_of_memory_are_unknown(column):
-    [group] = groups([row(**PARTS | {column: None})])
-    assert memory_parts(group, group.settings[0]) is None
-
-
-def test_one_setting_stands_for_each_mode_and_layer_set():
+def test_one_setting_stands_for_each_mode_and_layer_set_and_needs_all_columns_of_memory():
     """In the precision with most known parts, or in that of the recommended setting."""
     rows = synthetic_rows(68, failures=False)
     [group] = groups(row | PARTS for row in rows)
@@ -255,3 +151,6 @@ def test_one_setting_stands_for_each_mode_and_layer_set():
     assert {s.amp for s in representatives(group) if s.mode != "full"} == {"off"}
     [group] = groups(row("lora", rank, "attn") for rank in (64, 4, 1))
     assert [setting.rank for setting in representatives(group)] == [4], "the nearest to 8"
+    for column in MEMORY:
+        [group] = groups([row(**PARTS | {column: None})])
+        assert memory_parts(group, group.settings[0]) is None

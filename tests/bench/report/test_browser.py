@@ -27,8 +27,6 @@ from tests.bench.browsing import PAPER, PHONE, WIDE, open_page, open_quietly, vi
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
 
-COMMAND = "python -m bench.recommend --runs runs.csv"
-
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
@@ -163,7 +161,9 @@ def test_a_slider_moves_picture_table_text_and_command(page, candidates):
         page.keyboard.press("PageDown")
     where = limit_text("memory", field.input_value())
     assert parse_where(where)[0].name == "memory"
-    assert page.inner_text("#command") == f'{COMMAND} --where "{where}"'
+    assert page.inner_text("#command") == (
+        f'python -m bench.recommend --runs runs.csv --where "{where}"'
+    )
     left = len(verdicts(page))
     assert 0 < left == drawn(page) < 69
     assert page.inner_text("#count").lower() == f"{left} of 69 settings"
@@ -365,25 +365,21 @@ def test_nothing_sticks_out(page, width):
     page.set_viewport_size(WIDE)
 
 
-def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path):
+def test_a_page_says_why_nothing_is_recommended_and_does_not_explore_one_setting(browser, tmp_path):
     rows = [
         replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
         for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
     ]
     page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     go(page, urlencode([("score", "0.2")]))
-    said, more = page.locator(".answer p").all_inner_texts()
-    assert said.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
+    answer, more = page.locator(".answer p").all_inner_texts()
+    assert answer.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
     assert more.startswith("lora rank 1 on attn-only, fp32 is withdrawn: of its 3 trainings, seed")
-    page.close()
-
-
-def test_without_scores_the_reason_is_given_and_one_setting_is_not_explored(browser, tmp_path):
     rows = [row | {"init": "random", "dev_score": None} for row in synthetic_rows(10)]
-    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
+    page.goto(render(as_results(rows), tmp_path / "unscored").as_uri())
     assert page.inner_text("#answer") in page.inner_text("#advice")
     assert page.locator("#prefer").is_hidden()
-    page.goto(render(as_results(rows[:1]), tmp_path).as_uri())
+    page.goto(render(as_results(rows[:1]), tmp_path / "one").as_uri())
     assert page.locator("#explorer").count() == 0
     assert page.complaints == []
     page.close()
@@ -396,19 +392,6 @@ def synthetic(tmp_path_factory):
                "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(20)
     ]  # fmt: skip
     return render(as_results([*synthetic_rows(68), *other]), tmp_path_factory.mktemp("report"))
-
-
-def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, synthetic):
-    """On a phone; wide pages are those of the explorer."""
-    page = open_quietly(browser, synthetic, PHONE)
-    for svg in page.query_selector_all("main > section figure svg"):
-        box = svg.bounding_box()
-        assert 300 <= box["width"] <= PHONE["width"]
-        sizes = svg.evaluate(
-            "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
-        )
-        assert min(sizes) >= 8
-    page.close()
 
 
 @pytest.mark.parametrize("kind", ["index", "page"])
@@ -425,8 +408,15 @@ def test_a_script_that_was_put_into_a_page_does_not_run(browser, synthetic, tmp_
     page.close()
 
 
-def test_the_table_of_cells_sorts_by_number_and_dark_figures_stay_readable(browser, synthetic):
-    page = open_page(browser, synthetic, WIDE)
+def test_figures_are_readable_on_a_phone_and_in_the_dark_and_cells_sort_by_number(
+    browser, synthetic
+):
+    page = open_quietly(browser, synthetic, PHONE)
+    for svg in page.query_selector_all("main > section figure svg"):
+        assert 300 <= svg.bounding_box()["width"] <= PHONE["width"]
+        heights = "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
+        assert min(svg.evaluate(heights)) >= 8
+    page.set_viewport_size(WIDE)
     heading = page.locator("#cell-grid .tabulator-col", has_text="RSS, MiB").first
     heading.locator(".tabulator-col-sorter").click()
     texts = page.evaluate(

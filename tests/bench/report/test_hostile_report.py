@@ -1,11 +1,17 @@
 """Reports on rows with markup, formulas and commands as texts and with impossible numbers, and on
-files beside them that are changed in any part: it is rendered, or a line names the file."""
+files beside them that are changed in any part: it is rendered, or a line names the file. And what
+commands print as tables."""
 
 import copy
 import json
+import os
 import random
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import markdown
@@ -15,11 +21,13 @@ from hypothesis import strategies as st
 
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
-from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES, values_of
+from bench.plan.columns import BY_NAME, NAMES, VALUES, values_of
 from bench.plan.job import FILE
 from bench.report.forecasts import forecasts_section
+from bench.report.pages import Facts, sections_of
+from bench.report.pages import markdown as as_markdown
 from bench.report.render import render, report
-from bench.report.text import plain
+from bench.report.tables import Head, Table, print_tables
 from bench.results import curves
 from bench.results import facts as facts_file
 from bench.results.curves import Curves, Point, curves_key
@@ -36,56 +44,31 @@ from tests.bench.synthetic_rows import (
     as_results,
     cell,
     failed_row,
-    full_grid,
     result_row,
     synthetic_rows,
     write_rows,
 )
-from tests.hostile import NUMBERS, TEXTS, changed, check_line, examples
-
-TEXT_COLUMNS = [
-    name
-    for name in NAMES
-    if BY_NAME[name].kind is str and name not in (*VALUES, "status", "flags", "conditions_id")
-]
-REAL = {"init": "pretrained", "dev_metric": "accuracy"}
-"""Values that all rows keep, so that every section of the report is there."""
-
-
-def spoiled(rows):
-    """The rows with each text of `TEXTS` in every text column, a group for each text."""
-    made = []
-    for number, text in enumerate(TEXTS):
-        texts = {name: text for name in TEXT_COLUMNS if name != "cell_id"}
-        for row in rows:
-            identity = {"cell_id": f"{row['cell_id']}{text}", "conditions_id": str(number)}
-            made.append(row | {**texts, **identity, **REAL})
-    failed = {"status": "crashed", "flags": None}
-    return [*made, *(row | {**failed, "cell_id": f"x{n}"} for n, row in enumerate(made))]
-
-
-SPOILED = spoiled([*synthetic_rows(6), failed_row(cell("head", None, None, "off", 5), "oom", "no")])
-STRANGE = [
-    row
-    | {
-        "mode": text,
-        "layers": text,
-        "amp": text,
-        "rank": None,
-        "status": "ok",
-        "flags": text,
-        "finished_at": "~",
-    }
-    for text, row in zip(TEXTS, synthetic_rows(len(TEXTS)), strict=True)
-]
-"""Values that no reader accepts, in columns whose values the page lists."""
+from tests.hostile import TEXTS, changed, check_line, examples
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A report on all of these rows."""
+    """A report on rows with each text in every text column, a group for each text, and in columns
+    whose values the page lists, which no reader accepts."""
+    kept = {*VALUES, "status", "flags", "conditions_id", "cell_id", "init", "dev_metric"}
+    columns = [name for name in NAMES if BY_NAME[name].kind is str and name not in kept]
+    rows = [*synthetic_rows(6), failed_row(cell("head", None, None, "off", 5), "oom", "no")]
+    spoiled = [
+        row | dict.fromkeys(columns, text) | {"init": "pretrained", "dev_metric": "accuracy"}
+        | {"cell_id": f"{row['cell_id']}{text}", "conditions_id": str(number)}
+        for number, text in enumerate(TEXTS) for row in rows
+    ]  # fmt: skip
+    failed = {"status": "crashed", "flags": None}
+    spoiled += [row | {**failed, "cell_id": f"x{n}"} for n, row in enumerate(spoiled)]
+    full, strange = cell("full", None, None, "off"), ("cell_id", "mode", "layers", "amp", "flags")
+    listed = [result_row(full, finished_at="~") | dict.fromkeys(strange, text) for text in TEXTS]
     made = tmp_path_factory.mktemp("report")
-    render(as_results([*STRANGE, *SPOILED], runs=[f"{TEXTS[0]}.csv", TEXTS[-1]]), made)
+    render(as_results([*listed, *spoiled], runs=[f"{TEXTS[0]}.csv", TEXTS[-1]]), made)
     return made
 
 
@@ -149,52 +132,15 @@ def test_a_browser_runs_nothing_of_it(browser, folder):
     page.close()
 
 
-def test_a_text_shown_is_short_and_shows_all_its_characters():
-    assert all(plain(text).isprintable() and len(plain(text)) <= 500 for text in TEXTS)
-    assert plain("héllo 中 wörld") == "héllo 中 wörld"
-
-
-def with_numbers(values, columns):
-    """Rows of a full grid; every third has the next of these numbers in these columns."""
-    noise = random.Random(0)  # noqa: S311
-    rows = [result_row(cell(*axes), noise) for axes in full_grid()]
-    for place, value in zip(range(0, len(rows), 3), cycle(values), strict=False):
-        filled = [name for name in columns if rows[place][name] is not None]
-        rows[place] |= {name: BY_NAME[name].kind(value) for name in filled}
-    return rows
-
-
-MEASURED = [
-    name
-    for name in NAMES
-    if BY_NAME[name].group in ("size", "time", "memory", "quality") and name not in VALUES
-]
-
-
 def test_numbers_that_nobody_measured_are_shown(tmp_path):
-    rows = with_numbers([0, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED)
+    rows, values = synthetic_rows(68, failures=False), cycle([0, -1.0, 1e29, -1e29, 0, 1e-320])
+    groups_of = ("size", "time", "memory", "quality")
+    measured = [n for n in NAMES if BY_NAME[n].group in groups_of and n not in VALUES]
+    for place, value in zip(range(0, 68, 3), values, strict=False):
+        filled = [name for name in measured if rows[place][name] is not None]
+        rows[place] |= {name: BY_NAME[name].kind(value) for name in filled}
     index = render(as_results(rows), tmp_path)
     assert "</html>" in index.read_text("utf-8")
-
-
-CHECKED = ("schema", "scale", "attempt", "status", "flags", "layers", "adapter", "plugin")
-"""Columns that readers check, or that follow from others."""
-PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
-
-
-@examples(10)
-@given(data=st.data())
-def test_any_rows_that_a_reader_lets_pass_have_a_report(data):
-    rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
-    for _ in range(data.draw(st.integers(1, 8))):
-        place = data.draw(st.integers(0, len(rows) - 1))
-        name = data.draw(st.sampled_from([n for n in NAMES if n not in CHECKED]))
-        kind = BY_NAME[name].kind
-        texts = st.sampled_from(VALUES.get(name, TEXTS))
-        value = data.draw((texts if kind is str else PLAUSIBLE) | st.none())
-        if value is not None or name not in REQUIRED:
-            rows[place] |= {name: None if value is None else kind(value)}
-    assert report(as_results(rows))["cells"].rows
 
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
@@ -316,3 +262,44 @@ def test_a_report_has_the_curves_of_its_model_on_its_kind_of_device(tmp_path, un
         lengths = [section for section in sections if section.anchor == "lengths"]
         assert bool(lengths) == (key == KEY)
     check_snapshot("lengths", {"short": lengths[0].short, "section": lengths})
+
+
+def test_a_text_on_a_terminal_is_no_markup(capsys):
+    text = "[red]a[/red] [/b] :smile:"
+    print_tables([Table([Head("h", "[i]h")], [[text]], "[b]caption")], [f"line {text}"])
+    shown = capsys.readouterr().out
+    assert shown.count(text) == 2
+    assert "[i]h" in shown
+    assert "[b]caption" in shown
+    print_tables([Table([Head("h", "h")], [[f"\x1b]0;\u202e{i}"] for i in range(50_000)])], [])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 600
+    assert r"\x1b]0;\u202e499" in shown
+    assert "and 49,500 more" in shown
+
+
+def test_markdown_has_the_first_of_very_many_rows_and_a_command_of_several_lines_as_code():
+    facts = Facts(
+        title="title", findings=[], sections=[], how="How", notes=[],
+        command="python 'a\n\n# b' <b>c</b>",
+    )  # fmt: skip
+    for number, is_cut in ((500, False), (501, True)):
+        table = Table([Head("h", "h")], [[f"row {n}"] for n in range(number)], "All of them")
+        text = as_markdown("updates", replace(facts, sections=sections_of([], [table], [])))
+        assert "row 499" in text
+        assert "row 500" not in text
+        assert ("500 of 501 are shown; the rest is in the HTML page." in text) == is_cut
+        assert ("are shown" in text) == is_cut
+    html = markdown.markdown(text, extensions=["tables"])
+    assert "# b" in html
+    assert "<b>" not in html
+    assert html.count("<h1>") == 1
+
+
+def test_a_matplotlibrc_in_the_current_folder_changes_no_figure(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.linewidth: 30\n")
+    code = "import bench.report.drawing as d; print(d.mpl.rcParams['axes.linewidth'])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-P", "-c", code]
+    shown = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    assert float(shown) == 0.8

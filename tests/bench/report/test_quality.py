@@ -70,27 +70,21 @@ def quality_of(kind="single_label", number=4, predictions_of=None, names=()):
 def test_sections_follow_from_predictions():
     predictions_of = run()[1]
 
-    def of_one(rows, *, logits=False):
-        return predictions_of([row | {"mode": "full"} for row in rows], logits=logits)
-
-    def stored(rows, *, logits=False):
-        return predictions_of(rows)
-
-    def guesses(rows, *, logits=False):
-        return {"": Outcome(np.zeros(N, dtype=np.int64), np.arange(N) % 4, "same")}
-
-    def bits(rows, *, logits=False):
+    def bits(rows, logits=False):
         one = predictions_of(rows)[""]
         return {"": Outcome(one.predicted == one.labels, None, "")}
 
+    guesses = {"": Outcome(np.zeros(N, dtype=np.int64), np.arange(N) % 4, "same")}
     check_snapshot("quality", {
         "classes with names": quality_of(names=("refund", "<b>late</b>", "praise", "other")),
         "numbers, which have no classes and no confidence": quality_of("regression"),
         "labels, which are not taken for each other": quality_of("multi_label"),
         "sixty classes": quality_of(number=60),
-        "all settings predict the same": quality_of(predictions_of=of_one),
-        "without logits": quality_of(predictions_of=stored),
-        "always the first class": quality_of(predictions_of=guesses),
+        "all settings predict the same": quality_of(
+            predictions_of=lambda rows, **more: predictions_of(
+                [row | {"mode": "full"} for row in rows], **more)),
+        "without logits": quality_of(predictions_of=lambda rows, **_: predictions_of(rows)),
+        "always the first class": quality_of(predictions_of=lambda *_, **__: guesses),
         "whether each example is right": quality_of(predictions_of=bits),
     })  # fmt: skip
 

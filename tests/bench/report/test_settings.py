@@ -4,8 +4,6 @@ settings: the groups that it compares."""
 import random
 from dataclasses import replace
 
-import pytest
-
 from adapters.methods import MODES
 from bench.analysis.groups import group_key, groups, hub, hub_first
 from bench.plan.learning_rates import candidate
@@ -79,14 +77,7 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
     assert [{*MODES}] * 3 == SIGNED
 
 
-def test_of_a_tie_of_rates_one_is_the_best_and_without_a_score_none():
-    rows = [scored(cell("lora", 1, "attn-only", "off"), rate, 0.5) for rate in RATES]
-    rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
-    frame = tables.frame(groups(rows)[0])
-    assert list(frame[frame["best"]]["line"]) == ["lora r1"]
-
-
-def test_sections_on_rank_and_rate_follow_from_the_best_rates():
+def test_sections_on_rank_and_rate_follow_from_the_best_rates_one_of_a_tie():
     every = {
         "the highest is best": grid_rows({}),
         "the highest or the lowest": grid_rows({("lora", 8): 1e-5, ("dora", 1): 5e-5}),
@@ -110,6 +101,10 @@ def test_sections_on_rank_and_rate_follow_from_the_best_rates():
                 [scored(one, rate, 0.5, batch_size=n) for rate, n in several]),
            )},
     })  # fmt: skip
+    rows = [scored(cell("lora", 1, "attn-only", "off"), rate, 0.5) for rate in RATES]
+    rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
+    frame = tables.frame(groups(rows)[0])
+    assert list(frame[frame["best"]]["line"]) == ["lora r1"]
 
 
 LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)
@@ -189,18 +184,12 @@ def compared(rows):
     return [] if base is None else changes(*base)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"head": "conv", "optimizer": "adamax"},
-        {"model": "mine", "model_digest": "ab" * 6},
-        {"max_train": 500, "data_digest": "cd" * 6},
-        {"init": "random"},
-        {"held_out": 0.1},
-    ],
-)
-def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared(other):
-    assert compared([row(), row(0.6, **other)]) == []
+def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared():
+    for other in (
+        {"head": "conv", "optimizer": "adamax"}, {"model": "mine", "model_digest": "ab" * 6},
+        {"max_train": 500, "data_digest": "cd" * 6}, {"init": "random"}, {"held_out": 0.1},
+    ):  # fmt: skip
+        assert compared([row(), row(0.6, **other)]) == []
     there = {"conditions_id": "0ddba11", "torch_version": "9.9"}
     assert compared([row(), row(0.6, head="conv") | there]) == []
 

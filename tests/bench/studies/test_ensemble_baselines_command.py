@@ -146,12 +146,9 @@ def test_each_published_score_has_a_source(task):
     rows = published(task)
     metrics = {"quora": "accuracy", "sst": "accuracy", "sts": "pearson", MULTITASK: "overall"}
     assert {row.metric for row in rows} == {metrics[task]}
-    for row in rows:
-        assert 0.5 < row.score < 1
-        assert re.fullmatch(r"arXiv \d{4}\.\d{5}", row.source)
-        assert row.model
-        assert row.split
-        assert row.parameters is None or 1e8 < row.parameters < 1e9
+    assert all(re.fullmatch(r"arXiv \d{4}\.\d{5}", row.source) for row in rows)
+    assert all(row.model and row.split and 0.5 < row.score < 1 for row in rows)
+    assert all(row.parameters is None or 1e8 < row.parameters < 1e9 for row in rows)
     assert [row.score for row in rows] == sorted(row.score for row in rows)
     assert published("movies") == []
 
@@ -211,8 +208,7 @@ def test_where_no_setting_can_be_trained_the_best_one_says_why(place, capsys, me
 
 
 def add_trainable(place, checkpoint, *, right=0.0, **changes):
-    """A cell on a few real sentences, whose made-up predictions of what was held out point to the
-    labels more or less."""
+    """A cell on a few real sentences; predictions of what was held out are more or less right."""
     of = tiny_cells.cell(checkpoint, held_out=0.25, **changes)
     rng = np.random.default_rng(0)
     held_labels = rng.integers(0, 5, 24)

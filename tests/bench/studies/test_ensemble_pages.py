@@ -19,9 +19,6 @@ from tests.bench.browsing import PHONE, WIDE, open_quietly, seen
 from tests.bench.ensembles import DEV, PARTS
 from tests.hostile import TEXTS
 
-NAMES = [*(text for text in TEXTS if text.isprintable() and len(text) < 500), "a\u202etxt.exe b"]
-"""Of models, as somebody might call them."""
-
 
 def fill(place, *tasks, seeds=3):
     """Cells of some tasks."""
@@ -58,13 +55,11 @@ def test_tasks_with_a_score_in_common_are_taken_together_in_json_and_csv(place, 
         assert [*csv.DictReader(file)] == expected
     assert len(expected) == 3 * 5 + 2
     for task in tasks:
-        taken = [step for step in task["choice"] if step["taken"]]
-        assert len(taken) == 1
-        size = task["choice"].index(taken[0]) + 1
+        [size] = [at for at, step in enumerate(task["choice"], start=1) if step["taken"]]
         assert sum(cell["weight"] for cell in task["cells"]) == size
-        for step, of in (taken[0], task["ensemble"]), (task["choice"][0], task["best_member"]):
+        for at, of in (size - 1, task["ensemble"]), (0, task["best_member"]):
             for name in ("held_score", "dev_score"):
-                assert step[name] == pytest.approx(of[name])
+                assert task["choice"][at][name] == pytest.approx(of[name])
     for of in (*tasks, together):
         ensemble, best = of["ensemble"], of.get("best_member") or of["best_members"]
         names = ("difference", "difference_ci_low", "difference_ci_high")
@@ -167,7 +162,8 @@ def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place):
 
 
 def test_a_page_holds_what_users_wrote_as_text(place, tmp_path):
-    for seed, text in enumerate(NAMES):
+    names = [text for text in TEXTS if text.isprintable() and len(text) < 500]
+    for seed, text in enumerate([*names, "a\u202etxt.exe b"]):
         place.add(seed, model=text, model_digest=f"{seed:04x}")
     assert place.run("--reports", str(tmp_path)) == 0
     page, text = ((tmp_path / f"ensemble.{end}").read_text("utf-8") for end in ("html", "md"))

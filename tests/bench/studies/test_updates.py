@@ -47,9 +47,6 @@ HIDDEN = 32
 """Of the tiny checkpoint, whose one layer has six linear layers."""
 
 
-SENTENCES = Path(__file__).with_name("truncations.txt")
-
-
 @pytest.fixture
 def place(tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
@@ -112,7 +109,7 @@ def test_of_what_is_beside_adapters_only_what_trains_is_listed(place, answer, la
     assert result["cells"][0]["unmoved"] == len(KINDS) - len(ranks)
 
 
-def test_cells_that_have_no_update_are_left_out_with_a_note(place, answer):
+def test_cells_without_an_update_are_left_out_and_one_in_two_files_counts_once(place, answer):
     model = moved_model(place.checkpoint)
     place.add(model)
     place.add(model, columns={"repeat": 2})
@@ -128,14 +125,11 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place, answer):
         "left out: 1 cell whose head alone trained",
         "left out: full-fp32-s1, of which no linear layer trained",
     ]
-
-
-def test_a_cell_in_two_files_counts_once_and_names_differ(place, tmp_path, answer):
-    model = moved_model(place.checkpoint)
-    place.add(model)
-    place.add(model, learning_rate=1e-4)
+    place.rows.clear()
+    place.add(model, seed=4)
+    place.add(model, seed=4, learning_rate=1e-4)
     names = [cell["cell"] for cell in answer(str(place.csv))["cells"]]
-    assert names == [f"full-fp32-s0 {row.cell_id[:6]}" for row in place.rows]
+    assert names == [f"full-fp32-s4 {row.cell_id[:6]}" for row in place.rows]
     place.add(model, model="a\u202eb", model_digest="beef", seed=1)
     assert find([place.csv])[0][2].label == r"full-fp32-s1, a\u202eb"
 
@@ -177,7 +171,7 @@ def test_the_page_has_each_flag_and_no_other():
     assert flags == options - {"more"}
 
 
-def test_cells_that_have_nothing_to_read(place):
+def test_cells_that_have_nothing_to_read_and_flags_that_go_with_others(place, tmp_path):
     assert "no such file of results" in place.refused()
     model = base_model(place.checkpoint)
     place.add(model, columns={"status": "crashed"})
@@ -192,6 +186,11 @@ def test_cells_that_have_nothing_to_read(place):
     tensors["bert.encoder.layer.0.output.dense.weight"][0, 0] = torch.nan
     save_file(tensors, path)
     assert "the output of layer 0 holds numbers that are not finite" in place.refused()
+    assert "--data: is for --truncate" in place.refused("--data", str(tmp_path))
+    place.rows.clear()
+    place.add(moved_model(place.checkpoint), seed=3)
+    message = place.refused("--truncate", "0", "--data", str(tmp_path))
+    assert "no task of these cells is read from a folder" in message
 
 
 def test_ranks():
@@ -200,16 +199,6 @@ def test_ranks():
     for text in ("-1", "1.5", "1,,2", "1000000"):
         with pytest.raises(InputError, match=r"^--truncate: .* is no rank"):
             parse_ranks(text)
-
-
-def test_flags_that_go_with_others(place, tmp_path):
-    model = adapted_model(place.checkpoint, "lora", "attn-only")
-    disturb(model)
-    place.add(model, "lora", "attn-only")
-    assert "--data: is for --truncate" in place.refused("--data", str(tmp_path))
-    place.add(moved_model(place.checkpoint))
-    message = place.refused("--truncate", "0", "--data", str(tmp_path))
-    assert "no task of these cells is read from a folder" in message
 
 
 def test_singular_values_4_and_3():
@@ -289,16 +278,6 @@ def test_weights_are_cut_and_all_else_stays(place, monkeypatch):
     assert seen == [{32}, {0}, {1}, {5}, {32}]
 
 
-def test_a_score_that_is_not_the_cells_is_an_error(place, capsys):
-    place.add(moved_model(place.checkpoint), columns={"dev_score": 0.123})
-    assert place.run("--truncate", "0") == 1
-    shown = capsys.readouterr()
-    assert "error: full-fp32-s0: as kept it scores" in shown.err
-    assert "and its cell has 0.123 (it ran with " in shown.err
-    assert "torch_version 2.13.0+cpu, here" in shown.err or "machine" in shown.err
-    assert "full-fp32-s0: dev accuracy is" in shown.out
-
-
 def test_a_correlation(place, tmp_path, answer):
     data = write_folder(tmp_path / "data", count=60)
     digest = load_task("sts", data).digest[:16]
@@ -349,7 +328,7 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(place, monkeypatch):
     assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
 
 
-def test_a_cell_without_a_score_is_not_cut(place, answer):
+def test_a_cell_without_a_score_is_not_cut_and_another_score_is_an_error(place, answer, capsys):
     model = moved_model(place.checkpoint)
     place.add(model, columns={"dev_score": None})
     message = place.refused("--truncate", "0")
@@ -359,6 +338,14 @@ def test_a_cell_without_a_score_is_not_cut(place, answer):
     assert [entry["cell"] for entry in result["truncated"]] == ["full-fp32-s1"]
     assert "not cut: full-fp32-s0, which has no dev score" in result["notes"]
     assert len(result["cells"]) == 2
+    place.rows.clear()
+    place.add(model, seed=2, columns={"dev_score": 0.123})
+    assert place.run("--truncate", "0") == 1
+    shown = capsys.readouterr()
+    assert "error: full-fp32-s2: as kept it scores" in shown.err
+    assert "and its cell has 0.123 (it ran with " in shown.err
+    assert "torch_version 2.13.0+cpu, here" in shown.err or "machine" in shown.err
+    assert "full-fp32-s2: dev accuracy is" in shown.out
 
 
 def test_from_which_rank_on_no_loss_is_significant(place):
@@ -377,4 +364,5 @@ def test_from_which_rank_on_no_loss_is_significant(place):
         for of in changes
     ]  # fmt: skip
     assert [truncation.worse for truncation in truncations] == [2, 2, 1, 0]
-    assert "\n".join([*findings([], truncations), ""]) == SENTENCES.read_text("utf-8")
+    text = "\n".join([*findings([], truncations), ""])
+    assert text == Path(__file__).with_name("truncations.txt").read_text("utf-8")
