@@ -19,4 +19,4 @@ if __name__ == "__main__":
             Path(folder), [sys.executable, str(WORKER), folder, *behaviours], env=os.environ,
             timeout_s=float(timeout_s), on_progress=lambda _: None, signals=signals,
         )  # fmt: skip
-    print(json.dumps({**asdict(outcome), "stops": signals.stops}))
+    print(json.dumps(asdict(outcome)))

@@ -103,7 +103,6 @@ def result_when_asked_to_end():
 
 
 moment = partial(time.sleep, 0.2)
-second = partial(time.sleep, 1)
 
 
 def hang():

@@ -18,6 +18,7 @@ from bench.fit.__main__ import command
 from bench.fit.verify import Verified, boundary, larger, verified
 from bench.launch.runner import limited
 from bench.results.curves import Point
+from tests.bench.grids import workers_of
 from tests.bench.synthetic_rows import cell
 from tests.components import need
 
@@ -40,15 +41,12 @@ def test_the_search_goes_on_where_the_forecast_was_wrong(most, promised):
     found, too_large = boundary(fits, promised)
     assert found <= most < too_large
     assert found in asked or found == 0
+    assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
     assert too_large in asked
     assert too_large - found <= max(1, 0.12 * too_large)
     assert len(asked) == len(set(asked))
     if found == promised and too_large == larger(promised):
         assert asked == [promised, larger(promised)]
-
-
-def test_a_tenth_more_is_at_least_one_text():
-    assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
 
 
 def test_the_search_ends_at_the_most_that_a_grid_takes():
@@ -177,19 +175,11 @@ def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
     ) as process:  # fmt: skip
         assert any("batch" in line for line in process.stderr)
         deadline = time.monotonic() + 60
-        children = []
-        while time.monotonic() < deadline and not any(map(is_worker, children)):
-            children = psutil.Process(process.pid).children(recursive=True)
-        assert any(map(is_worker, children))
+        while not workers_of(tmp_path):
+            assert time.monotonic() < deadline
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     named = f"minbert-fit-{process.pid}"
     assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/{named}") if path.is_dir()]
-
-
-def is_worker(process):
-    try:
-        return "bench.worker" in process.cmdline()
-    except psutil.Error:
-        return False

@@ -83,10 +83,7 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     ):
         with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
             checks.check_loss(variants, cells, data)
-
-
-def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
-    """The standard deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
+    # the standard deviation of 0.1 three times over is 1e-17, and nothing to divide by
     assert standard(np.full(3, 0.1)) == (0.1, 1.0)
     labels = np.array([1.0, 2.0, 6.0])
     assert standard(labels) == (labels.mean(), labels.std())
@@ -109,29 +106,24 @@ BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
 
 
 @pytest.mark.parametrize(
-    ("device", "settings", "message"),
+    ("device", "settings", "message", "notes"),
     [
-        (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on"),
-        (Device(), {"amp": "bf16"}, ""),
-        (BROKEN_T4, {"amp": "fp16"}, ""),
-        (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 "),
-        (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none"),
-        (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none"),
-        (A100, {"tf32": "on"}, ""),
+        (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on", 0),
+        (Device(), {"amp": "bf16"}, "", 0),
+        (BROKEN_T4, {"amp": "fp16"}, "", 0),
+        (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 ", 1),
+        (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none", 0),
+        (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none", 0),
+        (A100, {"tf32": "on", "amp": "bf16"}, "", 0),
     ],
 )
-def test_types_that_a_device_has_not_are_refused(device, settings, message):
+def test_types_that_a_device_has_not_are_refused_and_bf16_that_is_emulated_is_noted(
+    device, settings, message, notes
+):
     cells = [full(), cell("full", None, None, **{"amp": "off"} | settings)]
     with pytest.raises(InputError, match=f"grid smoke: {message}") if message else nullcontext():
         checks.check_amp(cells, gridfile.load("smoke"), device)
-
-
-@pytest.mark.parametrize(
-    ("device", "amp", "notes"),
-    [(T4, "bf16", 1), (T4, "fp16", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
-)
-def test_bf16_that_is_emulated_is_noted(device, amp, notes):
-    lines = checks.amp_notes([cell("full", None, None, amp)], device)
+    lines = checks.amp_notes(cells, device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
 

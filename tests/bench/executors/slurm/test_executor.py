@@ -105,7 +105,9 @@ def cluster(tmp_path, target, slurm, monkeypatch):
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def test_arrays_are_split_and_chained(cluster):
+def test_arrays_are_split_and_chained_and_a_link_has_its_cells_beside_it(cluster, tmp_path):
+    (tmp_path / "elsewhere.csv").touch()
+    cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
     dispatcher = cluster.dispatcher(7)
 
     def end():
@@ -123,6 +125,7 @@ def test_arrays_are_split_and_chained(cluster):
         ["--array=0-0%2", "--dependency=afterany:12"],
     ]
     assert len(dispatcher.rows) == 7
+    assert {one.runs_csv() for one in cluster.submissions()} == {cluster.csv}
 
 
 def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
@@ -269,13 +272,6 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(cluster, target
     assert not cluster.run(dispatcher)
     assert asked == [0, 1, 2, 0]
     assert "--array=0-1 " in cluster.called()[0]
-
-
-def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(cluster, tmp_path):
-    (tmp_path / "elsewhere.csv").touch()
-    cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
-    submission = Submitter(cluster.csv, Request(), "cpu", tmp_path).submit([runs(1)])
-    assert submission.runs_csv() == cluster.csv
 
 
 def test_two_collectors_append_a_row_once_and_cancel_restarts_of_finished_cells(cluster):

@@ -71,20 +71,6 @@ def test_a_restart_runs_what_has_no_result(submit, target, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("restarts", "code", "status"), [((0, 1), CRASHES, "crashed"), ((1, 0), OK, "ok")]
-)
-def test_only_the_first_attempt_counts_also_of_one_that_comes_late(
-    submit, monkeypatch, restarts, code, status
-):
-    submission = submit([runs(1)])
-    for restart in restarts:
-        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
-        assert run(submission, code) == 0
-    assert row(submission, restart=restarts[0]).status == status
-    assert row(submission, restart=restarts[1]) is None
-
-
-@pytest.mark.parametrize(
     ("limit", "timeout_s", "message"),
     [
         ("0:02|1:00", None, "reached the job's time limit of 1:00 (time= of --slurm): "
