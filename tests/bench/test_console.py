@@ -76,17 +76,14 @@ def test_errors_are_a_line_and_without_arguments_it_says_what_a_newcomer_needs(c
     shown = re.findall(r"^minbert-bench (\w+)", done.stdout, re.MULTILINE)
     assert shown == ["run", "recommend", "export"]
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert not (place / "PWNED").exists()
-
-
-def test_versions_are_those_of_a_row(console, place):
     done = run(console, "--version")
     here, cuda = find_conditions("cpu").conditions, torch.version.cuda or "none"
     assert done.stdout == (
         f"minbert-bench {here.code_version}\n"
         f"measurement {here.measurement_version}, schema {SCHEMA}\n"
         f"Python {platform.python_version()}, torch {here.torch_version}, CUDA {cuda}\n"
-    )
+    ), "the versions of a row"
+    assert not (place / "PWNED").exists()
 
 
 def test_a_shell_completes_commands_and_options(console, place):

@@ -44,14 +44,11 @@ def launched(monkeypatch):
     return more, taken
 
 
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        ([], ""),
-        (["cudnn_generated_fort_native_sdpa_sm90_flash_fprop"], "attention is by cudnn, fmha"),
-        (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
-    ],
-)
+@pytest.mark.parametrize(("more", "text"), [
+    ([], ""),
+    (["cudnn_generated_fort_native_sdpa_sm90_flash_fprop"], "attention is by cudnn, fmha"),
+    (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
+])  # fmt: skip
 def test_steps_of_a_mode(launched, more, text, monkeypatch):
     names, taken = launched
     names += more
@@ -71,9 +68,7 @@ def test_steps_of_a_mode(launched, more, text, monkeypatch):
     assert text in finding.summary
 
 
-def test_slower_fast_kernels_come_first_and_flash_attention_is_expected_where_it_is(
-    launched, monkeypatch
-):
+def test_slower_fast_kernels_come_first_and_flash_attention_is_expected(launched, monkeypatch):
     monkeypatch.setattr(first_look, "SLOWER", 0.0)
     wrong = first_look.steps(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
     assert wrong[0].startswith("amp off: fast takes ")

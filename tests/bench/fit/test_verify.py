@@ -65,15 +65,12 @@ def entry(**changes):
     return Verified(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    ("changes", "ending"),
-    [
-        ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
-        ({"fits": 80, "too_large": 90}, "; the promise was too large by 25%"),
-        ({"fits": 125, "too_large": 137}, "; the promise was too small by 20%"),
-        ({"fits": 0, "too_large": 1}, "; the promise was too large by an unknown amount"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "ending"), [
+    ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
+    ({"fits": 80, "too_large": 90}, "; the promise was too large by 25%"),
+    ({"fits": 125, "too_large": 137}, "; the promise was too small by 20%"),
+    ({"fits": 0, "too_large": 1}, "; the promise was too large by an unknown amount"),
+])  # fmt: skip
 def test_a_line_says_what_was_shown_and_by_how_much_it_was_wrong(changes, ending):
     assert str(entry(**changes)).endswith(ending)
     assert entry(**changes).is_kept == ("too large" not in ending)
@@ -90,18 +87,14 @@ def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards():
     assert not group.folder.exists()
 
 
-def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "bench.launch.runner.group_folders", lambda: iter([tmp_path, tmp_path / "x"])
-    )
-    with limited(100) as none:
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_a_group_that_can_not_be_made_or_joined_is_none(tmp_path, monkeypatch, is_stale):
+    """A folder elsewhere has the limit's file, made with it, but no process can join."""
+    groups = "bench.launch.runner.group_folders"
+    monkeypatch.setattr(groups, lambda: iter([tmp_path, tmp_path / "x"]))
+    with limited(100) as none:  # in a place without limits
         assert none is None
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("is_stale", [False, True])
-def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale):
-    """A folder elsewhere has the limit's file, made with it, but no process can join."""
     folder = tmp_path / f"minbert-fit-{os.getpid()}"
     made = Path.mkdir
     if is_stale:
@@ -112,7 +105,7 @@ def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale)
         (path / "memory.max").touch()
         (path / "cgroup.procs").mkdir(exist_ok=True) if path == folder else None
 
-    monkeypatch.setattr("bench.launch.runner.group_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(groups, lambda: iter([tmp_path]))
     monkeypatch.setattr(Path, "mkdir", with_limit)
     monkeypatch.setattr("bench.launch.runner._REMOVE", 'read -r _; rm -r "$1"')
     with limited(100) as none:

@@ -96,16 +96,12 @@ def test_a_training_that_the_user_stops_and_a_place_that_cannot_be_written(job, 
 OLD_GPU = Device("cuda:0", GpuInfo("an old GPU", "1", (7, 5), "GPU-1", 16_000))
 
 
-def run_of(*, is_on):
-    job = workload(device="cpu", compile_why="auto: no GPU")
-    cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
-    return Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)
-
-
 @pytest.mark.parametrize(("is_on", "amp"), [(True, "fp16"), (False, "bf16")])
 def test_amp_on_is_the_usual_type_of_the_device_and_a_named_type_stays(is_on, amp):
     target = replace(setup("fake").target("GPU-1", OLD_GPU), amp_on="fp16")
-    run = run_of(is_on=is_on)
+    job = workload(device="cpu", compile_why="auto: no GPU")
+    cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
+    run = Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)
     there = run.on(target)
     assert (there.job.cell.amp, there.job.cell.frozen_dtype) == (amp, amp)
     assert (there.job.cell.cell_id != run.job.cell.cell_id) == is_on

@@ -47,13 +47,10 @@ def full(**settings):
 TWO = [full(), full(seed=1)]
 
 
-@pytest.mark.parametrize(
-    ("task", "name", "label", "line"),
-    [
-        ("multitask", "sts_dev", "3.8", "sts: all dev labels are 3.8"),
-        ("quora", "quora_train", "1", "quora: all training labels are 1"),
-    ],
-)
+@pytest.mark.parametrize(("task", "name", "label", "line"), [
+    ("multitask", "sts_dev", "3.8", "sts: all dev labels are 3.8"),
+    ("quora", "quora_train", "1", "quora: all training labels are 1"),
+])  # fmt: skip
 def test_labels_that_are_all_the_same_are_reported(tmp_path, task, name, label, line):
     assert checks.label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
     assert checks.label_notes(data_of(tmp_path / "usual", task)) == []
@@ -105,18 +102,15 @@ T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
 BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
 
 
-@pytest.mark.parametrize(
-    ("device", "settings", "message", "notes"),
-    [
-        (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on", 0),
-        (Device(), {"amp": "bf16"}, "", 0),
-        (BROKEN_T4, {"amp": "fp16"}, "", 0),
-        (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 ", 1),
-        (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none", 0),
-        (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none", 0),
-        (A100, {"tf32": "on", "amp": "bf16"}, "", 0),
-    ],
-)
+@pytest.mark.parametrize(("device", "settings", "message", "notes"), [
+    (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on", 0),
+    (Device(), {"amp": "bf16"}, "", 0),
+    (BROKEN_T4, {"amp": "fp16"}, "", 0),
+    (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 ", 1),
+    (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none", 0),
+    (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none", 0),
+    (A100, {"tf32": "on", "amp": "bf16"}, "", 0),
+])  # fmt: skip
 def test_types_that_a_device_has_not_are_refused_and_bf16_that_is_emulated_is_noted(
     device, settings, message, notes
 ):
@@ -182,19 +176,16 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
             checks.check_words(cells, data)
 
 
-@pytest.mark.parametrize(
-    ("together", "line"),
-    [
-        ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
-        ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
-        ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
-        ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
-        (
-            {"gradient_accumulation_steps": 2, "task": "multitask"},
-            "gradient_accumulation_steps: a step of task multitask",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("together", "line"), [
+    ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
+    ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
+    ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
+    ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
+    (
+        {"gradient_accumulation_steps": 2, "task": "multitask"},
+        "gradient_accumulation_steps: a step of task multitask",
+    ),
+])  # fmt: skip
 def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
     checks.check_cells([full(**{name: value}) for name, value in together.items()])
     with pytest.raises(InputError, match=f"^{line}"):
@@ -207,18 +198,15 @@ def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("settings", "cells", "amps", "line"),
-    [
-        ({"folds": 3}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({"seeds": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({"repeats": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({}, TWO[:1], {"bf16"}, "full-fp32-s0 would race alone"),
-        ({}, [full(), full(batch_size=8)], {"bf16"}, "its settings differ in batch_size, in which"),
-        ({"init": "random"}, TWO, {"bf16"}, "random weights have no scores"),
-        ({}, TWO, {"fp16", "bf16"}, "amp on is bf16 and fp16 on these devices"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "cells", "amps", "line"), [
+    ({"folds": 3}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({"seeds": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({"repeats": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({}, TWO[:1], {"bf16"}, "full-fp32-s0 would race alone"),
+    ({}, [full(), full(batch_size=8)], {"bf16"}, "its settings differ in batch_size, in which"),
+    ({"init": "random"}, TWO, {"bf16"}, "random weights have no scores"),
+    ({}, TWO, {"fp16", "bf16"}, "amp on is bf16 and fp16 on these devices"),
+])  # fmt: skip
 def test_what_can_not_race_is_refused(settings, cells, amps, line):
     checks.check_race(Settings(), TWO, {"bf16"})
     with pytest.raises(InputError, match=f"--race: {line}"):
@@ -244,18 +232,15 @@ LORA = cell("lora", 8, "attn-only", "off")
 STEPS = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
 
 
-@pytest.mark.parametrize(
-    ("of", "count", "examples", "keep", "mib"),
-    [
-        (full(), 3, 0, False, 64),
-        (full(), 3, 0, True, 64 + 3 * 88),
-        (LORA, 3, 0, False, 64 + 3 * 4),
-        (LORA, 1000, 0, False, 64 + 125 + 1024),
-        (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
-        (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
-    ],
-)
-def test_the_disk_has_to_hold_the_weights_that_are_kept_and_the_lines_of_steps(
+@pytest.mark.parametrize(("of", "count", "examples", "keep", "mib"), [
+    (full(), 3, 0, False, 64),
+    (full(), 3, 0, True, 64 + 3 * 88),
+    (LORA, 3, 0, False, 64 + 3 * 4),
+    (LORA, 1000, 0, False, 64 + 125 + 1024),
+    (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
+    (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
+])  # fmt: skip
+def test_the_disk_has_to_hold_weights_and_steps(
     tmp_path, monkeypatch, of, count, examples, keep, mib
 ):
     """minilm's 22.7 million parameters take 87 MiB; by default there is a cap of 1 GiB."""

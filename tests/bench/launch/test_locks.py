@@ -131,17 +131,8 @@ def test_threads_of_a_process_have_a_device_together(tmp_path, start):
         assert other.says() == "has cpu"
 
 
-def test_a_place_without_locks_is_refused_and_a_link_is_no_file_of_locks(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
-        with pytest.raises(DiskFullError, match="can't be locked"):
-            Locks(path, Signals())
-    assert not (tmp_path / "target").exists()
-
-
 def test_no_other_user_can_open_the_locks_on_devices(tmp_path, monkeypatch):
-    """And a folder of them that others can use is refused."""
+    """A folder that others can use is refused, and so is a link or a place without locks."""
     monkeypatch.delenv("MINBERT_BENCH_LOCKS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     umask = os.umask(0)
@@ -162,6 +153,12 @@ def test_no_other_user_can_open_the_locks_on_devices(tmp_path, monkeypatch):
         os.chown(folder, 65534, 65534)
         with pytest.raises(InputError, match="other users can use its locks"):
             device_locks()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
+        with pytest.raises(DiskFullError, match="can't be locked"):
+            Locks(path, Signals())
+    assert not (tmp_path / "target").exists()
 
 
 RUN = """

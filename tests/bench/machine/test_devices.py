@@ -105,17 +105,14 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
     assert names(several("cuda:1,cuda:3", FIRST, known.T4, smaller, other))
 
 
-@pytest.mark.parametrize(
-    ("requested", "gpus", "fault", "why"),
-    [
-        ("tpu", ALL, {}, "'tpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
-        ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
-        ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
-         "--device cpu --jobs N runs N cells at once on the CPU"),
-        ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
-        ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("requested", "gpus", "fault", "why"), [
+    ("tpu", ALL, {}, "'tpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+    ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
+    ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
+     "--device cpu --jobs N runs N cells at once on the CPU"),
+    ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
+    ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
+])  # fmt: skip
 def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
     with pytest.raises(InputError, match=re.escape(why)):
         several(requested, *gpus, **fault)
@@ -183,9 +180,7 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert gpu_trial.check(0)["problem"] == known.OLD
 
 
-def test_errors_of_the_device_differ_from_those_of_a_cell_and_from_memory_that_runs_out(
-    monkeypatch,
-):
+def test_errors_of_the_device_differ_from_those_of_a_cell_and_of_memory(monkeypatch):
     cell = "Could not run 'aten::sort' with arguments from the 'CUDA' backend"
     for text in (BUSY, known.OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
         assert is_of_device(RuntimeError(text)) == (text != cell)

@@ -49,6 +49,12 @@ def test_the_critical_value_is_dunnetts_for_independent_settings():
     low = known.confidence_interval(0.95).low
     assert compared.lower[1:, 0] == pytest.approx(low, abs=0.004)
     assert not compared.shows_seeds
+    # no larger than Bonferroni's, if the simulated statistics have the variance of their divisor
+    compared = compare_all(samples([0.6] * 12))
+    least = compared.freedom[~np.eye(12, dtype=bool)].min()
+    assert compared.critical.max() < stdtrit(least, 1 - 0.05 / 11) + 0.1
+    assert compared.critical.min() > stdtrit(1e6, 0.95)
+    assert (1 - excluded_rate(14)) ** 14 == pytest.approx(0.05)
 
 
 def test_the_interaction_of_seeds_and_examples_counts_once():
@@ -60,15 +66,6 @@ def test_the_interaction_of_seeds_and_examples_counts_once():
     ]
     compared = compare_all([*map(sample, values)])
     assert compared.of_examples[0, 1] == pytest.approx(0.5 / number, rel=0.1)
-
-
-def test_critical_values_are_no_larger_than_bonferronis():
-    """Which holds if the simulated statistics have the variance by which they are divided."""
-    compared = compare_all(samples([0.6] * 12))
-    least = compared.freedom[~np.eye(12, dtype=bool)].min()
-    assert compared.critical.max() < stdtrit(least, 1 - 0.05 / 11) + 0.1
-    assert compared.critical.min() > stdtrit(1e6, 0.95)
-    assert (1 - excluded_rate(14)) ** 14 == pytest.approx(0.05)
 
 
 def test_copies_need_no_correction_and_settings_alike_are_known_precisely():
@@ -111,14 +108,11 @@ def race_of(gaps, margin=0.1, **options):
     return race
 
 
-@pytest.mark.parametrize(
-    ("gaps", "margin", "number", "shown", "left", "best", "is_over"),
-    [
-        ([0.5, 0.02, 0.0, 0.5], 0.2, 3, 1, {0: 1, 3: 1}, {1, 2}, True),
-        ([0.06, 0.0], 0.1, 3, 1, {}, {0, 1}, False),  # the first may still be picked
-        ([0.0, 0.0, 0.0], 0.001, ROUNDS, None, {}, {0, 1, 2}, True),
-    ],
-)
+@pytest.mark.parametrize(("gaps", "margin", "number", "shown", "left", "best", "is_over"), [
+    ([0.5, 0.02, 0.0, 0.5], 0.2, 3, 1, {0: 1, 3: 1}, {1, 2}, True),
+    ([0.06, 0.0], 0.1, 3, 1, {}, {0, 1}, False),  # the first may still be picked
+    ([0.0, 0.0, 0.0], 0.001, ROUNDS, None, {}, {0, 1, 2}, True),
+])  # fmt: skip
 def test_the_cheapest_within_the_margin_is_picked(gaps, margin, number, shown, left, best, is_over):
     race = race_of(gaps, margin, number=number if not is_over else ROUNDS)
     assert (race.shown, race.left, race.is_over) == (shown, left, is_over)
@@ -126,15 +120,12 @@ def test_the_cheapest_within_the_margin_is_picked(gaps, margin, number, shown, l
     assert race.best <= best
     assert race.shown is not None or race.best == best
     assert is_over or race.picks == {0, 1}
-
-
-def test_a_setting_whose_training_failed_leaves():
-    race = Race(3, 0.1)
+    failing = Race(3, 0.1)  # a setting whose training failed leaves
     [[one, other, _]] = rounds([0.0, 0.0, 0.0], number=1)
-    race.add([one, None, other])
-    assert (race.left, race.live) == ({1: 1}, [0, 2])
-    race.add([None, None, None])
-    assert (race.is_over, race.live, race.shown) == (True, [], None)
+    failing.add([one, None, other])
+    assert (failing.left, failing.live) == ({1: 1}, [0, 2])
+    failing.add([None, None, None])
+    assert (failing.is_over, failing.live, failing.shown) == (True, [], None)
 
 
 def test_bounds_have_the_level_of_their_round_and_the_variance_between_rounds():

@@ -128,9 +128,7 @@ def test_arrays_are_split_and_chained_and_a_link_has_its_cells_beside_it(cluster
     assert {one.runs_csv() for one in cluster.submissions()} == {cluster.csv}
 
 
-def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
-    cluster, slurm, monkeypatch
-):
+def test_arrays_stay_as_large_as_a_limit_lets_them(cluster, slurm, monkeypatch):
     """Of 24 cells, on a cluster whose largest array has 16; one array task ends at each look."""
     slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 16"')
     dispatcher = cluster.dispatcher(24)
@@ -197,9 +195,7 @@ def test_nothing_is_submitted_after_a_stop(cluster, monkeypatch):
     assert [note for note in late.notes if "to cancel them: scancel 11" in note]
 
 
-def test_jobs_of_another_user_are_asked_for_and_those_of_another_version_named(
-    cluster, slurm, submit
-):
+def test_jobs_of_another_user_or_version_are_known(cluster, slurm, submit):
     submission = submit([runs(1)])
     request = json.loads((submission.folder / "request.json").read_text())
     (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
@@ -353,9 +349,7 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
 
 
 @pytest.mark.parametrize(("is_terminal", "answer"), [(False, "y\n"), (True, "y\n"), (True, "\n")])
-def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
-    cluster, monkeypatch, is_terminal, answer
-):
+def test_array_tasks_go_on_unless_the_user_objects(cluster, monkeypatch, is_terminal, answer):
     terminal = mock.Mock(**{"isatty.return_value": is_terminal, "readline.return_value": answer})
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -373,16 +367,13 @@ def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
     assert len(dispatcher.rows) == ends
 
 
-@pytest.mark.parametrize(
-    ("forecasts", "timeouts", "time"),
-    [
-        ([100.0, 50.0], [None, None], "0:10:00"),  # 3 times 100 s, and 5 min
-        ([100.0, 50.0], [60.0, 60.0], "0:06:00"),
-        ([None, None], [60.0, 90.0], "0:07:00"),
-        ([100.0, None], [None, None], None),
-        ([1e6, 1.0], [None, None], "24:00:00"),  # the partition's
-    ],
-)
+@pytest.mark.parametrize(("forecasts", "timeouts", "time"), [
+    ([100.0, 50.0], [None, None], "0:10:00"),  # 3 times 100 s, and 5 min
+    ([100.0, 50.0], [60.0, 60.0], "0:06:00"),
+    ([None, None], [60.0, 90.0], "0:07:00"),
+    ([100.0, None], [None, None], None),
+    ([1e6, 1.0], [None, None], "24:00:00"),  # the partition's
+])  # fmt: skip
 def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time):
     slurm(sinfo="echo 'main*|1-00:00:00'")
     groups = [

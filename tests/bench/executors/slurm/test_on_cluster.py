@@ -121,9 +121,7 @@ def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path):
         assert place.problems() == []
 
 
-def test_cells_train_on_nodes_which_are_checked_whenever_it_is_wanted(
-    tmp_path, cluster, monkeypatch
-):
+def test_cells_train_on_nodes_that_are_checked_twice(tmp_path, cluster, monkeypatch):
     """Twice, so that the second check does not use the folders of the first."""
     pairs, grid = GridRuns(tmp_path / "place", Path("bert-tiny")), tmp_path / "pairs.toml"
     grid.write_text(PAIRS)
