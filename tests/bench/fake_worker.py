@@ -26,8 +26,6 @@ failed_result = partial(
 )
 result_that_was_kept = partial(result, '{"status": "ok", "save_s": 3.0}')
 attach = tie_to_parent
-
-
 note_pid = (folder / f"pid-{os.getpid()}").touch
 
 

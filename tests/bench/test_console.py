@@ -52,20 +52,7 @@ def run(*words, **options):
     )
 
 
-def test_help_lists_every_command_and_is_quick(console, place):
-    code = f"import sys; sys.argv = ['x', '--help']; from {SCRIPT.split(':')[0]} import main\n"
-    code += "try: main()\nfinally: print(sorted(sys.modules))"
-    done = run(sys.executable, "-P", "-c", code, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert "'click'" in done.stdout
-    assert not re.search(r"'(torch|numpy|pandas|pydantic|bench\.(plan|grid)\..*)'", done.stdout)
-    for name in COMMANDS:
-        assert re.search(rf"^  {name}  +[A-Z]", done.stdout, re.MULTILINE), name
-    modules = {path.stem for path in (ROOT / "bench").glob("[!_]*.py")} - {"console", "loaded"}
-    modules |= {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")} - {"worker"}
-    assert {"run" if name == "grid" else name for name in modules} <= {*COMMANDS}
-
-
-def test_errors_are_a_line_and_without_arguments_it_says_what_a_newcomer_needs(console, place):
+def test_what_is_printed_is_short_and_help_lists_every_command_and_is_quick(console, place):
     done = run(console, "report", "--runs", "no.csv")
     error = "error: no.csv: no such file of results; name one with --runs\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
@@ -84,6 +71,17 @@ def test_errors_are_a_line_and_without_arguments_it_says_what_a_newcomer_needs(c
         f"Python {platform.python_version()}, torch {here.torch_version}, CUDA {cuda}\n"
     ), "the versions of a row"
     assert not (place / "PWNED").exists()
+
+    code = f"import sys; sys.argv = ['x', '--help']; from {SCRIPT.split(':')[0]} import main\n"
+    code += "try: main()\nfinally: print(sorted(sys.modules))"
+    done = run(sys.executable, "-P", "-c", code, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert "'click'" in done.stdout
+    assert not re.search(r"'(torch|numpy|pandas|pydantic|bench\.(plan|grid)\..*)'", done.stdout)
+    for name in COMMANDS:
+        assert re.search(rf"^  {name}  +[A-Z]", done.stdout, re.MULTILINE), name
+    modules = {path.stem for path in (ROOT / "bench").glob("[!_]*.py")} - {"console", "loaded"}
+    modules |= {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")} - {"worker"}
+    assert {"run" if name == "grid" else name for name in modules} <= {*COMMANDS}
 
 
 def test_a_shell_completes_commands_and_options(console, place):

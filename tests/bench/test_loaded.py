@@ -39,7 +39,7 @@ def printed(command, *words):
     return CliRunner().invoke(command, [*map(str, words)], standalone_mode=False).stdout
 
 
-def test_rows_are_typed_and_are_those_of_the_file(results, runs, tmp_path):
+def test_rows_are_typed_and_as_in_the_file_and_settings_as_in_the_report(results, runs, tmp_path):
     frame, rows = results.to_pandas(), read_rows(runs)
     assert list(frame.columns) == [*NAMES, "counts"]
     for name in NAMES:
@@ -54,8 +54,6 @@ def test_rows_are_typed_and_are_those_of_the_file(results, runs, tmp_path):
     write_rows(tmp_path / "runs.csv", [row, row | {"attempt": row.attempt + 1}])
     assert [*bench.load(tmp_path / "runs.csv").to_pandas()["counts"]] == [False, True]
 
-
-def test_settings_are_those_of_the_report(results, runs):
     frame, read = results.settings(), read_results([runs], None)
     [first, *_] = groups = ordered_groups(read.rows, (), values_from(read.predictions_of))
     assert len(frame) == sum(len(group.settings) for group in groups)

@@ -1,5 +1,6 @@
 """The first look at a GPU, on the CPU with a small model and kernels that are named."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -59,9 +60,8 @@ def test_steps_of_a_mode(launched, more, text, monkeypatch):
     assert taken == [(*path, number) for path in paths * 2 for number in (4, 5)]
     assert devices == ["cpu"] * 6
     rows = finding.figures["rows"]
-    assert {(row["amp"], row["path"]) for row in rows} == {
-        (amp, path) for amp in HERE.amps for path in first_look.PATHS
-    }
+    both = itertools.product(HERE.amps, first_look.PATHS)
+    assert {(row["amp"], row["path"]) for row in rows} == {*both}
     assert all(row["step_ms"] > 0 and row["kernels"] == 2 + len(more) for row in rows)
     assert rows[0]["busy_ms"] == 1.5 + len(more)
     assert finding.verdict == (FAILED if text else OK), finding.summary

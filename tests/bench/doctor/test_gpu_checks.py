@@ -125,9 +125,8 @@ class Memory:
         }.items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "empty", allocate)
-        patch.setitem(
-            sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=lambda: used(int(self.used)))
-        )
+        nvml = FakeNvml(NAME, MemoryInfo=lambda: used(int(self.used)))
+        patch.setitem(sys.modules, "pynvml", nvml)
 
     @property
     def used(self):
@@ -255,9 +254,8 @@ def test_kernels_are_those_of_the_profile_without_copies(gpu, monkeypatch):
     finding = gpu_steps.load(HERE)
     assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
     assert finding.figures["operators_counted"] == 2
-    assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0, (
-        "a millisecond is between two events of this GPU"
-    )
+    # a millisecond is between two events of this GPU
+    assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0
 
 
 @pytest.mark.parametrize(("alone", "together", "verdict", "text"), [

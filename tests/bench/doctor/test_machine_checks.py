@@ -32,9 +32,7 @@ HERE = Context("cpu", 2, "bf16", Path())
     (2, "max", "inactive_file 0", None, 512, "free on this machine"),
     (2, "max", "inactive_file 0", 2**20, 1, "allowed by the limit on address space (ulimit)"),
 ])  # fmt: skip
-def test_the_least_limit_counts(
-    monkeypatch, tmp_path, version, most, stat, address_space, mib, limit
-):
+def test_the_least_limit(monkeypatch, tmp_path, version, most, stat, address_space, mib, limit):
     (tmp_path / "memory").mkdir()
     *files, _ = memory._FILES[version == 1]
     for name, text in zip(files, (most, f"{2**27}", stat), strict=True):
@@ -282,9 +280,8 @@ def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
 
     trainer = SimpleNamespace(step=step)
     monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
-    monkeypatch.setattr(
-        host_memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
-    )
+    usage = lambda _who: SimpleNamespace(ru_minflt=next(faults))  # noqa: E731
+    monkeypatch.setattr(host_memory.resource, "getrusage", usage)
     assert host_memory.allocator(HERE).verdict == verdict
 
 

@@ -59,10 +59,8 @@ def run(monkeypatch, checks, requested="cpu", **verdicts):
     return examine(checks, requested, Path(), show, lambda _each: None)
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(
-        main.command, arguments, standalone_mode=False, catch_exceptions=False
-    )
+def invoke(*words):
+    return CliRunner().invoke(main.command, words, standalone_mode=False, catch_exceptions=False)
 
 
 def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure():
@@ -151,8 +149,8 @@ def test_without_all_checks_nothing_is_trusted(monkeypatch):
     assert report.trusted(run(monkeypatch, [a], a=FAILED)) is False
 
 
-def test_a_finding_is_a_line_its_remedy_another_and_no_name_is_left(monkeypatch):
-    """Of a user, a host or a folder."""
+def test_a_finding_is_two_lines_without_names_and_json_has_every_figure(monkeypatch):
+    """Names of a user, a host or a folder."""
     failed = Finding("products", FAILED, "1 ≠ 2", "do")
     assert report.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
     assert report.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
@@ -162,16 +160,6 @@ def test_a_finding_is_a_line_its_remedy_another_and_no_name_is_left(monkeypatch)
     monkeypatch.setenv("HOME", "/home/ada")
     text = "/home/ada/x.py of ada on gpu-7, in '/srv/big data/y': adapters\nof nvidia-gpu-7"
     assert report.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
-
-
-def examined(verdict, **figures):
-    remedy = "mend" if verdict == FAILED else ""
-    finding = Finding("a", verdict, "it is /tmp/x/y.py", remedy, figures, seconds=1.234)
-    device = Finding(every.DEVICE.name, OK, "cpu", seconds=0.1)
-    return Examination(conditions("cpu"), [every.DEVICE, check("a")], [device, finding])
-
-
-def test_json_has_every_figure_and_is_valid():
     examination = examined(FAILED, ms=[1 / 3, float("nan")], of={"a": float("inf")})
     values = json.loads(json.dumps(report.as_json(examination, "auto", "No."), allow_nan=False))
     assert values["findings"][1] == {
@@ -180,6 +168,13 @@ def test_json_has_every_figure_and_is_valid():
     }  # fmt: skip
     expected = {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}
     assert expected.items() <= values.items()
+
+
+def examined(verdict, **figures):
+    remedy = "mend" if verdict == FAILED else ""
+    finding = Finding("a", verdict, "it is /tmp/x/y.py", remedy, figures, seconds=1.234)
+    device = Finding(every.DEVICE.name, OK, "cpu", seconds=0.1)
+    return Examination(conditions("cpu"), [every.DEVICE, check("a")], [device, finding])
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--json", "--first-look")])
@@ -192,9 +187,7 @@ def test_json_has_every_figure_and_is_valid():
     (FAILED, 1, "Measurements on this machine can't be trusted: a failed. "
      "It is not known whether a. Nothing is known of a GPU.", "Not as expected: a."),
 ])  # fmt: skip
-def test_the_command_ends_with_the_verdict_and_its_code(
-    monkeypatch, arguments, result, code, verdict, look
-):
+def test_the_command_ends_with_the_verdict(monkeypatch, arguments, result, code, verdict, look):
     def fake(_checks, _requested, _folder, show, on_finding):
         examination = examined(result)
         for each, finding in zip(examination.checks, examination.findings, strict=True):
@@ -224,7 +217,7 @@ def doctor(*arguments):
     ("check_hangs", {"limit_s": 1.5}, FAILED, "took longer than 1.5 s"),
     ("check_hangs", {"expected_s": 0.1}, SKIPPED, "do not fit into 1 s"),
 ])  # fmt: skip
-def test_what_happens_to_a_check_is_its_finding(
+def test_what_befalls_a_check_is_its_finding(
     monkeypatch, tmp_path, patch, limits, verdict, summary
 ):
     others = psutil.Process().children(recursive=True)  # such as a cluster of other tests

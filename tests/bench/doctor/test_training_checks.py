@@ -81,9 +81,8 @@ def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(mon
     """Dropout whose backward pass is not that of its forward pass."""
     assert numerics.dropout_problem("cpu") == numerics.overflow_problem("cpu") == ""
     draw, calls = numerics.cross_entropy, itertools.count()
-    monkeypatch.setattr(
-        numerics, "cross_entropy", lambda *of: draw(*of) * (1 if next(calls) else 1.05)
-    )
+    wrong = lambda *of: draw(*of) * (1 if next(calls) else 1.05)  # noqa: E731
+    monkeypatch.setattr(numerics, "cross_entropy", wrong)
     assert "falls 0.95" in numerics.dropout_problem("cpu")
     monkeypatch.setattr(numerics.math, "inf", 1.0)  # the scale of the loss
     assert "moves weights" in numerics.overflow_problem("cpu")
@@ -284,10 +283,7 @@ def test_a_grid_is_limited_looked_at_and_gives_its_error_or_is_skipped(monkeypat
     monkeypatch.setattr(cells, "fetch", raising(InputError("the package index can't be reached")))
     with pytest.raises(SkipError, match="index can't be reached"):
         cells.run_cells(here, "grid")
-
-
-def test_the_grids_are_those_of_the_checks_of_which_the_page_has_a_section_each():
-    """Without an error, and with the batches and the steps that the checks expect."""
+    monkeypatch.undo()
     names = sorted(check.name for check in CHECKS)
     grids = {path.stem: load(str(path)) for path in cells._GRIDS.glob("*.toml")}
     assert grids.keys() <= {*names}

@@ -31,9 +31,8 @@ LITTLE = FORMULAE._replace(optimizer_mib=2.0)
 
 
 def costs(device="cpu", rows=(), threads=2):
-    return answers.Costs(
-        formulae={FULL: FORMULAE, LORA: LITTLE}, device=device, threads=threads, rows=rows
-    )
+    formulae = {FULL: FORMULAE, LORA: LITTLE}
+    return answers.Costs(formulae=formulae, device=device, threads=threads, rows=rows)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,9 +94,8 @@ def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatc
     every = answer["answers"]
     for largest, *others in zip(every[::3], every[1::3], every[2::3], strict=True):
         assert [one["batch"] for one in others] == [4, 60_000]
-        assert {(one["setting"], one["length"]) for one in others} == {
-            (largest["setting"], largest["length"])
-        }
+        for one in others:
+            assert (one["setting"], one["length"]) == (largest["setting"], largest["length"])
     largest, small, beyond = every[-3:]
     assert small["peak_mib"] < largest["peak_mib"] < 2048 < beyond["peak_mib"]
     assert small["times_full"] is None
@@ -124,9 +122,8 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     [(key, curves)] = CURVES.read(runs).items()
     assert key.endswith(" cpu")
     assert curves_key("abc", "cuda:1") == "abc cuda"
-    assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
-        16, 32, 64, 128, 256, 512,
-    ]  # fmt: skip
+    lengths = [p.length for p in curves.points if p.batch == 64 and p.mode == "full"]
+    assert lengths == [16, 32, 64, 128, 256, 512]
     data = json.loads((tmp_path / "out" / "fit.json").read_text())
     assert data["points"] == curves.model_dump(mode="json")["points"]
     assert lengths_section(curves)[0].heading == "Memory and time by length and batch"
@@ -194,9 +191,8 @@ def test_memory_is_learned_from_the_newest_settings(monkeypatch, capsys, tmp_pat
     made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0), points=points)
 
     def forecast(cells, rows, *_):
-        assert [(cell.rank, row.status) for cell, row in zip(cells, rows, strict=True)] == [
-            (rank, "ok") for rank in (4, 5, 6, 7, 1)
-        ]
+        assert [cell.rank for cell in cells] == [4, 5, 6, 7, 1]
+        assert [row.status for row in rows] == ["ok"] * 5
         return SimpleNamespace(memory=made)
 
     monkeypatch.setattr(module, "make_forecast", forecast)
@@ -312,12 +308,10 @@ def test_curves_say_from_where_on_little_is_saved(undrawn):
     assert saved(at) < 0.1 <= saved(at - 1)
     section = lengths_section(curves)[0]
     assert f"from {at} tokens on it saves under 10%" in section.lines[0]
-    assert section.lines[0].endswith(
-        "What it saves at 16 tokens: 198 MiB of optimizer, 39.6 MiB of rest."
-    )
-    assert [drawing.stem for drawing in section.drawings] == [
-        "memory-by-length", "memory-by-batch", "time-by-length",
-    ]  # fmt: skip
+    saved_by_owner = "198 MiB of optimizer, 39.6 MiB of rest."
+    assert section.lines[0].endswith(f"What it saves at 16 tokens: {saved_by_owner}")
+    stems = [drawing.stem for drawing in section.drawings]
+    assert stems == ["memory-by-length", "memory-by-batch", "time-by-length"]
 
     of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})  # which saves nothing
     lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines

@@ -153,9 +153,8 @@ def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
     point = Point(setting="full-fp32", mode="full", layers=None, length=16, batch=10,
                   memory_mib={"rest": 1.0}, ms_per_1k_tokens=1.0)  # fmt: skip
     model = SimpleNamespace(name="m")
-    shown = verified(
-        cell("full", None, None, "off"), point, model, target, 100.0, 10.0, None, lambda _: None
-    )
+    full = cell("full", None, None, "off")
+    shown = verified(full, point, model, target, 100.0, 10.0, None, lambda _: None)
     assert (shown.fits, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 

@@ -58,9 +58,8 @@ def test_the_same_training_runs_once_on_the_examples_that_are_given(job, tmp_pat
     movies = load_task("movies", **EXAMPLES)
     train, dev = movies.train, movies.dev
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    whole = replace(
-        train, text_a=train.text_a + dev.text_a, labels=np.concatenate([train.labels, dev.labels])
-    )
+    labels = np.concatenate([train.labels, dev.labels])
+    whole = replace(train, text_a=train.text_a + dev.text_a, labels=labels)
     other = replace(job, cell=replace(job.cell, max_train=None))
     again(tmp_path, other, TaskData(movies.task, whole, dev))
     kept = Job.read(folder)

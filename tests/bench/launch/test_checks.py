@@ -67,9 +67,8 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     whole = data_of(tmp_path / "whole")
     checks.check_loss(variants, [*learning(1, loss="mse"), *learning(2)], whole)
     write_folder(tmp_path / "classes", ("sst", "quora"))
-    checks.check_loss(
-        variants, learning(1, loss=None), load_data("multitask", tmp_path / "classes")
-    )
+    classes = load_data("multitask", tmp_path / "classes")
+    checks.check_loss(variants, learning(1, loss=None), classes)
     checks.check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
     equal = data_of(tmp_path / "equal", sts_train="3.8")
     checks.check_loss(variants, learning(64, loss="mse"), equal)
@@ -86,15 +85,26 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     assert standard(labels) == (labels.mean(), labels.std())
 
 
-def test_settings_without_effect_are_reported(tmp_path):
+def test_settings_without_effect_are_reported_and_those_of_classes_refused(tmp_path):
     data = data_of(tmp_path, "sst")
     assert checks.idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
-    assert checks.idle_notes([Settings(), settings, settings], data) == [
-        "without effect on task sst: encoders, task_rates, regression_loss"
-    ]
+    line = "without effect on task sst: encoders, task_rates, regression_loss"
+    assert checks.idle_notes([Settings(), settings, settings], data) == [line]
     final = gridfile.load("paper-final").variants
     assert checks.idle_notes(final, data_of(tmp_path)) == []
+    variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
+    weighted = [Settings(class_weights="balanced")]
+    topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")
+    only = "it is for classes, and task"
+    for refused, data, line in (
+        (variants, numbers, f"label_smoothing 0.1: {only} sts has numbers; leave it out$"),
+        (weighted, topics, f"class_weights balanced: {only} topics has several labels for a"),
+    ):
+        with pytest.raises(InputError, match=f"^{line}"):
+            checks.check_class_settings(refused, data)
+    checks.check_class_settings(variants, load_data("multitask", tmp_path))
+    checks.check_class_settings([Settings()], numbers)
 
 
 A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
@@ -111,9 +121,7 @@ BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
     (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none", 0),
     (A100, {"tf32": "on", "amp": "bf16"}, "", 0),
 ])  # fmt: skip
-def test_types_that_a_device_has_not_are_refused_and_bf16_that_is_emulated_is_noted(
-    device, settings, message, notes
-):
+def test_types_that_a_device_has_not_are_refused_or_noted(device, settings, message, notes):
     cells = [full(), cell("full", None, None, **{"amp": "off"} | settings)]
     with pytest.raises(InputError, match=f"grid smoke: {message}") if message else nullcontext():
         checks.check_amp(cells, gridfile.load("smoke"), device)
@@ -145,21 +153,6 @@ def test_default_rates_are_noted_where_they_were_not_measured():
         (line,) = checks.rate_notes([usual, other])
         assert "measured at alpha 16 without rsLoRA" in line
         assert checks.rate_notes([replace(other, learning_rate=1e-4)]) == []
-
-
-def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
-    variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
-    weighted = [Settings(class_weights="balanced")]
-    topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")
-    only = "it is for classes, and task"
-    for refused, data, line in (
-        (variants, numbers, f"label_smoothing 0.1: {only} sts has numbers; leave it out$"),
-        (weighted, topics, f"class_weights balanced: {only} topics has several labels for a"),
-    ):
-        with pytest.raises(InputError, match=f"^{line}"):
-            checks.check_class_settings(refused, data)
-    checks.check_class_settings(variants, load_data("multitask", tmp_path))
-    checks.check_class_settings([Settings()], numbers)
 
 
 def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
@@ -216,9 +209,8 @@ def test_what_can_not_race_is_refused(settings, cells, amps, line):
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1
-    assert checks.early_stopping_notes(stopping) == [
-        "early_stopping holds out 10% of the training examples (held_out 0.1)"
-    ]
+    line = "early_stopping holds out 10% of the training examples (held_out 0.1)"
+    assert checks.early_stopping_notes(stopping) == [line]
     for settings in (Settings(), Settings(held_out=0.2), Settings(early_stopping=2, held_out=0.2)):
         assert settings.share_held_out == settings.held_out
         assert checks.early_stopping_notes(settings) == []
@@ -240,9 +232,7 @@ STEPS = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
     (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
     (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
 ])  # fmt: skip
-def test_the_disk_has_to_hold_weights_and_steps(
-    tmp_path, monkeypatch, of, count, examples, keep, mib
-):
+def test_the_disk_has_to_hold_the_weights(tmp_path, monkeypatch, of, count, examples, keep, mib):
     """minilm's 22.7 million parameters take 87 MiB; by default there is a cap of 1 GiB."""
     planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(count)]
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)

@@ -83,9 +83,8 @@ def test_a_log_gets_at_most_a_line_a_minute_on_what_runs():
         display.stage("reference points")
         assert new() == ["search, round 2: 2/8 candidates  0:00 gone; reference points"]
         display.waiting(FOR)
-        assert new() == [
-            f"search, round 2: 2/8 candidates  0:00 gone; reference points  {FOR}  0:00"
-        ]
+        [line] = new()
+        assert line == f"search, round 2: 2/8 candidates  0:00 gone; reference points  {FOR}  0:00"
         display.start(NAME, 100.0, 500.0)
         began = "search, round 2: 2/8 candidates  0:00 gone, about 10:00 left"
         assert new() == [f"{began}; {NAME}  start  0:00"]
@@ -199,10 +198,7 @@ def test_it_draws_only_when_asked_and_leaves_stdout_alone(terminal, capsys, monk
     monkeypatch.setenv("TERM", "dumb")
     with Display(3, 0, terminal.stream) as display:
         display.start(NAME)
-        display.finish(ended())
-    first = f"0/3 cells  0:00 gone; {NAME}  start  0:00\r\n"
-    ended_line = f"[1/3] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB\r\n"
-    assert terminal.seen() == first + ended_line
+    assert terminal.seen() == f"0/3 cells  0:00 gone; {NAME}  start  0:00\r\n"
 
 
 def test_what_a_worker_cannot_have_meant_does_no_harm(terminal):

@@ -87,7 +87,8 @@ def how(outcome):
 NO_FILE = ("crashed", "FileNotFoundError: [Errno 2] No such file", None)
 
 
-def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(tmp_path):
+def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves(tmp_path, monkeypatch):
+    """What keeping weights took is no part of `wall_s`."""
     (tmp_path / "weights.safetensors").touch()  # of an earlier training
     outcome = run(tmp_path, "note_pid", "child", "result")
     assert how(outcome) == ("ok", "", None)
@@ -95,9 +96,6 @@ def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(
     assert outcome.result["flags"] == ["throttled"]
     assert not (tmp_path / "weights.safetensors").exists()
     assert all_gone(tmp_path, 2)
-
-
-def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
     for behaviour, wall_s in (("result", 10.0), ("result_that_was_kept", 7.0)):
         clock = iter([1000.0, 1010.0])
         monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
@@ -148,7 +146,8 @@ def test_a_worker_fails_by_its_result_or_its_last_line_or_without_a_result(tmp_p
         run(tmp_path / "file" / "cell")
 
 
-def test_progress_comes_as_it_was_sent_though_the_worker_has_ended_and_without_garbage(tmp_path):
+def test_progress_comes_as_it_was_sent_and_an_error_of_the_display_leaves_no_worker(tmp_path):
+    """Though the worker has ended, and without garbage."""
     seen = []
 
     def slow(message):
@@ -159,9 +158,6 @@ def test_progress_comes_as_it_was_sent_though_the_worker_has_ended_and_without_g
     assert run(tmp_path, *behaviours, on_progress=slow).status == "ok"
     sent = [{"phase": "train"}, {"step": 3, "steps": 10, "loss": 0.5}]
     assert seen == [*sent, *sent, {"phase": "told"}]
-
-
-def test_an_error_of_the_display_leaves_no_worker(tmp_path):
     fail = mock.Mock(side_effect=RuntimeError("display"))
     with pytest.raises(RuntimeError, match="display"):
         run(tmp_path, "note_pid", "child", "train", "hang", on_progress=fail)

@@ -98,7 +98,7 @@ def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(monkeypatch):
     assert (alone.conditions.threads, alone.conditions.sharing, alone.cores) == (8, None, set())
 
 
-def test_jobs_share_the_cores_of_the_cpu(monkeypatch):
+def test_jobs_share_the_cores_of_the_cpu_and_others_workers_are_recorded(monkeypatch):
     lanes = lanes_on(monkeypatch, "auto", jobs=3)
     assert [lane.cores for lane in lanes] == [{0, 1}, {2, 3}, {4, 5}]
     assert {lane.conditions.threads for lane in lanes} == {2}
@@ -110,9 +110,7 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch):
         find_slots("cpu", 4)
     with pytest.raises(InputError, match="--jobs is for the CPU, and --device auto is a GPU"):
         lanes_on(monkeypatch, "auto", FakeGpu("GPU-0"), jobs=2)
-
-
-def test_workers_of_other_processes_are_recorded_too(monkeypatch):
+    monkeypatch.undo()
     (lane,) = lanes_on(monkeypatch, "cpu", cores=2, **{conditions.WORKERS: "2"})
     assert (lane.conditions.sharing, lane.conditions.threads) == ("2 workers", 2)
     assert lane.device_name == "cpu [0, 1]"
@@ -278,13 +276,10 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
 TUNABLES = "GLIBC_TUNABLES"
 
 
-def test_what_a_worker_inherits_and_what_of_it_is_recorded():
+def test_what_a_worker_inherits_or_a_command_by_hand_sets_and_what_is_recorded():
+    """The allocator keeps memory unless a user tells it something."""
     assert not {*DROPPED} & worker_environment(dict.fromkeys(DROPPED, "1"), 1).keys()
     assert recorded(dict.fromkeys(DROPPED, "1"), on_gpu=True) is None
-    inherited = {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
-    seen = {"CUDA_VISIBLE_DEVICES": "GPU-8932", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    assert seen.items() <= worker_environment(inherited, 1, "GPU-8932").items()
-    assert worker_environment(inherited, 1)["CUDA_VISIBLE_DEVICES"] == ""
     for name, on_cpu in (("TORCH_CUDNN_V8_API_DISABLED", None), ("MKL_CBWR", "MKL_CBWR=1")):
         assert worker_environment({name: "1"}, 1)[name] == "1"
         assert recorded({name: "1"}, on_gpu=True) == f"{name}=1"
@@ -294,6 +289,24 @@ def test_what_a_worker_inherits_and_what_of_it_is_recorded():
         "KMP_INIT_AT_FORK": "FALSE",  # by scikit-learn
     }  # fmt: skip
     assert recorded(dict.fromkeys(SET[:-1], "7") | others, on_gpu=True) is None
+    usual = worker_environment({}, 1)[TUNABLES]
+    assert "glibc.malloc.trim_threshold" in usual
+    assert recorded({}, on_gpu=False) is None
+    of_users = {TUNABLES: "glibc.malloc.arena_max=1"}
+    assert worker_environment(of_users, 1)[TUNABLES] == of_users[TUNABLES]
+    assert recorded(of_users, on_gpu=False) == f"{TUNABLES}={of_users[TUNABLES]}"
+    other = "glibc.cpu.x86_shstk=off"
+    assert worker_environment({TUNABLES: other}, 1)[TUNABLES] == f"{other}:{usual}"
+    assert TUNABLES not in worker_environment({}, 1, tuned=False)
+    given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
+    assert given["HOME"] == "/x"
+    assert given["OMP_NUM_THREADS"] == given["MKL_NUM_THREADS"] == "2"
+    line = command_line(given, ["sh", "-c", "env; echo $0", "a folder"])
+    printed = subprocess.check_output(["/bin/sh", "-c", line], env={"PATH": "/usr/bin:/bin"})
+    lines = printed.decode().splitlines()
+    assert lines[-1] == "a folder"
+    assert {f"{name}={given[name]}" for name in SET} <= set(lines)
+    assert "HOME" not in line
 
 
 def test_records_are_sorted_and_hold_no_path_or_secret():
@@ -317,18 +330,6 @@ def test_records_are_sorted_and_hold_no_path_or_secret():
         assert text == recorded({"TORCHINDUCTOR_ANY": value}, on_gpu=False)
 
 
-def test_a_command_by_hand_sets_what_a_worker_is_given():
-    given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
-    assert given["HOME"] == "/x"
-    assert given["OMP_NUM_THREADS"] == given["MKL_NUM_THREADS"] == "2"
-    line = command_line(given, ["sh", "-c", "env; echo $0", "a folder"])
-    printed = subprocess.check_output(["/bin/sh", "-c", line], env={"PATH": "/usr/bin:/bin"})
-    lines = printed.decode().splitlines()
-    assert lines[-1] == "a folder"
-    assert {f"{name}={given[name]}" for name in SET} <= set(lines)
-    assert "HOME" not in line
-
-
 def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
     page = Path(__file__).parents[3] / "docs" / "measuring.md"
     text = page.read_text(encoding="utf-8").partition("## Inherited variables")[2]
@@ -340,18 +341,6 @@ def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
         "recorded on a GPU": environment.RECORDED_ON_GPU,
     }  # fmt: skip
     assert documented == {name: fate for fate, names in kinds.items() for name in names}
-
-
-def test_the_allocator_keeps_memory_unless_a_user_tells_it_something():
-    usual = worker_environment({}, 1)[TUNABLES]
-    assert "glibc.malloc.trim_threshold" in usual
-    assert recorded({}, on_gpu=False) is None
-    of_users = {TUNABLES: "glibc.malloc.arena_max=1"}
-    assert worker_environment(of_users, 1)[TUNABLES] == of_users[TUNABLES]
-    assert recorded(of_users, on_gpu=False) == f"{TUNABLES}={of_users[TUNABLES]}"
-    other = "glibc.cpu.x86_shstk=off"
-    assert worker_environment({TUNABLES: other}, 1)[TUNABLES] == f"{other}:{usual}"
-    assert TUNABLES not in worker_environment({}, 1, tuned=False)
 
 
 UUID = "GPU-0"

@@ -23,11 +23,10 @@ def test_wilson_agrees_with_scipy(pair):
     assert wilson(*pair) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("calculate", "value", "why"),
-    [*((wilson, pair, "no proportion") for pair in ((-1, 10), (11, 10), (0, 0))),
-     *((mean, ([],), "the mean of nothing") for mean in (mean_t, intervals.mean_of))],
-)  # fmt: skip
+@pytest.mark.parametrize(("calculate", "value", "why"), [
+    *((wilson, pair, "no proportion") for pair in ((-1, 10), (11, 10), (0, 0))),
+    *((mean, ([],), "the mean of nothing") for mean in (mean_t, intervals.mean_of)),
+])  # fmt: skip
 def test_what_has_no_interval_is_refused(calculate, value, why):
     with pytest.raises(ValueError, match=why):
         calculate(*value)
@@ -98,15 +97,6 @@ def test_a_std_is_pooled_and_takes_students_t_and_is_the_least_of_an_interval_of
         assert logs == pytest.approx([-half, half], rel=1e-4)
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))
-def test_the_interval_of_a_mean_agrees_with_scipy(values):
-    found = mean_t(values)
-    low, high = scipy_stats.t.interval(
-        0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values)
-    )
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-6)
-
-
 def test_a_difference_of_proportions_agrees_with_newcombe():
     # Newcombe 1998, Statistics in Medicine 17, 873–890, table II, method 10: 56/70 and 48/80.
     found = difference(Interval(56 / 70, *wilson(56, 70)), Interval(48 / 80, *wilson(48, 80)))
@@ -173,7 +163,8 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     assert (found.value[0], found.error[0], found.number[0]) == pytest.approx((0.85, error, 2))
 
 
-def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std_outside_the_pool():
+def test_samples_that_scatter_more_or_share_values_have_other_degrees_of_freedom():
+    """As many as the variance of their pooled variance has by simulation."""
     rng = np.random.default_rng(1)
     samples = [rng.normal(0, 0.01, 6) for _ in range(10)]
     wild = rng.normal(0, 0.3, 6)
@@ -181,10 +172,6 @@ def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std_outside_the_p
     assert found.freedom.tolist() == [50.0] * 10 + [5.0]
     assert found.error[-1] == pytest.approx(wild.std(ddof=1) / math.sqrt(6))
     assert found.error[:-1] == pytest.approx(means(samples).error)
-
-
-def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
-    """As many as the variance of their pooled variance has by simulation."""
     rng, settings, repeats = np.random.default_rng(5), 6, 4
     base = rng.normal(size=(20_000, 1, repeats))
     differences = rng.normal(size=(20_000, settings, repeats)) - base
@@ -195,7 +182,8 @@ def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
     assert found.freedom[0] == pytest.approx(simulated, rel=0.05)
 
 
-def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_settings():
+def test_the_error_over_all_settings_is_that_of_resampling_repeats():
+    """With the degrees of freedom of its largest parts."""
     rng = np.random.default_rng(2)
     samples = rng.normal(rng.normal(0, 1, (8, 1)), 0.05, (8, 12))
     found = comparing.mean_of_settings(means(list(samples)), np.arange(8))
@@ -206,9 +194,6 @@ def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_setti
     assert found.error[0] == pytest.approx(resampled * math.sqrt(12 / 11), rel=0.05)
     shared = comparing.mean_of_settings(means(list(samples)), np.zeros(8, dtype=int))
     assert shared.error[0] == pytest.approx(found.error[0] * math.sqrt(8))
-
-
-def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_parts():
     rng = np.random.default_rng(7)
     calm = [rng.normal(0, 0.01, 3) for _ in range(9)]
     wild = means([*calm, [-0.4, 0.0, 0.4]])
@@ -216,9 +201,8 @@ def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_p
     alike = means(calm)
     assert comparing.mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
     constant = means([[0.0]], constant=0.001)
-    both = Estimates(
-        *map(np.concatenate, zip(vars(constant).values(), vars(wild).values(), strict=True))
-    )
+    parts = zip(vars(constant).values(), vars(wild).values(), strict=True)
+    both = Estimates(*map(np.concatenate, parts))
     assert 2 < comparing.mean_of_settings(both, np.arange(11)).freedom[0] < 2.2
 
 

@@ -89,11 +89,10 @@ CASES = [
     (metrics.micro_f1_influence, f1("micro"), several),
     (metrics.macro_f1_influence, f1("macro"), several),
 ]
+CASES += [(*case[:2], lacking) for case in CASES[:4]]
 
 
-@pytest.mark.parametrize(
-    ("of", "metric", "draw"), [*CASES, *((*case[:2], lacking) for case in CASES[:4])]
-)
+@pytest.mark.parametrize(("of", "metric", "draw"), CASES)
 def test_an_influence_is_the_derivative_by_the_examples_weight(of, metric, draw):
     labels, predicted = draw()
     influences, expected = of(labels, predicted), derivative(metric, labels, predicted)

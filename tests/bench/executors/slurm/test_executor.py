@@ -65,9 +65,9 @@ class Cluster:
         every = map(Submission, folders.submissions_folder(self.csv).glob("2*"))
         return sorted(every, key=lambda submission: submission.job or 0)
 
-    def publish(self, number, index, status="ok", restart=0):
+    def publish(self, number, index, status="ok"):
         """An array task publishes the row of its first cell."""
-        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
+        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, 0)
         begin(submission, self._target, attempt)
         submission.publish_row(attempt, *row_of(submission, self._target, status, attempt))
 

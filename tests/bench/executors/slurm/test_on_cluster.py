@@ -57,9 +57,8 @@ def test_commands_read_what_this_slurm_prints(cluster, monkeypatch):
         assert commands.nodes_of(partition).keys() == set(NODES)
     assert commands.hostnames("node[1-2]") == set(NODES)
     job = int(cluster.submit("sleep 60", "--array=0-1", "--time=5"))
-    cluster.wait_for(
-        lambda: [state for state, _ in cluster.queue().values()] == ["RUNNING"] * 2, "both run"
-    )
+    states = lambda: [state for state, _ in cluster.queue().values()]  # noqa: E731
+    cluster.wait_for(lambda: states() == ["RUNNING"] * 2, "both run")
     cluster.run("scontrol", "update", f"JobId={job}_0", "TimeLimit=9")
     limits = [commands.time_limit(job, index) for index in range(2)]
     assert [limit and limit[1] for limit in limits] == ["9:00", "5:00"]

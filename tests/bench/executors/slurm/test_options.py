@@ -107,13 +107,13 @@ def test_a_command_that_fails_hangs_or_is_gone(slurm, monkeypatch):
     with pytest.raises(SlurmError, match=r"^scancel: exit code 3$"):
         commands.cancel("1")
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(
-        InputError, match="not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
-    ):
+    absent = "not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
+    with pytest.raises(InputError, match=absent):
         commands.check_installed()
 
 
-def test_what_the_controller_knows_counts_more_than_accounting(slurm):
+def test_what_the_controller_knows(slurm):
+    """More than accounting; the largest array; CPUs without those kept for the system."""
     slurm(
         scontrol="echo 'JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=TIMEOUT "
         "Reason=TimeLimit ExitCode=0:15 Comment=x=y BatchHost=n1'",
@@ -128,6 +128,14 @@ def test_what_the_controller_knows_counts_more_than_accounting(slurm):
     }
     slurm(scontrol="echo 'JobId=8 JobState=FAILED ExitCode=74:0'", sacct="exit 1")
     assert commands.ended(8) == {-1: Ended("FAILED", 74)}, "a job without an array"
+    slurm(scontrol="echo 'MaxArraySize            = 1001'")
+    assert commands.most_indexes() == 1001
+    slurm(scontrol="echo 'MaxArraySize            = 0'")
+    with pytest.raises(SlurmError, match="no job arrays"):
+        commands.most_indexes()
+    for text, cpus in (("CPUEfctv=60 CPUTot=64", 60), ("CPUTot=64", 64), ("", None)):
+        slurm(scontrol=f"echo 'NodeName=n1 CPUAlloc=0 {text}'")
+        assert commands.cpus_of("n1") == cpus
 
 
 def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch, tmp_path):
@@ -149,14 +157,3 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
     slurm(sbatch="echo 'welcome to the cluster'")
     with pytest.raises(SlurmError, match="printed no job id"):
         commands.submit(script)
-
-
-def test_the_largest_array_and_cpus_without_those_that_are_kept_for_the_system(slurm):
-    slurm(scontrol="echo 'MaxArraySize            = 1001'")
-    assert commands.most_indexes() == 1001
-    slurm(scontrol="echo 'MaxArraySize            = 0'")
-    with pytest.raises(SlurmError, match="no job arrays"):
-        commands.most_indexes()
-    for text, cpus in (("CPUEfctv=60 CPUTot=64", 60), ("CPUTot=64", 64), ("", None)):
-        slurm(scontrol=f"echo 'NodeName=n1 CPUAlloc=0 {text}'")
-        assert commands.cpus_of("n1") == cpus

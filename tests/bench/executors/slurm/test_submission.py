@@ -15,7 +15,7 @@ from bench.common.errors import DiskFullError, InputError
 from bench.executors.slurm import following as module
 from bench.executors.slurm import node
 from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.following import Following, key_of
+from bench.executors.slurm.following import Following
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import TARGET, Submission, TaskAttempt, publish, submissions
 from bench.launch.attempt import outcome_row
@@ -106,26 +106,6 @@ def read(following, queued, ends=None):
         following.read(queued)
 
 
-def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, target):
-    one, two, three, four = runs()
-    following = Following(submission := submit([[one], [two], [three], [four]]))
-    for index, status in enumerate(["ok", "crashed", "crashed"]):
-        attempt = TaskAttempt(index, 0, 0)
-        begin(submission, target, attempt)
-        submission.publish_row(attempt, *row_of(submission, target, status, attempt))
-    read(following, {0, 1, 2, 3})
-    assert [run for run, _ in following.take()] == [one]
-    assert following.open == {1, 2, 3}
-    read(following, None)  # Slurm does not answer
-    assert list(following.take()) == []
-    read(following, {2, 3}, {1: Ended("FAILED", 1)})
-    [(run, [row])] = following.take()
-    assert (run, row.status) == (two, "crashed")
-    assert following.open == {2, 3}
-    assert following.not_run == {}
-    assert following.keys == set(map(key_of, (three, four)))
-
-
 def test_all_attempts_of_a_cell_are_taken_together_and_a_group_is_closed(submit, target):
     following = Following(submission := submit([runs(1)]))
     begin(submission, target)
@@ -212,7 +192,7 @@ def row(submission, number=0, restart=0):
     return submission.row(TaskAttempt(0, number, restart))
 
 
-def test_the_cells_of_a_group_run_in_turn_and_each_attempt_once(submit, target, tmp_path):
+def test_cells_run_in_turn_and_a_restart_runs_the_rest(submit, target, tmp_path, monkeypatch):
     submission = submit([runs(2)])
     assert run(submission) == 0
     rows = [row(submission, number) for number in (0, 1)]
@@ -224,11 +204,6 @@ def test_the_cells_of_a_group_run_in_turn_and_each_attempt_once(submit, target, 
     assert (tmp_path / f"{target.conditions.conditions_id}.json").exists()
     assert run(submission, HANGS) == 0
     assert [row(submission, number) for number in (0, 1)] == rows
-
-
-def test_a_restart_runs_what_has_no_result(submit, target, monkeypatch):
-    submission = submit([runs(2)])
-    assert run(submission) == 0
     run_there = submission.group(0)[1].on(target)
     (submission.rows / SECOND.file).unlink()  # as if its node had failed before
     (run_there.folder(submission.runs_csv()) / ROW).unlink()
@@ -247,9 +222,8 @@ def test_a_restart_runs_what_has_no_result(submit, target, monkeypatch):
      "took longer than 1 s"),
     ("1:00:00|1:00:00", 0.2, "took longer than 0.2 s"),
 ])  # fmt: skip
-def test_a_cell_ends_before_its_job_after_which_no_other_begins_or_by_its_own_limit(
-    submit, slurm, monkeypatch, limit, timeout_s, message
-):
+def test_a_cell_ends_before_its_job(submit, slurm, monkeypatch, limit, timeout_s, message):
+    """And no other begins, unless it ends by a limit of its own."""
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue=f"echo '{limit}'")
     submission = submit([[replace(one, timeout_s=timeout_s) for one in runs(2)]])
