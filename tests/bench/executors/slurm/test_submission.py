@@ -151,6 +151,7 @@ def test_the_row_of_a_lost_task_says_why(submit, target, end, output, status, me
     assert row.status == status
     assert (row.message or "").startswith(message)
     assert following.open == set()
+    assert following.not_run == {}
 
 
 def test_array_tasks_that_never_began_have_no_row(submit, target):
