@@ -105,7 +105,7 @@ def cluster(tmp_path, target, slurm, monkeypatch):
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def test_arrays_are_split_and_chained_and_a_link_has_its_cells_beside_it(cluster, tmp_path):
+def test_arrays_are_split_and_chained(cluster, tmp_path):
     (tmp_path / "elsewhere.csv").touch()
     cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
     dispatcher = cluster.dispatcher(7)
