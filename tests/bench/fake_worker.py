@@ -26,8 +26,6 @@ failed_result = partial(
 )
 result_that_was_kept = partial(result, '{"status": "ok", "save_s": 3.0}')
 attach = tie_to_parent
-
-
 note_pid = (folder / f"pid-{os.getpid()}").touch
 
 
@@ -103,7 +101,6 @@ def result_when_asked_to_end():
 
 
 moment = partial(time.sleep, 0.2)
-second = partial(time.sleep, 1)
 
 
 def hang():

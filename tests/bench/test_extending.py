@@ -86,8 +86,12 @@ def test_a_setting_is_declared_once(tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_plugin_is_quoted_as_it_is():
-    section = PAGE.read_text(encoding="utf-8").partition("\n## A method, ")[2].partition("\n## ")[0]
+def test_the_plugin_is_quoted_as_it_is_and_files_that_the_page_names_are_there():
+    text = PAGE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:adapters|bench|minbert|tests)/[\w/]+(?:\.py|/))`", text))
+    assert len(named) > 8
+    assert not [name for name in named if not (ROOT / name).exists()]
+    section = text.partition("\n## A method, ")[2].partition("\n## ")[0]
     quoted = re.findall(r"^```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     project = ROOT / "tests" / "plugins" / "scale"
     files = [path.read_text(encoding="utf-8") for path in project.rglob("*.*") if path.is_file()]
@@ -104,10 +108,3 @@ def test_the_example_of_a_figure_is_drawn():
     assert all(f"{drawing.stem}-" in name for name in re.findall(r' id="([^"]*)"', drawing.svg))
     slowest = max(setting.estimate("startup_s").value for setting in group.settings)
     assert drawing.alt == f"Up to {slowest:.2f} s."
-
-
-def test_files_that_the_page_names_are_there():
-    text = PAGE.read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:adapters|bench|minbert|tests)/[\w/]+(?:\.py|/))`", text))
-    assert len(named) > 8
-    assert not [name for name in named if not (ROOT / name).exists()]

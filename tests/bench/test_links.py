@@ -84,10 +84,7 @@ def test_of_many_rows_some_are_shown_whether_they_are_seeds_rates_or_groups(tmp_
     rates = [result_row(of) for of in [*rates, cell("full", None, None, "off")]]
     groups = [row | {"conditions_id": f"c{n}"} for n in range(40) for row in synthetic_rows(5)]
     for rows, lines in (
-        (
-            synthetic_rows(68 * 4),
-            ["100 of 272 are shown; the rest is", "260 of 272 end"],
-        ),
+        (synthetic_rows(68 * 4), ["100 of 272 are shown; the rest is", "260 of 272 end"]),
         (rates, ["60 of 200 settings are drawn", "80 of 200 are shown"]),
         (groups, ["19 more groups are not shown; their rows are in runs", "130 of 200 are shown"]),
     ):

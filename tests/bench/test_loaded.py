@@ -1,8 +1,6 @@
 """Results in Python: `bench.load`, and the notebook that shows it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -41,17 +39,7 @@ def printed(command, *words):
     return CliRunner().invoke(command, [*map(str, words)], standalone_mode=False).stdout
 
 
-def test_importing_bench_is_quick_and_loads_no_library():
-    code = "import sys; known = {*sys.modules}; import bench; print(*{*sys.modules} - known)"
-    argv = [sys.executable, "-X", "importtime", "-c", code]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert not loaded & {"torch", "numpy", "pandas", "pydantic", "click", "matplotlib"}
-    [line] = [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "bench"]
-    assert int(line.split("|")[1]) < 300_000, "µs"
-
-
-def test_rows_are_typed_and_are_those_of_the_file(results, runs, tmp_path):
+def test_rows_are_typed_and_as_in_the_file_and_settings_as_in_the_report(results, runs, tmp_path):
     frame, rows = results.to_pandas(), read_rows(runs)
     assert list(frame.columns) == [*NAMES, "counts"]
     for name in NAMES:
@@ -66,8 +54,6 @@ def test_rows_are_typed_and_are_those_of_the_file(results, runs, tmp_path):
     write_rows(tmp_path / "runs.csv", [row, row | {"attempt": row.attempt + 1}])
     assert [*bench.load(tmp_path / "runs.csv").to_pandas()["counts"]] == [False, True]
 
-
-def test_settings_are_those_of_the_report(results, runs):
     frame, read = results.settings(), read_results([runs], None)
     [first, *_] = groups = ordered_groups(read.rows, (), values_from(read.predictions_of))
     assert len(frame) == sum(len(group.settings) for group in groups)

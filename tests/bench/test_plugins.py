@@ -110,16 +110,12 @@ def test_a_grid_runs_with_a_plugin(installed):
     [row] = [row for row in rows if row.mode == "scale"]
     [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
     assert numbers["dev_score"] == pytest.approx(row.dev_score)
-
-
-def test_another_version_of_the_plugin_runs_the_cell_again(installed):
-    rows = read_rows(installed.folder / "runs.csv")
     plan = json.loads(installed.grid("--dry-run", "--json"))["cells"]
-    assert {cell["action"] for cell in plan} == {"done"}
-    [scale, full] = sorted((row.cell for row in rows), key=lambda cell: cell.plugin or "~")
-    newer = replace(scale, plugin=f"{NAME} 0.1.1")
-    assert len({cell.cell_id for cell in (scale, newer, full)}) == 3
-    assert {cell["cell_id"] for cell in plan} == {scale.cell_id, full.cell_id}
+    assert {(cell["cell_id"], cell["action"]) for cell in plan} == {
+        (row.cell.cell_id, "done") for row in rows
+    }  # fmt: skip
+    newer = replace(row.cell, plugin=f"{NAME} 0.1.1")
+    assert newer.cell_id != row.cell.cell_id, "another version runs the cell again"
 
 
 def test_a_folder_is_exported_in_the_plugins_format(installed):
@@ -238,21 +234,16 @@ def registry():
     return Registry(methods.Method, "minbert_bench.methods", own, taken=("full",))
 
 
-@pytest.mark.parametrize(
-    ("points", "name", "reason"),
-    [
-        ("broken = broken:METHOD", "broken", "ModuleNotFoundError: No module named 'missing_mod"),
-        ("absent = fine:ABSENT", "absent", "AttributeError: module 'fine' has no attribute"),
-        ("wrong = fine:WRONG", "wrong", "fine:WRONG is no adapters.methods.Method"),
-        ("mine = fine:OTHER", "mine", "it calls itself 'other'"),
-        ("lora = fine:LORA", "lora", "this project has one of that name"),
-        ("full = fine:OTHER", "full", "this project has one of that name"),
-        ("Na/me = fine:OTHER", "Na/me", "its name has to be of lower-case letters"),
-    ],
-)
-def test_a_broken_plugin_is_a_line_that_names_its_distribution(
-    folder, capsys, points, name, reason
-):
+@pytest.mark.parametrize(("points", "name", "reason"), [
+    ("broken = broken:METHOD", "broken", "ModuleNotFoundError: No module named 'missing_mod"),
+    ("absent = fine:ABSENT", "absent", "AttributeError: module 'fine' has no attribute"),
+    ("wrong = fine:WRONG", "wrong", "fine:WRONG is no adapters.methods.Method"),
+    ("mine = fine:OTHER", "mine", "it calls itself 'other'"),
+    ("lora = fine:LORA", "lora", "this project has one of that name"),
+    ("full = fine:OTHER", "full", "this project has one of that name"),
+    ("Na/me = fine:OTHER", "Na/me", "its name has to be of lower-case letters"),
+])  # fmt: skip
+def test_a_broken_plugin_is_a_line_with_its_distribution(folder, capsys, points, name, reason):
     points = f"{POINTS}{points}\nfine = fine:METHOD"
     declare(folder, "some-plugin", points, fine=FINE, broken=BROKEN)
     found = registry()
@@ -294,9 +285,7 @@ PROBLEM = Focal()
 """
 
 
-def test_a_plugins_problem_is_part_of_the_data_and_has_no_settings_of_a_usual_loss(
-    folder, monkeypatch
-):
+def test_a_plugins_problem_is_part_of_the_data_and_refuses_other_losses(folder, monkeypatch):
     made = Prepared("mine", "focal", ("a",), "0", plugin="focal of some-loss 1.0")
     (folder / "task.json").write_text(json.dumps(asdict(made)))
     line = "the problem is focal of some-loss 1.0, and no plugin with it is installed; install that"

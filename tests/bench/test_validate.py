@@ -41,11 +41,10 @@ def validate(*words):
     return done.return_value, done.stdout
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["runs.csv", "runs.outcomes.safetensors", "row.json", "cell.json", "result.json", "steps.csv",
-     "panel.csv", "epochs.csv", "machine.json", "phases.csv", "predictions.safetensors", SUMS],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [
+    "runs.csv", "runs.outcomes.safetensors", "row.json", "cell.json", "result.json", "steps.csv",
+    "panel.csv", "epochs.csv", "machine.json", "phases.csv", "predictions.safetensors", SUMS,
+])  # fmt: skip
 def test_one_changed_digit_is_caught_and_its_file_is_named(copy, name):
     path = next(iter(sorted(copy.rglob(name))))
     content, chance = path.read_bytes(), random.Random(name)  # noqa: S311
@@ -71,11 +70,10 @@ def changed(copy, **values):
     return row
 
 
-@pytest.mark.parametrize(
-    ("columns", "others"),
-    [(("dev_score", "dev_ci_low", "majority_score"), "predictions.safetensors"),
-     (("ms_per_1k_tokens", "peak_rss_mib", "learning_rate_head"), "the other files in ")],
-)  # fmt: skip
+@pytest.mark.parametrize(("columns", "others"), [
+    (("dev_score", "dev_ci_low", "majority_score"), "predictions.safetensors"),
+    (("ms_per_1k_tokens", "peak_rss_mib", "learning_rate_head"), "the other files in "),
+])  # fmt: skip
 def test_a_row_that_its_own_files_contradict_is_caught(copy, columns, others):
     """Though it is the same twice."""
     [*_, row] = read_rows(copy / "runs.csv")

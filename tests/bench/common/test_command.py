@@ -61,18 +61,15 @@ Traceback (most recent call last):
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("two\n  lines", "two lines"), ("\x1b[31mred\x1b[0m\a", "red"),
-        ("[Errno 2] No such file: '/home/me/my data/x.tsv'", "[Errno 2] No such file: 'x.tsv'"),
-        ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
-        ("see https://host.example/a/b for more", "see https:/b for more"),
-        ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
-        ("txt\u202e.exe", r"txt\u202e.exe"),
-        ("x" * 300, "x" * 300), ("x" * 301, f"{'x' * 299}…"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "line"), [
+    ("two\n  lines", "two lines"), ("\x1b[31mred\x1b[0m\a", "red"),
+    ("[Errno 2] No such file: '/home/me/my data/x.tsv'", "[Errno 2] No such file: 'x.tsv'"),
+    ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
+    ("see https://host.example/a/b for more", "see https:/b for more"),
+    ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
+    ("txt\u202e.exe", r"txt\u202e.exe"),
+    ("x" * 300, "x" * 300), ("x" * 301, f"{'x' * 299}…"),
+])  # fmt: skip
 def test_one_line(text, line):
     assert one_line(text) == line
 
@@ -87,17 +84,14 @@ def test_any_text_becomes_a_short_line(text):
     assert cause_of(ValueError(text)) == (line or "ValueError")
 
 
-@pytest.mark.parametrize(
-    ("stderr", "line"),
-    [
-        ("", ""), ("a warning\nthe reason\n\n", "the reason"),
-        (f"{TRACEBACK}ValueError: no\n", "ValueError: no"),
-        (f"{TRACEBACK}RuntimeError: no:\nhint: try\n  this\n", "RuntimeError: no:"),
-        (f"{TRACEBACK}KeyError: 1\n\nDuring handling\n\n{TRACEBACK}OSError: 2\n", "OSError: 2"),
-        (f"{TRACEBACK}KeyError: 1\nlater chatter\n", "KeyError: 1"),
-        ("Traceback (most recent call last):\n  cut off", "cut off"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("stderr", "line"), [
+    ("", ""), ("a warning\nthe reason\n\n", "the reason"),
+    (f"{TRACEBACK}ValueError: no\n", "ValueError: no"),
+    (f"{TRACEBACK}RuntimeError: no:\nhint: try\n  this\n", "RuntimeError: no:"),
+    (f"{TRACEBACK}KeyError: 1\n\nDuring handling\n\n{TRACEBACK}OSError: 2\n", "OSError: 2"),
+    (f"{TRACEBACK}KeyError: 1\nlater chatter\n", "KeyError: 1"),
+    ("Traceback (most recent call last):\n  cut off", "cut off"),
+])  # fmt: skip
 def test_last_error(stderr, line):
     assert last_error(stderr) == line
 

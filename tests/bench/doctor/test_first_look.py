@@ -1,5 +1,6 @@
 """The first look at a GPU, on the CPU with a small model and kernels that are named."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -44,14 +45,11 @@ def launched(monkeypatch):
     return more, taken
 
 
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        ([], ""),
-        (["cudnn_generated_fort_native_sdpa_sm90_flash_fprop"], "attention is by cudnn, fmha"),
-        (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
-    ],
-)
+@pytest.mark.parametrize(("more", "text"), [
+    ([], ""),
+    (["cudnn_generated_fort_native_sdpa_sm90_flash_fprop"], "attention is by cudnn, fmha"),
+    (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
+])  # fmt: skip
 def test_steps_of_a_mode(launched, more, text, monkeypatch):
     names, taken = launched
     names += more
@@ -62,18 +60,15 @@ def test_steps_of_a_mode(launched, more, text, monkeypatch):
     assert taken == [(*path, number) for path in paths * 2 for number in (4, 5)]
     assert devices == ["cpu"] * 6
     rows = finding.figures["rows"]
-    assert {(row["amp"], row["path"]) for row in rows} == {
-        (amp, path) for amp in HERE.amps for path in first_look.PATHS
-    }
+    both = itertools.product(HERE.amps, first_look.PATHS)
+    assert {(row["amp"], row["path"]) for row in rows} == {*both}
     assert all(row["step_ms"] > 0 and row["kernels"] == 2 + len(more) for row in rows)
     assert rows[0]["busy_ms"] == 1.5 + len(more)
     assert finding.verdict == (FAILED if text else OK), finding.summary
     assert text in finding.summary
 
 
-def test_slower_fast_kernels_come_first_and_flash_attention_is_expected_where_it_is(
-    launched, monkeypatch
-):
+def test_slower_fast_kernels_come_first_and_flash_attention_is_expected(launched, monkeypatch):
     monkeypatch.setattr(first_look, "SLOWER", 0.0)
     wrong = first_look.steps(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
     assert wrong[0].startswith("amp off: fast takes ")

@@ -43,17 +43,14 @@ FIGURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("device", "figures", "verdict", "text"),
-    [
-        (A100, {}, OK, "A100, driver 580.1, CUDA 13.0"),
-        (A100, {"nvml": "NVML: Not@Target", "gpu": "A100 MIG 1g.5gb"}, OK,
-         "a MIG instance, of which NVML says little: some columns stay empty; NVML: NVML: Not@T"),
-        (replace(A100, failures={"fp16": "no kernel image"}), {}, FAILED, "amp fp16 can't compute"),
-        (replace(A100, failures={"off": "no kernel image"}), {}, FAILED, "amp off can't compute"),
-        (replace(A100, gpu=GpuInfo("T4", "580", (7, 5), NAME)), {}, OK, "bf16 is emulated"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("device", "figures", "verdict", "text"), [
+    (A100, {}, OK, "A100, driver 580.1, CUDA 13.0"),
+    (A100, {"nvml": "NVML: Not@Target", "gpu": "A100 MIG 1g.5gb"}, OK,
+     "a MIG instance, of which NVML says little: some columns stay empty; NVML: NVML: Not@T"),
+    (replace(A100, failures={"fp16": "no kernel image"}), {}, FAILED, "amp fp16 can't compute"),
+    (replace(A100, failures={"off": "no kernel image"}), {}, FAILED, "amp off can't compute"),
+    (replace(A100, gpu=GpuInfo("T4", "580", (7, 5), NAME)), {}, OK, "bf16 is emulated"),
+])  # fmt: skip
 def test_what_a_gpu_says_is_judged(device, figures, verdict, text):
     finding = one_gpu.judge_driver(device, FIGURES | figures)
     assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
@@ -73,18 +70,15 @@ def look_at(monkeypatch, device=A100, **answers):
     return one_gpu.driver(HERE)
 
 
-@pytest.mark.parametrize(
-    ("answers", "text"),
-    [
-        ({"TotalEccErrors": 0}, ""),
-        ({}, ""),  # a GPU without ECC
-        ({"TotalEccErrors": 3}, "3 uncorrected memory errors"),
-        ({"ComputeRunningProcesses": [process(os.getpid(), 400), process(1, 900)]},
-         "other processes used the GPU"),
-        ({"CurrentClocksEventReasons": 0x40},
-         "flagged throttled: the GPU was slowed: heat (hardware)"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("answers", "text"), [
+    ({"TotalEccErrors": 0}, ""),
+    ({}, ""),  # a GPU without ECC
+    ({"TotalEccErrors": 3}, "3 uncorrected memory errors"),
+    ({"ComputeRunningProcesses": [process(os.getpid(), 400), process(1, 900)]},
+     "other processes used the GPU"),
+    ({"CurrentClocksEventReasons": 0x40},
+     "flagged throttled: the GPU was slowed: heat (hardware)"),
+])  # fmt: skip
 def test_a_gpu_is_looked_at_while_it_works(gpu, monkeypatch, answers, text):
     order, of, work = [], one_gpu.Gpu.of, one_gpu._work
     monkeypatch.setattr(one_gpu.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
@@ -131,26 +125,22 @@ class Memory:
         }.items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "empty", allocate)
-        patch.setitem(
-            sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=lambda: used(int(self.used)))
-        )
+        nvml = FakeNvml(NAME, MemoryInfo=lambda: used(int(self.used)))
+        patch.setitem(sys.modules, "pynvml", nvml)
 
     @property
     def used(self):
         return 402 + self.driver * self.block
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("counted", 1.0, ""),
-        ("counted", 0.5, "allocated rises by 128 MiB, not 256"),
-        ("reserved", 0.0, "reserved rises by 0 MiB"),
-        ("driver", 0.85, "process rises by 217 MiB, not 256"),
-        ("resets", False, "allocated ends changed by 256 MiB, not 0"),
-        ("left", 256.0, "process ends changed by 256 MiB"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "text"), [
+    ("counted", 1.0, ""),
+    ("counted", 0.5, "allocated rises by 128 MiB, not 256"),
+    ("reserved", 0.0, "reserved rises by 0 MiB"),
+    ("driver", 0.85, "process rises by 217 MiB, not 256"),
+    ("resets", False, "allocated ends changed by 256 MiB, not 0"),
+    ("left", 256.0, "process ends changed by 256 MiB"),
+])  # fmt: skip
 def test_a_figure_of_memory_that_is_wrong_is_named(gpu, monkeypatch, name, value, text):
     setattr(Memory(monkeypatch), name, value)
     finding = one_gpu.memory(HERE)
@@ -193,9 +183,7 @@ def modes(gpu, monkeypatch):
     return modes
 
 
-def test_steps_on_a_device_that_is_set_up_do_not_wait_or_are_named_with_their_place(
-    modes, monkeypatch
-):
+def test_steps_do_not_wait_or_are_named_with_their_place(modes, monkeypatch):
     set_up, during, step, text = [], [], Trainer.step, ""
     monkeypatch.setattr(models, "set_up_device", lambda device: set_up.append(str(device)))
 
@@ -225,16 +213,13 @@ def test_steps_on_a_device_that_is_set_up_do_not_wait_or_are_named_with_their_pl
         gpu_steps.synchronisation(HERE)
 
 
-@pytest.mark.parametrize(
-    ("kernels", "busy_ms", "reference_ms", "text", "remedy"),
-    [
-        (420, 9.0, 10.0, "busy for 90% of it: launching does not limit it", ""),
-        (580, 9.0, 10.0, "launches 580 kernels", ""),
-        (420, 3.0, 10.0, "30% of it: launching limits it, and compile = true can pay", ""),
-        *((n, 9.0, 10.0, "forecasts count 400", "trust no forecast") for n in (620, 360)),
-        (420, 9.0, 9.0, "(9.0 by plain torch)", 'set kernels = "reference"'),
-    ],
-)
+@pytest.mark.parametrize(("kernels", "busy_ms", "reference_ms", "text", "remedy"), [
+    (420, 9.0, 10.0, "busy for 90% of it: launching does not limit it", ""),
+    (580, 9.0, 10.0, "launches 580 kernels", ""),
+    (420, 3.0, 10.0, "30% of it: launching limits it, and compile = true can pay", ""),
+    *((n, 9.0, 10.0, "forecasts count 400", "trust no forecast") for n in (620, 360)),
+    (420, 9.0, 9.0, "(9.0 by plain torch)", 'set kernels = "reference"'),
+])  # fmt: skip
 def test_load_is_judged(kernels, busy_ms, reference_ms, text, remedy):
     finding = gpu_steps.judge_load(10.0, kernels, busy_ms, 400, reference_ms)
     assert finding.verdict == (FAILED if remedy else OK)
@@ -269,19 +254,15 @@ def test_kernels_are_those_of_the_profile_without_copies(gpu, monkeypatch):
     finding = gpu_steps.load(HERE)
     assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
     assert finding.figures["operators_counted"] == 2
-    assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0, (
-        "a millisecond is between two events of this GPU"
-    )
+    # a millisecond is between two events of this GPU
+    assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("alone", "together", "verdict", "text"),
-    [
-        ((10, 10.5, 10), (10.2, 10.6, 10.1), OK, "on 3 GPUs alone, and at most 1.02"),
-        ((10, 13.0, 10), (10.2, 13.1, 10.1), FAILED, "times as long as cuda:0: cuda:1 1.30"),
-        ((10, 10.5, 10), (10.2, 10.6, 12.5), FAILED, "1.25 times as long on all at once (cuda:2)"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("alone", "together", "verdict", "text"), [
+    ((10, 10.5, 10), (10.2, 10.6, 10.1), OK, "on 3 GPUs alone, and at most 1.02"),
+    ((10, 13.0, 10), (10.2, 13.1, 10.1), FAILED, "times as long as cuda:0: cuda:1 1.30"),
+    ((10, 10.5, 10), (10.2, 10.6, 12.5), FAILED, "1.25 times as long on all at once (cuda:2)"),
+])  # fmt: skip
 def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(alone, together, verdict, text):
     for i, work in enumerate(several_gpus.WORK):
         times = [

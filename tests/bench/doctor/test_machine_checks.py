@@ -25,19 +25,14 @@ from minbert.kernels.products import times
 HERE = Context("cpu", 2, "bf16", Path())
 
 
-@pytest.mark.parametrize(
-    ("version", "most", "stat", "address_space", "mib", "limit"),
-    [
-        (2, f"{2**28}", "inactive_file 104857600", None, 228, "left by the control group's limit"),
-        (1, f"{2**28}", "inactive_file 7\ntotal_inactive_file 104857600", None, 228,
-         "left by the control group's limit"),
-        (2, "max", "inactive_file 0", None, 512, "free on this machine"),
-        (2, "max", "inactive_file 0", 2**20, 1, "allowed by the limit on address space (ulimit)"),
-    ],
-)  # fmt: skip
-def test_the_least_limit_counts(
-    monkeypatch, tmp_path, version, most, stat, address_space, mib, limit
-):
+@pytest.mark.parametrize(("version", "most", "stat", "address_space", "mib", "limit"), [
+    (2, f"{2**28}", "inactive_file 104857600", None, 228, "left by the control group's limit"),
+    (1, f"{2**28}", "inactive_file 7\ntotal_inactive_file 104857600", None, 228,
+     "left by the control group's limit"),
+    (2, "max", "inactive_file 0", None, 512, "free on this machine"),
+    (2, "max", "inactive_file 0", 2**20, 1, "allowed by the limit on address space (ulimit)"),
+])  # fmt: skip
+def test_the_least_limit(monkeypatch, tmp_path, version, most, stat, address_space, mib, limit):
     (tmp_path / "memory").mkdir()
     *files, _ = memory._FILES[version == 1]
     for name, text in zip(files, (most, f"{2**27}", stat), strict=True):
@@ -104,18 +99,15 @@ class Watch:
 QUIET, BUSY = Watch(waited=0.01), Watch(waited=0.9, foreign_cores=1.0)
 
 
-@pytest.mark.parametrize(
-    ("windows", "verdict", "says"),
-    [
-        ([QUIET, BUSY, QUIET], OK, ""),  # now and then
-        ([QUIET, BUSY, BUSY], FAILED, ""),
-        ([Watch(waited=0.11, foreign_cores=1.0)], FAILED, "other programs keep 1.0 cores busy"),
-        ([Watch(stolen=0.11)], FAILED, "11% of the cores' time went to other guests"),
-        ([Watch(waited=0.5, foreign_cores=None)], FAILED, ""),
-        ([Watch(waited=0.5, foreign_cores=0.2)], None, r"waited 0.50 s for a core .* see cores"),
-        ([Watch(waited=None, stolen=None)], None, "does not count"),
-    ],
-)
+@pytest.mark.parametrize(("windows", "verdict", "says"), [
+    ([QUIET, BUSY, QUIET], OK, ""),  # now and then
+    ([QUIET, BUSY, BUSY], FAILED, ""),
+    ([Watch(waited=0.11, foreign_cores=1.0)], FAILED, "other programs keep 1.0 cores busy"),
+    ([Watch(stolen=0.11)], FAILED, "11% of the cores' time went to other guests"),
+    ([Watch(waited=0.5, foreign_cores=None)], FAILED, ""),
+    ([Watch(waited=0.5, foreign_cores=0.2)], None, r"waited 0.50 s for a core .* see cores"),
+    ([Watch(waited=None, stolen=None)], None, "does not count"),
+])  # fmt: skip
 def test_disturbance(monkeypatch, windows, verdict, says):
     load(monkeypatch, 0.01)
     watches = itertools.cycle(windows)
@@ -125,14 +117,11 @@ def test_disturbance(monkeypatch, windows, verdict, says):
         assert (finding.verdict, says in finding.summary) == (verdict, True)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "doubts", "verdict"),
-    [
-        ([0.0100, *[0.0116] * 9], {}, OK),
-        ([0.0100, *[0.0119] * 10], {}, FAILED),
-        ([0.0100], {"throttled": "cores were slowed 9 times by heat"}, FAILED),
-    ],
-)
+@pytest.mark.parametrize(("seconds", "doubts", "verdict"), [
+    ([0.0100, *[0.0116] * 9], {}, OK),
+    ([0.0100, *[0.0119] * 10], {}, FAILED),
+    ([0.0100], {"throttled": "cores were slowed 9 times by heat"}, FAILED),
+])  # fmt: skip
 def test_frequency(monkeypatch, seconds, doubts, verdict):
     load(monkeypatch, 0.01, *seconds)
     monkeypatch.setattr(cpu, "MachineWatch", lambda: Watch(doubts))
@@ -141,16 +130,13 @@ def test_frequency(monkeypatch, seconds, doubts, verdict):
     assert all(reason in finding.summary for reason in doubts.values())
 
 
-@pytest.mark.parametrize(
-    ("enabled", "tunables", "after", "expected"),
-    [
-        ("always [madvise] never", "glibc.malloc.hugetlb=1", 14, OK),
-        ("always [madvise] never", "glibc.malloc.hugetlb=1", 13, FAILED),
-        ("always madvise [never]", "glibc.malloc.hugetlb=1", 8, "turned huge pages off"),
-        ("", "glibc.malloc.hugetlb=1", 8, "has no transparent huge pages"),
-        ("[always] madvise never", "glibc.malloc.mmap_max=0", 8, "without them"),
-    ],
-)
+@pytest.mark.parametrize(("enabled", "tunables", "after", "expected"), [
+    ("always [madvise] never", "glibc.malloc.hugetlb=1", 14, OK),
+    ("always [madvise] never", "glibc.malloc.hugetlb=1", 13, FAILED),
+    ("always madvise [never]", "glibc.malloc.hugetlb=1", 8, "turned huge pages off"),
+    ("", "glibc.malloc.hugetlb=1", 8, "has no transparent huge pages"),
+    ("[always] madvise never", "glibc.malloc.mmap_max=0", 8, "without them"),
+])  # fmt: skip
 def test_huge_pages(monkeypatch, tmp_path, enabled, tunables, after, expected):
     """With 10 MiB of huge pages beforehand, and a block of 8."""
     texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (10, after))
@@ -168,20 +154,17 @@ NO_LIBRARY = mock.Mock(side_effect=OSError("libtorch.so: gone"))
 VERSIONS = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>=2"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"torch.get_num_threads": lambda: 4}, "torch uses 4 threads, and not 2"),
-        ({"torch.get_float32_matmul_precision": lambda: "medium"},
-         "fp32 products have precision medium"),
-        ({"torch.backends.mkldnn": NO_ONEDNN}, "lacks oneDNN"),
-        ({"bench.worker.process.import_all": NO_LIBRARY}, "OSError: libtorch.so: gone"),
-        ({software.DROPPED[0]: "1"}, f"workers inherit {software.DROPPED[0]}, which"),
-        ({"importlib.metadata.requires": lambda _name: VERSIONS,
-          "importlib.metadata.metadata": lambda _name: {"Requires-Python": ">=3.99"}},
-         r"^Python \S+ is not >=3\.99; numpy \S+ is not >=99; not-there is not installed$"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"torch.get_num_threads": lambda: 4}, "torch uses 4 threads, and not 2"),
+    ({"torch.get_float32_matmul_precision": lambda: "medium"},
+     "fp32 products have precision medium"),
+    ({"torch.backends.mkldnn": NO_ONEDNN}, "lacks oneDNN"),
+    ({"bench.worker.process.import_all": NO_LIBRARY}, "OSError: libtorch.so: gone"),
+    ({software.DROPPED[0]: "1"}, f"workers inherit {software.DROPPED[0]}, which"),
+    ({"importlib.metadata.requires": lambda _name: VERSIONS,
+      "importlib.metadata.metadata": lambda _name: {"Requires-Python": ">=3.99"}},
+     r"^Python \S+ is not >=3\.99; numpy \S+ is not >=99; not-there is not installed$"),
+])  # fmt: skip
 def test_software_that_is_wrong_is_named(monkeypatch, changes, says):
     for name in software.DROPPED:
         monkeypatch.delenv(name, raising=False)
@@ -227,18 +210,15 @@ class Time:
         return event
 
 
-@pytest.mark.parametrize(
-    ("device", "factor", "change", "verdict"),
-    [
-        ("cpu", 1.0, lambda ms: ms, OK),
-        ("cpu", 1.0, lambda ms: 0.98 * ms, FAILED),
-        ("cpu", 1.0, lambda ms: 1.02 * ms, FAILED),
-        ("cpu", 1.0, lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
-        ("cpu", 1.0, lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
-        ("cuda:0", 1.0, lambda ms: ms, OK),
-        ("cuda:0", 0.9, lambda ms: ms, FAILED),
-    ],
-)
+@pytest.mark.parametrize(("device", "factor", "change", "verdict"), [
+    ("cpu", 1.0, lambda ms: ms, OK),
+    ("cpu", 1.0, lambda ms: 0.98 * ms, FAILED),
+    ("cpu", 1.0, lambda ms: 1.02 * ms, FAILED),
+    ("cpu", 1.0, lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
+    ("cpu", 1.0, lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
+    ("cuda:0", 1.0, lambda ms: ms, OK),
+    ("cuda:0", 0.9, lambda ms: ms, FAILED),
+])  # fmt: skip
 def test_the_step_clock(monkeypatch, device, factor, change, verdict):
     time, real = Time(factor), steps.StepClock._elapsed_ms
     for module in (step_clock, steps):
@@ -251,16 +231,13 @@ def test_the_step_clock(monkeypatch, device, factor, change, verdict):
     assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
 
 
-@pytest.mark.parametrize(
-    ("missed", "says"),
-    [
-        ("", ""),
-        ("reset", "peak after reset"),
-        ("RssAnon", "anon rise 23"),
-        ("VmRSS", "rss rise 23"),
-        ("VmHWM", "rss peak rise 2"),
-    ],
-)
+@pytest.mark.parametrize(("missed", "says"), [
+    ("", ""),
+    ("reset", "peak after reset"),
+    ("RssAnon", "anon rise 23"),
+    ("VmRSS", "rss rise 23"),
+    ("VmHWM", "rss peak rise 2"),
+])  # fmt: skip
 def test_memory_counters(monkeypatch, missed, says):
     """Right, with a peak that is not reset, and with a counter that misses a tenth."""
     real = probes._status
@@ -303,26 +280,22 @@ def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
 
     trainer = SimpleNamespace(step=step)
     monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
-    monkeypatch.setattr(
-        host_memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
-    )
+    usage = lambda _who: SimpleNamespace(ru_minflt=next(faults))  # noqa: E731
+    monkeypatch.setattr(host_memory.resource, "getrusage", usage)
     assert host_memory.allocator(HERE).verdict == verdict
 
 
 right = cache(products._error)
 
 
-@pytest.mark.parametrize(
-    ("step", "half", "wrong", "verdict", "says"),
-    [
-        (100.0, 2.0, {}, OK,
-         "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step"),
-        (10.0, 2.0, {}, FAILED, "5% of a large"),
-        (100.0, 0.5, {}, OK, "bf16 is slower than fp32 here: it is emulated"),
-        (100.0, 2.0, {torch.float32: 1 + 2e-5}, FAILED, "wrong in fp32 by"),
-        (100.0, 2.0, {torch.bfloat16: torch.nan}, FAILED, "wrong in bf16 by nan"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("step", "half", "wrong", "verdict", "says"), [
+    (100.0, 2.0, {}, OK,
+     "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step"),
+    (10.0, 2.0, {}, FAILED, "5% of a large"),
+    (100.0, 0.5, {}, OK, "bf16 is slower than fp32 here: it is emulated"),
+    (100.0, 2.0, {torch.float32: 1 + 2e-5}, FAILED, "wrong in fp32 by"),
+    (100.0, 2.0, {torch.bfloat16: torch.nan}, FAILED, "wrong in bf16 by nan"),
+])  # fmt: skip
 def test_products(monkeypatch, step, half, wrong, verdict, says):
     def measure(shapes, amp, _device):
         factor = 1.0 if amp == "off" else half

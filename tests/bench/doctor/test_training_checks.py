@@ -28,12 +28,6 @@ HERE = Context("cpu", 1, "bf16", Path())
 LORA = ("lora", "all-lin")
 
 
-def test_the_fast_path_trains_as_plain_torch():
-    finding = numerics.check(HERE)
-    assert finding.verdict == OK
-    assert finding.figures["off_gradient"] < numerics.LIMITS["off"][1] / 10
-
-
 def only(monkeypatch, *settings, varied=()):
     """Leave some settings of engine minbert."""
     monkeypatch.setattr(models, "SETTINGS", settings)
@@ -41,7 +35,10 @@ def only(monkeypatch, *settings, varied=()):
     monkeypatch.setattr(numerics, "find_spec", lambda _name: None)
 
 
-def test_an_option_trains_otherwise_than_without_it(monkeypatch):
+def test_the_fast_path_trains_as_plain_torch_and_an_option_otherwise_than_without_it(monkeypatch):
+    finding = numerics.check(HERE)
+    assert finding.verdict == OK
+    assert finding.figures["off_gradient"] < numerics.LIMITS["off"][1] / 10
     stored = []
     monkeypatch.setattr(numerics, "convert_frozen", lambda _model, dtype: stored.append(dtype))
     for mode, layers, option in numerics.VARIED:
@@ -84,9 +81,8 @@ def test_wrong_dropout_and_a_step_that_overflows_and_moves_weights_are_named(mon
     """Dropout whose backward pass is not that of its forward pass."""
     assert numerics.dropout_problem("cpu") == numerics.overflow_problem("cpu") == ""
     draw, calls = numerics.cross_entropy, itertools.count()
-    monkeypatch.setattr(
-        numerics, "cross_entropy", lambda *of: draw(*of) * (1 if next(calls) else 1.05)
-    )
+    wrong = lambda *of: draw(*of) * (1 if next(calls) else 1.05)  # noqa: E731
+    monkeypatch.setattr(numerics, "cross_entropy", wrong)
     assert "falls 0.95" in numerics.dropout_problem("cpu")
     monkeypatch.setattr(numerics.math, "inf", 1.0)  # the scale of the loss
     assert "moves weights" in numerics.overflow_problem("cpu")
@@ -111,17 +107,14 @@ def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(monkeypatch):
 PLAIN, DROPPED = [1.25, 1.2, 1.15, 1.1], [1.0, 1.1]
 
 
-@pytest.mark.parametrize(
-    ("factor", "graphs", "later", "dropped", "problem"),
-    [
-        (1 + 1e-6, 2, 0, DROPPED, ""),
-        (1.001, 2, 0, DROPPED, "deviate from plain torch by 0.001, at most 0.0001"),
-        (float("nan"), 2, 0, DROPPED, "deviate from plain torch by nan"),
-        (1.0, 2, 1, DROPPED, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
-        (1.0, 2, 0, [1.0, 1.0], "with dropout the mean loss of compiled steps is"),
-        (1.0, 2, 0, [2.0, 2.1], "with dropout the mean loss of compiled steps is"),
-    ],
-)
+@pytest.mark.parametrize(("factor", "graphs", "later", "dropped", "problem"), [
+    (1 + 1e-6, 2, 0, DROPPED, ""),
+    (1.001, 2, 0, DROPPED, "deviate from plain torch by 0.001, at most 0.0001"),
+    (float("nan"), 2, 0, DROPPED, "deviate from plain torch by nan"),
+    (1.0, 2, 1, DROPPED, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
+    (1.0, 2, 0, [1.0, 1.0], "with dropout the mean loss of compiled steps is"),
+    (1.0, 2, 0, [2.0, 2.1], "with dropout the mean loss of compiled steps is"),
+])  # fmt: skip
 def test_compiled_steps(factor, graphs, later, dropped, problem):
     losses = [factor * loss for loss in PLAIN]
     finding = compiled.judge(losses, PLAIN, graphs, later, (dropped, [1.1, 1.2]))
@@ -166,14 +159,11 @@ def peaks(predicted, device="cpu", **more):
     return ran(device=device, predicted_peak_mib=predicted, **memory, **more)
 
 
-@pytest.mark.parametrize(
-    ("losses", "change", "text"),
-    [
-        ([1.6, 1.5], {}, "the losses of 2 steps differ by 0e+00 at most from those of theirs 1"),
-        ([1.6], {}, "differ by inf at most"),
-        ([], {"status": "oom", "message": "no"}, "engine transformers ended oom: no"),
-    ],
-)
+@pytest.mark.parametrize(("losses", "change", "text"), [
+    ([1.6, 1.5], {}, "the losses of 2 steps differ by 0e+00 at most from those of theirs 1"),
+    ([1.6], {}, "differ by inf at most"),
+    ([], {"status": "oom", "message": "no"}, "engine transformers ended oom: no"),
+])  # fmt: skip
 def test_engines(monkeypatch, losses, change, text):
     exact = {"dropout": 0.0, "amp": "off", "repeat": 1, "frozen_dtype": None}
     theirs = {"engine": "transformers", "kernels": None, "attn_implementation": "sdpa"}
@@ -189,18 +179,15 @@ def test_engines(monkeypatch, losses, change, text):
         cells.engines(HERE)
 
 
-@pytest.mark.parametrize(
-    ("row", "verdict", "text"),
-    [
-        (peaks(570.0), OK, "off by +23% at most (lora bf16: 570 for 500 MiB)"),
-        (peaks(580.0), FAILED, "off by +27%"),
-        (peaks(420.0), FAILED, "off by -27%"),
-        (peaks(200.0, "cuda:0"), OK, "off by -12%"),  # 64 MiB of it are cuBLAS's workspace
-        (peaks(160.0, "cuda:0"), FAILED, "off by -25%"),
-        (peaks(None), FAILED, "lora bf16 has no forecast"),
-        (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
-    ],
-)
+@pytest.mark.parametrize(("row", "verdict", "text"), [
+    (peaks(570.0), OK, "off by +23% at most (lora bf16: 570 for 500 MiB)"),
+    (peaks(580.0), FAILED, "off by +27%"),
+    (peaks(420.0), FAILED, "off by -27%"),
+    (peaks(200.0, "cuda:0"), OK, "off by -12%"),  # 64 MiB of it are cuBLAS's workspace
+    (peaks(160.0, "cuda:0"), FAILED, "off by -25%"),
+    (peaks(None), FAILED, "lora bf16 has no forecast"),
+    (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
+])  # fmt: skip
 def test_forecasts(monkeypatch, row, verdict, text):
     rows_are(monkeypatch, [peaks(505.0, mode="full"), row])
     finding = cells.forecast(HERE)
@@ -213,18 +200,15 @@ def oom(status="oom"):
     return done | {"batch_size": 512}
 
 
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [
-        ([ran(), oom()], ""),
-        ([], "ended crashed with all memory"),
-        ([ran(), oom("crashed")], "ended crashed, not oom (out of memory: tried 1 GiB)"),
-        ([ran(), ran(batch_size=512)], "ended ok, not oom"),
-        ([ran(status="oom", message="no"), oom()], "fits by 100 MiB ended oom (no)"),
-        ([oom()], "fits by 100 MiB has no row"),
-        ([ran()], "than there is has no row"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "text"), [
+    ([ran(), oom()], ""),
+    ([], "ended crashed with all memory"),
+    ([ran(), oom("crashed")], "ended crashed, not oom (out of memory: tried 1 GiB)"),
+    ([ran(), ran(batch_size=512)], "ended ok, not oom"),
+    ([ran(status="oom", message="no"), oom()], "fits by 100 MiB ended oom (no)"),
+    ([oom()], "fits by 100 MiB has no row"),
+    ([ran()], "than there is has no row"),
+])  # fmt: skip
 def test_memory_that_runs_out(monkeypatch, rows, text):
     calls = rows_are(monkeypatch, [ran() if rows else oom("crashed")], rows)
     finding = cells.out_of_memory(HERE)
@@ -261,20 +245,17 @@ GOOD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "steps", "text"),
-    [
-        ({}, STEPS_S, ""),
-        ({"flags": "disturbed"}, STEPS_S, ""),
-        ({"peak_anon_mib": None}, STEPS_S, "empty: peak_anon_mib"),
-        ({"step_ms_median": None}, STEPS_S, "empty: step_ms_median"),
-        ({"peak_anon_mib": 200.0}, STEPS_S, "the peak, 50 MiB, is less than tensors"),
-        ({"optimizer_ms": 20.0}, STEPS_S, "takes 100.0 ms, and its parts 110.0"),
-        ({}, [0.2] * 6, "6 steps take 150% of the time of training"),
-        ({}, [], "0 steps take"),
-        ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "steps", "text"), [
+    ({}, STEPS_S, ""),
+    ({"flags": "disturbed"}, STEPS_S, ""),
+    ({"peak_anon_mib": None}, STEPS_S, "empty: peak_anon_mib"),
+    ({"step_ms_median": None}, STEPS_S, "empty: step_ms_median"),
+    ({"peak_anon_mib": 200.0}, STEPS_S, "the peak, 50 MiB, is less than tensors"),
+    ({"optimizer_ms": 20.0}, STEPS_S, "takes 100.0 ms, and its parts 110.0"),
+    ({}, [0.2] * 6, "6 steps take 150% of the time of training"),
+    ({}, [], "0 steps take"),
+    ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
+])  # fmt: skip
 def test_a_row_is_complete_and_consistent(changes, steps, text):
     finding = cells.judge_grid(ran(**(GOOD | changes)), steps, [])
     assert text in finding.summary, finding.summary
@@ -302,10 +283,7 @@ def test_a_grid_is_limited_looked_at_and_gives_its_error_or_is_skipped(monkeypat
     monkeypatch.setattr(cells, "fetch", raising(InputError("the package index can't be reached")))
     with pytest.raises(SkipError, match="index can't be reached"):
         cells.run_cells(here, "grid")
-
-
-def test_the_grids_are_those_of_the_checks_of_which_the_page_has_a_section_each():
-    """Without an error, and with the batches and the steps that the checks expect."""
+    monkeypatch.undo()
     names = sorted(check.name for check in CHECKS)
     grids = {path.stem: load(str(path)) for path in cells._GRIDS.glob("*.toml")}
     assert grids.keys() <= {*names}

@@ -98,9 +98,7 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
-def test_what_needs_no_device_comes_before_any_cell_runs_or_another_slot_learns_more(
-    place, monkeypatch
-):
+def test_what_needs_no_device_comes_before_any_cell_runs(place, monkeypatch):
     slots, calls, dispatcher = place.slots(2), [], mock.Mock()
     dispatcher.begin = lambda item: calls.append(item.key) or time.sleep(0.01)
     dispatcher.prepare = lambda item: calls.append(item.key)

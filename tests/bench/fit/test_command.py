@@ -31,9 +31,8 @@ LITTLE = FORMULAE._replace(optimizer_mib=2.0)
 
 
 def costs(device="cpu", rows=(), threads=2):
-    return answers.Costs(
-        formulae={FULL: FORMULAE, LORA: LITTLE}, device=device, threads=threads, rows=rows
-    )
+    formulae = {FULL: FORMULAE, LORA: LITTLE}
+    return answers.Costs(formulae=formulae, device=device, threads=threads, rows=rows)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,16 +75,12 @@ def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
     assert (answer["model"], answer["device"], answer["limit_mib"]) == ("bert-tiny", "cpu", 2048)
     found = {(one["setting"], one["length"]): one for one in answer["answers"]}
     full, lora = found["full-fp32", 128], found["lora-r8-attn-only-fp32", 128]
-    assert {length for _, length in found} == {16, 128}
     assert 1 < full["batch"] < lora["batch"] < found["lora-r8-attn-only-fp32", 16]["batch"]
     assert lora["times_full"] == pytest.approx(lora["batch"] / full["batch"])
     for one in answer["answers"]:
         owners = one["memory_mib"]
         assert sum(owners.values()) == pytest.approx(one["peak_mib"])
-        with_spare = 1.06 * one["peak_mib"]
-        assert with_spare <= 2048
-        assert with_spare > 2048 * 0.99, "a text more takes less than a hundredth"
-        assert min(owners.values()) >= 0
+        assert 2048 * 0.99 < 1.06 * one["peak_mib"] <= 2048, "a text more takes under a hundredth"
     assert full["memory_mib"]["optimizer"] > 30 * lora["memory_mib"]["optimizer"]
     assert any(note.startswith("error of the forecast:") for note in answer["notes"])
 
@@ -99,9 +94,8 @@ def test_batches_of_ones_own_come_after_the_largest_that_fits(capsys, monkeypatc
     every = answer["answers"]
     for largest, *others in zip(every[::3], every[1::3], every[2::3], strict=True):
         assert [one["batch"] for one in others] == [4, 60_000]
-        assert {(one["setting"], one["length"]) for one in others} == {
-            (largest["setting"], largest["length"])
-        }
+        for one in others:
+            assert (one["setting"], one["length"]) == (largest["setting"], largest["length"])
     largest, small, beyond = every[-3:]
     assert small["peak_mib"] < largest["peak_mib"] < 2048 < beyond["peak_mib"]
     assert small["times_full"] is None
@@ -128,9 +122,8 @@ def test_pages_and_the_report_show_the_same_curves(capsys, tmp_path, undrawn):
     [(key, curves)] = CURVES.read(runs).items()
     assert key.endswith(" cpu")
     assert curves_key("abc", "cuda:1") == "abc cuda"
-    assert [p.length for p in curves.points if p.batch == 64 and p.mode == "full"] == [
-        16, 32, 64, 128, 256, 512,
-    ]  # fmt: skip
+    lengths = [p.length for p in curves.points if p.batch == 64 and p.mode == "full"]
+    assert lengths == [16, 32, 64, 128, 256, 512]
     data = json.loads((tmp_path / "out" / "fit.json").read_text())
     assert data["points"] == curves.model_dump(mode="json")["points"]
     assert lengths_section(curves)[0].heading == "Memory and time by length and batch"
@@ -145,19 +138,16 @@ def test_the_page_opens_quietly_and_nothing_sticks_out(tmp_path, browser):
         open_quietly(browser, tmp_path / "fit.html", size).close()
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["--memory", "250MiB"], r"250MiB: even one text of 16 tokens in .* takes \d{3} MiB "
-                                 r"\(\d+ libraries, "),
-        (["--length", "1024"], "--length 1024: bert-tiny takes 3 to 512 tokens"),
-        (["--batch", "16,0"], "--batch 0: a batch has 1 to 65,536 texts"),
-        (["--length", "2"], "--length 2: bert-tiny takes 3 to 512 tokens"),
-        (["--select", "rank=99"], "--select: no setting has rank=99"),
-        (["--model", "bert-tiny,bert-mini"], "there is no|give --model one|no folder here"),
-        (["--for", "cuda", "--verify"], "--verify trains on the GPU, and none is here"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "line"), [
+    (["--memory", "250MiB"], r"250MiB: even one text of 16 tokens in .* takes \d{3} MiB "
+                             r"\(\d+ libraries, "),
+    (["--length", "1024"], "--length 1024: bert-tiny takes 3 to 512 tokens"),
+    (["--batch", "16,0"], "--batch 0: a batch has 1 to 65,536 texts"),
+    (["--length", "2"], "--length 2: bert-tiny takes 3 to 512 tokens"),
+    (["--select", "rank=99"], "--select: no setting has rank=99"),
+    (["--model", "bert-tiny,bert-mini"], "there is no|give --model one|no folder here"),
+    (["--for", "cuda", "--verify"], "--verify trains on the GPU, and none is here"),
+])  # fmt: skip
 def test_bad_input_is_one_line_with_what_would_do(words, line, capsys):
     with pytest.raises(InputError, match=line) as error:
         run(*TINY, "--memory", "2GiB", "--runs", "none.csv", "--length", "16", *SOME, *words)
@@ -165,7 +155,9 @@ def test_bad_input_is_one_line_with_what_would_do(words, line, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, jobs):
+def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, jobs, monkeypatch):
+    monkeypatch.setattr(module, "available_mib", lambda: (123.0, "left by a control group"))
+    assert module._own_mib(module.find_conditions("cpu"), True) == 123
     with pytest.raises(InputError, match="--for cuda: say with --memory how much the GPU has"):
         run(*TINY, "--for", "cuda")
     words = ("--length", "512", "--runs", "none.csv", "--json")
@@ -181,12 +173,9 @@ def test_a_gpu_that_is_not_here_needs_its_memory_and_is_assumed_by_name(capsys, 
 
 
 @pytest.mark.parametrize("text", ["8GX", "8", "-3GiB", "GiB", "0MiB", "1e999GiB", "8 GiB 2"])
-def test_a_size_needs_a_unit_that_is_known(text):
+def test_sizes_with_a_unit_that_is_known_and_lengths_are_read(text):
     with pytest.raises(click.BadParameter, match="give one in B, kB, MB, GB, KiB, MiB, GiB: 8GiB"):
         _memory(text)
-
-
-def test_sizes_and_lengths_are_read():
     assert (_memory("8GiB"), _memory("1.5 GiB"), _memory("512MiB")) == (8192, 1536, 512)
     assert _lengths("512,32,32") == [32, 512]
     with pytest.raises(click.BadParameter, match="give whole numbers"):
@@ -202,9 +191,8 @@ def test_memory_is_learned_from_the_newest_settings(monkeypatch, capsys, tmp_pat
     made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0), points=points)
 
     def forecast(cells, rows, *_):
-        assert [(cell.rank, row.status) for cell, row in zip(cells, rows, strict=True)] == [
-            (rank, "ok") for rank in (4, 5, 6, 7, 1)
-        ]
+        assert [cell.rank for cell in cells] == [4, 5, 6, 7, 1]
+        assert [row.status for row in rows] == ["ok"] * 5
         return SimpleNamespace(memory=made)
 
     monkeypatch.setattr(module, "make_forecast", forecast)
@@ -236,24 +224,6 @@ def test_pages_without_full_fine_tuning_are_refused_first(tmp_path, monkeypatch,
         run(*words, "--runs", "none.csv")
 
 
-def test_parts_are_the_peak_where_less_was_measured_than_is_counted():
-    for most in (0.0, 0.5, -1.0):
-        of = replace(costs(), coefficients=(0.0, 0.0, most, most, most))
-        point = of.point(FULL, 10, 100)
-        assert min(point.memory_mib.values()) >= 0
-        assert point.peak_mib == pytest.approx(300 + max(0, most) * 910)
-
-
-def test_the_memory_of_this_machine_is_what_its_limits_leave(monkeypatch):
-    monkeypatch.setattr(module, "available_mib", lambda: (123.0, "left by a control group"))
-    assert module._own_mib(module.find_conditions("cpu"), True) == 123
-
-
-def test_without_a_setting_that_can_be_counted_nothing_is_answered():
-    with pytest.raises(InputError, match="the chosen settings can't be counted"):
-        costs().answers([], [16], 1000)
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("length", [16, 128])
 def test_the_largest_batch_fits_and_one_more_does_not(device, length):
@@ -276,6 +246,10 @@ def test_memory_by_owner_is_the_forecast_of_a_cell_with_the_same_counts():
     assert costs().point(FULL, 1, 1).memory_mib["gradients"] == 50
     on_gpu = costs("cuda:0").point(FULL, 10, 100)
     assert on_gpu.peak_mib == pytest.approx(910 * 1.1 + 550 + 32), "never tensors alone"
+    for most in (0.0, 0.5, -1.0):  # less was measured than is counted
+        point = replace(costs(), coefficients=(0.0, 0.0, most, most, most)).point(FULL, 10, 100)
+        assert min(point.memory_mib.values()) >= 0
+        assert point.peak_mib == pytest.approx(300 + max(0, most) * 910)
 
 
 def test_times_are_carried_over_from_rows_of_the_same_setting():
@@ -292,7 +266,16 @@ def test_times_are_carried_over_from_rows_of_the_same_setting():
     assert Variant.of(row).batch_size == 16
 
 
-def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
+def test_the_error_is_that_of_the_verified_batches_which_are_on_the_page(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "fit.md").read_text(encoding="utf-8")
+    entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
+    assert f"The {len(entries)} so far, on one machine" in page
+    assert costs().notes[0] in page
+    for model in {entry["model"] for entry in entries}:
+        own = [(e["promised"], e["fits"]) for e in entries if e["model"] == model]
+        fitted = sum(promised <= fits for promised, fits in own)
+        close = sum(abs(promised - fits) <= max(1, fits / 10) for promised, fits in own)
+        assert f"| {model} | {len(own)} | {fitted} | {close} |" in page
     entries = [{"promised": p, "fits": f} for p, f in ((109, 100), (2, 1), (50, 100), (115, 100))]
     (tmp_path / "verified.json").write_text(json.dumps(entries))
     monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
@@ -303,24 +286,14 @@ def test_the_error_is_that_of_the_verified_batches(tmp_path, monkeypatch):
     )
 
 
-def test_the_page_has_the_verified_batches():
-    page = (Path(__file__).parents[3] / "docs" / "fit.md").read_text(encoding="utf-8")
-    entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
-    assert f"The {len(entries)} so far, on one machine" in page
-    assert costs().notes[0] in page
-    for model in {entry["model"] for entry in entries}:
-        own = [(e["promised"], e["fits"]) for e in entries if e["model"] == model]
-        fitted = sum(promised <= fits for promised, fits in own)
-        close = sum(abs(promised - fits) <= max(1, fits / 10) for promised, fits in own)
-        assert f"| {model} | {len(own)} | {fitted} | {close} |" in page
-
-
 def test_batches_that_memory_alone_does_not_bound_are_remarked_on():
     of = costs()
     assert answers.remarks([of.point(FULL, n, 16) for n in (1, 65_535)]) == []
     few, most = answers.remarks([of.point(FULL, n, 16) for n in (0, 65_536, 0)])
     assert few == "batch 0: not even one text fits, whose memory is shown"
     assert most.startswith("batch 65,536: the most that a grid takes")
+    with pytest.raises(InputError, match="the chosen settings can't be counted"):
+        of.answers([], [16], 1000)
 
 
 def test_curves_say_from_where_on_little_is_saved(undrawn):
@@ -335,12 +308,10 @@ def test_curves_say_from_where_on_little_is_saved(undrawn):
     assert saved(at) < 0.1 <= saved(at - 1)
     section = lengths_section(curves)[0]
     assert f"from {at} tokens on it saves under 10%" in section.lines[0]
-    assert section.lines[0].endswith(
-        "What it saves at 16 tokens: 198 MiB of optimizer, 39.6 MiB of rest."
-    )
-    assert [drawing.stem for drawing in section.drawings] == [
-        "memory-by-length", "memory-by-batch", "time-by-length",
-    ]  # fmt: skip
+    saved_by_owner = "198 MiB of optimizer, 39.6 MiB of rest."
+    assert section.lines[0].endswith(f"What it saves at 16 tokens: {saved_by_owner}")
+    stems = [drawing.stem for drawing in section.drawings]
+    assert stems == ["memory-by-length", "memory-by-batch", "time-by-length"]
 
     of = replace(costs(), formulae={FULL: FORMULAE, LORA: FORMULAE})  # which saves nothing
     lines = lengths_section(of.curves([FULL, LORA], "mine", 512))[0].lines

@@ -18,6 +18,7 @@ from bench.fit.__main__ import command
 from bench.fit.verify import Verified, boundary, larger, verified
 from bench.launch.runner import limited
 from bench.results.curves import Point
+from tests.bench.grids import workers_of
 from tests.bench.synthetic_rows import cell
 from tests.components import need
 
@@ -40,15 +41,12 @@ def test_the_search_goes_on_where_the_forecast_was_wrong(most, promised):
     found, too_large = boundary(fits, promised)
     assert found <= most < too_large
     assert found in asked or found == 0
+    assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
     assert too_large in asked
     assert too_large - found <= max(1, 0.12 * too_large)
     assert len(asked) == len(set(asked))
     if found == promised and too_large == larger(promised):
         assert asked == [promised, larger(promised)]
-
-
-def test_a_tenth_more_is_at_least_one_text():
-    assert [larger(batch) for batch in (1, 9, 10, 95, 1000)] == [2, 10, 11, 104, 1100]
 
 
 def test_the_search_ends_at_the_most_that_a_grid_takes():
@@ -67,15 +65,12 @@ def entry(**changes):
     return Verified(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    ("changes", "ending"),
-    [
-        ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
-        ({"fits": 80, "too_large": 90}, "; the promise was too large by 25%"),
-        ({"fits": 125, "too_large": 137}, "; the promise was too small by 20%"),
-        ({"fits": 0, "too_large": 1}, "; the promise was too large by an unknown amount"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "ending"), [
+    ({}, "promised 100; 100 fitted, 110 did not, by measured peaks"),
+    ({"fits": 80, "too_large": 90}, "; the promise was too large by 25%"),
+    ({"fits": 125, "too_large": 137}, "; the promise was too small by 20%"),
+    ({"fits": 0, "too_large": 1}, "; the promise was too large by an unknown amount"),
+])  # fmt: skip
 def test_a_line_says_what_was_shown_and_by_how_much_it_was_wrong(changes, ending):
     assert str(entry(**changes)).endswith(ending)
     assert entry(**changes).is_kept == ("too large" not in ending)
@@ -92,18 +87,14 @@ def test_a_limit_ends_what_exceeds_it_and_is_gone_afterwards():
     assert not group.folder.exists()
 
 
-def test_no_group_can_be_made_in_a_place_without_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "bench.launch.runner.group_folders", lambda: iter([tmp_path, tmp_path / "x"])
-    )
-    with limited(100) as none:
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_a_group_that_can_not_be_made_or_joined_is_none(tmp_path, monkeypatch, is_stale):
+    """A folder elsewhere has the limit's file, made with it, but no process can join."""
+    groups = "bench.launch.runner.group_folders"
+    monkeypatch.setattr(groups, lambda: iter([tmp_path, tmp_path / "x"]))
+    with limited(100) as none:  # in a place without limits
         assert none is None
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("is_stale", [False, True])
-def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale):
-    """A folder elsewhere has the limit's file, made with it, but no process can join."""
     folder = tmp_path / f"minbert-fit-{os.getpid()}"
     made = Path.mkdir
     if is_stale:
@@ -114,7 +105,7 @@ def test_a_group_that_can_not_be_joined_is_none(tmp_path, monkeypatch, is_stale)
         (path / "memory.max").touch()
         (path / "cgroup.procs").mkdir(exist_ok=True) if path == folder else None
 
-    monkeypatch.setattr("bench.launch.runner.group_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(groups, lambda: iter([tmp_path]))
     monkeypatch.setattr(Path, "mkdir", with_limit)
     monkeypatch.setattr("bench.launch.runner._REMOVE", 'read -r _; rm -r "$1"')
     with limited(100) as none:
@@ -162,9 +153,8 @@ def test_what_ends_well_but_over_the_limit_does_not_fit(monkeypatch, group):
     point = Point(setting="full-fp32", mode="full", layers=None, length=16, batch=10,
                   memory_mib={"rest": 1.0}, ms_per_1k_tokens=1.0)  # fmt: skip
     model = SimpleNamespace(name="m")
-    shown = verified(
-        cell("full", None, None, "off"), point, model, target, 100.0, 10.0, None, lambda _: None
-    )
+    full = cell("full", None, None, "off")
+    shown = verified(full, point, model, target, 100.0, 10.0, None, lambda _: None)
     assert (shown.fits, shown.too_large, shown.peaks_mib) == (9, 10, peaks)
 
 
@@ -177,19 +167,11 @@ def test_a_killed_verification_leaves_nothing_running_and_no_limit(tmp_path):
     ) as process:  # fmt: skip
         assert any("batch" in line for line in process.stderr)
         deadline = time.monotonic() + 60
-        children = []
-        while time.monotonic() < deadline and not any(map(is_worker, children)):
-            children = psutil.Process(process.pid).children(recursive=True)
-        assert any(map(is_worker, children))
+        while not workers_of(tmp_path):
+            assert time.monotonic() < deadline
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     named = f"minbert-fit-{process.pid}"
     assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/{named}") if path.is_dir()]
-
-
-def is_worker(process):
-    try:
-        return "bench.worker" in process.cmdline()
-    except psutil.Error:
-        return False

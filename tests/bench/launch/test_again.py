@@ -34,11 +34,6 @@ def job(tiny_checkpoint):
     return replace(job_of(of, tiny_checkpoint), keep=True, attempt=3, repeat=2)
 
 
-@pytest.fixture
-def movies():
-    return load_task("movies", **EXAMPLES)
-
-
 def again(folder, job, data=None, *, stops=0):
     with Signals() as signals, workers_here() if not stops else nullcontext():
         signals.stops = stops
@@ -46,37 +41,27 @@ def again(folder, job, data=None, *, stops=0):
         return train_again(folder / "runs.csv", job, NAME, target=here, signals=signals, data=data)
 
 
-def outcome(folder):
-    return read_folder(folder, "accuracy")[""]
-
-
-def test_the_same_training_runs_once_and_keeps_its_weights(job, movies, tmp_path):
+def test_the_same_training_runs_once_on_the_examples_that_are_given(job, tmp_path, monkeypatch):
+    """First on those of its cell, then on dev too; its own dev examples stay."""
     folder = again(tmp_path, job)
     assert folder == tmp_path / "runs" / NAME
     kept = Job.read(folder)
     assert kept == replace(job, attempt=1, repeat=1)
     load_trained(kept, folder)
-    assert len(outcome(folder).labels) == len(movies.dev)
     written = (folder / "result.json").stat().st_mtime_ns
     assert again(tmp_path, replace(job, attempt=4)) == folder
     assert (folder / "result.json").stat().st_mtime_ns == written
     (folder / "weights.safetensors").unlink()
     again(tmp_path, job)
     assert (folder / "weights.safetensors").exists()
-    other = replace(job, cell=replace(job.cell, seed=1))
-    again(tmp_path, other)
-    assert Job.read(folder).cell.seed == 1
 
-
-def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeypatch):
-    """Here on dev too, so that the cell has others than before; its own dev examples stay."""
+    movies = load_task("movies", **EXAMPLES)
     train, dev = movies.train, movies.dev
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    whole = replace(
-        train, text_a=train.text_a + dev.text_a, labels=np.concatenate([train.labels, dev.labels])
-    )
-    of = replace(job, cell=replace(job.cell, max_train=None))
-    folder = again(tmp_path, of, TaskData(movies.task, whole, dev))
+    labels = np.concatenate([train.labels, dev.labels])
+    whole = replace(train, text_a=train.text_a + dev.text_a, labels=labels)
+    other = replace(job, cell=replace(job.cell, max_train=None))
+    again(tmp_path, other, TaskData(movies.task, whole, dev))
     kept = Job.read(folder)
     assert kept.cell.cell_id != job.cell.cell_id
     assert (kept.cell.task, kept.cell.max_dev) == ("movies", None)
@@ -84,7 +69,7 @@ def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeyp
     assert tmp_path / "cache" in Path(kept.data or "").parents
     assert len(data.train) == len(train) + len(dev)
     assert data.dev.text_a == dev.text_a
-    assert outcome(folder).labels.tolist() == dev.labels.tolist()
+    assert read_folder(folder, "accuracy")[""].labels.tolist() == dev.labels.tolist()
 
 
 def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job, tmp_path):
@@ -97,40 +82,30 @@ def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job, tmp_path):
     assert not weights.exists()
 
 
-def test_a_training_that_the_user_stops(job, tmp_path, capsys):
+def test_a_training_that_the_user_stops_and_a_place_that_cannot_be_written(job, tmp_path, capsys):
     with pytest.raises(StoppedError):
         again(tmp_path, job, stops=1)
     assert capsys.readouterr().err.endswith("stopped; the same command trains again\n")
-
-
-def test_a_place_that_cannot_be_written(job, tmp_path):
-    (tmp_path / "runs").write_text("a file")
+    (tmp_path / "other" / "runs").parent.mkdir()
+    (tmp_path / "other" / "runs").touch()
     with pytest.raises(DiskFullError, match="can't be written"):
-        again(tmp_path, job)
+        again(tmp_path / "other", job)
 
 
 OLD_GPU = Device("cuda:0", GpuInfo("an old GPU", "1", (7, 5), "GPU-1", 16_000))
 
 
-def run_of(*, is_on):
-    job = workload(device="cpu", compile_why="auto: no GPU")
-    cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
-    return Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)
-
-
 @pytest.mark.parametrize(("is_on", "amp"), [(True, "fp16"), (False, "bf16")])
 def test_amp_on_is_the_usual_type_of_the_device_and_a_named_type_stays(is_on, amp):
     target = replace(setup("fake").target("GPU-1", OLD_GPU), amp_on="fp16")
-    run = run_of(is_on=is_on)
+    job = workload(device="cpu", compile_why="auto: no GPU")
+    cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
+    run = Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)
     there = run.on(target)
     assert (there.job.cell.amp, there.job.cell.frozen_dtype) == (amp, amp)
     assert (there.job.cell.cell_id != run.job.cell.cell_id) == is_on
     assert there.job.conditions_id == target.conditions.conditions_id
     assert Attempt.from_values(json.loads(json.dumps(there.values()))) == there
-
-
-def test_compile_auto_is_resolved_where_it_runs():
-    target = setup("fake").target("cpu")
-    there = run_of(is_on=False).on(target).job.cell
-    assert there.compile == "off"
-    assert there.compile_why == f"auto: {target.no_compiling}"
+    on_cpu = setup("fake").target("cpu")
+    there = run.on(on_cpu).job.cell
+    assert (there.compile, there.compile_why) == ("off", f"auto: {on_cpu.no_compiling}")

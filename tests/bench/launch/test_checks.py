@@ -47,13 +47,10 @@ def full(**settings):
 TWO = [full(), full(seed=1)]
 
 
-@pytest.mark.parametrize(
-    ("task", "name", "label", "line"),
-    [
-        ("multitask", "sts_dev", "3.8", "sts: all dev labels are 3.8"),
-        ("quora", "quora_train", "1", "quora: all training labels are 1"),
-    ],
-)
+@pytest.mark.parametrize(("task", "name", "label", "line"), [
+    ("multitask", "sts_dev", "3.8", "sts: all dev labels are 3.8"),
+    ("quora", "quora_train", "1", "quora: all training labels are 1"),
+])  # fmt: skip
 def test_labels_that_are_all_the_same_are_reported(tmp_path, task, name, label, line):
     assert checks.label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
     assert checks.label_notes(data_of(tmp_path / "usual", task)) == []
@@ -70,9 +67,8 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     whole = data_of(tmp_path / "whole")
     checks.check_loss(variants, [*learning(1, loss="mse"), *learning(2)], whole)
     write_folder(tmp_path / "classes", ("sst", "quora"))
-    checks.check_loss(
-        variants, learning(1, loss=None), load_data("multitask", tmp_path / "classes")
-    )
+    classes = load_data("multitask", tmp_path / "classes")
+    checks.check_loss(variants, learning(1, loss=None), classes)
     checks.check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
     equal = data_of(tmp_path / "equal", sts_train="3.8")
     checks.check_loss(variants, learning(64, loss="mse"), equal)
@@ -83,24 +79,32 @@ def test_a_correlation_is_the_loss_of_numbers_that_differ_in_batches_of_two(tmp_
     ):
         with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
             checks.check_loss(variants, cells, data)
-
-
-def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0():
-    """The standard deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
+    # the standard deviation of 0.1 three times over is 1e-17, and nothing to divide by
     assert standard(np.full(3, 0.1)) == (0.1, 1.0)
     labels = np.array([1.0, 2.0, 6.0])
     assert standard(labels) == (labels.mean(), labels.std())
 
 
-def test_settings_without_effect_are_reported(tmp_path):
+def test_settings_without_effect_are_reported_and_those_of_classes_refused(tmp_path):
     data = data_of(tmp_path, "sst")
     assert checks.idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
-    assert checks.idle_notes([Settings(), settings, settings], data) == [
-        "without effect on task sst: encoders, task_rates, regression_loss"
-    ]
+    line = "without effect on task sst: encoders, task_rates, regression_loss"
+    assert checks.idle_notes([Settings(), settings, settings], data) == [line]
     final = gridfile.load("paper-final").variants
     assert checks.idle_notes(final, data_of(tmp_path)) == []
+    variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
+    weighted = [Settings(class_weights="balanced")]
+    topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")
+    only = "it is for classes, and task"
+    for refused, data, line in (
+        (variants, numbers, f"label_smoothing 0.1: {only} sts has numbers; leave it out$"),
+        (weighted, topics, f"class_weights balanced: {only} topics has several labels for a"),
+    ):
+        with pytest.raises(InputError, match=f"^{line}"):
+            checks.check_class_settings(refused, data)
+    checks.check_class_settings(variants, load_data("multitask", tmp_path))
+    checks.check_class_settings([Settings()], numbers)
 
 
 A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
@@ -108,30 +112,20 @@ T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
 BROKEN_T4 = replace(T4, failures={"bf16": "not supported"})
 
 
-@pytest.mark.parametrize(
-    ("device", "settings", "message"),
-    [
-        (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on"),
-        (Device(), {"amp": "bf16"}, ""),
-        (BROKEN_T4, {"amp": "fp16"}, ""),
-        (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 "),
-        (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none"),
-        (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none"),
-        (A100, {"tf32": "on"}, ""),
-    ],
-)
-def test_types_that_a_device_has_not_are_refused(device, settings, message):
+@pytest.mark.parametrize(("device", "settings", "message", "notes"), [
+    (Device(), {"amp": "fp16"}, "amp fp16 needs a GPU; on the CPU take bf16 or on", 0),
+    (Device(), {"amp": "bf16"}, "", 0),
+    (BROKEN_T4, {"amp": "fp16"}, "", 0),
+    (BROKEN_T4, {"amp": "bf16"}, "Tesla T4 can't compute in amp bf16 ", 1),
+    (Device(), {"tf32": "on"}, "tf32 needs a GPU .* and the CPU is none", 0),
+    (T4, {"tf32": "on"}, "tf32 needs a GPU .* and Tesla T4 is none", 0),
+    (A100, {"tf32": "on", "amp": "bf16"}, "", 0),
+])  # fmt: skip
+def test_types_that_a_device_has_not_are_refused_or_noted(device, settings, message, notes):
     cells = [full(), cell("full", None, None, **{"amp": "off"} | settings)]
     with pytest.raises(InputError, match=f"grid smoke: {message}") if message else nullcontext():
         checks.check_amp(cells, gridfile.load("smoke"), device)
-
-
-@pytest.mark.parametrize(
-    ("device", "amp", "notes"),
-    [(T4, "bf16", 1), (T4, "fp16", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
-)
-def test_bf16_that_is_emulated_is_noted(device, amp, notes):
-    lines = checks.amp_notes([cell("full", None, None, amp)], device)
+    lines = checks.amp_notes(cells, device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
 
@@ -161,21 +155,6 @@ def test_default_rates_are_noted_where_they_were_not_measured():
         assert checks.rate_notes([replace(other, learning_rate=1e-4)]) == []
 
 
-def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path):
-    variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
-    weighted = [Settings(class_weights="balanced")]
-    topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")
-    only = "it is for classes, and task"
-    for refused, data, line in (
-        (variants, numbers, f"label_smoothing 0.1: {only} sts has numbers; leave it out$"),
-        (weighted, topics, f"class_weights balanced: {only} topics has several labels for a"),
-    ):
-        with pytest.raises(InputError, match=f"^{line}"):
-            checks.check_class_settings(refused, data)
-    checks.check_class_settings(variants, load_data("multitask", tmp_path))
-    checks.check_class_settings([Settings()], numbers)
-
-
 def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
     windows = full(max_length=16, window_stride=13)
     checks.check_words([full(), windows], TAGGED)
@@ -190,19 +169,16 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
             checks.check_words(cells, data)
 
 
-@pytest.mark.parametrize(
-    ("together", "line"),
-    [
-        ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
-        ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
-        ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
-        ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
-        (
-            {"gradient_accumulation_steps": 2, "task": "multitask"},
-            "gradient_accumulation_steps: a step of task multitask",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("together", "line"), [
+    ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
+    ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
+    ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
+    ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
+    (
+        {"gradient_accumulation_steps": 2, "task": "multitask"},
+        "gradient_accumulation_steps: a step of task multitask",
+    ),
+])  # fmt: skip
 def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
     checks.check_cells([full(**{name: value}) for name, value in together.items()])
     with pytest.raises(InputError, match=f"^{line}"):
@@ -215,18 +191,15 @@ def test_what_does_not_go_together_in_a_cell_is_refused(together, line):
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("settings", "cells", "amps", "line"),
-    [
-        ({"folds": 3}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({"seeds": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({"repeats": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
-        ({}, TWO[:1], {"bf16"}, "full-fp32-s0 would race alone"),
-        ({}, [full(), full(batch_size=8)], {"bf16"}, "its settings differ in batch_size, in which"),
-        ({"init": "random"}, TWO, {"bf16"}, "random weights have no scores"),
-        ({}, TWO, {"fp16", "bf16"}, "amp on is bf16 and fp16 on these devices"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "cells", "amps", "line"), [
+    ({"folds": 3}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({"seeds": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({"repeats": 2}, TWO, {"bf16"}, "its rounds have folds and seeds of their own"),
+    ({}, TWO[:1], {"bf16"}, "full-fp32-s0 would race alone"),
+    ({}, [full(), full(batch_size=8)], {"bf16"}, "its settings differ in batch_size, in which"),
+    ({"init": "random"}, TWO, {"bf16"}, "random weights have no scores"),
+    ({}, TWO, {"fp16", "bf16"}, "amp on is bf16 and fp16 on these devices"),
+])  # fmt: skip
 def test_what_can_not_race_is_refused(settings, cells, amps, line):
     checks.check_race(Settings(), TWO, {"bf16"})
     with pytest.raises(InputError, match=f"--race: {line}"):
@@ -236,9 +209,8 @@ def test_what_can_not_race_is_refused(settings, cells, amps, line):
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1
-    assert checks.early_stopping_notes(stopping) == [
-        "early_stopping holds out 10% of the training examples (held_out 0.1)"
-    ]
+    line = "early_stopping holds out 10% of the training examples (held_out 0.1)"
+    assert checks.early_stopping_notes(stopping) == [line]
     for settings in (Settings(), Settings(held_out=0.2), Settings(early_stopping=2, held_out=0.2)):
         assert settings.share_held_out == settings.held_out
         assert checks.early_stopping_notes(settings) == []
@@ -252,20 +224,15 @@ LORA = cell("lora", 8, "attn-only", "off")
 STEPS = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
 
 
-@pytest.mark.parametrize(
-    ("of", "count", "examples", "keep", "mib"),
-    [
-        (full(), 3, 0, False, 64),
-        (full(), 3, 0, True, 64 + 3 * 88),
-        (LORA, 3, 0, False, 64 + 3 * 4),
-        (LORA, 1000, 0, False, 64 + 125 + 1024),
-        (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
-        (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
-    ],
-)
-def test_the_disk_has_to_hold_the_weights_that_are_kept_and_the_lines_of_steps(
-    tmp_path, monkeypatch, of, count, examples, keep, mib
-):
+@pytest.mark.parametrize(("of", "count", "examples", "keep", "mib"), [
+    (full(), 3, 0, False, 64),
+    (full(), 3, 0, True, 64 + 3 * 88),
+    (LORA, 3, 0, False, 64 + 3 * 4),
+    (LORA, 1000, 0, False, 64 + 125 + 1024),
+    (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
+    (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
+])  # fmt: skip
+def test_the_disk_has_to_hold_the_weights(tmp_path, monkeypatch, of, count, examples, keep, mib):
     """minilm's 22.7 million parameters take 87 MiB; by default there is a cap of 1 GiB."""
     planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(count)]
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)

@@ -131,23 +131,10 @@ def test_threads_of_a_process_have_a_device_together(tmp_path, start):
         assert other.says() == "has cpu"
 
 
-def test_a_place_without_locks_is_refused_and_a_link_is_no_file_of_locks(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
-        with pytest.raises(DiskFullError, match="can't be locked"):
-            Locks(path, Signals())
-    assert not (tmp_path / "target").exists()
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
+def test_no_other_user_can_open_the_locks_on_devices(tmp_path, monkeypatch):
+    """A folder that others can use is refused, and so is a link or a place without locks."""
     monkeypatch.delenv("MINBERT_BENCH_LOCKS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-def test_no_other_user_can_open_the_locks_on_devices(cache):
     umask = os.umask(0)
     try:
         path = device_locks()
@@ -155,21 +142,23 @@ def test_no_other_user_can_open_the_locks_on_devices(cache):
             pass
     finally:
         os.umask(umask)
-    assert cache in path.parents
-    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
-
-
-def test_a_folder_of_locks_that_others_can_use_is_refused(cache):
-    folder = device_locks().parent
+    folder = path.parent
+    assert tmp_path in path.parents
+    assert (folder.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
     folder.chmod(0o755)
     with pytest.raises(InputError, match=r"chmod 700.*MINBERT_BENCH_LOCKS"):
         device_locks()
-    if os.getuid() != 0:
-        pytest.skip("giving it to another user takes root")
-    folder.chmod(0o700)
-    os.chown(folder, 65534, 65534)
-    with pytest.raises(InputError, match="other users can use its locks"):
-        device_locks()
+    if os.getuid() == 0:  # giving it to another user takes root
+        folder.chmod(0o700)
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(InputError, match="other users can use its locks"):
+            device_locks()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for path in (tmp_path / "file" / "grids.lock", tmp_path / "link"):
+        with pytest.raises(DiskFullError, match="can't be locked"):
+            Locks(path, Signals())
+    assert not (tmp_path / "target").exists()
 
 
 RUN = """

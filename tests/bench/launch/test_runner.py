@@ -19,10 +19,21 @@ from bench.common.errors import DiskFullError
 from bench.launch import runner
 from bench.launch.runner import oom_kills, run_worker
 from bench.launch.signals import Signals
-from tests.bench.fake_parent import WORKER
 
 ROOT = Path(__file__).parents[3]
-PARENT = Path(__file__).parents[1].joinpath("fake_parent.py")
+WORKER = Path(__file__).parents[1] / "fake_worker.py"
+PARENT = """
+import json, os, sys
+from dataclasses import asdict
+from pathlib import Path
+from bench.launch.runner import run_worker
+from bench.launch.signals import Signals
+
+with Signals() as signals:
+    outcome = run_worker(Path(sys.argv[1]), sys.argv[2:], env=os.environ, timeout_s=30.0,
+                         on_progress=lambda _: None, signals=signals)
+print(json.dumps(asdict(outcome)))
+"""
 SPOILS = "import sys; open(sys.argv[1] + '/result.json', 'w').write('[')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -36,7 +47,8 @@ def run(folder, *behaviours, argv=(), on_progress=lambda _: None, **limits):
 
 
 def start_parent(folder, *behaviours, small=False):
-    argv = [sys.executable, str(PARENT), str(folder), "30", *behaviours]
+    worker = [sys.executable, str(WORKER), str(folder), *behaviours]
+    argv = [sys.executable, "-c", PARENT, str(folder), *worker]
     if small:  # what a shell forks starts with the shell's peak memory, not with that of pytest
         argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
     return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
@@ -75,7 +87,8 @@ def how(outcome):
 NO_FILE = ("crashed", "FileNotFoundError: [Errno 2] No such file", None)
 
 
-def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(tmp_path):
+def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves(tmp_path, monkeypatch):
+    """What keeping weights took is no part of `wall_s`."""
     (tmp_path / "weights.safetensors").touch()  # of an earlier training
     outcome = run(tmp_path, "note_pid", "child", "result")
     assert how(outcome) == ("ok", "", None)
@@ -83,9 +96,6 @@ def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(
     assert outcome.result["flags"] == ["throttled"]
     assert not (tmp_path / "weights.safetensors").exists()
     assert all_gone(tmp_path, 2)
-
-
-def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
     for behaviour, wall_s in (("result", 10.0), ("result_that_was_kept", 7.0)):
         clock = iter([1000.0, 1010.0])
         monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
@@ -106,13 +116,18 @@ def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
     assert "Traceback" in (tmp_path / "stderr.txt").read_text()[-2000:]
 
 
-def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
+def test_what_a_killed_worker_left_is_removed_and_the_kernels_count_is_asked(tmp_path, monkeypatch):
     killed = ("crashed", "killed by signal 9 (SIGKILL)", signal.SIGKILL)
     assert how(run(tmp_path, "unfinished", "kill")) == killed
     assert list(tmp_path.rglob(".*")) == []
     (tmp_path / ".result.json.tmp").touch()  # by a parent and a worker that died together
     assert run(tmp_path, "result", "segfault").status == "ok", "the result counts"
     assert not list(tmp_path.glob(".*"))
+    for counts, status in (([4, 5], "oom"), ([4, 4], "crashed"), ([None, 1], "crashed")):
+        monkeypatch.setattr(runner, "oom_kills", iter(counts).__next__)
+        assert run(tmp_path, "kill").status == status
+    monkeypatch.setattr(runner, "oom_kills", iter([4, 5]).__next__)
+    assert run(tmp_path, "segfault").status == "crashed"
 
 
 def test_a_worker_fails_by_its_result_or_its_last_line_or_without_a_result(tmp_path):
@@ -131,46 +146,35 @@ def test_a_worker_fails_by_its_result_or_its_last_line_or_without_a_result(tmp_p
         run(tmp_path / "file" / "cell")
 
 
-def test_sigkill_is_oom_if_the_kernels_count_rose(tmp_path, monkeypatch):
-    for counts, status in (([4, 5], "oom"), ([4, 4], "crashed"), ([None, 1], "crashed")):
-        left = list(counts)
-        monkeypatch.setattr(runner, "oom_kills", lambda left=left: left.pop(0))
-        assert run(tmp_path, "kill").status == status
-    monkeypatch.setattr(runner, "oom_kills", iter([4, 5]).__next__)
-    assert run(tmp_path, "segfault").status == "crashed"
-
-
-def test_progress_comes_as_it_was_sent_though_the_worker_has_ended(tmp_path):
+def test_progress_comes_as_it_was_sent_and_an_error_of_the_display_leaves_no_worker(tmp_path):
+    """Though the worker has ended, and without garbage."""
     seen = []
 
     def slow(message):
         seen.append(message)
-        time.sleep(0.5)
+        time.sleep(0.3)
 
-    run(tmp_path, "train", "moment", "train", "result", on_progress=slow)
-    assert seen == [{"phase": "train"}, {"step": 3, "steps": 10, "loss": 0.5}] * 2
-
-
-def test_garbage_on_the_pipe_is_ignored(tmp_path):
-    seen = []
-    assert run(tmp_path, "garbage", "result", on_progress=seen.append).status == "ok"
-    assert seen == [{"phase": "told"}]
-
-
-def test_an_error_of_the_display_leaves_no_worker(tmp_path):
+    behaviours = "train", "moment", "train", "garbage", "result"
+    assert run(tmp_path, *behaviours, on_progress=slow).status == "ok"
+    sent = [{"phase": "train"}, {"step": 3, "steps": 10, "loss": 0.5}]
+    assert seen == [*sent, *sent, {"phase": "told"}]
     fail = mock.Mock(side_effect=RuntimeError("display"))
     with pytest.raises(RuntimeError, match="display"):
         run(tmp_path, "note_pid", "child", "train", "hang", on_progress=fail)
     assert all_gone(tmp_path, 2)
 
 
-def test_peak_memory_is_the_workers_own_and_not_the_parents(tmp_path):
+def test_peak_memory_is_the_workers_own_and_no_descriptor_is_left_open(tmp_path):
     parent = start_parent(tmp_path, "allocate", "result", small=True)
     outcome = json.loads(parent.communicate(timeout=20)[0])
     assert 200 < outcome["peak_rss_mib"] < 260
     ours = b"x" * (100 * 2**20)
-    assert run(tmp_path, "result").peak_rss_mib is None
+    assert run(tmp_path, "result").peak_rss_mib is None, "the parent has more"
     assert ours
+    before = psutil.Process().num_fds()
+    run(tmp_path, "result")
+    run(tmp_path, "hang", timeout_s=0.2)
+    assert psutil.Process().num_fds() == before
 
 
 def test_a_timeout_ends_the_whole_group_and_until_then_the_parent_sleeps(tmp_path):
@@ -195,31 +199,18 @@ def test_what_ignores_the_request_is_killed_after_the_grace_and_its_result_count
     assert outcome.result["columns"] == {"train_s": 2.0}
 
 
-def test_ctrl_c_ends_the_worker_in_good_order(tmp_path):
+def test_ctrl_c_ends_the_worker_in_good_order_and_a_second_kills_at_once(tmp_path):
     outcome = run(tmp_path, "note_pid", "child", "train", "interrupt_parent", "hang")
     assert how(outcome) == ("interrupted", "stopped by the user (phase: train)", signal.SIGTERM)
     assert all_gone(tmp_path, 2)
-
-
-def test_a_second_ctrl_c_kills_at_once(tmp_path):
+    for path in tmp_path.glob("pid-*"):
+        path.unlink()
     outcome = run(
         tmp_path, "note_pid", "interrupt_parent_when_asked_to_end", "interrupt_parent",
         "hang", "hang", grace_s=30,
     )  # fmt: skip
     assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGKILL)
     assert outcome.wall_s < 10
-    assert all_gone(tmp_path, 1)
-
-
-def test_a_signal_to_the_parent_alone(tmp_path):
-    """The worker has a session of its own, so that a terminal's SIGINT is not its to handle."""
-    parent = start_parent(tmp_path, "note_pid", "hang")
-    assert wait_for((tmp_path / "hangs").exists)
-    [worker] = pids(tmp_path)
-    assert os.getsid(worker) == worker
-    parent.send_signal(signal.SIGTERM)
-    outcome = json.loads(parent.communicate(timeout=10)[0])
-    assert (outcome["status"], outcome["stops"], parent.returncode) == ("interrupted", 1, 0)
     assert all_gone(tmp_path, 1)
 
 
@@ -235,14 +226,6 @@ def test_after_a_stop_nothing_is_started_and_handlers_are_restored(tmp_path):
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_no_descriptor_is_left_open(tmp_path):
-    run(tmp_path, "result")
-    before = psutil.Process().num_fds()
-    run(tmp_path, "result")
-    run(tmp_path, "hang", timeout_s=0.2)
-    assert psutil.Process().num_fds() == before
-
-
 @pytest.mark.parametrize(
     "behaviours",
     [
@@ -255,7 +238,9 @@ def test_no_descriptor_is_left_open(tmp_path):
 def test_a_worker_does_not_outlive_a_killed_parent(tmp_path, behaviours):
     parent = start_parent(tmp_path, *behaviours)
     assert wait_for((tmp_path / "hangs").exists)
-    assert all(map(runs, pids(tmp_path)))
+    workers = pids(tmp_path)
+    assert all(map(runs, workers))
+    assert os.getsid(workers[0]) in workers, "a terminal's SIGINT is not the worker's to handle"
     parent.kill()
     parent.communicate(timeout=10)
     assert all_gone(tmp_path, 1 + ("child" in behaviours))
@@ -277,21 +262,18 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 12\nmax 9\noom 8\noom_kill {}\noom_group_kill 1\n"
 
 
-@pytest.mark.parametrize(
-    ("cgroups", "files", "count"),
-    [
-        ("0::/user.slice/a\n", {"user.slice/a/memory.events": V2.format(3)}, 3),
-        ("0::/host/only\n", {"memory.events": V2.format(5)}, 5),
-        (
-            "9:name=systemd:/\n4:cpu,memory:/a:b\n0::/\n",
-            {"memory/a:b/memory.oom_control": V1.format(6), "memory.events": V2.format(1)},
-            6,
-        ),
-        ("4:memory:/docker/x\n", {"memory/memory.oom_control": V1.format(7)}, 7),
-        ("4:memory:/old\n", {"memory/old/memory.oom_control": "under_oom 0\n"}, None),
-        ("\n::\nnonsense\n", {}, None),
-    ],
-)
+@pytest.mark.parametrize(("cgroups", "files", "count"), [
+    ("0::/user.slice/a\n", {"user.slice/a/memory.events": V2.format(3)}, 3),
+    ("0::/host/only\n", {"memory.events": V2.format(5)}, 5),
+    (
+        "9:name=systemd:/\n4:cpu,memory:/a:b\n0::/\n",
+        {"memory/a:b/memory.oom_control": V1.format(6), "memory.events": V2.format(1)},
+        6,
+    ),
+    ("4:memory:/docker/x\n", {"memory/memory.oom_control": V1.format(7)}, 7),
+    ("4:memory:/old\n", {"memory/old/memory.oom_control": "under_oom 0\n"}, None),
+    ("\n::\nnonsense\n", {}, None),
+])  # fmt: skip
 def test_the_count_by_version_and_place(tmp_path, cgroups, files, count):
     for name, text in files.items():
         path = tmp_path / "mounts" / name

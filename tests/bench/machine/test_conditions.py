@@ -16,25 +16,10 @@ import pytest
 from packaging.version import Version
 
 from bench.common.errors import InputError
-from bench.machine import conditions
-from bench.machine.conditions import (
-    WORKERS,
-    Conditions,
-    cpu_quota,
-    find_conditions,
-    find_slots,
-    torch_build,
-)
+from bench.machine import conditions, environment
+from bench.machine.conditions import Conditions, cpu_quota, find_conditions, find_slots
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
-from bench.machine.environment import (
-    DROPPED,
-    RECORDED,
-    RECORDED_ON_GPU,
-    SET,
-    command_line,
-    recorded,
-    worker_environment,
-)
+from bench.machine.environment import DROPPED, SET, command_line, recorded, worker_environment
 from bench.machine.version import _OF_PARENT, code_version, measuring
 from bench.plan.cell import ABOUT
 from tests.experiments.faults.gpu import FakeCuda, FakeGpu, FakeNvml
@@ -113,7 +98,7 @@ def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(monkeypatch):
     assert (alone.conditions.threads, alone.conditions.sharing, alone.cores) == (8, None, set())
 
 
-def test_jobs_share_the_cores_of_the_cpu(monkeypatch):
+def test_jobs_share_the_cores_of_the_cpu_and_others_workers_are_recorded(monkeypatch):
     lanes = lanes_on(monkeypatch, "auto", jobs=3)
     assert [lane.cores for lane in lanes] == [{0, 1}, {2, 3}, {4, 5}]
     assert {lane.conditions.threads for lane in lanes} == {2}
@@ -125,28 +110,23 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch):
         find_slots("cpu", 4)
     with pytest.raises(InputError, match="--jobs is for the CPU, and --device auto is a GPU"):
         lanes_on(monkeypatch, "auto", FakeGpu("GPU-0"), jobs=2)
-
-
-def test_workers_of_other_processes_are_recorded_too(monkeypatch):
-    (lane,) = lanes_on(monkeypatch, "cpu", cores=2, **{WORKERS: "2"})
+    monkeypatch.undo()
+    (lane,) = lanes_on(monkeypatch, "cpu", cores=2, **{conditions.WORKERS: "2"})
     assert (lane.conditions.sharing, lane.conditions.threads) == ("2 workers", 2)
     assert lane.device_name == "cpu [0, 1]"
     monkeypatch.setattr(conditions, "cpu_quota", lambda: 2)
     assert find_conditions("cpu").conditions.threads == 1
-    monkeypatch.setitem(os.environ, WORKERS, "two")
+    monkeypatch.setitem(os.environ, conditions.WORKERS, "two")
     with pytest.raises(InputError, match="MINBERT_BENCH_WORKERS='two' is no number of workers"):
         find_conditions("cpu")
 
 
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-    ],
-)
+@pytest.mark.parametrize(("files", "cores"), [
+    ({"cpu.max": "50000 100000\n"}, 1),
+    ({"cpu.max": "max 100000\n"}, None),
+    ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+])  # fmt: skip
 def test_a_quota_limits_the_cores(tmp_path, files, cores):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -158,7 +138,7 @@ def test_the_build_is_that_of_torch_and_not_of_the_package(tmp_path, monkeypatch
     """The metadata of a wheel can lack what follows the +, as those of PyPI do."""
     import torch
 
-    assert torch_build() == (torch.__version__, torch.version.cuda)
+    assert conditions.torch_build() == (torch.__version__, torch.version.cuda)
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(conditions, "find_spec", lambda _: spec)
     monkeypatch.setattr(conditions.metadata, "version", lambda _: "2.9.0")
@@ -169,7 +149,7 @@ def test_the_build_is_that_of_torch_and_not_of_the_package(tmp_path, monkeypatch
         ("cuda = '12.8'", ("2.9.0", "12.8")),
     ):  # fmt: skip
         (tmp_path / "version.py").write_text(f"from typing import Optional\n{lines}\n")
-        assert torch_build() == build
+        assert conditions.torch_build() == build
 
 
 FILES = ("adapters/x.py", "minbert/x.py", "bench/plan/job.py", "bench/results/row.py")
@@ -203,12 +183,26 @@ def commit(folder):
     return git(folder, "rev-parse", "HEAD")[:10]
 
 
-def test_a_change_of_what_measures_is_another_version(checkout):
+def test_a_change_of_what_measures_is_another_version(checkout, monkeypatch):
+    releases = {
+        "0.1.0": "0.1.0", "0.1.0.dev1951": "0.1.0", "0.1.0.post1.dev3": "0.1.0",
+        "0.2.0rc1": "0.2.0rc1",
+    }  # fmt: skip
+
+    def by_package():
+        """The code's version where each version of the package is installed."""
+        for installed in releases:
+            with monkeypatch.context() as patch:
+                patch.setattr(metadata, "version", lambda _name, of=installed: of)
+                yield code_version(checkout)
+
     package = Version(metadata.version("minbert-bench")).base_version
     assert code_version(checkout) == package, "nothing is committed"
+    assert [*by_package()] == [*releases.values()]
     first = commit(checkout)
     clean = code_version(checkout)
     assert clean == f"{package}+g{first}"
+    assert [*by_package()] == [f"{release}+g{first}" for release in releases.values()]
     for name in ("README.md", "bench/report/x.py", "tests/x.py", "runs.csv"):
         write(checkout, name, "2\n")
     assert code_version(checkout) == clean
@@ -226,18 +220,6 @@ def test_a_change_of_what_measures_is_another_version(checkout):
     assert code_version(checkout) == clean.replace(first, second)
     shutil.rmtree(checkout / ".git")
     assert code_version(checkout) == package
-
-
-def test_a_commit_has_one_version_whenever_its_package_was_built(checkout, monkeypatch):
-    releases = {
-        "0.1.0": "0.1.0", "0.1.0.dev1951": "0.1.0", "0.1.0.post1.dev3": "0.1.0",
-        "0.2.0rc1": "0.2.0rc1",
-    }  # fmt: skip
-    for end in (lambda: "", lambda: f"+g{commit(checkout)}"):  # before a commit and after it
-        text = end()
-        for installed, release in releases.items():
-            monkeypatch.setattr(metadata, "version", lambda _name, of=installed: of)
-            assert code_version(checkout) == f"{release}{text}"
 
 
 _IMPORTED = """
@@ -294,13 +276,10 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
 TUNABLES = "GLIBC_TUNABLES"
 
 
-def test_what_a_worker_inherits_and_what_of_it_is_recorded():
+def test_what_a_worker_inherits_or_a_command_by_hand_sets_and_what_is_recorded():
+    """The allocator keeps memory unless a user tells it something."""
     assert not {*DROPPED} & worker_environment(dict.fromkeys(DROPPED, "1"), 1).keys()
     assert recorded(dict.fromkeys(DROPPED, "1"), on_gpu=True) is None
-    inherited = {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
-    seen = {"CUDA_VISIBLE_DEVICES": "GPU-8932", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    assert seen.items() <= worker_environment(inherited, 1, "GPU-8932").items()
-    assert worker_environment(inherited, 1)["CUDA_VISIBLE_DEVICES"] == ""
     for name, on_cpu in (("TORCH_CUDNN_V8_API_DISABLED", None), ("MKL_CBWR", "MKL_CBWR=1")):
         assert worker_environment({name: "1"}, 1)[name] == "1"
         assert recorded({name: "1"}, on_gpu=True) == f"{name}=1"
@@ -310,6 +289,24 @@ def test_what_a_worker_inherits_and_what_of_it_is_recorded():
         "KMP_INIT_AT_FORK": "FALSE",  # by scikit-learn
     }  # fmt: skip
     assert recorded(dict.fromkeys(SET[:-1], "7") | others, on_gpu=True) is None
+    usual = worker_environment({}, 1)[TUNABLES]
+    assert "glibc.malloc.trim_threshold" in usual
+    assert recorded({}, on_gpu=False) is None
+    of_users = {TUNABLES: "glibc.malloc.arena_max=1"}
+    assert worker_environment(of_users, 1)[TUNABLES] == of_users[TUNABLES]
+    assert recorded(of_users, on_gpu=False) == f"{TUNABLES}={of_users[TUNABLES]}"
+    other = "glibc.cpu.x86_shstk=off"
+    assert worker_environment({TUNABLES: other}, 1)[TUNABLES] == f"{other}:{usual}"
+    assert TUNABLES not in worker_environment({}, 1, tuned=False)
+    given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
+    assert given["HOME"] == "/x"
+    assert given["OMP_NUM_THREADS"] == given["MKL_NUM_THREADS"] == "2"
+    line = command_line(given, ["sh", "-c", "env; echo $0", "a folder"])
+    printed = subprocess.check_output(["/bin/sh", "-c", line], env={"PATH": "/usr/bin:/bin"})
+    lines = printed.decode().splitlines()
+    assert lines[-1] == "a folder"
+    assert {f"{name}={given[name]}" for name in SET} <= set(lines)
+    assert "HOME" not in line
 
 
 def test_records_are_sorted_and_hold_no_path_or_secret():
@@ -333,18 +330,6 @@ def test_records_are_sorted_and_hold_no_path_or_secret():
         assert text == recorded({"TORCHINDUCTOR_ANY": value}, on_gpu=False)
 
 
-def test_a_command_by_hand_sets_what_a_worker_is_given():
-    given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
-    assert given["HOME"] == "/x"
-    assert given["OMP_NUM_THREADS"] == given["MKL_NUM_THREADS"] == "2"
-    line = command_line(given, ["sh", "-c", "env; echo $0", "a folder"])
-    printed = subprocess.check_output(["/bin/sh", "-c", line], env={"PATH": "/usr/bin:/bin"})
-    lines = printed.decode().splitlines()
-    assert lines[-1] == "a folder"
-    assert {f"{name}={given[name]}" for name in SET} <= set(lines)
-    assert "HOME" not in line
-
-
 def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
     page = Path(__file__).parents[3] / "docs" / "measuring.md"
     text = page.read_text(encoding="utf-8").partition("## Inherited variables")[2]
@@ -352,21 +337,10 @@ def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
     rows = re.findall(rf"^\| (.*) \| ({fates}) \|", text, re.MULTILINE)
     documented = {name: fate for names, fate in rows for name in re.findall(r"`([\w*]+)`", names)}
     kinds = {
-        "recorded": RECORDED, "set": SET, "dropped": DROPPED, "recorded on a GPU": RECORDED_ON_GPU,
+        "recorded": environment.RECORDED, "set": SET, "dropped": DROPPED,
+        "recorded on a GPU": environment.RECORDED_ON_GPU,
     }  # fmt: skip
     assert documented == {name: fate for fate, names in kinds.items() for name in names}
-
-
-def test_the_allocator_keeps_memory_unless_a_user_tells_it_something():
-    usual = worker_environment({}, 1)[TUNABLES]
-    assert "glibc.malloc.trim_threshold" in usual
-    assert recorded({}, on_gpu=False) is None
-    of_users = {TUNABLES: "glibc.malloc.arena_max=1"}
-    assert worker_environment(of_users, 1)[TUNABLES] == of_users[TUNABLES]
-    assert recorded(of_users, on_gpu=False) == f"{TUNABLES}={of_users[TUNABLES]}"
-    other = "glibc.cpu.x86_shstk=off"
-    assert worker_environment({TUNABLES: other}, 1)[TUNABLES] == f"{other}:{usual}"
-    assert TUNABLES not in worker_environment({}, 1, tuned=False)
 
 
 UUID = "GPU-0"
@@ -376,7 +350,7 @@ def cores(*pairs):
     return list(map(frozenset, pairs))
 
 
-def test_hardware_threads_of_a_core_are_together(tmp_path, monkeypatch):
+def test_hardware_threads_of_a_core_are_together_and_some_are_near_a_gpu(tmp_path, monkeypatch):
     for number in range(8):
         folder = tmp_path / f"cpu{number}" / "topology"
         folder.mkdir(parents=True)
@@ -386,10 +360,7 @@ def test_hardware_threads_of_a_core_are_together(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 7})
     assert usable_cores(tmp_path) == cores((0, 4), (1,), (7,))
     assert usable_cores(tmp_path / "none") == cores((0,), (1,), (4,), (7,))
-
-
-def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch):
-    gpu = FakeGpu(UUID, near=range(60, 70))
+    gpu = FakeGpu(UUID, near=range(60, 70))  # bits of NVML's words
     calls = "nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCpuAffinity"
     for errors in ({}, *({call: 3} for call in calls)):  # without an answer no thread is near
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu, errors=errors))
@@ -401,18 +372,15 @@ LOW, HIGH, ALL = frozenset({0, 1, 4, 5}), frozenset({2, 3, 6, 7}), frozenset(ran
 UNKNOWN: Threads = frozenset()
 
 
-@pytest.mark.parametrize(
-    ("near", "shares"),
-    [
-        ([UNKNOWN] * 3, [{0, 4}, {1, 5}, {2, 6}]),
-        ([HIGH, LOW, HIGH, LOW], [{2, 6}, {0, 4}, {3, 7}, {1, 5}]),
-        # one near one side and two near the other: all have as much as each of these
-        ([LOW, HIGH, HIGH], [{0, 4}, {2, 6}, {3, 7}]),
-        # more on a side than it has cores, sides that overlap, and one that is not known
-        ([HIGH, HIGH, HIGH, LOW], [{0, 4}, {1, 5}, {2, 6}, {3, 7}]),
-        ([ALL, LOW], [{0, 1, 4, 5}, {2, 3, 6, 7}]),
-        ([UNKNOWN] * 5, [set()] * 5),
-    ],
-)
+@pytest.mark.parametrize(("near", "shares"), [
+    ([UNKNOWN] * 3, [{0, 4}, {1, 5}, {2, 6}]),
+    ([HIGH, LOW, HIGH, LOW], [{2, 6}, {0, 4}, {3, 7}, {1, 5}]),
+    # one near one side and two near the other: all have as much as each of these
+    ([LOW, HIGH, HIGH], [{0, 4}, {2, 6}, {3, 7}]),
+    # more on a side than it has cores, sides that overlap, and one that is not known
+    ([HIGH, HIGH, HIGH, LOW], [{0, 4}, {1, 5}, {2, 6}, {3, 7}]),
+    ([ALL, LOW], [{0, 1, 4, 5}, {2, 3, 6, 7}]),
+    ([UNKNOWN] * 5, [set()] * 5),
+])  # fmt: skip
 def test_shares_are_equal_disjoint_and_near(near, shares):
     assert equal_shares(FOUR, near) == shares

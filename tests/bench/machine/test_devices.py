@@ -36,9 +36,8 @@ def test_a_gpu_is_tried_once_and_an_instance_in_mig_mode_keeps_the_name_that_the
     device = GpuFault(check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
     assert (device.name, device.gpu.uuid) == ("cuda:1", FIRST.uuid)
-    fault = GpuFault(
-        check=lambda _value, index: FakeCuda(known.INSTANCE)(None, index), visible="MIG-1c,1"
-    )
+    instance = FakeCuda(known.INSTANCE)
+    fault = GpuFault(check=lambda _, index: instance(None, index), visible="MIG-1c,1")
     assert fault.resolve().gpu.uuid == "MIG-1c"
 
 
@@ -71,20 +70,13 @@ def names(devices):
     return [device.name for device in devices]
 
 
-def test_all_gpus_and_a_list_are_checked_and_used():
+def test_all_gpus_or_a_list_are_used_without_broken_ones_and_other_kinds_are_refused():
     gpus = FIRST, known.SECOND, replace(FIRST, uuid="GPU-3")
-    devices = several("all", *gpus)
-    assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
-    assert [device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
     assert names(several("all", *gpus, visible="2,1")) == ["cuda:0", "cuda:1"]
-    assert names(several("all", FIRST)) == ["cuda:0"]
     check = FakeCuda(*gpus)
     devices = GpuFault(check=check, device="cuda:2,cuda:0").resolve_all()
     assert names(devices) == ["cuda:2", "cuda:0"]
     assert sorted(index for _, index in check.asked) == [0, 2]
-
-
-def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused():
     devices = several("all", V100, FIRST, replace(known.TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
@@ -104,17 +96,14 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
     assert names(several("cuda:1,cuda:3", FIRST, known.T4, smaller, other))
 
 
-@pytest.mark.parametrize(
-    ("requested", "gpus", "fault", "why"),
-    [
-        ("tpu", ALL, {}, "'tpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
-        ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
-        ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
-         "--device cpu --jobs N runs N cells at once on the CPU"),
-        ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
-        ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("requested", "gpus", "fault", "why"), [
+    ("tpu", ALL, {}, "'tpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+    ("cuda:-1", ALL, {}, "'cuda:-1' is not auto, cpu, cuda or cuda:i"),
+    ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
+     "--device cpu --jobs N runs N cells at once on the CPU"),
+    ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
+    ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
+])  # fmt: skip
 def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
     with pytest.raises(InputError, match=re.escape(why)):
         several(requested, *gpus, **fault)
@@ -133,15 +122,7 @@ def test_without_nvml_the_driver_is_unknown_and_on_the_cpu_neither_it_nor_torch_
     assert GpuFault(check=never, visible="-1").resolve().name == "cpu"
 
 
-def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch):
-    answers = [known.WORKS, known.BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
-    monkeypatch.setattr(gpu_trial, "check_gpu", check := mock.Mock(side_effect=answers))
-    whys = [why_unusable(FIRST.uuid) for _ in answers]
-    assert whys == [None, BUSY, "none", "torch sees none", "no answer"]
-    check.assert_called_with(FIRST.uuid, 0)
-
-
-def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
+def test_a_product_that_fails_or_is_wrong_is_a_failure_and_a_gpu_is_tried_anew(monkeypatch):
     ones = torch.ones
     assert gpu_trial.failures_on("cpu") == {}
 
@@ -155,6 +136,12 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
     assert failures.pop("bf16") == known.NO_IMAGE
     assert failures.pop("fp16").startswith("a product of ones gave ")
     assert failures == {}
+    monkeypatch.undo()
+    answers = [known.WORKS, known.BROKEN, Answer(problem="none"), Answer(), InputError("no answer")]
+    monkeypatch.setattr(gpu_trial, "check_gpu", check := mock.Mock(side_effect=answers))
+    whys = [why_unusable(FIRST.uuid) for _ in answers]
+    assert whys == [None, BUSY, "none", "torch sees none", "no answer"]
+    check.assert_called_with(FIRST.uuid, 0)
 
 
 def test_the_process_says_what_torch_sees(monkeypatch, capsys):
@@ -176,15 +163,12 @@ def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-    monkeypatch.setattr(
-        torch.cuda, "init", mock.Mock(side_effect=RuntimeError(f"{known.OLD}\nmore"))
-    )
+    old = RuntimeError(f"{known.OLD}\nmore")
+    monkeypatch.setattr(torch.cuda, "init", mock.Mock(side_effect=old))
     assert gpu_trial.check(0)["problem"] == known.OLD
 
 
-def test_errors_of_the_device_differ_from_those_of_a_cell_and_from_memory_that_runs_out(
-    monkeypatch,
-):
+def test_errors_of_the_device_differ_from_those_of_a_cell_and_of_memory(monkeypatch):
     cell = "Could not run 'aten::sort' with arguments from the 'CUDA' backend"
     for text in (BUSY, known.OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
         assert is_of_device(RuntimeError(text)) == (text != cell)

@@ -234,6 +234,7 @@ def test_collapsed_settings_are_named_up_to_four_and_none_is_an_alternative():
     made = recommend(candidates_of(fallen_group(LARGE, "invalid"), 0.05))
     i = next(i for i, s in enumerate(made.candidates.settings) if s.layers == "all-lin")
     assert i not in made.alternatives.values()
+    assert replace(made, reference=i, shown=(i,)).alternatives == {}
     assert "although a training collapsed" in text(advice(replace(made, reference=i)))
 
 

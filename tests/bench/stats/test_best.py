@@ -49,26 +49,22 @@ def test_the_critical_value_is_dunnetts_for_independent_settings():
     low = known.confidence_interval(0.95).low
     assert compared.lower[1:, 0] == pytest.approx(low, abs=0.004)
     assert not compared.shows_seeds
+    # no larger than Bonferroni's, if the simulated statistics have the variance of their divisor
+    compared = compare_all(samples([0.6] * 12))
+    least = compared.freedom[~np.eye(12, dtype=bool)].min()
+    assert compared.critical.max() < stdtrit(least, 1 - 0.05 / 11) + 0.1
+    assert compared.critical.min() > stdtrit(1e6, 0.95)
+    assert (1 - excluded_rate(14)) ** 14 == pytest.approx(0.05)
 
 
 def test_the_interaction_of_seeds_and_examples_counts_once():
     """Variances over examples of 2 by the interaction alone, and of 0.5 by the examples."""
     rng, number = np.random.default_rng(0), 20_000
     easier = rng.normal(0, 0.5**0.5, number)
-    values = [
-        {seed: shift + rng.normal(size=number) for seed in range(3)} for shift in (easier, 0.0)
-    ]
+    shifts = easier, 0.0
+    values = [{seed: shift + rng.normal(size=number) for seed in range(3)} for shift in shifts]
     compared = compare_all([*map(sample, values)])
     assert compared.of_examples[0, 1] == pytest.approx(0.5 / number, rel=0.1)
-
-
-def test_critical_values_are_no_larger_than_bonferronis():
-    """Which holds if the simulated statistics have the variance by which they are divided."""
-    compared = compare_all(samples([0.6] * 12))
-    least = compared.freedom[~np.eye(12, dtype=bool)].min()
-    assert compared.critical.max() < stdtrit(least, 1 - 0.05 / 11) + 0.1
-    assert compared.critical.min() > stdtrit(1e6, 0.95)
-    assert (1 - excluded_rate(14)) ** 14 == pytest.approx(0.05)
 
 
 def test_copies_need_no_correction_and_settings_alike_are_known_precisely():
@@ -111,14 +107,11 @@ def race_of(gaps, margin=0.1, **options):
     return race
 
 
-@pytest.mark.parametrize(
-    ("gaps", "margin", "number", "shown", "left", "best", "is_over"),
-    [
-        ([0.5, 0.02, 0.0, 0.5], 0.2, 3, 1, {0: 1, 3: 1}, {1, 2}, True),
-        ([0.06, 0.0], 0.1, 3, 1, {}, {0, 1}, False),  # the first may still be picked
-        ([0.0, 0.0, 0.0], 0.001, ROUNDS, None, {}, {0, 1, 2}, True),
-    ],
-)
+@pytest.mark.parametrize(("gaps", "margin", "number", "shown", "left", "best", "is_over"), [
+    ([0.5, 0.02, 0.0, 0.5], 0.2, 3, 1, {0: 1, 3: 1}, {1, 2}, True),
+    ([0.06, 0.0], 0.1, 3, 1, {}, {0, 1}, False),  # the first may still be picked
+    ([0.0, 0.0, 0.0], 0.001, ROUNDS, None, {}, {0, 1, 2}, True),
+])  # fmt: skip
 def test_the_cheapest_within_the_margin_is_picked(gaps, margin, number, shown, left, best, is_over):
     race = race_of(gaps, margin, number=number if not is_over else ROUNDS)
     assert (race.shown, race.left, race.is_over) == (shown, left, is_over)
@@ -126,18 +119,16 @@ def test_the_cheapest_within_the_margin_is_picked(gaps, margin, number, shown, l
     assert race.best <= best
     assert race.shown is not None or race.best == best
     assert is_over or race.picks == {0, 1}
-
-
-def test_a_setting_whose_training_failed_leaves():
-    race = Race(3, 0.1)
+    failing = Race(3, 0.1)  # a setting whose training failed leaves
     [[one, other, _]] = rounds([0.0, 0.0, 0.0], number=1)
-    race.add([one, None, other])
-    assert (race.left, race.live) == ({1: 1}, [0, 2])
-    race.add([None, None, None])
-    assert (race.is_over, race.live, race.shown) == (True, [], None)
+    failing.add([one, None, other])
+    assert (failing.left, failing.live) == ({1: 1}, [0, 2])
+    failing.add([None, None, None])
+    assert (failing.is_over, failing.live, failing.shown) == (True, [], None)
 
 
-def test_bounds_have_the_level_of_their_round_and_the_variance_between_rounds():
+def test_bounds_have_the_variance_between_rounds_and_five_percent_of_races_err():
+    """In a race, the best setting must neither leave nor lose to one worse by the margin."""
     gaps = [0.0, 0.0]
     few = compare_rounds([*rounds(gaps, 2)], [0, 1])
     assert few.level == LEVELS[1]
@@ -151,9 +142,6 @@ def test_bounds_have_the_level_of_their_round_and_the_variance_between_rounds():
     examples = narrow.of_examples[0, 1] ** 0.5
     assert narrow.error[0, 1] >= examples == pytest.approx(0.3 * 2**0.5 / 1200**0.5, rel=0.1)
 
-
-def test_an_error_of_all_rounds_is_at_most_five_percent_of_races():
-    """The best setting must neither leave nor lose to one that is worse by the margin."""
     wrong = 0
     for seed in range(200):
         race = race_of([0.1, 0.1, 0.1, 0.0], seed=seed, noise=1.0, examples=300)

@@ -13,17 +13,7 @@ from scipy import stats as scipy_stats
 from bench.results.facts import FEWEST
 from bench.stats import comparing, intervals
 from bench.stats.comparing import Estimates, needed_repeats
-from bench.stats.intervals import (
-    Interval,
-    Spread,
-    Std,
-    difference,
-    mean_of,
-    mean_t,
-    ratio,
-    spread,
-    wilson,
-)
+from bench.stats.intervals import Interval, Spread, Std, difference, mean_t, ratio, spread, wilson
 from tests.experiments.small_samples import line, row
 
 
@@ -33,11 +23,10 @@ def test_wilson_agrees_with_scipy(pair):
     assert wilson(*pair) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("calculate", "value", "why"),
-    [*((wilson, pair, "no proportion") for pair in ((-1, 10), (11, 10), (0, 0))),
-     *((mean, ([],), "the mean of nothing") for mean in (mean_t, mean_of))],
-)  # fmt: skip
+@pytest.mark.parametrize(("calculate", "value", "why"), [
+    *((wilson, pair, "no proportion") for pair in ((-1, 10), (11, 10), (0, 0))),
+    *((mean, ([],), "the mean of nothing") for mean in (mean_t, intervals.mean_of)),
+])  # fmt: skip
 def test_what_has_no_interval_is_refused(calculate, value, why):
     with pytest.raises(ValueError, match=why):
         calculate(*value)
@@ -62,9 +51,7 @@ def layouts(rng, number, seeds, of_seed, of_example, both=0.4, examples=500):
 @pytest.mark.parametrize(
     ("of_seed", "seeds", "of_example", "widest"), [(0.03, 3, 0.5, 1.3), (0.0, 10, 0.1, 1.2)]
 )
-def test_intervals_over_seeds_and_examples_cover_and_are_not_too_wide(
-    of_seed, seeds, of_example, widest
-):
+def test_intervals_over_seeds_and_examples_cover(of_seed, seeds, of_example, widest):
     found = [*map(spread, layouts(np.random.default_rng(2), 400, seeds, of_seed, of_example))]
     assert np.mean([one.interval().holds(0.0) for one in found]) >= 0.93
     true = math.sqrt(of_seed**2 / seeds + (of_example**2 + 0.4**2 / seeds) / 500)
@@ -88,9 +75,7 @@ def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_fi
     decided = np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found])
     assert 0.7 <= decided <= 0.9
     assert comparing.needed_seeds(over, 0.005, 0.05) is None, "the examples alone are too few"
-
-
-def test_where_no_example_differs_up_to_three_in_n_may():
+    # where no example differs, up to three in n may
     assert spread(np.zeros((1, 1000))).half_width() == pytest.approx(0.003, rel=0.01)
     assert spread(np.zeros((1, 1000))).interval(0.01).high == pytest.approx(0.00394, rel=0.01)
     assert spread(np.zeros((3, 32))).half_width() == pytest.approx(3 / 32, rel=0.05)
@@ -98,12 +83,10 @@ def test_where_no_example_differs_up_to_three_in_n_may():
     assert alone.low < 0 < 2 < alone.high
 
 
-def test_a_pooled_std_is_about_each_samples_own_mean():
+def test_a_std_is_pooled_and_takes_students_t_and_is_the_least_of_an_interval_of_one_run():
+    """Pooled, it is about each sample's own mean."""
     assert intervals.pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]]) == Std(math.sqrt(2 / 3), 3)
     assert intervals.pooled([[1.0], []]) is None
-
-
-def test_a_std_takes_students_t_and_is_the_least_that_the_interval_of_one_run_has():
     assert Std(0.06, 1).half_width() == pytest.approx(12.7062 * 0.06, rel=1e-4)
     assert Std(0.06, 10**6).half_width(4) == pytest.approx(1.95996 * 0.03, rel=1e-4)
     own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
@@ -114,15 +97,6 @@ def test_a_std_takes_students_t_and_is_the_least_that_the_interval_of_one_run_ha
         assert logs == pytest.approx([-half, half], rel=1e-4)
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))
-def test_the_interval_of_a_mean_agrees_with_scipy(values):
-    found = mean_t(values)
-    low, high = scipy_stats.t.interval(
-        0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values)
-    )
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-6)
-
-
 def test_a_difference_of_proportions_agrees_with_newcombe():
     # Newcombe 1998, Statistics in Medicine 17, 873–890, table II, method 10: 56/70 and 48/80.
     found = difference(Interval(56 / 70, *wilson(56, 70)), Interval(48 / 80, *wilson(48, 80)))
@@ -131,7 +105,7 @@ def test_a_difference_of_proportions_agrees_with_newcombe():
     unknown = difference(Interval(3.0), Interval(1.0, 0.5, 1.5))
     assert (unknown, unknown.holds(0.0)) == (Interval(2.0), None)
     assert mean_t([4.0]) == Interval(4.0)
-    assert mean_of([Interval(1.0, 0.5, 1.5), Interval(2.0)]) == Interval(1.5)
+    assert intervals.mean_of([Interval(1.0, 0.5, 1.5), Interval(2.0)]) == Interval(1.5)
     assert ratio(Interval(2.0, 1.0, 3.0), Interval(1.0, -1.0, 3.0)).ends() is None
 
 
@@ -183,9 +157,14 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     assert alone.ends(0.05, 1.959964 * 0.08)[0] == pytest.approx([5 - half, 3 - half])
     some = comparing.sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
     assert np.isnan(some.error).tolist() == [True, False, True], "those without values"
+    base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
+    found = comparing.unpaired(base, new)
+    error = math.hypot(base.error[0], new.error[0])
+    assert (found.value[0], found.error[0], found.number[0]) == pytest.approx((0.85, error, 2))
 
 
-def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std_outside_the_pool():
+def test_samples_that_scatter_more_or_share_values_have_other_degrees_of_freedom():
+    """As many as the variance of their pooled variance has by simulation."""
     rng = np.random.default_rng(1)
     samples = [rng.normal(0, 0.01, 6) for _ in range(10)]
     wild = rng.normal(0, 0.3, 6)
@@ -193,10 +172,6 @@ def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std_outside_the_p
     assert found.freedom.tolist() == [50.0] * 10 + [5.0]
     assert found.error[-1] == pytest.approx(wild.std(ddof=1) / math.sqrt(6))
     assert found.error[:-1] == pytest.approx(means(samples).error)
-
-
-def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
-    """As many as the variance of their pooled variance has by simulation."""
     rng, settings, repeats = np.random.default_rng(5), 6, 4
     base = rng.normal(size=(20_000, 1, repeats))
     differences = rng.normal(size=(20_000, settings, repeats)) - base
@@ -207,7 +182,8 @@ def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
     assert found.freedom[0] == pytest.approx(simulated, rel=0.05)
 
 
-def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_settings():
+def test_the_error_over_all_settings_is_that_of_resampling_repeats():
+    """With the degrees of freedom of its largest parts."""
     rng = np.random.default_rng(2)
     samples = rng.normal(rng.normal(0, 1, (8, 1)), 0.05, (8, 12))
     found = comparing.mean_of_settings(means(list(samples)), np.arange(8))
@@ -218,16 +194,6 @@ def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_setti
     assert found.error[0] == pytest.approx(resampled * math.sqrt(12 / 11), rel=0.05)
     shared = comparing.mean_of_settings(means(list(samples)), np.zeros(8, dtype=int))
     assert shared.error[0] == pytest.approx(found.error[0] * math.sqrt(8))
-
-
-def test_without_pairs_the_errors_of_both_sides_add_up():
-    base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
-    found = comparing.unpaired(base, new)
-    error = math.hypot(base.error[0], new.error[0])
-    assert (found.value[0], found.error[0], found.number[0]) == pytest.approx((0.85, error, 2))
-
-
-def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_parts():
     rng = np.random.default_rng(7)
     calm = [rng.normal(0, 0.01, 3) for _ in range(9)]
     wild = means([*calm, [-0.4, 0.0, 0.4]])
@@ -235,9 +201,8 @@ def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_p
     alike = means(calm)
     assert comparing.mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
     constant = means([[0.0]], constant=0.001)
-    both = Estimates(
-        *map(np.concatenate, zip(vars(constant).values(), vars(wild).values(), strict=True))
-    )
+    parts = zip(vars(constant).values(), vars(wild).values(), strict=True)
+    both = Estimates(*map(np.concatenate, parts))
     assert 2 < comparing.mean_of_settings(both, np.arange(11)).freedom[0] < 2.2
 
 

@@ -65,9 +65,9 @@ class Cluster:
         every = map(Submission, folders.submissions_folder(self.csv).glob("2*"))
         return sorted(every, key=lambda submission: submission.job or 0)
 
-    def publish(self, number, index, status="ok", restart=0):
+    def publish(self, number, index, status="ok"):
         """An array task publishes the row of its first cell."""
-        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
+        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, 0)
         begin(submission, self._target, attempt)
         submission.publish_row(attempt, *row_of(submission, self._target, status, attempt))
 
@@ -105,7 +105,9 @@ def cluster(tmp_path, target, slurm, monkeypatch):
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def test_arrays_are_split_and_chained(cluster):
+def test_arrays_are_split_and_chained(cluster, tmp_path):
+    (tmp_path / "elsewhere.csv").touch()
+    cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
     dispatcher = cluster.dispatcher(7)
 
     def end():
@@ -123,11 +125,10 @@ def test_arrays_are_split_and_chained(cluster):
         ["--array=0-0%2", "--dependency=afterany:12"],
     ]
     assert len(dispatcher.rows) == 7
+    assert {one.runs_csv() for one in cluster.submissions()} == {cluster.csv}
 
 
-def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
-    cluster, slurm, monkeypatch
-):
+def test_arrays_stay_as_large_as_a_limit_lets_them(cluster, slurm, monkeypatch):
     """Of 24 cells, on a cluster whose largest array has 16; one array task ends at each look."""
     slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 16"')
     dispatcher = cluster.dispatcher(24)
@@ -194,9 +195,7 @@ def test_nothing_is_submitted_after_a_stop(cluster, monkeypatch):
     assert [note for note in late.notes if "to cancel them: scancel 11" in note]
 
 
-def test_jobs_of_another_user_are_asked_for_and_those_of_another_version_named(
-    cluster, slurm, submit
-):
+def test_jobs_of_another_user_or_version_are_known(cluster, slurm, submit):
     submission = submit([runs(1)])
     request = json.loads((submission.folder / "request.json").read_text())
     (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
@@ -269,13 +268,6 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(cluster, target
     assert not cluster.run(dispatcher)
     assert asked == [0, 1, 2, 0]
     assert "--array=0-1 " in cluster.called()[0]
-
-
-def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(cluster, tmp_path):
-    (tmp_path / "elsewhere.csv").touch()
-    cluster.csv.symlink_to(tmp_path / "elsewhere.csv")
-    submission = Submitter(cluster.csv, Request(), "cpu", tmp_path).submit([runs(1)])
-    assert submission.runs_csv() == cluster.csv
 
 
 def test_two_collectors_append_a_row_once_and_cancel_restarts_of_finished_cells(cluster):
@@ -357,9 +349,7 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
 
 
 @pytest.mark.parametrize(("is_terminal", "answer"), [(False, "y\n"), (True, "y\n"), (True, "\n")])
-def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
-    cluster, monkeypatch, is_terminal, answer
-):
+def test_array_tasks_go_on_unless_the_user_objects(cluster, monkeypatch, is_terminal, answer):
     terminal = mock.Mock(**{"isatty.return_value": is_terminal, "readline.return_value": answer})
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -377,16 +367,13 @@ def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
     assert len(dispatcher.rows) == ends
 
 
-@pytest.mark.parametrize(
-    ("forecasts", "timeouts", "time"),
-    [
-        ([100.0, 50.0], [None, None], "0:10:00"),  # 3 times 100 s, and 5 min
-        ([100.0, 50.0], [60.0, 60.0], "0:06:00"),
-        ([None, None], [60.0, 90.0], "0:07:00"),
-        ([100.0, None], [None, None], None),
-        ([1e6, 1.0], [None, None], "24:00:00"),  # the partition's
-    ],
-)
+@pytest.mark.parametrize(("forecasts", "timeouts", "time"), [
+    ([100.0, 50.0], [None, None], "0:10:00"),  # 3 times 100 s, and 5 min
+    ([100.0, 50.0], [60.0, 60.0], "0:06:00"),
+    ([None, None], [60.0, 90.0], "0:07:00"),
+    ([100.0, None], [None, None], None),
+    ([1e6, 1.0], [None, None], "24:00:00"),  # the partition's
+])  # fmt: skip
 def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time):
     slurm(sinfo="echo 'main*|1-00:00:00'")
     groups = [

@@ -57,9 +57,8 @@ def test_commands_read_what_this_slurm_prints(cluster, monkeypatch):
         assert commands.nodes_of(partition).keys() == set(NODES)
     assert commands.hostnames("node[1-2]") == set(NODES)
     job = int(cluster.submit("sleep 60", "--array=0-1", "--time=5"))
-    cluster.wait_for(
-        lambda: [state for state, _ in cluster.queue().values()] == ["RUNNING"] * 2, "both run"
-    )
+    states = lambda: [state for state, _ in cluster.queue().values()]  # noqa: E731
+    cluster.wait_for(lambda: states() == ["RUNNING"] * 2, "both run")
     cluster.run("scontrol", "update", f"JobId={job}_0", "TimeLimit=9")
     limits = [commands.time_limit(job, index) for index in range(2)]
     assert [limit and limit[1] for limit in limits] == ["9:00", "5:00"]
@@ -121,9 +120,7 @@ def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path):
         assert place.problems() == []
 
 
-def test_cells_train_on_nodes_which_are_checked_whenever_it_is_wanted(
-    tmp_path, cluster, monkeypatch
-):
+def test_cells_train_on_nodes_that_are_checked_twice(tmp_path, cluster, monkeypatch):
     """Twice, so that the second check does not use the folders of the first."""
     pairs, grid = GridRuns(tmp_path / "place", Path("bert-tiny")), tmp_path / "pairs.toml"
     grid.write_text(PAIRS)

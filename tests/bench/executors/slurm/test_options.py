@@ -26,20 +26,17 @@ def test_options_with_and_without_a_value():
     assert parse_request(words[3], 4) == request
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("outpu=here", "outpu can't be given: output files are kept in runs/slurm; leave it out"),
-        ("--partition=gpu", "give the long options of sbatch without their dashes"),
-        ("Partition=gpu", "'Partition=gpu' is not an option"),
-        ("mem=1G mem=2G", "mem is given twice"),
-        ("mem=", "'mem=' has no value"),
-        ("mem='1\n2'", "has no value that can be used"),
-        ("time=soon", "time=soon is not a time limit"),
-        ("time", "time=None is not a time limit"),
-        ("comment='a", "can't be read"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("outpu=here", "outpu can't be given: output files are kept in runs/slurm; leave it out"),
+    ("--partition=gpu", "give the long options of sbatch without their dashes"),
+    ("Partition=gpu", "'Partition=gpu' is not an option"),
+    ("mem=1G mem=2G", "mem is given twice"),
+    ("mem=", "'mem=' has no value"),
+    ("mem='1\n2'", "has no value that can be used"),
+    ("time=soon", "time=soon is not a time limit"),
+    ("time", "time=None is not a time limit"),
+    ("comment='a", "can't be read"),
+])  # fmt: skip
 def test_options_that_are_refused(text, message):
     with pytest.raises(InputError, match=message) as error:
         parse_request(text)
@@ -71,23 +68,16 @@ def test_a_script(tmp_path, monkeypatch):
         script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
 
-@pytest.mark.parametrize(
-    ("text", "indexes"),
-    [("4-6,10%64", {4, 5, 6, 10}), ("[0-8:4,20]", {0, 4, 8, 20}), ("N/A", set()), ("", set())],
-)
-def test_indexes(text, indexes):
-    assert commands.parse_indexes(text) == indexes
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
+def test_indexes_and_durations():
+    for text, indexes in (
+        ("4-6,10%64", {4, 5, 6, 10}), ("[0-8:4,20]", {0, 4, 8, 20}), ("N/A", set()), ("", set())
+    ):  # fmt: skip
+        assert commands.parse_indexes(text) == indexes
+    for text, seconds in (
         ("5", 300), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-12:30", 131400),
         ("1-00:00:05", 86405), ("UNLIMITED", None),
-    ],
-)  # fmt: skip
-def test_durations(text, seconds):
-    assert commands.seconds(text) == seconds
+    ):  # fmt: skip
+        assert commands.seconds(text) == seconds
     assert (commands.duration(61), commands.duration(90000)) == ("0:02:00", "25:00:00")
 
 
@@ -117,13 +107,13 @@ def test_a_command_that_fails_hangs_or_is_gone(slurm, monkeypatch):
     with pytest.raises(SlurmError, match=r"^scancel: exit code 3$"):
         commands.cancel("1")
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(
-        InputError, match="not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
-    ):
+    absent = "not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
+    with pytest.raises(InputError, match=absent):
         commands.check_installed()
 
 
-def test_what_the_controller_knows_counts_more_than_accounting(slurm):
+def test_what_the_controller_knows(slurm):
+    """More than accounting; the largest array; CPUs without those kept for the system."""
     slurm(
         scontrol="echo 'JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=TIMEOUT "
         "Reason=TimeLimit ExitCode=0:15 Comment=x=y BatchHost=n1'",
@@ -138,6 +128,14 @@ def test_what_the_controller_knows_counts_more_than_accounting(slurm):
     }
     slurm(scontrol="echo 'JobId=8 JobState=FAILED ExitCode=74:0'", sacct="exit 1")
     assert commands.ended(8) == {-1: Ended("FAILED", 74)}, "a job without an array"
+    slurm(scontrol="echo 'MaxArraySize            = 1001'")
+    assert commands.most_indexes() == 1001
+    slurm(scontrol="echo 'MaxArraySize            = 0'")
+    with pytest.raises(SlurmError, match="no job arrays"):
+        commands.most_indexes()
+    for text, cpus in (("CPUEfctv=60 CPUTot=64", 60), ("CPUTot=64", 64), ("", None)):
+        slurm(scontrol=f"echo 'NodeName=n1 CPUAlloc=0 {text}'")
+        assert commands.cpus_of("n1") == cpus
 
 
 def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch, tmp_path):
@@ -159,14 +157,3 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
     slurm(sbatch="echo 'welcome to the cluster'")
     with pytest.raises(SlurmError, match="printed no job id"):
         commands.submit(script)
-
-
-def test_the_largest_array_and_cpus_without_those_that_are_kept_for_the_system(slurm):
-    slurm(scontrol="echo 'MaxArraySize            = 1001'")
-    assert commands.most_indexes() == 1001
-    slurm(scontrol="echo 'MaxArraySize            = 0'")
-    with pytest.raises(SlurmError, match="no job arrays"):
-        commands.most_indexes()
-    for text, cpus in (("CPUEfctv=60 CPUTot=64", 60), ("CPUTot=64", 64), ("", None)):
-        slurm(scontrol=f"echo 'NodeName=n1 CPUAlloc=0 {text}'")
-        assert commands.cpus_of("n1") == cpus

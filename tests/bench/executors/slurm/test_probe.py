@@ -70,44 +70,35 @@ def test_a_node_answers_with_its_conditions_once(cluster):
     assert cluster.prober().known() == target
     assert len(cluster.notes) == 1
     assert cluster.prober("mem=1G").known() is None
-    assert known_kinds(cluster.prober().kinds_folder, target) == {
-        target.conditions.conditions_id: target
-    }
-
-
-def test_kinds_with_other_software_do_not_count(tmp_path, target):
-    other = replace(target, conditions=replace(target.conditions, machine="another"))
-    older = replace(target, conditions=replace(target.conditions, torch_version="1.0"))
-    for kind in (other, older):
-        path = tmp_path / f"{kind.conditions.conditions_id}.json"
-        path.write_bytes(TARGET.dump_json(kind))
-    path = tmp_path / f"{'0' * 12}.json"
-    path.write_text('{"conditions": {}}')  # by another version
-    assert [*known_kinds(tmp_path, target).values()] == [target, other]
+    folder, own = cluster.prober().kinds_folder, target.conditions
+    assert known_kinds(folder, target) == {own.conditions_id: target}
+    kinds = [replace(own, machine="another"), replace(own, torch_version="1.0")]
+    another, older = (replace(target, conditions=kind) for kind in kinds)
+    for kind in (another, older):
+        (folder / f"{kind.conditions.conditions_id}.json").write_bytes(TARGET.dump_json(kind))
+    (folder / f"{'0' * 12}.json").write_text('{"conditions": {}}')  # by another version
+    assert [*known_kinds(folder, target).values()] == [target, another]
 
 
 PARTITIONS = {"sinfo": "echo 'cpu*|infinite'; echo 'gpu|30:00'"}
 
 
-@pytest.mark.parametrize(
-    ("lines", "asked", "message"),
-    [
-        (PARTITIONS, "partition=cpu,nope",
-         "^--slurm: there is no partition nope; choose cpu, gpu$"),
-        (PARTITIONS, "partition=gpu time=2:00:00", "^--slurm: time=2:00:00 is more than 30:00, the "
-         "limit of partition gpu; give less$"),
-        ({"scontrol": "echo n1 n2"}, "nodelist=n[1-2]", r"^--slurm: nodelist names 2 nodes, .*="),
-        ({"sinfo": "echo 'cpu|infinite'"}, "", "no default partition; choose cpu"),
-        (
-            {"sbatch": "cat >/dev/null; echo 'sbatch: error: invalid account' >&2; "
-             "echo 'allocation failure: Invalid account' >&2; exit 1"},
-            "account=me",
-            "^--slurm: Slurm refuses such a job: sbatch: invalid account; allocation failure: "
-            "Invalid account$",
-        ),
-        ({"sinfo": "exit 1"}, "", r"not answer here \(sinfo: exit code 1\);"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("lines", "asked", "message"), [
+    (PARTITIONS, "partition=cpu,nope",
+     "^--slurm: there is no partition nope; choose cpu, gpu$"),
+    (PARTITIONS, "partition=gpu time=2:00:00", "^--slurm: time=2:00:00 is more than 30:00, the "
+     "limit of partition gpu; give less$"),
+    ({"scontrol": "echo n1 n2"}, "nodelist=n[1-2]", r"^--slurm: nodelist names 2 nodes, .*="),
+    ({"sinfo": "echo 'cpu|infinite'"}, "", "no default partition; choose cpu"),
+    (
+        {"sbatch": "cat >/dev/null; echo 'sbatch: error: invalid account' >&2; "
+         "echo 'allocation failure: Invalid account' >&2; exit 1"},
+        "account=me",
+        "^--slurm: Slurm refuses such a job: sbatch: invalid account; allocation failure: "
+        "Invalid account$",
+    ),
+    ({"sinfo": "exit 1"}, "", r"not answer here \(sinfo: exit code 1\);"),
+])  # fmt: skip
 def test_what_slurm_would_refuse(cluster, lines, asked, message):
     cluster.put(**lines)
     with pytest.raises(InputError, match=message):
@@ -115,15 +106,12 @@ def test_what_slurm_would_refuse(cluster, lines, asked, message):
     assert cluster.left_over() == []
 
 
-@pytest.mark.parametrize(
-    ("printed", "code", "message"),
-    [
-        # its output goes to the folder too, so that Slurm can't start it
-        ("", "0:53", r"it does not see FOLDER\S+ \(job 11 ended FAILED\); name a file in a folder "
-         "that nodes share"),
-        ("ModuleNotFoundError: No module named click", "1:0", "ModuleNotFoundError: No module"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("printed", "code", "message"), [
+    # its output goes to the folder too, so that Slurm can't start it
+    ("", "0:53", r"it does not see FOLDER\S+ \(job 11 ended FAILED\); name a file in a folder "
+     "that nodes share"),
+    ("ModuleNotFoundError: No module named click", "1:0", "ModuleNotFoundError: No module"),
+])  # fmt: skip
 def test_a_job_that_can_not_begin(cluster, printed, code, message):
     cluster.put(
         sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
@@ -181,9 +169,7 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
     assert log.read_text() == "11\n"
 
 
-def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
-    cluster, monkeypatch
-):
+def test_kinds_of_nodes_are_those_of_a_request_and_a_build_of_torch(cluster, monkeypatch):
     assert cluster.folders("time=5 exclude=n1") == cluster.folders("time=9")
     before = cluster.folders()
     assert cluster.folders("mem=1G")[0] != before[0]
@@ -216,19 +202,12 @@ def node(name, ms, half=1.0, kind="a"):
     return Node(name, kind, ms, ms - half, ms + half)
 
 
-def deviations(*nodes):
-    return [one.name for one in compare(nodes) if one.deviation is not None]
-
-
 def test_a_node_deviates_by_its_whole_interval_and_from_its_own_kind():
     usual = [node(f"n{number}", 100 + number / 10) for number in range(4)]
-    assert deviations(*usual) == []
-    assert deviations(*usual, node("slow", 120)) == ["slow"]
-    assert deviations(*usual, node("fast", 80)) == ["fast"]
-    assert deviations(*usual, node("unsteady", 120, half=30)) == []
-    assert deviations(*usual, node("near", 104)) == []
-    assert deviations(*usual, node("other", 200, kind="b")) == []
-    assert deviations(*usual, Node("gone", "a", problem="crashed")) == []
+    unsteady, near = node("unsteady", 120, half=30), node("near", 104)
+    other, gone = node("other", 200, kind="b"), Node("gone", "a", problem="crashed")
+    for others in ([], [unsteady], [near], [other], [gone]):
+        assert {one.deviation for one in compare([*usual, *others])} == {None}
 
 
 def test_lines_name_what_to_leave_out():

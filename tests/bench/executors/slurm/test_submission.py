@@ -1,23 +1,37 @@
-"""The folder of a submission: each attempt begins once, and has one row, whoever works on it."""
+"""The folder of a submission: each attempt begins once, and has one row, whoever works on it. And
+the process of an array task: its cells in order, restarts, time limits, and signals."""
 
 import os
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from bench.common.errors import InputError
+from bench.common.errors import DiskFullError, InputError
 from bench.executors.slurm import following as module
+from bench.executors.slurm import node
 from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.following import Following, key_of
+from bench.executors.slurm.following import Following
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import TARGET, Submission, TaskAttempt, publish, submissions
-from bench.results.row import kept_row
-from tests.bench.executors.slurm.conftest import FIRST, SECOND, begin, row_of, runs
+from bench.launch.attempt import outcome_row
+from bench.results.protocol import ROW
+from bench.results.row import keep_row, kept_row
+from tests.bench.executors.slurm.conftest import FIRST, SECOND, begin, row_of, runs, worker_end
 
 
-def test_what_is_written_is_read(submit, target):
+def test_what_is_written_is_read_and_listed_until_it_is_done(submit, target, tmp_path):
+    for name in ("b", "c", "a"):
+        submit([runs(1)], name)
+    (tmp_path / "runs" / "slurm" / "b" / "done").touch()
+    (tmp_path / "runs" / "slurm" / "probe-1").mkdir()
+    names = [one.folder.name for one in submissions(tmp_path / "runs.csv")]
+    assert names == ["a", "c"]
+    assert list(submissions(tmp_path / "other.csv")) == []
     [one, two, three, _] = runs()
     submission = submit([[one, two], [three]])
     again = Submission(submission.folder)
@@ -34,26 +48,17 @@ def test_what_is_written_is_read(submit, target):
     assert submission.job is None
 
 
-def test_only_submissions_that_are_not_done_are_listed(submit, tmp_path):
-    for name in ("b", "c", "a"):
-        submit([runs(1)], name)
-    (tmp_path / "runs" / "slurm" / "b" / "done").touch()
-    (tmp_path / "runs" / "slurm" / "probe-1").mkdir()
-    names = [one.folder.name for one in submissions(tmp_path / "runs.csv")]
-    assert names == ["a", "c"]
-    assert list(submissions(tmp_path / "other.csv")) == []
-
-
 def test_one_of_many_publishes_also_if_a_network_loses_its_answer(tmp_path, monkeypatch):
-    path, texts = tmp_path / "row.json", [b"%d" % number * 10_000 for number in range(8)]
+    path, texts = tmp_path / "rows" / "row.json", [b"%d" % n * 10_000 for n in range(8)]
+    path.parent.mkdir()
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda text: publish(path, text), texts))
     assert won.count(True) == 1
     assert path.read_bytes() == texts[won.index(True)]
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
     link = os.link
     monkeypatch.setattr(os, "link", lambda *paths: (link(*paths), link(*paths)))
-    assert publish(tmp_path / "other.json", b"1")
+    assert publish(path.with_name("other.json"), b"1")
 
 
 def test_a_row_is_published_once_whatever_closes_it_and_none_of_what_is_closed(submit, target):
@@ -84,9 +89,7 @@ def test_a_row_is_published_once_whatever_closes_it_and_none_of_what_is_closed(s
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
-def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
-    submit, target, has_begun
-):
+def test_a_closed_cell_is_not_begun_by_a_restarted_job(submit, target, has_begun):
     submission = submit([runs(2)])
     if has_begun:
         begin(submission, target)
@@ -103,27 +106,7 @@ def read(following, queued, ends=None):
         following.read(queued)
 
 
-def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, target):
-    one, two, three, four = runs()
-    following = Following(submission := submit([[one], [two], [three], [four]]))
-    for index, status in enumerate(["ok", "crashed", "crashed"]):
-        attempt = TaskAttempt(index, 0, 0)
-        begin(submission, target, attempt)
-        submission.publish_row(attempt, *row_of(submission, target, status, attempt))
-    read(following, {0, 1, 2, 3})
-    assert [run for run, _ in following.take()] == [one]
-    assert following.open == {1, 2, 3}
-    read(following, None)  # Slurm does not answer
-    assert list(following.take()) == []
-    read(following, {2, 3}, {1: Ended("FAILED", 1)})
-    [(run, [row])] = following.take()
-    assert (run, row.status) == (two, "crashed")
-    assert following.open == {2, 3}
-    assert following.not_run == {}
-    assert following.keys == set(map(key_of, (three, four)))
-
-
-def test_all_attempts_of_a_cell_are_taken_together(submit, target):
+def test_all_attempts_of_a_cell_are_taken_together_and_a_group_is_closed(submit, target):
     following = Following(submission := submit([runs(1)]))
     begin(submission, target)
     second = replace(FIRST, restart=1)
@@ -137,25 +120,29 @@ def test_all_attempts_of_a_cell_are_taken_together(submit, target):
     assert [(row.attempt, row.status) for row in rows] == [(1, "interrupted"), (2, "ok")]
     assert following.open == set()
 
+    one, two, *_ = runs()
+    following = Following(submission := submit([[one, two]], "two"))
+    begin(submission, target)
+    submission.publish_row(FIRST, *row_of(submission, target, "ok"))
+    begin(submission, target, SECOND)
+    read(following, set(), {0: Ended("NODE_FAIL")})
+    taken = [(run, [row.status for row in rows]) for run, rows in following.take()]
+    assert taken == [(one, ["ok"]), (two, ["interrupted"])]
 
-@pytest.mark.parametrize(
-    ("end", "output", "status", "message"),
-    [
-        (Ended("TIMEOUT"), "", "timeout", "reached the job's time limit before it could report"),
-        (Ended("FAILED"), "slurmstepd-n1: error: Exceeded job memory limit\n", "oom",
-         "its job exceeded the memory that it asked for"),
-        (Ended("FAILED", 9), "no space left\n", "crashed", "its array task failed: no space left"),
-        (Ended("FAILED", NO_FILES), "on n7:\nerror: /place/cell: No space left on device\n",
-         "interrupted",
-         "its files could not be read or written: error: cell: No space left on device"),
-        (None, "", "interrupted", "its array task is gone, and Slurm does not say why"),
-        (None, "slurmstepd-n1: error: *** JOB 21 ON n1 CANCELLED AT 2026-11-28T07:08:46 ***\n",
-         "interrupted", "its job was cancelled"),
-    ],
-)  # fmt: skip
-def test_the_row_of_an_array_task_that_is_gone_says_why(
-    submit, target, end, output, status, message
-):
+
+@pytest.mark.parametrize(("end", "output", "status", "message"), [
+    (Ended("TIMEOUT"), "", "timeout", "reached the job's time limit before it could report"),
+    (Ended("FAILED"), "slurmstepd-n1: error: Exceeded job memory limit\n", "oom",
+     "its job exceeded the memory that it asked for"),
+    (Ended("FAILED", 9), "no space left\n", "crashed", "its array task failed: no space left"),
+    (Ended("FAILED", NO_FILES), "on n7:\nerror: /place/cell: No space left on device\n",
+     "interrupted",
+     "its files could not be read or written: error: cell: No space left on device"),
+    (None, "", "interrupted", "its array task is gone, and Slurm does not say why"),
+    (None, "slurmstepd-n1: error: *** JOB 21 ON n1 CANCELLED AT 2026-11-28T07:08:46 ***\n",
+     "interrupted", "its job was cancelled"),
+])  # fmt: skip
+def test_the_row_of_a_lost_task_says_why(submit, target, end, output, status, message):
     following = Following(submission := submit([runs(1)]))
     begin(submission, target)
     (submission.folder / "output" / "0.txt").write_text(output)
@@ -164,11 +151,10 @@ def test_the_row_of_an_array_task_that_is_gone_says_why(
     assert row.status == status
     assert (row.message or "").startswith(message)
     assert following.open == set()
+    assert following.not_run == {}
 
 
-def test_array_tasks_that_never_began_have_no_row_and_files_of_others_are_left_alone(
-    submit, target
-):
+def test_array_tasks_that_never_began_have_no_row(submit, target):
     following = Following(submission := submit([[run] for run in runs(3)]))
     for name in (".0-0-0.json.n1.7.tmp", "notes.txt", "1-2.json", "0-0-0.json"):
         (submission.rows / name).write_text("{")
@@ -185,12 +171,134 @@ def test_array_tasks_that_never_began_have_no_row_and_files_of_others_are_left_a
     assert not begin(submission, target)
 
 
-def test_the_rest_of_a_group_is_closed_with_its_array_task(submit, target):
-    one, two, *_ = runs()
-    following = Following(submission := submit([[one, two]]))
-    begin(submission, target)
-    submission.publish_row(FIRST, *row_of(submission, target, "ok"))
-    begin(submission, target, SECOND)
-    read(following, set(), {0: Ended("NODE_FAIL")})
-    taken = [(run, [row.status for row in rows]) for run, rows in following.take()]
-    assert taken == [(one, ["ok"]), (two, ["interrupted"])]
+WORKER = (sys.executable, "-S", "-c")
+OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
+HANGS = "import time; time.sleep(60)"
+CRASHES = "import sys; sys.exit(3)"
+
+
+@pytest.fixture(autouse=True)
+def array_task(slurm, target, monkeypatch):
+    """An array task 0 on a node without a limit, whose conditions are not looked for."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    monkeypatch.setattr(node, "find_target", lambda _device: target)
+    monkeypatch.setattr(node, "_PATIENCE_S", 1.0)
+
+
+def run(submission, code=OK):
+    return node.main(submission.folder, (*WORKER, code))
+
+
+def row(submission, number=0, restart=0):
+    return submission.row(TaskAttempt(0, number, restart))
+
+
+def test_cells_run_in_turn_and_a_restart_runs_the_rest(submit, target, tmp_path, monkeypatch):
+    submission = submit([runs(2)])
+    assert run(submission) == 0
+    rows = [row(submission, number) for number in (0, 1)]
+    assert [one.status for one in rows] == ["ok", "ok"]
+    assert rows[0].finished_at <= rows[1].started_at
+    assert {one.conditions_id for one in rows} == {target.conditions.conditions_id}
+    folders = [path for path in (tmp_path / "runs").iterdir() if path.name != "slurm"]
+    assert sorted(map(kept_row, folders), key=lambda one: one.seed) == rows
+    assert (tmp_path / f"{target.conditions.conditions_id}.json").exists()
+    assert run(submission, HANGS) == 0
+    assert [row(submission, number) for number in (0, 1)] == rows
+    run_there = submission.group(0)[1].on(target)
+    (submission.rows / SECOND.file).unlink()  # as if its node had failed before
+    (run_there.folder(submission.runs_csv()) / ROW).unlink()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(submission) == 0
+    assert row(submission, 0, 0).status == "ok"
+    assert row(submission, 0, 1) is None
+    lost, again = row(submission, 1, 0), row(submission, 1, 1)
+    why = "its node failed, or Slurm started its job again"
+    assert (lost.status, lost.message, lost.attempt) == ("interrupted", why, 1)
+    assert (again.status, again.attempt) == ("ok", 2)
+
+
+@pytest.mark.parametrize(("limit", "timeout_s", "message"), [
+    ("0:02|1:00", None, "reached the job's time limit of 1:00 (time= of --slurm): "
+     "took longer than 1 s"),
+    ("1:00:00|1:00:00", 0.2, "took longer than 0.2 s"),
+])  # fmt: skip
+def test_a_cell_ends_before_its_job(submit, slurm, monkeypatch, limit, timeout_s, message):
+    """And no other begins, unless it ends by a limit of its own."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    slurm(squeue=f"echo '{limit}'")
+    submission = submit([[replace(one, timeout_s=timeout_s) for one in runs(2)]])
+    assert run(submission, HANGS) == 0
+    assert row(submission).status == "timeout"
+    assert row(submission).message.startswith(message)
+    assert (submission.folder / "starts" / SECOND.file).exists() == (timeout_s is not None)
+
+
+def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
+    assert node.time_limit(3) is None
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setattr(node.time, "monotonic", lambda: 5.0)
+    slurm(squeue="[ $3 = --jobs=7_3 ] && echo '2:00:00|1-00:00:00'")
+    assert node.time_limit(3) == (7205.0, "1-00:00:00")
+    for line in ("echo 'UNLIMITED|UNLIMITED'", "exit 1"):
+        slurm(squeue=line)
+        assert node.time_limit(3) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError("no GPU"), 1), (DiskFullError("no space left"), NO_FILES)]
+)
+def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd, error, code):
+    monkeypatch.setattr(node, "find_target", mock.Mock(side_effect=error))
+    monkeypatch.setattr(node.socket, "gethostname", lambda: "node7")
+    assert run(submit([runs(1)])) == code
+    assert capfd.readouterr().err.splitlines() == ["on node7:", f"error: {error}"]
+    assert node.main(Path("nothing")) == 1
+
+
+@pytest.mark.parametrize(("line", "delay_s", "message"), [
+    ("", 0.0, "its job was ended by SIGTERM"),
+    ("", 0.5, "its job was ended by SIGTERM"),  # the worker gets the signal first
+    (" DUE TO PREEMPTION ", 0.0, "its job was preempted"),
+    (" DUE TO SIGNAL 9 ", 0.0, "its job was ended due to signal 9"),
+])  # fmt: skip
+def test_slurm_ends_a_job_by_a_signal_to_all_its_processes(submit, line, delay_s, message):
+    submission = submit([runs(2)])
+    if line:
+        text = f"slurmstepd-n1: error: *** JOB 22 ON n1 CANCELLED AT 2026-11-28T07:08:46{line}***\n"
+        (submission.folder / "output" / "0.txt").write_text(text)
+    parent = f"import os, time; time.sleep({delay_s}); os.kill({os.getpid()}, {signal.SIGTERM})"
+    code = (
+        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', '{parent}'], "
+        "start_new_session=True); os.kill(os.getpid(), 15)"
+    )
+    assert run(submission, code) == 143
+    assert (row(submission).status, row(submission).message) == ("interrupted", message)
+    assert row(submission, 1) is None
+
+
+def test_conditions_on_a_part_of_a_node(slurm, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(node.commands, "cpus_of", lambda _node: 4)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    part = node.find_target("cpu").conditions
+    assert (part.threads, part.sharing) == (1, "part of a node")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    whole = node.find_target("cpu").conditions
+    assert whole.sharing is None
+    assert whole.conditions_id != part.conditions_id
+
+
+def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, target, tmp_path):
+    [run_here] = runs(1)
+    other = "fp16" if target.amp_on == "bf16" else "bf16"
+    cell = replace(run_here.job.cell, amp=other, frozen_dtype=other)
+    planned = replace(run_here, amp_is_on=True, job=replace(run_here.job, cell=cell))
+    earlier = planned.on(target)
+    folder = earlier.folder(tmp_path / "runs.csv")
+    before = outcome_row(earlier, target, worker_end(), folder)
+    keep_row(folder, before)
+    submission = submit([[planned]])
+    assert run(submission, CRASHES) == 0
+    assert (row(submission).key, row(submission).attempt) == (before.key, 2)
+    assert kept_row(folder) == before
