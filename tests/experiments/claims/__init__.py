@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from bench.analysis.claims import Estimate, Verdict, judge, over_tasks
 from bench.analysis.scorepairs import ScorePair
@@ -135,4 +136,13 @@ def measure(world, runs):
 
 def page(text, figures, judged):
     rows = [(one, measured(one), reason(one)) for one in judged]
-    return with_tables(text, __file__, figures=figures, rows=rows, levels=levels(judged))
+    return with_tables(
+        text, __file__, figures=figures, rows=rows, levels=levels(judged), ranks=by_rank()
+    )
+
+
+def by_rank():
+    """The mean scores of LoRA's ranks over seeds, a row for each, on training examples and on
+    dev."""
+    rows = pd.read_csv(DOCS / "claims-ranks.csv")
+    return rows.pivot_table(["train_score", "dev_score"], "rank", "task").round(3)
