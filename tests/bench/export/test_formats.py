@@ -14,13 +14,12 @@ from bench.common.errors import InputError
 from bench.export.card import card
 from bench.export.check import check, texts_of
 from bench.export.figures import measure
-from bench.export.formats import FORMATS, SNIPPET, default_format, format_in, refusal
+from bench.export.formats import FORMATS, SNIPPET, default_format, refusal
 from bench.export.snippets import answers
 from bench.plan.metrics import WORDS
 from bench.results.exports import MERGED, PIPED
 from minbert.data.tokenizer import Tokenizer
 from tests.bench.export.small import (
-    CLASSES,
     MAX_LENGTH,
     TAGS,
     answer_here,
@@ -72,17 +71,6 @@ def test_a_refusal_names_the_format_that_can(base, tmp_path):
     assert default_format(trains, merge=False) == "transformers"
     with pytest.raises(InputError, match="no place for tags of words"):
         exported(trained(base, "full", kind=WORDS), "sentence-transformers", tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_folder_has_its_format(exports, name):
-    _, folder = exports(name)
-    assert format_in(folder) is FORMATS[name]
-    config = read(folder, FORMATS[name].config)
-    assert list(config["id2label"].values()) == list(CLASSES)
-    assert config["label2id"] == {label: number for number, label in enumerate(CLASSES)}
-    assert config["problem_type"] == "single_label_classification"
-    assert config["text_pairs"] is False
 
 
 def test_normalisation_of_the_base_is_kept(tmp_path):
@@ -162,6 +150,7 @@ def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mod
     config = read(out, "config.json")
     assert config["window_stride"] == 3
     assert config["architectures"] == ["BertForTokenClassification"]
+    assert config["label2id"] == {tag: number for number, tag in enumerate(TAGS)}
     if name == "peft":
         assert read(out, "adapter_config.json")["task_type"] == "TOKEN_CLS"
     cut, expected = expected_logits(own), expected_logits(windowed)

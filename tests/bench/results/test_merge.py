@@ -1,4 +1,5 @@
-"""Files of results united: rows, outcomes, facts and folders, whatever they share."""
+"""Files of results united, whatever they share: rows, outcomes, facts and folders; and rebuilt from
+their folders."""
 
 import json
 import os
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
 from bench.results import outcomes
+from bench.results import rebuild as rebuilding
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.merge import SHARDS, Shards, main
@@ -27,12 +29,20 @@ from bench.results.store import Store, cells_folder, read_plan, read_rows, write
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def merge(*files, to):
+def answer(command, *arguments):
+    """The numbers of rows that a command prints, and its notes."""
     done = CliRunner().invoke(
-        main, [*map(str, files), "--to", str(to), "--json"],
-        standalone_mode=False, catch_exceptions=False,
-    )  # fmt: skip
+        command, [*map(str, arguments), "--json"], standalone_mode=False, catch_exceptions=False
+    )
     return json.loads(done.stdout), done.stderr
+
+
+def merge(*files, to):
+    return answer(main, *files, "--to", to)
+
+
+def rebuild(path):
+    return answer(rebuilding.main, "--runs", path)
 
 
 def fill(path, rows):
@@ -314,3 +324,72 @@ def test_a_merge_killed_at_any_moment_goes_on(tmp_path, rows):
         merge(*noise.sample(files, 3), to=to)
         check_complete(to, files)
     assert struck > 4
+
+
+def kept_file(path, rows):
+    """The rows of a new file, each of which has a folder."""
+    Store(path).append(*rows)
+    for row in rows:
+        keep_row(folder_of(path, row), row)
+    return read_rows(path)
+
+
+def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path):
+    path = tmp_path / "runs.csv"
+    [row, *others] = synthetic_rows(6)
+    every = [row | {"repeat": n, "attempt": m} for n in (1, 2) for m in (1, 2)] + others
+    rows = sorted(kept_file(path, every), key=str)
+    assert len([each for each in (tmp_path / "runs").iterdir() if each.is_dir()]) == 9
+    path.unlink()
+    assert rebuild(path)[0] == {"kept": 0, "from_folders": 9, "left_out": 0}
+    assert sorted(read_rows(path), key=str) == rows
+    done = CliRunner().invoke(rebuilding.main, ["--runs", str(path)])
+    assert done.stdout == f"9 rows in {path}: 9 kept, 0 from folders\n"
+    assert sorted(read_rows(path), key=str) == rows
+
+
+def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
+    """As in a file that was put together from two machines' or two checkouts'."""
+    path = tmp_path / "runs.csv"
+    [row] = synthetic_rows(1)
+    newer = row | {"code_version": "0.2.0", "repeat": 1}
+    Store(path).append(row | {"repeat": 1}, newer)
+    before = path.read_bytes()
+    rebuild(path)
+    assert path.read_bytes() == before, "rows without a folder stay in their order"
+    newest = newer | {"code_version": "0.3.0"}
+    keep_row(folder_of(path, newest), newest)
+    rebuild(path)
+    assert [each["code_version"] for each in read_rows(path)] == ["0.1.0", "0.2.0", "0.3.0"]
+
+
+def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
+    """Its row is taken from its folder, as is that of a last line that was cut."""
+    path = tmp_path / "runs.csv"
+    good = sorted(kept_file(path, synthetic_rows(4)), key=str)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(",ok,", ",fine,", 1)
+    path.write_text("".join(lines) + '1,"torn')
+    torn = path.read_bytes()
+    for line, left_out in ((3, 2), (5, 1)):
+        counts, notes = rebuild(path)
+        assert counts == {"kept": 3, "from_folders": 1, "left_out": left_out}
+        assert f"line {line}" in notes
+        assert sorted(read_rows(path), key=str) == good
+        if line == 3:
+            assert (tmp_path / "runs.csv.before").read_bytes() == torn
+        path.write_bytes(path.read_bytes()[:-5])  # inside finished_at
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "no/x.csv", ".", "pipe", "other.csv", "results.csv"])
+def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other.csv").write_text("# A page\n\nof text\n")
+    (tmp_path / "results").write_text("no folder\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        rebuild(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert ("no columns of runs.csv" in str(caught.value)) == (name == "other.csv")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()

@@ -340,17 +340,6 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_p
         os.umask(before)
 
 
-def test_reading_100_000_rows(benchmark, tmp_path):
-    path = tmp_path / "runs.csv"
-    texts = (
-        encode(row(number, train_s=number / 7, wall_s=number / 3, dev_score=number / 1e5))
-        for number in range(100_000)
-    )
-    path.write_bytes(record(NAMES) + b"".join(texts))
-    rows = benchmark.pedantic(read_rows, (path,), rounds=3)
-    assert len(rows) == 100_000
-
-
 def test_cells_have_folders_beside_the_csv():
     assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
     assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
