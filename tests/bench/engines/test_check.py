@@ -45,14 +45,6 @@ def refusal(*args, **changes):
     return str(raised.value)
 
 
-def test_what_can_be_built_is_not_refused(encoders):
-    roberta = encoders("roberta")
-    assert built(roberta, "lora", "all-lin")
-    assert built(roberta, "full", pooling="mean", head="conv", gradient_checkpointing="on")
-    classifier = encoders("roberta", head="SequenceClassification", num_labels=3)
-    assert built(classifier, "full"), "its head of three classes is replaced"
-
-
 @pytest.mark.parametrize(
     ("kind", "mode", "config", "settings", "line"),
     [

@@ -135,12 +135,10 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
 @pytest.mark.parametrize(
     ("mode", "changes", "decayed", "not_decayed"),
     [
-        ("lora", {"rank": 1}, {"lora_A", "lora_B"}, set()),
         ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
         ("ia3", {}, set(), {"ia3_l"}),
         ("vera", {"rank": 256}, set(), {"vera_lambda_b", "vera_lambda_d"}),  # above the width
         ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
-        ("bitfit", {}, set(), {"bias"}),
     ],
 )
 def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
@@ -233,12 +231,10 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders):
         ({**LORA, "target_modules": ["nothing"]}, r"match no layer of bert, whose .*self\.query"),
         ({**LORA, "modules_to_save": ["pooler"]}, "modules_to_save has pooler"),
         ({"peft_type": "LOHA", "rank_dropout": 2, "r": 0, "target_modules": ["query"]}, "refuses"),
-        (
-            {**LORA, "target_modules": ["classifier"], "exclude_modules": ["value"]},
-            "it adapts classifier, which is of the head",
-        ),
+        ({**LORA, "target_modules": ["classifier"], "exclude_modules": ["value"]},
+         "it adapts classifier, which is of the head"),
     ],
-)
+)  # fmt: skip
 def test_what_peft_can_not_do_here_is_one_line(encoders, config, reason):
     line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     assert line.startswith(("adapter_config", "mode peft: "))
@@ -343,22 +339,11 @@ OTHERS = (
 )  # fmt: skip
 
 
-def block(**widths):
-    """A block of linear layers, called as arguments with `__` for dots, each of (in, out)."""
-    module = nn.Module()
-    for name, (inputs, outputs) in widths.items():
-        owner = module
-        *parents, last = name.split("__")
-        for parent in parents:
-            if not hasattr(owner, parent):
-                owner.add_module(parent, nn.Module())
-            owner = getattr(owner, parent)
-        owner.add_module(last, nn.Linear(inputs, outputs, device="meta"))
-    return module
-
-
-def blocks(*each):
-    return find_blocks(nn.Sequential(*each), "bert.layer")
+def block(of):
+    """A linear layer of (inputs, outputs), or modules by name."""
+    if isinstance(of, tuple):
+        return nn.Linear(*of, device="meta")
+    return nn.ModuleDict({name: block(part) for name, part in of.items()})
 
 
 def test_layer_sets_of_encoders_are_as_listed(encoders):
@@ -374,33 +359,20 @@ def test_layer_sets_of_encoders_are_as_listed(encoders):
     assert "".join(lines) == (GOLDEN / "layer-sets.txt").read_text()
 
 
-def test_adapted_layers_are_in_every_block():
-    own = {"attn__q": (8, 8), "attn__k": (8, 4), "attn__v": (8, 4), "up": (8, 16), "down": (16, 8)}
-    found = blocks(block(**own), block(**own))
-    names = ["attn.q", "attn.k", "attn.v", "up", "down"]
-    every = [f"bert.layer.{number}.{name}" for name in names for number in (0, 1)]
-    assert found.adapted("all-lin", "mine") == every
-    assert found.adapted("attn-only", "mine") == every[:6]
-    assert found.adapted("down+attn.k", "mine") == [*every[2:4], *every[8:]]
-    assert (found.last, found.count) == ("down", 2)
-
-
 @pytest.mark.parametrize(
     ("each", "reason"),
     [
         ([{"ffn": (8, 8)}], "has no linear layers for"),
         ([{"q": (8, 8), "k": (8, 3), "v": (8, 8)}], "has no linear layers for"),
         ([{"qkv": (8, 8)}], "has no linear layers for"),
-        ([{"a__qkv": (8, 24), "b__qkv": (8, 24)}], "has several for"),
-        (
-            [{"q": (8, 8), "k": (8, 8), "v": (8, 8)}, {"q_k": (8, 8), "v": (8, 8)}],
-            "has no linear layers for",
-        ),
+        ([{"a": {"qkv": (8, 24)}, "b": {"qkv": (8, 24)}}], "has several for"),
+        ([{"q": (8, 8), "k": (8, 8), "v": (8, 8)}, {"q_k": (8, 8), "v": (8, 8)}],
+         "has no linear layers for"),
     ],
     ids=["none", "shapes", "fused too narrow", "two", "not in each block"],
-)
+)  # fmt: skip
 def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, reason):
-    found = blocks(*(block(**own) for own in each))
+    found = find_blocks(nn.Sequential(*map(block, each)), "bert.layer")
     ends = [name.rpartition(".")[2] for name in found.layers]
     begins = f"^layers attn-only: a block of mine {reason} query, key and value"
     named = re.escape(f'layers = ["{"+".join(dict.fromkeys(ends[:2]))}"]')

@@ -68,9 +68,6 @@ def bombs(folder):
         parquet.write_table(pa.table({"text": column}), path, **options)
         text = "a text has over 1,048,576 characters"
         yield path, text if kind == "one" else "so this is no data set"
-    path = folder / "long.csv"
-    path.write_text('text,label\n"' + "long line\n" * 150_000 + '",x\n')
-    yield path, "line 2: a row has over 1,048,576 characters"
 
 
 def test_a_small_file_of_many_values_is_a_line(tmp_path):

@@ -94,16 +94,10 @@ def examples(kind: str, pairs: bool) -> Examples:
 
 
 def trained(
-    folder: Path,
-    mode: str = "lora",
-    layers: str | None = "attn-only",
-    *,
-    pooling: str = "pooler",
-    head: str = "linear",
-    kind: str = "classification",
-    pairs: bool = False,
-    on_hub: bool = True,
-) -> Trained:
+    folder: Path, mode: str = "lora", layers: str | None = "attn-only", *,
+    pooling: str = "pooler", head: str = "linear", kind: str = "classification",
+    pairs: bool = False, on_hub: bool = True,
+) -> Trained:  # fmt: skip
     """A cell on the base in a folder, every parameter that trains moved at random."""
     rank, layers = (4, layers) if mode in ("lora", "dora") else (None, None)
     of = cell(
@@ -111,13 +105,8 @@ def trained(
         max_length=MAX_LENGTH,
     )  # fmt: skip
     task = _task(kind)
-    model = BertClassifier(
-        BertConfig.from_folder(folder),
-        heads_of(task, [""]),
-        pooling=pooling,
-        dropout=0.1,
-        head=head,
-    )
+    config, heads = BertConfig.from_folder(folder), heads_of(task, [""])
+    model = BertClassifier(config, heads, pooling=pooling, dropout=0.1, head=head)
     new_pooler = load_encoder(model.bert, folder)
     initialise(model, 0)
     inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=new_pooler, seed=0)
@@ -125,15 +114,9 @@ def trained(
 
 
 def trained_by_library(
-    folder: Path,
-    mode: str = "lora",
-    layers: str | None = "attn-only",
-    *,
-    kind: str = "classification",
-    pairs: bool = False,
-    on_hub: bool = True,
-    **changes: Any,
-) -> Trained:
+    folder: Path, mode: str = "lora", layers: str | None = "attn-only", *,
+    kind: str = "classification", pairs: bool = False, on_hub: bool = True, **changes: Any,
+) -> Trained:  # fmt: skip
     """The same of engine transformers, on a checkpoint of `tests.encoders`, with changes as of
     `tests.encoders.job`."""
     task = _task(kind)

@@ -273,11 +273,6 @@ def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place):
     assert is_untouched(place)
 
 
-def _drop_weights(place):
-    for path in place.folder.rglob(WEIGHTS):
-        path.write_bytes(b"cut")
-
-
 def _change_base(place):
     copy = place.folder / "base" / place.model.name
     shutil.copytree(place.model, copy)
@@ -290,7 +285,8 @@ def _change_base(place):
 @pytest.mark.parametrize(
     ("arguments", "prepare", "message"),
     [
-        ([LORA], _drop_weights, "weights.safetensors"),
+        ([LORA], lambda place: [path.write_bytes(b"cut") for path in place.folder.rglob(WEIGHTS)],
+         "weights.safetensors"),
         ([LORA], _change_base, "is another checkpoint than the one that"),
         ([LORA, "--merge", "--format", "peft"], None, "--merge: merged weights are no adapter"),
         ([FULL, "--format", "peft"], None, "--format transformers"),
@@ -298,7 +294,7 @@ def _change_base(place):
         (["recommended"], None, "no setting is recommended yet; python -m bench.recommend"),
         ([FULL, "--runs", "no.csv"], None, "no.csv: no such file of results"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, message):
     if prepare is not None:
         prepare(place)

@@ -54,11 +54,6 @@ def example(line):
     return add
 
 
-def replace_base(folder):
-    (folder / "base").unlink()
-    (folder / "base").mkdir()
-
-
 def name_classes(folder):
     """Give every second training example its label by name."""
     names = json.loads((folder / SETTINGS).read_text())["labels"]["id2label"]
@@ -89,7 +84,10 @@ SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
 STOPPED = {
     "give --base FOLDER": lambda folder: (folder / "base").unlink(),
     "has changed since the training": with_json(SETTINGS, base=OTHER_BASE),
-    "base can't be loaded (": replace_base,
+    "base can't be loaded (": lambda folder: [
+        (folder / "base").unlink(),
+        (folder / "base").mkdir(),
+    ],
     "is not empty; name a new folder": lambda folder: (folder / "trained" / "a").mkdir(
         parents=True
     ),

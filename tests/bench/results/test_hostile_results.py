@@ -28,10 +28,7 @@ from tests.hostile import JSON, TEXTS, changed, check_line, damaged, examples
 CELL = cell("lora", 8, "attn", "off")
 CONDITIONS = HERE | {"conditions_id": "here"}
 RESULT = {
-    "schema": 1,
-    "status": "ok",
-    "flags": ["throttled"],
-    "message": "",
+    "schema": 1, "status": "ok", "flags": ["throttled"], "message": "",
     "columns": {
         "params_total": 100, "steps_timed": 3, "train_s": 1.5, "dev_metric": "accuracy",
         "dev_score": 0.5, "dev_loss": 1.2, "train_loss": 1.1, "peak_rss_mib": 300.5,
