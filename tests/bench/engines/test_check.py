@@ -39,7 +39,6 @@ def built(*args, **changes):
 
 
 def refusal(*args, **changes):
-    """The line with which a job is refused."""
     with pytest.raises(InputError, match=r"^[^\n]+$") as raised:
         built(*args, **changes)
     return str(raised.value)

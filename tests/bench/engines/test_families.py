@@ -1,5 +1,4 @@
-"""Engine minbert runs the encoders that are like BERT as transformers does, and saves them so that
-it loads them; and what an encoder of either engine learned is loaded again."""
+"""Engine minbert runs encoders as transformers does; what either engine saves is loaded again."""
 
 from dataclasses import replace
 from itertools import islice
@@ -54,7 +53,6 @@ def checkpoint(encoders, kind, **changes):
 
 
 def by_minbert(a_job):
-    """The model of a job of engine transformers, by engine minbert."""
     return engine_of(ours(a_job).cell).build(ours(a_job)).train()
 
 

@@ -35,7 +35,6 @@ def test_they_agree_with_peft_in_every_architecture(encoders, kind):
 
 @pytest.mark.parametrize("pad", [0, 800])
 def test_the_check_takes_any_id_of_padding(encoders, pad):
-    """ModernBERT's is 50283, above those of most words."""
     folder = encoders("modernbert", pad_token_id=pad)
     transformers.check_own_kernels(job(folder, "lora", "all-lin-only"))
 
@@ -43,7 +42,6 @@ def test_the_check_takes_any_id_of_padding(encoders, pad):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
-    """Of texts so long that weights are few beside activations."""
     ids = torch.randint(10, 200, (16, 60), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids).tril(50)
     for kind in ("bert", "modernbert"):
@@ -91,7 +89,6 @@ def test_a_kernel_that_differs_is_refused_before_the_first_cell(encoders, monkey
 
 
 def test_what_peft_does_besides_training_stays_its_own(encoders):
-    """Merging, and a layer whose adapter is switched off."""
     model = build(encoders, "bert", "lora", own_kernels="on").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

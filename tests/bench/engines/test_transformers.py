@@ -36,7 +36,6 @@ def groups(model, a_job):
 
 
 def batch():
-    """Token ids [4, 9], with padding, and their mask."""
     lengths = torch.tensor(LENGTHS)
     mask = (torch.arange(9)[None] < lengths[:, None]).long()
     ids = torch.randint(10, 200, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -89,7 +88,6 @@ def test_a_skeleton_is_like_the_model_and_its_steps_wait_for_no_value(encoders, 
 
 
 def test_layers_by_the_ends_of_their_names(encoders):
-    """As in engine minbert: no projections of embeddings."""
     for kind, end in {"electra": "dense", "albert": "dense+ffn"}.items():
         carriers = build(job(encoders(kind), "head")).blocks.adapted(end, kind)
         assert carriers

@@ -20,7 +20,6 @@ _PARAMETER = r"(.*?)\.((?:lora|vera|ia3)_.*|[^.]+)"
 
 
 def listing(checkpoint):
-    """What trains in a checkpoint by mode, layer set and group."""
     lines = []
     for mode, layers in _SETTINGS:
         a_job = job(checkpoint, mode, layers)

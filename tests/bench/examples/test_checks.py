@@ -103,8 +103,7 @@ def is_near(a, b):
 
 
 def check_by_hand(task):
-    """Compare the counts of all findings with those of comparing each example with each other; and
-    return these."""
+    """The counts of all findings, once they agree with those of comparing each with each other."""
     sides = task.train, task.dev
     keys = [[normalised(text).ljust(5) for text in side.text_a] for side in sides]
     labels = defaultdict(set)

@@ -41,7 +41,6 @@ MOST_MIB = 64  # of memory that a step of reading a small file may take here, an
 
 
 def read_apart(limit, *paths):
-    """The lines of a process that reads tables, and its peak of resident memory, KiB."""
     argv = [sys.executable, "-c", READ, limit, *map(str, paths)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
     *lines, peak = done.stdout.splitlines()

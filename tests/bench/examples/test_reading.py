@@ -33,7 +33,6 @@ FORMATS = {
 
 @pytest.fixture(params=FORMATS)
 def write(request, tmp_path):
-    """Writes columns in each format."""
     name = request.param
     if not name.endswith(("sv", "json", "jsonl")):
         need_data()

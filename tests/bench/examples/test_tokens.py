@@ -70,7 +70,6 @@ def place(cache, tmp_path, tiny_checkpoint):
 
 
 def check_same(pieces, data, tokenizer, max_length=8):
-    """Fail unless the examples are those that tokenising the data gives."""
     assert list(pieces) == [""]
     encode = Tokenizer.from_folder(tokenizer).encode
     for side, examples in zip(pieces[""], (data.train, data.dev), strict=True):

@@ -1,5 +1,4 @@
-"""Words with tags in files: CoNLL columns, JSON lines, schemes, spans of annotation tools, and bad
-input."""
+"""Words with tags in files: columns, JSON lines, schemes, spans of tools, and bad input."""
 
 import json
 

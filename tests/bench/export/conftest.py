@@ -16,13 +16,11 @@ Exports = Callable[..., tuple[Trained, Path]]
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """The folder of the base."""
     return base_folder(tmp_path_factory.mktemp("export") / "small")
 
 
 @pytest.fixture(scope="session")
 def exports(base, tmp_path_factory):
-    """Exported folders that tests share."""
 
     @cache
     def export(name, **settings):
@@ -34,5 +32,4 @@ def exports(base, tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Models answer in this process."""
     monkeypatch.setattr(checks, "run_fresh", answer_here)

@@ -79,7 +79,6 @@ def base_of(folder: Path, on_hub: bool = True) -> Base:
 
 
 def examples(kind: str, pairs: bool) -> Examples:
-    """Dev examples of all lengths, some beyond MAX_LENGTH tokens."""
     if kind == WORDS:
         texts = [" ".join(text.split()) for text in _TEXTS if text.strip()]
         tags = [[n % len(TAGS) for n, _ in enumerate(text.split(" "))] for text in texts]
@@ -117,8 +116,7 @@ def trained_by_library(
     folder: Path, mode: str = "lora", layers: str | None = "attn-only", *,
     kind: str = "classification", pairs: bool = False, on_hub: bool = True, **changes: Any,
 ) -> Trained:  # fmt: skip
-    """The same of engine transformers, on a checkpoint of `tests.encoders`, with changes as of
-    `tests.encoders.job`."""
+    """The same of engine transformers; checkpoint and changes as of `tests.encoders.job`."""
     task = _task(kind)
     job = encoders.job(folder, mode, layers, task="small", max_length=MAX_LENGTH, **changes)
     with mock.patch("bench.engines.transformers.task_of", return_value=task):
@@ -168,7 +166,6 @@ def answer_here(
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:
-    """The folder of a cell in a format, with its snippet."""
     need_libraries(name)
     folder.mkdir(parents=True)
     FORMATS[name].write(cell, folder)

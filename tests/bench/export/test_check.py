@@ -1,5 +1,4 @@
-"""The check of exported folders: it passes what is right, and fails what is not, by name; and the
-fresh process in which they answer."""
+"""The check of exported folders names what is wrong; and the process in which they answer."""
 
 import json
 import runpy
@@ -81,7 +80,6 @@ def test_what_is_wrong_is_named(tmp_path, exports, here, name, settings, change,
 
 
 def refused(cell, folder, message):
-    """Assert that the check fails with a message of one line."""
     with pytest.raises(
         InputError, match=f"failed its check and was not kept: .*{message}"
     ) as raised:
@@ -167,7 +165,6 @@ def test_probabilities_are_of_classes_or_of_each_label(tmp_path, problem, expect
 
 
 def test_timed_batches_are_full(tmp_path):
-    """The time of a batch here is its size in ms."""
     (tmp_path / SNIPPET).write_text(
         "import time\nimport numpy as np\n"
         "load = lambda folder: None\n"

@@ -1,5 +1,4 @@
-"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line; the checkpoint of a
-cell, as others can get it."""
+"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line."""
 
 import errno
 import json
@@ -70,8 +69,7 @@ FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Exports measure nothing, which takes some seconds for each form, and are checked here, where
-    cells are trained too."""
+    """Exports measure nothing; they are checked in this process, where cells are trained too."""
     with workers_here(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "measure", lambda *_: FIGURES)
         patch.setattr(check, "run_fresh", answer_here)
@@ -80,8 +78,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_checkpoint):
-    """A grid of three cells on a file of the user's, of which one keeps no weights and has been
-    trained again for an export."""
+    """A grid of three cells, one without weights, which has been trained again for an export."""
     for name in FORMATS:
         need_libraries(name)
     place = GridRuns(tmp_path_factory.mktemp("trained"), tiny_checkpoint)
@@ -102,7 +99,6 @@ def trained(tmp_path_factory, tiny_checkpoint):
 
 @pytest.fixture
 def place(trained, tmp_path, monkeypatch):
-    """A copy of that place, to work in."""
     monkeypatch.setenv("MINBERT_CACHE", str(trained.folder / "cache"))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     shutil.copytree(trained.folder, tmp_path / "place", ignore=shutil.ignore_patterns("cache"))
@@ -132,7 +128,6 @@ def card_of(place):
 
 
 def is_untouched(place):
-    """Whether neither the folder nor a part of it is there."""
     return not [path for path in place.folder.iterdir() if path.name.startswith((".", "model"))]
 
 
@@ -203,7 +198,6 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(tmp_path, fal
 
 
 def test_results_without_their_folders_are_trained_again(place, monkeypatch):
-    """With the examples of the user, which are found by their digest."""
     own, model = row_named(place, LORA), find_model(str(place.model), "pretrained", "auto")
     find = partial(cells.find_trained, place.folder / "other.csv", own, model, describe_base(model))
     with (

@@ -167,7 +167,6 @@ def test_rows_keep_their_order_over_chunks(model, tmp_path, answers, monkeypatch
 
 
 def test_empty_fields_are_rows_and_blank_lines_are_not(model, tmp_path, answers, capsys):
-    """As pandas numbers them; warnings of libraries are not shown."""
     file = write(tmp_path / "a.csv", 'text\na\n""\n\n  \n"  "\nbb\n')
     with warnings.catch_warnings(action="error"):
         assert run(model, file) == 0

@@ -1,5 +1,4 @@
-"""The training script of an exported folder: the same losses, and a result that plain libraries
-load; what it has no place for."""
+"""The training script of an exported folder: the same losses, and a result that loads."""
 
 import json
 import shutil
@@ -55,7 +54,6 @@ def example(line):
 
 
 def name_classes(folder):
-    """Give every second training example its label by name."""
     names = json.loads((folder / SETTINGS).read_text())["labels"]["id2label"]
     path = folder / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,5 +1,4 @@
-"""Reference points from their process, into the facts of the data; and simple methods on texts
-whose answer is known."""
+"""Reference points from their process, and simple methods on texts whose answer is known."""
 
 import re
 from dataclasses import replace
@@ -129,7 +128,6 @@ def test_what_takes_too_long_is_left_out_beyond_our_limit_for_good(movies, job, 
 
 
 def points(job):
-    """All reference points of a job, found in this process."""
     answers = process.references(job, list(REFERENCES), 40)
     return [answer for answer in answers if isinstance(answer, Reference)]
 
@@ -202,7 +200,6 @@ def single(count, seed):
 
 
 def pairs(count, seed):
-    """Pairs of texts, of which half say the same."""
     rng = np.random.default_rng(seed)
     a, other = texts(count, seed), texts(count, seed + 100)
     same = rng.integers(0, 2, count)

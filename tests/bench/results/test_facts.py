@@ -1,5 +1,4 @@
-"""Facts, and costs of exported models, next to runs.csv: changed one by one under a lock, and never
-written over when damaged."""
+"""Facts and costs of exports next to runs.csv change one by one and stay if damaged."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""Files of results united, whatever they share: rows, outcomes, facts and folders; and rebuilt from
-their folders."""
+"""Files of results united, whatever they share, and rebuilt from the folders of cells."""
 
 import json
 import os
@@ -128,7 +127,6 @@ def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(
 
 
 def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
-    """As of a run that was killed, or of a grid that trains the cell right now."""
     source, to = fill(tmp_path / "a.csv", rows[:2]), tmp_path / "all.csv"
     (folder_of(source, rows[1]) / "row.json").unlink()
     for row in rows[:2]:
@@ -296,7 +294,6 @@ def test_what_can_not_be_united_is_refused_in_a_line_and_nothing_is_written(tmp_
 
 
 def killed(after_s, *files, to):
-    """A merge in a process that is killed; whether it was still at work."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -349,7 +346,6 @@ def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path):
 
 
 def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
-    """As in a file that was put together from two machines' or two checkouts'."""
     path = tmp_path / "runs.csv"
     [row] = synthetic_rows(1)
     newer = row | {"code_version": "0.2.0", "repeat": 1}
@@ -364,7 +360,6 @@ def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
 
 
 def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
-    """Its row is taken from its folder, as is that of a last line that was cut."""
     path = tmp_path / "runs.csv"
     good = sorted(kept_file(path, synthetic_rows(4)), key=str)
     lines = path.read_text().splitlines(keepends=True)

@@ -28,7 +28,6 @@ PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 
 def made(metric, rng):
-    """Tensors as a worker keeps them, and their score."""
     if metric == "overall":
         parts = {part: made(of_part, rng) for part, of_part in PARTS.items()}
         tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}

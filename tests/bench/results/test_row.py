@@ -1,5 +1,4 @@
-"""What a worker left becomes a row, with intervals and doubts; and how time divides into training,
-evaluation and overhead."""
+"""What a worker left becomes a row, with intervals and doubts; and how time divides."""
 
 from pathlib import Path
 
@@ -40,7 +39,6 @@ def panel_file(folder, passes, warm, settled=1):
 
 
 def steps_file(folder, times):
-    """Training steps of 400 tokens and 8 examples."""
     lines = [(number, ms, 400, 410, 8, 0.5) for number, ms in enumerate(times, start=1)]
     write_lines(folder / "steps.csv", "step,ms,tokens,padded,examples,loss", lines)
 

@@ -1,5 +1,4 @@
-"""Scores and numbers of stored predictions, against scikit-learn on the same predictions, and rows
-scored by another metric from them."""
+"""Scores of stored predictions, against scikit-learn, and rows scored by another metric."""
 
 from dataclasses import replace
 
@@ -214,7 +213,6 @@ def test_means_are_exact_and_so_is_the_spread_of_a_correlation_and_of_a_mean_ove
 
 
 def keep(runs, seed, outcome, logits, **notes):
-    """A row with predictions in its folder, and the folder."""
     metric = DEFAULTS[outcome.problem]
     row = new_row(seed=seed, cell_id=f"{seed:012}", status="ok", attempt=1, dev_metric=metric)
     row |= {"dev_score": float(numbers(metric, outcome).mean()), "data_digest": f"fold{seed}"}
@@ -242,7 +240,6 @@ def test_a_folders_notes_give_the_unit_and_what_is_broken_is_unknown(tmp_path):
 
 
 def test_rows_of_a_run_are_joined_in_their_order_from_several_files(tmp_path):
-    """The score of the folds of one run is that of all their predictions together."""
     files = [tmp_path / name for name in ("a.csv", "b.csv")]
     folds = [of_classes(4, seed=seed) for seed in range(3)]
     rows = [keep(files[seed % 2], seed, fold, fold.logits)[0] for seed, fold in enumerate(folds)]
@@ -288,7 +285,6 @@ def scored(**values):
 
 
 def of_seeds(rows, *, logits=False):
-    """Predictions of all seeds but two."""
     without = Outcome(CLASSES.predicted, CLASSES.labels, "")
     return None if rows[0].seed in (1, 2) else {"": CLASSES if logits else without}
 

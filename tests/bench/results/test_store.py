@@ -351,7 +351,6 @@ def test_cells_have_folders_beside_the_csv():
 
 
 def write_older(path, schema, names, **values):
-    """A file of an older schema, with these columns, and its rows in this one."""
     rows = list(synthetic_rows(3))
     lines = [
         {name: format_value(row[name]) for name in names} | {"schema": str(schema), **values}
