@@ -116,21 +116,15 @@ def test_a_model_runs_once_in_each_attention_pooling_and_head(encoders, monkeypa
     assert ran.mock_calls == [mock.call(jobs[0], ["bf16", "off"]), mock.call(jobs[2], ["off"])]
 
 
-@pytest.fixture
-def asked(tmp_path, monkeypatch):
-    asked = []
+def test_each_setting_is_checked_once_at_its_highest_rank(encoders, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    asked, folder = [], encoders("roberta")
 
     def ask(request, *_):
         asked.append([Job.from_json(text).cell for text in request["jobs"]])
         return ["query; dense"]
 
     monkeypatch.setattr(check, "_ask", ask)
-    return asked
-
-
-def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsys):
-    folder = encoders("roberta")
     model = find_model(str(folder), "pretrained", "auto")
     cells = [
         job(folder, "lora", "attn", rank=rank, seed=seed).cell for rank in (2, 8) for seed in (0, 1)

@@ -157,7 +157,6 @@ def test_adapters_load_in_peft(encoders, tmp_path, kind):
     ("kind", "changes", "reason"),
     [
         ("roberta", {"is_decoder": True}, "is_decoder True is not supported"),
-        ("roberta", {"add_cross_attention": True, "is_decoder": True}, "is_decoder True"),
         ("distilbert", {"activation": "silu"}, "hidden_act 'silu' is not supported"),
     ],
 )

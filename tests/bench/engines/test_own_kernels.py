@@ -10,8 +10,6 @@ from bench.worker.probes.memory import SavedTensors
 from tests.bench.engines.test_transformers import logits_of
 from tests.encoders import KINDS, job
 
-MODES = ("lora", "dora")
-
 
 def build(encoders, kind, mode, **changes):
     a_job = job(encoders(kind), mode, "all-lin-only", **changes)
@@ -39,7 +37,7 @@ def test_the_check_takes_any_id_of_padding(encoders, pad):
     transformers.check_own_kernels(job(folder, "lora", "all-lin-only"))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["lora", "dora"])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
     ids = torch.randint(10, 200, (16, 60), generator=torch.Generator().manual_seed(0))

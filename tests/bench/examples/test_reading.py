@@ -75,19 +75,6 @@ def test_numbers_are_a_regression_or_classes_in_their_order_and_no_word_is_missi
         assert tables.named_labels(data) == list(map(str, labels))
 
 
-def test_rows_without_a_label_or_text_are_left_out_and_counted(write):
-    columns = {
-        "text": ["one", " two ", None, "four", "five", "six"],
-        "label": ["a", "b", "a", None, "b", None],
-    }
-    data = read_file(write(columns))
-    assert data.examples.text_a == ("one", "two", "five")
-    assert tables.named_labels(data) == ["a", "b", "b"]
-    empty, unlabelled = data.notes[-2:]
-    assert "1 row with an empty text left out, first at " in empty
-    assert "2 rows without a label left out, first at " in unlabelled
-
-
 def test_pairs_and_groups_are_read(write):
     columns = {
         "Question1": list("abcd"), "question_2": list("efgh"),

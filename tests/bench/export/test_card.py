@@ -44,11 +44,6 @@ def cell(base, *how, **changes):
     return replace(own, row=row, base=replace(own.base, sha256="ab" * 32))
 
 
-@pytest.fixture
-def exported(base):
-    return cell(base)
-
-
 def text_of(trained, folder, figures=FIGURES, **more):
     options = {"format": FORMATS["peft"], "compared": 8, "facts": FACTS} | more
     return card(trained, folder, figures, options.pop("facts"), **options)
@@ -86,8 +81,8 @@ def test_a_card_states_what_was_measured_and_from_what(base, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path, name):
-    text = text_of(exported, tmp_path, format=FORMATS[name])
+def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(base, tmp_path, name):
+    text = text_of(base, tmp_path, format=FORMATS[name])
     quoted = text.partition("```python\n")[2].partition("```")[0]
     snippet = FORMATS[name].snippet.read_text(encoding="utf-8")
     assert all(line in snippet for line in quoted.splitlines())
@@ -100,8 +95,9 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(exported, tmp_path):
+def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(base, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
+    exported = cell(base)
     hostile = replace(
         exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
         base=replace(exported.base, name='x/y: "z"', licence="mit\nfoo: bar"),
@@ -116,9 +112,10 @@ def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(exp
     assert known == ("accuracy", "dev accuracy", 0.6)
 
 
-def test_markup_in_names_is_text(exported, tmp_path):
+def test_markup_in_names_is_text(base, tmp_path):
     markdown = pytest.importorskip("markdown")
     (tmp_path / "<b>model.bin").touch()
+    exported = cell(base)
     hostile = replace(
         exported, task=replace(exported.task, classes=(*HOSTILE, "a, b", 'c", "d')),
         base=replace(exported.base, licence="<i>", name="<img src=x>"),

@@ -246,14 +246,3 @@ def test_what_is_no_file_or_too_large_is_not_waited_for(tmp_path, make):
     assert read(path) is None
     with pytest.raises(InputError):
         assert Store(path).rows
-
-
-def test_what_is_too_long_or_named_strangely_is_refused(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_bytes(WHOLE)
-    os.truncate(path, HUGE)
-    assert read(path) is None
-    headers = [record(names) for text in TEXTS[:-1] for names in ([*NAMES, text], [text] * 1000)]
-    for content in (*headers, WHOLE + b"," * 10**6 + b"\r\n"):
-        path.write_bytes(content)
-        assert read(path) is None

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
-from bench.results import outcomes
+from bench.results import exports, facts, outcomes
 from bench.results import rebuild as rebuilding
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
@@ -25,6 +25,7 @@ from bench.results.outcomes import Outcome, outcome_key, outcomes_file, read_out
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows, write_plan
+from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.synthetic_rows import synthetic_rows
 
 
@@ -103,29 +104,6 @@ def again(row):
     return row | {"train_s": round(row.train_s + 1, 3), "started_at": at, "finished_at": at}
 
 
-def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(tmp_path, rows):
-    one = fill(tmp_path / "a.csv", rows[:5])
-    two = fill(tmp_path / "b.csv", [*rows[3:5], again(rows[0]), again(rows[1]), *rows[5:]])
-    before = one.read_bytes(), two.read_bytes()
-    for files in ((one, two), (two, one), (one, two, one, tmp_path / "." / "a.csv")):
-        to = tmp_path / f"{len(files)}{files[0].stem}" / "runs.csv"
-        counts, notes = merge(*files, to=to)
-        assert (counts, notes) == ({"rows": 11, "new": 11, "renumbered": 2}, "")
-        check_complete(to, files)
-        times = [row.finished_at for row in read_rows(to)]
-        assert times == sorted(times)
-        known = to.read_bytes()
-        assert merge(*files, to=to)[0]["new"] == 0
-        assert to.read_bytes() == known
-    assert before == (one.read_bytes(), two.read_bytes())
-    extended = tmp_path / "3.csv"
-    merge(one, to=extended)
-    merge(to, extended, two, to=extended)
-    check_complete(extended, [one, two])
-    merge(two, extended, to=one)
-    check_complete(one, [extended])
-
-
 def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
     source, to = fill(tmp_path / "a.csv", rows[:2]), tmp_path / "all.csv"
     (folder_of(source, rows[1]) / "row.json").unlink()
@@ -148,19 +126,24 @@ def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
 
 def test_of_two_measurements_the_later_counts_whichever_file_is_named_first(tmp_path, rows):
     late = [again(row) for row in rows[:3]]
-    one = fill(tmp_path / "a.csv", [rows[0], late[1], rows[2], late[2] | {"attempt": 2}])
+    one = fill(tmp_path / "a.csv", [rows[0], late[1], rows[2], late[2] | {"attempt": 2}, rows[3]])
     middle = rows[2] | {"finished_at": "2026-12-24T10:00:00Z", "train_s": 7.0}
-    two = fill(tmp_path / "b.csv", [late[0], rows[1], middle])
+    two = fill(tmp_path / "b.csv", [late[0], rows[1], middle, rows[3]])
+    before = one.read_bytes(), two.read_bytes()
     results = []
-    for number, files in enumerate(((one, two), (two, one))):
-        to = tmp_path / f"{number}.csv"
-        merge(*files, to=to)
+    for number, files in enumerate(((one, two), (two, one), (one, two, tmp_path / "." / "a.csv"))):
+        to = tmp_path / "new" / f"{number}.csv"
+        counts, notes = merge(*files, to=to)
+        assert (counts, notes) == ({"rows": 8, "new": 8, "renumbered": 4}, "")
         results.append(to.read_bytes())
+        assert merge(to, *files, to=to)[0]["new"] == 0
+        assert to.read_bytes() == results[-1]
         for row in late:
             same = [other for other in read_rows(to) if other.cell_id == row.cell_id]
             assert max(same, key=lambda r: r.attempt).started_at == row.started_at
         check_complete(to, [one, two])
-    assert results[0] == results[1]
+    assert len(set(results)) == 1
+    assert before == (one.read_bytes(), two.read_bytes())
 
     skipped = rows[0] | {"status": "skipped", "message": "would run out of memory"}
     twice = fill(tmp_path / "c.csv", [skipped | {"attempt": 1}, skipped | {"attempt": 2}])
@@ -345,20 +328,6 @@ def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path):
     assert sorted(read_rows(path), key=str) == rows
 
 
-def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
-    path = tmp_path / "runs.csv"
-    [row] = synthetic_rows(1)
-    newer = row | {"code_version": "0.2.0", "repeat": 1}
-    Store(path).append(row | {"repeat": 1}, newer)
-    before = path.read_bytes()
-    rebuild(path)
-    assert path.read_bytes() == before, "rows without a folder stay in their order"
-    newest = newer | {"code_version": "0.3.0"}
-    keep_row(folder_of(path, newest), newest)
-    rebuild(path)
-    assert [each["code_version"] for each in read_rows(path)] == ["0.1.0", "0.2.0", "0.3.0"]
-
-
 def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
     path = tmp_path / "runs.csv"
     good = sorted(kept_file(path, synthetic_rows(4)), key=str)
@@ -388,3 +357,36 @@ def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, nam
     assert ("no columns of runs.csv" in str(caught.value)) == (name == "other.csv")
     assert sorted(tmp_path.rglob("*")) == before
     assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()
+
+
+FACTS = DataFacts(task="mine", problem="single_label", classes=("a", "b"), train=4, dev=2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}'],
+)
+@pytest.mark.parametrize("file", [facts.FACTS, exports.EXPORTS], ids=["facts", "exports"])
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(file, content, tmp_path):
+    runs = tmp_path / "runs.csv"
+    path = file.path(runs)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{path.name}: can't be read .* delete it, which loses"):
+        file.read(runs)
+    with pytest.raises(InputError, match="can't be read") as caught:
+        file.update(runs, "one", lambda _: FACTS)
+    assert "\n" not in str(caught.value)
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_facts_describe_examples_by_their_names_and_tokens():
+    examples = Examples(("x", "y"), None, np.array([0, 1]))
+    data = TaskData(Task("mine", ("a", "b")), examples, examples)
+    unchecked = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
+    own = (data, {}, "v, 512")
+    assert not unchecked.describes(*own)
+    checked = unchecked.model_copy(update={"checks": object()})
+    assert checked.describes(*own)
+    renamed = TaskData(Task("mine", ("no", "yes")), examples, examples)
+    for place, other in enumerate((renamed, {"text": "x"}, "w, 512")):
+        assert not checked.describes(*own[:place], other, *own[place + 1 :])

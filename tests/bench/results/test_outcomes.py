@@ -1,24 +1,22 @@
 """Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.report.render import report
-from bench.results import outcomes, predictions
+from bench.results import outcomes
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
-from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
-from bench.results.rebuild import main
+from bench.results.predictions import keep_outcomes, kept_predictions, outcome_of
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from minbert.data.words import padded
+from tests.bench.results.test_merge import rebuild
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.hostile import check_line, damaged, examples
@@ -95,44 +93,6 @@ def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn)
         outcomes_file(runs).unlink(missing_ok=True)
 
 
-def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_own_rows(tmp_path):
-    runs, other_runs = tmp_path / "a.csv", tmp_path / "b.csv"
-    [row], [other] = fill(runs, count=1), fill(other_runs, count=1)
-    keep_outcomes(runs, [row])
-    of_file = kept_values(runs, no_note)([row])
-    [path] = (tmp_path / "a").glob("*/predictions.safetensors")
-    tensors = load_file(path)
-    right, wrong = int(of_file.argmax()), int(of_file.argmin())
-    swapped = tensors["logits"].copy()
-    swapped[right] *= -1
-    swapped[wrong, tensors["labels"][wrong]] += 100
-    save_file(tensors | {"logits": swapped}, path)
-    values = kept_values(runs, no_note)([row])
-    assert (values[right], values[wrong]) == (0.0, 1.0)
-    negated = tensors | {"logits": -tensors["logits"]}
-    save_file(negated, path)  # another score than the row's
-    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
-    path.write_bytes(b"torn")
-    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
-
-    outcomes_file(runs).unlink()
-    save_file(tensors, path)
-    [path] = (tmp_path / "b").glob("*/predictions.safetensors")
-    save_file(negated, path)
-    score = float((tensors["logits"].argmin(axis=1) == tensors["labels"]).mean())
-    other |= {"code_version": "0.2.0", "dev_score": score}
-    assert row.row_key == other.row_key
-    sources = first_of([kept_predictions(path, no_note) for path in (runs, other_runs)])
-    for each in (row, other):
-        assert predictions.values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
-
-
-def rebuilt(runs):
-    done = CliRunner().invoke(main, ["--runs", str(runs), "--json"], standalone_mode=False)
-    assert done.exception is None, done.exception
-    return json.loads(done.stdout), done.stderr
-
-
 def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, monkeypatch):
     runs = tmp_path / "runs.csv"
     path, rows = outcomes_file(runs), fill(runs, count=3)
@@ -145,23 +105,23 @@ def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, mo
     before = path.read_bytes()
     with monkeypatch.context() as limited:
         limited.setattr(outcomes, "_LARGEST", len(before) + 100)
-        counts, note = rebuilt(runs)
+        counts, note = rebuild(runs)
     assert note.startswith(f"note: {path}: is left as it is: it would have ")
     assert note.count("\n") == 1
     assert counts == {"kept": 3, "from_folders": 0, "left_out": 0}
     assert path.read_bytes() == before
     path.write_bytes(b"not mine")
-    assert "is left as it is: it can't be read" in rebuilt(runs)[1]
+    assert "is left as it is: it can't be read" in rebuild(runs)[1]
     assert path.read_bytes() == b"not mine"
     path.unlink()
-    assert rebuilt(runs)[0]["outcomes"] == 3
+    assert rebuild(runs)[0]["outcomes"] == 3
     first = path.read_bytes()
     for folder in sorted((tmp_path / "runs").iterdir())[:2]:
         shutil.rmtree(folder)
-    assert rebuilt(runs)[0]["outcomes"] == 1
+    assert rebuild(runs)[0]["outcomes"] == 1
     assert path.read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
-    assert "outcomes" not in rebuilt(runs)[0]
+    assert "outcomes" not in rebuild(runs)[0]
     assert None not in all_values(rows, kept_values(runs, no_note))
 
 

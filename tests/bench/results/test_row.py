@@ -161,14 +161,6 @@ def test_overhead_is_what_is_neither_training_nor_evaluation_and_shares_add_up()
     )
 
 
-@pytest.mark.parametrize("missing", ["wall_s", "train_s", "eval_s"])
-def test_what_was_not_measured_is_not_counted(missing):
-    assert overhead_s(timed(**{missing: None})) is None
-    assert times_of([timed(**{missing: None})]) is None
-    assert times_of([timed(**{missing: None}), timed()]) == times_of([timed()])
-    assert times_of([timed(status="timeout")]) is times_of([]) is None
-
-
 def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     account = Account(clock=iter((0.0, 0.0, 187.0)).__next__)
     assert account.times() is None

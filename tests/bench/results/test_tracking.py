@@ -87,9 +87,7 @@ def test_an_mlflow_store_has_each_cell_once(results, tmp_path, capsys):
     assert runs()[ok.info.run_name].data.metrics["export/onnx/one_ms"] == 7
 
     down = "mlflow:http://127.0.0.1:9"
-    line = send(capsys, down, code=1).splitlines()[-1]
-    assert line.startswith(f"not all is sent to {down}: API request to ")
-    assert line.endswith(f"python -m bench.track --runs runs.csv --to {down}")
+    assert f"not all is sent to {down}: API request to " in send(capsys, down, code=1)
 
 
 def test_tensorboard_files_have_each_cell_once(results, tmp_path, capsys):
