@@ -43,14 +43,6 @@ def test_findings_are_counted_and_shown_by_normalised_texts_of_pairs_by_both():
     assert (counts(found.duplicates), counts(found.conflicts)) == ((1, 0), (2, 1))
 
 
-def test_numbers_and_several_labels_conflict_too():
-    rated = data([("a", 1.5), ("a", 1.5), ("b", 2.0)], [("b", 2.5)], ())
-    several = data([("a", [1, 0]), ("a", [1, 0]), ("b", [0, 1])], [("b", [1, 1]), ("c", [0, 0])])
-    for task, shown in ((rated, "2, 2.5: b"), (several, "yes, no+yes: b")):
-        found = check(task).conflicts
-        assert (counts(found), found.shown) == ((1, 1), (shown,))
-
-
 SENTENCES = ("it’s — well", "Größe", "naïve")
 WRONGLY_DECODED = [
     *(text.encode().decode("cp1252") for text in SENTENCES),

@@ -19,7 +19,7 @@ from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome, joined
 from bench.results.predictions import kept_predictions, outcome_of, values_from
 from bench.results.rescoring import majority_score, rescored
-from bench.results.scores import has_interval, interval_of, numbers, probabilities, score_of
+from bench.results.scores import has_interval, interval_of, numbers, score_of
 from bench.results.store import cell_folder
 from bench.stats.intervals import spread
 from minbert.data.problems import PROBLEMS
@@ -95,15 +95,6 @@ def test_scores_of_numbers_and_of_several_labels_are_those_of_the_library():
         f"{average}_f1": library.f1_score(outcome.labels, outcome.predicted, average=average)
         for average in ("micro", "macro")
     })  # fmt: skip
-
-
-def test_a_class_without_dev_examples_has_no_curve_of_its_own():
-    outcome = of_classes(4, 6)
-    areas = [
-        library.roc_auc_score(outcome.labels == label, probabilities(outcome.logits)[:, label])
-        for label in range(4)
-    ]
-    assert numbers("auroc", outcome).mean() == pytest.approx(np.mean(areas))
 
 
 def test_what_is_not_stored_gives_no_score():

@@ -7,7 +7,6 @@ import resource
 import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,7 +18,7 @@ from bench.plan.rows import SCHEMA, latest
 from bench.results import store as stores
 from bench.results.rebuild import rebuild
 from bench.results.rowfile import encode, read_rows, record
-from bench.results.store import Store, cell_folder, cells_folder
+from bench.results.store import Store, cells_folder
 from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 
 
@@ -305,16 +304,6 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_p
         assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
     finally:
         os.umask(before)
-
-
-def test_cells_have_folders_beside_the_csv():
-    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
-    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
-    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
-    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
-        with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
 
 
 def write_older(path, schema, names, **values):
