@@ -34,13 +34,9 @@ def copied(encoders, tmp_path):
     return copy
 
 
-def built(*args, **changes):
-    return list(answers_to({"jobs": [job(*args, **changes).to_json()]}))
-
-
 def refusal(*args, **changes):
     with pytest.raises(InputError, match=r"^[^\n]+$") as raised:
-        built(*args, **changes)
+        list(answers_to({"jobs": [job(*args, **changes).to_json()]}))
     return str(raised.value)
 
 

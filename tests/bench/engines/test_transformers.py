@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from adapters.injection import decays
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.engines.layer_sets import find_blocks
@@ -141,16 +142,10 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
 )
 def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
     a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
-    model = build(a_job)
-    adapter = groups(model, a_job)["adapter"]
-    decay = {
-        id(parameter): group.weight_decay
-        for group in trained_groups(model, a_job.cell)
-        for parameter in group.parameters
-    }
-    kinds = {name: name.partition(".default")[0].rpartition(".")[2] for name in adapter}
-    assert {kinds[name] for name, p in adapter.items() if decay[id(p)]} == decayed
-    assert {kinds[name] for name, p in adapter.items() if not decay[id(p)]} == not_decayed
+    found = {True: set(), False: set()}
+    for name, parameter in groups(build(a_job), a_job)["adapter"].items():
+        found[decays(name, parameter)].add(name.partition(".default")[0].rpartition(".")[2])
+    assert found == {True: decayed, False: not_decayed}
 
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(encoders):
@@ -205,17 +200,6 @@ def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(encoders, m
     monkeypatch.setattr(transformers, "is_flash_attn_2_available", lambda: True)
     a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2", amp="bf16")
     transformers.check_weights(a_job, ["bf16"])
-
-
-def test_modules_are_walked_once_and_not_in_every_step(encoders):
-    model = build(job(encoders("bert"), "lora", "all-lin", dropout=0.5))
-    layers = [module for module in model.modules() if type(module) is nn.Dropout]
-    for training in (False, True, False):
-        model.train(training)
-        assert {layer.training for layer in (*layers, model.model_of_library)} == {training}
-    layers[0].train()
-    model.eval()
-    assert layers[0].training, "not walked again"
 
 
 @pytest.mark.parametrize(

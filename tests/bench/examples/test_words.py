@@ -55,15 +55,6 @@ def test_entities_that_begin_with_i_are_counted(tmp_path):
         assert f"tags: {note} with I- after another tag; read as B-" in data.notes
 
 
-def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
-    lines = ["# id = 1 of 2", "-DOCSTART- -X- O", "", "", "# NN O", "Ann NN B-per", "\t", "Bo NN O",
-             "-DOCSTART- -X- O", "# text = B-per", "C NN O"]  # fmt: skip
-    data = read_text(tmp_path, "\n".join(lines))
-    assert data.examples.text_a == ("# Ann", "Bo", "C")
-    assert data.examples.groups == ("1", "1", "2")
-    assert "train.conll: ends without a line break; is it complete?" in data.notes
-
-
 def of_documents(tmp_path, name, count):
     """A file of documents of two texts."""
     path = tmp_path / f"{name}.conll"

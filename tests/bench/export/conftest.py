@@ -1,17 +1,11 @@
 """A tiny base, and folders that are exported from it, each once."""
 
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from bench.export import check as checks
-from bench.export.trained import Trained
 from tests.bench.export.small import answer_here, base_folder, exported, trained
-
-Exports = Callable[..., tuple[Trained, Path]]
-"""From a format, and settings as of `trained`, to the cell and its folder, not to be changed."""
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +15,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exports(base, tmp_path_factory):
+    """From a format and settings as of `trained` to the cell and its folder, not to be changed."""
 
     @cache
     def export(name, **settings):

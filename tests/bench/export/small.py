@@ -58,12 +58,12 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def base_folder(folder: Path, *, pooler: bool = True) -> Path:
+def base_folder(folder: Path) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
     words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
+    model = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.1)
     initialise(model, 0)
     save_checkpoint(model.bert, folder)
     return folder

@@ -410,8 +410,3 @@ def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path):
     base = describe_base(find_model(str(folder), "pretrained", "auto"))
     assert (base.name, base.revision, base.on_hub) == ("some/model-x", commit, True)
     assert base.licence == "mit"
-    own = tmp_path / "own"
-    shutil.copytree(folder, own)
-    (own / "README.md").write_text("license: gpl\n", encoding="utf-8")
-    base = describe_base(find_model(str(own), "pretrained", "auto"))
-    assert (base.name, base.revision, base.on_hub, base.licence) == ("own", None, False, None)

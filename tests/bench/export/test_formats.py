@@ -78,14 +78,6 @@ def test_normalisation_of_the_base_is_kept(tmp_path):
     assert ours != lower.input_ids.tolist()
 
 
-def test_a_pooler_that_the_base_lacks_is_saved(tmp_path):
-    own = small.trained(small.base_folder(tmp_path / "base", pooler=False))
-    folder = small.exported(own, "peft", tmp_path / "out")
-    assert "bert.pooler.dense" in read(folder, "adapter_config.json")["modules_to_save"]
-    answer = small.answer_here(folder, texts_of(own.dev), base=own.base)
-    np.testing.assert_allclose(answer.logits, small.expected_logits(own), atol=1e-4, rtol=0)
-
-
 def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports):
     small.need_libraries("sentence-transformers")
     own, folder = exports("transformers", kind="regression", pairs=True)

@@ -226,9 +226,8 @@ def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, tex
     assert text != "loraa" or ", ".join(VALUES[name]) in str(caught.value)
 
 
-HUGE = 2**36
 NO_FILES = {
-    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=HUGE),
+    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
     "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
 }  # fmt: skip
 
