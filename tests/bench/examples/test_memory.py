@@ -36,7 +36,6 @@ for path in paths:
         print(error)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
-"""Reads tables, and prints its peak of resident memory, KiB."""
 MOST_MIB = 64  # of memory that a step of reading a small file may take here, an eighth of the usual
 
 

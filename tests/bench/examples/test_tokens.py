@@ -25,10 +25,9 @@ from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
 
-def cell_of(data, **changes):
-    usual = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
-    usual |= {"max_length": 8, "batch_size": 8} | changes
-    return synthetic_rows.cell("head", None, None, "off", **usual)
+def cell_of(data):
+    of_data = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
+    return synthetic_rows.cell("head", None, None, "off", max_length=8, batch_size=8, **of_data)
 
 
 class Place:
@@ -69,11 +68,11 @@ def place(cache, tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(pieces, data, tokenizer, max_length=8):
+def check_same(pieces, data, tokenizer):
     assert list(pieces) == [""]
     encode = Tokenizer.from_folder(tokenizer).encode
     for side, examples in zip(pieces[""], (data.train, data.dev), strict=True):
-        expected = encode(examples.text_a, examples.text_b, max_length)
+        expected = encode(examples.text_a, examples.text_b, 8)
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             found = getattr(side.encoded, name)
             assert found.dtype == getattr(expected, name).dtype

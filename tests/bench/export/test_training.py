@@ -28,10 +28,8 @@ from tests.experiments.export.losses import (
 SHUFFLED = Setting(
     changes={"class_weights": "balanced", "label_smoothing": 0.1, "batching": "shuffled"}
 )
-LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})
-"""Trained from a checkpoint without a pooler."""
-CONLL = Setting("full", "", WORDS, changes=WINDOWS)
-"""Trained on a file of CoNLL columns, in windows."""
+LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})  # no pooler
+CONLL = Setting("full", "", WORDS, changes=WINDOWS)  # on a file of CoNLL columns, in windows
 SAMPLE = (
     Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5}),
     SHUFFLED,
@@ -79,7 +77,7 @@ def unknown_tag(folder):
 
 OTHER_BASE = {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0], "sha256": "0"}
 SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
-STOPPED = {
+STOPPED = {  # a part of the line with which it ends, and what is done to a folder
     "give --base FOLDER": lambda folder: (folder / "base").unlink(),
     "has changed since the training": with_json(SETTINGS, base=OTHER_BASE),
     "base can't be loaded (": lambda folder: [
@@ -95,7 +93,6 @@ STOPPED = {
     "sentence 3: is no example (KeyError('E-film'))": unknown_tag,
     "a second text in only some": example('{"a": "good", "b": "film", "label": 1}'),
 }
-"""Bad input of the script: a part of the line that it ends with, and what is done to a folder."""
 
 
 @pytest.fixture(scope="module")
