@@ -19,10 +19,10 @@ from adapters.injection import decays
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines import check
+from bench.engines import transformers as engine
 from bench.engines.check import answers_to, check_models
 from bench.engines.engine import engine_of
 from bench.engines.layer_sets import find_blocks
-from bench.engines.transformers import _config as config_of
 from bench.launch.checks import check_engine
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.gridfile import Settings
@@ -57,9 +57,8 @@ def logits_of(model):
 
 def refusal(a_job):
     """The line with which both the check before a run and the run itself refuse a job."""
-    engine = engine_of(a_job.cell)
-    lines = []
-    for attempt in (engine.build, engine.skeleton):
+    of, lines = engine_of(a_job.cell), []
+    for attempt in (of.build, of.skeleton):
         with pytest.raises(InputError) as error:
             attempt(a_job)
         lines.append(str(error.value))
@@ -147,12 +146,8 @@ def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decay
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(encoders):
     for kind in KINDS:
-        a_job = job(encoders(kind), "ia3", "all-lin-only")
-        last = {
-            name
-            for name, layer in build(a_job).named_modules()
-            if getattr(layer, "is_feedforward", False)
-        }
+        model = build(job(encoders(kind), "ia3", "all-lin-only"))
+        last = [n for n, layer in model.named_modules() if getattr(layer, "is_feedforward", False)]
         assert last
         assert not any("attention" in name or "attn" in name for name in last)
 
@@ -177,7 +172,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(encoders):
         torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
-def test_attention_that_is_not_there_is_refused(encoders):
+def test_attention_that_is_not_there_is_refused(encoders, monkeypatch):
     import transformers
 
     for kind in KINDS:
@@ -187,16 +182,10 @@ def test_attention_that_is_not_there_is_refused(encoders):
         if not ARCHITECTURES[kind].has_sdpa:
             a_job = job(encoders(kind), "full", attn_implementation="sdpa")
             assert "take eager" in refusal(a_job)
-    a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2")
-    assert "flash-attn" in refusal(a_job)
-
-
-def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(encoders, monkeypatch):
-    from bench.engines import transformers
-
-    monkeypatch.setattr(transformers, "is_flash_attn_2_available", lambda: True)
     a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2", amp="bf16")
-    transformers.check_weights(a_job, ["bf16"])
+    assert "flash-attn" in refusal(a_job)
+    monkeypatch.setattr(engine, "is_flash_attn_2_available", lambda: True)
+    engine.check_weights(a_job, ["bf16"])  # by what the CPU has
 
 
 @pytest.mark.parametrize(
@@ -222,7 +211,7 @@ def test_what_peft_can_not_do_here_is_one_line(encoders, config, reason):
 
 def test_dropout_is_set_where_it_is_a_probability(encoders):
     options = {"token_dropout": True, "layerdrop": 0.5}
-    config = config_of(job(encoders("bert", **options), "full", dropout=0.2))
+    config = engine._config(job(encoders("bert", **options), "full", dropout=0.2))
     assert (config.token_dropout, config.layerdrop) == (True, 0.0)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
 

@@ -94,36 +94,26 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(base, tmp_path, na
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(base, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
-    exported = cell(base)
+def test_names_are_text_in_the_metadata_as_the_hub_reads_it_and_on_the_page(base, tmp_path):
+    hub, markdown = map(pytest.importorskip, ("huggingface_hub", "markdown"))
+    (tmp_path / "<b>model.bin").touch()
+    classes, own = (*HOSTILE, "a, b", 'c", "d'), cell(base)
     hostile = replace(
-        exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
-        base=replace(exported.base, name='x/y: "z"', licence="mit\nfoo: bar"),
+        own, task=replace(own.task, classes=classes, name='a: "b" #c\n---'),
+        base=replace(own.base, name='<img src="x">: z', licence="mit\n<i>: bar"),
     )  # fmt: skip
-    data = hub.ModelCard(text_of(hostile, tmp_path)).data
+    counts = {"source": "<u>.csv", "class_counts": dict.fromkeys(HOSTILE, (1, 1))}
+    text = text_of(hostile, tmp_path, facts=FACTS.model_copy(update=counts))
+    data = hub.ModelCard(text).data
     of = (data.license, data.base_model, data.library_name)
-    assert of == ("mit foo: bar", 'x/y: "z"', "peft")
+    assert of == ("mit <i>: bar", '<img src="x">: z', "peft")
     [result] = data.eval_results
     assert (result.task_type, result.dataset_split) == ("text-classification", "dev")
     assert result.dataset_name == result.dataset_type == 'a: "b" #c ---'
     known = (result.metric_type, result.metric_name, result.metric_value)
     assert known == ("accuracy", "dev accuracy", 0.6)
 
-
-def test_markup_in_names_is_text(base, tmp_path):
-    markdown = pytest.importorskip("markdown")
-    (tmp_path / "<b>model.bin").touch()
-    exported = cell(base)
-    hostile = replace(
-        exported, task=replace(exported.task, classes=(*HOSTILE, "a, b", 'c", "d')),
-        base=replace(exported.base, licence="<i>", name="<img src=x>"),
-    )  # fmt: skip
-    facts = FACTS.model_copy(
-        update={"source": "<u>.csv", "class_counts": dict.fromkeys(HOSTILE, (1, 1))}
-    )
-    body = text_of(hostile, tmp_path, facts=facts).split("---\n", 2)[2]
-    page = markdown.markdown(body, extensions=["tables", "fenced_code"])
+    page = markdown.markdown(text.split("---\n", 2)[2], extensions=["tables", "fenced_code"])
     for tag in ("<script", "<img", "<i>", "<u>", "<b>model"):
         assert tag not in page
     assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in page.replace("&#124;", "|")

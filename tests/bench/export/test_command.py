@@ -131,10 +131,6 @@ def is_untouched(place):
     return not [path for path in place.folder.iterdir() if path.name.startswith((".", "model"))]
 
 
-def kept_logits(folder):
-    return load_file(folder / PREDICTIONS)["logits"]
-
-
 def test_a_cell_becomes_a_folder_with_its_predictions(place):
     done = export(LORA, "--to", "model")
     assert done.code == 0, done.err
@@ -149,7 +145,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place):
     data = load_task(row.task, Path(str(Job.read(cell).data)))
     base = describe_base(find_model(str(place.model), "pretrained", "auto"))
     answer = answer_here(model, texts_of(data.dev), base=base)
-    kept = kept_logits(cell)
+    kept = load_file(cell / PREDICTIONS)["logits"]
     assert np.abs(answer.logits - kept).max() < 1e-4
     assert answer.labels == [data.task.classes[index] for index in kept.argmax(axis=1)]
     assert read_exports(place.csv) == {row.cell_id: FIGURES}
@@ -179,7 +175,8 @@ def test_a_cell_without_weights_is_trained_again_once_and_refused_if_it_scores_l
     assert "it was trained again for this folder; the scores are those of the new training" in card
     assert f"{row.dev_score:.3f}" in card
     assert f"{higher.dev_score:.3f}" not in card
-    assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
+    both = [load_file(of / PREDICTIONS)["logits"] for of in (again, folder_of(place.csv, row))]
+    assert np.abs(both[0] - both[1]).max() < 1e-4
     assert (again / WEIGHTS).stat().st_mtime_ns == written
 
 

@@ -105,10 +105,6 @@ def test_an_error_of_onnx_is_one_line(tmp_path, base, monkeypatch):
         small.exported(small.trained(base), "onnx", tmp_path / "out")
 
 
-def read(folder, name):
-    return json.loads((folder / name).read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize("name", ["peft", "sentence-transformers", "onnx"])
 def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
     _, folder = exports(name)
@@ -130,12 +126,12 @@ def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mod
     job = replace(own.job, cell=replace(own.job.cell, window_stride=3))
     windowed = replace(own, job=job)
     out = small.exported(windowed, name, tmp_path / "out")
-    config = read(out, "config.json")
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["window_stride"] == 3
     assert config["architectures"] == ["BertForTokenClassification"]
     assert config["label2id"] == {tag: number for number, tag in enumerate(small.TAGS)}
     if name == "peft":
-        assert read(out, "adapter_config.json")["task_type"] == "TOKEN_CLS"
+        assert json.loads((out / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
     cut, expected = small.expected_logits(own), small.expected_logits(windowed)
     assert expected.shape == cut.shape == (own.dev.words, len(small.TAGS))
     assert np.abs(expected[:1] - expected[1:]).max() > 0.01

@@ -167,10 +167,6 @@ def silent(_line):
     """Takes the note about a torn record."""
 
 
-def read(path, named=None):
-    return hostile.answer(lambda: read_rows(path, silent), InputError, named or path)
-
-
 def as_read(row):
     """A row with its numbers to seven digits, as they are in the file."""
     names = (name for name in NAMES if name != "scale")  # which follows from others
@@ -186,7 +182,8 @@ WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_bytes(content)
-    for row in read(path, f"{path}, line ") or []:
+    rows = hostile.answer(lambda: read_rows(path, silent), InputError, f"{path}, line ")
+    for row in rows or []:
         assert as_read(row) == row
         encode(row)
 
@@ -242,6 +239,6 @@ def test_what_is_no_file_or_too_large_is_not_waited_for(tmp_path, make):
     assert step_times(tmp_path) == ({}, True)
     panel.rename(tmp_path / "steps.csv")
     assert step_times(tmp_path) == ({}, True)
-    assert read(path) is None
+    assert hostile.answer(lambda: read_rows(path, silent), InputError, path) is None
     with pytest.raises(InputError):
         assert Store(path).rows

@@ -184,10 +184,8 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
     )  # fmt: skip
     later = final.model_copy(update={"at": "2026-03-01"})
     form = Figures(forms=(), metric="accuracy", examples=4, machine="m", threads=1, at="2026-01")
-    files, planned = (
-        [tmp_path / "a.csv", tmp_path / "b.csv"],
-        [replace(r, status=None) for r in rows],
-    )
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    planned = [replace(row, status=None) for row in rows]
 
     def reference(name, train, **scores):
         return Reference(name=name, about="", train=train, scores=scores)

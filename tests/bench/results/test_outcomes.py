@@ -56,10 +56,6 @@ def fill(runs, metric="accuracy", count=68, **settings):
     return read_rows(runs)
 
 
-def no_note(line):
-    raise AssertionError(line)
-
-
 def all_values(rows, values_of):
     found = (values_of([row]) for row in rows)
     return [None if values is None else values.tolist() for values in found]
@@ -73,12 +69,12 @@ def all_values(rows, values_of):
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
-    before = all_values(rows, kept_values(runs, no_note))
+    before = all_values(rows, kept_values(runs, pytest.fail))
     assert None not in before
     assert keep_outcomes(runs, rows) == 16
     assert outcomes_file(runs).stat().st_size < most
     shutil.rmtree(tmp_path / "runs")
-    assert all_values(rows, kept_values(runs, no_note)) == before
+    assert all_values(rows, kept_values(runs, pytest.fail)) == before
 
 
 def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn):
@@ -87,7 +83,7 @@ def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn)
     keep_outcomes(runs, rows)
     shutil.rmtree(tmp_path / "runs")
     for known in ("the predictions of all cells are", "the predictions of the cells are not"):
-        results = as_results(rows, predictions_of=kept_predictions(runs, no_note))
+        results = as_results(rows, predictions_of=kept_predictions(runs, pytest.fail))
         sections = {section.anchor: section for section in report(results)["sections"]}
         assert f"{known} known" in sections["tradeoff"].lines[0]
         outcomes_file(runs).unlink(missing_ok=True)
@@ -122,7 +118,7 @@ def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, mo
     assert path.read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
     assert "outcomes" not in rebuild(runs)[0]
-    assert None not in all_values(rows, kept_values(runs, no_note))
+    assert None not in all_values(rows, kept_values(runs, pytest.fail))
 
 
 def without_labels(tensors):
@@ -250,12 +246,12 @@ def test_documents_are_stored_once_and_checked(tmp_path):
 def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
-    values = kept_values(runs, no_note)([row])
+    values = kept_values(runs, pytest.fail)([row])
     shutil.rmtree(tmp_path / "runs")
     old = Outcome(values > 0, None, "0" * 16)
     write_outcomes(outcomes_file(runs), {outcomes.outcome_key(row, ""): old})
-    assert np.array_equal(kept_values(runs, no_note)([row]), values)
+    assert np.array_equal(kept_values(runs, pytest.fail)([row]), values)
     notes = []
-    [other] = rescored([row], "macro_f1", kept_predictions(runs, no_note), {}, notes.append)
+    [other] = rescored([row], "macro_f1", kept_predictions(runs, pytest.fail), {}, notes.append)
     assert other.dev_score is None
     assert len(notes) == 1

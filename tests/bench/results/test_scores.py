@@ -29,10 +29,6 @@ from tests.bench.synthetic_rows import new_row
 N = 300
 
 
-def random():
-    return np.random.default_rng(0)
-
-
 def of_classes(number, columns=None, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, number, N)
@@ -45,14 +41,14 @@ def of_classes(number, columns=None, seed=0):
 
 
 def of_numbers(unit=(900.0, 250.0)):
-    rng = random()
+    rng = np.random.default_rng(0)
     targets = rng.normal(size=N)
     logits = (targets + rng.normal(size=N)).astype(np.float32)[:, None]
     return outcome_of(logits, targets * 250 + 900, unit)
 
 
 def of_labels(count=9):
-    rng = random()
+    rng = np.random.default_rng(0)
     labels = (rng.random((N, count)) < 0.3).astype(np.int8)
     return outcome_of(labels * 2 - 1.2 + rng.normal(size=(N, count)), labels, None)
 
@@ -131,7 +127,7 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
 def entities(texts):
     """Tags of texts of two entities, and predictions that have both of 70% of the texts."""
     true = padded([[1, 2, 0, 3]] * texts)
-    right = random().random((texts, 1)) < 0.7
+    right = np.random.default_rng(0).random((texts, 1)) < 0.7
     return true, np.where(right, true, 0).astype(np.int16), right.mean()
 
 
@@ -186,7 +182,7 @@ def test_logits_that_do_not_fit_the_labels_are_refused(labels):
 
 
 def test_means_are_exact_and_so_is_the_spread_of_a_correlation_and_of_a_mean_over_parts():
-    rng = random()
+    rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(2, 4000))
     y = 0.6 * x + 0.8 * noise
     values, correlation = predictions.values_for("pearson", x[:, None], y), np.corrcoef(x, y)[0, 1]
@@ -280,13 +276,9 @@ def of_seeds(rows, *, logits=False):
     return None if rows[0].seed in (1, 2) else {"": CLASSES if logits else without}
 
 
-def of_facts(row, **changes):
-    return {row.data_digest: FACTS.model_copy(update=changes)}
-
-
 def test_a_row_that_is_scored_otherwise_has_the_interval_and_majority_of_the_metric():
     row, notes, ones = scored(flags="not_learned"), [], np.ones(N, dtype=int)
-    [other] = rescored([row], "macro_f1", of_seeds, of_facts(row), notes.append)
+    [other] = rescored([row], "macro_f1", of_seeds, {row.data_digest: FACTS}, notes.append)
     predicted = CLASSES.predicted
     expected = library.f1_score(CLASSES.labels, predicted, average="macro")
     assert other.dev_metric == "macro_f1"
@@ -340,7 +332,8 @@ def test_rows_without_predictions_of_other_problems_or_of_a_search_are_noted_or_
 )  # fmt: skip
 def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns):
     row, notes = scored(), []
-    facts = of_facts(row, class_counts={"common": (20, 80), "rare": (20, fewest)})
+    counts = {"common": (20, 80), "rare": (20, fewest)}
+    facts = {row.data_digest: FACTS.model_copy(update={"class_counts": counts})}
     [other] = rescored([row], metric, of_seeds, facts, notes.append)
     assert [f"dev has {fewest} of class 'rare'" in note for note in notes] == [True] * warns
     [group] = groups([other])
