@@ -81,7 +81,7 @@ def test_a_card_states_what_was_measured_and_from_what(base, tmp_path, name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(base, tmp_path, name):
-    text = text_of(base, tmp_path, format=FORMATS[name])
+    text = text_of(cell(base), tmp_path, format=FORMATS[name])
     quoted = text.partition("```python\n")[2].partition("```")[0]
     snippet = FORMATS[name].snippet.read_text(encoding="utf-8")
     assert all(line in snippet for line in quoted.splitlines())
