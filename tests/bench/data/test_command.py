@@ -64,7 +64,6 @@ def test_text_json_and_pages_show_what_is_in_the_data(tmp_path, capsys, monkeypa
 
 
 def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, capsys):
-    """As in the report, and never more."""
     train, dev = tmp_path / "train.conll", tmp_path / "dev.conll"
     train.write_text("Ann B-per\nBo I-per\n\nOslo B-loc\n\nAnn O\n")
     new = "".join("Ann B-per\n\n" * n + f"n{n} B-per\nm I-per\n\n" * n for n in range(1, 12))

@@ -36,7 +36,6 @@ def test_no_field_of_any_method_imports_what_it_names(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
 
     def give(config, values):
-        """Whether a module was looked for that a configuration names."""
         looked_for.clear()
         model = nn.Sequential(OrderedDict(query=nn.Linear(16, 16)))
         with suppress(Exception), warnings.catch_warnings(action="ignore"):  # PEFT's own refusals

@@ -16,7 +16,6 @@ from tests.encoders import job
 
 
 def names_that_are_looked_for(folder, monkeypatch):
-    """Names of the files in a checkpoint's folder that loading it looks for."""
     seen, real = set(), os.stat
 
     def noted(path, *given, **options):

@@ -4,23 +4,31 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adapters.injection import decays
+from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.engines import check
+from bench.engines import transformers as engine
+from bench.engines.check import answers_to, check_models
 from bench.engines.engine import engine_of
 from bench.engines.layer_sets import find_blocks
-from bench.engines.transformers import _config as config_of
+from bench.launch.checks import check_engine
 from bench.plan.architectures import ARCHITECTURES, read_sizes
+from bench.plan.gridfile import Settings
+from bench.plan.job import Job
+from bench.plan.models import find_model
 from bench.worker.probes.memory import SavedTensors
-from bench.worker.setup import trained_groups, unfreezing
-from tests.bench.engines.trainable import listing
 from tests.encoders import KINDS, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
@@ -36,7 +44,6 @@ def groups(model, a_job):
 
 
 def batch():
-    """Token ids [4, 9], with padding, and their mask."""
     lengths = torch.tensor(LENGTHS)
     mask = (torch.arange(9)[None] < lengths[:, None]).long()
     ids = torch.randint(10, 200, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -50,9 +57,8 @@ def logits_of(model):
 
 def refusal(a_job):
     """The line with which both the check before a run and the run itself refuse a job."""
-    engine = engine_of(a_job.cell)
-    lines = []
-    for attempt in (engine.build, engine.skeleton):
+    of, lines = engine_of(a_job.cell), []
+    for attempt in (of.build, of.skeleton):
         with pytest.raises(InputError) as error:
             attempt(a_job)
         lines.append(str(error.value))
@@ -89,7 +95,6 @@ def test_a_skeleton_is_like_the_model_and_its_steps_wait_for_no_value(encoders, 
 
 
 def test_layers_by_the_ends_of_their_names(encoders):
-    """As in engine minbert: no projections of embeddings."""
     for kind, end in {"electra": "dense", "albert": "dense+ffn"}.items():
         carriers = build(job(encoders(kind), "head")).blocks.adapted(end, kind)
         assert carriers
@@ -98,7 +103,7 @@ def test_layers_by_the_ends_of_their_names(encoders):
     assert "name ends in embeddings_project; they are attention.self.query," in line
 
 
-def test_layers_that_share_weights_have_no_place_of_their_own(encoders):
+def test_norms_have_a_place_and_layers_that_share_weights_none_of_their_own(encoders):
     for kind, expected in (
         ("albert", {("albert", None), None}),
         ("distilbert", {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}),
@@ -107,26 +112,16 @@ def test_layers_that_share_weights_have_no_place_of_their_own(encoders):
         model = build(a_job)
         places = {engine_of(a_job.cell).place_of(model, n) for n, _ in model.named_parameters()}
         assert places == expected
+    for kind, name, expected in (
+        ("modernbert", "model.final_norm.weight", None),  # as the head, above the last layer
+        ("deberta-v2", "deberta.encoder.LayerNorm.weight", ("deberta", None)),  # of the positions
+    ):
+        model = build(job(encoders(kind), "full"))
+        assert model.get_parameter(name) is not None
+        assert engine_of(a_job.cell).place_of(model, name) == expected
     for setting in ({"layer_decay": 0.9}, {"unfreeze": "iterative"}):
         line = refusal(job(encoders("albert"), "full", **setting))
         assert "the layers of albert share their weights" in line
-
-
-def test_a_norm_above_the_last_layer_has_the_full_rate_and_unfreezes_first(encoders):
-    a_job = job(encoders("modernbert"), "full", layer_decay=0.5, unfreeze="iterative")
-    model = build(a_job)
-    norm = model.get_parameter("model.final_norm.weight")
-    of_norm = [g for g in trained_groups(model, a_job.cell) if any(p is norm for p in g.parameters)]
-    assert [group.learning_rate for group in of_norm] == [a_job.cell.learning_rate]
-    gradual = unfreezing(model, a_job.cell)
-    assert gradual is not None
-    gradual.begin(0)
-    assert norm.requires_grad
-    place_of = engine_of(a_job.cell).place_of
-    relative = build(job(encoders("deberta-v2"), "full"))
-    assert place_of(relative, "deberta.encoder.LayerNorm.weight") == ("deberta", None), (
-        "it is of the embeddings of relative positions"
-    )
 
 
 BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
@@ -135,36 +130,24 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
 @pytest.mark.parametrize(
     ("mode", "changes", "decayed", "not_decayed"),
     [
-        ("lora", {"rank": 1}, {"lora_A", "lora_B"}, set()),
         ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
         ("ia3", {}, set(), {"ia3_l"}),
         ("vera", {"rank": 256}, set(), {"vera_lambda_b", "vera_lambda_d"}),  # above the width
         ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
-        ("bitfit", {}, set(), {"bias"}),
     ],
 )
 def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
     a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
-    model = build(a_job)
-    adapter = groups(model, a_job)["adapter"]
-    decay = {
-        id(parameter): group.weight_decay
-        for group in trained_groups(model, a_job.cell)
-        for parameter in group.parameters
-    }
-    kinds = {name: name.partition(".default")[0].rpartition(".")[2] for name in adapter}
-    assert {kinds[name] for name, p in adapter.items() if decay[id(p)]} == decayed
-    assert {kinds[name] for name, p in adapter.items() if not decay[id(p)]} == not_decayed
+    found = {True: set(), False: set()}
+    for name, parameter in groups(build(a_job), a_job)["adapter"].items():
+        found[decays(name, parameter)].add(name.partition(".default")[0].rpartition(".")[2])
+    assert found == {True: decayed, False: not_decayed}
 
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(encoders):
     for kind in KINDS:
-        a_job = job(encoders(kind), "ia3", "all-lin-only")
-        last = {
-            name
-            for name, layer in build(a_job).named_modules()
-            if getattr(layer, "is_feedforward", False)
-        }
+        model = build(job(encoders(kind), "ia3", "all-lin-only"))
+        last = [n for n, layer in model.named_modules() if getattr(layer, "is_feedforward", False)]
         assert last
         assert not any("attention" in name or "attn" in name for name in last)
 
@@ -189,7 +172,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(encoders):
         torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
-def test_attention_that_is_not_there_is_refused(encoders):
+def test_attention_that_is_not_there_is_refused(encoders, monkeypatch):
     import transformers
 
     for kind in KINDS:
@@ -199,27 +182,10 @@ def test_attention_that_is_not_there_is_refused(encoders):
         if not ARCHITECTURES[kind].has_sdpa:
             a_job = job(encoders(kind), "full", attn_implementation="sdpa")
             assert "take eager" in refusal(a_job)
-    a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2")
-    assert "flash-attn" in refusal(a_job)
-
-
-def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(encoders, monkeypatch):
-    from bench.engines import transformers
-
-    monkeypatch.setattr(transformers, "is_flash_attn_2_available", lambda: True)
     a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2", amp="bf16")
-    transformers.check_weights(a_job, ["bf16"])
-
-
-def test_modules_are_walked_once_and_not_in_every_step(encoders):
-    model = build(job(encoders("bert"), "lora", "all-lin", dropout=0.5))
-    layers = [module for module in model.modules() if type(module) is nn.Dropout]
-    for training in (False, True, False):
-        model.train(training)
-        assert {layer.training for layer in (*layers, model.model_of_library)} == {training}
-    layers[0].train()
-    model.eval()
-    assert layers[0].training, "not walked again"
+    assert "flash-attn" in refusal(a_job)
+    monkeypatch.setattr(engine, "is_flash_attn_2_available", lambda: True)
+    engine.check_weights(a_job, ["bf16"])  # by what the CPU has
 
 
 @pytest.mark.parametrize(
@@ -233,12 +199,10 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders):
         ({**LORA, "target_modules": ["nothing"]}, r"match no layer of bert, whose .*self\.query"),
         ({**LORA, "modules_to_save": ["pooler"]}, "modules_to_save has pooler"),
         ({"peft_type": "LOHA", "rank_dropout": 2, "r": 0, "target_modules": ["query"]}, "refuses"),
-        (
-            {**LORA, "target_modules": ["classifier"], "exclude_modules": ["value"]},
-            "it adapts classifier, which is of the head",
-        ),
+        ({**LORA, "target_modules": ["classifier"], "exclude_modules": ["value"]},
+         "it adapts classifier, which is of the head"),
     ],
-)
+)  # fmt: skip
 def test_what_peft_can_not_do_here_is_one_line(encoders, config, reason):
     line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     assert line.startswith(("adapter_config", "mode peft: "))
@@ -247,7 +211,7 @@ def test_what_peft_can_not_do_here_is_one_line(encoders, config, reason):
 
 def test_dropout_is_set_where_it_is_a_probability(encoders):
     options = {"token_dropout": True, "layerdrop": 0.5}
-    config = config_of(job(encoders("bert", **options), "full", dropout=0.2))
+    config = engine._config(job(encoders("bert", **options), "full", dropout=0.2))
     assert (config.token_dropout, config.layerdrop) == (True, 0.0)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
 
@@ -343,22 +307,11 @@ OTHERS = (
 )  # fmt: skip
 
 
-def block(**widths):
-    """A block of linear layers, called as arguments with `__` for dots, each of (in, out)."""
-    module = nn.Module()
-    for name, (inputs, outputs) in widths.items():
-        owner = module
-        *parents, last = name.split("__")
-        for parent in parents:
-            if not hasattr(owner, parent):
-                owner.add_module(parent, nn.Module())
-            owner = getattr(owner, parent)
-        owner.add_module(last, nn.Linear(inputs, outputs, device="meta"))
-    return module
-
-
-def blocks(*each):
-    return find_blocks(nn.Sequential(*each), "bert.layer")
+def block(of):
+    """A linear layer of (inputs, outputs), or modules by name."""
+    if isinstance(of, tuple):
+        return nn.Linear(*of, device="meta")
+    return nn.ModuleDict({name: block(part) for name, part in of.items()})
 
 
 def test_layer_sets_of_encoders_are_as_listed(encoders):
@@ -374,33 +327,20 @@ def test_layer_sets_of_encoders_are_as_listed(encoders):
     assert "".join(lines) == (GOLDEN / "layer-sets.txt").read_text()
 
 
-def test_adapted_layers_are_in_every_block():
-    own = {"attn__q": (8, 8), "attn__k": (8, 4), "attn__v": (8, 4), "up": (8, 16), "down": (16, 8)}
-    found = blocks(block(**own), block(**own))
-    names = ["attn.q", "attn.k", "attn.v", "up", "down"]
-    every = [f"bert.layer.{number}.{name}" for name in names for number in (0, 1)]
-    assert found.adapted("all-lin", "mine") == every
-    assert found.adapted("attn-only", "mine") == every[:6]
-    assert found.adapted("down+attn.k", "mine") == [*every[2:4], *every[8:]]
-    assert (found.last, found.count) == ("down", 2)
-
-
 @pytest.mark.parametrize(
     ("each", "reason"),
     [
         ([{"ffn": (8, 8)}], "has no linear layers for"),
         ([{"q": (8, 8), "k": (8, 3), "v": (8, 8)}], "has no linear layers for"),
         ([{"qkv": (8, 8)}], "has no linear layers for"),
-        ([{"a__qkv": (8, 24), "b__qkv": (8, 24)}], "has several for"),
-        (
-            [{"q": (8, 8), "k": (8, 8), "v": (8, 8)}, {"q_k": (8, 8), "v": (8, 8)}],
-            "has no linear layers for",
-        ),
+        ([{"a": {"qkv": (8, 24)}, "b": {"qkv": (8, 24)}}], "has several for"),
+        ([{"q": (8, 8), "k": (8, 8), "v": (8, 8)}, {"q_k": (8, 8), "v": (8, 8)}],
+         "has no linear layers for"),
     ],
     ids=["none", "shapes", "fused too narrow", "two", "not in each block"],
-)
+)  # fmt: skip
 def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, reason):
-    found = blocks(*(block(**own) for own in each))
+    found = find_blocks(nn.Sequential(*map(block, each)), "bert.layer")
     ends = [name.rpartition(".")[2] for name in found.layers]
     begins = f"^layers attn-only: a block of mine {reason} query, key and value"
     named = re.escape(f'layers = ["{"+".join(dict.fromkeys(ends[:2]))}"]')
@@ -411,9 +351,179 @@ def test_what_the_structure_does_not_say_is_refused_with_what_to_write(each, rea
         found.adapted("nothing", "mine")
 
 
+SETTINGS = (
+    ("full", None), ("head", None), ("bitfit", None), *(("lora", layers) for layers in LAYER_SETS),
+    ("dora", "all-lin-only"), ("ia3", "all-lin-only"), ("vera", "all-lin-only"),
+)  # fmt: skip
+PARAMETER = r"(.*?)\.((?:lora|vera|ia3)_.*|[^.]+)"
+
+
+def compact(names):
+    """Names with `{0-1}` for the numbers of layers, and `{key,query}.{bias,weight}` for modules of
+    the same place and the parameters that they have in common."""
+    numbers = defaultdict(list)
+    for name in names:
+        number = re.search(r"(?<=\.)\d+(?=\.)", name)
+        place = name if number is None else f"{name[: number.start()]}#{name[number.end() :]}"
+        numbers[place].append("" if number is None else number[0])
+    ends = defaultdict(list)
+    for place, values in numbers.items():
+        layers = values[0] if len(set(values)) == 1 else f"{{{values[0]}-{values[-1]}}}"
+        stem, end = re.fullmatch(PARAMETER, place.replace("#", layers)).groups()
+        ends[stem].append(end)
+    modules = defaultdict(list)
+    for stem, own in ends.items():
+        parent, _, module = stem.rpartition(".")
+        modules[parent, either(own)].append(module)
+    return [
+        ".".join(filter(None, [parent, either(own), end])) for (parent, end), own in modules.items()
+    ]
+
+
+def either(names):
+    return names[0] if len(names) == 1 else f"{{{','.join(sorted(names))}}}"
+
+
 @pytest.mark.parametrize("name", [*KINDS, "bert-without-pooler"])
 def test_what_trains_is_what_the_golden_file_says(encoders, name):
     """The pooler that a checkpoint lacks belongs to the head."""
     kind, _, lacking = name.partition("-without")
-    folder = encoders(kind, head="MaskedLM") if lacking else encoders(kind)
-    assert listing(folder) == (GOLDEN / f"{name}.txt").read_text()
+    folder, lines = encoders(kind, head="MaskedLM") if lacking else encoders(kind), []
+    for mode, layers in SETTINGS:
+        a_job = job(folder, mode, layers)
+        lines.append(" ".join(filter(None, [mode, layers])))
+        try:
+            parts = groups(build(a_job), a_job)
+        except InputError as error:
+            lines.append(f"  refused: {error}")
+            continue
+        for part, parameters in parts.items():
+            if parameters:
+                lines += [f"  {part}", *(f"    {name}" for name in compact(parameters))]
+    assert "\n".join(lines) + "\n" == (GOLDEN / f"{name}.txt").read_text()
+
+
+RELATIVE = {"position_embedding_type": "relative_key_query"}
+NEW = {"model_type": "newbert"}
+
+
+@pytest.fixture
+def copied(encoders, tmp_path):
+    def copy(kind, **changes):
+        folder = tmp_path / f"{kind}-tiny"
+        shutil.copytree(encoders(kind), folder)
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return folder
+
+    return copy
+
+
+def line_of(*args, **changes):
+    with pytest.raises(InputError, match=r"^[^\n]+$") as raised:
+        list(answers_to({"jobs": [job(*args, **changes).to_json()]}))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "config", "settings", "line"),
+    [
+        ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
+        ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
+        ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
+        ("gpt2", "full", {}, {}, "is a decoder, and engine transformers trains encoders alone"),
+        ("roberta", "full", NEW, {}, "model_type newbert; a newer version may have it ("),
+        ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
+        ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
+    ],
+)
+def test_what_an_architecture_or_configuration_does_not_have_is_named(
+    kind, mode, config, settings, line, copied
+):
+    assert line in line_of(copied(kind, **config), mode, **settings)
+
+
+def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied):
+    from transformers import T5Config
+
+    folder = copied("roberta")
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer" in line_of(folder, "full")
+    T5Config().save_pretrained(folder)
+    assert "t5 is an encoder with a decoder" in line_of(folder, "full")
+
+
+def test_weights_that_are_missing_or_not_finite(copied):
+    name, folder = "encoder.layer.1.attention.self.key.weight", copied("roberta")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {name: weights[name] * float("nan")}, path, {"format": "pt"})
+    assert f"roberta.{name} holds NaN or infinite numbers" in line_of(folder, "full")
+    del weights[name]
+    save_file(weights, path, {"format": "pt"})
+    assert "1 weights of roberta are missing or have another shape" in line_of(folder, "full")
+    assert "missing or have another shape" in line_of(folder, "full", pooling="mean")
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "line"),
+    [
+        ({"engine": "minbert", "mode": "ia3"}, {}, "mode ia3 is one of PEFT's"),
+        ({"engine": "minbert", "init_lora_weights": "pissa"}, {}, "init_lora_weights pissa is one"),
+        ({"task": "multitask"}, {}, "task multitask has parts; take engine minbert"),
+        ({"frozen_dtype": "bf16", "amp": "bf16"}, {}, "it holds frozen weights in fp32; leave"),
+        ({"head": "nonlinear"}, {}, "with head nonlinear take pooling cls or mean"),
+        ({"attn_implementation": "flash_attention_2"}, {}, "computes in half precision alone"),
+        ({}, {"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
+        ({}, {"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of"),
+        ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
+    ],
+)
+def test_settings_that_an_engine_does_not_have_are_named(changes, settings, line):
+    cell = replace(job(Path("roberta-tiny"), "lora", "attn").cell, **changes)
+    with pytest.raises(InputError, match=line):
+        check_engine([cell], [Settings(**settings)], None, None, {})
+
+
+def test_a_model_runs_once_in_each_attention_pooling_and_head(encoders, monkeypatch):
+    jobs = [
+        job(encoders("bert"), "full", pooling=pooling, amp=amp)
+        for pooling, amp in (("mean", "off"), ("mean", "bf16"), ("cls", "off"))
+    ]
+    ran = mock.Mock()
+    monkeypatch.setattr("bench.engines.transformers.check_weights", ran)
+    [layers] = answers_to({"jobs": [one.to_json() for one in jobs]})
+    assert layers.startswith("query, key, value: attention.self.query, ")
+    assert ran.mock_calls == [mock.call(jobs[0], ["bf16", "off"]), mock.call(jobs[2], ["off"])]
+
+
+def test_each_setting_is_checked_once_at_its_highest_rank(encoders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    asked, folder = [], encoders("roberta")
+
+    def ask(request, *_):
+        asked.append([Job.from_json(text).cell for text in request["jobs"]])
+        return ["query; dense"]
+
+    monkeypatch.setattr(check, "_ask", ask)
+    model = find_model(str(folder), "pretrained", "auto")
+    cells = [
+        job(folder, "lora", "attn", rank=rank, seed=seed).cell for rank in (2, 8) for seed in (0, 1)
+    ]
+    full = job(folder, "full").cell
+    for _ in range(2):
+        check_models([*cells, full], model, None, {})
+    [[one, other]] = asked
+    assert {(one.mode, one.rank), (other.mode, other.rank)} == {("lora", 8), ("full", None)}
+    checking = f"checking 2 settings of {model.name} in engine transformers\n"
+    layers = f"layers of {model.name}: query; dense\n"
+    assert capsys.readouterr().err == checking + 2 * layers
+    check_models(cells, model, None, {})
+    assert len(asked) == 2, "another list of settings"
+
+
+def test_a_process_refuses_in_a_line(encoders, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    model = find_model(str(encoders("modernbert")), "pretrained", "auto")
+    with pytest.raises(InputError, match=r"^mode bitfit: the encoder of modernbert [^\n]+$"):
+        check_models([job(encoders("modernbert"), "bitfit").cell], model, None, {})

@@ -18,7 +18,6 @@ TOPICS: Mapping[str, Sequence[Any]] = {
 
 
 def need_data() -> None:
-    """Skip, or fail where it is required, without pyarrow and datasets."""
     found = all(find_spec(name) is not None for name in ("pyarrow", "datasets"))
     need(found, COMPONENTS["data"], component="data")
 
@@ -52,5 +51,4 @@ def read_file(path: Path | str, **settings: Any) -> ReadData:
 
 
 def named_labels(data: ReadData) -> list[str]:
-    """The class of each training example, by name."""
     return [data.spec.classes[label] for label in data.examples.labels]

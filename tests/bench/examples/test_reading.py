@@ -8,7 +8,6 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.examples.reading import read_test
-from bench.plan.dataset import DataSpec
 from tests.bench.examples import tables
 from tests.bench.examples.tables import TOPICS, need_data, read_file, write_csv, write_json_lines
 
@@ -33,31 +32,10 @@ FORMATS = {
 
 @pytest.fixture(params=FORMATS)
 def write(request, tmp_path):
-    """Writes columns in each format."""
     name = request.param
     if not name.endswith(("sv", "json", "jsonl")):
         need_data()
     return lambda columns: FORMATS[name](tmp_path / name, columns)
-
-
-def test_words_are_classes_in_the_order_of_the_alphabet_and_the_spec_reads_the_same(write):
-    path = write(TOPICS)
-    data = read_file(path)
-    classes = ("film", "money", "sport")
-    roles = {"text": "text", "label": "label", "problem": "single_label"}
-    assert data.spec == DataSpec(path=str(path), classes=classes, **roles)
-    assert data.examples.text_a == tuple(TOPICS["text"])
-    assert tables.named_labels(data) == TOPICS["label"]
-    assert data.examples.text_b is data.validation is data.examples.groups is None
-    assert data.notes[-3:] == (
-        "text: column `text`",
-        "label: column `label`",
-        "problem: single_label, inferred, 3 classes: `film`, `money`, `sport`",
-    )
-    assert read_file(data.spec.path).examples.labels.tolist() == [2, 1, 0, 2, 1, 0]
-    data = read_file(path, classes=("sport", "film", "art", "money"))
-    assert data.spec.classes == ("sport", "film", "art", "money"), "as given, with one that lacks"
-    assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
 
 
 def test_numbers_are_a_regression_or_classes_in_their_order_and_no_word_is_missing(write):
@@ -67,26 +45,13 @@ def test_numbers_are_a_regression_or_classes_in_their_order_and_no_word_is_missi
     assert data.examples.labels.tolist() == scores
     for texts, labels, classes in (
         (TOPICS["text"], [9, 10, 9, -1, 10, -1], ("-1", "9", "10")),
-        (["NA", "null", "None", "nan", "0012"], ["NA", "None", "null", "nan", "NA"],
-         ("NA", "None", "nan", "null")),
+        (["NA", "null", "None", "nan", "0012"], ["NA", "None", "01", "1", "NA"],
+         ("01", "1", "NA", "None")),
     ):  # fmt: skip
         data = read_file(write({"text": texts, "label": labels}), text="text")
         assert data.examples.text_a == tuple(texts)
         assert data.spec.classes == classes
         assert tables.named_labels(data) == list(map(str, labels))
-
-
-def test_rows_without_a_label_or_text_are_left_out_and_counted(write):
-    columns = {
-        "text": ["one", " two ", None, "four", "five", "six"],
-        "label": ["a", "b", "a", None, "b", None],
-    }
-    data = read_file(write(columns))
-    assert data.examples.text_a == ("one", "two", "five")
-    assert tables.named_labels(data) == ["a", "b", "b"]
-    empty, unlabelled = data.notes[-2:]
-    assert "1 row with an empty text left out, first at " in empty
-    assert "2 rows without a label left out, first at " in unlabelled
 
 
 def test_pairs_and_groups_are_read(write):
@@ -132,18 +97,6 @@ def test_several_labels_in_a_field_are_separated_in_a_validation_file_by_known_c
     assert data.validation.labels.tolist() == [[1, 0]]
 
 
-def test_classes_are_compared_by_their_text(tmp_path):
-    for labels, problem, classes in (
-        (["1", "01", "2", "01"], "single_label", ("01", "1", "2")),
-        (["1.0", "2.0", "1.0", "2.0"], "single_label", ("1.0", "2.0")),
-        (["yes", "3", "no", "3"], None, ("3", "no", "yes")),
-    ):
-        path = write_csv(tmp_path / "d.csv", {"text": list("abcd"), "label": labels})
-        data = read_file(path, problem=problem)
-        assert data.spec.classes == classes
-        assert tables.named_labels(data) == labels
-
-
 def test_columns_are_inferred(tmp_path):
     unused = {"note": ["n", "o"], "date": ["1", "2"]}
     for columns, text, label in (
@@ -155,6 +108,8 @@ def test_columns_are_inferred(tmp_path):
         data = read_file(write_csv(tmp_path / "d.csv", columns))
         assert (data.spec.text, data.spec.label, data.spec.text_pair) == (text, label, None)
         assert ("columns not used: `note`, `date`" in data.notes) == ("note" in columns)
+        assert {f"text: column `{text}`", f"label: column `{label}`"} <= {*data.notes}
+    assert data.notes[-1] == "problem: single_label, inferred, 2 classes: `x`, `y`"
 
 
 def test_named_classes_keep_their_order_and_one_of_validation_alone_is_refused(tmp_path):

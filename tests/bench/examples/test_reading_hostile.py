@@ -100,14 +100,12 @@ def test_wrong_settings_are_one_line(file):
 
 
 def test_ragged_rows_are_left_out_and_lines_counted(file):
-    data = read_file(file("text,label\na,x\nb,y,z\nc,y\nd\n\ne,x\nf,x\n"))
-    assert data.examples.text_a == ("a", "c", "e", "f")
-    assert data.notes[-1] == (
-        "train.csv: 2 rows with another number of fields than the header left out, first at line 3"
-    )
-    data = read_file(file('text,label\n"a\nb, ""c""\r\n",x\nd,y\ne,\n'))
-    assert data.examples.text_a == ('a\nb, "c"', "d")
-    assert data.notes[-1].endswith("1 row without a label left out, first at line 6")
+    rows = '"a\nb, ""c""\r\n",x\nb,y,z\nc,y\nd\n\ne,x\nf,\n'
+    data = read_file(file(f"text,label\n{rows}"))
+    assert data.examples.text_a == ('a\nb, "c"', "c", "e")
+    count, unlabelled = data.notes[-2:]
+    assert "2 rows with another number of fields than the header left out, first at line 5" in count
+    assert unlabelled.endswith("1 row without a label left out, first at line 10")
 
 
 def test_broken_json_is_left_out_or_refused(file):

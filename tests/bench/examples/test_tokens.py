@@ -16,7 +16,7 @@ from bench.plan.planning import plan
 from bench.results.store import read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
-from minbert.data.tasks import for_search, load_data, load_task
+from minbert.data.tasks import for_search, load_task
 from minbert.data.tokenizer import Tokenizer
 from tests.bench import synthetic_rows
 from tests.bench.tiny_cells import job_of
@@ -25,10 +25,9 @@ from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
 
-def cell_of(data, **changes):
-    usual = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
-    usual |= {"max_length": 8, "batch_size": 8} | changes
-    return synthetic_rows.cell("head", None, None, "off", **usual)
+def cell_of(data):
+    of_data = {"task": data.task.name, "data_digest": data.digest[:16], "max_train": None}
+    return synthetic_rows.cell("head", None, None, "off", max_length=8, batch_size=8, **of_data)
 
 
 class Place:
@@ -69,12 +68,11 @@ def place(cache, tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(pieces, data, tokenizer, max_length=8):
-    """Fail unless the examples are those that tokenising the data gives."""
+def check_same(pieces, data, tokenizer):
     assert list(pieces) == [""]
     encode = Tokenizer.from_folder(tokenizer).encode
     for side, examples in zip(pieces[""], (data.train, data.dev), strict=True):
-        expected = encode(examples.text_a, examples.text_b, max_length)
+        expected = encode(examples.text_a, examples.text_b, 8)
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             found = getattr(side.encoded, name)
             assert found.dtype == getattr(expected, name).dtype
@@ -110,12 +108,8 @@ def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path,
         with monkeypatch.context() as changing:
             changing.setattr(tokens, name, value)
             assert place.read() is None
-    searched = for_search(place.data)
-    cell = cell_of(searched)
-    assert tokens.read(cell, place.tokenizer, place.folder) is None
-    tokens.share(searched, cell, place.tokenizer, place.folder)
-    check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
-    place.check(place.read())
+    searched = cell_of(for_search(place.data))
+    assert tokens.read(searched, place.tokenizer, place.folder) is None
 
 
 def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
@@ -170,16 +164,6 @@ def test_a_worker_needs_no_tokenizer_and_notices_changed_data(place, monkeypatch
         examples(place.job)
 
 
-def test_the_oldest_files_make_room(place, monkeypatch):
-    monkeypatch.setattr(tokens, "MOST_FILES", 3)
-    cells = [replace(place.cell, max_length=length) for length in range(9, 15)]
-    for age, cell in enumerate(cells):
-        tokens.make(place.data, cell, place.tokenizer, place.folder)
-        os.utime(max(place.cache.iterdir(), key=os.path.getmtime), (age, age))
-    kept = [tokens.read(cell, place.tokenizer, place.folder) is not None for cell in cells]
-    assert kept == [False] * 3 + [True] * 3
-
-
 def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
@@ -206,20 +190,3 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
     fitting = [length for length in range(8, longest, 8) if cut(length) < 0.01]
     assert found == (fitting[0] if fitting else longest)
     assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
-
-
-def test_lengths_are_those_of_uncut_texts_alone_or_in_parts(minilm, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "_CHUNK", 100)
-    tokenizer = Tokenizer.from_folder(minilm)
-    folder = write_folder(tmp_path)
-    for data in (load_task("nyt", max_train=250), load_task("sts", folder)):
-        examples = data.train
-        whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
-        assert whole.cut.sum() == 0
-        assert tokens.token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
-    data = load_data("multitask", folder)
-    sides = [side for part in data.parts.values() for side in part.train.split_pairs()]
-    lengths = tokenizer.encode([t for side in sides for t in side.text_a], None, 512).lengths
-    length, note = tokens.find_length(data, tokenizer, 512)
-    assert length == auto_max_length(lengths, 512)
-    assert note == f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"

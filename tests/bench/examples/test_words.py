@@ -1,5 +1,4 @@
-"""Words with tags in files: CoNLL columns, JSON lines, schemes, spans of annotation tools, and bad
-input."""
+"""Words with tags in files: columns, JSON lines, schemes, spans of tools, and bad input."""
 
 import json
 
@@ -9,7 +8,7 @@ from bench.common.errors import InputError
 from bench.examples.checks import check
 from bench.examples.own import find_source
 from bench.examples.reading import read, read_test
-from bench.examples.spans import WORD, annotated
+from bench.examples.spans import WORD
 from bench.export.snippets.answers import words_in
 from bench.plan.dataset import DataSpec
 from minbert.data.tasks import Task, TaskData, load_task
@@ -54,15 +53,6 @@ def test_entities_that_begin_with_i_are_counted(tmp_path):
         data = read_text(tmp_path, text)
         assert data.examples.labels.tolist() == [tags]
         assert f"tags: {note} with I- after another tag; read as B-" in data.notes
-
-
-def test_comments_documents_and_blank_lines_are_no_words(tmp_path):
-    lines = ["# id = 1 of 2", "-DOCSTART- -X- O", "", "", "# NN O", "Ann NN B-per", "\t", "Bo NN O",
-             "-DOCSTART- -X- O", "# text = B-per", "C NN O"]  # fmt: skip
-    data = read_text(tmp_path, "\n".join(lines))
-    assert data.examples.text_a == ("# Ann", "Bo", "C")
-    assert data.examples.groups == ("1", "1", "2")
-    assert "train.conll: ends without a line break; is it complete?" in data.notes
 
 
 def of_documents(tmp_path, name, count):
@@ -251,15 +241,3 @@ def test_spans_that_can_not_be_read_leave_their_text_out_and_one_may_cut_a_word(
 def test_words_are_those_of_an_exported_model():
     text = "Ann's e-mail: ann_b@x.org, 3.5 € – naïve"
     assert [match.span() for match in WORD.finditer(text)] == words_in(text)
-
-
-def test_other_json_and_tables_are_read_as_before(tmp_path):
-    records = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": ["x"]}]
-    assert annotated(write(tmp_path, "a.jsonl", records)).columns == ("text", "label")
-    table = annotated(write(tmp_path, "a.json", records))
-    assert (table.columns, table.unit) == (("text", "label"), "record")
-    (tmp_path / "b.json").write_text("[1, 2")
-    with pytest.raises(InputError, match="begins as an array of JSON and is none"):
-        annotated(tmp_path / "b.json")
-    rows = "".join(f"a text of {n}\t{n % 2}\n" for n in range(8))
-    assert read_text(tmp_path, f"text\tlabel\n{rows}", "a.tsv").spec.problem == "single_label"

@@ -1,28 +1,21 @@
 """A tiny base, and folders that are exported from it, each once."""
 
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from bench.export import check as checks
-from bench.export.trained import Trained
 from tests.bench.export.small import answer_here, base_folder, exported, trained
-
-Exports = Callable[..., tuple[Trained, Path]]
-"""From a format, and settings as of `trained`, to the cell and its folder, not to be changed."""
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """The folder of the base."""
     return base_folder(tmp_path_factory.mktemp("export") / "small")
 
 
 @pytest.fixture(scope="session")
 def exports(base, tmp_path_factory):
-    """Exported folders that tests share."""
+    """From a format and settings as of `trained` to the cell and its folder, not to be changed."""
 
     @cache
     def export(name, **settings):
@@ -34,5 +27,4 @@ def exports(base, tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Models answer in this process."""
     monkeypatch.setattr(checks, "run_fresh", answer_here)

@@ -58,12 +58,12 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def base_folder(folder: Path, *, pooler: bool = True) -> Path:
+def base_folder(folder: Path) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
     words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
+    model = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.1)
     initialise(model, 0)
     save_checkpoint(model.bert, folder)
     return folder
@@ -79,7 +79,6 @@ def base_of(folder: Path, on_hub: bool = True) -> Base:
 
 
 def examples(kind: str, pairs: bool) -> Examples:
-    """Dev examples of all lengths, some beyond MAX_LENGTH tokens."""
     if kind == WORDS:
         texts = [" ".join(text.split()) for text in _TEXTS if text.strip()]
         tags = [[n % len(TAGS) for n, _ in enumerate(text.split(" "))] for text in texts]
@@ -94,16 +93,10 @@ def examples(kind: str, pairs: bool) -> Examples:
 
 
 def trained(
-    folder: Path,
-    mode: str = "lora",
-    layers: str | None = "attn-only",
-    *,
-    pooling: str = "pooler",
-    head: str = "linear",
-    kind: str = "classification",
-    pairs: bool = False,
-    on_hub: bool = True,
-) -> Trained:
+    folder: Path, mode: str = "lora", layers: str | None = "attn-only", *,
+    pooling: str = "pooler", head: str = "linear", kind: str = "classification",
+    pairs: bool = False, on_hub: bool = True,
+) -> Trained:  # fmt: skip
     """A cell on the base in a folder, every parameter that trains moved at random."""
     rank, layers = (4, layers) if mode in ("lora", "dora") else (None, None)
     of = cell(
@@ -111,13 +104,8 @@ def trained(
         max_length=MAX_LENGTH,
     )  # fmt: skip
     task = _task(kind)
-    model = BertClassifier(
-        BertConfig.from_folder(folder),
-        heads_of(task, [""]),
-        pooling=pooling,
-        dropout=0.1,
-        head=head,
-    )
+    config, heads = BertConfig.from_folder(folder), heads_of(task, [""])
+    model = BertClassifier(config, heads, pooling=pooling, dropout=0.1, head=head)
     new_pooler = load_encoder(model.bert, folder)
     initialise(model, 0)
     inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=new_pooler, seed=0)
@@ -125,17 +113,10 @@ def trained(
 
 
 def trained_by_library(
-    folder: Path,
-    mode: str = "lora",
-    layers: str | None = "attn-only",
-    *,
-    kind: str = "classification",
-    pairs: bool = False,
-    on_hub: bool = True,
-    **changes: Any,
-) -> Trained:
-    """The same of engine transformers, on a checkpoint of `tests.encoders`, with changes as of
-    `tests.encoders.job`."""
+    folder: Path, mode: str = "lora", layers: str | None = "attn-only", *,
+    kind: str = "classification", pairs: bool = False, on_hub: bool = True, **changes: Any,
+) -> Trained:  # fmt: skip
+    """The same of engine transformers; checkpoint and changes as of `tests.encoders.job`."""
     task = _task(kind)
     job = encoders.job(folder, mode, layers, task="small", max_length=MAX_LENGTH, **changes)
     with mock.patch("bench.engines.transformers.task_of", return_value=task):
@@ -185,7 +166,6 @@ def answer_here(
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:
-    """The folder of a cell in a format, with its snippet."""
     need_libraries(name)
     folder.mkdir(parents=True)
     FORMATS[name].write(cell, folder)

@@ -9,7 +9,6 @@ import pytest
 
 from bench.export.card import card
 from bench.export.formats import FORMATS
-from bench.plan.metrics import WORDS
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 from tests.bench.export.small import trained
@@ -42,11 +41,6 @@ def cell(base, *how, **changes):
     own = trained(base, *how, **changes)
     row = result_row(own.row.cell, dev_metric=own.task.metric)
     return replace(own, row=row, base=replace(own.base, sha256="ab" * 32))
-
-
-@pytest.fixture
-def exported(base):
-    return cell(base)
 
 
 def text_of(trained, folder, figures=FIGURES, **more):
@@ -86,8 +80,8 @@ def test_a_card_states_what_was_measured_and_from_what(base, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path, name):
-    text = text_of(exported, tmp_path, format=FORMATS[name])
+def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(base, tmp_path, name):
+    text = text_of(cell(base), tmp_path, format=FORMATS[name])
     quoted = text.partition("```python\n")[2].partition("```")[0]
     snippet = FORMATS[name].snippet.read_text(encoding="utf-8")
     assert all(line in snippet for line in quoted.splitlines())
@@ -100,48 +94,27 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_hub_s_library_reads_the_metadata_whatever_classes_and_names_are(exported, tmp_path):
-    hub = pytest.importorskip("huggingface_hub")
+def test_names_are_text_in_the_metadata_as_the_hub_reads_it_and_on_the_page(base, tmp_path):
+    hub, markdown = map(pytest.importorskip, ("huggingface_hub", "markdown"))
+    (tmp_path / "<b>model.bin").touch()
+    classes, own = (*HOSTILE, "a, b", 'c", "d'), cell(base)
     hostile = replace(
-        exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
-        base=replace(exported.base, name='x/y: "z"', licence="mit\nfoo: bar"),
+        own, task=replace(own.task, classes=classes, name='a: "b" #c\n---'),
+        base=replace(own.base, name='<img src="x">: z', licence="mit\n<i>: bar"),
     )  # fmt: skip
-    data = hub.ModelCard(text_of(hostile, tmp_path)).data
+    counts = {"source": "<u>.csv", "class_counts": dict.fromkeys(HOSTILE, (1, 1))}
+    text = text_of(hostile, tmp_path, facts=FACTS.model_copy(update=counts))
+    data = hub.ModelCard(text).data
     of = (data.license, data.base_model, data.library_name)
-    assert of == ("mit foo: bar", 'x/y: "z"', "peft")
+    assert of == ("mit <i>: bar", '<img src="x">: z', "peft")
     [result] = data.eval_results
     assert (result.task_type, result.dataset_split) == ("text-classification", "dev")
     assert result.dataset_name == result.dataset_type == 'a: "b" #c ---'
     known = (result.metric_type, result.metric_name, result.metric_value)
     assert known == ("accuracy", "dev accuracy", 0.6)
 
-
-def test_markup_in_names_is_text(exported, tmp_path):
-    markdown = pytest.importorskip("markdown")
-    (tmp_path / "<b>model.bin").touch()
-    hostile = replace(
-        exported, task=replace(exported.task, classes=(*HOSTILE, "a, b", 'c", "d')),
-        base=replace(exported.base, licence="<i>", name="<img src=x>"),
-    )  # fmt: skip
-    facts = FACTS.model_copy(
-        update={"source": "<u>.csv", "class_counts": dict.fromkeys(HOSTILE, (1, 1))}
-    )
-    body = text_of(hostile, tmp_path, facts=facts).split("---\n", 2)[2]
-    page = markdown.markdown(body, extensions=["tables", "fenced_code"])
+    page = markdown.markdown(text.split("---\n", 2)[2], extensions=["tables", "fenced_code"])
     for tag in ("<script", "<img", "<i>", "<u>", "<b>model"):
         assert tag not in page
     assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in page.replace("&#124;", "|")
     assert r'"a, b", "c\", \"d".' in html.unescape(page)
-
-
-def test_a_card_of_tags_says_how_to_call_it_and_train_it(base, tmp_path):
-    own, whole = cell(base, "full", kind=WORDS), {"format": FORMATS["transformers"]}
-    text = text_of(own, tmp_path, **whole)
-    assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
-    assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
-    assert f"- Texts are cut after {own.job.cell.max_length} tokens, by predict.py" in text
-    windows = replace(own.job.cell, window_stride=3, max_train=None)
-    (tmp_path / "train.py").touch()
-    text = text_of(replace(own, job=replace(own.job, cell=windows)), tmp_path, **whole)
-    assert "tokens are read by predict.py in windows, of which two share 3 tokens" in text
-    assert "train.py trains the same: python train.py TRAIN.jsonl --to DIR" in text

@@ -1,5 +1,4 @@
-"""The check of exported folders: it passes what is right, and fails what is not, by name; and the
-fresh process in which they answer."""
+"""The check of exported folders names what is wrong; and the process in which they answer."""
 
 import json
 import runpy
@@ -19,15 +18,7 @@ from bench.export.check import _tolerance, _wrong, check
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
-from tests.bench.export.small import (
-    CLASSES,
-    base_of,
-    expected_logits,
-    exported,
-    need_libraries,
-    trained,
-    with_json,
-)
+from tests.bench.export import small
 
 
 def _tensors(name, edit):
@@ -48,11 +39,6 @@ def _snippet(before, after):
     return change
 
 
-def _rotate(tensors):
-    for key in [key for key in tensors if "classifier" in key]:
-        tensors[key] = tensors[key].roll(1, dims=0)
-
-
 def _without_last_module(folder):
     path = folder / "modules.json"
     path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
@@ -61,24 +47,27 @@ def _without_last_module(folder):
 MEAN_HERE = {"pooling": "mean", "on_hub": False}
 ORDER = {"0": "maybe", "1": "right", "2": "wrong"}
 CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+POOLING = small.with_json("1_Pooling/config.json", **CLS)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "change", "message"),
     [
-        ("sentence-transformers", MEAN_HERE, with_json("1_Pooling/config.json", **CLS), "pooling"),
-        ("peft", {}, with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
-        ("transformers", {}, with_json("config.json", id2label=ORDER), "class names differ"),
-        ("transformers", {}, _tensors("model.safetensors", _rotate), "are in another order"),
+        ("sentence-transformers", MEAN_HERE, POOLING, "pooling"),
+        ("peft", {}, small.with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
+        ("transformers", {}, small.with_json("config.json", id2label=ORDER), "class names differ"),
+        ("transformers", {}, _tensors("model.safetensors", lambda tensors: tensors.update(
+            {key: of.roll(1, dims=0) for key, of in tensors.items() if "classifier" in key}
+        )), "are in another order"),
         ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
          _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
          "logits are scaled or shifted"),
         ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
-        ("transformers", {}, with_json("tokenizer_config.json", model_max_length=8),
+        ("transformers", {}, small.with_json("tokenizer_config.json", model_max_length=8),
          "texts over 8 tokens are truncated differently"),
         ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
          "such as the head, is missing"),
-        ("peft", {}, with_json("base.json", sha256="0" * 64),
+        ("peft", {}, small.with_json("base.json", sha256="0" * 64),
          "model.safetensors has changed; the adapter was trained on the file with"),
         ("sentence-transformers", MEAN_HERE, _without_last_module,
          "returns 32 logits for a text, the cell's model 3: the head is missing"),
@@ -91,17 +80,16 @@ def test_what_is_wrong_is_named(tmp_path, exports, here, name, settings, change,
 
 
 def refused(cell, folder, message):
-    """Assert that the check fails with a message of one line."""
     with pytest.raises(
         InputError, match=f"failed its check and was not kept: .*{message}"
     ) as raised:
-        check(cell, folder, expected_logits(cell))
+        check(cell, folder, small.expected_logits(cell))
     assert "\n" not in str(raised.value)
 
 
 def test_one_wrong_logit_is_enough(base):
-    cell = trained(base)
-    expected = expected_logits(cell)
+    cell = small.trained(base)
+    expected = small.expected_logits(cell)
     for error in (1.5e-4, np.nan):
         off = expected.copy()
         off[3, 1] += error
@@ -114,18 +102,18 @@ def test_one_wrong_logit_is_enough(base):
 
 def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(base, tmp_path, here):
     """With one short dev example, of a model that gives all texts the same class."""
-    cell = trained(base)
+    cell = small.trained(base)
     with torch.no_grad():
         cell.model.classifier.bias[0] += 50
     cell = replace(cell, dev=cell.dev.taken([1]))
-    folder = exported(cell, "transformers", tmp_path / "out")
-    kept = int(expected_logits(cell).argmax())
-    names = [name for name in CLASSES if name != CLASSES[kept]][::-1]
-    names.insert(kept, CLASSES[kept])
-    with_json("config.json", id2label={str(n): name for n, name in enumerate(names)})(folder)
+    folder = small.exported(cell, "transformers", tmp_path / "out")
+    kept = int(small.expected_logits(cell).argmax())
+    names = [name for name in small.CLASSES if name != small.CLASSES[kept]][::-1]
+    names.insert(kept, small.CLASSES[kept])
+    small.with_json("config.json", id2label={str(n): name for n, name in enumerate(names)})(folder)
     refused(cell, folder, "class names differ")
-    folder = exported(cell, "transformers", tmp_path / "cut")
-    with_json("tokenizer_config.json", model_max_length=8)(folder)
+    folder = small.exported(cell, "transformers", tmp_path / "cut")
+    small.with_json("tokenizer_config.json", model_max_length=8)(folder)
     refused(cell, folder, "truncated differently")
 
 
@@ -157,7 +145,7 @@ def test_the_process_has_no_hub_but_the_base_and_not_this_project(tmp_path, base
     ):
         (tmp_path / SNIPPET).write_text(code)
         with pytest.raises(InputError) as raised:
-            run_fresh(tmp_path, ["a text"], base=base_of(base, on_hub), threads=3)
+            run_fresh(tmp_path, ["a text"], base=small.base_of(base, on_hub), threads=3)
         assert f"fails in a fresh process: {line}" in str(raised.value)
         assert "\n" not in str(raised.value)
 
@@ -177,7 +165,6 @@ def test_probabilities_are_of_classes_or_of_each_label(tmp_path, problem, expect
 
 
 def test_timed_batches_are_full(tmp_path):
-    """The time of a batch here is its size in ms."""
     (tmp_path / SNIPPET).write_text(
         "import time\nimport numpy as np\n"
         "load = lambda folder: None\n"
@@ -207,7 +194,7 @@ def test_a_pair_on_the_command_line_is_predicted(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_snippet_is_a_command_and_refuses_half_of_a_pair(name, tmp_path, monkeypatch, capsys):
-    need_libraries(name)
+    small.need_libraries(name)
     (tmp_path / FORMATS[name].config).write_text(PAIRS)
     FORMATS[name].copy_scripts(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

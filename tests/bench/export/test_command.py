@@ -1,5 +1,4 @@
-"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line; the checkpoint of a
-cell, as others can get it."""
+"""`python -m bench.export`: from a row of runs.csv to a folder, or to one line."""
 
 import errno
 import json
@@ -70,8 +69,7 @@ FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Exports measure nothing, which takes some seconds for each form, and are checked here, where
-    cells are trained too."""
+    """Exports measure nothing; they are checked in this process, where cells are trained too."""
     with workers_here(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "measure", lambda *_: FIGURES)
         patch.setattr(check, "run_fresh", answer_here)
@@ -80,8 +78,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_checkpoint):
-    """A grid of three cells on a file of the user's, of which one keeps no weights and has been
-    trained again for an export."""
+    """A grid of three cells, one without weights, which has been trained again for an export."""
     for name in FORMATS:
         need_libraries(name)
     place = GridRuns(tmp_path_factory.mktemp("trained"), tiny_checkpoint)
@@ -102,7 +99,6 @@ def trained(tmp_path_factory, tiny_checkpoint):
 
 @pytest.fixture
 def place(trained, tmp_path, monkeypatch):
-    """A copy of that place, to work in."""
     monkeypatch.setenv("MINBERT_CACHE", str(trained.folder / "cache"))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     shutil.copytree(trained.folder, tmp_path / "place", ignore=shutil.ignore_patterns("cache"))
@@ -132,12 +128,7 @@ def card_of(place):
 
 
 def is_untouched(place):
-    """Whether neither the folder nor a part of it is there."""
     return not [path for path in place.folder.iterdir() if path.name.startswith((".", "model"))]
-
-
-def kept_logits(folder):
-    return load_file(folder / PREDICTIONS)["logits"]
 
 
 def test_a_cell_becomes_a_folder_with_its_predictions(place):
@@ -154,7 +145,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place):
     data = load_task(row.task, Path(str(Job.read(cell).data)))
     base = describe_base(find_model(str(place.model), "pretrained", "auto"))
     answer = answer_here(model, texts_of(data.dev), base=base)
-    kept = kept_logits(cell)
+    kept = load_file(cell / PREDICTIONS)["logits"]
     assert np.abs(answer.logits - kept).max() < 1e-4
     assert answer.labels == [data.task.classes[index] for index in kept.argmax(axis=1)]
     assert read_exports(place.csv) == {row.cell_id: FIGURES}
@@ -184,7 +175,8 @@ def test_a_cell_without_weights_is_trained_again_once_and_refused_if_it_scores_l
     assert "it was trained again for this folder; the scores are those of the new training" in card
     assert f"{row.dev_score:.3f}" in card
     assert f"{higher.dev_score:.3f}" not in card
-    assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
+    both = [load_file(of / PREDICTIONS)["logits"] for of in (again, folder_of(place.csv, row))]
+    assert np.abs(both[0] - both[1]).max() < 1e-4
     assert (again / WEIGHTS).stat().st_mtime_ns == written
 
 
@@ -203,7 +195,6 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(tmp_path, fal
 
 
 def test_results_without_their_folders_are_trained_again(place, monkeypatch):
-    """With the examples of the user, which are found by their digest."""
     own, model = row_named(place, LORA), find_model(str(place.model), "pretrained", "auto")
     find = partial(cells.find_trained, place.folder / "other.csv", own, model, describe_base(model))
     with (
@@ -273,11 +264,6 @@ def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place):
     assert is_untouched(place)
 
 
-def _drop_weights(place):
-    for path in place.folder.rglob(WEIGHTS):
-        path.write_bytes(b"cut")
-
-
 def _change_base(place):
     copy = place.folder / "base" / place.model.name
     shutil.copytree(place.model, copy)
@@ -290,7 +276,8 @@ def _change_base(place):
 @pytest.mark.parametrize(
     ("arguments", "prepare", "message"),
     [
-        ([LORA], _drop_weights, "weights.safetensors"),
+        ([LORA], lambda place: [path.write_bytes(b"cut") for path in place.folder.rglob(WEIGHTS)],
+         "weights.safetensors"),
         ([LORA], _change_base, "is another checkpoint than the one that"),
         ([LORA, "--merge", "--format", "peft"], None, "--merge: merged weights are no adapter"),
         ([FULL, "--format", "peft"], None, "--format transformers"),
@@ -298,7 +285,7 @@ def _change_base(place):
         (["recommended"], None, "no setting is recommended yet; python -m bench.recommend"),
         ([FULL, "--runs", "no.csv"], None, "no.csv: no such file of results"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, message):
     if prepare is not None:
         prepare(place)
@@ -420,8 +407,3 @@ def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path):
     base = describe_base(find_model(str(folder), "pretrained", "auto"))
     assert (base.name, base.revision, base.on_hub) == ("some/model-x", commit, True)
     assert base.licence == "mit"
-    own = tmp_path / "own"
-    shutil.copytree(folder, own)
-    (own / "README.md").write_text("license: gpl\n", encoding="utf-8")
-    base = describe_base(find_model(str(own), "pretrained", "auto"))
-    assert (base.name, base.revision, base.on_hub, base.licence) == ("own", None, False, None)

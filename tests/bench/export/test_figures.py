@@ -33,7 +33,6 @@ class Answers:
         return Answer(logits, [], [1.0, 9.0, 2.0], [30.0, 10.0, 20.0], {"onnxruntime": "1.32"})
 
     def measured(self, cell, folder, name):
-        """The figures of a cell that is exported in a format."""
         self.logits = expected_logits(cell)
         folder.mkdir()
         FORMATS[name].write(cell, folder)

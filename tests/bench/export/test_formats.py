@@ -14,23 +14,12 @@ from bench.common.errors import InputError
 from bench.export.card import card
 from bench.export.check import check, texts_of
 from bench.export.figures import measure
-from bench.export.formats import FORMATS, SNIPPET, default_format, format_in, refusal
+from bench.export.formats import FORMATS, SNIPPET, default_format, refusal
 from bench.export.snippets import answers
 from bench.plan.metrics import WORDS
 from bench.results.exports import MERGED, PIPED
 from minbert.data.tokenizer import Tokenizer
-from tests.bench.export.small import (
-    CLASSES,
-    MAX_LENGTH,
-    TAGS,
-    answer_here,
-    base_folder,
-    expected_logits,
-    exported,
-    need_libraries,
-    trained,
-    trained_by_library,
-)
+from tests.bench.export import small
 from tests.bench.synthetic_rows import cell
 from tests.experiments.export.matrix import Case, declared, docs_tables, in_docs, observed
 
@@ -70,50 +59,32 @@ def test_a_refusal_names_the_format_that_can(base, tmp_path):
     assert default_format(frozen, merge=False) == "peft"
     assert default_format(frozen, merge=True) == default_format(trains, merge=False)
     assert default_format(trains, merge=False) == "transformers"
+    tags = small.trained(base, "full", kind=WORDS)
     with pytest.raises(InputError, match="no place for tags of words"):
-        exported(trained(base, "full", kind=WORDS), "sentence-transformers", tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_folder_has_its_format(exports, name):
-    _, folder = exports(name)
-    assert format_in(folder) is FORMATS[name]
-    config = read(folder, FORMATS[name].config)
-    assert list(config["id2label"].values()) == list(CLASSES)
-    assert config["label2id"] == {label: number for number, label in enumerate(CLASSES)}
-    assert config["problem_type"] == "single_label_classification"
-    assert config["text_pairs"] is False
+        small.exported(tags, "sentence-transformers", tmp_path / "out")
 
 
 def test_normalisation_of_the_base_is_kept(tmp_path):
     """transformers would otherwise build a tokenizer for BERT with its own defaults."""
     from transformers import AutoTokenizer
 
-    base = base_folder(tmp_path / "base")
-    lower = Tokenizer.from_folder(base).encode(["The film É"], None, MAX_LENGTH)
+    base = small.base_folder(tmp_path / "base")
+    lower = Tokenizer.from_folder(base).encode(["The film É"], None, small.MAX_LENGTH)
     (base / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    own = trained(base)
-    folder = exported(own, "transformers", tmp_path / "out")
-    ours = own.tokenizer.encode(["The film É"], None, MAX_LENGTH).input_ids.tolist()
+    own = small.trained(base)
+    folder = small.exported(own, "transformers", tmp_path / "out")
+    ours = own.tokenizer.encode(["The film É"], None, small.MAX_LENGTH).input_ids.tolist()
     assert AutoTokenizer.from_pretrained(folder)("The film É")["input_ids"] == ours
     assert ours != lower.input_ids.tolist()
 
 
-def test_a_pooler_that_the_base_lacks_is_saved(tmp_path):
-    own = trained(base_folder(tmp_path / "base", pooler=False))
-    folder = exported(own, "peft", tmp_path / "out")
-    assert "bert.pooler.dense" in read(folder, "adapter_config.json")["modules_to_save"]
-    answer = answer_here(folder, texts_of(own.dev), base=own.base)
-    np.testing.assert_allclose(answer.logits, expected_logits(own), atol=1e-4, rtol=0)
-
-
 def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports):
-    need_libraries("sentence-transformers")
+    small.need_libraries("sentence-transformers")
     own, folder = exports("transformers", kind="regression", pairs=True)
     from sentence_transformers import CrossEncoder
 
     numbers = CrossEncoder(str(folder), device="cpu").predict(texts_of(own.dev))
-    np.testing.assert_allclose(numbers, expected_logits(own)[:, 0], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(numbers, small.expected_logits(own)[:, 0], atol=1e-4, rtol=0)
 
 
 def test_onnx_files_have_no_paths_of_this_machine(exports):
@@ -128,14 +99,10 @@ def test_an_error_of_onnx_is_one_line(tmp_path, base, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no such operator\nin version 18")
 
-    need_libraries("onnx")
+    small.need_libraries("onnx")
     monkeypatch.setattr("torch.onnx.export", fail)
     with pytest.raises(InputError, match=r"as ONNX \(no such operator in version 18\)"):
-        exported(trained(base), "onnx", tmp_path / "out")
-
-
-def read(folder, name):
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+        small.exported(small.trained(base), "onnx", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["peft", "sentence-transformers", "onnx"])
@@ -155,21 +122,22 @@ def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
 @pytest.mark.usefixtures("here")
 def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mode, layers):
     """In windows over long texts and, from the same folder without a stride, of texts cut."""
-    own = trained(base, mode, layers, kind=WORDS)
+    own = small.trained(base, mode, layers, kind=WORDS)
     job = replace(own.job, cell=replace(own.job.cell, window_stride=3))
     windowed = replace(own, job=job)
-    out = exported(windowed, name, tmp_path / "out")
-    config = read(out, "config.json")
+    out = small.exported(windowed, name, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["window_stride"] == 3
     assert config["architectures"] == ["BertForTokenClassification"]
+    assert config["label2id"] == {tag: number for number, tag in enumerate(small.TAGS)}
     if name == "peft":
-        assert read(out, "adapter_config.json")["task_type"] == "TOKEN_CLS"
-    cut, expected = expected_logits(own), expected_logits(windowed)
-    assert expected.shape == cut.shape == (own.dev.words, len(TAGS))
+        assert json.loads((out / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
+    cut, expected = small.expected_logits(own), small.expected_logits(windowed)
+    assert expected.shape == cut.shape == (own.dev.words, len(small.TAGS))
     assert np.abs(expected[:1] - expected[1:]).max() > 0.01
     assert expected.any(axis=1).sum() > cut.any(axis=1).sum()
     answer = check(windowed, out, expected)
-    assert answer.labels == [TAGS[row.argmax()] for row in expected]
+    assert answer.labels == [small.TAGS[row.argmax()] for row in expected]
     with pytest.raises(InputError, match="logits differ"):
         check(windowed, out, np.concatenate([cut[:-1], expected[-1:]]))
     del config["window_stride"]
@@ -181,7 +149,7 @@ def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mod
 
 def test_the_pipeline_of_transformers_is_compared(exports):
     own, out = exports("transformers", mode="full", layers=None, kind=WORDS)
-    expected = expected_logits(own)
+    expected = small.expected_logits(own)
     with mock.patch("bench.export.figures.missing_library", lambda form: (
         "not here" if form.name == "onnx" else ""
     )):  # fmt: skip
@@ -203,10 +171,10 @@ def test_the_pipeline_of_transformers_is_compared(exports):
 
 @pytest.mark.parametrize(("kind", "name"), [("roberta", "peft"), ("distilbert", "transformers")])
 def test_words_of_engine_transformers(encoders, tmp_path, kind, name):
-    own = trained_by_library(encoders(kind), kind=WORDS)
-    expected = expected_logits(own)
-    out = exported(own, name, tmp_path / "out")
-    answer = answer_here(out, texts_of(own.dev), base=own.base)
+    own = small.trained_by_library(encoders(kind), kind=WORDS)
+    expected = small.expected_logits(own)
+    out = small.exported(own, name, tmp_path / "out")
+    answer = small.answer_here(out, texts_of(own.dev), base=own.base)
     np.testing.assert_allclose(answer.logits, expected, atol=1e-4, rtol=0)
 
 

@@ -1,5 +1,4 @@
-"""The training script of an exported folder: the same losses, and a result that plain libraries
-load; what it has no place for."""
+"""The training script of an exported folder: the same losses, and a result that loads."""
 
 import json
 import shutil
@@ -29,10 +28,8 @@ from tests.experiments.export.losses import (
 SHUFFLED = Setting(
     changes={"class_weights": "balanced", "label_smoothing": 0.1, "batching": "shuffled"}
 )
-LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})
-"""Trained from a checkpoint without a pooler."""
-CONLL = Setting("full", "", WORDS, changes=WINDOWS)
-"""Trained on a file of CoNLL columns, in windows."""
+LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})  # no pooler
+CONLL = Setting("full", "", WORDS, changes=WINDOWS)  # on a file of CoNLL columns, in windows
 SAMPLE = (
     Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5}),
     SHUFFLED,
@@ -54,13 +51,7 @@ def example(line):
     return add
 
 
-def replace_base(folder):
-    (folder / "base").unlink()
-    (folder / "base").mkdir()
-
-
 def name_classes(folder):
-    """Give every second training example its label by name."""
     names = json.loads((folder / SETTINGS).read_text())["labels"]["id2label"]
     path = folder / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -86,10 +77,13 @@ def unknown_tag(folder):
 
 OTHER_BASE = {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0], "sha256": "0"}
 SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
-STOPPED = {
+STOPPED = {  # a part of the line with which it ends, and what is done to a folder
     "give --base FOLDER": lambda folder: (folder / "base").unlink(),
     "has changed since the training": with_json(SETTINGS, base=OTHER_BASE),
-    "base can't be loaded (": replace_base,
+    "base can't be loaded (": lambda folder: [
+        (folder / "base").unlink(),
+        (folder / "base").mkdir(),
+    ],
     "is not empty; name a new folder": lambda folder: (folder / "trained" / "a").mkdir(
         parents=True
     ),
@@ -99,7 +93,6 @@ STOPPED = {
     "sentence 3: is no example (KeyError('E-film'))": unknown_tag,
     "a second text in only some": example('{"a": "good", "b": "film", "label": 1}'),
 }
-"""Bad input of the script: a part of the line that it ends with, and what is done to a folder."""
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bench.common.errors import InputError
 from bench.launch.again import orphaned_outcome
-from bench.plan.columns import BY_NAME, LARGEST, NAMES, VALUES, values_of
-from bench.plan.rows import FLAGS, SCHEMA, STATUSES
+from bench.plan.columns import BY_NAME, NAMES, VALUES, values_of
+from bench.plan.rows import SCHEMA
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times
 from bench.results.rowfile import encode, record
@@ -28,10 +28,7 @@ from tests.hostile import JSON, TEXTS, changed, check_line, damaged, examples
 CELL = cell("lora", 8, "attn", "off")
 CONDITIONS = HERE | {"conditions_id": "here"}
 RESULT = {
-    "schema": 1,
-    "status": "ok",
-    "flags": ["throttled"],
-    "message": "",
+    "schema": 1, "status": "ok", "flags": ["throttled"], "message": "",
     "columns": {
         "params_total": 100, "steps_timed": 3, "train_s": 1.5, "dev_metric": "accuracy",
         "dev_score": 0.5, "dev_loss": 1.2, "train_loss": 1.1, "peak_rss_mib": 300.5,
@@ -170,18 +167,6 @@ def silent(_line):
     """Takes the note about a torn record."""
 
 
-def put_text(path, name, text, before=0):
-    """A file whose last row has a text in one field; returns its path."""
-    fields = next(csv.reader([encode(ROWS[0]).decode()]))
-    fields[NAMES.index(name)] = text
-    path.write_bytes(record(NAMES) + encode(ROWS[0]) * before + record(fields))
-    return path
-
-
-def read(path, named=None):
-    return hostile.answer(lambda: read_rows(path, silent), InputError, named or path)
-
-
 def as_read(row):
     """A row with its numbers to seven digits, as they are in the file."""
     names = (name for name in NAMES if name != "scale")  # which follows from others
@@ -189,7 +174,6 @@ def as_read(row):
     return row | {name: float(f"{value:.7g}") for name, value in numbers.items()}
 
 
-EXPECTED = as_read(ROWS[0])
 WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
@@ -198,31 +182,17 @@ WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_bytes(content)
-    for row in read(path, f"{path}, line ") or []:
+    rows = hostile.answer(lambda: read_rows(path, silent), InputError, f"{path}, line ")
+    for row in rows or []:
         assert as_read(row) == row
         encode(row)
 
 
-@examples(150)
-@given(
-    name=st.sampled_from([name for name in NAMES if name != "schema"]),
-    text=st.text(max_size=8)
-    | st.integers(-(10**29), 10**29).map(str)
-    | st.floats(-1e29, 1e29).map("{:.7g}".format)
-    | st.sampled_from([*TEXTS[:-1], "NaN", "inf", "-inf", "1e31", "1e999", "9" * 5000, "1_0", "٣"])
-    | st.sampled_from([*STATUSES, *FLAGS, "lora", "attn", "bf16", "0", "-1", " 1", "1.0", "0x1"]),
-    words=st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1]),
-)
-def test_a_field_is_read_as_written_and_no_spreadsheet_computes_it(tmp_path, name, text, words):
-    path = put_text(tmp_path / "runs.csv", name, text)
-    try:
-        (row,) = read_rows(path, silent)
-    except InputError as error:
-        check_line(str(error), f"{path}, line 2: {name}")
-        row = ROWS[1]
-    else:
-        check_field(row, name, text)
-    row |= {"message": words or None, "model": f"={words}", "grid": words or None}
+@examples(100)
+@given(words=st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1]))
+def test_texts_are_read_as_written_and_no_spreadsheet_computes_them(tmp_path, words):
+    path = tmp_path / "runs.csv"
+    row = ROWS[1] | {"message": words or None, "model": f"={words}", "grid": words or None}
     path.write_bytes(record(NAMES) + encode(row))
     assert read_rows(path, silent) == [as_read(row)]
     with path.open(newline="", encoding="utf-8") as file:
@@ -230,23 +200,6 @@ def test_a_field_is_read_as_written_and_no_spreadsheet_computes_it(tmp_path, nam
     for name, field in zip(NAMES, fields, strict=True):
         if BY_NAME[name].kind is str:
             assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
-
-
-def check_field(row, name, text):
-    """Fail unless a row is the first but for a field's text, which was read as its kind."""
-    if name == "scale":  # it follows from others
-        return
-    assert row | {name: EXPECTED[name]} == EXPECTED
-    value = row[name]
-    if value is None:
-        assert text == ""
-    elif BY_NAME[name].kind is str:
-        assert value in (text, text[1:])
-        if name != "mode":  # a plugin may have the mode: see test_plugins
-            assert str(value) in VALUES.get(name, (value,))
-    else:
-        assert value == BY_NAME[name].kind(text)
-        assert abs(float(value)) < LARGEST
 
 
 @pytest.mark.parametrize(
@@ -257,20 +210,21 @@ def check_field(row, name, text):
         ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
         ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
         ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
-        ("amp", "loraa"),
+        ("amp", "loraa"), ("rank", "0x1"),
     ],
 )  # fmt: skip
 def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, text):
-    path = put_text(tmp_path / "runs.csv", name, text, before=3)
+    path, fields = tmp_path / "runs.csv", next(csv.reader([encode(ROWS[0]).decode()]))
+    fields[NAMES.index(name)] = text
+    path.write_bytes(record(NAMES) + encode(ROWS[0]) * 3 + record(fields))
     with pytest.raises(InputError) as caught:
         read_rows(path, silent)
     check_line(str(caught.value), f"{path}, line 5: {name}: ")
     assert text != "loraa" or ", ".join(VALUES[name]) in str(caught.value)
 
 
-HUGE = 2**36
 NO_FILES = {
-    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=HUGE),
+    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
     "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
 }  # fmt: skip
 
@@ -285,17 +239,6 @@ def test_what_is_no_file_or_too_large_is_not_waited_for(tmp_path, make):
     assert step_times(tmp_path) == ({}, True)
     panel.rename(tmp_path / "steps.csv")
     assert step_times(tmp_path) == ({}, True)
-    assert read(path) is None
+    assert hostile.answer(lambda: read_rows(path, silent), InputError, path) is None
     with pytest.raises(InputError):
         assert Store(path).rows
-
-
-def test_what_is_too_long_or_named_strangely_is_refused(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_bytes(WHOLE)
-    os.truncate(path, HUGE)
-    assert read(path) is None
-    headers = [record(names) for text in TEXTS[:-1] for names in ([*NAMES, text], [text] * 1000)]
-    for content in (*headers, WHOLE + b"," * 10**6 + b"\r\n"):
-        path.write_bytes(content)
-        assert read(path) is None

@@ -1,4 +1,4 @@
-"""Files of results united: rows, outcomes, facts and folders, whatever they share."""
+"""Files of results united, whatever they share, and rebuilt from the folders of cells."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
-from bench.results import outcomes
+from bench.results import exports, facts, outcomes
+from bench.results import rebuild as rebuilding
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.merge import SHARDS, Shards, main
@@ -24,15 +25,24 @@ from bench.results.outcomes import Outcome, outcome_key, outcomes_file, read_out
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows, write_plan
+from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def merge(*files, to):
+def answer(command, *arguments):
+    """The numbers of rows that a command prints, and its notes."""
     done = CliRunner().invoke(
-        main, [*map(str, files), "--to", str(to), "--json"],
-        standalone_mode=False, catch_exceptions=False,
-    )  # fmt: skip
+        command, [*map(str, arguments), "--json"], standalone_mode=False, catch_exceptions=False
+    )
     return json.loads(done.stdout), done.stderr
+
+
+def merge(*files, to):
+    return answer(main, *files, "--to", to)
+
+
+def rebuild(path):
+    return answer(rebuilding.main, "--runs", path)
 
 
 def fill(path, rows):
@@ -94,31 +104,7 @@ def again(row):
     return row | {"train_s": round(row.train_s + 1, 3), "started_at": at, "finished_at": at}
 
 
-def test_what_overlaps_is_taken_once_and_another_measurement_is_another_attempt(tmp_path, rows):
-    one = fill(tmp_path / "a.csv", rows[:5])
-    two = fill(tmp_path / "b.csv", [*rows[3:5], again(rows[0]), again(rows[1]), *rows[5:]])
-    before = one.read_bytes(), two.read_bytes()
-    for files in ((one, two), (two, one), (one, two, one, tmp_path / "." / "a.csv")):
-        to = tmp_path / f"{len(files)}{files[0].stem}" / "runs.csv"
-        counts, notes = merge(*files, to=to)
-        assert (counts, notes) == ({"rows": 11, "new": 11, "renumbered": 2}, "")
-        check_complete(to, files)
-        times = [row.finished_at for row in read_rows(to)]
-        assert times == sorted(times)
-        known = to.read_bytes()
-        assert merge(*files, to=to)[0]["new"] == 0
-        assert to.read_bytes() == known
-    assert before == (one.read_bytes(), two.read_bytes())
-    extended = tmp_path / "3.csv"
-    merge(one, to=extended)
-    merge(to, extended, two, to=extended)
-    check_complete(extended, [one, two])
-    merge(two, extended, to=one)
-    check_complete(one, [extended])
-
-
 def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
-    """As of a run that was killed, or of a grid that trains the cell right now."""
     source, to = fill(tmp_path / "a.csv", rows[:2]), tmp_path / "all.csv"
     (folder_of(source, rows[1]) / "row.json").unlink()
     for row in rows[:2]:
@@ -140,19 +126,24 @@ def test_a_folder_without_a_row_keeps_its_attempt(tmp_path, rows):
 
 def test_of_two_measurements_the_later_counts_whichever_file_is_named_first(tmp_path, rows):
     late = [again(row) for row in rows[:3]]
-    one = fill(tmp_path / "a.csv", [rows[0], late[1], rows[2], late[2] | {"attempt": 2}])
+    one = fill(tmp_path / "a.csv", [rows[0], late[1], rows[2], late[2] | {"attempt": 2}, rows[3]])
     middle = rows[2] | {"finished_at": "2026-12-24T10:00:00Z", "train_s": 7.0}
-    two = fill(tmp_path / "b.csv", [late[0], rows[1], middle])
+    two = fill(tmp_path / "b.csv", [late[0], rows[1], middle, rows[3]])
+    before = one.read_bytes(), two.read_bytes()
     results = []
-    for number, files in enumerate(((one, two), (two, one))):
-        to = tmp_path / f"{number}.csv"
-        merge(*files, to=to)
+    for number, files in enumerate(((one, two), (two, one), (one, two, tmp_path / "." / "a.csv"))):
+        to = tmp_path / "new" / f"{number}.csv"
+        counts, notes = merge(*files, to=to)
+        assert (counts, notes) == ({"rows": 8, "new": 8, "renumbered": 4}, "")
         results.append(to.read_bytes())
+        assert merge(to, *files, to=to)[0]["new"] == 0
+        assert to.read_bytes() == results[-1]
         for row in late:
             same = [other for other in read_rows(to) if other.cell_id == row.cell_id]
             assert max(same, key=lambda r: r.attempt).started_at == row.started_at
         check_complete(to, [one, two])
-    assert results[0] == results[1]
+    assert len(set(results)) == 1
+    assert before == (one.read_bytes(), two.read_bytes())
 
     skipped = rows[0] | {"status": "skipped", "message": "would run out of memory"}
     twice = fill(tmp_path / "c.csv", [skipped | {"attempt": 1}, skipped | {"attempt": 2}])
@@ -193,10 +184,8 @@ def test_files_next_to_the_rows_are_united(tmp_path, rows):
     )  # fmt: skip
     later = final.model_copy(update={"at": "2026-03-01"})
     form = Figures(forms=(), metric="accuracy", examples=4, machine="m", threads=1, at="2026-01")
-    files, planned = (
-        [tmp_path / "a.csv", tmp_path / "b.csv"],
-        [replace(r, status=None) for r in rows],
-    )
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    planned = [replace(row, status=None) for row in rows]
 
     def reference(name, train, **scores):
         return Reference(name=name, about="", train=train, scores=scores)
@@ -286,7 +275,6 @@ def test_what_can_not_be_united_is_refused_in_a_line_and_nothing_is_written(tmp_
 
 
 def killed(after_s, *files, to):
-    """A merge in a process that is killed; whether it was still at work."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -314,3 +302,89 @@ def test_a_merge_killed_at_any_moment_goes_on(tmp_path, rows):
         merge(*noise.sample(files, 3), to=to)
         check_complete(to, files)
     assert struck > 4
+
+
+def kept_file(path, rows):
+    """The rows of a new file, each of which has a folder."""
+    Store(path).append(*rows)
+    for row in rows:
+        keep_row(folder_of(path, row), row)
+    return read_rows(path)
+
+
+def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path):
+    path = tmp_path / "runs.csv"
+    [row, *others] = synthetic_rows(6)
+    every = [row | {"repeat": n, "attempt": m} for n in (1, 2) for m in (1, 2)] + others
+    rows = sorted(kept_file(path, every), key=str)
+    assert len([each for each in (tmp_path / "runs").iterdir() if each.is_dir()]) == 9
+    path.unlink()
+    assert rebuild(path)[0] == {"kept": 0, "from_folders": 9, "left_out": 0}
+    assert sorted(read_rows(path), key=str) == rows
+    done = CliRunner().invoke(rebuilding.main, ["--runs", str(path)])
+    assert done.stdout == f"9 rows in {path}: 9 kept, 0 from folders\n"
+    assert sorted(read_rows(path), key=str) == rows
+
+
+def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
+    path = tmp_path / "runs.csv"
+    good = sorted(kept_file(path, synthetic_rows(4)), key=str)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(",ok,", ",fine,", 1)
+    path.write_text("".join(lines) + '1,"torn')
+    torn = path.read_bytes()
+    for line, left_out in ((3, 2), (5, 1)):
+        counts, notes = rebuild(path)
+        assert counts == {"kept": 3, "from_folders": 1, "left_out": left_out}
+        assert f"line {line}" in notes
+        assert sorted(read_rows(path), key=str) == good
+        if line == 3:
+            assert (tmp_path / "runs.csv.before").read_bytes() == torn
+        path.write_bytes(path.read_bytes()[:-5])  # inside finished_at
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "no/x.csv", ".", "pipe", "other.csv", "results.csv"])
+def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other.csv").write_text("# A page\n\nof text\n")
+    (tmp_path / "results").write_text("no folder\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        rebuild(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert ("no columns of runs.csv" in str(caught.value)) == (name == "other.csv")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()
+
+
+FACTS = DataFacts(task="mine", problem="single_label", classes=("a", "b"), train=4, dev=2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}'],
+)
+@pytest.mark.parametrize("file", [facts.FACTS, exports.EXPORTS], ids=["facts", "exports"])
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(file, content, tmp_path):
+    runs = tmp_path / "runs.csv"
+    path = file.path(runs)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{path.name}: can't be read .* delete it, which loses"):
+        file.read(runs)
+    with pytest.raises(InputError, match="can't be read") as caught:
+        file.update(runs, "one", lambda _: FACTS)
+    assert "\n" not in str(caught.value)
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_facts_describe_examples_by_their_names_and_tokens():
+    examples = Examples(("x", "y"), None, np.array([0, 1]))
+    data = TaskData(Task("mine", ("a", "b")), examples, examples)
+    unchecked = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
+    own = (data, {}, "v, 512")
+    assert not unchecked.describes(*own)
+    checked = unchecked.model_copy(update={"checks": object()})
+    assert checked.describes(*own)
+    renamed = TaskData(Task("mine", ("no", "yes")), examples, examples)
+    for place, other in enumerate((renamed, {"text": "x"}, "w, 512")):
+        assert not checked.describes(*own[:place], other, *own[place + 1 :])

@@ -1,24 +1,22 @@
 """Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.report.render import report
-from bench.results import outcomes, predictions
+from bench.results import outcomes
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
-from bench.results.predictions import first_of, keep_outcomes, kept_predictions, outcome_of
-from bench.results.rebuild import main
+from bench.results.predictions import keep_outcomes, kept_predictions, outcome_of
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from minbert.data.words import padded
+from tests.bench.results.test_merge import rebuild
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.hostile import check_line, damaged, examples
@@ -28,7 +26,6 @@ PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 
 def made(metric, rng):
-    """Tensors as a worker keeps them, and their score."""
     if metric == "overall":
         parts = {part: made(of_part, rng) for part, of_part in PARTS.items()}
         tensors = {f"{p}.{name}": of for p, (part, _) in parts.items() for name, of in part.items()}
@@ -59,10 +56,6 @@ def fill(runs, metric="accuracy", count=68, **settings):
     return read_rows(runs)
 
 
-def no_note(line):
-    raise AssertionError(line)
-
-
 def all_values(rows, values_of):
     found = (values_of([row]) for row in rows)
     return [None if values is None else values.tolist() for values in found]
@@ -76,12 +69,12 @@ def all_values(rows, values_of):
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
-    before = all_values(rows, kept_values(runs, no_note))
+    before = all_values(rows, kept_values(runs, pytest.fail))
     assert None not in before
     assert keep_outcomes(runs, rows) == 16
     assert outcomes_file(runs).stat().st_size < most
     shutil.rmtree(tmp_path / "runs")
-    assert all_values(rows, kept_values(runs, no_note)) == before
+    assert all_values(rows, kept_values(runs, pytest.fail)) == before
 
 
 def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn):
@@ -90,48 +83,10 @@ def test_a_report_without_folders_compares_example_by_example(tmp_path, undrawn)
     keep_outcomes(runs, rows)
     shutil.rmtree(tmp_path / "runs")
     for known in ("the predictions of all cells are", "the predictions of the cells are not"):
-        results = as_results(rows, predictions_of=kept_predictions(runs, no_note))
+        results = as_results(rows, predictions_of=kept_predictions(runs, pytest.fail))
         sections = {section.anchor: section for section in report(results)["sections"]}
         assert f"{known} known" in sections["tradeoff"].lines[0]
         outcomes_file(runs).unlink(missing_ok=True)
-
-
-def test_a_cells_folder_counts_before_the_file_if_it_fits_and_each_file_for_its_own_rows(tmp_path):
-    runs, other_runs = tmp_path / "a.csv", tmp_path / "b.csv"
-    [row], [other] = fill(runs, count=1), fill(other_runs, count=1)
-    keep_outcomes(runs, [row])
-    of_file = kept_values(runs, no_note)([row])
-    [path] = (tmp_path / "a").glob("*/predictions.safetensors")
-    tensors = load_file(path)
-    right, wrong = int(of_file.argmax()), int(of_file.argmin())
-    swapped = tensors["logits"].copy()
-    swapped[right] *= -1
-    swapped[wrong, tensors["labels"][wrong]] += 100
-    save_file(tensors | {"logits": swapped}, path)
-    values = kept_values(runs, no_note)([row])
-    assert (values[right], values[wrong]) == (0.0, 1.0)
-    negated = tensors | {"logits": -tensors["logits"]}
-    save_file(negated, path)  # another score than the row's
-    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
-    path.write_bytes(b"torn")
-    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
-
-    outcomes_file(runs).unlink()
-    save_file(tensors, path)
-    [path] = (tmp_path / "b").glob("*/predictions.safetensors")
-    save_file(negated, path)
-    score = float((tensors["logits"].argmin(axis=1) == tensors["labels"]).mean())
-    other |= {"code_version": "0.2.0", "dev_score": score}
-    assert row.row_key == other.row_key
-    sources = first_of([kept_predictions(path, no_note) for path in (runs, other_runs)])
-    for each in (row, other):
-        assert predictions.values_from(sources)([each]).mean() == pytest.approx(each["dev_score"])
-
-
-def rebuilt(runs):
-    done = CliRunner().invoke(main, ["--runs", str(runs), "--json"], standalone_mode=False)
-    assert done.exception is None, done.exception
-    return json.loads(done.stdout), done.stderr
 
 
 def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, monkeypatch):
@@ -146,24 +101,24 @@ def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, mo
     before = path.read_bytes()
     with monkeypatch.context() as limited:
         limited.setattr(outcomes, "_LARGEST", len(before) + 100)
-        counts, note = rebuilt(runs)
+        counts, note = rebuild(runs)
     assert note.startswith(f"note: {path}: is left as it is: it would have ")
     assert note.count("\n") == 1
     assert counts == {"kept": 3, "from_folders": 0, "left_out": 0}
     assert path.read_bytes() == before
     path.write_bytes(b"not mine")
-    assert "is left as it is: it can't be read" in rebuilt(runs)[1]
+    assert "is left as it is: it can't be read" in rebuild(runs)[1]
     assert path.read_bytes() == b"not mine"
     path.unlink()
-    assert rebuilt(runs)[0]["outcomes"] == 3
+    assert rebuild(runs)[0]["outcomes"] == 3
     first = path.read_bytes()
     for folder in sorted((tmp_path / "runs").iterdir())[:2]:
         shutil.rmtree(folder)
-    assert rebuilt(runs)[0]["outcomes"] == 1
+    assert rebuild(runs)[0]["outcomes"] == 1
     assert path.read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
-    assert "outcomes" not in rebuilt(runs)[0]
-    assert None not in all_values(rows, kept_values(runs, no_note))
+    assert "outcomes" not in rebuild(runs)[0]
+    assert None not in all_values(rows, kept_values(runs, pytest.fail))
 
 
 def without_labels(tensors):
@@ -291,12 +246,12 @@ def test_documents_are_stored_once_and_checked(tmp_path):
 def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
-    values = kept_values(runs, no_note)([row])
+    values = kept_values(runs, pytest.fail)([row])
     shutil.rmtree(tmp_path / "runs")
     old = Outcome(values > 0, None, "0" * 16)
     write_outcomes(outcomes_file(runs), {outcomes.outcome_key(row, ""): old})
-    assert np.array_equal(kept_values(runs, no_note)([row]), values)
+    assert np.array_equal(kept_values(runs, pytest.fail)([row]), values)
     notes = []
-    [other] = rescored([row], "macro_f1", kept_predictions(runs, no_note), {}, notes.append)
+    [other] = rescored([row], "macro_f1", kept_predictions(runs, pytest.fail), {}, notes.append)
     assert other.dev_score is None
     assert len(notes) == 1

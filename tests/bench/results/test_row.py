@@ -1,4 +1,4 @@
-"""What a worker left becomes a row, with intervals and doubts."""
+"""What a worker left becomes a row, with intervals and doubts; and how time divides."""
 
 from pathlib import Path
 
@@ -8,11 +8,13 @@ from safetensors.numpy import save_file
 
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
+from bench.report.text import phrase
 from bench.results import row as rows
+from bench.results.overhead import Account, overhead_s, times_of
 from bench.results.row import keep_row, kept_row, measured_row, not_learned, score_interval
 from bench.stats.steptimes import replay_times
 from minbert.data.metrics import micro_f1
-from tests.bench.synthetic_rows import HERE, new_row
+from tests.bench.synthetic_rows import HERE, cell, new_row, planned_row
 
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
 
@@ -37,7 +39,6 @@ def panel_file(folder, passes, warm, settled=1):
 
 
 def steps_file(folder, times):
-    """Training steps of 400 tokens and 8 examples."""
     lines = [(number, ms, 400, 410, 8, 0.5) for number, ms in enumerate(times, start=1)]
     write_lines(folder / "steps.csv", "step,ms,tokens,padded,examples,loss", lines)
 
@@ -140,3 +141,37 @@ def test_a_failed_cell_keeps_its_message_on_one_line(tmp_path):
     assert (row["status"], row["message"]) == ("oom", "no memory")
     assert row["peak_rss_mib"] == 5.0
     assert row["dev_ci_low"] is None
+
+
+def timed(**changes):
+    measured = {"status": "ok", "wall_s": 100, "train_s": 80, "eval_s": 12, "startup_s": 3}
+    return planned_row(cell("full", None, None, "off")) | measured | changes
+
+
+def test_overhead_is_what_is_neither_training_nor_evaluation_and_shares_add_up():
+    assert overhead_s(timed()) == pytest.approx(8)
+    found = times_of([timed(), timed(train_s=60.0)])
+    assert (found.cells, found.train_s, found.eval_s) == (2, 140, 24)
+    assert (found.startup_s, found.rest_s, found.between_s) == pytest.approx((6, 30, 0))
+    assert (found.overhead_s, found.total_s) == pytest.approx((36, 200))
+    assert found.to_json()["overhead"] == pytest.approx(0.18)
+    assert phrase("times", "division", times_of([timed()], between_s=5.0)) == (
+        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
+        "timing, writing and ending 4.8%, between cells 4.8%)"
+    )
+
+
+def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
+    account = Account(clock=iter((0.0, 0.0, 187.0)).__next__)
+    assert account.times() is None
+    account.waited(50.0)
+    account.add(timed())
+    account.add(timed(status="oom", wall_s=30.0))
+    found = account.times()
+    assert (found.between_s, found.total_s) == pytest.approx((7, 107))
+    for lanes, between_s in ((2, 14), (0, 0)):  # two lanes together, and a cluster
+        account = Account(lanes, iter((0.0, 107.0)).__next__)
+        account.add(timed())
+        account.add(timed())
+        found = account.times()
+        assert (found.between_s, found.total_s) == pytest.approx((between_s, 200 + between_s))

@@ -7,7 +7,6 @@ import resource
 import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,7 +18,7 @@ from bench.plan.rows import SCHEMA, latest
 from bench.results import store as stores
 from bench.results.rebuild import rebuild
 from bench.results.rowfile import encode, read_rows, record
-from bench.results.store import Store, cell_folder, cells_folder
+from bench.results.store import Store, cells_folder
 from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 
 
@@ -98,37 +97,6 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     assert [each["repeat"] for each in latest(store.rows).values()] == [1, 1, 2]
 
 
-def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_any(tmp_path):
-    first, second = row(0, code_version="a"), row(0, code_version="b", attempt=2)
-    failed = row(0, code_version="c", attempt=3, status="crashed")
-    again = row(0, code_version="b", attempt=4, dev_score=0.5)
-    assert list(latest([first, second]).values()) == [first, second]
-    assert list(latest([first, second, failed, again]).values()) == [first, again]
-    assert list(latest([failed, first]).values()) == [first], "a failure is replaced by any"
-    later = row(0, code_version="d", attempt=4, status="oom")
-    assert list(latest([failed, later]).values()) == [later]
-    path = tmp_path / "runs.csv"
-    Store(path).append(first, second, failed)
-    assert Store(path).last("cell0", "here") == second
-    assert Store(path, "a").last("cell0", "here") == first
-    assert Store(path, "c").last("cell0", "here") == failed
-    assert Store(path, "d").last("cell0", "here") is None
-    assert Store(path, "d").next_attempt("cell0", "here") == 4
-
-
-def test_a_row_whose_timing_is_in_doubt_counts_until_a_later_one_of_any_version_is_ok():
-    disturbed = row(0, code_version="a", flags="not_learned disturbed")
-    again = row(0, code_version="b", attempt=2, flags="throttled")
-    failed = row(0, code_version="b", attempt=3, status="crashed")
-    assert list(latest([disturbed]).values()) == [disturbed]
-    assert list(latest([disturbed, failed]).values()) == [disturbed]
-    assert list(latest([disturbed, again, failed]).values()) == [again]
-    second = again | {"repeat": 2}
-    assert list(latest([disturbed, second]).values()) == [disturbed, second]
-    quiet = disturbed | {"flags": "not_learned emulated_bf16"}
-    assert list(latest([quiet, again]).values()) == [quiet, again], "its times are in no doubt"
-
-
 def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tmp_path):
     here = HERE | {"conditions_id": "here"}
     there = here | {"conditions_id": "there", "dev_score": 0.5}
@@ -152,13 +120,9 @@ def test_rows_of_other_writers_are_seen_and_indexed(tmp_path):
     mine, other = Store(path), Store(path)
     assert mine.last("cell0", "here") is None
     mine.append(row(0, status="crashed"))
-    other.append(row(1))
-    assert mine.last("cell1", "here") == row(1)
-    assert mine.last("cell1", "there") is None
     other.append(row(0, attempt=2), row(2, attempt=3, status="oom"))
     assert mine.last("cell0", "here") == row(0, attempt=2)
-    assert mine.last("cell2", "here") == row(2, attempt=3, status="oom")
-    assert len(mine.rows) == len(other.rows) == 4
+    assert len(mine.rows) == len(other.rows) == 3
     rebuilt = [row(number) for number in range(7, 17)]
     write_atomically(path, record(NAMES) + b"".join(map(encode, rebuilt)))
     assert mine.rows == rebuilt
@@ -209,9 +173,11 @@ PLAIN = row(machine="Xeon")  # without quotes, so that an open one is closed now
         (b"no newline", 1, "no header"),
         (b'"' + record(NAMES), 1, ""),
         (record([*NAMES, "host"]), 1, "also has host); if a newer version wrote it, update"),
+        (record([*NAMES, "\x1b[2Jhost\u202e"]), 1, "also has"),
         (record(NAMES[1:]), 1, "lacks schema"),
         (record(NAMES[::-1]), 1, "order"),
         (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
+        (record(NAMES) + b"," * 10**6 + b"\r\n", 2, "fields"),
         (record(NAMES) + f"{SCHEMA + 1}".encode() + encode(row())[2:], 2, "schema is"),
         (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
         (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
@@ -227,7 +193,7 @@ def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data,
     message = str(caught.value)
     assert message.startswith(f"{path}, line {line}: ")
     assert expected in message
-    assert "\n" not in message
+    assert message.isprintable()
     with pytest.raises(InputError):
         Store(path).append(row())
     assert path.read_bytes() == data
@@ -340,29 +306,7 @@ def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_p
         os.umask(before)
 
 
-def test_reading_100_000_rows(benchmark, tmp_path):
-    path = tmp_path / "runs.csv"
-    texts = (
-        encode(row(number, train_s=number / 7, wall_s=number / 3, dev_score=number / 1e5))
-        for number in range(100_000)
-    )
-    path.write_bytes(record(NAMES) + b"".join(texts))
-    rows = benchmark.pedantic(read_rows, (path,), rounds=3)
-    assert len(rows) == 100_000
-
-
-def test_cells_have_folders_beside_the_csv():
-    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
-    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
-    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
-    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
-        with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
-
-
 def write_older(path, schema, names, **values):
-    """A file of an older schema, with these columns, and its rows in this one."""
     rows = list(synthetic_rows(3))
     lines = [
         {name: format_value(row[name]) for name in names} | {"schema": str(schema), **values}

@@ -87,9 +87,7 @@ def test_an_mlflow_store_has_each_cell_once(results, tmp_path, capsys):
     assert runs()[ok.info.run_name].data.metrics["export/onnx/one_ms"] == 7
 
     down = "mlflow:http://127.0.0.1:9"
-    line = send(capsys, down, code=1).splitlines()[-1]
-    assert line.startswith(f"not all is sent to {down}: API request to ")
-    assert line.endswith(f"python -m bench.track --runs runs.csv --to {down}")
+    assert f"not all is sent to {down}: API request to " in send(capsys, down, code=1)
 
 
 def test_tensorboard_files_have_each_cell_once(results, tmp_path, capsys):
@@ -102,10 +100,8 @@ def test_tensorboard_files_have_each_cell_once(results, tmp_path, capsys):
     name = folder_of(tmp_path / "runs.csv", row).name
     events = EventAccumulator(str(folder / name))
     events.Reload()
-    assert [(e.step, round(e.value, 5)) for e in events.Scalars("step/loss")] == [
-        (1, 1.4),
-        (2, 1.25),
-    ]
+    losses = [(event.step, round(event.value, 5)) for event in events.Scalars("step/loss")]
+    assert losses == [(1, 1.4), (2, 1.25)]
     assert events.Scalars("dev_score")[0].value == pytest.approx(row.dev_score)
     assert events.Scalars("export/onnx/size_mb")[0].value == 90.5
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
