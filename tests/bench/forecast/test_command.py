@@ -4,7 +4,6 @@ import json
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import click
@@ -46,15 +45,6 @@ def counting(monkeypatch):
     monkeypatch.setattr(client, "_run", count_here)
 
 
-@pytest.fixture(scope="module")
-def own_cache(minilm, tmp_path_factory):
-    """A cache folder of its own, with the fetched assets of the usual one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
-        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Path(os.environ["MINBERT_CACHE"])
-
-
 class Plan:
     """The smoke grid on the tiny checkpoint, as the command plans it."""
 
@@ -74,9 +64,8 @@ class Plan:
     def costs(self, variants=None, lock=nullcontext, gpu="", **settings):
         cell = replace(self.cells[0], **settings)
         variants = variants or [Variant.of(cell)]
-        return find_costs(
-            jobs_of(variants, cell, self.model, Counting(self.conditions)), [0], lock, gpu
-        )
+        jobs = jobs_of(variants, cell, self.model, Counting(self.conditions))
+        return find_costs(jobs, [0], lock, gpu)
 
     def forecast(self, planned=None, rows=()):
         models = {self.model.name: self.model}
@@ -84,8 +73,12 @@ class Plan:
 
 
 @pytest.fixture(scope="module")
-def smoke(own_cache, tiny_checkpoint):
-    return Plan(tiny_checkpoint)
+def smoke(minilm, tiny_checkpoint, tmp_path_factory):
+    """In a cache folder of its own, with the fetched assets of the usual one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
+        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Plan(tiny_checkpoint)
 
 
 def test_a_process_counts_and_the_second_time_none_is_needed(smoke, monkeypatch, capsys):
@@ -145,10 +138,9 @@ def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(s
 def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     here = smoke.conditions.columns()
     cells = [replace(smoke.cells[0], max_length=length) for length in (8, 64)]
-    rows = [
-        new_row(**cell.columns(), **here, status="ok", peak_rss_mib=900.0, wall_s=seconds)
-        for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
-    ]
+    ok = {"status": "ok", "peak_rss_mib": 900.0}
+    times = zip(cells, (5.0, 9.0), strict=True)
+    rows = [new_row(**cell.columns(), **here, **ok, wall_s=seconds) for cell, seconds in times]
     planned = plan([replace(cell, seed=1) for cell in cells], [], here)
     forecast = smoke.forecast(planned, rows)
     assert forecast.basis == "fitted on 2 settings that ran here"
@@ -207,9 +199,8 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsy
     assert smoke.forecast() is None
     done = [replace(item, action="done") for item in smoke.planned]
     assert outlook_on(done, fails, Signals()).to_run == [], "nothing is asked for"
-    assert capsys.readouterr().err.endswith(
-        "note: memory and time are not predicted: there is no such thing\n"
-    )
+    note = "note: memory and time are not predicted: there is no such thing\n"
+    assert capsys.readouterr().err.endswith(note)
 
 
 def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke, monkeypatch):
@@ -228,7 +219,9 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke
     assert seen == [["GPU-1", "PCI_BUS_ID"], ["", "PCI_BUS_ID"]]
 
 
-def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
+def test_the_check_tells_errors_and_what_is_left_out_and_refuses_other_files(
+    smoke, tmp_path, capsys
+):
     store, forecasts, rows = Store(tmp_path / "runs.csv"), smoke.forecast(), []
     for cell in smoke.cells:
         costs = forecasts.predict(cell)
@@ -258,12 +251,7 @@ def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
     assert len(notes) == 3
     assert any("on sst" in note and "ids-sst-train.csv" in note for note in notes)
     assert any(note.startswith("note: other on movies") and "--model" in note for note in notes)
+    for path, message in (("none.csv", "no such file"), (__file__, "runs.csv|header|column")):
+        with pytest.raises((InputError, click.ClickException), match=message):
+            main.main(["--check", path], standalone_mode=False)
     assert any("Some GPU" in note and "on cuda:9, which is not here" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("path", "message"), [("none.csv", "no such file"), (__file__, "runs.csv|header|column")]
-)
-def test_the_check_refuses_what_it_can_not_check(path, message):
-    with pytest.raises((InputError, click.ClickException), match=message):
-        main.main(["--check", path], standalone_mode=False)

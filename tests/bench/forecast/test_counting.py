@@ -22,13 +22,10 @@ from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import ONE, SHAPES, THREE, VARIANTS, of_parts, variant, workload
 from tests.encoders import job as theirs
 
-CPU = torch.device("cpu")
+CPU, MIB = torch.device("cpu"), 2**20
 
 
-MIB = 2**20
-
-
-def test_memory_is_that_of_storages_while_they_live():
+def test_memory_is_that_of_storages_while_they_live_and_work_all_that_is_read_and_written():
     with Counter() as counter:
         one = torch.empty(256, 1024)
         assert counter.alive == MIB
@@ -46,9 +43,6 @@ def test_memory_is_that_of_storages_while_they_live():
         assert counter.alive == MIB
         del view
         assert counter.alive == 0
-
-
-def test_work_is_products_and_all_that_is_read_and_written():
     with Counter() as counter:
         a, b = torch.empty(4, 8), torch.empty(8, 16)
         assert counter.work == Work()
@@ -98,7 +92,6 @@ def counted_fake(settings, shapes, which):
 
 
 def counted_for_real(settings, shapes, which):
-    """As `counted_fake`, on tensors with values."""
     settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
     engine = engine_of(settings.cell)
     model = (engine.skeleton if engine is minbert else engine.build)(settings)
@@ -129,7 +122,6 @@ def check_alike(fake, real, rel=1e-12, mib=2048 / MIB, kernels=0.0):
         assert value == pytest.approx(expected[name], rel=rel, abs=close), name
 
 
-DROPPED = [variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")]
 STAGED = [
     variant("full", unfreeze="iterative"),
     *(variant(mode, 2, "all-lin", "bf16", unfreeze="iterative") for mode in ("lora", "dora")),
@@ -138,42 +130,37 @@ SETTINGS = [
     VARIANTS[0]._replace(gradient_checkpointing="on"),
     VARIANTS[4]._replace(gradient_accumulation_steps=2, gradient_checkpointing="on"),
     VARIANTS[6]._replace(gradient_accumulation_steps=4),
-    *DROPPED,
+    *(variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")),
     *STAGED,
 ]
 
 
+PART_BY_PART = [
+    (of_parts(encoders=1, head="conv", regression_loss="pearson"), VARIANTS[0]),
+    (of_parts(encoders=2, head="linear", regression_loss="mse"), VARIANTS[5]),
+]
+
+
 @pytest.mark.parametrize(
-    ("which", "task", "used"),
+    ("settings", "shapes", "which"),
     [
-        *((VARIANTS[number], "movies", "fast") for number in (1, 4, 8, 9, 10)),
-        *((which, "movies", "fast") for which in SETTINGS),
-        *((VARIANTS[number], "sts", "fast") for number in (0, 5)),
-        *((VARIANTS[number], "movies", "reference") for number in (1, 7)),
+        *((workload(), ONE, VARIANTS[number]) for number in (1, 4, 8, 9, 10)),
+        *((workload(), ONE, which) for which in SETTINGS),
+        *((workload(task="sts"), ONE, VARIANTS[number]) for number in (0, 5)),
+        *((workload(kernels="reference"), ONE, VARIANTS[number]) for number in (1, 7)),
+        *((settings, THREE, which) for settings, which in PART_BY_PART),
     ],
 )
-def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
-    """In each stage of unfreezing."""
-    settings = workload(task=task, kernels=used)
-    shapes = {"": replace(SHAPES, accumulated=which.gradient_accumulation_steps)}
-    stages = counted_fake(settings, shapes, which)[""]
-    real = counted_for_real(settings, shapes, which)[""]
-    assert len(stages) == (3 if which in STAGED else 1)
-    for one, other in zip(stages, real, strict=True):
-        check_alike(one, other)
-
-
-@pytest.mark.parametrize(
-    ("which", "regression_loss", "head", "encoders"),
-    [(VARIANTS[0], "pearson", "conv", 1), (VARIANTS[5], "mse", "linear", 2)],
-)
-def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
-    settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
-    parts, real = counted_fake(settings, THREE, which), counted_for_real(settings, THREE, which)
-    assert list(parts) == list(real) == list(THREE)
-    for part in THREE:
-        [one], [other] = parts[part], real[part]
-        check_alike(one, other)
+def test_fake_counts_are_those_of_the_same_run_for_real(settings, shapes, which):
+    """Of each part, in each stage of unfreezing."""
+    steps = which.gradient_accumulation_steps
+    shapes = {part: replace(of, accumulated=steps) for part, of in shapes.items()}
+    parts, real = (count(settings, shapes, which) for count in (counted_fake, counted_for_real))
+    assert list(parts) == list(real) == list(shapes)
+    for part, stages in parts.items():
+        assert len(stages) == (3 if which in STAGED else 1)
+        for one, other in zip(stages, real[part], strict=True):
+            check_alike(one, other)
 
 
 @pytest.mark.parametrize("which", [VARIANTS[5], VARIANTS[9], *STAGED[:2]])
@@ -202,25 +189,19 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which):
         assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
 
 
-def test_the_largest_batch_decides_the_peak_and_the_mean_one_the_work():
+def test_the_largest_batch_decides_the_peak_and_a_part_without_one_is_not_trained():
     larger = {"": replace(SHAPES, train_largest=(50, 16))}
     [small], [large] = (count(workload(), shapes, variant("head"))[""] for shapes in (ONE, larger))
     assert large.train_peak_mib > small.train_peak_mib
     assert large.evaluate_peak_mib == small.evaluate_peak_mib >= small.weights_mib
     assert large.step.gflop == small.step.gflop
-
-
-def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     shapes = {part: THREE[part] for part in ("sst", "sts")}
     never = replace(shapes["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
-    parts, whole = (
-        count(of_parts(encoders=1), {"sst": shapes["sst"], "sts": sts}, variant("head"))
-        for sts in (never, shapes["sts"])
-    )
+    settings, both = of_parts(encoders=1), (shapes | {"sts": never}, shapes)
+    parts, whole = (count(settings, of, variant("head")) for of in both)
     [counted] = parts["sts"]
     assert counted.step.gflop == counted.train_peak_mib == 0
     assert counted.evaluation.gflop == whole["sts"][0].evaluation.gflop > 0
-    assert parts["sst"][0].step.gflop == whole["sst"][0].step.gflop
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,10 @@ IMPORTS = 250.0
 CELLS = [cell(*axes) for axes in full_grid()]
 BATCH_SIZE = CELLS[0].batch_size
 VARIANTS = [Variant.of(planned) for planned in CELLS]
+STEPS = ({"gflop": 50.0 + i, "moved_mib": 5000.0 + 90.0 * i} for i in range(len(VARIANTS)))
 COUNTS = {
-    variant: counts(
-        train_peak_mib=300.0 + 40.0 * i, step={"gflop": 50.0 + i, "moved_mib": 5000.0 + 90.0 * i}
-    )
-    for i, variant in enumerate(VARIANTS)
+    variant: counts(train_peak_mib=300.0 + 40.0 * i, step=step)
+    for i, (variant, step) in enumerate(zip(VARIANTS, STEPS, strict=True))
 }
 TOTALS = {
     variant: totals_of(ONE, {"": [counted]})._replace(imports_mib=IMPORTS)
@@ -60,16 +59,14 @@ def forecast(known=()):
     return made
 
 
-def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
-    assert forecasting.REPLAYED_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
-    assert forecasting.MOST_REPLAYED_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
-    assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
-
-
 def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
+    """As many as a worker takes."""
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
     fewest, most = forecasting.REPLAYED_STEPS, forecasting.MOST_REPLAYED_STEPS
+    passes = (replay.TIMED_PASSES + 1, replay.MOST_PASSES + 1)
+    assert (fewest, most) == tuple(replay.BATCHES * number for number in passes)
+    assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
     assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
     between = [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
@@ -81,9 +78,8 @@ def test_time_is_that_of_all_stages_and_of_timing_the_last():
     stages = [counts(step={"gflop": gflop}, evaluation={"gflop": 0.0}) for gflop in (1.0, 2.0, 6.0)]
     values = time_features(variant, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    assert values[2] == pytest.approx(
-        batches * (3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps)
-    )
+    gflop = 3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps
+    assert values[2] == pytest.approx(batches * gflop)
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
@@ -172,42 +168,35 @@ PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
 TRUE = (60.0, 1.1, 1.35)
 
 
-def cells(count, noise=0.0):
+def measurements(count, noise=0.0):
     rng = np.random.default_rng(0)
     design = [(1.0, *map(float, rng.uniform((80, 50), (270, 900)))) for _ in range(count)]
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
 
 
-def test_enough_measurements_give_the_law():
-    design, measured = cells(40)
+def test_enough_measurements_give_the_law_and_the_first_moves_the_prior():
+    design, measured = measurements(40)
     coefficients = fit(design, measured, PRIOR)
-    for x, y in zip(design, measured, strict=True):
-        assert apply(coefficients, x) == pytest.approx(y, rel=0.01)
+    assert [apply(coefficients, x) for x in design] == pytest.approx(measured, rel=0.01)
     prior = Prior((*PRIOR.values, 7.0), (*PRIOR.spread, 1.0))
     coefficients = fit([(*x, 0.0) for x in design], measured, prior)
     assert coefficients[3] == pytest.approx(7.0), "a feature that is never seen"
     assert min(fit(design, [1000 - 0.5 * x[2] for x in design], PRIOR)) >= 0
 
-
-def test_one_measurement_is_met_halfway_or_more_and_the_rest_follows():
-    design, measured = cells(20)
-    before = [apply(PRIOR.values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
-    coefficients = fit(design[:1], measured[:1], PRIOR)
-    after = [apply(coefficients, x) / y - 1 for x, y in zip(design, measured, strict=True)]
-    assert abs(after[0]) < abs(before[0]) / 2
-    assert np.abs(after).mean() < np.abs(before).mean()
-
-
-def test_rates_are_scaled_by_the_first_measurement():
+    before, after = (
+        [apply(values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
+        for values in (PRIOR.values, fit(design[:1], measured[:1], PRIOR))
+    )
+    assert abs(after[0]) < abs(before[0]) / 2, "met halfway or more"
+    assert np.abs(after).mean() < np.abs(before).mean(), "and the rest follows"
     prior = Prior((5.0, 0.01, 0.002), (5.0, 0.01, 0.002), rates=True)
-    design, _ = cells(10)
     slow = [4 * apply(prior.values, x) for x in design]
     coefficients = fit(design[:1], slow[:1], prior)
     assert [apply(coefficients, x) for x in design] == pytest.approx(slow, rel=0.01)
 
 
 def fitted(design, measured):
-    """A fit of variants of two kinds in turn."""
+    """Of two kinds in turn."""
     variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
     of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
     for which, value in zip(variants, measured, strict=True):
@@ -221,7 +210,7 @@ def ways(design, measured):
 
 
 def test_what_is_left_out_is_not_seen():
-    design, measured = cells(12, noise=NOISE)
+    design, measured = measurements(12, noise=NOISE)
     before = ways(design, measured)
     for i in range(0, 12, 2):
         measured[i] *= 3
@@ -239,13 +228,12 @@ def test_what_is_left_out_is_not_seen():
 
 def test_errors_are_absolute_shares_of_what_was_measured():
     found = errors([89.0, 109.0, 100.0, 104.0, 102.0], [100.0] * 5)
-    assert found == pytest.approx(
-        {"within_10_percent": 0.8, "error_median": 0.04, "error_90": 0.102, "error_max": 0.11}
-    )
+    names = ("within_10_percent", "error_median", "error_90", "error_max")
+    assert [found[name] for name in names] == pytest.approx([0.8, 0.04, 0.102, 0.11])
 
 
 def test_repeats_count_by_their_mean_and_a_new_measurement_changes_predictions():
-    design, measured = cells(4)
+    design, measured = measurements(4)
     of = fitted(design, measured)
     first = next(iter(of.points))
     before = of.predict(first)

@@ -1,6 +1,5 @@
 """Columns of a row of a real worker, against what the test works out itself, and wrong values."""
 
-import csv
 import json
 import os
 import platform
@@ -32,6 +31,7 @@ from minbert.data.tokenizer import Tokenizer
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
+from tests.bench.tiny_cells import csv_rows
 from tests.cs224n import relabel, write_folder
 from tests.experiments.faults.parent import stub_report
 
@@ -70,8 +70,8 @@ class Ran:
     time: tuple[datetime, datetime]
 
     def lines(self, name):
-        with (self.folder / name).open(newline="") as file:
-            return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+        rows = csv_rows(self.folder / name)
+        return [{name: float(value) for name, value in row.items()} for row in rows]
 
     def predictions(self):
         return load_file(self.folder / "predictions.safetensors")

@@ -160,7 +160,7 @@ def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_thei
     assert one(many, numbers).settings[0].estimate("dev_score") is None
 
 
-def test_several_seeds_of_folds_vary_by_seed_and_example():
+def test_several_seeds_of_folds_vary_and_two_versions_make_a_run_where_none_has_all():
     seeds = ((seed, fold) for seed in range(2) for fold in range(3))
     rows = [fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed) for seed, fold in seeds]
     group = one(rows, numbers)
@@ -170,9 +170,6 @@ def test_several_seeds_of_folds_vary_by_seed_and_example():
     assert (spread.seeds, spread.examples) == (2, 60)
     lacking = one(rows[:-1], numbers).settings[0]
     assert list(lacking.scores) == [0]
-
-
-def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all():
     old = [fold_row(fold, dev_score=0.5) for fold in range(2)]
     new = [fold_row(fold, dev_score=0.7, code_version="0.2.0") for fold in (1, 2)]
     [run] = one([*old, *new], numbers).settings[0].runs[0]
@@ -207,17 +204,14 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
     rows = [fold_row(n, "head", dev_score=0.6, **each) for n in range(3)]
     rows += [fold_row(n, dev_score=0.2, **each) for n in range(3)]
     assert best_by_score(one(rows, numbers)).mode == "head"
-
-
-@pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
-def test_by_another_metric_folds_learned_unless_most_are_flagged(metric, score):
-    flagged = [
-        [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
-                  flags="not_learned" if n < count else None) for n in range(3)]
-        for count in range(4)
-    ]  # fmt: skip
-    learned = [one(rows, numbers).settings[0].learned for rows in flagged]
-    assert learned == [True, True, False, False]
+    for metric, score in (("rmse", 0.2), ("mcc", 0.1)):
+        flagged = [
+            [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
+                      flags="not_learned" if n < count else None) for n in range(3)]
+            for count in range(4)
+        ]  # fmt: skip
+        learned = [one(rows, numbers).settings[0].learned for rows in flagged]
+        assert learned == [True, True, False, False], "unless most folds are flagged"
 
 
 def outcomes_of_folds(run, *, logits=False):

@@ -22,16 +22,12 @@ from tests.cs224n import write_folder
 
 TOPICS = ("NA", "None", "weather, and climate", "sports")
 WORDS = ("apple", "banana", "cloud", "football")
-GRID = """
-data = { path = "train.csv", label = "topic", test = "test.csv" }
-cells = [{ mode = ["full"] }]
-[settings]
-epochs = 20
-batch_size = 16
-dropout = 0.0
-max_length = 16
-learning_rates = { full = 5e-3 }
-"""
+GRID = (
+    'data = { path = "train.csv", label = "topic", test = "test.csv" }\n'
+    'cells = [{ mode = ["full"] }]\n'
+    "settings = { epochs = 20, batch_size = 16, dropout = 0.0, max_length = 16, "
+    "learning_rates = { full = 5e-3 } }\n"
+)
 
 
 def write_csv(path, count, seed=0):

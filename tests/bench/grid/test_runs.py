@@ -14,9 +14,7 @@ from bench.report.render import report
 from bench.report.text import no_interval
 from bench.results.outcomes import no_values
 from bench.results.store import Store
-from bench.stats.changepoints import autoregressive
 from bench.stats.intervals import Std, ratio
-from bench.stats.steptimes import training_times
 from tests.bench.synthetic_rows import as_results, cell, planned_row, result_row, synthetic_rows
 
 SENTENCES = Path(__file__).with_name("several-runs.txt")
@@ -98,47 +96,6 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
 
 
-def processes(rng, memory, *marks):
-    """Runs of a cell as processes measure it: 132 steps of 100 ms, with autoregressive noise of 5%
-    and this memory in steps, in processes that differ by 5%."""
-    steps = 132
-    noise = np.exp(
-        0.05 * autoregressive(rng.normal(size=(len(marks), steps)), math.exp(-1 / memory))
-    )
-    ms = 100 * np.exp(rng.normal(0, 0.05, (len(marks), 1))) * noise
-    rows = []
-    for own, mark in zip(ms, marks, strict=True):
-        found = training_times(own.tolist(), [1000] * steps, [1000] * steps).ms_per_1k_tokens
-        ends = {f"{TIME}_ci_low": found.low, f"{TIME}_ci_high": found.high}
-        rows.append(run(time=found.value, **(mark | ends)))
-    return rows
-
-
-def test_intervals_of_times_cover_what_other_processes_would_measure():
-    """Of settings with three seeds, with three repeats, and with one run beside those."""
-    rng, trials = np.random.default_rng(7), 60
-    hits = dict.fromkeys(("seeds", "repeats", "single"), 0)
-    for _ in range(trials):
-        several = processes(
-            rng, 30.0, *({"seed": n} for n in range(3)),
-            *({"mode": "head", "repeat": n} for n in (1, 2, 3)), {"mode": "lora"},
-        )  # fmt: skip
-        for name, setting in zip(hits, one(several).settings, strict=True):
-            hits[name] += bool(setting.estimate(TIME).holds(100.0))
-    assert min(hits.values()) >= 0.9 * trials, hits
-
-
-def repeats(mode, gap, own=0.001, **settings):
-    """Three runs of a setting, a gap between their logarithms, each with an interval of its own."""
-    times = [100 * math.exp(of) for of in (-gap, 0.0, gap)]
-    ends = [{f"{TIME}_ci_low": t * math.exp(-own), f"{TIME}_ci_high": t * math.exp(own)}
-            for t in times]  # fmt: skip
-    return [
-        run(mode, time, repeat=n, settings=settings, **ends[n - 1])
-        for n, time in enumerate(times, 1)
-    ]
-
-
 @pytest.mark.parametrize(
     ("gap", "own", "width"),
     [
@@ -148,6 +105,13 @@ def repeats(mode, gap, own=0.001, **settings):
     ],
 )
 def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, own, width):
+    def repeats(mode, gap, own=0.001, **settings):
+        """Three runs, a gap between their logarithms, each with an interval of its own."""
+        for n in (1, 2, 3):
+            time = 100 * math.exp((n - 2) * gap)
+            ends = {f"{TIME}_ci_low": time / math.exp(own), f"{TIME}_ci_high": time * math.exp(own)}
+            yield run(mode, time, repeat=n, settings=settings, **ends)
+
     rates = (1e-5, 2e-5, 3e-5, 4e-5)
     steady = [row for rate in rates for row in repeats("full", 0.01, learning_rate=rate)]
     group = one([*steady, *repeats("head", gap, own)])
@@ -157,7 +121,7 @@ def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, 
     assert width is None or pooled < width
 
 
-def test_costs_are_paired_over_runs_that_both_have():
+def test_costs_are_paired_over_runs_that_both_have_and_compared_by_what_all_repeats_show():
     rounds = [1.0, 1.5, 1.2, 0.9]
     rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
     rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
@@ -172,6 +136,13 @@ def test_costs_are_paired_over_runs_that_both_have():
     both = [*moved, *rows[-3:]]
     gap = compare(one(both), "time", *one(both).settings[::-1])
     assert gap.high - gap.low < 1e-6, "over the runs of the version that both have"
+    # two have one degree of freedom: their own spread would be of no use
+    modes = ((mode, n) for mode in ("full", "head", "lora") for n in (1, 2))
+    rows = [run(mode, 100 * math.exp(0.02 * (-1) ** n), repeat=n) for mode, n in modes]
+    group = one(rows)
+    gap = compare(group, "time", group.settings[1], group.settings[0])
+    half = 3.182446 * group.between(TIME).value
+    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
 
 
 def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
@@ -188,16 +159,6 @@ def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
     gap = compare(group, "time", head, full)
     assert gap.value == pytest.approx(1.2)
     assert math.log(gap.high / gap.value) > 0.1
-
-
-def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show():
-    """Two have one degree of freedom: their own spread would be of no use."""
-    modes = ((mode, n) for mode in ("full", "head", "lora") for n in (1, 2))
-    rows = [run(mode, 100 * math.exp(0.02 * (-1) ** n), repeat=n) for mode, n in modes]
-    group = one(rows)
-    gap = compare(group, "time", group.settings[1], group.settings[0])
-    half = 3.182446 * group.between(TIME).value
-    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
 
 
 def test_planned_repeats_and_versions_without_a_row_are_not_run():
@@ -218,7 +179,7 @@ def away(row, machine="EPYC, 64 cores", **more):
     return row | there | more
 
 
-def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do():
+def test_scores_come_from_elsewhere_of_the_same_software_and_costs_never_do():
     here = [run(dev_score=0.5), run("head", dev_score=0.4)]
     there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
     group, other = groups([*here, *there], (), lambda rows: np.full(4, rows[0]["dev_score"]))
@@ -229,9 +190,6 @@ def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do(
     assert full.by_run(TIME) == {(0, 0, 1, "0.1.0"): 100.0}
     assert len(full.ok) == 1
     assert other.settings[0].scores == {0: 0.6, 1: 0.6, 2: 0.6}
-
-
-def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machine_lends_its():
     for more in (
         {"torch_version": "9"}, {"device": "cuda:0"}, {"tf32": "on"}, {"batch_size": 64},
         {"status": "invalid"}, {"dev_score": None}, {"frozen_dtype": "bf16"},

@@ -45,8 +45,8 @@ def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_
 def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     grid, tmp_path, monkeypatch, engines
 ):
-    """Neither process that a grid starts for each of its models runs here: what builds it, and what
-    finds its reference points."""
+    """Unless cells of engine minbert are selected. Neither process that a grid starts for each of
+    its models runs here: what builds it, and what finds its reference points."""
 
     def references(job, names, count, *_):
         values = {"about": "", "train": count, "scores": {"accuracy": (0.5, 0.4, 0.6)}}
@@ -57,6 +57,11 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, other = checkpoints("bert"), checkpoints("albert")
+    grid.model = other
+    refused = grid.finish("--select", "mode=head,full compile=off", grid="engines", code=2)
+    assert not grid.csv.exists()
+    assert "grid engines has cells of engine minbert: " in refused.stderr
+    assert "leave them out with --select engine=transformers" in refused.stderr
     grid.model = f"{bert},{other}"
     done = grid.finish(*HEAD, "--max-length", "auto", references=True)
     assert "note: engine transformers of all models, so that costs are compara" in done.stderr
@@ -78,8 +83,7 @@ def test_what_minbert_can_not_load_runs_in_engine_transformers(
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     folder = grid.model = Checkpoints(tmp_path)(kind, hidden_act="silu")
     why = "hidden_act 'silu' is not supported"
-    refused = grid.run(*HEAD, "--engine", "minbert")
-    assert (refused.returncode, grid.csv.exists()) == (2, False)
+    refused = grid.finish(*HEAD, "--engine", "minbert", code=2)
     assert why in refused.stderr
     assert "take --engine transformers" in refused.stderr
     plan = (*HEAD, "--max-length", "auto", "--dry-run", "--json")
@@ -106,15 +110,6 @@ def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own
     assert engines == ["minbert"]
     path = tmp_path / "mine.toml"
     path.write_text("[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['query+q_lin']\n")
-    no_layer = grid.run("--dry-run", grid=str(path))
-    assert no_layer.returncode == 2
-    assert f"layers query+q_lin: {folder.name} has no linear layer whose name ends in q_lin; the"
-
-
-def test_cells_of_engine_minbert_that_are_selected_are_refused_with_an_albert(grid, tmp_path):
-    need_transformers()
-    grid.model = Checkpoints(tmp_path)("albert")
-    refused = grid.run("--select", "mode=head,full compile=off", grid="engines")
-    assert (refused.returncode, grid.csv.exists()) == (2, False)
-    assert "grid engines has cells of engine minbert: " in refused.stderr
-    assert "leave them out with --select engine=transformers" in refused.stderr
+    no_layer = grid.finish("--dry-run", grid=str(path), code=2)
+    line = f"layers 'query+q_lin': {folder.name} has no linear layer whose name ends in q_lin; the"
+    assert line in no_layer.stderr

@@ -1,12 +1,11 @@
-"""Grid files: what they may say, and one line on what they may not, whatever a file holds; and
-settings by part."""
+"""Grid files: what they may say, and one line on what they may not, whatever a file holds; settings
+by part; and the columns of runs.csv, each of which a test holds."""
 
-import csv
 import json
 import os
 import time
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from bench.launch import checks
 from bench.plan import columns, gridfile
 from bench.plan.cell import ABOUT, MULTITASK
 from bench.plan.columns import PART_SCORES, format_parts, parse_parts
-from bench.plan.job import Job
 from bench.plan.metrics import OVERALL
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, score_interval
@@ -39,8 +38,8 @@ from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import SCHEDULES
 from tests import hostile
+from tests.bench.column_checks import CHECKS, problem_of
 from tests.bench.synthetic_rows import HERE, new_row
-from tests.bench.tiny_cells import job_of
 from tests.hostile import check_line
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
@@ -204,32 +203,6 @@ def test_flags_and_models_have_the_limits_of_their_settings():
             find_model(name, "pretrained", "auto")
 
 
-VARIED = """
-[settings]
-batch_size = 32
-dropout = 0.2
-[[cells]]
-mode = ["full"]
-[[cells]]
-mode = ["full"]
-settings = { head = "conv", task_rates = { sst = 2.0 } }
-[[cells]]
-mode = ["head"]
-"""
-
-
-def test_a_table_of_cells_can_have_settings_of_its_own():
-    grid = gridfile.with_settings(gridfile.parse(VARIED, "mine.toml", "mine"), {"epochs": 7})
-    plain, own, same = (grid.settings_of(axes) for axes in grid.cells)
-    assert plain == same == grid.settings
-    assert (own.head, own.task_rates.sst, own.task_rates.quora) == ("conv", 2.0, 1.0)
-    assert (own.batch_size, own.dropout, own.epochs) == (32, 0.2, 7)
-    assert grid.variants == [plain, own]
-    varied = gridfile.Varied.model_fields.keys()
-    assert not {"model", "init", "task", "seeds", "max_train"} & varied, "neither data nor model"
-    assert varied < gridfile.Settings.model_fields.keys()
-
-
 SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
 SCORES = {"sst": 0.5, "quora": 0.8, "sts": 0.7}
 
@@ -279,28 +252,6 @@ def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
         assert end.value - 1e-9 <= end.high <= 1
 
 
-def test_cells_that_ran_before_there_were_parts_keep_their_ids():
-    path = Path(__file__).parents[3] / "docs" / "prediction.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert rows
-    for row in rows:
-        known = {n: columns.parse_value(n, text) for n, text in row.items() if n in columns.BY_NAME}
-        assert columns.row_of(known).cell.cell_id == row["cell_id"]
-
-
-def test_a_job_with_other_settings_by_part_is_refused():
-    job = job_of(cells_of(PARTS)[0], Path("/a/b"))
-    assert Job.from_json(job.to_json()) == job
-    for change, expected in (
-        ({"task_rates": "sst=x"}, "as task_rates"),
-        ({"encoders": None}, "don't go with task"),
-        ({"task": "sst"}, "don't go with task"),
-    ):
-        with pytest.raises(InputError, match=expected):
-            Job.from_json(replace(job, cell=replace(job.cell, **change)).to_json())
-
-
 def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path):
     own = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
     own |= {PART_SCORES[part]: score for part, score in SCORES.items()}
@@ -325,3 +276,47 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
         result = {"status": "ok", "columns": {"dev_metric": "overall", name: value}}
         with pytest.raises(ValueError, match=f"its {name} is"):
             parse_result(json.dumps(result))
+
+
+def test_a_column_knows_where_it_applies():
+    for name, row, applies in (
+        ("rank", {"mode": "lora"}, True), ("rank", {"mode": "full"}, False),
+        ("learning_rate", {"mode": "head"}, False),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn"}, True),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn-only"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cpu"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cuda:0"}, True),
+        ("dev_score", {"init": "random"}, False), ("unfreeze", {"mode": "head"}, False),
+        ("regression_loss", {"dev_metric": "accuracy"}, False),
+        ("dev_accuracy", {"init": "pretrained", "dev_metric": "pearson"}, False),
+        ("encoders", {"task": "multitask"}, True), ("encoders", {"task": "sst"}, False),
+        ("dev_similarity", {"task": "multitask", "init": "random"}, False),
+        ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
+    ):  # fmt: skip
+        assert columns.BY_NAME[name].applies(row) is applies, (name, row)
+
+
+def test_names_are_unique_and_explained_and_a_row_takes_no_others():
+    assert len(set(columns.NAMES)) == len(columns.NAMES)
+    assert all(column.meaning for column in columns.COLUMNS)
+    assert {*columns.NAMES} == {item.name for item in fields(Row)} | {"scale"}
+    with pytest.raises(ValueError, match="colour"):
+        new_row(colour="red")
+    with pytest.raises(KeyError):
+        new_row()["colour"]
+    assert new_row(mode="lora")["mode"] == "lora"
+
+
+@pytest.mark.parametrize("column", columns.COLUMNS, ids=lambda column: column.name)
+def test_a_column_is_held_by_a_test_that_looks_at_it(column):
+    assert problem_of(column.name, CHECKS.get(column.name, "")) is None
+
+
+def test_a_check_that_holds_nothing_is_a_problem():
+    here = "tests/bench/plan/test_gridfile.py"
+    for check, message in (
+        (here, "name the test that holds it"),
+        (f"{here}::test_names", "there is no test"),
+        (f"{here}::test_a_column_is_held_by_a_test_that_looks_at_it", "does not look at it"),
+    ):
+        assert message in problem_of("rank", check)

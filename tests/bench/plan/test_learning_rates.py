@@ -105,9 +105,8 @@ def test_multipliers_are_added_while_the_best_is_at_an_end_and_what_failed_is_no
 
 
 def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeated():
-    search, _ = searched(
-        lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell), [LORA, HEAD]
-    )
+    score = peak_at(1e-3)
+    search, _ = searched(lambda cell: "timeout" if cell.rank else score(cell), [LORA, HEAD])
     *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, HERE, repeats=2), search)
     assert {item.repeat for planned in tries for item in planned} == {1}
     lora, head, again = last
@@ -145,6 +144,7 @@ def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
     assert len({cell.learning_rate for cell in tuned}) == 1
     for others in ({"alpha": 128.0}, {"use_rslora": "on"}, {"mode": "vera"}):
         assert len({kind_of(replace(cell, **others)) for cell in ranks}) == 3
+    assert kind_of(replace(LORA, model="another")) != kind_of(LORA)
     for cells, amp in ((CELLS, "bf16"), ([c for c in CELLS if c.amp == "off"], "off")):
         first = next(Search(cells, "d2", lambda cell: None).rounds())
         assert {cell.amp for cell in first} == {amp}, "that of the cells where any has it"

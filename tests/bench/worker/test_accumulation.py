@@ -27,9 +27,7 @@ def test_two_batches_of_8_are_one_of_16(tiny_checkpoint, tmp_path, mode, max_ste
         runs.append(ended(job, tmp_path / name))
     large, small = runs
     assert len(large.losses) == len(small.losses) == (max_steps or 4)
-    torch.testing.assert_close(
-        torch.stack(small.losses), torch.stack(large.losses), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(small.losses, large.losses, atol=1e-5, rtol=1e-5)
     for (name, p), q in zip(small.model.named_parameters(), large.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-4, msg=name)
     np.testing.assert_allclose(small.logits[""], large.logits[""], atol=1e-4)

@@ -146,10 +146,8 @@ def test_energy_is_drawn_while_training(ran):
 
 
 def test_the_training_score_is_that_of_the_batches_as_trained(ran):
-    first, last = (
-        torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
-        for steps in (ran.run.trained[:3], ran.run.trained[3:6])
-    )
+    right = [logits.argmax(1) == labels for logits, labels in ran.run.trained]
+    first, last = (torch.cat(steps).float().mean().item() for steps in (right[:3], right[3:6]))
     assert last < first == 1
     assert ran.row["train_score"] == pytest.approx(last)
 

@@ -10,13 +10,11 @@ from torch import nn
 from adapters.injection import convert_frozen, layer_class
 from adapters.layer import AdaptedLinear, Part
 from adapters.names import LAYER_SETS
-from bench.common.errors import InputError
 from bench.engines import minbert
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
-from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
 from bench.results.store import read_rows
 from minbert.kernels import reference
@@ -28,16 +26,11 @@ ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
 MATRICES = (".qkv.weight", ".dense.weight")
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 GRID = """
-[[cells]]
-mode = ["full", "head"]
-amp = ["off", "on"]
-[[cells]]
-mode = ["dora"]
-rank = [8]
-layers = ["attn", "attn-only"]
-amp = ["on"]
-settings = { frozen_dtype = "amp" }
-"""
+cells = [
+  {mode = ["full", "head"], amp = ["off", "on"]},
+  {mode = ["dora"], rank = [8], layers = ["attn", "attn-only"], amp = ["on"], settings = {TYPE}},
+]
+""".replace("TYPE", "frozen_dtype = 'amp'")
 ONLY_HEAD = "[settings]\nfrozen_dtype = 'amp'\n[[cells]]\nmode = ['head']\namp = ['on']"
 
 
@@ -132,15 +125,3 @@ def test_ids_of_committed_rows_are_those_of_their_settings():
             assert row.cell.cell_id == row["cell_id"], name
             seen.add(row["frozen_dtype"])
     assert seen >= {None, MIXED}
-
-
-@pytest.mark.parametrize(
-    ("mode", "amp", "held"),
-    [("full", "bf16", "fp32"), ("lora", "bf16", None), ("head", "bf16", MIXED)],
-)
-def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(tiny_checkpoint, mode, amp, held):
-    of = job_of(replace(cell(tiny_checkpoint, mode), amp=amp, frozen_dtype=held), tiny_checkpoint)
-    with pytest.raises(InputError, match=r"^has .* as frozen_dtype$"):
-        Job.from_json(of.to_json())
-    good = replace(of.cell, frozen_dtype=None if mode == "full" else "bf16")
-    assert Job.from_json(replace(of, cell=good).to_json()).cell == good

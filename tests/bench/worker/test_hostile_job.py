@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 
 from bench.common.errors import InputError
+from bench.plan.cell import MIXED
 from bench.plan.job import Job
 from bench.results.store import cell_folder, cells_folder
 from tests.bench.synthetic_rows import cell
-from tests.bench.tiny_cells import job_of
+from tests.bench.tiny_cells import PARTS, job_of
 from tests.hostile import TEXTS, answer, changed, examples, nested, sparse
 
 CELL = cell("lora", 8, "attn", "off")
@@ -59,10 +60,7 @@ def test_what_is_no_job_is_refused(tmp_path, content, line):
         path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{path}: {line}")):
         Job.read(tmp_path)
-
-
-def test_no_job_is_read_from_what_never_ends(tmp_path):
-    path = tmp_path / "cell.json"
+    path.unlink(missing_ok=True)
     path.symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is no file"):
         Job.read(tmp_path)
@@ -70,6 +68,29 @@ def test_no_job_is_read_from_what_never_ends(tmp_path):
     sparse(path, 2**36)
     with pytest.raises(InputError, match="is too long"):
         Job.read(tmp_path)
+
+
+OF_PARTS = cell("full", None, None, "off", **PARTS)
+FROZEN = [
+    cell(*axes, "bf16", frozen_dtype="bf16") for axes in (("lora", 8, "attn"), ("head", None, None))
+]
+
+
+@pytest.mark.parametrize(
+    ("of", "wrong", "message"),
+    [
+        (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, "has .* as frozen_dtype"),
+        (FROZEN[0], {"frozen_dtype": None}, "has .* as frozen_dtype"),
+        (FROZEN[1], {"frozen_dtype": MIXED}, "has .* as frozen_dtype"),
+        (OF_PARTS, {"task_rates": "sst=x"}, "has .* as task_rates"),
+        (OF_PARTS, {"encoders": None}, "has settings by part that don't go with task .*"),
+        (OF_PARTS, {"task": "sst"}, "has settings by part that don't go with task .*"),
+    ],
+)
+def test_a_job_whose_settings_do_not_go_together_is_refused(of, wrong, message):
+    assert Job.from_json(job_of(of, Path("/a/b")).to_json()).cell == of
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Job.from_json(job_of(replace(of, **wrong), Path("/a/b")).to_json())
 
 
 def test_a_worker_says_in_a_line_that_its_job_is_broken(tmp_path):

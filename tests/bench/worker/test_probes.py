@@ -67,7 +67,7 @@ def test_each_phase_has_the_peak_of_its_own_allocations_and_mapped_files_are_not
     assert anonymous <= 20
 
 
-def test_memory_is_counted_by_its_owner():
+def test_memory_is_counted_by_its_owner_and_saved_tensors_without_weights():
     layer = nn.Linear(1024, 1024, bias=False)
     optimizer = AdamW([ParameterGroup([layer.weight], 1e-3, 0.0)])
     layer(torch.ones(2, 1024)).sum().backward()
@@ -75,9 +75,6 @@ def test_memory_is_counted_by_its_owner():
     found = owned_mib(layer, optimizer)
     assert found["weights_mib"] == found["gradients_mib"] == 4.0
     assert found["optimizer_mib"] == pytest.approx(8.0, abs=1e-4)
-
-
-def test_saved_tensors_are_those_of_the_backward_pass_without_weights():
     layer = nn.Linear(1024, 512)
     x = torch.ones(256, 1024)
     saved = SavedTensors(layer)
@@ -121,10 +118,8 @@ def test_spinning_neighbours_disturb():
     if "ran_s" not in read_counters():
         pytest.skip("this kernel does not count the time that processes wait for a core")
     spin = "while True: pass"
-    others = [
-        subprocess.Popen([sys.executable, "-S", "-c", spin])
-        for _ in range(2 * len(os.sched_getaffinity(0)))
-    ]
+    argv, cores = [sys.executable, "-S", "-c", spin], len(os.sched_getaffinity(0))
+    others = [subprocess.Popen(argv) for _ in range(2 * cores)]
     try:
         time.sleep(0.3)
         with MachineWatch() as watch:
@@ -190,7 +185,7 @@ def test_passes_agree_in_mean_and_quartiles(other, alike):
     assert agree(other, STEADY) is alike
 
 
-def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before():
+def test_a_replay_ends_warmed_up_if_steady_or_with_its_budget_or_passes():
     assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
     late = [*(times(2**n) for n in range(replaying.WARMUP_PASSES)), *[times(1)] * 6]
     for drifting in ([times(3)], late):
@@ -198,9 +193,6 @@ def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before():
     enough = replaying.WARMUP_PASSES + replaying.TIMED_PASSES
     assert is_enough(late[:enough], TOKENS, 0)
     assert not is_enough(late[: enough - 1], TOKENS, 0)
-
-
-def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_passes():
     steady = [times(1)] * 30
     taken = next(n for n in range(1, 30) if is_enough(steady[:n], TOKENS, 100))
     assert taken == 1 + replaying.TIMED_PASSES

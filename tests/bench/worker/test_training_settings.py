@@ -22,7 +22,7 @@ from minbert.kernels.reference import is_reference, kernels
 from minbert.training.losses import mean_loss
 from tests.bench.tiny_cells import PARTS, cell, csv_rows, ended, job_of
 from tests.bench.worker.test_worker import ALL_EXAMPLES, job_on
-from tests.bench.workloads import SHAPES
+from tests.bench.workloads import ONE
 from tests.cs224n import relabel, write_folder
 
 LAYERS = 4
@@ -69,6 +69,9 @@ def test_parts_have_weights_of_their_own_and_numbers_none_and_are_scored_togethe
         torch.testing.assert_close(loss, expected)
     curve = csv_rows(tmp_path / "cell" / "epochs.csv")
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    for part, of in load_data("multitask", tmp_path / "data").pieces().items():
+        labels = of.train.labels[kept[f"{part}.held_indices"]]
+        np.testing.assert_array_equal(kept[f"{part}.held_labels"], labels)
     right = [
         ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
         ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
@@ -247,9 +250,6 @@ def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers,
     assert amp == "off" or not torch.equal(fast, reference)
     kept = [run.columns["activations_mib"] for run in runs]
     assert kept[1] > 1.2 * kept[0], "autograd keeps more than the kernels do"
-
-
-def test_there_are_no_other_kernels():
     with pytest.raises(ValueError, match="'odd'; there are fast, reference"), kernels("odd"):
         pass
 
@@ -300,10 +300,9 @@ def test_a_cell_learns_several_labels(topics, tiny_checkpoint, tmp_path):
 
 
 def test_costs_of_several_labels_and_of_weights_kept_for_early_stopping(topics, tiny_checkpoint):
-    plain, copied = (
-        count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
-        for of in (cell_of(topics, tiny_checkpoint, early_stopping=n) for n in (None, 2))
-    )
+    cells = [cell_of(topics, tiny_checkpoint, early_stopping=patience) for patience in (None, 2)]
+    jobs = [(job_of(of, tiny_checkpoint), ONE, Variant.of(of)) for of in cells]
+    plain, copied = (count(*each)[""][0] for each in jobs)
     assert plain.step.gflop > 0
     size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
     assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)
