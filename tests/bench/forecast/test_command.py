@@ -9,7 +9,6 @@ from unittest import mock
 import click
 import pytest
 
-from bench.common import child
 from bench.common.errors import InputError
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
@@ -19,7 +18,7 @@ from bench.forecast.fake import UncountableError
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
-from bench.plan.gridfile import load
+from bench.plan.gridfile import load, with_settings
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
@@ -51,8 +50,7 @@ class Plan:
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
         settings = {"model": str(checkpoint), "max_steps": 2, **EXAMPLES}
-        grid = load("smoke")
-        grid = grid.model_copy(update={"settings": grid.settings.model_copy(update=settings)})
+        grid = with_settings(load("smoke"), settings)
         self.model = find_model(str(checkpoint), "pretrained", "auto")
         target = find_conditions("cpu")
         self.conditions = target.conditions
@@ -119,14 +117,20 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
         smoke.costs()
 
 
-def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(smoke):
+def test_each_variant_is_counted_with_its_own_batches(smoke):
     [lora] = [cell for cell in smoke.cells if cell.mode == "lora" and cell.amp == "off"]
     larger = Variant.of(lora)
     usual = larger._replace(batch_size=8)
-    variants = [usual, larger, usual._replace(max_length=8), usual._replace(unfreeze="iterative")]
+    variants = [
+        usual, larger, usual._replace(max_length=8), usual._replace(unfreeze="iterative"),
+        *(usual._replace(gradient_accumulation_steps=number) for number in (2, 3)),
+    ]  # fmt: skip
     totals = smoke.costs(variants, epochs=6, max_steps=None)
-    small, large, short, iterative = (totals[variant] for variant in variants)
-    assert [of.steps for of in (small, large, short, iterative)] == [48, 24, 48, 48]
+    small, large, short, iterative, two, three = (totals[variant] for variant in variants)
+    assert [totals[variant].steps for variant in variants] == [48, 24, 48, 48, 24, 18]
+    assert small.real_tokens == two.real_tokens == three.real_tokens
+    for accumulated in (two, three):
+        assert accumulated.train.gflop == pytest.approx(small.train.gflop, rel=0.02)
     assert small.train == small.timed
     assert iterative.train.gflop < iterative.timed.gflop
     assert small.train.gflop / small.steps < large.train.gflop / large.steps
@@ -172,7 +176,7 @@ def test_a_cache_takes_no_lock_and_is_made_again_if_damaged(smoke, tmp_path, mon
     assert smoke.costs() == first
 
 
-def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monkeypatch, capsys):
+def test_what_can_not_be_counted_has_no_forecast_but_a_note(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
@@ -190,9 +194,6 @@ def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monk
     assert capsys.readouterr().err == note
     with pytest.raises(NoPredictionError, match="it asks for values"):
         smoke.costs([Variant.of(cell) for cell in smoke.cells if cell.mode == "full"])
-
-
-def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsys):
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     fails = mock.Mock(side_effect=NoPredictionError("there is no such thing"))
     monkeypatch.setattr(client, "_run", fails)
@@ -207,7 +208,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke
     popen = mock.Mock(side_effect=OSError(1, "not now"))
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client, "_run", run_process)
-    monkeypatch.setattr(child.subprocess, "Popen", popen)
+    monkeypatch.setattr("bench.common.child.subprocess.Popen", popen)
     fails = mock.patch.object(client, "ask", side_effect=InputError("other examples"))
     with fails, pytest.raises(NoPredictionError, match="other examples"):
         smoke.costs()
@@ -219,9 +220,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke
     assert seen == [["GPU-1", "PCI_BUS_ID"], ["", "PCI_BUS_ID"]]
 
 
-def test_the_check_tells_errors_and_what_is_left_out_and_refuses_other_files(
-    smoke, tmp_path, capsys
-):
+def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
     store, forecasts, rows = Store(tmp_path / "runs.csv"), smoke.forecast(), []
     for cell in smoke.cells:
         costs = forecasts.predict(cell)

@@ -7,14 +7,7 @@ from bench.analysis.groups import Group
 from bench.forecast import forecast as forecasting
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.fit import NOISE, Fit, Prior, apply, errors, fit
-from bench.forecast.forecast import (
-    Forecast,
-    peak_features,
-    replayed_steps,
-    rows_like,
-    rows_of_model,
-    time_features,
-)
+from bench.forecast.forecast import Forecast
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
@@ -37,12 +30,12 @@ TOTALS = {
 
 def peak(variant):
     totals = TOTALS[variant]
-    values = peak_features(variant, totals.lasting_mib, totals.passing_mib)
+    values = forecasting.peak_features(variant, totals.lasting_mib, totals.passing_mib)
     return IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
 
 
 def wall(variant):
-    return 9 + 0.003 * sum(time_features(variant, TOTALS[variant])[2:])
+    return 9 + 0.003 * sum(forecasting.time_features(variant, TOTALS[variant])[2:])
 
 
 def rows():
@@ -59,7 +52,7 @@ def forecast(known=()):
     return made
 
 
-def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
+def test_steps_are_timed_after_a_short_training_and_the_last_of_one_that_unfreezes():
     """As many as a worker takes."""
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
@@ -68,15 +61,11 @@ def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
     assert (fewest, most) == tuple(replay.BATCHES * number for number in passes)
     assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
-    assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
-    between = [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
+    assert [forecasting.replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
+    between = [forecasting.replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
     assert between == [fewest, 200 * forecasting.REPLAYED_SHARE, most]
-
-
-def test_time_is_that_of_all_stages_and_of_timing_the_last():
-    variant = VARIANTS[0]._replace(unfreeze="iterative")
     stages = [counts(step={"gflop": gflop}, evaluation={"gflop": 0.0}) for gflop in (1.0, 2.0, 6.0)]
-    values = time_features(variant, totals_of(ONE, {"": stages}))
+    values = forecasting.time_features(unfreezes, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
     gflop = 3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps
     assert values[2] == pytest.approx(batches * gflop)
@@ -156,12 +145,12 @@ def test_only_rows_that_may_be_compared_count():
         *(row | {"conditions_id": "other"} for row in mine[:2]),
     ]
     like = planned_row(cell(*full_grid()[0], seed=5))
-    assert rows_like([*others, *mine], [like]) == mine
+    assert forecasting.rows_like([*others, *mine], [like]) == mine
     larger = synthetic_rows(2, failures=False, batch_size=64)
-    assert rows_like([*larger, *mine], [like]) == mine
+    assert forecasting.rows_like([*larger, *mine], [like]) == mine
     both = [like, like | {"batch_size": 64}]
-    assert rows_like([*larger, *others, *mine], both) == [*larger, *mine]
-    assert rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
+    assert forecasting.rows_like([*larger, *others, *mine], both) == [*larger, *mine]
+    assert forecasting.rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
 
 
 PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
@@ -209,7 +198,7 @@ def ways(design, measured):
     return {way: list(predicted.values()) for way, predicted in checks.items()}
 
 
-def test_what_is_left_out_is_not_seen():
+def test_what_is_left_out_is_not_seen_and_errors_are_shares_of_what_was_measured():
     design, measured = measurements(12, noise=NOISE)
     before = ways(design, measured)
     for i in range(0, 12, 2):
@@ -224,9 +213,6 @@ def test_what_is_left_out_is_not_seen():
     assert again["one left out"][0] != after["one left out"][0]
     assert again["as they ran"][0] == apply(PRIOR.values, design[0])
     assert again["as they ran"][5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
-
-
-def test_errors_are_absolute_shares_of_what_was_measured():
     found = errors([89.0, 109.0, 100.0, 104.0, 102.0], [100.0] * 5)
     names = ("within_10_percent", "error_median", "error_90", "error_max")
     assert [found[name] for name in names] == pytest.approx([0.8, 0.04, 0.102, 0.11])

@@ -18,9 +18,6 @@ import torch
 from safetensors.numpy import load_file
 
 from bench.forecast.forecast import Prediction
-from bench.grid import cells as grid_cells
-from bench.launch import runner
-from bench.machine import conditions
 from bench.machine.conditions import MEASUREMENT_VERSION
 from bench.machine.version import code_version
 from bench.plan.job import Job
@@ -28,6 +25,7 @@ from bench.plan.models import find_model
 from bench.plan.rows import SCHEMA, Row
 from minbert.data.tasks import load_task
 from minbert.data.tokenizer import Tokenizer
+from minbert.training.losses import mean_loss
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
@@ -92,10 +90,10 @@ def ran(tmp_path_factory, minilm):
     forecast = SimpleNamespace(predict=lambda _: FORETOLD, learn=id, time_s=lambda _: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
-        patch.setattr(grid_cells, "forecast_plan", lambda *_, **__: forecast)
-        patch.setattr(conditions, "_threads", lambda *_: 1)
+        patch.setattr("bench.grid.cells.forecast_plan", lambda *_, **__: forecast)
+        patch.setattr("bench.machine.conditions._threads", lambda *_: 1)
         clock = iter([1000.0, 1000.0 + WALL_S])
-        patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
+        patch.setattr("bench.launch.runner.time", SimpleNamespace(monotonic=clock.__next__))
         begun = datetime.now(UTC).replace(microsecond=0)
         options = ("--data", str(data), "--select", "seed=1")
         place.finish(*options, forecast=True, file="mine.toml")
@@ -223,9 +221,7 @@ def test_scores_are_those_of_the_predictions(ran):
 
 def test_losses_are_those_of_the_last_epoch(ran):
     logits, labels = (ran.predictions()[name] for name in ("logits", "labels"))
-    shares = np.exp(logits.astype(np.float64))
-    shares /= shares.sum(axis=1, keepdims=True)
-    expected = -np.log(shares[np.arange(len(labels)), labels]).mean()
+    expected = mean_loss("cross-entropy", logits, labels)
     assert ran.row["dev_loss"] == pytest.approx(expected, rel=1e-5)
     losses = [step["loss"] for step in ran.lines("steps.csv")]
     assert ran.row["train_loss"] == pytest.approx(np.mean(losses[-LAST_STEPS:]), rel=1e-5)

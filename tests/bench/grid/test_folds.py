@@ -10,9 +10,7 @@ from safetensors.numpy import load_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
-from bench.plan import gridfile
-from bench.plan.planning import Resolved, expand, plan
-from bench.plan.selection import parse_selection, select
+from bench.plan.planning import plan
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
 from bench.results.predictions import kept_predictions, outcome_of, values_from
@@ -93,39 +91,6 @@ def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(
     assert str([Sizes(60, 0)]) in place.run(*flags).stderr
 
 
-def cells_of(**settings):
-    loaded = gridfile.load("smoke")
-    changed = loaded.settings.model_copy(update=settings)
-    resolved = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
-    return expand(loaded.model_copy(update={"settings": changed}), resolved)
-
-
-def test_folds_multiply_cells_within_a_seed():
-    plain, folded = cells_of(seeds=2), cells_of(seeds=2, folds=3)
-    assert len(folded) == 3 * len(plain)
-    each = [(seed, fold) for seed in range(2) for fold in range(3) for _ in range(len(plain) // 2)]
-    assert [(one.seed, one.fold) for one in folded] == each
-    assert {(one.folds, one.fold) for one in plain} == {(None, None)}
-    assert not {one.cell_id for one in plain} & {one.cell_id for one in folded}
-    chosen = select(folded, parse_selection("fold=0,2 seed=1"))
-    assert {(one.seed, one.fold) for one in chosen} == {(1, 0), (1, 2)}
-    many = '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]'
-    with pytest.raises(InputError, match="cells with its seeds, folds; 100,000 are the most"):
-        gridfile.parse(many, "x.toml", "x")
-
-
-def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
-    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
-    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
-    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
-    assert [item.action for item in planned] == ["run", "done", "done"]
-    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
-    [group] = [group for group in both if group.first.conditions_id == "here"]
-    [setting] = group.settings
-    assert [row.fold for row in setting.elsewhere] == [1, 2]
-    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
-
-
 def fold_row(fold, mode="full", folds=3, **more):
     return run(mode, settings={"folds": folds, "fold": fold}, **more)
 
@@ -181,7 +146,7 @@ def test_several_seeds_of_folds_vary_and_two_versions_make_a_run_where_none_has_
     assert [len(run) for run in one(repeated, numbers).settings[0].runs[0]] == [3, 3]
 
 
-def test_costs_are_paired_by_fold():
+def test_costs_are_paired_by_fold_and_measured_here_for_the_first():
     full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
     rows = [fold_row(n, time=t) for n, t in enumerate(full)]
     rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
@@ -191,6 +156,15 @@ def test_costs_are_paired_by_fold():
     assert base.estimate(TIME) == mean_t(full)
     ratio = compare(group, "time", other, base)
     assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
+    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
+    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
+    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
+    assert [item.action for item in planned] == ["run", "done", "done"]
+    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
+    [group] = [group for group in both if group.first.conditions_id == "here"]
+    [setting] = group.settings
+    assert [row.fold for row in setting.elsewhere] == [1, 2]
+    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
 def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():

@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bench.plan.gridfile import Rates
+from bench.results.origins import folder_of
 from bench.results.overall import overall
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks.cs224n import PARTS
@@ -28,11 +29,6 @@ def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS, code=0):
     data = write_folder(grid.folder / "data", parts)
     done = grid.finish("--data", str(data), *extra, file="mine.toml", code=code)
     return grid.rows(), done.stderr
-
-
-def folder_of(grid, row):
-    (folder,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +69,7 @@ def test_cells_end_ok_with_all_figures(ran):
 
 def test_what_is_kept_gives_the_scores_again(ran):
     for row in ran.rows():
-        folder = folder_of(ran, row)
+        folder = folder_of(ran.csv, row)
         kept = load_file(folder / "predictions.safetensors")
         assert set(kept) == {f"{part}.{name}" for part in PARTS for name in ("logits", "labels")}
         assert kept["sst.logits"].shape == (12, 5)
@@ -105,7 +101,7 @@ def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(
     settings = f"{SETTINGS}, task_order = '{order}'"
     ((row,), _) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
     assert (row["status"], row["task_order"]) == ("ok", order)
-    kept = load_file(folder_of(grid, row) / "weights.safetensors")
+    kept = load_file(folder_of(grid.csv, row) / "weights.safetensors")
     assert {part for part in PARTS if kept[f"classifier.{part}.out.bias"].any()} == came
 
 
@@ -126,7 +122,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
     settings += ", task_order = 'sequential'"
     ((row,), _) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
-    kept = load_file(folder_of(grid, row) / "weights.safetensors")
+    kept = load_file(folder_of(grid.csv, row) / "weights.safetensors")
     rate = 4 * Rates().full
     np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
     name = "embeddings.position_embeddings.weight"

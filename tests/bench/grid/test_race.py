@@ -11,13 +11,12 @@ import pytest
 
 from bench.analysis.groups import groups
 from bench.analysis.racing import replay
-from bench.grid import plans
 from bench.report.pages import sentences
 from bench.report.recommendation import in_brief
 from bench.results.facts import read_facts
+from bench.results.origins import folder_of
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
-from bench.stats import racing
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.report.test_recommendation import recommend_command
@@ -44,8 +43,7 @@ def leave_first(place, count):
     """Leave the first rows and the folders of their cells, as after a stop."""
     rows = place.rows()
     for row in rows[count:]:
-        [folder] = place.csv.with_suffix("").glob(f"*-{row.cell_id}-*")
-        shutil.rmtree(folder)
+        shutil.rmtree(folder_of(place.csv, row))
     write_rows(place.csv, rows[:count])
 
 
@@ -133,8 +131,8 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid, monkeypatch):
-    for module in (racing, plans):
-        monkeypatch.setattr(module, "ROUNDS", 1)
+    for module in ("bench.stats.racing", "bench.grid.plans"):
+        monkeypatch.setattr(f"{module}.ROUNDS", 1)
     done = race()
     assert len(grid.rows()) == 3
     assert "Undecided: 2 of 3 settings may be the answer.\n" in done.stdout
@@ -314,8 +312,7 @@ def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(pl
 
     # another dev set, as if a file of the same name had had other examples
     for row in rows[2:]:
-        for path in place.csv.with_suffix("").glob(f"*-{row.cell_id}-*/predictions.safetensors"):
-            path.unlink()
+        (folder_of(place.csv, row) / "predictions.safetensors").unlink()
     again = place.run(*options, "--json", file="own.toml")
     assert json.loads(again.stdout)["label_curve"] is None
 

@@ -36,10 +36,6 @@ def one(rows, values_of=no_values):
     return group
 
 
-def first(rows, values_of=no_values):
-    return one(rows, values_of).settings[0]
-
-
 def half_width(setting, column=TIME):
     ends = setting.estimate(column).ends()
     return math.log(ends[1] / ends[0]) / 2
@@ -52,7 +48,7 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
         run(time=110.0, dev_score=0.5, peak_rss_mib=1100.0, code_version="0.2.0"),
         run(time=100.0, dev_score=0.6, peak_rss_mib=1000.0, seed=1),
     ]
-    setting = first(rows)
+    setting = one(rows).settings[0]
     assert sorted(setting.by_run(TIME).values()) == [90.0, 100.0, 100.0, 110.0]
     assert setting.estimate(TIME).value == pytest.approx(100.0)
     assert setting.estimate("peak_rss_mib").value == pytest.approx(1000.0)
@@ -61,16 +57,13 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
     assert setting.estimate("dev_score").value == pytest.approx(0.55)
     group = one(rows)
     assert (group.seeds, group.ok) == (2, 4)
-
-
-def test_repeats_of_one_seed_have_the_score_of_one_training():
     rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
-    assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
+    assert one(rows).settings[0].estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
     group = one([*rows, run("head", dev_score=0.4)], lambda rows: np.full(4, rows[0]["dev_score"]))
     assert list(group.settings[0].values) == [0]
     spread = score_spread(*group.settings)
     assert (spread.seeds, spread.of_seeds) == (1, None)
-    differently_long = first(rows, lambda rows: np.ones(rows[0]["repeat"]))
+    differently_long = one(rows, lambda rows: np.ones(rows[0]["repeat"])).settings[0]
     assert differently_long.values == {}
 
 
@@ -87,7 +80,7 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert group.between(TIME) == Std(pytest.approx(0.02), 2)
     assert half_width(single) == pytest.approx(4.302653 * 0.02, rel=1e-6)
     assert half_width(repeated) == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
-    assert first(rows).estimate("peak_rss_mib").ends() is not None
+    assert one(rows).settings[0].estimate("peak_rss_mib").ends() is not None
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
     seeds = [run(time=row[TIME], seed=n, peak_rss_mib=1000.0 + n) for n, row in enumerate(rows)]

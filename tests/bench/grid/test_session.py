@@ -23,7 +23,7 @@ from bench.plan.budget import Budget
 from bench.plan.job import Job
 from bench.plan.planning import plan
 from bench.plan.rows import latest
-from bench.results import kept
+from bench.results.origins import folder_of
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from tests.bench.synthetic_rows import write_rows
 from tests.experiments.faults.notes import Notes
@@ -62,12 +62,6 @@ class Place:
 
     def rows(self):
         return read_rows(self.csv)
-
-    def folder(self, row):
-        repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
-        end = f"{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
-        [folder] = cells_folder(self.csv).glob(f"*-{end}")
-        return folder
 
     def launches(self):
         return len(self.notes.launches())
@@ -109,8 +103,8 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
     rows = place.rows()
     assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
     assert {row["attempt"] for row in rows} == {1}
-    assert place.launches() == len({place.folder(row) for row in rows}) == 9
-    assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
+    assert place.launches() == len({folder_of(place.csv, row) for row in rows}) == 9
+    assert {Job.read(folder_of(place.csv, row)).repeat for row in rows[6:]} == {3}
     assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
     place.csv.unlink()
     assert place.run(place.plan(repeats=3)) == 0, "taken over from the folders"
@@ -149,22 +143,20 @@ if json.loads((folder / "cell.json").read_text())["keep"]:
 """
 
 
-def test_small_weights_are_kept_up_to_a_cap_and_results_with_weights_are_taken_over_beyond_it(
-    place, monkeypatch, capsys
-):
+def test_small_weights_are_kept_up_to_a_cap_and_taken_over_beyond_it(place, monkeypatch, capsys):
     """Below it, a result without weights is not."""
     settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
     grid = place.setup.grid.model_copy(update={"settings": settings})
     place.setup = replace(place.setup, grid=grid, argv=(sys.executable, "-S", "-c", KEEPS))
-    monkeypatch.setattr(kept, "CAP", 10)
+    monkeypatch.setattr("bench.results.kept.CAP", 10)
     assert place.run(place.plan()) == 0
     assert capsys.readouterr().err.count("from head-fp32-s2 on no weights are kept") == 1
     rows = place.rows()
-    assert [Job.read(place.folder(row)).keep for row in rows[3:]] == [1, 1, 0]
+    assert [Job.read(folder_of(place.csv, row)).keep for row in rows[3:]] == [1, 1, 0]
     for cap, keep in ((0, True), (100, False)):
-        monkeypatch.setattr(kept, "CAP", cap)
+        monkeypatch.setattr("bench.results.kept.CAP", cap)
         write_rows(place.csv, rows[:3])
-        folder = place.folder(rows[3])
+        folder = folder_of(place.csv, rows[3])
         (folder / "row.json").unlink()
         job = replace(Job.read(folder), keep=keep)
         (folder / "cell.json").write_text(job.to_json())
@@ -183,7 +175,7 @@ def test_a_worker_sees_one_gpu_and_bf16_that_it_emulates_is_a_flag(place, capabi
     place.run(place.plan()[:2], device=gpu)
     rows = [row for row in place.rows() if row["device"] == "cuda:1"]
     assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
-    on_cpu = (place.folder(place.rows()[0]) / "command.txt").read_text()
+    on_cpu = (folder_of(place.csv, place.rows()[0]) / "command.txt").read_text()
     assert on_cpu.startswith("env CUDA_VISIBLE_DEVICES= ")
 
 
@@ -197,7 +189,7 @@ def test_what_another_grid_interrupted_does_not_stop_this_one(place):
 def test_results_whose_rows_were_never_written_are_taken_over_unless_of_another_version(place):
     """They end after they began, though the clock jumped; and so are those of a rerun."""
     row, *others = place.rows()
-    before = place.folder(row)
+    before = folder_of(place.csv, row)
     os.utime(before / "cell.json", (2e9, 2e9))
     (before / "row.json").unlink()
     place.csv.unlink()

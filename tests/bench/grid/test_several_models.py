@@ -28,23 +28,7 @@ def engines(monkeypatch):
     return asked
 
 
-def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_checkpoint):
-    grid.model = f"{grid.model},{deep_checkpoint}"
-    done = grid.finish(*HEAD, "--json")
-    assert json.loads(done.stdout)["cells"] == {"ok": 2}
-    rows = {row.model: row for row in grid.rows()}
-    assert rows["tiny"].params_total < rows["deep"].params_total
-    jobs = {job.cell.model: job for job in map(Job.read, cells_folder(grid.csv).glob("head-*"))}
-    assert all(Path(job.checkpoint).name == name for name, job in jobs.items())
-    assert "tiny head-fp32-s0" in done.stderr
-    assert "## Encoders: " in (grid.reports / "report.md").read_text()
-    again = grid.run(*HEAD, "--dry-run", "--json", forecast=False)
-    assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
-
-
-def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
-    grid, tmp_path, monkeypatch, engines
-):
+def test_another_architecture_decides_the_engine_of_all(grid, tmp_path, monkeypatch, engines):
     """Unless cells of engine minbert are selected. Neither process that a grid starts for each of
     its models runs here: what builds it, and what finds its reference points."""
 
@@ -71,15 +55,19 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     for name in rows:
         assert f"{name}: max_length auto: " in done.stderr
         assert f"reference points of {name}: " in done.stderr
+    for job in map(Job.read, cells_folder(grid.csv).glob("head-*")):
+        assert Path(job.checkpoint).name == job.cell.model
+    assert f"{bert.name} head-fp32-s0" in done.stderr
+    assert "## Encoders: " in (grid.reports / "report.md").read_text()
+    again = grid.run(*HEAD, "--max-length", "auto", "--dry-run", "--json", forecast=False)
+    assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
     [facts] = read_facts(grid.csv).values()
     frozen = [one for one in facts.references if one.name == "frozen"]
     assert {one.model_digest for one in frozen} == {r.model_digest for r in rows.values()}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_what_minbert_can_not_load_runs_in_engine_transformers(
-    grid, tmp_path, monkeypatch, engines, kind
-):
+def test_what_minbert_can_not_load_runs_in_transformers(grid, tmp_path, monkeypatch, engines, kind):
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     folder = grid.model = Checkpoints(tmp_path)(kind, hidden_act="silu")
     why = "hidden_act 'silu' is not supported"
@@ -96,9 +84,7 @@ def test_what_minbert_can_not_load_runs_in_engine_transformers(
     assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
-def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own(
-    grid, tmp_path, engines
-):
+def test_an_encoder_like_bert_runs_in_minbert_with_its_own_tokenizer(grid, tmp_path, engines):
     folder = grid.model = Checkpoints(tmp_path)("roberta")
     done = grid.finish(*HEAD, "--max-length", "auto")
     [length] = re.findall(r"^note: max_length auto: (\d+), cuts 0\.\d% of", done.stderr, re.M)

@@ -62,7 +62,7 @@ def left_out(**changes):
     return failed_row(cell("full", None, None, "off"), "skipped", SHORT.format(12)) | changes
 
 
-def test_a_reason_is_recorded_once_and_covers_no_result():
+def test_a_reason_is_recorded_once_and_the_same_command_goes_on():
     why, other = SHORT.format(7), "the same, only smaller, ran out of memory"
     assert was_left_out(left_out())
     assert needs_no_row(left_out(), why), "only the numbers differ"
@@ -76,9 +76,6 @@ def test_a_reason_is_recorded_once_and_covers_no_result():
     assert not needs_no_row(bigger, why)
     assert needs_no_row(bigger, other)
     assert not needs_no_row(left_out(), other)
-
-
-def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():
     for rerun in (["--rerun", "crashed"], ["--rerun=crashed"]):
         arguments = ["--grid", "paper", "--fresh", *rerun, "--seeds", "3"]
         command = f"python -m bench.grid --grid paper --fresh {' '.join(rerun)} --seeds 3"

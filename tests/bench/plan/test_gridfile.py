@@ -3,10 +3,11 @@ by part; and the columns of runs.csv, each of which a test holds."""
 
 import json
 import os
+import re
 import time
 import tomllib
 from dataclasses import fields, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ from minbert.training.schedules import SCHEDULES
 from tests import hostile
 from tests.bench.column_checks import CHECKS, problem_of
 from tests.bench.synthetic_rows import HERE, new_row
-from tests.hostile import check_line
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 VALUES: dict[str, Any] = {
@@ -108,16 +108,9 @@ REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-
 
 @pytest.mark.parametrize("one", REFUSED, ids=lambda one: one["line"])
 def test_a_typo_is_one_line_that_says_where(one):
-    with pytest.raises(InputError) as caught:
+    message = rf"^mine\.toml: [^\n]*{re.escape(one['line'])}[^\n]*$"
+    with pytest.raises(InputError, match=message):
         gridfile.parse(one["grid"], "mine.toml", "mine")
-    message = str(caught.value)
-    assert message.startswith("mine.toml: ")
-    assert one["line"] in message
-    assert "\n" not in message
-
-
-def parsed(text):
-    return hostile.answer(lambda: gridfile.parse(text, "x.toml", "x"), InputError, "x.toml: ")
 
 
 TOML = st.recursive(
@@ -149,14 +142,6 @@ def test_a_changed_or_damaged_grid_is_refused_or_makes_cells_in_a_moment(tmp_pat
         assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
 
 
-def test_a_setting_of_any_other_kind_is_refused():
-    valid = [("model", "''"), ("task", "''"), ("learning_rates", "{}")]
-    values = ["9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
-    for key, value in product((*VALUES["settings"], "max_train", "pooling", "nonsense"), values):
-        text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
-        assert (key, value) in valid or parsed(text) is None, (key, value)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -168,18 +153,19 @@ def test_a_setting_of_any_other_kind_is_refused():
         "'" * 10**6,
         "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
         "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
-        "[settings]\nseeds = 10000\n[[cells]]\nmode=['full']\namp=[" + "'off'," * 11 + "]",
+        "[settings]\nseeds = 1000\nfolds = 101\n[[cells]]\nmode=['full']\n",
         "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
     ],
     ids=lambda text: text[:20],
 )
 def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
     begun = time.process_time()
-    assert parsed(text) is None
+    read = partial(gridfile.parse, text, "x.toml", "x")
+    assert hostile.answer(read, InputError, "x.toml: ") is None
     assert time.process_time() - begun < 15
 
 
-def test_unreadable_files_are_refused(tmp_path):
+def test_unreadable_files_and_flags_beyond_the_limits_of_settings_are_refused(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
     os.mkfifo(tmp_path / "pipe.toml")
@@ -189,13 +175,9 @@ def test_unreadable_files_are_refused(tmp_path):
             gridfile.load(str(tmp_path / f"{name}.toml"))
     assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
     assert gridfile._one_line("é" * 301) == "é" * 300
-
-
-def test_flags_and_models_have_the_limits_of_their_settings():
     grid = gridfile.load("smoke")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"^--max-train[^\n]*$"):
         override(grid, {"max_train": 10**10, "model": None})
-    check_line(str(caught.value), "--max-train")
     assert override(grid, {"max_train": 2}).settings.max_train == 2
     assert override(grid, {"max_train": None}) == grid
     for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):

@@ -30,24 +30,11 @@ LARGE = replace(SMALL, model="large", model_digest="b" * 16, pooling="cls", auto
 
 
 def cells_of(name, **settings):
-    grid = gridfile.load(name)
-    changed = grid.settings.model_copy(update=settings)
-    return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
+    return expand(gridfile.with_settings(gridfile.load(name), settings), RESOLVED)
 
 
 def cells_in(text):
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
-
-
-def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze():
-    lora = '{ mode = ["lora"], rank = [1], layers = ["attn"], unfreeze = ["iterative"] }'
-    both = '{ mode = ["full", "head"], unfreeze = ["all", "iterative"] }'
-    cells = cells_in(f"cells = [{both}, {lora}]")
-    assert {c.name: c.unfreeze for c in cells} == {
-        "full-fp32-s0": "all", "full-iterative-fp32-s0": "iterative", "head-fp32-s0": None,
-        "lora-r1-attn-iterative-fp32-s0": "iterative",
-    }  # fmt: skip
-    assert len(cells) == 4
 
 
 def test_options_change_no_cell_to_which_they_do_not_apply():
@@ -80,6 +67,8 @@ def test_cells_have_the_settings_of_their_table():
     mode = ["full"]
     batch_size = [32]
     settings = { head = "conv", encoders = 2, task_rates = { sst = 2.0 }, weight_decay = 0.5 }
+    [[cells]]
+    mode = ["head"]
     """
     grid = gridfile.with_settings(gridfile.parse(text, "mine.toml", "mine"), {"epochs": 7})
     parts = replace(RESOLVED, regression=True, parts=("sst", "quora", "sts"))
@@ -91,7 +80,7 @@ def test_cells_have_the_settings_of_their_table():
     own = of[32, "conv", 2, "quora=1 sst=2 sts=1"]
     assert own.task_decays == format_parts(dict.fromkeys(parts.parts, 0.5))
     assert {(c.held_out, c.dropout, c.epochs) for c in cells} == {(0.1, 0.2, 7)}
-    assert len({c.cell_id for c in cells}) == 3
+    assert len({c.cell_id for c in cells}) == 4
     assert grid.variants == [grid.settings, grid.settings_of(grid.cells[1])]
     varied = gridfile.Varied.model_fields.keys()
     assert not {"model", "init", "task", "seeds", "max_train"} & varied, "neither data nor model"
@@ -110,18 +99,6 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
     assert expand(whole, resolved) == cells_in(text.format(settings.format("72"), ""))
     own = gridfile.parse(text.format(settings.format("'auto'"), "max_length = [16]"), "", "")
     assert not own.has_auto_length
-
-
-def test_rates_and_scale_follow_mode_layer_set_and_rank():
-    cells = cells_of("full")
-    names = ("learning_rate", "learning_rate_base", "learning_rate_head")
-    rates = {(c.mode, c.layers): tuple(getattr(c, name) for name in names) for c in cells}
-    assert rates["full", None] == (2e-4, None, None)
-    assert rates["head", None] == (None, None, 1e-2)
-    assert rates["lora", "all-lin-only"] == (2e-3, None, 1e-2)
-    assert rates["dora", "attn"] == (2e-3, 2e-4, 1e-2)
-    scales = {(c.mode, c.rank): c.scale for c in cells}
-    assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
 
 
 def test_seeds_are_the_outer_loop_and_neighbours_are_of_no_one_model():
@@ -164,7 +141,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
         {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
         {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
-        {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8},
+        {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8}, {"folds": 3, "fold": 0},
     ):  # fmt: skip
         assert replace(parts, **change).cell_id != parts.cell_id, change
 
@@ -344,8 +321,9 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
         "lora-r4-all-lin-only-fp32-s0", "lora-r4-query+value-fp32-s0",
         "lora-r4-all-lin-only-rslora-fp32-s0", "dora-r4-all-lin-only-rslora-fp32-s0",
         "lora-r4-all-lin-only-drop0.1-fp32-s0", "lora-r4-all-lin-only-rslora-drop0.2-fp32-s0",
-        "bitfit-fp32-s0", "full-fp32-s0",
+        "bitfit-fp32-s0", "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0",
     }  # fmt: skip
+    assert {cell.unfreeze for cell in cells if cell.mode == "head"} == {None}, "one cell of it"
     assert len({kind_of(cell) for cell in cells}) == len(cells) == len(names)
     (lora,) = (cell for cell in cells if cell.name == "lora-r4-all-lin-only-fp32-s0")
     pissa = replace(lora, init_lora_weights="pissa", adapter="loha 1a2b")

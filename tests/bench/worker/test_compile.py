@@ -167,9 +167,7 @@ def kept_in(folders):
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_the_cells_of_a_run_share_a_cache_until_its_code_is_in_doubt_or_too_large(
-    tmp_path, monkeypatch
-):
+def test_cells_share_a_cache_until_its_code_is_in_doubt_or_too_large(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     with places(tmp_path / "one") as first:
@@ -224,9 +222,7 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         assert half.exists()
 
 
-def test_engine_transformers_compiles_all_shapes_before_the_first_step(
-    tiny_checkpoint, tmp_path, traced, monkeypatch
-):
+def test_transformers_compiles_all_shapes_first(tiny_checkpoint, tmp_path, traced, monkeypatch):
     need_transformers()
     graphs, made = torch._dynamo.utils.counters["stats"], []
     compile_now = compiling.AutoCompiledModel

@@ -17,7 +17,6 @@ from bench.plan import gridfile
 from bench.plan.cell import MIXED
 from bench.plan.planning import Resolved, expand
 from bench.results.store import read_rows
-from minbert.kernels import reference
 from minbert.training.trainer import autocast
 from tests.bench.tiny_cells import cell, job_of
 
@@ -40,9 +39,7 @@ def job(checkpoint, mode, layers, frozen_dtype, **of):
 
 
 @pytest.mark.parametrize(("mode", "on_gpu"), [("lora", True), ("dora", False)])
-def test_small_updates_reach_the_output_as_amp_stores_weights(
-    tiny_checkpoint, mode, on_gpu, monkeypatch
-):
+def test_small_updates_reach_the_output_under_amp(tiny_checkpoint, mode, on_gpu, monkeypatch):
     """Of |B| = 1e-4; added to a weight in bf16, a fifth of such an update would be left."""
     model = minbert.build(job(tiny_checkpoint, mode, "attn-only", MIXED))
     adapted = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
@@ -54,7 +51,7 @@ def test_small_updates_reach_the_output_as_amp_stores_weights(
     convert_frozen(nn.Sequential(layer), torch.bfloat16, adapted=False)
     layer.reset_parameters(0)
     if on_gpu:
-        monkeypatch.setattr(reference, "on_cpu", lambda _x: False)
+        monkeypatch.setattr("minbert.kernels.reference.on_cpu", lambda _x: False)
     x = torch.randn(1024, 384)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         before = layer(x).double()

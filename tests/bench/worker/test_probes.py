@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from bench.worker.probes import replay as replaying
-from bench.worker.probes import steps
 from bench.worker.probes.machine import MachineWatch, doubts_of, energy, read_counters, summarise
 from bench.worker.probes.memory import Phases, SavedTensors, owned_mib
 from bench.worker.probes.replay import agree, choose, is_enough, replay, warm_from
@@ -22,7 +21,7 @@ from minbert.training.optimizer import AdamW, ParameterGroup
 MIB = 2**20
 
 
-def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too():
+def test_a_phase_or_watch_that_is_entered_again_takes_as_long_as_both_times():
     names = []
     phases = Phases(names.append)
     for _ in range(2):
@@ -35,6 +34,12 @@ def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too(
     assert 0.1 <= phases.seconds["sleep"] < 2
     assert phases.seconds["fails"] >= 0.02
     assert phases.peak.rss_mib is not None
+    watch = MachineWatch()
+    for _ in range(2):
+        with watch:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
 
 
 _PHASES = f"""
@@ -54,9 +59,7 @@ print(mapped.anon_mib - before.anon_mib)
 """
 
 
-def test_each_phase_has_the_peak_of_its_own_allocations_and_mapped_files_are_not_anonymous(
-    tmp_path,
-):
+def test_each_phase_has_its_own_peak_and_mapped_files_are_not_anonymous(tmp_path):
     """In a process of its own: that of the tests may give memory back between the phases."""
     (tmp_path / "mapped").write_bytes(b"x" * (100 * MIB))
     argv = [sys.executable, "-c", _PHASES, str(tmp_path / "mapped")]
@@ -103,15 +106,6 @@ def test_doubts_follow_from_counters(rises, clocks, expected):
     assert [flag for flag, _ in doubts_of(activity)] == expected
     activity = summarise({"seconds": 10.0, "busy_s": 25.0, "own_cpu_s": 10.0}, cores=4)
     assert activity["foreign_cores"] == pytest.approx(1.5)
-
-
-def test_a_watch_that_is_entered_again_tells_of_both_times():
-    watch = MachineWatch()
-    for _ in range(2):
-        with watch:
-            time.sleep(0.05)
-        time.sleep(0.2)
-    assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
 
 
 def test_spinning_neighbours_disturb():
@@ -217,7 +211,9 @@ def batch(ms):
 )
 def test_parts_of_a_step_are_timed_where_they_are_marked(tokens, marks, times, monkeypatch):
     now = iter(marks)
-    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=now.__next__))
+    monkeypatch.setattr(
+        "bench.worker.probes.steps.time", SimpleNamespace(perf_counter=now.__next__)
+    )
     clock = StepClock(torch.device("cpu"))
     with clock.step(*map(batch, tokens)):
         for _ in marks[1:-1]:
@@ -235,13 +231,11 @@ def test_steps_are_timed_and_nothing_else_is():
         done.append(number)
         time.sleep(0.01)
 
-    found = replay(
-        lambda one: time.sleep(one.ms / 1000),
-        [[batch(20)], [batch(40)]],
-        StepClock(torch.device("cpu")),
-        budget_s=0,
-        on_step=slow_listener,
-    )
+    def step(one):
+        time.sleep(one.ms / 1000)
+
+    batches, clock = [[batch(20)], [batch(40)]], StepClock(torch.device("cpu"))
+    found = replay(step, batches, clock, budget_s=0, on_step=slow_listener)
     assert [(step.tokens, step.examples) for step in found.passes[0]] == [(20, 2), (40, 2)]
     assert done == list(range(1, 2 * len(found.passes) + 1))
     for one, other in found.passes:

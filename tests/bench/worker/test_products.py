@@ -103,7 +103,7 @@ def test_other_kernels_and_half_precision_require_the_same_products_and_batches_
     assert {rows for _, rows, *_ in both.wide} == {round((T + few.tokens) / 2), 6}
 
 
-def test_the_limit_is_the_time_at_the_speed_of_each_shape_of_the_fewest_operations():
+def test_products_of_the_fewest_operations_are_timed_at_the_speed_of_each_shape(monkeypatch):
     for tokens in (15, 17):  # an update is merged above i o / (i + o), 16 in a layer of width 32
         call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
         counted.add(call, tokens)
@@ -114,6 +114,18 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape_of_the_fewest_operatio
     assert counted.major == [forward, dw], "the third is 0.3% of all operations"
     expected_ms = (20_000 / 2e9 + 40_000 / 1e9) * 1000 * 62_200 / 60_000
     assert counted.milliseconds({forward: 2.0, dw: 1.0}) == pytest.approx(expected_ms)
+    # on a GPU without launch and wait
+    calls = mock.Mock()
+    calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
+    for name in ("_sleep", "Event"):
+        monkeypatch.setattr(torch.cuda, name, getattr(calls, name))
+    launches = products._LAUNCHES
+    seconds = products._fastest_s(calls.product, torch.device("cuda"))
+    assert seconds == pytest.approx(0.008 / launches)
+    names = [name for name, *_ in calls.mock_calls if name != "Event"]
+    repeat = ["_sleep", "Event().record", *["product"] * launches]
+    repeat += [f"Event().{name}" for name in ("record", "synchronize", "elapsed_time")]
+    assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"
 
 
 def test_measuring_changes_neither_weights_nor_gradients(monkeypatch):
@@ -128,20 +140,6 @@ def test_measuring_changes_neither_weights_nor_gradients(monkeypatch):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in trained.parameters())
     assert not any(module._forward_hooks for module in trained.modules())
-
-
-def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch):
-    calls = mock.Mock()
-    calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
-    for name in ("_sleep", "Event"):
-        monkeypatch.setattr(torch.cuda, name, getattr(calls, name))
-    launches = products._LAUNCHES
-    seconds = products._fastest_s(calls.product, torch.device("cuda"))
-    assert seconds == pytest.approx(0.008 / launches)
-    names = [name for name, *_ in calls.mock_calls if name != "Event"]
-    repeat = ["_sleep", "Event().record", *["product"] * launches]
-    repeat += [f"Event().{name}" for name in ("record", "synchronize", "elapsed_time")]
-    assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"
 
 
 def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(monkeypatch):

@@ -10,12 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
-from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.common.files import umask
 from bench.engines.engine import engine_of
 from bench.results.kept import largest_weights
-from bench.worker import saving
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.weights import load_trained
@@ -62,24 +60,6 @@ def check(run, tolerance=1e-05):
         if start[name].dtype == torch.float32:
             assert torch.equal(parameter, start[name]), name
     return loaded
-
-
-def test_layers_by_an_encoders_own_names_are_all_that_changes_in_it(encoders, tmp_path):
-    import peft
-    import transformers
-
-    checkpoint = encoders("distilbert")
-    loaded = check(ended(job(checkpoint, "lora", "q_lin+v_lin"), tmp_path / "cell"))
-    save_adapter(loaded, tmp_path / "adapter")
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
-    before = {name: value.clone() for name, value in base.distilbert.state_dict().items()}
-    merged = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
-    after = merged.distilbert.state_dict()
-    assert {name for name, value in before.items() if not torch.equal(after[name], value)} == {
-        f"transformer.layer.{number}.attention.{own}.weight"
-        for number in (0, 1)
-        for own in ("q_lin", "v_lin")
-    }
 
 
 NAMED, OWN_NAMES = {"learning_rate_base": None}, "query+output.dense"
@@ -136,9 +116,7 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, t
 
 
 @pytest.mark.parametrize(("mode", "layers"), EVERY[1::7])
-def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
-    tiny_checkpoint, tmp_path, mode, layers
-):
+def test_frozen_weights_in_half_are_loaded_whole(tiny_checkpoint, tmp_path, mode, layers):
     of = job(tiny_checkpoint, mode, layers, amp="bf16", frozen_dtype="bf16")
     run = ended(of, tmp_path / "cell")
     assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
@@ -151,9 +129,7 @@ def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     assert np.array_equal(predictions(run, loaded)[""], run.logits[""])
 
 
-def test_weights_are_written_after_all_is_measured_and_before_the_result(
-    tiny_checkpoint, tmp_path, monkeypatch
-):
+def test_weights_are_written_last_before_the_result(tiny_checkpoint, tmp_path, monkeypatch):
     """And a worker that is killed as it writes leaves no file of their name."""
     columns = {}
     path = tmp_path / "cell" / "weights.safetensors"
@@ -163,7 +139,7 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
         place.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saving, "save_tensors", cut_off)
+    monkeypatch.setattr("bench.worker.saving.save_tensors", cut_off)
     path.parent.mkdir()
     run = CellRun(job(tiny_checkpoint, "head"), path.parent, Progress(None))
     with pytest.raises(KeyboardInterrupt):

@@ -22,7 +22,7 @@ from bench.worker.weights import Movement
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
-from tests.bench.tiny_cells import PARTS, cell, job_of
+from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.cs224n import write_folder
 from tests.encoders import job
 
@@ -30,20 +30,6 @@ ALL_EXAMPLES = 24
 """Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
 NO_RATE = 1e-50
 """Nothing in fp32, where an adapter's B begins at 0 and stays there."""
-
-
-class Watched(CellRun):
-    """Notes the parameters before the first step, and the part of each step."""
-
-    def __init__(self, job, folder):
-        super().__init__(job, folder, Progress(None))
-        self.came = []
-
-    def _step(self, trainer, batch):
-        if not self.came:
-            self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self.came.append(batch.part)
-        return super()._step(trainer, batch)
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
@@ -56,15 +42,14 @@ def job_on(checkpoint, folder, task, mode, **changes):
     return replace(job_of(cell(checkpoint, mode, "all-lin", **values), checkpoint), data=str(data))
 
 
-def watched(checkpoint, folder, mode="lora", **changes):
-    """A cell of all parts on two encoders that unfreeze epoch by epoch, not yet run."""
+def parts_job(checkpoint, folder, mode="lora", **changes):
+    """A cell of all parts on two encoders that unfreeze epoch by epoch."""
     values = {
         "encoders": 2, "batch_size": ALL_EXAMPLES, "epochs": 5, "unfreeze": "iterative",
         "regression_loss": "mse", "task_order": "sequential", "task_rates": "quora=5 sst=4 sts=3",
         "task_decays": "quora=0.01 sst=0.01 sts=0.01",
     }  # fmt: skip
-    job = job_on(checkpoint, folder, "multitask", mode, **values | changes)
-    return Watched(job, folder / "cell")
+    return job_on(checkpoint, folder, "multitask", mode, **values | changes)
 
 
 @pytest.mark.parametrize(
@@ -74,26 +59,25 @@ def watched(checkpoint, folder, mode="lora", **changes):
         ("proportional", 1, "quora", {"bert": set(), "bert_pairs": {3}}),
     ],
 )
-def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
-    deep_checkpoint, tmp_path, order, seed, last, moved
-):
+def test_layers_without_a_batch_need_not_move(deep_checkpoint, tmp_path, order, seed, last, moved):
     """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
-    run = watched(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
-    run.run()
-    assert set(run.came[:3]) == {"sst", "quora", "sts"}
-    assert run.came[3] == last
+    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
+    run = ended(of, tmp_path / "cell")
+    came = [part for epoch in (0, 1) for ((part, _),) in run._order(epoch)]
+    assert ({*came[:3]}, came[3]) == ({"sst", "quora", "sts"}, last)
+    first = dict(minbert.build(of).named_parameters())
     layers = {"bert": set(), "bert_pairs": set()}
     for name, parameter in run.model.named_parameters():
         of_layer = re.match(r"(\w+)\.encoder\.layer\.(\d+)\.", name)
-        if of_layer and not torch.equal(parameter, run.first[name]):
+        if of_layer and not torch.equal(parameter, first[name]):
             layers[of_layer[1]].add(int(of_layer[2]))
     assert layers == moved
 
 
 def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoint, tmp_path):
-    run = watched(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
+    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
     with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
-        run.run()
+        ended(of, tmp_path / "cell")
 
 
 def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, monkeypatch):
@@ -106,8 +90,8 @@ def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_pat
 
     monkeypatch.setattr(Optimizer, "step", noted)
     values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
-    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
-    run.run()
+    of = parts_job(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
+    run = ended(of, tmp_path / "cell")
     factors = [4, 4, 5, 5, 3, 3]
     expected = [1e-3 * factor / 2**epoch for epoch in range(3) for factor in factors]
     assert rates[: len(run.losses)] == pytest.approx(expected)
@@ -244,27 +228,21 @@ import gc, json, sys
 from bench.worker.process import import_all
 began = gc.get_stats()
 import_all()
-ended = gc.get_stats()
-print(json.dumps({
-    "searches": sum(e["collections"] - b["collections"] for b, e in zip(began, ended)),
-    "frozen": gc.get_freeze_count(),
-    "enabled": gc.isenabled(),
-    "heavy": sorted({"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic",
-                     "rich", "torch._dynamo"} & sys.modules.keys()),
-    "has": sorted({"torch", "numpy", "bench.worker.run"} & sys.modules.keys()),
-}))
+searches = sum(e["collections"] - b["collections"] for b, e in zip(began, gc.get_stats()))
+print(json.dumps([searches, gc.get_freeze_count(), gc.isenabled(), [*sys.modules]]))
 """
 
 
 def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier():
     argv = [sys.executable, "-c", CODE]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
-    imported = json.loads(done.stdout)
-    assert imported["searches"] <= 3  # of code that asks for one itself
-    assert imported["frozen"] > 100_000
-    assert imported["enabled"]
-    assert imported["heavy"] == []
-    assert imported["has"] == ["bench.worker.run", "numpy", "torch"]
+    searches, frozen, is_enabled, modules = json.loads(done.stdout)
+    assert searches <= 3  # of code that asks for one itself
+    assert frozen > 100_000
+    assert is_enabled
+    assert {"torch", "numpy", "bench.worker.run"} <= {*modules}
+    heavy = {"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic", "rich"}
+    assert not {*heavy, "torch._dynamo"} & {*modules}
 
 
 @pytest.fixture
@@ -305,9 +283,7 @@ def test_steps_come_at_most_twice_a_second_and_phases_always(pipe):
         Progress(write).step(1, 2, lambda: 1 / 0)
 
 
-def test_a_full_pipe_blocks_nobody_and_tears_no_line_and_a_closed_one_is_survived(
-    pipe, monkeypatch
-):
+def test_a_full_pipe_blocks_nobody_and_a_closed_one_is_survived(pipe, monkeypatch):
     read, write = pipe
     progress = Progress(write)
     for _ in range(20_000):

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench.engines import minbert
-from bench.worker import device
 from bench.worker.device import set_up_device
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.process import Progress
@@ -100,9 +99,7 @@ def test_nothing_is_rehearsed_after_compiling(job, tmp_path, monkeypatch):
     assert "read" in came
 
 
-def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
-    job, tmp_path, monkeypatch
-):
+def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_measured_in_order(job, tmp_path, monkeypatch):
     """In which it says something: the driver's own before there is a context, torch's peaks from
     after loading to training's end, and activations without the gradients that a forward pass does
     not find. And the GPU is left none of the numbers."""
@@ -120,7 +117,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
         return results
 
     monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
+    monkeypatch.setattr("bench.worker.device._LEAST", 4)  # so that blocks fill up
     run, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
