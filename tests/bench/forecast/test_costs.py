@@ -19,27 +19,19 @@ FULL = variant("full")
 UNFREEZING = variant("full", unfreeze="iterative")
 
 
-def test_only_the_ends_of_the_ranks_are_counted():
-    others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
-    ends = to_count([FULL, *RANKS, *others, UNFREEZING])
-    assert set(ends) == {FULL, RANKS[0], RANKS[3], *others, UNFREEZING}
-    assert len(ends) == 6
-
-
-def flat(totals):
-    loads = (totals.train, totals.timed, totals.evaluate)
-    return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
-
-
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_the_line_is_what_counting_gives(mode):
+    def flat(totals):
+        loads = (totals.train, totals.timed, totals.evaluate)
+        return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
+
     low, between, high = (variant(mode, rank, "all-lin", "bf16") for rank in (1, 4, 8))
     counted = {v: totals_of(ONE, count(workload(), ONE, v)) for v in (low, between, high)}
     line = fill_ranks({low: counted[low], high: counted[high]}, [between])[between]
     assert flat(line) == pytest.approx(flat(counted[between]), rel=0.005)
 
 
-def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest():
+def test_stages_are_added_up_by_their_epochs_and_the_ends_of_ranks_are_counted():
     for epochs, stages in ((1, 1), (3, 3), (7, 5)):
         shapes = {"": replace(SHAPES, evaluations=epochs, steps=4 * epochs)}
         assert (stages_of(UNFREEZING, shapes), stages_of(FULL, shapes)) == (stages, 1)
@@ -63,6 +55,10 @@ def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest()
     assert (totals.lasting_mib, totals.passing_mib) == (95.0, 205.0)
     assert totals.evaluate.gflop == pytest.approx(3 * 36 / 36 * 30.0)
     assert (totals.steps, totals.real_tokens) == (12, 300)
+    others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
+    ends = to_count([FULL, *RANKS, *others, UNFREEZING])
+    assert set(ends) == {FULL, RANKS[0], RANKS[3], *others, UNFREEZING}
+    assert len(ends) == 6
 
 
 def test_parts_are_added_up_by_their_batches():

@@ -71,7 +71,7 @@ def test_steps_are_timed_after_a_short_training_and_the_last_of_one_that_unfreez
     assert values[2] == pytest.approx(batches * gflop)
 
 
-def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
+def test_rows_and_other_runs_teach_it_and_before_memory_is_that_of_tensors():
     """On a GPU that of its tensors."""
     column = Group((planned_row(CELLS[0]) | {"device": "cuda:0"},), ()).memory_column
     assert column == "peak_cuda_allocated_mib"
@@ -82,6 +82,29 @@ def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
         assert 1 < (prediction.predicted_peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
         tensors_mib = on_gpu.predict(which).predicted_peak_mib
         assert tensors_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
+
+    known, unseen = rows()[::3], rows()[1::3]
+    learned = forecast(known)
+    assert learned.seen == len(known)
+    for row in unseen:
+        prediction = learned.predict(Variant.of(row))
+        assert prediction.predicted_peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
+        assert prediction.predicted_s == pytest.approx(row["wall_s"], rel=0.1)
+    others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
+    learned = forecast()
+    assert learned.basis is None
+    learned.hint(others)
+    assert learned.basis == "from the speed of other runs here"
+    times = [learned.predict(variant).predicted_s for variant in COUNTS]
+    steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
+    training = steps * 0.12 * SHAPES.real_tokens / 1000
+    assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
+    learned.learn(rows()[:1])
+    assert learned.basis == "fitted on 1 setting that ran here"
+    assert learned.predict(VARIANTS[0]).predicted_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
+    of_other_lengths = forecast()
+    of_other_lengths.hint([row | {"max_length": 16} for row in others])
+    assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
 
 
 @pytest.mark.parametrize(
@@ -102,34 +125,6 @@ def test_what_was_disturbed_or_stopped_early_teaches_memory_and_no_time(changes,
     assert (learned.seen, len(learned.memory.points)) == (0, 0)
 
 
-def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
-    known, unseen = rows()[::3], rows()[1::3]
-    learned = forecast(known)
-    assert learned.seen == len(known)
-    for row in unseen:
-        prediction = learned.predict(Variant.of(row))
-        assert prediction.predicted_peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
-        assert prediction.predicted_s == pytest.approx(row["wall_s"], rel=0.1)
-
-
-def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
-    others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
-    learned = forecast()
-    assert learned.basis is None
-    learned.hint(others)
-    assert learned.basis == "from the speed of other runs here"
-    times = [learned.predict(variant).predicted_s for variant in COUNTS]
-    steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
-    training = steps * 0.12 * SHAPES.real_tokens / 1000
-    assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
-    learned.learn(rows()[:1])
-    assert learned.basis == "fitted on 1 setting that ran here"
-    assert learned.predict(VARIANTS[0]).predicted_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
-    of_other_lengths = forecast()
-    of_other_lengths.hint([row | {"max_length": 16} for row in others])
-    assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
-
-
 def test_flops_are_for_each_real_token():
     variant = VARIANTS[0]
     steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
@@ -139,11 +134,9 @@ def test_flops_are_for_each_real_token():
 
 def test_only_rows_that_may_be_compared_count():
     mine = synthetic_rows(6, failures=False)
-    others = [
-        *synthetic_rows(2, failures=False, epochs=9),
-        *synthetic_rows(2, failures=False, dropout=0.3),
-        *(row | {"conditions_id": "other"} for row in mine[:2]),
-    ]
+    others = [row | {"conditions_id": "other"} for row in mine[:2]]
+    for changes in ({"epochs": 9}, {"dropout": 0.3}):
+        others += synthetic_rows(2, failures=False, **changes)
     like = planned_row(cell(*full_grid()[0], seed=5))
     assert forecasting.rows_like([*others, *mine], [like]) == mine
     larger = synthetic_rows(2, failures=False, batch_size=64)
@@ -163,7 +156,7 @@ def measurements(count, noise=0.0):
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
 
 
-def test_enough_measurements_give_the_law_and_the_first_moves_the_prior():
+def test_measurements_move_the_prior_to_their_law_and_what_is_left_out_is_not_seen():
     design, measured = measurements(40)
     coefficients = fit(design, measured, PRIOR)
     assert [apply(coefficients, x) for x in design] == pytest.approx(measured, rel=0.01)
@@ -183,22 +176,6 @@ def test_enough_measurements_give_the_law_and_the_first_moves_the_prior():
     coefficients = fit(design[:1], slow[:1], prior)
     assert [apply(coefficients, x) for x in design] == pytest.approx(slow, rel=0.01)
 
-
-def fitted(design, measured):
-    """Of two kinds in turn."""
-    variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
-    of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
-    for which, value in zip(variants, measured, strict=True):
-        of.learn(which, value)
-    return of
-
-
-def ways(design, measured):
-    checks = fitted(design, measured).checks()
-    return {way: list(predicted.values()) for way, predicted in checks.items()}
-
-
-def test_what_is_left_out_is_not_seen_and_errors_are_shares_of_what_was_measured():
     design, measured = measurements(12, noise=NOISE)
     before = ways(design, measured)
     for i in range(0, 12, 2):
@@ -216,9 +193,6 @@ def test_what_is_left_out_is_not_seen_and_errors_are_shares_of_what_was_measured
     found = errors([89.0, 109.0, 100.0, 104.0, 102.0], [100.0] * 5)
     names = ("within_10_percent", "error_median", "error_90", "error_max")
     assert [found[name] for name in names] == pytest.approx([0.8, 0.04, 0.102, 0.11])
-
-
-def test_repeats_count_by_their_mean_and_a_new_measurement_changes_predictions():
     design, measured = measurements(4)
     of = fitted(design, measured)
     first = next(iter(of.points))
@@ -226,3 +200,17 @@ def test_repeats_count_by_their_mean_and_a_new_measurement_changes_predictions()
     of.learn(first, 3 * measured[0])
     assert of.points[first] == (design[0], 2 * measured[0])
     assert of.predict(first) > before
+
+
+def fitted(design, measured):
+    """Of two kinds in turn."""
+    variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
+    of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
+    for which, value in zip(variants, measured, strict=True):
+        of.learn(which, value)
+    return of
+
+
+def ways(design, measured):
+    checks = fitted(design, measured).checks()
+    return {way: list(predicted.values()) for way, predicted in checks.items()}

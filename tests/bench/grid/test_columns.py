@@ -77,8 +77,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, minilm):
-    """One cell by the grid command. What is slow beside the worker is stubbed: the processes that
-    count and the report."""
+    """One cell by the grid command, with stubs of the processes that count and of the report."""
     checkpoint = narrow(4, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
     place = GridRuns(tmp_path_factory.mktemp("columns") / "place", checkpoint)
     data = write_folder(place.folder / "data", ("sst",), count=70)
@@ -150,8 +149,7 @@ def test_conditions_are_those_of_this_machine(ran):
 
 
 def sizes_of(checkpoint):
-    """Parameters in all, without a pooler, and those that train: all but weights and biases under
-    adapters."""
+    """Parameters without a pooler, and those that train: all but what is under adapters."""
     linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
     adapters = 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
     total, under = adapters + 32 * 32 + 32 + 32 * 5 + 5, 0

@@ -105,7 +105,7 @@ def setting_of(scores, values_of=numbers, **more):
     return one(rows, values_of).settings[0]
 
 
-def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_their_mean():
+def test_a_score_takes_all_folds_of_a_seed_and_of_one_version_if_it_has_all():
     rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
     setting = one(rows, numbers).settings[0]
     assert setting.estimate("dev_score") is None
@@ -123,9 +123,6 @@ def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_thei
         assert one([*map(fold_row, wrong)], numbers).settings[0].estimate("dev_score") is None
     many = [fold_row(fold, folds=10**9) for fold in range(2)]
     assert one(many, numbers).settings[0].estimate("dev_score") is None
-
-
-def test_several_seeds_of_folds_vary_and_two_versions_make_a_run_where_none_has_all():
     seeds = ((seed, fold) for seed in range(2) for fold in range(3))
     rows = [fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed) for seed, fold in seeds]
     group = one(rows, numbers)
@@ -146,28 +143,7 @@ def test_several_seeds_of_folds_vary_and_two_versions_make_a_run_where_none_has_
     assert [len(run) for run in one(repeated, numbers).settings[0].runs[0]] == [3, 3]
 
 
-def test_costs_are_paired_by_fold_and_measured_here_for_the_first():
-    full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
-    rows = [fold_row(n, time=t) for n, t in enumerate(full)]
-    rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
-    group = one(rows, numbers)
-    base, other = group.settings
-    assert set(base.by_run(TIME)) == {(0, fold, 1, "0.1.0") for fold in range(3)}
-    assert base.estimate(TIME) == mean_t(full)
-    ratio = compare(group, "time", other, base)
-    assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
-    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
-    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
-    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
-    assert [item.action for item in planned] == ["run", "done", "done"]
-    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
-    [group] = [group for group in both if group.first.conditions_id == "here"]
-    [setting] = group.settings
-    assert [row.fold for row in setting.elsewhere] == [1, 2]
-    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
-
-
-def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
+def test_a_setting_learns_by_all_folds_and_costs_are_paired_by_fold():
     each = {"flags": "not_learned", "majority_score": 0.4}
     for scores, more, learned in (
         ([0.6, 0.6, 0.6], each, True), ([0.5, 0.4, 0.5], each, False),
@@ -186,6 +162,25 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
         ]  # fmt: skip
         learned = [one(rows, numbers).settings[0].learned for rows in flagged]
         assert learned == [True, True, False, False], "unless most folds are flagged"
+
+    full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
+    rows = [fold_row(n, time=t) for n, t in enumerate(full)]
+    rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
+    group = one(rows, numbers)
+    base, other = group.settings
+    assert set(base.by_run(TIME)) == {(0, fold, 1, "0.1.0") for fold in range(3)}
+    assert base.estimate(TIME) == mean_t(full)
+    ratio = compare(group, "time", other, base)
+    assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
+    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
+    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
+    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
+    assert [item.action for item in planned] == ["run", "done", "done"]
+    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
+    [group] = [group for group in both if group.first.conditions_id == "here"]
+    [setting] = group.settings
+    assert [row.fold for row in setting.elsewhere] == [1, 2]
+    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
 def outcomes_of_folds(run, *, logits=False):

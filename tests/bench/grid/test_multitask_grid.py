@@ -33,8 +33,7 @@ def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS, code=0):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, minilm):
-    """A place where a full and a LoRA cell have run, from weights that are drawn large, so that
-    what they say of texts differs. Not to be changed."""
+    """Where a full and a LoRA cell have run, from large random weights. Not to be changed."""
     folder = tmp_path_factory.mktemp("ran")
     checkpoint = narrow(1, folder / "lively", minilm, spread=0.3)
     made = GridRuns(folder, checkpoint, workers_here=True)

@@ -172,9 +172,8 @@ def test_an_undecided_race_may_have_possible_picks_and_no_best():
     """As where the only possible best failed in its last round."""
     race = SimpleNamespace(rounds=[1], shown=None, is_over=True, live=[1], picks=[1], margin=0.02)
     label = SimpleNamespace(label="the other")
-    raced = SimpleNamespace(
-        race=race, settings=[None, label], best=None, open=[label], trainings=3, group=None
-    )
+    none = {"best": None, "group": None}
+    raced = SimpleNamespace(race=race, settings=[None, label], open=[label], trainings=3, **none)
     facts = SimpleNamespace(raced=raced, limits=(), is_usual=True)
     first, _ = sentences("race", r=facts, rounds=5, size=str, ratios=None)
     assert "Possible picks are the other. More training examples" in first

@@ -1,4 +1,5 @@
-"""A run of cells: what it takes over from runs that died, and what it leaves to others."""
+"""A run of cells: what it takes over from runs that died, what it leaves to others, and that it
+loses nothing when it is struck, by a few faults of `python -m tests.experiments.faults`."""
 
 import json
 import os
@@ -20,15 +21,21 @@ from bench.launch.locks import Locks
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan.budget import Budget
+from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.planning import plan
 from bench.plan.rows import latest
 from bench.results.origins import folder_of
+from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
-from tests.bench.synthetic_rows import write_rows
-from tests.experiments.faults.notes import Notes
+from tests.bench.synthetic_rows import new_row, write_rows
+from tests.components import need
+from tests.experiments.faults import checks
+from tests.experiments.faults.kinds import Fault
+from tests.experiments.faults.notes import Launch, Notes
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, setup
+from tests.experiments.faults.suite import run_suite
 from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 
@@ -375,3 +382,61 @@ def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):
     assert [row["status"] for row in place.rows()[3:]] == ["skipped"]
     assert place.run([other], [after], budget=Budget(600.0), forecaster=forecaster) == 0
     assert [row["status"] for row in place.rows()[3:]] == ["skipped", "skipped", "ok"]
+
+
+STRUCK = (
+    ("disk full", "anywhere", 1), ("parent killed", "half an append", 1),
+    ("parent killed", "train", 2), ("parent stopped", "tokenise", 1),
+    ("two parents", "both live", 2), ("result spoilt", "cut later", 1),
+    ("row torn", "a row more", 1), ("clock jump", "ended", 1), ("folder deleted", "end", 1),
+)  # fmt: skip
+"""Kind and phase of faults, and how many cells run at a time; for others see launch/test_runner."""
+
+
+def test_nothing_is_lost_or_done_twice_and_nothing_goes_on_running(tmp_path):
+    faults = [
+        Fault(number=number, seed=3, kind=kind, phase=phase, worker="fake", slots=slots)
+        for number, (kind, phase, slots) in enumerate(STRUCK)
+    ]
+    first, *others = verdicts = run_suite(faults, jobs=2, folder=tmp_path)
+    assert [verdict for verdict in verdicts if not verdict.good] == []
+    assert sum(not verdict.struck for verdict in others) <= 1
+    need(first.means == "small disk", "mounting a small disk takes root", component="mounts")
+    assert first.struck
+
+
+def ended(cell_id, status="ok", **values):
+    times = {"started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"}
+    ids = {"cell_id": cell_id, "conditions_id": "here", "attempt": 1, "status": status}
+    return new_row(**{**ids, **times, **values})
+
+
+def csv_of(*rows):
+    return record(NAMES) + b"".join(map(encode, rows))
+
+
+def test_what_is_unfinished_repeated_lost_wrong_or_left_over_is_seen(tmp_path):
+    unfinished = checks.unfinished_cells(["a", "b", "c"], csv_of(ended("a"), ended("b", "crashed")))
+    assert unfinished == ["b has no ok row", "c has no ok row"]
+    for twice in ([ended("a"), ended("a", attempt=2)], [ended("a", "crashed")] * 2):
+        assert len(checks.repeated_rows(csv_of(*twice))) == 1
+    launch = Launch(run=0, cell_id="a", attempt=1, pid=1, was_done=False)
+    later = replace(launch, run=1)
+    assert len(checks.repeated_work([replace(later, was_done=True)], set())) == 1
+    assert len(checks.repeated_work([launch, later], {("a", 1)})) == 1
+    before = csv_of(ended("a"), ended("b"))
+    changed = csv_of(ended("a"), ended("b", wall_s=1.0))
+    assert checks.lost_rows(before, changed) == ["the row of b, attempt 1"]
+    moved = checks.lost_rows(before, csv_of(ended("b"), ended("a")))
+    assert moved == ["the order of rows, or their form"]
+    folder = tmp_path / "runs" / "head-a-here-1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"columns": {"train_s": 0.5}}')
+    early = ended("b", finished_at="2025-01-01T00:00:00Z")
+    for wrong in (ended("a", train_s=0.6), early, ended("b", wall_s=-1.0)):
+        assert len(checks.wrong_rows(tmp_path, csv_of(wrong))) == 1
+    (folder / ".result.json.tmp").touch()
+    (tmp_path / "runs.csv.bak").touch()
+    assert len(checks.strays(tmp_path)) == 2
+    (folder / "stdout.txt").write_bytes(b"x" * 2**21)
+    assert len(checks.long_outputs(tmp_path)) == 1

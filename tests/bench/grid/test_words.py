@@ -23,8 +23,7 @@ TAGS = {"apple": "fruit", "banana": "fruit", "cloud": "sky"}
 
 
 def write_conll(path, count, seed=0, documents=False):
-    """Sentences whose entities are a word of a type, and all its repetitions after it; with
-    `documents` each three are one."""
+    """Sentences whose entities are a word of a type, repeated; with `documents` three are one."""
     rng, lines = random.Random(seed), []  # noqa: S311
     for number in range(count):
         before = ""

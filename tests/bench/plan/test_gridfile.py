@@ -88,7 +88,7 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert():
     assert columns.VALUES["task_order"] == tuple(MIXINGS)
 
 
-def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
+def test_files_and_named_grids_load_unless_unreadable_or_beyond_the_limits_of_settings(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(document(VALUES))
     grid = gridfile.load(str(path))
@@ -101,6 +101,23 @@ def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
         assert gridfile.load(name).name == name
     with pytest.raises(InputError, match="full, paper, paper-final, quick, smoke"):
         gridfile.load("huge")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name, reason in (("none", "can't be read"), ("binary", "not UTF-8"), ("pipe", "pipe"),
+                         ("large", "larger than 1 MiB")):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            gridfile.load(str(tmp_path / f"{name}.toml"))
+    assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
+    assert gridfile._one_line("é" * 301) == "é" * 300
+    grid = gridfile.load("smoke")
+    with pytest.raises(InputError, match=r"^--max-train[^\n]*$"):
+        override(grid, {"max_train": 10**10, "model": None})
+    assert override(grid, {"max_train": 2}).settings.max_train == 2
+    assert override(grid, {"max_train": None}) == grid
+    for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):
+        with pytest.raises(InputError):
+            find_model(name, "pretrained", "auto")
 
 
 REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-8"))["refused"]
@@ -165,26 +182,6 @@ def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
     assert time.process_time() - begun < 15
 
 
-def test_unreadable_files_and_flags_beyond_the_limits_of_settings_are_refused(tmp_path):
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
-    os.mkfifo(tmp_path / "pipe.toml")
-    for name, reason in (("none", "can't be read"), ("binary", "not UTF-8"), ("pipe", "pipe"),
-                         ("large", "larger than 1 MiB")):  # fmt: skip
-        with pytest.raises(InputError, match=reason):
-            gridfile.load(str(tmp_path / f"{name}.toml"))
-    assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
-    assert gridfile._one_line("é" * 301) == "é" * 300
-    grid = gridfile.load("smoke")
-    with pytest.raises(InputError, match=r"^--max-train[^\n]*$"):
-        override(grid, {"max_train": 10**10, "model": None})
-    assert override(grid, {"max_train": 2}).settings.max_train == 2
-    assert override(grid, {"max_train": None}) == grid
-    for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):
-        with pytest.raises(InputError):
-            find_model(name, "pretrained", "auto")
-
-
 SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
 SCORES = {"sst": 0.5, "quora": 0.8, "sts": 0.7}
 
@@ -194,7 +191,7 @@ def cells_of(parts, grid="paper-final"):
     return expand(gridfile.load(grid), resolved)
 
 
-def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are_there():
+def test_settings_and_the_overall_score_are_of_the_parts_that_are_there():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
     assert parse_parts(format_parts(values)) == values
@@ -210,8 +207,6 @@ def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are
         found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
         assert found == (None,) * 4, "of another task"
 
-
-def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
     assert overall(SCORES) == pytest.approx((0.5 + 0.8 + 0.85) / 3)
     assert overall({"sts": -1.0}) == 0.0
     assert overall({"sst": 0.4}) == 0.4

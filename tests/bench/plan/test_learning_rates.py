@@ -41,11 +41,10 @@ def peak_at(best):
     return score
 
 
-def searched(score, cells=(LORA,), digest="d2", rows=None):
-    """A search that has run, with the candidates of each round, which end with a score and a loss,
-    or a status where they fail."""
-    rows = {} if rows is None else rows
-    search, rounds = Search(cells, digest, lambda cell: rows.get(cell.cell_id)), []
+def searched(score, cells=(LORA,)):
+    """A search that has run, by scores and losses or failures, and the candidates of its rounds."""
+    rows, rounds = {}, []
+    search = Search(cells, "d2", lambda cell: rows.get(cell.cell_id))
     for candidates in search.rounds():
         rounds.append(candidates)
         for cell in candidates:
@@ -56,24 +55,12 @@ def searched(score, cells=(LORA,), digest="d2", rows=None):
     return search, rounds
 
 
-def test_three_rates_for_each_kind_and_the_best_is_taken():
-    cells, rows = [cell for cell in CELLS if cell.mode != "full"], {}
-    search, [only] = searched(peak_at(1e-3), cells, "other data", rows)
-    assert len(only) == 3 * len({kind_of(cell) for cell in cells})
-    assert {cell.learning_rate_source for cell in only} == {"candidate"}
-    assert {cell.data_digest for cell in only} == {"other data"}
-    found = search.tuned(LORA)
-    assert (found.learning_rate, found.learning_rate_source) == (1e-3, "search")
-    assert replace(found, learning_rate_source="grid") == LORA
-    again, asked = searched(peak_at(1e-3), cells, "other data", rows)
-    assert {cell for each in asked for cell in each} <= {*only}, "the same that have run"
-    assert [again.tuned(cell) for cell in cells] == [search.tuned(cell) for cell in cells]
-
-
 def test_multipliers_are_added_while_the_best_is_at_an_end_and_what_failed_is_no_choice():
     search, tries = searched(peak_at(0.01))
     assert [*map(len, tries)] == [3, 1, 1]
-    assert search.tuned(LORA).learning_rate == 0.01
+    assert {(c.learning_rate_source, c.data_digest) for c in tries[0]} == {("candidate", "d2")}
+    found = search.tuned(LORA)
+    assert (found.learning_rate, found.learning_rate_source) == (0.01, "search")
     for sign in (1, -1):
         _, tries = searched(lambda cell, sign=sign: (sign * cell.learning_rate, 1.0))
         assert sum(map(len, tries)) == learning_rates.MOST, "they have an end"
@@ -129,7 +116,7 @@ def test_ranks_share_the_rates_of_the_highest_at_the_usual_alpha_alone():
         assert {cell.amp for cell in first} == {amp}, "that of the cells where any has it"
 
 
-def test_lower_ranks_are_searched_where_the_best_rate_exceeds_the_default():
+def test_lower_ranks_are_searched_where_the_highest_fails_or_exceeds_the_default_rate():
     ranks = [replace(LORA, rank=rank) for rank in (1, 8, 2)]
     best = {8: 3.16e-3, 2: 1e-3, 1: 1e-4}
     search, tries = searched(lambda c: peak_at(best.get(c.rank, 1e-3))(c), [*ranks, HEAD])
@@ -142,9 +129,6 @@ def test_lower_ranks_are_searched_where_the_best_rate_exceeds_the_default():
     assert tuned == [1e-4, 3.16e-3, 1e-3]
     assert search.tuned(replace(ranks[0], amp="off")).learning_rate == 1e-4
     assert search.statuses(ranks[0]) == ("ok",) * 5
-
-
-def test_a_rank_that_fails_leaves_the_search_to_the_next_lower_one():
     ranks = [replace(LORA, rank=rank) for rank in (1, 64, 8)]
     search, tries = searched(lambda c: "oom" if c.rank == 64 else peak_at(1e-3)(c), ranks)
     assert [{cell.rank for cell in each} for each in tries] == [{64}, {8}]

@@ -1,5 +1,6 @@
 """Grids become cells, of one model or several, and cells with their rows a plan."""
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -94,10 +95,8 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
     resolved = replace(RESOLVED, auto_length=72)
     lengths = [(cell.rank, cell.max_length) for cell in expand(grid, resolved)]
     assert sorted(lengths) == [(1, 32), (1, 72), (2, 32), (2, 72)]
-    settings = "[settings]\nmax_length = {}"
-    whole = gridfile.parse(text.format(settings.format("'auto'"), ""), "", "")
-    assert expand(whole, resolved) == cells_in(text.format(settings.format("72"), ""))
-    own = gridfile.parse(text.format(settings.format("'auto'"), "max_length = [16]"), "", "")
+    settings = "[settings]\nmax_length = 'auto'"
+    own = gridfile.parse(text.format(settings, "max_length = [16]"), "", "")
     assert not own.has_auto_length
 
 
@@ -220,25 +219,6 @@ def test_what_runs_follows_from_rows_and_options(rows, options, expected):
     assert [item.attempt for item in planned] == [attempt + 1 for attempt in highest]
 
 
-def test_each_repeat_is_done_fails_and_is_tried_again_by_itself():
-    rows = rows_of([
-        (0, "ok", {}),  # without a repeat: the first
-        (0, "crashed", {"repeat": 2}), (0, "interrupted", {"repeat": 3}),
-        (0, "ok", {"flags": "disturbed", "repeat": 4}),
-    ])  # fmt: skip
-
-    def planned(**options):
-        return [(item.action, item.attempt) for item in plan(CELLS[:1], rows, HERE, **options)]
-
-    assert planned() == [("done", 2)]
-    ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
-    assert planned(repeats=5) == ends
-    ends[1] = ("run", 2)
-    assert planned(repeats=5, rerun="crashed") == ends
-    ends[1], ends[3] = ("kept", 2), ("run", 2)
-    assert planned(repeats=5, rerun="disturbed") == ends
-
-
 def test_tf32_is_of_cells_without_amp_and_older_ids_stay():
     exact, fast = cells_of("smoke"), cells_of("smoke", tf32=True)
     assert {(cell.amp == "off", cell.tf32) for cell in fast} == {(True, "on"), (False, "off")}
@@ -352,7 +332,9 @@ def test_what_ran_out_of_memory_skips_the_same_only_bigger():
         assert smaller(rank=8, **other) is None, other
 
 
-def test_names_in_a_plan_have_what_distinguishes_its_cells():
+def test_names_in_a_plan_and_of_models_have_what_distinguishes_them(
+    tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch
+):
     grid = gridfile.load("smoke")
     both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
     assert len(both) == 2 * len(one)
@@ -368,9 +350,6 @@ def test_names_in_a_plan_have_what_distinguishes_its_cells():
     for wrong in ("[]", '["a", 7]', '[""]'):
         with pytest.raises(InputError, match=r"model: should be the name or folder of a model"):
             gridfile.parse(text.format(wrong), "x.toml", "x")
-
-
-def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch):
     copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
     models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
     assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}
@@ -379,9 +358,7 @@ def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, m
     with pytest.raises(InputError, match=f"positions of {tiny_checkpoint.name}"):
         check_models([replace(c, max_length=1024) for c in cells], models, pairs=False)
     for copy, checkpoint in zip(copies, (tiny_checkpoint, deep_checkpoint), strict=True):
-        copy.mkdir(parents=True)
-        for file in checkpoint.iterdir():
-            (copy / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(checkpoint, copy)
     alike = find_models(list(map(str, copies)), "pretrained", "auto")
     assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
     with pytest.raises(InputError, match="are the same model"):

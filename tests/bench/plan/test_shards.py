@@ -40,7 +40,7 @@ def test_every_cell_is_in_one_shard_and_loads_are_balanced(count, seeds, noise):
     assert max(division.loads) - min(division.loads) <= max(costs)
 
 
-def test_settings_of_a_seed_stay_on_one_machine_where_that_leaves_none_idle():
+def test_settings_of_a_seed_stay_on_one_machine_and_the_digest_is_that_of_the_division():
     cells = grid(seeds=2, folds=(0, 1))
     noise = random.Random(0)  # noqa: S311
     for costs in ([1] * len(cells), [noise.randrange(1, 9) for _ in cells]):
@@ -59,9 +59,6 @@ def test_settings_of_a_seed_stay_on_one_machine_where_that_leaves_none_idle():
     assert [len(part) for part in cut(few, [1] * 4, 4).parts] == [1] * 4
     with pytest.raises(InputError, match=r"--shard: .* 4 shards at most"):
         cut(few, [1] * 4, 5)
-
-
-def test_the_digest_of_a_plan_is_that_of_the_division_on_every_kind_of_device():
     cells = grid()
     ones, on = [1] * len(cells), [c.amp != "off" for c in cells]
     there = [replace(c, amp="fp16", frozen_dtype=None) if c.amp != "off" else c for c in cells]

@@ -94,8 +94,7 @@ Ran = make_dataclass("Ran", ["row", "run"])
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_checkpoint):
-    """The run, and the columns that it measured: 24 examples, 5 of which are held out, in batches
-    of 8. GPU's figures are those of a torch that says what is asked of it."""
+    """A run on 24 examples, 5 of them held out, and its columns; a GPU's are stubs of torch."""
     folder, world = tmp_path_factory.mktemp("stages"), World()
     values = {"batch_size": 8, "epochs": EPOCHS, "held_out": 0.2, "dropout": 0.1}
     job = job_on(tiny_checkpoint, folder, "sst", "lora", **values)

@@ -94,8 +94,7 @@ def both(on, folder):
 
 
 def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch):
-    """By the same settings of training: the weights of the best epoch are put where compiled code,
-    and a graph, has them."""
+    """The weights of the best epoch are put where compiled code, and a graph, has them."""
     settings = {
         "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
         "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,

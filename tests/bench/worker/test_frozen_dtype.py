@@ -72,8 +72,7 @@ def logits(model):
 @pytest.mark.parametrize("unfreeze", ["all", "iterative"])
 @pytest.mark.parametrize(("mode", "layers"), [("full", None), ("head", None), *ADAPTED])
 def test_every_parameter_has_the_type_of_the_rule(tiny_checkpoint, mode, layers, unfreeze):
-    """Weights that unfreeze later train then, and are fp32. The first step is that of the base
-    model with the weights as held."""
+    """Weights that unfreeze later are fp32. The first step is that of the base model."""
     model = minbert.build(job(tiny_checkpoint, mode, layers, "bf16", unfreeze=unfreeze))
     held = {n for n, p in model.named_parameters() if n.endswith(MATRICES) and not p.requires_grad}
     for name, parameter in model.named_parameters():

@@ -63,17 +63,15 @@ def test_what_is_no_job_is_refused(tmp_path, content, line):
 
 
 OF_PARTS = cell("full", None, None, "off", **PARTS)
-FROZEN = [
-    cell(*axes, "bf16", frozen_dtype="bf16") for axes in (("lora", 8, "attn"), ("head", None, None))
-]
+OF_TYPE = "has .* as frozen_dtype"
 
 
 @pytest.mark.parametrize(
     ("of", "wrong", "message"),
     [
-        (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, "has .* as frozen_dtype"),
-        (FROZEN[0], {"frozen_dtype": None}, "has .* as frozen_dtype"),
-        (FROZEN[1], {"frozen_dtype": MIXED}, "has .* as frozen_dtype"),
+        (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, OF_TYPE),
+        (cell("lora", 8, "attn", "bf16", frozen_dtype="bf16"), {"frozen_dtype": None}, OF_TYPE),
+        (cell("head", None, None, "bf16", frozen_dtype="bf16"), {"frozen_dtype": MIXED}, OF_TYPE),
         (OF_PARTS, {"task_rates": "sst=x"}, "has .* as task_rates"),
         (OF_PARTS, {"encoders": None}, "has settings by part that don't go with task .*"),
         (OF_PARTS, {"task": "sst"}, "has settings by part that don't go with task .*"),

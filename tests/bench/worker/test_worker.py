@@ -120,8 +120,7 @@ def cache(tmp_path, minilm, monkeypatch):
 
 @pytest.mark.parametrize("task", LENGTHS)
 def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
-    """Of all texts of train and dev, those held out included; mapped or made by itself. And so does
-    the note before a run."""
+    """Of all texts, those held out included, as the note before a run; mapped or made by itself."""
     folder, length = write_folder(tmp_path / "data"), LENGTHS[task]
     data = load_data(task, folder)
     sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
@@ -258,7 +257,9 @@ def received(read):
     return [json.loads(line) for line in os.read(read, 2**20).splitlines()]
 
 
-def test_steps_come_at_most_twice_a_second_and_phases_always(pipe):
+def test_steps_come_at_most_twice_a_second_and_a_full_or_closed_pipe_blocks_nobody(
+    pipe, monkeypatch
+):
     read, write = pipe
     now = 0.0
     progress = Progress(write, lambda: now)
@@ -281,9 +282,6 @@ def test_steps_come_at_most_twice_a_second_and_phases_always(pipe):
     assert received(read) == [{"step": 1, "steps": 2}]
     with pytest.raises(ZeroDivisionError):
         Progress(write).step(1, 2, lambda: 1 / 0)
-
-
-def test_a_full_pipe_blocks_nobody_and_a_closed_one_is_survived(pipe, monkeypatch):
     read, write = pipe
     progress = Progress(write)
     for _ in range(20_000):
