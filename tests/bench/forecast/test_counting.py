@@ -151,7 +151,7 @@ def test_fake_counts_are_those_of_the_same_run_for_real(settings, shapes, which)
 
 @pytest.mark.parametrize("which", [VARIANTS[5], VARIANTS[9], *STAGED[:2]])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
-    """Of each number that trains, AdamW has two."""
+    """AdamW has a step and two averages of each parameter that trains."""
     axes = which.mode, which.rank, which.layers, which.amp
     settings = {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
     of = cell(*axes, model="bert-tiny", init="random", **settings)
@@ -163,10 +163,10 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which):
     for epoch, counted in enumerate(stages):
         if gradual is not None:
             gradual.begin(epoch)
-        weights = [parameter.nbytes for parameter in model.parameters()]
-        trained = [parameter.nbytes for parameter in model.parameters() if parameter.requires_grad]
-        assert counted.weights_mib == pytest.approx(sum(weights) / MIB, rel=1e-6)
-        assert counted.optimizer_mib == pytest.approx(2 * sum(trained) / MIB, rel=1e-6)
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        state = sum(4 + 2 * p.nbytes for p in model.parameters() if p.requires_grad)
+        assert counted.weights_mib == pytest.approx(weights / MIB, rel=1e-6)
+        assert counted.optimizer_mib == pytest.approx(state / MIB, rel=1e-6)
 
 
 def test_the_largest_batch_decides_the_peak_and_a_part_without_one_is_not_trained():
