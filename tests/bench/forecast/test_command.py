@@ -4,13 +4,11 @@ import json
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import click
 import pytest
 
-from bench.common import child
 from bench.common.errors import InputError
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
@@ -20,7 +18,7 @@ from bench.forecast.fake import UncountableError
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
-from bench.plan.gridfile import load
+from bench.plan.gridfile import load, with_settings
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
@@ -46,23 +44,13 @@ def counting(monkeypatch):
     monkeypatch.setattr(client, "_run", count_here)
 
 
-@pytest.fixture(scope="module")
-def own_cache(minilm, tmp_path_factory):
-    """A cache folder of its own, with the fetched assets of the usual one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
-        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Path(os.environ["MINBERT_CACHE"])
-
-
 class Plan:
     """The smoke grid on the tiny checkpoint, as the command plans it."""
 
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
         settings = {"model": str(checkpoint), "max_steps": 2, **EXAMPLES}
-        grid = load("smoke")
-        grid = grid.model_copy(update={"settings": grid.settings.model_copy(update=settings)})
+        grid = with_settings(load("smoke"), settings)
         self.model = find_model(str(checkpoint), "pretrained", "auto")
         target = find_conditions("cpu")
         self.conditions = target.conditions
@@ -74,9 +62,8 @@ class Plan:
     def costs(self, variants=None, lock=nullcontext, gpu="", **settings):
         cell = replace(self.cells[0], **settings)
         variants = variants or [Variant.of(cell)]
-        return find_costs(
-            jobs_of(variants, cell, self.model, Counting(self.conditions)), [0], lock, gpu
-        )
+        jobs = jobs_of(variants, cell, self.model, Counting(self.conditions))
+        return find_costs(jobs, [0], lock, gpu)
 
     def forecast(self, planned=None, rows=()):
         models = {self.model.name: self.model}
@@ -84,8 +71,12 @@ class Plan:
 
 
 @pytest.fixture(scope="module")
-def smoke(own_cache, tiny_checkpoint):
-    return Plan(tiny_checkpoint)
+def smoke(minilm, tiny_checkpoint, tmp_path_factory):
+    """In a cache folder of its own, with the fetched assets of the usual one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
+        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Plan(tiny_checkpoint)
 
 
 def test_a_process_counts_and_the_second_time_none_is_needed(smoke, monkeypatch, capsys):
@@ -126,14 +117,20 @@ def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
         smoke.costs()
 
 
-def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(smoke):
+def test_each_variant_is_counted_with_its_own_batches(smoke):
     [lora] = [cell for cell in smoke.cells if cell.mode == "lora" and cell.amp == "off"]
     larger = Variant.of(lora)
     usual = larger._replace(batch_size=8)
-    variants = [usual, larger, usual._replace(max_length=8), usual._replace(unfreeze="iterative")]
+    variants = [
+        usual, larger, usual._replace(max_length=8), usual._replace(unfreeze="iterative"),
+        *(usual._replace(gradient_accumulation_steps=number) for number in (2, 3)),
+    ]  # fmt: skip
     totals = smoke.costs(variants, epochs=6, max_steps=None)
-    small, large, short, iterative = (totals[variant] for variant in variants)
-    assert [of.steps for of in (small, large, short, iterative)] == [48, 24, 48, 48]
+    small, large, short, iterative, two, three = (totals[variant] for variant in variants)
+    assert [totals[variant].steps for variant in variants] == [48, 24, 48, 48, 24, 18]
+    assert small.real_tokens == two.real_tokens == three.real_tokens
+    for accumulated in (two, three):
+        assert accumulated.train.gflop == pytest.approx(small.train.gflop, rel=0.02)
     assert small.train == small.timed
     assert iterative.train.gflop < iterative.timed.gflop
     assert small.train.gflop / small.steps < large.train.gflop / large.steps
@@ -145,10 +142,9 @@ def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(s
 def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     here = smoke.conditions.columns()
     cells = [replace(smoke.cells[0], max_length=length) for length in (8, 64)]
-    rows = [
-        new_row(**cell.columns(), **here, status="ok", peak_rss_mib=900.0, wall_s=seconds)
-        for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
-    ]
+    ok = {"status": "ok", "peak_rss_mib": 900.0}
+    times = zip(cells, (5.0, 9.0), strict=True)
+    rows = [new_row(**cell.columns(), **here, **ok, wall_s=seconds) for cell, seconds in times]
     planned = plan([replace(cell, seed=1) for cell in cells], [], here)
     forecast = smoke.forecast(planned, rows)
     assert forecast.basis == "fitted on 2 settings that ran here"
@@ -180,7 +176,7 @@ def test_a_cache_takes_no_lock_and_is_made_again_if_damaged(smoke, tmp_path, mon
     assert smoke.costs() == first
 
 
-def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monkeypatch, capsys):
+def test_what_can_not_be_counted_has_no_forecast_but_a_note(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
@@ -198,25 +194,21 @@ def test_a_variant_that_can_not_be_counted_has_no_forecast(smoke, tmp_path, monk
     assert capsys.readouterr().err == note
     with pytest.raises(NoPredictionError, match="it asks for values"):
         smoke.costs([Variant.of(cell) for cell in smoke.cells if cell.mode == "full"])
-
-
-def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsys):
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     fails = mock.Mock(side_effect=NoPredictionError("there is no such thing"))
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
     done = [replace(item, action="done") for item in smoke.planned]
     assert outlook_on(done, fails, Signals()).to_run == [], "nothing is asked for"
-    assert capsys.readouterr().err.endswith(
-        "note: memory and time are not predicted: there is no such thing\n"
-    )
+    note = "note: memory and time are not predicted: there is no such thing\n"
+    assert capsys.readouterr().err.endswith(note)
 
 
 def test_the_process_that_counts_sees_the_workers_gpu_or_none_and_may_fail(smoke, monkeypatch):
     popen = mock.Mock(side_effect=OSError(1, "not now"))
     monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client, "_run", run_process)
-    monkeypatch.setattr(child.subprocess, "Popen", popen)
+    monkeypatch.setattr("bench.common.child.subprocess.Popen", popen)
     fails = mock.patch.object(client, "ask", side_effect=InputError("other examples"))
     with fails, pytest.raises(NoPredictionError, match="other examples"):
         smoke.costs()
@@ -258,12 +250,7 @@ def test_the_check_tells_errors_and_what_is_left_out(smoke, tmp_path, capsys):
     assert len(notes) == 3
     assert any("on sst" in note and "ids-sst-train.csv" in note for note in notes)
     assert any(note.startswith("note: other on movies") and "--model" in note for note in notes)
+    for path, message in (("none.csv", "no such file"), (__file__, "runs.csv|header|column")):
+        with pytest.raises((InputError, click.ClickException), match=message):
+            main.main(["--check", path], standalone_mode=False)
     assert any("Some GPU" in note and "on cuda:9, which is not here" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("path", "message"), [("none.csv", "no such file"), (__file__, "runs.csv|header|column")]
-)
-def test_the_check_refuses_what_it_can_not_check(path, message):
-    with pytest.raises((InputError, click.ClickException), match=message):
-        main.main(["--check", path], standalone_mode=False)

@@ -19,27 +19,19 @@ FULL = variant("full")
 UNFREEZING = variant("full", unfreeze="iterative")
 
 
-def test_only_the_ends_of_the_ranks_are_counted():
-    others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
-    ends = to_count([FULL, *RANKS, *others, UNFREEZING])
-    assert set(ends) == {FULL, RANKS[0], RANKS[3], *others, UNFREEZING}
-    assert len(ends) == 6
-
-
-def flat(totals):
-    loads = (totals.train, totals.timed, totals.evaluate)
-    return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
-
-
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_the_line_is_what_counting_gives(mode):
+    def flat(totals):
+        loads = (totals.train, totals.timed, totals.evaluate)
+        return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
+
     low, between, high = (variant(mode, rank, "all-lin", "bf16") for rank in (1, 4, 8))
     counted = {v: totals_of(ONE, count(workload(), ONE, v)) for v in (low, between, high)}
     line = fill_ranks({low: counted[low], high: counted[high]}, [between])[between]
     assert flat(line) == pytest.approx(flat(counted[between]), rel=0.005)
 
 
-def test_steps_are_in_the_stage_of_their_epoch_of_which_there_are_five():
+def test_stages_are_added_up_by_their_epochs_and_the_ends_of_ranks_are_counted():
     for epochs, stages in ((1, 1), (3, 3), (7, 5)):
         shapes = {"": replace(SHAPES, evaluations=epochs, steps=4 * epochs)}
         assert (stages_of(UNFREEZING, shapes), stages_of(FULL, shapes)) == (stages, 1)
@@ -50,9 +42,6 @@ def test_steps_are_in_the_stage_of_their_epoch_of_which_there_are_five():
     cut = {"": replace(SHAPES, steps=10)}  # the third epoch is cut after two of its four steps
     assert stage_shares(cut, 3) == pytest.approx([0.4, 0.4, 0.2])
     assert stage_shares(THREE, 3) == pytest.approx([1 / 3] * 3)
-
-
-def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest():
     stages = [
         counts(step={"gflop": 1.0, "kernels": 10}, train_peak_mib=100.0, optimizer_mib=1.0),
         counts(step={"gflop": 2.0, "kernels": 20}, train_peak_mib=300.0, optimizer_mib=5.0),
@@ -66,6 +55,10 @@ def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest()
     assert (totals.lasting_mib, totals.passing_mib) == (95.0, 205.0)
     assert totals.evaluate.gflop == pytest.approx(3 * 36 / 36 * 30.0)
     assert (totals.steps, totals.real_tokens) == (12, 300)
+    others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
+    ends = to_count([FULL, *RANKS, *others, UNFREEZING])
+    assert set(ends) == {FULL, RANKS[0], RANKS[3], *others, UNFREEZING}
+    assert len(ends) == 6
 
 
 def test_parts_are_added_up_by_their_batches():
@@ -81,35 +74,26 @@ def test_parts_are_added_up_by_their_batches():
     assert totals.evaluate.gflop == pytest.approx(3 * (1 + 10 * 2 + 100 * 2))
     assert totals.lasting_mib + totals.passing_mib == 900.0
     assert (totals.steps, totals.real_tokens) == (48, 1300)
-
-
-def test_a_part_of_which_no_batch_comes_is_evaluated_and_no_more():
     never = replace(SHAPES, train=(0, 0), train_largest=(0, 0), steps=0, train_tokens=0,
                     real_tokens=0)  # fmt: skip
     totals = totals_of({"sst": SHAPES, "sts": never}, {"sst": [counts()], "sts": [counts()]})
     alone = totals_of({"sst": SHAPES}, {"sst": [counts()]})
-    assert totals.train == alone.train
+    assert totals.train == alone.train, "a part without a batch is evaluated alone"
     assert totals.evaluate.gflop == 2 * alone.evaluate.gflop
 
 
-def test_held_out_texts_are_evaluated_with_dev():
-    lengths, held = np.arange(3, 40), np.arange(50, 60)
-    sides = {"": [lengths]}, {"": [lengths]}
-    plain = shapes_of(workload().cell, [0], *sides, 16)[""]
-    both = shapes_of(workload().cell, [0], *sides, 16, {"": [held]})[""]
+def test_held_out_texts_are_evaluated_with_dev_and_many_epochs_take_no_longer():
+    sides, held = ({"": [np.arange(3, 40)]},) * 2, np.arange(50, 60)
+
+    def shapes(epochs, *held):
+        return shapes_of(workload(epochs=epochs).cell, [0], *sides, 16, *held)[""]
+
+    plain, both, later = shapes(3), shapes(3, {"": [held]}), shapes(10**9)
     assert (both.evaluate_batches, both.evaluate_largest) == (plain.evaluate_batches + 1, (10, 59))
     assert both.evaluate_tokens == plain.evaluate_tokens + 10 * 59
     assert (both.steps, both.train_tokens) == (plain.steps, plain.train_tokens)
-
-
-def test_many_epochs_and_seeds_take_no_longer_and_scale():
-    lengths = np.random.default_rng(0).integers(4, 40, 64)
-    one, later = (
-        shapes_of(workload(epochs=epochs).cell, [0], {"": [lengths]}, {"": [lengths]}, 16)[""]
-        for epochs in (3, 10**9)
-    )
-    assert later.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)
-    assert later.train_largest == one.train_largest
+    assert later.train_tokens / plain.train_tokens == pytest.approx(10**9 / 3)
+    assert later.train_largest == plain.train_largest
 
 
 @pytest.mark.parametrize(
@@ -129,9 +113,8 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(order, m
             longest, 16, np.random.default_rng([0, epoch]), "by-length", order
         )[: max(0, steps - 10 * epoch)]
     ]  # fmt: skip
-    by_part = shapes_of(
-        of_parts(epochs=2, max_steps=max_steps, task_order=order).cell, [0], texts, dev, 16
-    )
+    job = of_parts(epochs=2, max_steps=max_steps, task_order=order)
+    by_part = shapes_of(job.cell, [0], texts, dev, 16)
     assert list(by_part) == ["sst", "quora"]
     for part, batches in by_part.items():
         taken = [indices for name, indices in plan if name == part]
@@ -139,9 +122,8 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(order, m
         padded = [len(columns) * len(i) * int(longest[part][i].max()) for i in taken]
         assert batches.steps == pytest.approx(len(taken))
         assert batches.train_tokens == pytest.approx(sum(padded))
-        assert batches.real_tokens == pytest.approx(
-            sum(int(c[i].sum()) for i in taken for c in columns)
-        )
+        real = sum(int(c[i].sum()) for i in taken for c in columns)
+        assert batches.real_tokens == pytest.approx(real)
         assert math.prod(batches.train_largest) == max(padded, default=0)
         assert batches.train[0] == (len(columns) * 16 if taken else 0)
         assert (batches.evaluations, batches.evaluate_batches) == (1 if max_steps == 1 else 2, 2)
@@ -150,9 +132,9 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(order, m
 
 
 SIZES = [(4, 37), (64, 128), (200, 512)]
-ACCUMULATED = variant("full")._replace(gradient_accumulation_steps=2)
-CHECKPOINTED = variant("full")._replace(gradient_checkpointing="on")
-WHOLE, HEAD, LORA = variant("full"), variant("head"), variant("lora", 8, "attn-only")
+ACCUMULATED = FULL._replace(gradient_accumulation_steps=2)
+CHECKPOINTED = FULL._replace(gradient_checkpointing="on")
+HEAD, LORA = variant("head"), variant("lora", 8, "attn-only")
 HALF, DORA = (variant(mode, 8, "all-lin-only", "bf16") for mode in ("lora", "dora"))
 
 
@@ -164,9 +146,8 @@ def job_of(which, longest=512, **changes):
 def counted(job, which, batch, length):
     """The peak and the step of a batch, counted at that size."""
     shape, steps = (batch, length), which.gradient_accumulation_steps
-    shapes = replace(
-        SHAPES, train=shape, train_largest=shape, evaluate_largest=shape, accumulated=steps
-    )
+    largest = {"train_largest": shape, "evaluate_largest": shape}
+    shapes = replace(SHAPES, train=shape, **largest, accumulated=steps)
     [counts] = count(job, {"": shapes}, which)[""]
     return counts
 
@@ -177,7 +158,7 @@ def peak(formulae, batch, length):
 
 
 @pytest.mark.parametrize(
-    "which", [WHOLE, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
+    "which", [FULL, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
 )
 def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
     formulae, steps = trace(job_of(which)), which.gradient_accumulation_steps
@@ -194,7 +175,7 @@ def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
 
 
 def test_owners_are_those_of_the_tensors():
-    full, lora, head = (trace(job_of(which)) for which in (WHOLE, LORA, HEAD))
+    full, lora, head = (trace(job_of(which)) for which in (FULL, LORA, HEAD))
     gradients, activations, _ = full.tensors_mib(1, 8)
     assert gradients == pytest.approx(full.weights_mib, rel=0.001), "of all weights, at the end"
     gradients, activations, others = full.tensors_mib(200, 128)
@@ -216,9 +197,8 @@ def test_owners_are_those_of_the_tensors():
 def test_other_architectures_are_traced(kind, mode, layers, settings, encoders):
     job = theirs(encoders(kind), mode, layers, **settings)
     longest = job.cell.max_length
-    which = variant(mode, 2, layers)._replace(
-        **{name: getattr(job.cell, name) for name in WHOLE._fields}
-    )
+    own = {name: getattr(job.cell, name) for name in FULL._fields}
+    which = variant(mode, 2, layers)._replace(**own)
     formulae = trace(job)
     for batch, length in ((4, longest // 2), (64, longest)):
         counts = counted(job, which, batch, length)
@@ -227,7 +207,7 @@ def test_other_architectures_are_traced(kind, mode, layers, settings, encoders):
 
 def test_a_gpu_that_is_not_here_keeps_no_weights_of_attention():
     """Its kernels compute them again."""
-    on_cpu, on_gpu = (trace(job_of(WHOLE, device=device)) for device in ("cpu", "cuda:0"))
+    on_cpu, on_gpu = (trace(job_of(FULL, device=device)) for device in ("cpu", "cuda:0"))
 
     def kept(formulae, term=(1, 2)):
         return max(moment[1][formulae.terms.index(term)] for moment in formulae.moments)
@@ -235,16 +215,15 @@ def test_a_gpu_that_is_not_here_keeps_no_weights_of_attention():
     assert kept(on_cpu) > 0
     assert kept(on_gpu) == 0
     assert on_gpu.weights_mib == on_cpu.weights_mib
-    half, fp16 = (
-        trace(job_of(variant("full", amp=amp), device="cuda:0")) for amp in ("bf16", "fp16")
-    )
+    amps = (variant("full", amp=amp) for amp in ("bf16", "fp16"))
+    half, fp16 = (trace(job_of(which, device="cuda:0")) for which in amps)
     assert half == fp16
     assert half.tensors_mib(8, 512)[1] < 0.7 * on_gpu.tensors_mib(8, 512)[1]
 
 
 def test_sizes_are_those_of_the_model_and_of_no_batch():
     with pytest.raises(UncountableError, match="no batch and length differ from all sizes"):
-        trace(job_of(WHOLE, longest=16))
+        trace(job_of(FULL, longest=16))
     tracer = Tracer(19, 17)
     assert tracer._split(19 * 17 * 8 * 512) == ((1, 1), 512)
     assert tracer._split(17 * 8 * 17 * 8) == ((0, 2), 1)

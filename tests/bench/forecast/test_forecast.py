@@ -7,14 +7,7 @@ from bench.analysis.groups import Group
 from bench.forecast import forecast as forecasting
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.fit import NOISE, Fit, Prior, apply, errors, fit
-from bench.forecast.forecast import (
-    Forecast,
-    peak_features,
-    replayed_steps,
-    rows_like,
-    rows_of_model,
-    time_features,
-)
+from bench.forecast.forecast import Forecast
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
@@ -24,11 +17,10 @@ IMPORTS = 250.0
 CELLS = [cell(*axes) for axes in full_grid()]
 BATCH_SIZE = CELLS[0].batch_size
 VARIANTS = [Variant.of(planned) for planned in CELLS]
+STEPS = ({"gflop": 50.0 + i, "moved_mib": 5000.0 + 90.0 * i} for i in range(len(VARIANTS)))
 COUNTS = {
-    variant: counts(
-        train_peak_mib=300.0 + 40.0 * i, step={"gflop": 50.0 + i, "moved_mib": 5000.0 + 90.0 * i}
-    )
-    for i, variant in enumerate(VARIANTS)
+    variant: counts(train_peak_mib=300.0 + 40.0 * i, step=step)
+    for i, (variant, step) in enumerate(zip(VARIANTS, STEPS, strict=True))
 }
 TOTALS = {
     variant: totals_of(ONE, {"": [counted]})._replace(imports_mib=IMPORTS)
@@ -38,12 +30,12 @@ TOTALS = {
 
 def peak(variant):
     totals = TOTALS[variant]
-    values = peak_features(variant, totals.lasting_mib, totals.passing_mib)
+    values = forecasting.peak_features(variant, totals.lasting_mib, totals.passing_mib)
     return IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
 
 
 def wall(variant):
-    return 9 + 0.003 * sum(time_features(variant, TOTALS[variant])[2:])
+    return 9 + 0.003 * sum(forecasting.time_features(variant, TOTALS[variant])[2:])
 
 
 def rows():
@@ -60,33 +52,26 @@ def forecast(known=()):
     return made
 
 
-def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
-    assert forecasting.REPLAYED_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
-    assert forecasting.MOST_REPLAYED_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
-    assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
-
-
-def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
+def test_steps_are_timed_after_a_short_training_and_the_last_of_one_that_unfreezes():
+    """As many as a worker takes."""
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
     fewest, most = forecasting.REPLAYED_STEPS, forecasting.MOST_REPLAYED_STEPS
+    passes = (replay.TIMED_PASSES + 1, replay.MOST_PASSES + 1)
+    assert (fewest, most) == tuple(replay.BATCHES * number for number in passes)
+    assert forecasting.REPLAYED_SHARE == replay.REPLAY_SHARE
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
-    assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
-    between = [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
+    assert [forecasting.replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
+    between = [forecasting.replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
     assert between == [fewest, 200 * forecasting.REPLAYED_SHARE, most]
-
-
-def test_time_is_that_of_all_stages_and_of_timing_the_last():
-    variant = VARIANTS[0]._replace(unfreeze="iterative")
     stages = [counts(step={"gflop": gflop}, evaluation={"gflop": 0.0}) for gflop in (1.0, 2.0, 6.0)]
-    values = time_features(variant, totals_of(ONE, {"": stages}))
+    values = forecasting.time_features(unfreezes, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    assert values[2] == pytest.approx(
-        batches * (3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps)
-    )
+    gflop = 3.0 + 6.0 * forecasting.REPLAYED_STEPS / SHAPES.steps
+    assert values[2] == pytest.approx(batches * gflop)
 
 
-def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
+def test_rows_and_other_runs_teach_it_and_before_memory_is_that_of_tensors():
     """On a GPU that of its tensors."""
     column = Group((planned_row(CELLS[0]) | {"device": "cuda:0"},), ()).memory_column
     assert column == "peak_cuda_allocated_mib"
@@ -97,6 +82,29 @@ def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
         assert 1 < (prediction.predicted_peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
         tensors_mib = on_gpu.predict(which).predicted_peak_mib
         assert tensors_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
+
+    known, unseen = rows()[::3], rows()[1::3]
+    learned = forecast(known)
+    assert learned.seen == len(known)
+    for row in unseen:
+        prediction = learned.predict(Variant.of(row))
+        assert prediction.predicted_peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
+        assert prediction.predicted_s == pytest.approx(row["wall_s"], rel=0.1)
+    others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
+    learned = forecast()
+    assert learned.basis is None
+    learned.hint(others)
+    assert learned.basis == "from the speed of other runs here"
+    times = [learned.predict(variant).predicted_s for variant in COUNTS]
+    steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
+    training = steps * 0.12 * SHAPES.real_tokens / 1000
+    assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
+    learned.learn(rows()[:1])
+    assert learned.basis == "fitted on 1 setting that ran here"
+    assert learned.predict(VARIANTS[0]).predicted_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
+    of_other_lengths = forecast()
+    of_other_lengths.hint([row | {"max_length": 16} for row in others])
+    assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
 
 
 @pytest.mark.parametrize(
@@ -117,34 +125,6 @@ def test_what_was_disturbed_or_stopped_early_teaches_memory_and_no_time(changes,
     assert (learned.seen, len(learned.memory.points)) == (0, 0)
 
 
-def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
-    known, unseen = rows()[::3], rows()[1::3]
-    learned = forecast(known)
-    assert learned.seen == len(known)
-    for row in unseen:
-        prediction = learned.predict(Variant.of(row))
-        assert prediction.predicted_peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
-        assert prediction.predicted_s == pytest.approx(row["wall_s"], rel=0.1)
-
-
-def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
-    others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
-    learned = forecast()
-    assert learned.basis is None
-    learned.hint(others)
-    assert learned.basis == "from the speed of other runs here"
-    times = [learned.predict(variant).predicted_s for variant in COUNTS]
-    steps = 1 + forecasting.REPLAYED_STEPS / SHAPES.steps
-    training = steps * 0.12 * SHAPES.real_tokens / 1000
-    assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
-    learned.learn(rows()[:1])
-    assert learned.basis == "fitted on 1 setting that ran here"
-    assert learned.predict(VARIANTS[0]).predicted_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
-    of_other_lengths = forecast()
-    of_other_lengths.hint([row | {"max_length": 16} for row in others])
-    assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
-
-
 def test_flops_are_for_each_real_token():
     variant = VARIANTS[0]
     steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
@@ -154,74 +134,49 @@ def test_flops_are_for_each_real_token():
 
 def test_only_rows_that_may_be_compared_count():
     mine = synthetic_rows(6, failures=False)
-    others = [
-        *synthetic_rows(2, failures=False, epochs=9),
-        *synthetic_rows(2, failures=False, dropout=0.3),
-        *(row | {"conditions_id": "other"} for row in mine[:2]),
-    ]
+    others = [row | {"conditions_id": "other"} for row in mine[:2]]
+    for changes in ({"epochs": 9}, {"dropout": 0.3}):
+        others += synthetic_rows(2, failures=False, **changes)
     like = planned_row(cell(*full_grid()[0], seed=5))
-    assert rows_like([*others, *mine], [like]) == mine
+    assert forecasting.rows_like([*others, *mine], [like]) == mine
     larger = synthetic_rows(2, failures=False, batch_size=64)
-    assert rows_like([*larger, *mine], [like]) == mine
+    assert forecasting.rows_like([*larger, *mine], [like]) == mine
     both = [like, like | {"batch_size": 64}]
-    assert rows_like([*larger, *others, *mine], both) == [*larger, *mine]
-    assert rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
+    assert forecasting.rows_like([*larger, *others, *mine], both) == [*larger, *mine]
+    assert forecasting.rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
 
 
 PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
 TRUE = (60.0, 1.1, 1.35)
 
 
-def cells(count, noise=0.0):
+def measurements(count, noise=0.0):
     rng = np.random.default_rng(0)
     design = [(1.0, *map(float, rng.uniform((80, 50), (270, 900)))) for _ in range(count)]
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
 
 
-def test_enough_measurements_give_the_law():
-    design, measured = cells(40)
+def test_measurements_move_the_prior_to_their_law_and_what_is_left_out_is_not_seen():
+    design, measured = measurements(40)
     coefficients = fit(design, measured, PRIOR)
-    for x, y in zip(design, measured, strict=True):
-        assert apply(coefficients, x) == pytest.approx(y, rel=0.01)
+    assert [apply(coefficients, x) for x in design] == pytest.approx(measured, rel=0.01)
     prior = Prior((*PRIOR.values, 7.0), (*PRIOR.spread, 1.0))
     coefficients = fit([(*x, 0.0) for x in design], measured, prior)
     assert coefficients[3] == pytest.approx(7.0), "a feature that is never seen"
     assert min(fit(design, [1000 - 0.5 * x[2] for x in design], PRIOR)) >= 0
 
-
-def test_one_measurement_is_met_halfway_or_more_and_the_rest_follows():
-    design, measured = cells(20)
-    before = [apply(PRIOR.values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
-    coefficients = fit(design[:1], measured[:1], PRIOR)
-    after = [apply(coefficients, x) / y - 1 for x, y in zip(design, measured, strict=True)]
-    assert abs(after[0]) < abs(before[0]) / 2
-    assert np.abs(after).mean() < np.abs(before).mean()
-
-
-def test_rates_are_scaled_by_the_first_measurement():
+    before, after = (
+        [apply(values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
+        for values in (PRIOR.values, fit(design[:1], measured[:1], PRIOR))
+    )
+    assert abs(after[0]) < abs(before[0]) / 2, "met halfway or more"
+    assert np.abs(after).mean() < np.abs(before).mean(), "and the rest follows"
     prior = Prior((5.0, 0.01, 0.002), (5.0, 0.01, 0.002), rates=True)
-    design, _ = cells(10)
     slow = [4 * apply(prior.values, x) for x in design]
     coefficients = fit(design[:1], slow[:1], prior)
     assert [apply(coefficients, x) for x in design] == pytest.approx(slow, rel=0.01)
 
-
-def fitted(design, measured):
-    """A fit of variants of two kinds in turn."""
-    variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
-    of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
-    for which, value in zip(variants, measured, strict=True):
-        of.learn(which, value)
-    return of
-
-
-def ways(design, measured):
-    checks = fitted(design, measured).checks()
-    return {way: list(predicted.values()) for way, predicted in checks.items()}
-
-
-def test_what_is_left_out_is_not_seen():
-    design, measured = cells(12, noise=NOISE)
+    design, measured = measurements(12, noise=NOISE)
     before = ways(design, measured)
     for i in range(0, 12, 2):
         measured[i] *= 3
@@ -235,20 +190,27 @@ def test_what_is_left_out_is_not_seen():
     assert again["one left out"][0] != after["one left out"][0]
     assert again["as they ran"][0] == apply(PRIOR.values, design[0])
     assert again["as they ran"][5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
-
-
-def test_errors_are_absolute_shares_of_what_was_measured():
     found = errors([89.0, 109.0, 100.0, 104.0, 102.0], [100.0] * 5)
-    assert found == pytest.approx(
-        {"within_10_percent": 0.8, "error_median": 0.04, "error_90": 0.102, "error_max": 0.11}
-    )
-
-
-def test_repeats_count_by_their_mean_and_a_new_measurement_changes_predictions():
-    design, measured = cells(4)
+    names = ("within_10_percent", "error_median", "error_90", "error_max")
+    assert [found[name] for name in names] == pytest.approx([0.8, 0.04, 0.102, 0.11])
+    design, measured = measurements(4)
     of = fitted(design, measured)
     first = next(iter(of.points))
     before = of.predict(first)
     of.learn(first, 3 * measured[0])
     assert of.points[first] == (design[0], 2 * measured[0])
     assert of.predict(first) > before
+
+
+def fitted(design, measured):
+    """Of two kinds in turn."""
+    variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
+    of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
+    for which, value in zip(variants, measured, strict=True):
+        of.learn(which, value)
+    return of
+
+
+def ways(design, measured):
+    checks = fitted(design, measured).checks()
+    return {way: list(predicted.values()) for way, predicted in checks.items()}

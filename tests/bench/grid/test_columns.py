@@ -1,6 +1,5 @@
 """Columns of a row of a real worker, against what the test works out itself, and wrong values."""
 
-import csv
 import json
 import os
 import platform
@@ -19,9 +18,6 @@ import torch
 from safetensors.numpy import load_file
 
 from bench.forecast.forecast import Prediction
-from bench.grid import cells as grid_cells
-from bench.launch import runner
-from bench.machine import conditions
 from bench.machine.conditions import MEASUREMENT_VERSION
 from bench.machine.version import code_version
 from bench.plan.job import Job
@@ -29,9 +25,11 @@ from bench.plan.models import find_model
 from bench.plan.rows import SCHEMA, Row
 from minbert.data.tasks import load_task
 from minbert.data.tokenizer import Tokenizer
+from minbert.training.losses import mean_loss
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
+from tests.bench.tiny_cells import csv_rows
 from tests.cs224n import relabel, write_folder
 from tests.experiments.faults.parent import stub_report
 
@@ -70,8 +68,8 @@ class Ran:
     time: tuple[datetime, datetime]
 
     def lines(self, name):
-        with (self.folder / name).open(newline="") as file:
-            return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+        rows = csv_rows(self.folder / name)
+        return [{name: float(value) for name, value in row.items()} for row in rows]
 
     def predictions(self):
         return load_file(self.folder / "predictions.safetensors")
@@ -79,8 +77,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, minilm):
-    """One cell by the grid command. What is slow beside the worker is stubbed: the processes that
-    count and the report."""
+    """One cell by the grid command, with stubs of the processes that count and of the report."""
     checkpoint = narrow(4, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
     place = GridRuns(tmp_path_factory.mktemp("columns") / "place", checkpoint)
     data = write_folder(place.folder / "data", ("sst",), count=70)
@@ -92,10 +89,10 @@ def ran(tmp_path_factory, minilm):
     forecast = SimpleNamespace(predict=lambda _: FORETOLD, learn=id, time_s=lambda _: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
-        patch.setattr(grid_cells, "forecast_plan", lambda *_, **__: forecast)
-        patch.setattr(conditions, "_threads", lambda *_: 1)
+        patch.setattr("bench.grid.cells.forecast_plan", lambda *_, **__: forecast)
+        patch.setattr("bench.machine.conditions._threads", lambda *_: 1)
         clock = iter([1000.0, 1000.0 + WALL_S])
-        patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
+        patch.setattr("bench.launch.runner.time", SimpleNamespace(monotonic=clock.__next__))
         begun = datetime.now(UTC).replace(microsecond=0)
         options = ("--data", str(data), "--select", "seed=1")
         place.finish(*options, forecast=True, file="mine.toml")
@@ -152,8 +149,7 @@ def test_conditions_are_those_of_this_machine(ran):
 
 
 def sizes_of(checkpoint):
-    """Parameters in all, without a pooler, and those that train: all but weights and biases under
-    adapters."""
+    """Parameters without a pooler, and those that train: all but what is under adapters."""
     linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
     adapters = 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
     total, under = adapters + 32 * 32 + 32 + 32 * 5 + 5, 0
@@ -223,9 +219,7 @@ def test_scores_are_those_of_the_predictions(ran):
 
 def test_losses_are_those_of_the_last_epoch(ran):
     logits, labels = (ran.predictions()[name] for name in ("logits", "labels"))
-    shares = np.exp(logits.astype(np.float64))
-    shares /= shares.sum(axis=1, keepdims=True)
-    expected = -np.log(shares[np.arange(len(labels)), labels]).mean()
+    expected = mean_loss("cross-entropy", logits, labels)
     assert ran.row["dev_loss"] == pytest.approx(expected, rel=1e-5)
     losses = [step["loss"] for step in ran.lines("steps.csv")]
     assert ran.row["train_loss"] == pytest.approx(np.mean(losses[-LAST_STEPS:]), rel=1e-5)

@@ -10,9 +10,7 @@ from safetensors.numpy import load_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
-from bench.plan import gridfile
-from bench.plan.planning import Resolved, expand, plan
-from bench.plan.selection import parse_selection, select
+from bench.plan.planning import plan
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
 from bench.results.predictions import kept_predictions, outcome_of, values_from
@@ -93,39 +91,6 @@ def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(
     assert str([Sizes(60, 0)]) in place.run(*flags).stderr
 
 
-def cells_of(**settings):
-    loaded = gridfile.load("smoke")
-    changed = loaded.settings.model_copy(update=settings)
-    resolved = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
-    return expand(loaded.model_copy(update={"settings": changed}), resolved)
-
-
-def test_folds_multiply_cells_within_a_seed():
-    plain, folded = cells_of(seeds=2), cells_of(seeds=2, folds=3)
-    assert len(folded) == 3 * len(plain)
-    each = [(seed, fold) for seed in range(2) for fold in range(3) for _ in range(len(plain) // 2)]
-    assert [(one.seed, one.fold) for one in folded] == each
-    assert {(one.folds, one.fold) for one in plain} == {(None, None)}
-    assert not {one.cell_id for one in plain} & {one.cell_id for one in folded}
-    chosen = select(folded, parse_selection("fold=0,2 seed=1"))
-    assert {(one.seed, one.fold) for one in chosen} == {(1, 0), (1, 2)}
-    many = '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]'
-    with pytest.raises(InputError, match="cells with its seeds, folds; 100,000 are the most"):
-        gridfile.parse(many, "x.toml", "x")
-
-
-def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
-    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
-    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
-    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
-    assert [item.action for item in planned] == ["run", "done", "done"]
-    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
-    [group] = [group for group in both if group.first.conditions_id == "here"]
-    [setting] = group.settings
-    assert [row.fold for row in setting.elsewhere] == [1, 2]
-    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
-
-
 def fold_row(fold, mode="full", folds=3, **more):
     return run(mode, settings={"folds": folds, "fold": fold}, **more)
 
@@ -140,7 +105,7 @@ def setting_of(scores, values_of=numbers, **more):
     return one(rows, values_of).settings[0]
 
 
-def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_their_mean():
+def test_a_score_takes_all_folds_of_a_seed_and_of_one_version_if_it_has_all():
     rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
     setting = one(rows, numbers).settings[0]
     assert setting.estimate("dev_score") is None
@@ -158,9 +123,6 @@ def test_the_score_of_folds_takes_all_of_them_and_without_predictions_it_is_thei
         assert one([*map(fold_row, wrong)], numbers).settings[0].estimate("dev_score") is None
     many = [fold_row(fold, folds=10**9) for fold in range(2)]
     assert one(many, numbers).settings[0].estimate("dev_score") is None
-
-
-def test_several_seeds_of_folds_vary_by_seed_and_example():
     seeds = ((seed, fold) for seed in range(2) for fold in range(3))
     rows = [fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed) for seed, fold in seeds]
     group = one(rows, numbers)
@@ -170,9 +132,6 @@ def test_several_seeds_of_folds_vary_by_seed_and_example():
     assert (spread.seeds, spread.examples) == (2, 60)
     lacking = one(rows[:-1], numbers).settings[0]
     assert list(lacking.scores) == [0]
-
-
-def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all():
     old = [fold_row(fold, dev_score=0.5) for fold in range(2)]
     new = [fold_row(fold, dev_score=0.7, code_version="0.2.0") for fold in (1, 2)]
     [run] = one([*old, *new], numbers).settings[0].runs[0]
@@ -184,19 +143,7 @@ def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all():
     assert [len(run) for run in one(repeated, numbers).settings[0].runs[0]] == [3, 3]
 
 
-def test_costs_are_paired_by_fold():
-    full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
-    rows = [fold_row(n, time=t) for n, t in enumerate(full)]
-    rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
-    group = one(rows, numbers)
-    base, other = group.settings
-    assert set(base.by_run(TIME)) == {(0, fold, 1, "0.1.0") for fold in range(3)}
-    assert base.estimate(TIME) == mean_t(full)
-    ratio = compare(group, "time", other, base)
-    assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
-
-
-def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
+def test_a_setting_learns_by_all_folds_and_costs_are_paired_by_fold():
     each = {"flags": "not_learned", "majority_score": 0.4}
     for scores, more, learned in (
         ([0.6, 0.6, 0.6], each, True), ([0.5, 0.4, 0.5], each, False),
@@ -207,17 +154,33 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
     rows = [fold_row(n, "head", dev_score=0.6, **each) for n in range(3)]
     rows += [fold_row(n, dev_score=0.2, **each) for n in range(3)]
     assert best_by_score(one(rows, numbers)).mode == "head"
+    for metric, score in (("rmse", 0.2), ("mcc", 0.1)):
+        flagged = [
+            [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
+                      flags="not_learned" if n < count else None) for n in range(3)]
+            for count in range(4)
+        ]  # fmt: skip
+        learned = [one(rows, numbers).settings[0].learned for rows in flagged]
+        assert learned == [True, True, False, False], "unless most folds are flagged"
 
-
-@pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
-def test_by_another_metric_folds_learned_unless_most_are_flagged(metric, score):
-    flagged = [
-        [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
-                  flags="not_learned" if n < count else None) for n in range(3)]
-        for count in range(4)
-    ]  # fmt: skip
-    learned = [one(rows, numbers).settings[0].learned for rows in flagged]
-    assert learned == [True, True, False, False]
+    full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
+    rows = [fold_row(n, time=t) for n, t in enumerate(full)]
+    rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
+    group = one(rows, numbers)
+    base, other = group.settings
+    assert set(base.by_run(TIME)) == {(0, fold, 1, "0.1.0") for fold in range(3)}
+    assert base.estimate(TIME) == mean_t(full)
+    ratio = compare(group, "time", other, base)
+    assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
+    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
+    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
+    planned = plan(cells, rows, HERE | {"conditions_id": "here"})
+    assert [item.action for item in planned] == ["run", "done", "done"]
+    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
+    [group] = [group for group in both if group.first.conditions_id == "here"]
+    [setting] = group.settings
+    assert [row.fold for row in setting.elsewhere] == [1, 2]
+    assert (list(setting.runs), len(setting.ok), group.seeds) == ([0], 1, 1)
 
 
 def outcomes_of_folds(run, *, logits=False):

@@ -1,10 +1,7 @@
 """The grid command, end to end, with real workers."""
 
-import csv
 import json
-import signal
 import subprocess
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,27 +11,21 @@ from bench.forecast.outlook import Outlook
 from bench.plan.columns import values_of
 from bench.results.facts import REFERENCES, read_facts
 from tests.bench.grids import workers_of
+from tests.bench.tiny_cells import csv_rows
 
 
 def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
     grid.csv = grid.folder / "not" / "there" / "yet" / "runs.csv"
     first = grid.run_apart("--select", "mode=dora amp=off")
     assert first.returncode == 0, first.stderr
-    rows = grid.rows()
-    [row] = rows
+    [row] = rows = grid.rows()
     assert row["status"] == "ok"
-    assert row["dev_metric"] == "accuracy"
     for name in ("flops_per_token", "predicted_s", "predicted_peak_mib", "dev_ci_low"):
         assert row[name] is not None, name
-    assert 0 < float(row["startup_s"]) < float(row["wall_s"])
-    assert row["peak_cuda_allocated_mib"] is None
     assert row["imports_anon_mib"] < row["peak_anon_mib"] < row["peak_rss_mib"]
     assert str(grid.folder) not in json.dumps(values_of(row))
     [facts] = read_facts(grid.csv).values()
     assert [point.name for point in facts.references] == list(REFERENCES)
-    assert facts.references == tuple(facts.references_for(row))
-    [majority] = [point for point in facts.references if point.name == "majority"]
-    assert majority.scores["accuracy"][0] == pytest.approx(row["majority_score"])
     assert first.stderr.count("reference points: accuracy of majority") == 1
     index = (grid.reports / "index.html").read_text()
     assert str(grid.folder) not in index
@@ -43,25 +34,6 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
 
     grid.finish("--select", "mode=dora amp=off")
     assert grid.rows() == rows
-
-
-def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid):
-    """Of two cells, one is done while the other is stopped."""
-    process = grid.start("--select", "mode=head")
-    end = time.monotonic() + 90
-    while len(grid.rows()) != 1 or not workers_of(grid.folder):
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "to go on: python -m bench.grid --grid smoke" in err
-    assert "report:" in out
-    assert workers_of(grid.folder) == []
-    assert grid.statuses() in (["ok", "interrupted"], ["ok", "ok", "interrupted"])
-    assert grid.run("--select", "mode=head").returncode == 0
-    ids = [row["cell_id"] for row in grid.rows() if row["status"] == "ok"]
-    assert len(ids) == len(set(ids)) == 2
 
 
 def test_a_timeout_is_a_row_and_the_grid_goes_on(grid):
@@ -79,18 +51,15 @@ def test_a_timeout_is_a_row_and_the_grid_goes_on(grid):
 def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid):
     grid.finish("--select", "mode=lora amp=off", "--save-weights")
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
-    present = {path.name for path in folder.iterdir()}  # besides those of test_validate.py
-    assert {"command.txt", "stderr.txt", "stdout.txt", "weights.safetensors"} <= present
+    assert {"stderr.txt", "stdout.txt"} <= {path.name for path in folder.iterdir()}
 
     def results():
         result = json.loads((folder / "result.json").read_text())
         names = ("dev_loss", "dev_score", "train_loss", "tokens_total")
-        steps = (folder / "steps.csv").read_text().splitlines()
-        losses = [line.rpartition(",")[2] for line in steps]
+        losses = [row["loss"] for row in csv_rows(folder / "steps.csv")]
         return result["save_s"], [result["columns"][n] for n in names], losses
 
-    with (folder / "phases.csv").open() as file:
-        phases = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(file)}
+    phases = {row["phase"]: float(row["seconds"]) for row in csv_rows(folder / "phases.csv")}
     assert [*phases] == ["load", "tokenise", "train", "evaluate", "measure", "save"]
     saved, *first = results()
     assert 0 < saved == pytest.approx(phases["save"], abs=1e-4)
@@ -105,10 +74,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid, monkeypatch):
     one = SimpleNamespace(predict=lambda _: Prediction(100.0, 60.0, 1.0), basis="by heart")
     monkeypatch.setattr("bench.grid.session.Session.outlook", lambda *_: Outlook(one, []))
     document = json.loads(grid.run("--dry-run", "--json", "--budget", "4.5").stdout)
-    items = document["cells"]
-    names = ("action", "predicted_s", "predicted_peak_mib")
-    assert {tuple(item[name] for name in names) for item in items} == {("run", 60.0, 100.0)}
-    assert [item["fits"] for item in items] == 4 * [True] + 4 * [False]
+    names = ("action", "predicted_s", "predicted_peak_mib", "fits")
+    items = [tuple(item[name] for name in names) for item in document["cells"]]
+    assert items == [("run", 60.0, 100.0, fits) for fits in 4 * [True] + 4 * [False]]
     assert document["total"] == {
         "predicted_s": 480.0, "predicted_peak_mib": 100.0, "basis": "by heart",
         "covers": "the grid", "scores_from_other_machines": 0, "budget_s": pytest.approx(270),

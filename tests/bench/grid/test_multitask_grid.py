@@ -1,60 +1,39 @@
 """Task multitask by the grid command, end to end, on a tiny encoder and a tiny folder."""
 
-import csv
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from bench.plan.gridfile import Rates
+from bench.results.origins import folder_of
 from bench.results.overall import overall
 from minbert.data.metrics import accuracy, pearson
-from minbert.data.tasks import load_task
 from minbert.data.tasks.cs224n import PARTS
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
+from tests.bench.tiny_cells import csv_rows
 from tests.cs224n import relabel, write_folder
 
-SETTINGS = """
-[settings]
-task = "multitask"
-encoders = 2
-epochs = 2
-batch_size = 8
-max_length = 32
-head = "conv"
-optimizer = "adamax"
-schedule = "halving"
-task_rates = {sst = 4.0, quora = 5.0, sts = 3.0}
-task_decays = {sst = 9e-3, quora = 1e-5}
-"""
+SETTINGS = (
+    "task = 'multitask', encoders = 2, epochs = 2, batch_size = 8, max_length = 32, head = 'conv', "
+    "optimizer = 'adamax', schedule = 'halving', task_rates = {sst = 4.0, quora = 5.0, sts = 3.0}, "
+    "task_decays = {sst = 9e-3, quora = 1e-5}"
+)
 FULL = "[[cells]]\nmode = ['full']\n"
-LORA = """
-[[cells]]
-mode = ["lora"]
-rank = [2]
-layers = ["all-lin-only"]
-amp = ["on"]
-"""
+LORA = "[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['all-lin-only']\namp = ['on']\n"
 
 
 def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS, code=0):
     """Run a grid of such cells, which must end with this code; its rows and what it wrote."""
-    (grid.folder / "mine.toml").write_text(settings + cells)
+    (grid.folder / "mine.toml").write_text(f"settings = {{ {settings} }}\n{cells}")
     data = write_folder(grid.folder / "data", parts)
     done = grid.finish("--data", str(data), *extra, file="mine.toml", code=code)
     return grid.rows(), done.stderr
 
 
-def folder_of(grid, row):
-    (folder,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
-    return folder
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, minilm):
-    """A place where a full and a LoRA cell have run, from weights that are drawn large, so that
-    what they say of texts differs. Not to be changed."""
+    """Where a full and a LoRA cell have run, from large random weights. Not to be changed."""
     folder = tmp_path_factory.mktemp("ran")
     checkpoint = narrow(1, folder / "lively", minilm, spread=0.3)
     made = GridRuns(folder, checkpoint, workers_here=True)
@@ -89,7 +68,7 @@ def test_cells_end_ok_with_all_figures(ran):
 
 def test_what_is_kept_gives_the_scores_again(ran):
     for row in ran.rows():
-        folder = folder_of(ran, row)
+        folder = folder_of(ran.csv, row)
         kept = load_file(folder / "predictions.safetensors")
         assert set(kept) == {f"{part}.{name}" for part in PARTS for name in ("logits", "labels")}
         assert kept["sst.logits"].shape == (12, 5)
@@ -98,20 +77,16 @@ def test_what_is_kept_gives_the_scores_again(ran):
         columns = ("dev_sentiment", "dev_paraphrase", "dev_similarity")
         assert [row[name] for name in columns] == pytest.approx([*scores.values()], abs=1e-6)
         assert row["dev_score"] == pytest.approx(overall(scores), abs=1e-6)
-        with (folder / "epochs.csv").open() as file:
-            epochs = list(csv.DictReader(file))
-        assert len(epochs) == 2
-        assert float(epochs[-1]["dev_similarity"]) == pytest.approx(scores["sts"], abs=1e-6)
-        steps = (folder / "steps.csv").read_text().splitlines()
-        assert len(steps) == 1 + 2 * 3 * 3
+        _, last = csv_rows(folder / "epochs.csv")
+        assert float(last["dev_similarity"]) == pytest.approx(scores["sts"], abs=1e-6)
+        assert len(csv_rows(folder / "steps.csv")) == 2 * 3 * 3
 
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid):
-    settings = SETTINGS + 'regression_loss = "pearson"\n'
+    settings = f"{SETTINGS}, regression_loss = 'pearson'"
     ((row,), _) = run(grid, FULL, parts=("sts",), settings=settings)
-    assert row["status"] == "ok"
-    assert (row["encoders"], row["task_rates"]) == (1, "sts=3")
-    assert row["regression_loss"] == "pearson"
+    found = (row["status"], row["encoders"], row["task_rates"], row["regression_loss"])
+    assert found == ("ok", 1, "sts=3", "pearson")
     assert 0 < row["dev_loss"] == pytest.approx(1 - row["dev_similarity"], abs=1e-5)
     assert row["dev_sentiment"] is row["dev_paraphrase"] is None
     assert row["dev_score"] == pytest.approx((1 + row["dev_similarity"]) / 2, abs=1e-6)
@@ -122,11 +97,10 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid):
 )
 def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(grid, order, came):
     """In two steps, of which a part has three in an epoch. The heads' last biases begin at 0."""
-    settings = SETTINGS + f'task_order = "{order}"\n'
+    settings = f"{SETTINGS}, task_order = '{order}'"
     ((row,), _) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
     assert (row["status"], row["task_order"]) == ("ok", order)
-    assert row["dev_sentiment"] is not None
-    kept = load_file(folder_of(grid, row) / "weights.safetensors")
+    kept = load_file(folder_of(grid.csv, row) / "weights.safetensors")
     assert {part for part in PARTS if kept[f"classifier.{part}.out.bias"].any()} == came
 
 
@@ -145,9 +119,9 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     """After one step of sst. AdamW's first moves a bias, which begins at 0, by the rate, and where
     there is no gradient, at positions that no text has, decay alone changes a weight."""
     settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
-    settings += 'task_order = "sequential"\n'
+    settings += ", task_order = 'sequential'"
     ((row,), _) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
-    kept = load_file(folder_of(grid, row) / "weights.safetensors")
+    kept = load_file(folder_of(grid.csv, row) / "weights.safetensors")
     rate = 4 * Rates().full
     np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
     name = "embeddings.position_embeddings.weight"
@@ -165,23 +139,3 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid):
     assert "not_learned" in str(row["flags"]).split()
     assert row["dev_score"] is row["dev_similarity"] is row["dev_paraphrase"] is None
     assert row["dev_sentiment"] is not None
-
-
-def test_a_share_of_each_part_is_held_out_and_predicted(grid):
-    """By a cell of all parts, and by one of sts alone."""
-    run(grid, FULL, settings=SETTINGS + "held_out = 0.4\n")
-    alone = "[settings]\ntask = 'sts'\nbatch_size = 8\nmax_length = 32\nheld_out = 0.4\n"
-    (together, alone), _ = run(grid, FULL, settings=alone)
-    folder = folder_of(grid, together)
-    kept = load_file(folder / "predictions.safetensors")
-    for part in PARTS:
-        assert kept[f"{part}.held_logits"].shape == (10, 5 if part == "sst" else 1)
-        indices = kept[f"{part}.held_indices"]
-        assert indices.dtype == np.int64
-        labels = load_task(part, grid.folder / "data").train.labels
-        np.testing.assert_array_equal(kept[f"{part}.held_labels"], labels[indices])
-    steps = (folder / "steps.csv").read_text().splitlines()
-    assert len(steps) == 1 + 2 * 3 * 2, "of 24 examples 14 are left, two batches"
-    of_pairs = load_file(folder_of(grid, alone) / "predictions.safetensors")
-    for name in ("held_labels", "held_indices"):
-        np.testing.assert_array_equal(kept[f"sts.{name}"], of_pairs[name])

@@ -22,16 +22,12 @@ from tests.cs224n import write_folder
 
 TOPICS = ("NA", "None", "weather, and climate", "sports")
 WORDS = ("apple", "banana", "cloud", "football")
-GRID = """
-data = { path = "train.csv", label = "topic", test = "test.csv" }
-cells = [{ mode = ["full"] }]
-[settings]
-epochs = 20
-batch_size = 16
-dropout = 0.0
-max_length = 16
-learning_rates = { full = 5e-3 }
-"""
+GRID = (
+    'data = { path = "train.csv", label = "topic", test = "test.csv" }\n'
+    'cells = [{ mode = ["full"] }]\n'
+    "settings = { epochs = 20, batch_size = 16, dropout = 0.0, max_length = 16, "
+    "learning_rates = { full = 5e-3 } }\n"
+)
 
 
 def write_csv(path, count, seed=0):
@@ -149,9 +145,7 @@ def test_several_labels_of_other_data_than_those_of_the_grid_file_are_scored(pla
     assert "macro F1" in (place.reports / "index.html").read_text(encoding="utf-8")
 
 
-def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(
-    place, monkeypatch
-):
+def test_new_names_of_the_same_classes_are_shown_without_a_training(place, monkeypatch):
     """Before that, examples that are gone from the cache stop the grid."""
     path = place.folder / "train.csv"
     text = path.read_text(encoding="utf-8")
@@ -176,9 +170,7 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
     assert classes == [names[WORDS.index(word)] for word in topics]
 
 
-def test_in_a_checkout_own_data_have_a_folder_and_the_committed_files_stay(
-    place, capsys, monkeypatch
-):
+def test_in_a_checkout_own_data_have_a_folder_of_their_own(place, capsys, monkeypatch):
     """By commands that name no place for results; outside, it is the current folder."""
     folder = place.folder
     monkeypatch.chdir(folder)

@@ -14,9 +14,7 @@ from bench.report.render import report
 from bench.report.text import no_interval
 from bench.results.outcomes import no_values
 from bench.results.store import Store
-from bench.stats.changepoints import autoregressive
 from bench.stats.intervals import Std, ratio
-from bench.stats.steptimes import training_times
 from tests.bench.synthetic_rows import as_results, cell, planned_row, result_row, synthetic_rows
 
 SENTENCES = Path(__file__).with_name("several-runs.txt")
@@ -38,10 +36,6 @@ def one(rows, values_of=no_values):
     return group
 
 
-def first(rows, values_of=no_values):
-    return one(rows, values_of).settings[0]
-
-
 def half_width(setting, column=TIME):
     ends = setting.estimate(column).ends()
     return math.log(ends[1] / ends[0]) / 2
@@ -54,7 +48,7 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
         run(time=110.0, dev_score=0.5, peak_rss_mib=1100.0, code_version="0.2.0"),
         run(time=100.0, dev_score=0.6, peak_rss_mib=1000.0, seed=1),
     ]
-    setting = first(rows)
+    setting = one(rows).settings[0]
     assert sorted(setting.by_run(TIME).values()) == [90.0, 100.0, 100.0, 110.0]
     assert setting.estimate(TIME).value == pytest.approx(100.0)
     assert setting.estimate("peak_rss_mib").value == pytest.approx(1000.0)
@@ -63,16 +57,13 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
     assert setting.estimate("dev_score").value == pytest.approx(0.55)
     group = one(rows)
     assert (group.seeds, group.ok) == (2, 4)
-
-
-def test_repeats_of_one_seed_have_the_score_of_one_training():
     rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
-    assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
+    assert one(rows).settings[0].estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
     group = one([*rows, run("head", dev_score=0.4)], lambda rows: np.full(4, rows[0]["dev_score"]))
     assert list(group.settings[0].values) == [0]
     spread = score_spread(*group.settings)
     assert (spread.seeds, spread.of_seeds) == (1, None)
-    differently_long = first(rows, lambda rows: np.ones(rows[0]["repeat"]))
+    differently_long = one(rows, lambda rows: np.ones(rows[0]["repeat"])).settings[0]
     assert differently_long.values == {}
 
 
@@ -89,54 +80,13 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert group.between(TIME) == Std(pytest.approx(0.02), 2)
     assert half_width(single) == pytest.approx(4.302653 * 0.02, rel=1e-6)
     assert half_width(repeated) == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
-    assert first(rows).estimate("peak_rss_mib").ends() is not None
+    assert one(rows).settings[0].estimate("peak_rss_mib").ends() is not None
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
     seeds = [run(time=row[TIME], seed=n, peak_rss_mib=1000.0 + n) for n, row in enumerate(rows)]
     group = one([*seeds, run("head")])
     assert half_width(group.settings[1]) == pytest.approx(4.302653 * 0.02, rel=1e-6)
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
-
-
-def processes(rng, memory, *marks):
-    """Runs of a cell as processes measure it: 132 steps of 100 ms, with autoregressive noise of 5%
-    and this memory in steps, in processes that differ by 5%."""
-    steps = 132
-    noise = np.exp(
-        0.05 * autoregressive(rng.normal(size=(len(marks), steps)), math.exp(-1 / memory))
-    )
-    ms = 100 * np.exp(rng.normal(0, 0.05, (len(marks), 1))) * noise
-    rows = []
-    for own, mark in zip(ms, marks, strict=True):
-        found = training_times(own.tolist(), [1000] * steps, [1000] * steps).ms_per_1k_tokens
-        ends = {f"{TIME}_ci_low": found.low, f"{TIME}_ci_high": found.high}
-        rows.append(run(time=found.value, **(mark | ends)))
-    return rows
-
-
-def test_intervals_of_times_cover_what_other_processes_would_measure():
-    """Of settings with three seeds, with three repeats, and with one run beside those."""
-    rng, trials = np.random.default_rng(7), 60
-    hits = dict.fromkeys(("seeds", "repeats", "single"), 0)
-    for _ in range(trials):
-        several = processes(
-            rng, 30.0, *({"seed": n} for n in range(3)),
-            *({"mode": "head", "repeat": n} for n in (1, 2, 3)), {"mode": "lora"},
-        )  # fmt: skip
-        for name, setting in zip(hits, one(several).settings, strict=True):
-            hits[name] += bool(setting.estimate(TIME).holds(100.0))
-    assert min(hits.values()) >= 0.9 * trials, hits
-
-
-def repeats(mode, gap, own=0.001, **settings):
-    """Three runs of a setting, a gap between their logarithms, each with an interval of its own."""
-    times = [100 * math.exp(of) for of in (-gap, 0.0, gap)]
-    ends = [{f"{TIME}_ci_low": t * math.exp(-own), f"{TIME}_ci_high": t * math.exp(own)}
-            for t in times]  # fmt: skip
-    return [
-        run(mode, time, repeat=n, settings=settings, **ends[n - 1])
-        for n, time in enumerate(times, 1)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +98,13 @@ def repeats(mode, gap, own=0.001, **settings):
     ],
 )
 def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, own, width):
+    def repeats(mode, gap, own=0.001, **settings):
+        """Three runs, a gap between their logarithms, each with an interval of its own."""
+        for n in (1, 2, 3):
+            time = 100 * math.exp((n - 2) * gap)
+            ends = {f"{TIME}_ci_low": time / math.exp(own), f"{TIME}_ci_high": time * math.exp(own)}
+            yield run(mode, time, repeat=n, settings=settings, **ends)
+
     rates = (1e-5, 2e-5, 3e-5, 4e-5)
     steady = [row for rate in rates for row in repeats("full", 0.01, learning_rate=rate)]
     group = one([*steady, *repeats("head", gap, own)])
@@ -157,7 +114,7 @@ def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, 
     assert width is None or pooled < width
 
 
-def test_costs_are_paired_over_runs_that_both_have():
+def test_costs_are_paired_over_runs_that_both_have_and_not_across_versions():
     rounds = [1.0, 1.5, 1.2, 0.9]
     rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
     rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
@@ -172,9 +129,13 @@ def test_costs_are_paired_over_runs_that_both_have():
     both = [*moved, *rows[-3:]]
     gap = compare(one(both), "time", *one(both).settings[::-1])
     assert gap.high - gap.low < 1e-6, "over the runs of the version that both have"
-
-
-def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
+    # two have one degree of freedom: their own spread would be of no use
+    modes = ((mode, n) for mode in ("full", "head", "lora") for n in (1, 2))
+    rows = [run(mode, 100 * math.exp(0.02 * (-1) ** n), repeat=n) for mode, n in modes]
+    group = one(rows)
+    gap = compare(group, "time", group.settings[1], group.settings[0])
+    half = 3.182446 * group.between(TIME).value
+    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
     newer = {"code_version": "0.2.0"}
     group = one([run(), run(time=200.0, **newer), run("head")])
     assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
@@ -190,35 +151,12 @@ def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
     assert math.log(gap.high / gap.value) > 0.1
 
 
-def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show():
-    """Two have one degree of freedom: their own spread would be of no use."""
-    modes = ((mode, n) for mode in ("full", "head", "lora") for n in (1, 2))
-    rows = [run(mode, 100 * math.exp(0.02 * (-1) ** n), repeat=n) for mode, n in modes]
-    group = one(rows)
-    gap = compare(group, "time", group.settings[1], group.settings[0])
-    half = 3.182446 * group.between(TIME).value
-    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
-
-
-def test_planned_repeats_and_versions_without_a_row_are_not_run():
-    planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
-    [group] = groups([run()], planned)
-    assert [row["status"] for row in group.ordered] == ["ok", None]
-    newer = {"code_version": "0.2.0"}
-    planned = [planned_row(cell(mode, None, None, "off")) | newer for mode in ("full", "head")]
-    [group] = groups([run(), run("head", **newer)], planned)
-    assert [row["status"] for row in group.ordered] == ["ok", None, "ok"]
-    failed = run(status="crashed", attempt=2, **newer)
-    [group] = groups([run(), failed, run("head", **newer)], planned)
-    assert [row["status"] for row in group.ordered] == ["ok", "ok"], "it was run, and failed"
-
-
 def away(row, machine="EPYC, 64 cores", **more):
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
     return row | there | more
 
 
-def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do():
+def test_scores_come_from_elsewhere_and_costs_and_planned_repeats_never_do():
     here = [run(dev_score=0.5), run("head", dev_score=0.4)]
     there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
     group, other = groups([*here, *there], (), lambda rows: np.full(4, rows[0]["dev_score"]))
@@ -229,9 +167,6 @@ def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do(
     assert full.by_run(TIME) == {(0, 0, 1, "0.1.0"): 100.0}
     assert len(full.ok) == 1
     assert other.settings[0].scores == {0: 0.6, 1: 0.6, 2: 0.6}
-
-
-def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machine_lends_its():
     for more in (
         {"torch_version": "9"}, {"device": "cuda:0"}, {"tf32": "on"}, {"batch_size": 64},
         {"status": "invalid"}, {"dev_score": None}, {"frozen_dtype": "bf16"},
@@ -243,6 +178,9 @@ def test_scores_of_other_software_or_settings_are_not_taken_and_the_first_machin
     [row] = groups(rows)[0].settings[0].elsewhere
     assert len(groups(rows)) == 3
     assert row["dev_score"] in (0.7, 0.8)
+    planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
+    [group] = groups([run()], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", None]
 
 
 def lines_of(rows):

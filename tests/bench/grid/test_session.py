@@ -1,4 +1,5 @@
-"""A run of cells: what it takes over from runs that died, and what it leaves to others."""
+"""A run of cells: what it takes over from runs that died, what it leaves to others, and that it
+loses nothing when it is struck, by a few faults of `python -m tests.experiments.faults`."""
 
 import json
 import os
@@ -20,13 +21,19 @@ from bench.launch.locks import Locks
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan.budget import Budget
+from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.planning import plan
 from bench.plan.rows import latest
-from bench.results import kept
+from bench.results.origins import folder_of
+from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
-from tests.bench.synthetic_rows import write_rows
-from tests.experiments.faults.notes import Notes
+from tests.bench.synthetic_rows import new_row, write_rows
+from tests.components import need
+from tests.experiments.faults import checks
+from tests.experiments.faults.case import run_suite
+from tests.experiments.faults.kinds import Fault
+from tests.experiments.faults.notes import Launch, Notes
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, setup
 from tests.experiments.faults.worker import NOTES, PLACE, RUN
@@ -62,12 +69,6 @@ class Place:
 
     def rows(self):
         return read_rows(self.csv)
-
-    def folder(self, row):
-        repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
-        end = f"{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
-        [folder] = cells_folder(self.csv).glob(f"*-{end}")
-        return folder
 
     def launches(self):
         return len(self.notes.launches())
@@ -109,8 +110,8 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
     rows = place.rows()
     assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
     assert {row["attempt"] for row in rows} == {1}
-    assert place.launches() == len({place.folder(row) for row in rows}) == 9
-    assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
+    assert place.launches() == len({folder_of(place.csv, row) for row in rows}) == 9
+    assert {Job.read(folder_of(place.csv, row)).repeat for row in rows[6:]} == {3}
     assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
     place.csv.unlink()
     assert place.run(place.plan(repeats=3)) == 0, "taken over from the folders"
@@ -149,22 +150,20 @@ if json.loads((folder / "cell.json").read_text())["keep"]:
 """
 
 
-def test_small_weights_are_kept_up_to_a_cap_and_results_with_weights_are_taken_over_beyond_it(
-    place, monkeypatch, capsys
-):
+def test_small_weights_are_kept_up_to_a_cap_and_taken_over_beyond_it(place, monkeypatch, capsys):
     """Below it, a result without weights is not."""
     settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
     grid = place.setup.grid.model_copy(update={"settings": settings})
     place.setup = replace(place.setup, grid=grid, argv=(sys.executable, "-S", "-c", KEEPS))
-    monkeypatch.setattr(kept, "CAP", 10)
+    monkeypatch.setattr("bench.results.kept.CAP", 10)
     assert place.run(place.plan()) == 0
     assert capsys.readouterr().err.count("from head-fp32-s2 on no weights are kept") == 1
     rows = place.rows()
-    assert [Job.read(place.folder(row)).keep for row in rows[3:]] == [1, 1, 0]
+    assert [Job.read(folder_of(place.csv, row)).keep for row in rows[3:]] == [1, 1, 0]
     for cap, keep in ((0, True), (100, False)):
-        monkeypatch.setattr(kept, "CAP", cap)
+        monkeypatch.setattr("bench.results.kept.CAP", cap)
         write_rows(place.csv, rows[:3])
-        folder = place.folder(rows[3])
+        folder = folder_of(place.csv, rows[3])
         (folder / "row.json").unlink()
         job = replace(Job.read(folder), keep=keep)
         (folder / "cell.json").write_text(job.to_json())
@@ -183,24 +182,8 @@ def test_a_worker_sees_one_gpu_and_bf16_that_it_emulates_is_a_flag(place, capabi
     place.run(place.plan()[:2], device=gpu)
     rows = [row for row in place.rows() if row["device"] == "cuda:1"]
     assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
-    folder = place.folder(rows[0])
-    assert json.loads((folder / "cell.json").read_text())["device"] == "cuda:0"
-    command = (folder / "command.txt").read_text()
-    assert command.startswith(f"env CUDA_VISIBLE_DEVICES={place.csv.parent} ")
-    on_cpu = (place.folder(place.rows()[0]) / "command.txt").read_text()
+    on_cpu = (folder_of(place.csv, place.rows()[0]) / "command.txt").read_text()
     assert on_cpu.startswith("env CUDA_VISIBLE_DEVICES= ")
-
-
-def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
-    place.csv.unlink()
-    shutil.rmtree(cells_folder(place.csv))
-    old = place.plan()
-    assert place.run(place.plan()) == 0
-    rows, launches = place.rows(), place.launches()
-    capsys.readouterr()
-    assert place.run(old) == 0
-    assert (place.rows(), place.launches()) == (rows, launches)
-    assert capsys.readouterr().err.count("  ok  ") == 3
 
 
 def test_what_another_grid_interrupted_does_not_stop_this_one(place):
@@ -213,7 +196,7 @@ def test_what_another_grid_interrupted_does_not_stop_this_one(place):
 def test_results_whose_rows_were_never_written_are_taken_over_unless_of_another_version(place):
     """They end after they began, though the clock jumped; and so are those of a rerun."""
     row, *others = place.rows()
-    before = place.folder(row)
+    before = folder_of(place.csv, row)
     os.utime(before / "cell.json", (2e9, 2e9))
     (before / "row.json").unlink()
     place.csv.unlink()
@@ -258,7 +241,9 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     with mock.patch.object(LocalExecutor, "run", return_value=True):
         assert place.run(planned, fresh=True) == 130
     assert statuses() == ["ok", "ok", "ok", None, "ok", None], "as it was stopped"
-    capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert "report: " in out
+    assert "to go on: python -m bench.grid" in err
     assert place.run(planned, fresh=True) == 0
     assert "3 cells: 3 ok" in capsys.readouterr().out
     rows = place.rows()
@@ -397,3 +382,61 @@ def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):
     assert [row["status"] for row in place.rows()[3:]] == ["skipped"]
     assert place.run([other], [after], budget=Budget(600.0), forecaster=forecaster) == 0
     assert [row["status"] for row in place.rows()[3:]] == ["skipped", "skipped", "ok"]
+
+
+STRUCK = (
+    ("disk full", "anywhere", 1), ("parent killed", "half an append", 1),
+    ("parent killed", "train", 2), ("parent stopped", "tokenise", 1),
+    ("two parents", "both live", 2), ("result spoilt", "cut later", 1),
+    ("row torn", "a row more", 1), ("clock jump", "ended", 1), ("folder deleted", "end", 1),
+)  # fmt: skip
+"""Kind and phase of faults, and how many cells run at a time; for others see launch/test_runner."""
+
+
+def test_nothing_is_lost_or_done_twice_and_nothing_goes_on_running(tmp_path):
+    faults = [
+        Fault(number=number, seed=3, kind=kind, phase=phase, worker="fake", slots=slots)
+        for number, (kind, phase, slots) in enumerate(STRUCK)
+    ]
+    first, *others = verdicts = run_suite(faults, jobs=2, folder=tmp_path)
+    assert [verdict for verdict in verdicts if not verdict.good] == []
+    assert sum(not verdict.struck for verdict in others) <= 1
+    need(first.means == "small disk", "mounting a small disk takes root", component="mounts")
+    assert first.struck
+
+
+def ended(cell_id, status="ok", **values):
+    times = {"started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"}
+    ids = {"cell_id": cell_id, "conditions_id": "here", "attempt": 1, "status": status}
+    return new_row(**{**ids, **times, **values})
+
+
+def csv_of(*rows):
+    return record(NAMES) + b"".join(map(encode, rows))
+
+
+def test_what_is_unfinished_repeated_lost_wrong_or_left_over_is_seen(tmp_path):
+    unfinished = checks.unfinished_cells(["a", "b", "c"], csv_of(ended("a"), ended("b", "crashed")))
+    assert unfinished == ["b has no ok row", "c has no ok row"]
+    for twice in ([ended("a"), ended("a", attempt=2)], [ended("a", "crashed")] * 2):
+        assert len(checks.repeated_rows(csv_of(*twice))) == 1
+    launch = Launch(run=0, cell_id="a", attempt=1, pid=1, was_done=False)
+    later = replace(launch, run=1)
+    assert len(checks.repeated_work([replace(later, was_done=True)], set())) == 1
+    assert len(checks.repeated_work([launch, later], {("a", 1)})) == 1
+    before = csv_of(ended("a"), ended("b"))
+    changed = csv_of(ended("a"), ended("b", wall_s=1.0))
+    assert checks.lost_rows(before, changed) == ["the row of b, attempt 1"]
+    moved = checks.lost_rows(before, csv_of(ended("b"), ended("a")))
+    assert moved == ["the order of rows, or their form"]
+    folder = tmp_path / "runs" / "head-a-here-1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"columns": {"train_s": 0.5}}')
+    early = ended("b", finished_at="2025-01-01T00:00:00Z")
+    for wrong in (ended("a", train_s=0.6), early, ended("b", wall_s=-1.0)):
+        assert len(checks.wrong_rows(tmp_path, csv_of(wrong))) == 1
+    (folder / ".result.json.tmp").touch()
+    (tmp_path / "runs.csv.bak").touch()
+    assert len(checks.strays(tmp_path)) == 2
+    (folder / "stdout.txt").write_bytes(b"x" * 2**21)
+    assert len(checks.long_outputs(tmp_path)) == 1

@@ -28,25 +28,9 @@ def engines(monkeypatch):
     return asked
 
 
-def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_checkpoint):
-    grid.model = f"{grid.model},{deep_checkpoint}"
-    done = grid.finish(*HEAD, "--json")
-    assert json.loads(done.stdout)["cells"] == {"ok": 2}
-    rows = {row.model: row for row in grid.rows()}
-    assert rows["tiny"].params_total < rows["deep"].params_total
-    jobs = {job.cell.model: job for job in map(Job.read, cells_folder(grid.csv).glob("head-*"))}
-    assert all(Path(job.checkpoint).name == name for name, job in jobs.items())
-    assert "tiny head-fp32-s0" in done.stderr
-    assert "## Encoders: " in (grid.reports / "report.md").read_text()
-    again = grid.run(*HEAD, "--dry-run", "--json", forecast=False)
-    assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
-
-
-def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
-    grid, tmp_path, monkeypatch, engines
-):
-    """Neither process that a grid starts for each of its models runs here: what builds it, and what
-    finds its reference points."""
+def test_another_architecture_decides_the_engine_of_all(grid, tmp_path, monkeypatch, engines):
+    """Unless cells of engine minbert are selected. Neither process that a grid starts for each of
+    its models runs here: what builds it, and what finds its reference points."""
 
     def references(job, names, count, *_):
         values = {"about": "", "train": count, "scores": {"accuracy": (0.5, 0.4, 0.6)}}
@@ -57,6 +41,11 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, other = checkpoints("bert"), checkpoints("albert")
+    grid.model = other
+    refused = grid.finish("--select", "mode=head,full compile=off", grid="engines", code=2)
+    assert not grid.csv.exists()
+    assert "grid engines has cells of engine minbert: " in refused.stderr
+    assert "leave them out with --select engine=transformers" in refused.stderr
     grid.model = f"{bert},{other}"
     done = grid.finish(*HEAD, "--max-length", "auto", references=True)
     assert "note: engine transformers of all models, so that costs are compara" in done.stderr
@@ -66,20 +55,23 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     for name in rows:
         assert f"{name}: max_length auto: " in done.stderr
         assert f"reference points of {name}: " in done.stderr
+    for job in map(Job.read, cells_folder(grid.csv).glob("head-*")):
+        assert Path(job.checkpoint).name == job.cell.model
+    assert f"{bert.name} head-fp32-s0" in done.stderr
+    assert "## Encoders: " in (grid.reports / "report.md").read_text()
+    again = grid.run(*HEAD, "--max-length", "auto", "--dry-run", "--json", forecast=False)
+    assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
     [facts] = read_facts(grid.csv).values()
     frozen = [one for one in facts.references if one.name == "frozen"]
     assert {one.model_digest for one in frozen} == {r.model_digest for r in rows.values()}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_what_minbert_can_not_load_runs_in_engine_transformers(
-    grid, tmp_path, monkeypatch, engines, kind
-):
+def test_what_minbert_can_not_load_runs_in_transformers(grid, tmp_path, monkeypatch, engines, kind):
     monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     folder = grid.model = Checkpoints(tmp_path)(kind, hidden_act="silu")
     why = "hidden_act 'silu' is not supported"
-    refused = grid.run(*HEAD, "--engine", "minbert")
-    assert (refused.returncode, grid.csv.exists()) == (2, False)
+    refused = grid.finish(*HEAD, "--engine", "minbert", code=2)
     assert why in refused.stderr
     assert "take --engine transformers" in refused.stderr
     plan = (*HEAD, "--max-length", "auto", "--dry-run", "--json")
@@ -92,9 +84,7 @@ def test_what_minbert_can_not_load_runs_in_engine_transformers(
     assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
-def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own(
-    grid, tmp_path, engines
-):
+def test_an_encoder_like_bert_runs_in_minbert_with_its_own_tokenizer(grid, tmp_path, engines):
     folder = grid.model = Checkpoints(tmp_path)("roberta")
     done = grid.finish(*HEAD, "--max-length", "auto")
     [length] = re.findall(r"^note: max_length auto: (\d+), cuts 0\.\d% of", done.stderr, re.M)
@@ -106,15 +96,6 @@ def test_an_encoder_like_bert_runs_in_engine_minbert_with_a_tokenizer_of_its_own
     assert engines == ["minbert"]
     path = tmp_path / "mine.toml"
     path.write_text("[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['query+q_lin']\n")
-    no_layer = grid.run("--dry-run", grid=str(path))
-    assert no_layer.returncode == 2
-    assert f"layers query+q_lin: {folder.name} has no linear layer whose name ends in q_lin; the"
-
-
-def test_cells_of_engine_minbert_that_are_selected_are_refused_with_an_albert(grid, tmp_path):
-    need_transformers()
-    grid.model = Checkpoints(tmp_path)("albert")
-    refused = grid.run("--select", "mode=head,full compile=off", grid="engines")
-    assert (refused.returncode, grid.csv.exists()) == (2, False)
-    assert "grid engines has cells of engine minbert: " in refused.stderr
-    assert "leave them out with --select engine=transformers" in refused.stderr
+    no_layer = grid.finish("--dry-run", grid=str(path), code=2)
+    line = f"layers 'query+q_lin': {folder.name} has no linear layer whose name ends in q_lin; the"
+    assert line in no_layer.stderr

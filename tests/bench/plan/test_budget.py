@@ -62,7 +62,7 @@ def left_out(**changes):
     return failed_row(cell("full", None, None, "off"), "skipped", SHORT.format(12)) | changes
 
 
-def test_a_reason_is_recorded_once_and_covers_no_result():
+def test_a_reason_is_recorded_once_and_the_same_command_goes_on():
     why, other = SHORT.format(7), "the same, only smaller, ran out of memory"
     assert was_left_out(left_out())
     assert needs_no_row(left_out(), why), "only the numbers differ"
@@ -76,21 +76,15 @@ def test_a_reason_is_recorded_once_and_covers_no_result():
     assert not needs_no_row(bigger, why)
     assert needs_no_row(bigger, other)
     assert not needs_no_row(left_out(), other)
-
-
-def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():
     for rerun in (["--rerun", "crashed"], ["--rerun=crashed"]):
         arguments = ["--grid", "paper", "--fresh", *rerun, "--seeds", "3"]
         command = f"python -m bench.grid --grid paper --fresh {' '.join(rerun)} --seeds 3"
         plain = "python -m bench.grid --grid paper --fresh --seeds 3"
-        assert how_to_go_on(arguments, {"not run": 1, "timeout": 2}) == [
-            f"to go on: {command}",
-            f"to run again what ended timeout: {plain} --rerun timeout",
-        ]
-        assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [
-            "2 cells did not end ok this time: older results count instead",
-            f"to go on: {command}",
-        ]
+        again = f"to run again what ended timeout: {plain} --rerun timeout"
+        lines = how_to_go_on(arguments, {"not run": 1, "timeout": 2})
+        assert lines == [f"to go on: {command}", again]
+        older = "2 cells did not end ok this time: older results count instead"
+        assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [older, f"to go on: {command}"]
     counts = to_run_again({"ok": 3, "skipped": 5}, [], left_out=4)
     assert counts == {"ok": 3, "skipped": 1, LEFT_OUT: 4}
     first, second = how_to_go_on(["--grid", "paper", "--budget", "90"], counts)

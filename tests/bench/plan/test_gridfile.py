@@ -1,13 +1,13 @@
-"""Grid files: what they may say, and one line on what they may not, whatever a file holds; and
-settings by part."""
+"""Grid files: what they may say, and one line on what they may not, whatever a file holds; settings
+by part; and the columns of runs.csv, each of which a test holds."""
 
-import csv
 import json
 import os
+import re
 import time
 import tomllib
-from dataclasses import replace
-from itertools import product
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from bench.launch import checks
 from bench.plan import columns, gridfile
 from bench.plan.cell import ABOUT, MULTITASK
 from bench.plan.columns import PART_SCORES, format_parts, parse_parts
-from bench.plan.job import Job
 from bench.plan.metrics import OVERALL
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, score_interval
@@ -39,9 +39,8 @@ from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import SCHEDULES
 from tests import hostile
+from tests.bench.column_checks import CHECKS, problem_of
 from tests.bench.synthetic_rows import HERE, new_row
-from tests.bench.tiny_cells import job_of
-from tests.hostile import check_line
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 VALUES: dict[str, Any] = {
@@ -89,7 +88,7 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert():
     assert columns.VALUES["task_order"] == tuple(MIXINGS)
 
 
-def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
+def test_files_and_named_grids_load_unless_unreadable_or_beyond_the_limits_of_settings(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(document(VALUES))
     grid = gridfile.load(str(path))
@@ -102,6 +101,23 @@ def test_a_grid_file_loads_and_so_do_all_named_ones(tmp_path):
         assert gridfile.load(name).name == name
     with pytest.raises(InputError, match="full, paper, paper-final, quick, smoke"):
         gridfile.load("huge")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name, reason in (("none", "can't be read"), ("binary", "not UTF-8"), ("pipe", "pipe"),
+                         ("large", "larger than 1 MiB")):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            gridfile.load(str(tmp_path / f"{name}.toml"))
+    assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
+    assert gridfile._one_line("é" * 301) == "é" * 300
+    grid = gridfile.load("smoke")
+    with pytest.raises(InputError, match=r"^--max-train[^\n]*$"):
+        override(grid, {"max_train": 10**10, "model": None})
+    assert override(grid, {"max_train": 2}).settings.max_train == 2
+    assert override(grid, {"max_train": None}) == grid
+    for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):
+        with pytest.raises(InputError):
+            find_model(name, "pretrained", "auto")
 
 
 REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-8"))["refused"]
@@ -109,16 +125,9 @@ REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-
 
 @pytest.mark.parametrize("one", REFUSED, ids=lambda one: one["line"])
 def test_a_typo_is_one_line_that_says_where(one):
-    with pytest.raises(InputError) as caught:
+    message = rf"^mine\.toml: [^\n]*{re.escape(one['line'])}[^\n]*$"
+    with pytest.raises(InputError, match=message):
         gridfile.parse(one["grid"], "mine.toml", "mine")
-    message = str(caught.value)
-    assert message.startswith("mine.toml: ")
-    assert one["line"] in message
-    assert "\n" not in message
-
-
-def parsed(text):
-    return hostile.answer(lambda: gridfile.parse(text, "x.toml", "x"), InputError, "x.toml: ")
 
 
 TOML = st.recursive(
@@ -150,14 +159,6 @@ def test_a_changed_or_damaged_grid_is_refused_or_makes_cells_in_a_moment(tmp_pat
         assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
 
 
-def test_a_setting_of_any_other_kind_is_refused():
-    valid = [("model", "''"), ("task", "''"), ("learning_rates", "{}")]
-    values = ["9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
-    for key, value in product((*VALUES["settings"], "max_train", "pooling", "nonsense"), values):
-        text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
-        assert (key, value) in valid or parsed(text) is None, (key, value)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -169,65 +170,16 @@ def test_a_setting_of_any_other_kind_is_refused():
         "'" * 10**6,
         "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
         "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
-        "[settings]\nseeds = 10000\n[[cells]]\nmode=['full']\namp=[" + "'off'," * 11 + "]",
+        "[settings]\nseeds = 1000\nfolds = 101\n[[cells]]\nmode=['full']\n",
         "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
     ],
     ids=lambda text: text[:20],
 )
 def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
     begun = time.process_time()
-    assert parsed(text) is None
+    read = partial(gridfile.parse, text, "x.toml", "x")
+    assert hostile.answer(read, InputError, "x.toml: ") is None
     assert time.process_time() - begun < 15
-
-
-def test_unreadable_files_are_refused(tmp_path):
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
-    os.mkfifo(tmp_path / "pipe.toml")
-    for name, reason in (("none", "can't be read"), ("binary", "not UTF-8"), ("pipe", "pipe"),
-                         ("large", "larger than 1 MiB")):  # fmt: skip
-        with pytest.raises(InputError, match=reason):
-            gridfile.load(str(tmp_path / f"{name}.toml"))
-    assert gridfile._one_line("a\n  b\tc\x1b[1m") == r"a b c\x1b[1m"
-    assert gridfile._one_line("é" * 301) == "é" * 300
-
-
-def test_flags_and_models_have_the_limits_of_their_settings():
-    grid = gridfile.load("smoke")
-    with pytest.raises(InputError) as caught:
-        override(grid, {"max_train": 10**10, "model": None})
-    check_line(str(caught.value), "--max-train")
-    assert override(grid, {"max_train": 2}).settings.max_train == 2
-    assert override(grid, {"max_train": None}) == grid
-    for name in ("x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"):
-        with pytest.raises(InputError):
-            find_model(name, "pretrained", "auto")
-
-
-VARIED = """
-[settings]
-batch_size = 32
-dropout = 0.2
-[[cells]]
-mode = ["full"]
-[[cells]]
-mode = ["full"]
-settings = { head = "conv", task_rates = { sst = 2.0 } }
-[[cells]]
-mode = ["head"]
-"""
-
-
-def test_a_table_of_cells_can_have_settings_of_its_own():
-    grid = gridfile.with_settings(gridfile.parse(VARIED, "mine.toml", "mine"), {"epochs": 7})
-    plain, own, same = (grid.settings_of(axes) for axes in grid.cells)
-    assert plain == same == grid.settings
-    assert (own.head, own.task_rates.sst, own.task_rates.quora) == ("conv", 2.0, 1.0)
-    assert (own.batch_size, own.dropout, own.epochs) == (32, 0.2, 7)
-    assert grid.variants == [plain, own]
-    varied = gridfile.Varied.model_fields.keys()
-    assert not {"model", "init", "task", "seeds", "max_train"} & varied, "neither data nor model"
-    assert varied < gridfile.Settings.model_fields.keys()
 
 
 SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
@@ -239,7 +191,7 @@ def cells_of(parts, grid="paper-final"):
     return expand(gridfile.load(grid), resolved)
 
 
-def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are_there():
+def test_settings_and_the_overall_score_are_of_the_parts_that_are_there():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert format_parts(values) == "quora=1e-05 sst=4 sts=3"
     assert parse_parts(format_parts(values)) == values
@@ -255,8 +207,6 @@ def test_settings_by_part_have_one_order_come_back_and_are_of_the_parts_that_are
         found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
         assert found == (None,) * 4, "of another task"
 
-
-def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
     assert overall(SCORES) == pytest.approx((0.5 + 0.8 + 0.85) / 3)
     assert overall({"sts": -1.0}) == 0.0
     assert overall({"sst": 0.4}) == 0.4
@@ -277,28 +227,6 @@ def test_overall_is_the_mean_over_the_parts_that_are_there_with_an_interval():
         end = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
         assert 0 <= end.low <= end.value + 1e-9
         assert end.value - 1e-9 <= end.high <= 1
-
-
-def test_cells_that_ran_before_there_were_parts_keep_their_ids():
-    path = Path(__file__).parents[3] / "docs" / "prediction.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert rows
-    for row in rows:
-        known = {n: columns.parse_value(n, text) for n, text in row.items() if n in columns.BY_NAME}
-        assert columns.row_of(known).cell.cell_id == row["cell_id"]
-
-
-def test_a_job_with_other_settings_by_part_is_refused():
-    job = job_of(cells_of(PARTS)[0], Path("/a/b"))
-    assert Job.from_json(job.to_json()) == job
-    for change, expected in (
-        ({"task_rates": "sst=x"}, "as task_rates"),
-        ({"encoders": None}, "don't go with task"),
-        ({"task": "sst"}, "don't go with task"),
-    ):
-        with pytest.raises(InputError, match=expected):
-            Job.from_json(replace(job, cell=replace(job.cell, **change)).to_json())
 
 
 def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path):
@@ -325,3 +253,47 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
         result = {"status": "ok", "columns": {"dev_metric": "overall", name: value}}
         with pytest.raises(ValueError, match=f"its {name} is"):
             parse_result(json.dumps(result))
+
+
+def test_a_column_knows_where_it_applies():
+    for name, row, applies in (
+        ("rank", {"mode": "lora"}, True), ("rank", {"mode": "full"}, False),
+        ("learning_rate", {"mode": "head"}, False),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn"}, True),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn-only"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cpu"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cuda:0"}, True),
+        ("dev_score", {"init": "random"}, False), ("unfreeze", {"mode": "head"}, False),
+        ("regression_loss", {"dev_metric": "accuracy"}, False),
+        ("dev_accuracy", {"init": "pretrained", "dev_metric": "pearson"}, False),
+        ("encoders", {"task": "multitask"}, True), ("encoders", {"task": "sst"}, False),
+        ("dev_similarity", {"task": "multitask", "init": "random"}, False),
+        ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
+    ):  # fmt: skip
+        assert columns.BY_NAME[name].applies(row) is applies, (name, row)
+
+
+def test_names_are_unique_and_explained_and_a_row_takes_no_others():
+    assert len(set(columns.NAMES)) == len(columns.NAMES)
+    assert all(column.meaning for column in columns.COLUMNS)
+    assert {*columns.NAMES} == {item.name for item in fields(Row)} | {"scale"}
+    with pytest.raises(ValueError, match="colour"):
+        new_row(colour="red")
+    with pytest.raises(KeyError):
+        new_row()["colour"]
+    assert new_row(mode="lora")["mode"] == "lora"
+
+
+@pytest.mark.parametrize("column", columns.COLUMNS, ids=lambda column: column.name)
+def test_a_column_is_held_by_a_test_that_looks_at_it(column):
+    assert problem_of(column.name, CHECKS.get(column.name, "")) is None
+
+
+def test_a_check_that_holds_nothing_is_a_problem():
+    here = "tests/bench/plan/test_gridfile.py"
+    for check, message in (
+        (here, "name the test that holds it"),
+        (f"{here}::test_names", "there is no test"),
+        (f"{here}::test_a_column_is_held_by_a_test_that_looks_at_it", "does not look at it"),
+    ):
+        assert message in problem_of("rank", check)

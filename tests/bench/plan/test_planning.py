@@ -1,7 +1,8 @@
 """Grids become cells, of one model or several, and cells with their rows a plan."""
 
+import shutil
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -11,40 +12,30 @@ from bench.common.errors import InputError
 from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE
 from bench.plan.columns import format_parts
-from bench.plan.learning_rates import Search, kind_of
+from bench.plan.learning_rates import kind_of
 from bench.plan.models import check_models, find_models
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from tests.bench import synthetic_rows
-from tests.bench.synthetic_rows import new_row, planned_row
+from tests.bench.synthetic_rows import new_row
 
 HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
 OPTIONS = str(Path(__file__).with_name("options.toml"))
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
+SMALL = replace(RESOLVED, model="small", model_digest="a" * 16, auto_length=40)
+LARGE = replace(SMALL, model="large", model_digest="b" * 16, pooling="cls", auto_length=56)
+
+
 def cells_of(name, **settings):
-    grid = gridfile.load(name)
-    changed = grid.settings.model_copy(update=settings)
-    return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
+    return expand(gridfile.with_settings(gridfile.load(name), settings), RESOLVED)
 
 
 def cells_in(text):
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
-
-
-def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze():
-    cells = cells_in(
-        '[[cells]]\nmode = ["full", "head"]\nunfreeze = ["all", "iterative"]\n'
-        '[[cells]]\nmode = ["lora"]\nrank = [1]\nlayers = ["attn"]\nunfreeze = ["iterative"]\n'
-    )
-    assert {c.name: c.unfreeze for c in cells} == {
-        "full-fp32-s0": "all", "full-iterative-fp32-s0": "iterative", "head-fp32-s0": None,
-        "lora-r1-attn-iterative-fp32-s0": "iterative",
-    }  # fmt: skip
-    assert len(cells) == 4
 
 
 def test_options_change_no_cell_to_which_they_do_not_apply():
@@ -68,9 +59,7 @@ def test_options_change_no_cell_to_which_they_do_not_apply():
 
 def test_cells_have_the_settings_of_their_table():
     text = """
-    [settings]
-    task = "multitask"
-    early_stopping = 3
+    settings = { task = "multitask", early_stopping = 3, dropout = 0.2 }
     [[cells]]
     mode = ["full", "lora"]
     rank = [1]
@@ -78,16 +67,25 @@ def test_cells_have_the_settings_of_their_table():
     [[cells]]
     mode = ["full"]
     batch_size = [32]
-    settings = { head = "conv", encoders = 2, task_order = "sequential", weight_decay = 0.5 }
+    settings = { head = "conv", encoders = 2, task_rates = { sst = 2.0 }, weight_decay = 0.5 }
+    [[cells]]
+    mode = ["head"]
     """
+    grid = gridfile.with_settings(gridfile.parse(text, "mine.toml", "mine"), {"epochs": 7})
     parts = replace(RESOLVED, regression=True, parts=("sst", "quora", "sts"))
-    cells = expand(gridfile.parse(text, "mine.toml", "mine"), parts)
-    of = {(c.batch_size, c.head, c.encoders, c.task_order): c for c in cells}
-    assert of.keys() == {(64, "linear", 1, "proportional"), (32, "conv", 2, "sequential")}
-    own = of[32, "conv", 2, "sequential"]
+    cells = expand(grid, parts)
+    of = {(c.batch_size, c.head, c.encoders, c.task_rates): c for c in cells}
+    assert of.keys() == {
+        (64, "linear", 1, "quora=1 sst=1 sts=1"), (32, "conv", 2, "quora=1 sst=2 sts=1"),
+    }  # fmt: skip
+    own = of[32, "conv", 2, "quora=1 sst=2 sts=1"]
     assert own.task_decays == format_parts(dict.fromkeys(parts.parts, 0.5))
-    assert {c.held_out for c in cells} == {0.1}
-    assert len({c.cell_id for c in cells}) == 3
+    assert {(c.held_out, c.dropout, c.epochs) for c in cells} == {(0.1, 0.2, 7)}
+    assert len({c.cell_id for c in cells}) == 4
+    assert grid.variants == [grid.settings, grid.settings_of(grid.cells[1])]
+    varied = gridfile.Varied.model_fields.keys()
+    assert not {"model", "init", "task", "seeds", "max_train"} & varied, "neither data nor model"
+    assert varied < gridfile.Settings.model_fields.keys()
 
 
 def test_lengths_are_an_axis_and_auto_is_resolved():
@@ -97,28 +95,12 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
     resolved = replace(RESOLVED, auto_length=72)
     lengths = [(cell.rank, cell.max_length) for cell in expand(grid, resolved)]
     assert sorted(lengths) == [(1, 32), (1, 72), (2, 32), (2, 72)]
-    settings = "[settings]\nmax_length = {}"
-    whole = gridfile.parse(text.format(settings.format("'auto'"), ""), "", "")
-    assert expand(whole, resolved) == cells_in(text.format(settings.format("72"), ""))
-    own = gridfile.parse(text.format(settings.format("'auto'"), "max_length = [16]"), "", "")
+    settings = "[settings]\nmax_length = 'auto'"
+    own = gridfile.parse(text.format(settings, "max_length = [16]"), "", "")
     assert not own.has_auto_length
 
 
-def test_rates_and_scale_follow_mode_layer_set_and_rank():
-    cells = cells_of("full")
-    rates = {
-        (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
-        for c in cells
-    }
-    assert rates["full", None] == (2e-4, None, None)
-    assert rates["head", None] == (None, None, 1e-2)
-    assert rates["lora", "all-lin-only"] == (2e-3, None, 1e-2)
-    assert rates["dora", "attn"] == (2e-3, 2e-4, 1e-2)
-    scales = {(c.mode, c.rank): c.scale for c in cells}
-    assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
-
-
-def test_seeds_are_the_outer_loop_and_the_order_repeats():
+def test_seeds_are_the_outer_loop_and_neighbours_are_of_no_one_model():
     cells = cells_of("smoke", seeds=3)
     assert [c.seed for c in cells] == [0] * 8 + [1] * 8 + [2] * 8
     assert cells == cells_of("smoke", seeds=3)
@@ -128,6 +110,19 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats():
     assert rounds[1] != rounds[2]
     planned = plan(cells, [], HERE, repeats=2)
     assert [(item.repeat, item.cell) for item in planned] == [(n, c) for n in (1, 2) for c in cells]
+    grid = gridfile.load("full")
+    cells = expand(grid, SMALL, LARGE)
+    alone = [expand(grid, one) for one in (SMALL, LARGE)]
+    assert {c.cell_id for c in cells} == {c.cell_id for each in alone for c in each}
+    assert len(cells) == 2 * 68
+    changes = sum(a.model != b.model for a, b in pairwise(cells))
+    assert 40 < changes < 95, "as if shuffled"
+    assert sum(a.name == b.name for a, b in pairwise(cells)) < 5
+    assert cells == expand(grid, SMALL, LARGE)
+    assert {(c.model, c.pooling) for c in cells} == {("small", "mean"), ("large", "cls")}
+    text = '[settings]\nmax_length = "auto"\n[[cells]]\nmode = ["head"]\n'
+    lengths = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
+    assert {cell.model: cell.max_length for cell in lengths} == {"small": 40, "large": 56}
 
 
 def test_cell_id_follows_what_determines_a_result_and_not_labels():
@@ -145,7 +140,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
         {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
         {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
-        {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8},
+        {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8}, {"folds": 3, "fold": 0},
     ):  # fmt: skip
         assert replace(parts, **change).cell_id != parts.cell_id, change
 
@@ -153,9 +148,8 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
 def test_selection_keeps_cells_whose_axes_match():
     cells = cells_of("full")
     chosen = select(cells, parse_selection("mode=lora,dora rank=1,8 amp=on"))
-    assert {(c.mode, c.rank, c.amp) for c in chosen} == {
-        (mode, rank, "bf16") for mode in ("lora", "dora") for rank in (1, 8)
-    }
+    axes = {*product(("lora", "dora"), (1, 8), ["bf16"])}
+    assert {(c.mode, c.rank, c.amp) for c in chosen} == axes
     assert len(chosen) == 16
     assert len(select(cells, parse_selection("amp=bf16 model=minilm engine=minbert"))) == 34
     assert {c.mode for c in select(cells, parse_selection("rank=1"))} == {"lora", "dora"}
@@ -223,25 +217,6 @@ def test_what_runs_follows_from_rows_and_options(rows, options, expected):
     highest = [max((row.attempt for row in rows_of(rows) if row.cell_id == cell.cell_id
                     and row.conditions_id == "here"), default=0) for cell in CELLS]  # fmt: skip
     assert [item.attempt for item in planned] == [attempt + 1 for attempt in highest]
-
-
-def test_each_repeat_is_done_fails_and_is_tried_again_by_itself():
-    rows = rows_of([
-        (0, "ok", {}),  # without a repeat: the first
-        (0, "crashed", {"repeat": 2}), (0, "interrupted", {"repeat": 3}),
-        (0, "ok", {"flags": "disturbed", "repeat": 4}),
-    ])  # fmt: skip
-
-    def planned(**options):
-        return [(item.action, item.attempt) for item in plan(CELLS[:1], rows, HERE, **options)]
-
-    assert planned() == [("done", 2)]
-    ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
-    assert planned(repeats=5) == ends
-    ends[1] = ("run", 2)
-    assert planned(repeats=5, rerun="crashed") == ends
-    ends[1], ends[3] = ("kept", 2), ("run", 2)
-    assert planned(repeats=5, rerun="disturbed") == ends
 
 
 def test_tf32_is_of_cells_without_amp_and_older_ids_stay():
@@ -326,8 +301,9 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
         "lora-r4-all-lin-only-fp32-s0", "lora-r4-query+value-fp32-s0",
         "lora-r4-all-lin-only-rslora-fp32-s0", "dora-r4-all-lin-only-rslora-fp32-s0",
         "lora-r4-all-lin-only-drop0.1-fp32-s0", "lora-r4-all-lin-only-rslora-drop0.2-fp32-s0",
-        "bitfit-fp32-s0", "full-fp32-s0",
+        "bitfit-fp32-s0", "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0",
     }  # fmt: skip
+    assert {cell.unfreeze for cell in cells if cell.mode == "head"} == {None}, "one cell of it"
     assert len({kind_of(cell) for cell in cells}) == len(cells) == len(names)
     (lora,) = (cell for cell in cells if cell.name == "lora-r4-all-lin-only-fp32-s0")
     pissa = replace(lora, init_lora_weights="pissa", adapter="loha 1a2b")
@@ -336,8 +312,7 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
     rates = bitfit.learning_rate, bitfit.learning_rate_base, bitfit.learning_rate_head
     assert rates == (2e-3, None, 1e-2)
     assert (bitfit.rank, bitfit.layers, bitfit.alpha, bitfit.use_rslora) == (None,) * 3 + ("off",)
-    options = bitfit.gradient_accumulation_steps, bitfit.gradient_checkpointing
-    assert options == (4, "on")
+    assert (bitfit.gradient_accumulation_steps, bitfit.gradient_checkpointing) == (4, "on")
 
 
 def test_what_ran_out_of_memory_skips_the_same_only_bigger():
@@ -357,33 +332,14 @@ def test_what_ran_out_of_memory_skips_the_same_only_bigger():
         assert smaller(rank=8, **other) is None, other
 
 
-SMALL = replace(RESOLVED, model="small", model_digest="a" * 16, auto_length=40)
-LARGE = replace(SMALL, model="large", model_digest="b" * 16, pooling="cls", auto_length=56)
-
-
-def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model():
-    grid = gridfile.load("full")
-    cells = expand(grid, SMALL, LARGE)
-    alone = [expand(grid, one) for one in (SMALL, LARGE)]
-    assert {c.cell_id for c in cells} == {c.cell_id for each in alone for c in each}
-    assert len(cells) == 2 * 68
-    changes = sum(a.model != b.model for a, b in pairwise(cells))
-    assert 40 < changes < 95, "as if shuffled"
-    assert sum(a.name == b.name for a, b in pairwise(cells)) < 5
-    assert cells == expand(grid, SMALL, LARGE)
-    assert {(c.model, c.pooling) for c in cells} == {("small", "mean"), ("large", "cls")}
-    text = '[settings]\nmax_length = "auto"\n[[cells]]\nmode = ["head"]\n'
-    lengths = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
-    assert {cell.model: cell.max_length for cell in lengths} == {"small": 40, "large": 56}
-
-
-def test_names_in_a_plan_have_what_distinguishes_its_cells():
+def test_names_in_a_plan_and_of_models_have_what_distinguishes_them(
+    tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch
+):
     grid = gridfile.load("smoke")
     both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
     assert len(both) == 2 * len(one)
-    assert {item.name for item in both} == {
-        f"{model} {item.name}" for item in one for model in ("small", "large")
-    }
+    names = {f"{model} {item.name}" for item in one for model in ("small", "large")}
+    assert {item.name for item in both} == names
     ours = [item.cell for item in one]
     theirs = [replace(cell, engine="transformers", engine_version="5") for cell in ours]
     names = {item.name for item in plan([*ours, *theirs], [], HERE)}
@@ -394,21 +350,6 @@ def test_names_in_a_plan_have_what_distinguishes_its_cells():
     for wrong in ("[]", '["a", 7]', '[""]'):
         with pytest.raises(InputError, match=r"model: should be the name or folder of a model"):
             gridfile.parse(text.format(wrong), "x.toml", "x")
-
-
-def test_each_model_is_given_rates_of_its_own():
-    cells = [c for c in expand(gridfile.load("smoke"), SMALL, LARGE) if c.mode == "head"]
-    best = {"small": 1e-3, "large": 3.16e-3}
-    rows = {}
-    search = Search(cells, "e" * 16, lambda cell: rows.get(cell.cell_id))
-    for candidates in search.rounds():
-        for cell in candidates:
-            score = 0.5 - abs(cell.learning_rate_head - best[cell.model])
-            rows[cell.cell_id] = planned_row(cell) | {"status": "ok", "dev_score": score}
-    assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
-
-
-def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, monkeypatch):
     copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
     models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
     assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}
@@ -417,9 +358,7 @@ def test_models_of_one_name_differ(tiny_checkpoint, deep_checkpoint, tmp_path, m
     with pytest.raises(InputError, match=f"positions of {tiny_checkpoint.name}"):
         check_models([replace(c, max_length=1024) for c in cells], models, pairs=False)
     for copy, checkpoint in zip(copies, (tiny_checkpoint, deep_checkpoint), strict=True):
-        copy.mkdir(parents=True)
-        for file in checkpoint.iterdir():
-            (copy / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(checkpoint, copy)
     alike = find_models(list(map(str, copies)), "pretrained", "auto")
     assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
     with pytest.raises(InputError, match="are the same model"):

@@ -11,8 +11,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.engines import minbert
 from bench.results.protocol import LAUNCHED_AT
-from bench.worker import run as worker
-from bench.worker.probes import memory
 from bench.worker.probes.counting import Counter
 from bench.worker.probes.machine import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
@@ -37,9 +35,6 @@ class World:
 
     def __init__(self):
         self.seconds, self.phase, self.joules = 0.0, "", list(JOULES)
-
-    def now(self):
-        return self.seconds
 
     def resident_now(self):
         """Before anything is loaded what the imports took, and later more."""
@@ -99,20 +94,19 @@ Ran = make_dataclass("Ran", ["row", "run"])
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_checkpoint):
-    """The run, and the columns that it measured: 24 examples, 5 of which are held out, in batches
-    of 8. GPU's figures are those of a torch that says what is asked of it."""
+    """A run on 24 examples, 5 of them held out, and its columns; a GPU's are stubs of torch."""
     folder, world = tmp_path_factory.mktemp("stages"), World()
     values = {"batch_size": 8, "epochs": EPOCHS, "held_out": 0.2, "dropout": 0.1}
     job = job_on(tiny_checkpoint, folder, "sst", "lora", **values)
     progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
-    clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
+    clock = SimpleNamespace(**dict.fromkeys(("perf_counter", "monotonic"), lambda: world.seconds))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minbert, "build", world.taking(LOAD_S, minbert.build))
-        patch.setattr(worker, "time", clock)
-        patch.setattr(memory, "time", clock)
-        patch.setattr(memory, "peak_so_far", world.peak_so_far)
-        patch.setattr(memory, "resident_now", world.resident_now)
-        patch.setattr(worker, "energy", world.energy)
+        patch.setattr("bench.worker.run.time", clock)
+        patch.setattr("bench.worker.probes.memory.time", clock)
+        patch.setattr("bench.worker.probes.memory.peak_so_far", world.peak_so_far)
+        patch.setattr("bench.worker.probes.memory.resident_now", world.resident_now)
+        patch.setattr("bench.worker.run.energy", world.energy)
         patch.setenv(LAUNCHED_AT, str(-IMPORTS_S))
         run = Staged(world, job, folder / "cell", progress)
         row = run.run()
@@ -146,10 +140,8 @@ def test_energy_is_drawn_while_training(ran):
 
 
 def test_the_training_score_is_that_of_the_batches_as_trained(ran):
-    first, last = (
-        torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
-        for steps in (ran.run.trained[:3], ran.run.trained[3:6])
-    )
+    right = [logits.argmax(1) == labels for logits, labels in ran.run.trained]
+    first, last = (torch.cat(steps).float().mean().item() for steps in (right[:3], right[3:6]))
     assert last < first == 1
     assert ran.row["train_score"] == pytest.approx(last)
 

@@ -57,17 +57,15 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
 
 
 def test_auto_is_on_where_the_device_and_the_cell_allow_it():
-    (on,), (off,), (auto,) = (
-        cells_of(f"compile = {value}") for value in ("true", "false", "'auto'")
-    )
+    values = ("true", "false", "'auto'")
+    (on,), (off,), (auto,) = (cells_of(f"compile = {value}") for value in values)
     assert auto == replace(on, compile_why="auto: a GPU")
     assert auto.cell_id == on.cell_id
     on_a_cpu = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="a CPU gains nothing"))
     assert on_a_cpu == [replace(off, compile_why="auto: a CPU gains nothing")]
     assert on_a_cpu[0].cell_id == off.cell_id
-    assert compile_notes(on_a_cpu) == [
-        "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
-    ]
+    note = "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
+    assert compile_notes(on_a_cpu) == [note]
     (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
     assert (auto.compile, auto.engine) == ("off", "transformers")
     assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
@@ -96,8 +94,7 @@ def both(on, folder):
 
 
 def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch):
-    """By the same settings of training: the weights of the best epoch are put where compiled code,
-    and a graph, has them."""
+    """The weights of the best epoch are put where compiled code, and a graph, has them."""
     settings = {
         "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
         "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
@@ -169,9 +166,7 @@ def kept_in(folders):
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_the_cells_of_a_run_share_a_cache_until_its_code_is_in_doubt_or_too_large(
-    tmp_path, monkeypatch
-):
+def test_cells_share_a_cache_until_its_code_is_in_doubt_or_too_large(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     with places(tmp_path / "one") as first:
@@ -194,6 +189,11 @@ def test_the_cells_of_a_run_share_a_cache_until_its_code_is_in_doubt_or_too_larg
         os.truncate(first[0] / "code", int(mib * 2**20))
         with places(tmp_path / "next"):
             assert kept_in(first) == {is_kept}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "compiled").touch()
+    line = r"code can't be kept in runs/compiled \(.*; move that away"
+    with pytest.raises(InputError, match=line), shared_cache(tmp_path / "runs" / "cell"):
+        pass
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
@@ -221,17 +221,7 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         assert half.exists()
 
 
-def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "compiled").touch()
-    line = r"code can't be kept in runs/compiled \(.*; move that away"
-    with pytest.raises(InputError, match=line), shared_cache(tmp_path / "runs" / "cell"):
-        pass
-
-
-def test_engine_transformers_compiles_all_shapes_before_the_first_step(
-    tiny_checkpoint, tmp_path, traced, monkeypatch
-):
+def test_transformers_compiles_all_shapes_first(tiny_checkpoint, tmp_path, traced, monkeypatch):
     need_transformers()
     graphs, made = torch._dynamo.utils.counters["stats"], []
     compile_now = compiling.AutoCompiledModel

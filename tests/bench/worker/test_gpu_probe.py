@@ -2,11 +2,11 @@
 
 import os
 import sys
+from unittest import mock
 
 import pytest
 import torch
 
-from bench.worker.probes import machine
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch, energy
 from bench.worker.probes.memory import cuda_peaks_mib
@@ -122,8 +122,8 @@ def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap():
 @pytest.mark.parametrize(("gpu", "doubted"), [(None, True), (Gpu(), False)])
 def test_cores_that_rest_while_a_gpu_works_are_no_doubt(monkeypatch, gpu, doubted):
     clocks = iter([3000.0, 1000.0, 1000.0])
-    monkeypatch.setattr(machine, "_frequencies", lambda: [next(clocks)])
-    monkeypatch.setattr(machine, "LOOK_S", 0.0)
+    monkeypatch.setattr("bench.worker.probes.machine._frequencies", lambda: [next(clocks)])
+    monkeypatch.setattr("bench.worker.probes.machine.LOOK_S", 0.0)
     with MachineWatch(gpu) as watch:
         watch.look()
         watch.look()
@@ -139,18 +139,13 @@ def test_cores_that_rest_while_a_gpu_works_are_no_doubt(monkeypatch, gpu, doubte
         (0, 0, True, False, (None, None)),  # with PYTORCH_NO_CUDA_MEMORY_CACHING
     ],
 )
-def test_peaks_are_those_of_the_allocator_and_of_pools_of_cuda_graphs(
-    monkeypatch, allocated, reserved, can_list, graphs, peaks
-):
-    def snapshot():
-        if not can_list:
-            raise RuntimeError("snapshot is not supported")
-        sizes = ((0, 0), 60, 40), ((0, 1), 100, 30), ((0, 2), 20, 0)
-        return [
-            {"segment_pool_id": pool, "total_size": total * MIB, "allocated_size": own * MIB}
-            for pool, total, own in sizes
-        ]
-
+def test_peaks_are_with_pools_of_graphs(monkeypatch, allocated, reserved, can_list, graphs, peaks):
+    sizes = ((0, 0), 60, 40), ((0, 1), 100, 30), ((0, 2), 20, 0)
+    pools = [
+        {"segment_pool_id": pool, "total_size": total * MIB, "allocated_size": own * MIB}
+        for pool, total, own in sizes
+    ]
+    snapshot = mock.Mock(return_value=pools, side_effect=None if can_list else RuntimeError)
     monkeypatch.setattr(torch.cuda, "memory_snapshot", snapshot)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: allocated * MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved * MIB)

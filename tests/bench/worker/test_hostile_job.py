@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 
 from bench.common.errors import InputError
+from bench.plan.cell import MIXED
 from bench.plan.job import Job
 from bench.results.store import cell_folder, cells_folder
 from tests.bench.synthetic_rows import cell
-from tests.bench.tiny_cells import job_of
+from tests.bench.tiny_cells import PARTS, job_of
 from tests.hostile import TEXTS, answer, changed, examples, nested, sparse
 
 CELL = cell("lora", 8, "attn", "off")
@@ -32,14 +33,6 @@ def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path, values):
     if job is not None:
         assert job.cell.cell_id == CELL.cell_id == values["cell_id"]
         assert type(job.attempt) is type(job.threads) is int
-
-
-def test_a_job_comes_back_as_it_was_and_one_from_before_repeats_is_the_first():
-    job = replace(JOB, cell=cell("full", None, None, "bf16"), data="/x", keep=True, repeat=2)
-    assert Job.from_json(job.to_json()) == job
-    old = json.loads(JOB.to_json())
-    del old["repeat"]
-    assert Job.from_json(json.dumps(old)) == JOB
 
 
 @pytest.mark.parametrize(
@@ -59,10 +52,7 @@ def test_what_is_no_job_is_refused(tmp_path, content, line):
         path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{path}: {line}")):
         Job.read(tmp_path)
-
-
-def test_no_job_is_read_from_what_never_ends(tmp_path):
-    path = tmp_path / "cell.json"
+    path.unlink(missing_ok=True)
     path.symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is no file"):
         Job.read(tmp_path)
@@ -70,6 +60,30 @@ def test_no_job_is_read_from_what_never_ends(tmp_path):
     sparse(path, 2**36)
     with pytest.raises(InputError, match="is too long"):
         Job.read(tmp_path)
+
+
+OF_PARTS = cell("full", None, None, "off", **PARTS)
+OF_TYPE = "has .* as frozen_dtype"
+
+
+@pytest.mark.parametrize(
+    ("of", "wrong", "message"),
+    [
+        (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, OF_TYPE),
+        (cell("lora", 8, "attn", "bf16", frozen_dtype="bf16"), {"frozen_dtype": None}, OF_TYPE),
+        (cell("head", None, None, "bf16", frozen_dtype="bf16"), {"frozen_dtype": MIXED}, OF_TYPE),
+        (OF_PARTS, {"task_rates": "sst=x"}, "has .* as task_rates"),
+        (OF_PARTS, {"encoders": None}, "has settings by part that don't go with task .*"),
+        (OF_PARTS, {"task": "sst"}, "has settings by part that don't go with task .*"),
+    ],
+)
+def test_a_job_whose_settings_do_not_go_together_is_refused(of, wrong, message):
+    job = job_of(of, Path("/a/b"))
+    values = json.loads(job.to_json())
+    assert values.pop("repeat") == 1
+    assert Job.from_json(json.dumps(values)) == job, "one from before repeats is the first"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Job.from_json(replace(job, cell=replace(of, **wrong)).to_json())
 
 
 def test_a_worker_says_in_a_line_that_its_job_is_broken(tmp_path):

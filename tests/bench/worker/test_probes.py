@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from bench.worker.probes import replay as replaying
-from bench.worker.probes import steps
 from bench.worker.probes.machine import MachineWatch, doubts_of, energy, read_counters, summarise
 from bench.worker.probes.memory import Phases, SavedTensors, owned_mib
 from bench.worker.probes.replay import agree, choose, is_enough, replay, warm_from
@@ -22,7 +21,7 @@ from minbert.training.optimizer import AdamW, ParameterGroup
 MIB = 2**20
 
 
-def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too():
+def test_a_phase_or_watch_that_is_entered_again_takes_as_long_as_both_times():
     names = []
     phases = Phases(names.append)
     for _ in range(2):
@@ -35,6 +34,12 @@ def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too(
     assert 0.1 <= phases.seconds["sleep"] < 2
     assert phases.seconds["fails"] >= 0.02
     assert phases.peak.rss_mib is not None
+    watch = MachineWatch()
+    for _ in range(2):
+        with watch:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
 
 
 _PHASES = f"""
@@ -54,9 +59,7 @@ print(mapped.anon_mib - before.anon_mib)
 """
 
 
-def test_each_phase_has_the_peak_of_its_own_allocations_and_mapped_files_are_not_anonymous(
-    tmp_path,
-):
+def test_each_phase_has_its_own_peak_and_mapped_files_are_not_anonymous(tmp_path):
     """In a process of its own: that of the tests may give memory back between the phases."""
     (tmp_path / "mapped").write_bytes(b"x" * (100 * MIB))
     argv = [sys.executable, "-c", _PHASES, str(tmp_path / "mapped")]
@@ -67,7 +70,7 @@ def test_each_phase_has_the_peak_of_its_own_allocations_and_mapped_files_are_not
     assert anonymous <= 20
 
 
-def test_memory_is_counted_by_its_owner():
+def test_memory_is_counted_by_its_owner_and_saved_tensors_without_weights():
     layer = nn.Linear(1024, 1024, bias=False)
     optimizer = AdamW([ParameterGroup([layer.weight], 1e-3, 0.0)])
     layer(torch.ones(2, 1024)).sum().backward()
@@ -75,9 +78,6 @@ def test_memory_is_counted_by_its_owner():
     found = owned_mib(layer, optimizer)
     assert found["weights_mib"] == found["gradients_mib"] == 4.0
     assert found["optimizer_mib"] == pytest.approx(8.0, abs=1e-4)
-
-
-def test_saved_tensors_are_those_of_the_backward_pass_without_weights():
     layer = nn.Linear(1024, 512)
     x = torch.ones(256, 1024)
     saved = SavedTensors(layer)
@@ -108,23 +108,12 @@ def test_doubts_follow_from_counters(rises, clocks, expected):
     assert activity["foreign_cores"] == pytest.approx(1.5)
 
 
-def test_a_watch_that_is_entered_again_tells_of_both_times():
-    watch = MachineWatch()
-    for _ in range(2):
-        with watch:
-            time.sleep(0.05)
-        time.sleep(0.2)
-    assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
-
-
 def test_spinning_neighbours_disturb():
     if "ran_s" not in read_counters():
         pytest.skip("this kernel does not count the time that processes wait for a core")
     spin = "while True: pass"
-    others = [
-        subprocess.Popen([sys.executable, "-S", "-c", spin])
-        for _ in range(2 * len(os.sched_getaffinity(0)))
-    ]
+    argv, cores = [sys.executable, "-S", "-c", spin], len(os.sched_getaffinity(0))
+    others = [subprocess.Popen(argv) for _ in range(2 * cores)]
     try:
         time.sleep(0.3)
         with MachineWatch() as watch:
@@ -167,13 +156,29 @@ def times(factor):
     return [factor * ms for ms in STEADY]
 
 
-def test_full_batches_are_replayed_from_short_to_long():
+def test_full_batches_are_replayed_until_steady_or_to_the_end_of_budget_or_passes():
     tokens = [500, 100, 900, 300, 700, 200, 400, 600, 800, 50]
     examples = [64] * 9 + [7]
     chosen = choose(tokens, examples)
     assert [tokens[index] for index in chosen] == [200, 400, 600, 800]
     assert choose([30], [3]) == [0]
     assert choose([30, 20], [3, 3]) == [1, 0]
+    assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
+    late = [*(times(2**n) for n in range(replaying.WARMUP_PASSES)), *[times(1)] * 6]
+    for drifting in ([times(3)], late):
+        assert warm_from(drifting) == (replaying.WARMUP_PASSES, False)
+    enough = replaying.WARMUP_PASSES + replaying.TIMED_PASSES
+    assert is_enough(late[:enough], TOKENS, 0)
+    assert not is_enough(late[: enough - 1], TOKENS, 0)
+    steady = [times(1)] * 30
+    taken = next(n for n in range(1, 30) if is_enough(steady[:n], TOKENS, 100))
+    assert taken == 1 + replaying.TIMED_PASSES
+    noisy = [times(1), times(1), *(times(1.3 - 0.3 * (n % 2)) for n in range(30))]
+    fewest = noisy[: 1 + replaying.TIMED_PASSES]
+    spent_s = sum(map(sum, fewest[1:])) / 1000
+    assert not is_enough(fewest, TOKENS, spent_s + 0.001)
+    assert is_enough(fewest, TOKENS, spent_s - 0.001)
+    assert is_enough(noisy[: 1 + replaying.MOST_PASSES], TOKENS, 100)
 
 
 @pytest.mark.parametrize(
@@ -190,28 +195,6 @@ def test_passes_agree_in_mean_and_quartiles(other, alike):
     assert agree(other, STEADY) is alike
 
 
-def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before():
-    assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
-    late = [*(times(2**n) for n in range(replaying.WARMUP_PASSES)), *[times(1)] * 6]
-    for drifting in ([times(3)], late):
-        assert warm_from(drifting) == (replaying.WARMUP_PASSES, False)
-    enough = replaying.WARMUP_PASSES + replaying.TIMED_PASSES
-    assert is_enough(late[:enough], TOKENS, 0)
-    assert not is_enough(late[: enough - 1], TOKENS, 0)
-
-
-def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_passes():
-    steady = [times(1)] * 30
-    taken = next(n for n in range(1, 30) if is_enough(steady[:n], TOKENS, 100))
-    assert taken == 1 + replaying.TIMED_PASSES
-    noisy = [times(1), times(1), *(times(1.3 - 0.3 * (n % 2)) for n in range(30))]
-    fewest = noisy[: 1 + replaying.TIMED_PASSES]
-    spent_s = sum(map(sum, fewest[1:])) / 1000
-    assert not is_enough(fewest, TOKENS, spent_s + 0.001)
-    assert is_enough(fewest, TOKENS, spent_s - 0.001)
-    assert is_enough(noisy[: 1 + replaying.MOST_PASSES], TOKENS, 100)
-
-
 def batch(ms):
     return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
 
@@ -225,7 +208,9 @@ def batch(ms):
 )
 def test_parts_of_a_step_are_timed_where_they_are_marked(tokens, marks, times, monkeypatch):
     now = iter(marks)
-    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=now.__next__))
+    monkeypatch.setattr(
+        "bench.worker.probes.steps.time", SimpleNamespace(perf_counter=now.__next__)
+    )
     clock = StepClock(torch.device("cpu"))
     with clock.step(*map(batch, tokens)):
         for _ in marks[1:-1]:
@@ -243,13 +228,11 @@ def test_steps_are_timed_and_nothing_else_is():
         done.append(number)
         time.sleep(0.01)
 
-    found = replay(
-        lambda one: time.sleep(one.ms / 1000),
-        [[batch(20)], [batch(40)]],
-        StepClock(torch.device("cpu")),
-        budget_s=0,
-        on_step=slow_listener,
-    )
+    def step(one):
+        time.sleep(one.ms / 1000)
+
+    batches, clock = [[batch(20)], [batch(40)]], StepClock(torch.device("cpu"))
+    found = replay(step, batches, clock, budget_s=0, on_step=slow_listener)
     assert [(step.tokens, step.examples) for step in found.passes[0]] == [(20, 2), (40, 2)]
     assert done == list(range(1, 2 * len(found.passes) + 1))
     for one, other in found.passes:

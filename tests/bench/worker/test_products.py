@@ -91,38 +91,41 @@ def test_operations_are_those_counted_by_hand(settings, expected):
     assert products_of(**settings).flops == expected
 
 
-def test_other_kernels_and_half_precision_require_the_same_products():
+def test_other_kernels_and_half_precision_require_the_same_products_and_batches_their_mean():
     adapted = ADAPTED | {"layers": "all-lin", "pooling": "pooler"}
     fast = products_of(**adapted)
     assert products_of(**adapted, amp="bf16") == fast
     with kernels("reference"):
         assert products_of(**adapted) == fast
-
-
-def test_the_mean_of_several_batches_counts():
     one = batch()
     few = Batch(one.input_ids[:4], one.attention_mask[:4], None, one.labels[:4], sum(LENGTHS[:4]))
     both = required(model("head", None, None, "mean"), [few, one], "off", CPU)
     assert {rows for _, rows, *_ in both.wide} == {round((T + few.tokens) / 2), 6}
 
 
-@pytest.mark.parametrize(("tokens", "is_merged"), [(15, False), (17, True)])
-def test_an_update_is_merged_if_that_takes_fewer_operations(tokens, is_merged):
-    # more than i o / (i + o) tokens: 16 in a layer of width 32
-    call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
-    counted.add(call, tokens)
-    update = counted.thin_flops - 8 * tokens * R * H
-    assert update == (2 * H * H * R if is_merged else 4 * tokens * R * H)
-
-
-def test_the_limit_is_the_time_at_the_speed_of_each_shape():
+def test_products_of_the_fewest_operations_are_timed_at_the_speed_of_each_shape(monkeypatch):
+    for tokens in (15, 17):  # an update is merged above i o / (i + o), 16 in a layer of width 32
+        call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
+        counted.add(call, tokens)
+        update = counted.thin_flops - 8 * tokens * R * H
+        assert update == (2 * H * H * R if tokens > 16 else 4 * tokens * R * H)
     forward, dw = ("forward", 100, 10, 10), ("dw", 100, 10, 10)
     counted = Products(Counter({forward: 1, dw: 2, ("dx", 1, 10, 10): 1}), thin_flops=2_000)
     assert counted.major == [forward, dw], "the third is 0.3% of all operations"
-    expected_ms = (20_000 / 2e9 + 40_000 / 1e9) * 1000
-    assert counted.milliseconds({forward: 2.0, dw: 1.0}) == pytest.approx(
-        expected_ms * 62_200 / 60_000
-    )
+    expected_ms = (20_000 / 2e9 + 40_000 / 1e9) * 1000 * 62_200 / 60_000
+    assert counted.milliseconds({forward: 2.0, dw: 1.0}) == pytest.approx(expected_ms)
+    # on a GPU without launch and wait
+    calls = mock.Mock()
+    calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
+    for name in ("_sleep", "Event"):
+        monkeypatch.setattr(torch.cuda, name, getattr(calls, name))
+    launches = products._LAUNCHES
+    seconds = products._fastest_s(calls.product, torch.device("cuda"))
+    assert seconds == pytest.approx(0.008 / launches)
+    names = [name for name, *_ in calls.mock_calls if name != "Event"]
+    repeat = ["_sleep", "Event().record", *["product"] * launches]
+    repeat += [f"Event().{name}" for name in ("record", "synchronize", "elapsed_time")]
+    assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"
 
 
 def test_measuring_changes_neither_weights_nor_gradients(monkeypatch):
@@ -139,34 +142,13 @@ def test_measuring_changes_neither_weights_nor_gradients(monkeypatch):
     assert not any(module._forward_hooks for module in trained.modules())
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ValueError("an unknown architecture")])
-def test_a_trained_cell_keeps_its_result_if_products_cannot_be_measured(monkeypatch, error):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(products, "required", fail)
-    assert measure_products(model("head", None, None, "mean"), [batch()], "off", CPU) == {}
-
-
-def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch):
-    calls = mock.Mock()
-    calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
-    for name in ("_sleep", "Event"):
-        monkeypatch.setattr(torch.cuda, name, getattr(calls, name))
-    launches = products._LAUNCHES
-    seconds = products._fastest_s(calls.product, torch.device("cuda"))
-    assert seconds == pytest.approx(0.008 / launches)
-    names = [name for name, *_ in calls.mock_calls if name != "Event"]
-    repeat = ["_sleep", "Event().record", *["product"] * launches]
-    repeat += [f"Event().{name}" for name in ("record", "synchronize", "elapsed_time")]
-    assert names == ["product", *repeat * products._MIN_REPEATS], "the first time it is compiled"
-
-
 def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(monkeypatch):
-    """Other errors are raised, and random numbers are afterwards as before."""
-    trained = SimpleNamespace(
-        optimizer=mock.Mock(), model=model("head", None, None, "mean"), device=CPU, amp="off"
-    )
+    """Other errors than of products are raised, and random numbers are afterwards as before."""
+    built = model("head", None, None, "mean")
+    trained = SimpleNamespace(optimizer=mock.Mock(), model=built, device=CPU, amp="off")
+    for error in (MemoryError(), ValueError("an unknown architecture")):
+        monkeypatch.setattr(products, "required", mock.Mock(side_effect=error))
+        assert measure_products(built, [batch()], "off", CPU) == {}
     before = torch.get_rng_state()
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no")):
 

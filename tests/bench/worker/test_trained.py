@@ -1,8 +1,7 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
-import shutil
 from dataclasses import replace
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
-from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.common.files import umask
 from bench.engines.engine import engine_of
 from bench.results.kept import largest_weights
-from bench.worker import saving
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from bench.worker.weights import load_trained
@@ -26,13 +23,10 @@ from minbert.model.heads import HEADS
 from tests.bench.tiny_cells import PARTS, cell, digest_of, ended, job_of
 from tests.cs224n import write_folder
 
-pytestmark = pytest.mark.usefixtures("quick")
-EVERY = [("full", None), ("head", None)] + [
-    (mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS
-]
+EVERY = [("full", None), ("head", None), *product(("lora", "dora"), LAYER_SETS)]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
 
@@ -68,43 +62,35 @@ def check(run, tolerance=1e-05):
     return loaded
 
 
-def test_layers_by_an_encoders_own_names_are_all_that_changes_in_it(encoders, quick, tmp_path):
-    import peft
-    import transformers
-
-    checkpoint = encoders("distilbert")
-    loaded = check(ended(job(checkpoint, "lora", "q_lin+v_lin"), tmp_path / "cell"))
-    save_adapter(loaded, tmp_path / "adapter")
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
-    before = {name: value.clone() for name, value in base.distilbert.state_dict().items()}
-    merged = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
-    after = merged.distilbert.state_dict()
-    assert {name for name, value in before.items() if not torch.equal(after[name], value)} == {
-        f"transformer.layer.{number}.attention.{own}.weight"
-        for number in (0, 1)
-        for own in ("q_lin", "v_lin")
-    }
+NAMED, OWN_NAMES = {"learning_rate_base": None}, "query+output.dense"
 
 
 @pytest.mark.parametrize(
-    ("mode", "layers", "head", "pooling"),
+    ("mode", "layers", "changes", "tolerance"),
     [
-        (*each, list(HEADS)[number % 3], ("pooler", "mean")[number % 2])
-        for number, each in enumerate(EVERY)
+        *(
+            (*each, {"head": [*HEADS][n % 3], "pooling": ("pooler", "mean")[n % 2]}, 1e-5)
+            for n, each in enumerate(EVERY)
+        ),
+        ("bitfit", None, {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
+        ("lora", OWN_NAMES, {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
+        ("dora", OWN_NAMES, {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
+        ("lora", OWN_NAMES, {"lora_fa": "on", **NAMED}, 1e-5),
+        ("lora", OWN_NAMES, {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
     ],
 )
 def test_the_model_of_kept_weights_predicts_what_the_cell_did(
-    tiny_checkpoint, tmp_path, mode, layers, head, pooling
+    tiny_checkpoint, tmp_path, mode, layers, changes, tolerance
 ):
-    of = job(tiny_checkpoint, mode, layers, head=head, pooling=pooling)
+    of = job(tiny_checkpoint, mode, layers, **changes)
     run = ended(of, tmp_path / "cell")
     untrained = predictions(run, engine_of(of.cell).build(of))
     assert np.abs(untrained[""] - run.logits[""]).max() > 1e-4
-    model, path = check(run), tmp_path / "cell" / "weights.safetensors"
+    model, path = check(run, tolerance), tmp_path / "cell" / "weights.safetensors"
     expected = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert load_file(path).keys() == expected
-    config = BertConfig.from_folder(tiny_checkpoint)
-    most = 8192 + largest_weights(of.cell, config)
+    assert load_file(path).keys() == expected | model.fixed_tensors().keys()
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), "as any new file"
+    most = 8192 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
     assert path.stat().st_size < most, "names and shapes take a few KiB"
 
 
@@ -121,25 +107,6 @@ def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encod
     assert size < 16384 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
 
 
-NAMED = {"layers": "query+output.dense", "learning_rate_base": None}
-
-
-@pytest.mark.parametrize(
-    ("mode", "changes", "tolerance"),
-    [
-        ("bitfit", {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
-        ("lora", {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
-        ("dora", {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
-        ("lora", {"lora_fa": "on", **NAMED}, 1e-5),
-        ("lora", {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
-    ],
-)
-def test_settings_of_what_trains_are_those_of_the_loaded_model(
-    tiny_checkpoint, tmp_path, mode, changes, tolerance
-):
-    check(ended(job(tiny_checkpoint, mode, **changes), tmp_path), tolerance)
-
-
 @pytest.mark.parametrize("mode", ["full", "dora", "bitfit"])
 def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
     of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
@@ -149,9 +116,7 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, t
 
 
 @pytest.mark.parametrize(("mode", "layers"), EVERY[1::7])
-def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
-    tiny_checkpoint, tmp_path, mode, layers
-):
+def test_frozen_weights_in_half_are_loaded_whole(tiny_checkpoint, tmp_path, mode, layers):
     of = job(tiny_checkpoint, mode, layers, amp="bf16", frozen_dtype="bf16")
     run = ended(of, tmp_path / "cell")
     assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
@@ -164,20 +129,7 @@ def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     assert np.array_equal(predictions(run, loaded)[""], run.logits[""])
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint, tmp_path):
-    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "without"))
-    tensors = load_file(checkpoint / "model.safetensors")
-    left = {name: tensor.clone() for name, tensor in tensors.items() if "pooler" not in name}
-    save_file(left, checkpoint / "model.safetensors")
-    check(ended(job(checkpoint, "head"), tmp_path / "cell"))
-    path = tmp_path / "cell" / "weights.safetensors"
-    assert "bert.pooler.dense.weight" in load_file(path)
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), "as any new file"
-
-
-def test_weights_are_written_after_all_is_measured_and_before_the_result(
-    tiny_checkpoint, tmp_path, monkeypatch
-):
+def test_weights_are_written_last_before_the_result(tiny_checkpoint, tmp_path, monkeypatch):
     """And a worker that is killed as it writes leaves no file of their name."""
     columns = {}
     path = tmp_path / "cell" / "weights.safetensors"
@@ -187,7 +139,7 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
         place.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saving, "save_tensors", cut_off)
+    monkeypatch.setattr("bench.worker.saving.save_tensors", cut_off)
     path.parent.mkdir()
     run = CellRun(job(tiny_checkpoint, "head"), path.parent, Progress(None))
     with pytest.raises(KeyboardInterrupt):

@@ -8,67 +8,54 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
-from bench.engines import minbert
-from bench.examples import tokens
 from bench.forecast.costs import Variant
 from bench.forecast.fake import count
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import Split, class_weights, trained_groups
+from bench.worker.setup import Split, class_weights
 from bench.worker.weights import EarlyStopping
-from minbert.data import tasks
-from minbert.data.tasks import TASKS, Examples, Task, TaskData, load_data
+from minbert.data.tasks import TASKS, Task, load_data
 from minbert.kernels.reference import is_reference, kernels
 from minbert.training.losses import mean_loss
 from tests.bench.tiny_cells import PARTS, cell, csv_rows, ended, job_of
 from tests.bench.worker.test_worker import ALL_EXAMPLES, job_on
-from tests.bench.workloads import SHAPES
+from tests.bench.workloads import ONE
 from tests.cs224n import relabel, write_folder
 
-LAYERS = 4
 
-
-class Steps(CellRun):
-    """Keeps the loss, logits and batch of each step, of training and of what is timed after it."""
-
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.trained = []
-
-    def _step(self, trainer, batch):
-        loss, logits = super()._step(trainer, batch)
-        self.trained.append((loss, logits, batch))
-        return loss, logits
-
-
-def reference(labels, smoothing):
-    """Torch's loss with the balanced weights of scikit-learn."""
+def test_parts_have_weights_of_their_own_and_a_score(tiny_checkpoint, tmp_path, monkeypatch):
     from sklearn.utils.class_weight import compute_class_weight
 
-    weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
-    return nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=smoothing)
+    step, trained = CellRun._step, []
 
+    def noted(run, trainer, batch):
+        trained.append((*step(run, trainer, batch), batch))
+        return trained[-1][:2]
 
-def test_parts_have_weights_of_their_own_and_numbers_none_and_are_scored_together(
-    tiny_checkpoint, tmp_path
-):
+    monkeypatch.setattr(CellRun, "_step", noted)
     settings = PARTS | {
         "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.25, "early_stopping": 2,
         "epochs": 3,
     }  # fmt: skip
     job = job_on(tiny_checkpoint, tmp_path, mode="full", **settings)
-    run = ended(job, tmp_path / "cell", Steps)
+    run = ended(job, tmp_path / "cell")
     assert len(set(np.bincount(run.train["sst"].labels).tolist())) > 1
-    for loss, logits, batch in run.trained:
+    for loss, logits, batch in trained:
         if batch.part == "sts":
             expected = nn.MSELoss()(logits[:, 0], batch.labels)
         else:
             two = torch.cat([torch.zeros_like(logits), logits], dim=1)
             outputs = two if batch.part == "quora" else logits
-            expected = reference(run.train[batch.part].labels, 0.1)(outputs, batch.labels)
+            labels = run.train[batch.part].labels
+            weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+            loss_of = nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=0.1)
+            expected = loss_of(outputs, batch.labels)
         torch.testing.assert_close(loss, expected)
     curve = csv_rows(tmp_path / "cell" / "epochs.csv")
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    for part, of in load_data("multitask", tmp_path / "data").parts.items():
+        labels = of.train.labels[kept[f"{part}.held_indices"]]
+        np.testing.assert_array_equal(kept[f"{part}.held_labels"], labels)
     right = [
         ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
         ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
@@ -86,32 +73,6 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
     assert weights.tolist() == pytest.approx([2 / 3, 0, 2, 0, 1])
     assert class_weights({"": replace(split, loss="mse")}, TASKS["movies"], of) == {}
     assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
-
-
-def rates_of(checkpoint, mode, **changes):
-    of = cell(checkpoint, mode, "all-lin", learning_rate_head=1e-3, **changes)
-    model = minbert.build(job_of(of, checkpoint))
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = trained_groups(model, of)
-    found = {names[p]: (g.learning_rate, g.weight_decay) for g in groups for p in g.parameters}
-    assert len(found) == sum(len(group.parameters) for group in groups)
-    assert found.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
-    return found
-
-
-@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
-def test_rates_fall_layer_by_layer_and_not_above_the_encoder(deep_checkpoint, mode):
-    """With a ratio of LoRA+, B's are a multiple of that."""
-    ratio = 1.0 if mode == "full" else 16.0
-    plain = rates_of(deep_checkpoint, mode)
-    decayed = rates_of(deep_checkpoint, mode, layer_decay=0.5, lora_plus_ratio=ratio)
-    assert plain.keys() == decayed.keys()
-    factors = {"bert.embeddings.": 0.5**LAYERS, "bert.pooler.": 1.0, "classifier.": 1.0}
-    factors |= {f"bert.encoder.layer.{n}.": 0.5 ** (LAYERS - 1 - n) for n in range(LAYERS)}
-    for name, (rate, decay) in plain.items():
-        (factor,) = (factor for prefix, factor in factors.items() if name.startswith(prefix))
-        of_b = ratio if name.endswith("lora_B") else 1.0
-        assert decayed[name] == (pytest.approx(rate * factor * of_b), decay), name
 
 
 @pytest.mark.parametrize(
@@ -138,8 +99,7 @@ def test_the_best_score_counts_then_the_lowest_loss_then_the_first(patience, res
 
 
 class Noted(CellRun):
-    """Notes weights after each epoch; scripted held-out scores, if given, and after them that of
-    restored weights."""
+    """Notes weights after each epoch, whose held-out scores are scripted, if given."""
 
     def __init__(self, job, folder, scores=()):
         super().__init__(job, folder, Progress(None))
@@ -163,9 +123,7 @@ def cell_run(checkpoint, folder, scores=(), **changes):
     return ended
 
 
-def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
-    tiny_checkpoint, tmp_path
-):
+def test_the_weights_of_the_best_epoch_are_scored_and_kept(tiny_checkpoint, tmp_path):
     ended = cell_run(tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4, 0.9], mode="dora")
     columns, epochs = ended.columns, ended.epochs
     assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
@@ -190,11 +148,9 @@ def test_held_out_scores_decide_and_dev_does_not(tiny_checkpoint, tmp_path):
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
     best = one.columns["best_epoch"]
     assert results.index(max(results)) + 1 == best
-    assert len(curve) == min(6, int(best) + 2) == one.columns["epochs_run"]
     kept = load_file(tmp_path / "one" / "cell" / "predictions.safetensors")
-    right = (kept["held_logits"].argmax(axis=1) == kept["held_labels"]).mean()
     loss = mean_loss("cross-entropy", kept["held_logits"], kept["held_labels"])
-    assert results[best - 1] == pytest.approx((right, -loss))
+    assert results[best - 1][1] == pytest.approx(-loss)
     data = tmp_path / "other" / "data"
     write_folder(data, count=ALL_EXAMPLES)
     for line in range(2, 14):
@@ -247,63 +203,17 @@ def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers,
     assert amp == "off" or not torch.equal(fast, reference)
     kept = [run.columns["activations_mib"] for run in runs]
     assert kept[1] > 1.2 * kept[0], "autograd keeps more than the kernels do"
-
-
-def test_there_are_no_other_kernels():
     with pytest.raises(ValueError, match="'odd'; there are fast, reference"), kernels("odd"):
         pass
 
 
-TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), problem_name="multi_label")
-
-
-@pytest.fixture
-def topics(monkeypatch, tmp_path, minilm):
-    """Examples of a task of several labels, whose file exists."""
-    monkeypatch.setitem(tasks.TASKS, "topics", TOPICS)
-    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "topics.csv").write_text("made up in this test\n")
-    labels = np.random.default_rng(0).integers(0, 2, (52, 3)).astype(np.int8)
-    texts = tuple(f"good film about {n}" + " nothing" * (n % 6) for n in range(52))
-    parts = slice(32), slice(32, None)
-    return TaskData(TOPICS, *(Examples(texts[part], None, labels[part]) for part in parts))
-
-
-def cell_of(data, checkpoint, **changes):
-    values = {"task": "topics", "data_digest": data.digest[:16], "max_train": None}
-    return cell(checkpoint, "full", **values, max_dev=None, **changes)
-
-
-def test_a_cell_learns_several_labels(topics, tiny_checkpoint, tmp_path):
-    from sklearn.metrics import f1_score
-
-    of = cell_of(topics, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
-    tokens.make(topics, of, tiny_checkpoint, tmp_path / "data")
-    job = replace(job_of(of, tiny_checkpoint), data=str(tmp_path / "data"))
-    run = ended(job, tmp_path / "cell", Steps)
-    assert len(run.train[""]) == 24
-    for loss, logits, batch in run.trained:
-        assert batch.labels.shape == (8, 3)
-        assert torch.equal(loss, nn.BCEWithLogitsLoss()(logits, batch.labels))
-    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
-    np.testing.assert_array_equal(kept["labels"], topics.dev.labels)
-    assert kept["labels"].dtype == np.int8
-    np.testing.assert_array_equal(kept["held_labels"], topics.train.labels[kept["held_indices"]])
-    assert kept["logits"].shape == (20, 3)
-    expected = f1_score(topics.dev.labels, kept["logits"] > 0, average="micro")
-    assert run.columns["dev_metric"] == "micro_f1"
-    assert run.columns["dev_score"] == pytest.approx(expected)
-    logits, labels = (torch.from_numpy(kept[name]).double() for name in ("logits", "labels"))
-    assert run.columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
-
-
-def test_costs_of_several_labels_and_of_weights_kept_for_early_stopping(topics, tiny_checkpoint):
-    plain, copied = (
-        count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
-        for of in (cell_of(topics, tiny_checkpoint, early_stopping=n) for n in (None, 2))
-    )
+def test_costs_of_several_labels_and_of_copied_weights(tiny_checkpoint, monkeypatch):
+    topics = Task("topics", classes=("a", "b", "c"), problem_name="multi_label")
+    monkeypatch.setitem(TASKS, "topics", topics)
+    of = cell(tiny_checkpoint, "full", task="topics")
+    cells = [replace(of, early_stopping=patience) for patience in (None, 2)]
+    jobs = [(job_of(of, tiny_checkpoint), ONE, Variant.of(of)) for of in cells]
+    plain, copied = (count(*each)[""][0] for each in jobs)
     assert plain.step.gflop > 0
     size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
     assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)

@@ -1,7 +1,8 @@
 """A worker's imports, steps and epochs, run in this process on tiny encoders and folders; what has
-to move in training, and cut texts."""
+to move in training, cut texts, and what it sends without being blocked."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,28 +22,14 @@ from bench.worker.weights import Movement
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
-from tests.bench.tiny_cells import PARTS, cell, job_of
-from tests.cs224n import relabel, write_folder
+from tests.bench.tiny_cells import PARTS, cell, ended, job_of
+from tests.cs224n import write_folder
 from tests.encoders import job
 
 ALL_EXAMPLES = 24
 """Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
 NO_RATE = 1e-50
 """Nothing in fp32, where an adapter's B begins at 0 and stays there."""
-
-
-class Watched(CellRun):
-    """Notes the parameters before the first step, and the part of each step."""
-
-    def __init__(self, job, folder):
-        super().__init__(job, folder, Progress(None))
-        self.came = []
-
-    def _step(self, trainer, batch):
-        if not self.came:
-            self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        self.came.append(batch.part)
-        return super()._step(trainer, batch)
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
@@ -55,15 +42,14 @@ def job_on(checkpoint, folder, task, mode, **changes):
     return replace(job_of(cell(checkpoint, mode, "all-lin", **values), checkpoint), data=str(data))
 
 
-def watched(checkpoint, folder, mode="lora", **changes):
-    """A cell of all parts on two encoders that unfreeze epoch by epoch, not yet run."""
+def parts_job(checkpoint, folder, mode="lora", **changes):
+    """A cell of all parts on two encoders that unfreeze epoch by epoch."""
     values = {
         "encoders": 2, "batch_size": ALL_EXAMPLES, "epochs": 5, "unfreeze": "iterative",
         "regression_loss": "mse", "task_order": "sequential", "task_rates": "quora=5 sst=4 sts=3",
         "task_decays": "quora=0.01 sst=0.01 sts=0.01",
     }  # fmt: skip
-    job = job_on(checkpoint, folder, "multitask", mode, **values | changes)
-    return Watched(job, folder / "cell")
+    return job_on(checkpoint, folder, "multitask", mode, **values | changes)
 
 
 @pytest.mark.parametrize(
@@ -73,26 +59,25 @@ def watched(checkpoint, folder, mode="lora", **changes):
         ("proportional", 1, "quora", {"bert": set(), "bert_pairs": {3}}),
     ],
 )
-def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
-    deep_checkpoint, tmp_path, order, seed, last, moved
-):
+def test_layers_without_a_batch_need_not_move(deep_checkpoint, tmp_path, order, seed, last, moved):
     """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
-    run = watched(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
-    run.run()
-    assert set(run.came[:3]) == {"sst", "quora", "sts"}
-    assert run.came[3] == last
+    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
+    run = ended(of, tmp_path / "cell")
+    came = [part for epoch in (0, 1) for ((part, _),) in run._order(epoch)]
+    assert ({*came[:3]}, came[3]) == ({"sst", "quora", "sts"}, last)
+    first = dict(minbert.build(of).named_parameters())
     layers = {"bert": set(), "bert_pairs": set()}
     for name, parameter in run.model.named_parameters():
         of_layer = re.match(r"(\w+)\.encoder\.layer\.(\d+)\.", name)
-        if of_layer and not torch.equal(parameter, run.first[name]):
+        if of_layer and not torch.equal(parameter, first[name]):
             layers[of_layer[1]].add(int(of_layer[2]))
     assert layers == moved
 
 
 def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoint, tmp_path):
-    run = watched(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
+    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
     with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
-        run.run()
+        ended(of, tmp_path / "cell")
 
 
 def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, monkeypatch):
@@ -105,8 +90,8 @@ def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_pat
 
     monkeypatch.setattr(Optimizer, "step", noted)
     values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
-    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
-    run.run()
+    of = parts_job(tiny_checkpoint, tmp_path, "full", **values, learning_rate=1e-3)
+    run = ended(of, tmp_path / "cell")
     factors = [4, 4, 5, 5, 3, 3]
     expected = [1e-3 * factor / 2**epoch for epoch in range(3) for factor in factors]
     assert rates[: len(run.losses)] == pytest.approx(expected)
@@ -116,25 +101,13 @@ LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
 
 
-class Place:
-    """A folder of data, and a cell of one of its tasks that cuts some texts."""
-
-    def __init__(self, folder, checkpoint, task):
-        self.folder = write_folder(folder / "data")
-        self.checkpoint = checkpoint
-        self.data = load_data(task, self.folder)
-
-    def cell(self, **changes):
-        values = {
-            "task": self.data.task.name, "data_digest": self.data.digest[:16], "max_train": None,
-            "max_dev": None, "max_length": LENGTHS[self.data.task.name],
-        }  # fmt: skip
-        values = (PARTS if self.data.task.parts else {}) | values
-        return cell(self.checkpoint, "head", **values | changes)
-
-    def notes(self, **changes):
-        made = self.cell(**changes)
-        return list(tokens.cut_notes(self.data, made, self.checkpoint, self.folder))
+def cutting(checkpoint, data, **changes):
+    """A cell of a task that cuts some of its texts."""
+    values = {
+        "task": data.task.name, "data_digest": data.digest[:16], "max_train": None,
+        "max_dev": None, "max_length": LENGTHS[data.task.name],
+    }  # fmt: skip
+    return cell(checkpoint, "head", **(PARTS if data.task.parts else {}) | values | changes)
 
 
 @pytest.fixture
@@ -147,10 +120,10 @@ def cache(tmp_path, minilm, monkeypatch):
 
 @pytest.mark.parametrize("task", LENGTHS)
 def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
-    """Of all texts of train and dev, those held out included; mapped or made by itself. And so does
-    the note before a run."""
-    place, length = Place(tmp_path, tiny_checkpoint, task), LENGTHS[task]
-    sides = [side for of in place.data.pieces().values() for side in (of.train, of.dev)]
+    """Of all texts, those held out included, as the note before a run; mapped or made by itself."""
+    folder, length = write_folder(tmp_path / "data"), LENGTHS[task]
+    data = load_data(task, folder)
+    sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
     pairs = [s.text_a if s.text_b is None else zip(s.text_a, s.text_b, strict=True) for s in sides]
     library = Library.from_file(str(tiny_checkpoint / "tokenizer.json"))
     library.no_padding()
@@ -158,49 +131,43 @@ def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, mon
     sizes = [len(encoded) for encoded in library.encode_batch([*chain.from_iterable(pairs)])]
     lost = [size - length for size in sizes if size > length]
     assert 0 < len(lost) < len(sizes)
-    job = replace(job_of(place.cell(held_out=0.25), tiny_checkpoint), data=str(place.folder))
+    of = cutting(tiny_checkpoint, data, held_out=0.25)
+    job = replace(job_of(of, tiny_checkpoint), data=str(folder))
     for _ in range(2):
         run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
         assert run.columns["texts_cut"] == len(lost)
         assert run.columns["tokens_cut"] == pytest.approx(sum(lost) / sum(sizes))
-    expected = [
-        f"max_length {length} cuts {len(lost)} of {len(sizes)} texts, and "
-        f"{sum(lost) / sum(sizes):.1%} of all tokens with them"
-    ]
-    assert place.notes() == expected
+    share = f"{sum(lost) / sum(sizes):.1%} of all tokens with them"
+    expected = [f"max_length {length} cuts {len(lost)} of {len(sizes)} texts, and {share}"]
+
+    def notes():
+        return [*tokens.cut_notes(data, of, tiny_checkpoint, folder)]
+
+    assert notes() == expected
     assert list((cache / "tokens").iterdir())
     with monkeypatch.context() as mapped:
         mapped.setattr(tokens, "make", None)
-        assert place.notes() == expected, "a second time nothing is tokenised"
-    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "sst-train.csv"))
-    assert place.notes() == expected, "without a cache too"
+        assert notes() == expected, "a second time nothing is tokenised"
+    monkeypatch.setenv("MINBERT_CACHE", str(folder / "sst-train.csv"))
+    assert notes() == expected, "without a cache too"
 
 
-def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(
-    cache, tmp_path, tiny_checkpoint
-):
-    place = Place(tmp_path, tiny_checkpoint, "sst")
-    assert place.notes(max_length=128) == []
-    (tmp_path / "empty").mkdir()
-    assert list(tokens.cut_notes(place.data, place.cell(), tmp_path / "empty", place.folder)) == []
-    path = place.folder / "ids-sst-train.csv"
+@pytest.mark.usefixtures("cache")
+def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(tmp_path, tiny_checkpoint):
+    folder = write_folder(tmp_path / "data")
+    path = folder / "ids-sst-train.csv"
     rows = ["\tid\tsentence\tsentiment", *(f"{n}\tid\t{'good ' * 9}{n}\t1" for n in range(200))]
     path.write_text("\n".join([*rows, f"0\tid\t{'good ' * 11}\t1"]) + "\n", encoding="utf-8")
-    place.data = load_data("sst", place.folder)
-    assert place.notes(max_length=12) == [
+    data = load_data("sst", folder)
+    of = cutting(tiny_checkpoint, data, max_length=12)
+    assert [*tokens.cut_notes(data, of, tiny_checkpoint, folder)] == [
         "max_length 12 cuts 1 of 213 texts, and under 0.1% of all tokens with them"
     ]
-
-
-def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
-    place = Place(tmp_path, grid.model, "sst")
-    relabel(place.folder / "ids-sst-train.csv", "", line=5)
-    path = tmp_path / "mine.toml"
-    path.write_text("[settings]\ntask = 'sst'\nmax_length = 8\n[[cells]]\nmode = ['head']\n")
-    planned = grid.run("--dry-run", "--data", str(place.folder), grid=str(path), forecast=False)
-    assert "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n" in planned.stderr
-    assert re.search(r"note: max_length 8 cuts \d+ of 35 texts, and ", planned.stderr)
+    whole = replace(of, max_length=128)
+    assert [*tokens.cut_notes(data, whole, tiny_checkpoint, folder)] == []
+    (tmp_path / "empty").mkdir()
+    assert [*tokens.cut_notes(data, of, tmp_path / "empty", folder)] == []
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("dora", "all-lin"), ("full", None), ("head", None)])
@@ -232,9 +199,7 @@ def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named():
         frozen = next((n, p) for n, p in model.named_parameters() if not p.requires_grad)
         frozen[1].view(-1)[0] += 1e-6
     assert movement.problem() == f"frozen tensors moved: {frozen[0]}"
-
-
-def test_a_frozen_weight_of_odd_width_in_half_is_watched():
+    # also one of odd width in half precision
     model = nn.Linear(21, 15, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     movement = Movement(model, minbert)
     with torch.no_grad():
@@ -262,25 +227,68 @@ import gc, json, sys
 from bench.worker.process import import_all
 began = gc.get_stats()
 import_all()
-ended = gc.get_stats()
-print(json.dumps({
-    "searches": sum(e["collections"] - b["collections"] for b, e in zip(began, ended)),
-    "frozen": gc.get_freeze_count(),
-    "enabled": gc.isenabled(),
-    "heavy": sorted({"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic",
-                     "rich", "torch._dynamo"} & sys.modules.keys()),
-    "has": sorted({"torch", "numpy", "bench.worker.run"} & sys.modules.keys()),
-}))
+searches = sum(e["collections"] - b["collections"] for b, e in zip(began, gc.get_stats()))
+print(json.dumps([searches, gc.get_freeze_count(), gc.isenabled(), [*sys.modules]]))
 """
 
 
 def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier():
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120
-    )
-    imported = json.loads(done.stdout)
-    assert imported["searches"] <= 3  # of code that asks for one itself
-    assert imported["frozen"] > 100_000
-    assert imported["enabled"]
-    assert imported["heavy"] == []
-    assert imported["has"] == ["bench.worker.run", "numpy", "torch"]
+    argv = [sys.executable, "-c", CODE]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
+    searches, frozen, is_enabled, modules = json.loads(done.stdout)
+    assert searches <= 3  # of code that asks for one itself
+    assert frozen > 100_000
+    assert is_enabled
+    assert {"torch", "numpy", "bench.worker.run"} <= {*modules}
+    heavy = {"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic", "rich"}
+    assert not {*heavy, "torch._dynamo"} & {*modules}
+
+
+@pytest.fixture
+def pipe():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    yield read, write
+    os.close(read)
+    os.close(write)
+
+
+def received(read):
+    return [json.loads(line) for line in os.read(read, 2**20).splitlines()]
+
+
+def test_steps_come_at_most_twice_a_second_and_a_full_or_closed_pipe_blocks_nobody(
+    pipe, monkeypatch
+):
+    read, write = pipe
+    now = 0.0
+    progress = Progress(write, lambda: now)
+    asked = []
+
+    def loss():
+        asked.append(now)
+        return 0.25
+
+    progress.phase("train")
+    for step in range(1, 101):
+        progress.step(step, 100, loss)
+        now += 0.0625
+    progress.phase("evaluate")
+    first, *steps, last = received(read)
+    assert (first, last) == ({"phase": "train"}, {"phase": "evaluate"})
+    assert steps == [{"step": n, "steps": 100, "loss": 0.25} for n in range(1, 101, 8)]
+    assert len(asked) == 13  # a loss is only read when it is sent
+    Progress(write).step(1, 2)
+    assert received(read) == [{"step": 1, "steps": 2}]
+    with pytest.raises(ZeroDivisionError):
+        Progress(write).step(1, 2, lambda: 1 / 0)
+    read, write = pipe
+    progress = Progress(write)
+    for _ in range(20_000):
+        progress.phase("train")
+    assert all(message == {"phase": "train"} for message in received(read))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), read)  # which closes the end that is read
+    progress.phase("train")
+    progress.step(1, 2, 0.5)
+    monkeypatch.delenv("BENCH_PROGRESS_FD", raising=False)
+    Progress.from_environment().step(1, 2, lambda: 1 / 0)  # without a runner nothing is sent

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.engines import minbert
-from bench.worker import device
 from bench.worker.device import set_up_device
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.process import Progress
 from bench.worker.run import CellRun
 from minbert.training.trainer import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu
+from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
 
 IN_ORDER = [
@@ -29,8 +29,7 @@ IN_ORDER = [
 
 
 def on_gpu(job, folder, monkeypatch):
-    """The job, run on a pretended GPU; what is done to that, once each in a row; and of rehearsals
-    and steps their tokens and the number of parameters that train in them."""
+    """The job's run, what is done to the GPU, and tokens and trained parameters of each step."""
     events, passes = [], []
 
     def note(event):
@@ -91,25 +90,18 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     assert (trained[0] < trained[-1]) == grows
 
 
-def test_nothing_is_rehearsed_after_compiling(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
-    monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
-    came, compiled = [], replace(job, cell=replace(job.cell, compile="on"), device=DEVICE)
-    with pretended_gpu(monkeypatch, came.append):
-        CellRun(compiled, tmp_path / "cell", Progress(None)).run()
-    assert "read" in came
-
-
-def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
-    job, tmp_path, monkeypatch
-):
-    """In which it says something: the driver's own before there is a context, torch's peaks from
-    after loading to training's end, and activations without the gradients that a forward pass does
-    not find. And the GPU is left none of the numbers."""
-    usual = CellRun(job, tmp_path / "cell", Progress(None))
-    with monkeypatch.context() as patch:
+def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_measured_in_order(job, tmp_path, monkeypatch):
+    """First the driver's own, then torch's peaks from after loading to training's end, and then
+    activations, without the gradients that a forward pass does not find. No number stays there."""
+    usual, came = CellRun(job, tmp_path / "cell", Progress(None)), []
+    compiled = replace(job, cell=replace(job.cell, compile="on"), device=DEVICE)
+    with monkeypatch.context() as patch:  # nothing is rehearsed on a CPU and after compiling
         patch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
         usual.run()
+        patch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
+        with pretended_gpu(patch, came.append):
+            ended(compiled, tmp_path / "compiled")
+    assert "read" in came
     step = Trainer.step
     given, alive = [], []
 
@@ -120,7 +112,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_memory_is_measured_in_order(
         return results
 
     monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
+    monkeypatch.setattr("bench.worker.device._LEAST", 4)  # so that blocks fill up
     run, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
