@@ -204,28 +204,25 @@ def text_of(**changes):
     return "\n".join(["[[claim]]", *lines, ""])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (text_of(margin="-1"), "margin '-1' of dev_score has not its unit; write it as -1pt"),
-        (text_of(margin="-1.2.3pt"), "margin '-1.2.3pt' of dev_score has not its unit"),
-        (text_of(rows={"layers": []}), "the list of layers is empty"),
-        (text_of(column="peak_rss_mib"), "of peak_rss_mib has not its unit; write it as 0.5x"),
-        (text_of(column="peak_rss_mib", margin="0x"), "has not its unit"),
-        (text_of(rows={"rnak": 1}), "no such column; near it are rank"),
-        (text_of(base={"rank": "eight"}), "'eight' is no whole number"),
-        (text_of(differ=["learning_rat"]), "no such column; near it are learning_rate"),
-        (text_of(column="dev_scor"), "claim[0].column: input should be 'dev_score'"),
-        (text_of(pairs=2), "claim[0].pairs"),
-        (text_of(tasks=[]), "claim[0].tasks"),
-        (text_of(aim="more"), "unknown key 'claim[0].aim'; known here: id, sentence"),
-        ("more = 1\n" + text_of(), "unknown key 'more'; known here: claim"),
-        (text_of() * 2, "two claims have the id rank-1"),
-        ("".join(text_of(id=f"c{i}") for i in range(8)), "8 claims are primary; 7 are the most"),
-        ("[[claim]", "is not TOML"),
-        ("", "claim: field required"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    (text_of(margin="-1"), "margin '-1' of dev_score has not its unit; write it as -1pt"),
+    (text_of(margin="-1.2.3pt"), "margin '-1.2.3pt' of dev_score has not its unit"),
+    (text_of(rows={"layers": []}), "the list of layers is empty"),
+    (text_of(column="peak_rss_mib"), "of peak_rss_mib has not its unit; write it as 0.5x"),
+    (text_of(column="peak_rss_mib", margin="0x"), "has not its unit"),
+    (text_of(rows={"rnak": 1}), "no such column; near it are rank"),
+    (text_of(base={"rank": "eight"}), "'eight' is no whole number"),
+    (text_of(differ=["learning_rat"]), "no such column; near it are learning_rate"),
+    (text_of(column="dev_scor"), "claim[0].column: input should be 'dev_score'"),
+    (text_of(pairs=2), "claim[0].pairs"),
+    (text_of(tasks=[]), "claim[0].tasks"),
+    (text_of(aim="more"), "unknown key 'claim[0].aim'; known here: id, sentence"),
+    ("more = 1\n" + text_of(), "unknown key 'more'; known here: claim"),
+    (text_of() * 2, "two claims have the id rank-1"),
+    ("".join(text_of(id=f"c{i}") for i in range(8)), "8 claims are primary; 7 are the most"),
+    ("[[claim]", "is not TOML"),
+    ("", "claim: field required"),
+])  # fmt: skip
 def test_a_file_that_states_no_test_is_refused_by_one_line(tmp_path, text, message):
     path = tmp_path / "claims.toml"
     path.write_text(text, encoding="utf-8")

@@ -78,25 +78,22 @@ HALF, LESS = (seeds([score] * 3) for score in (0.5, 0.49))
 UNLEARNED = seeds([0.3] * 2, flags="not_learned")
 
 
-@pytest.mark.parametrize(
-    ("base", "new", "limits", "column", "expected"),
-    [
-        ([run()], [run(**{KEPT: 303.0})], {}, KEPT, Verdict.SMALL),
-        ([run()], [run(**{KEPT: 303.0})], {"memory": 0.005}, KEPT, Verdict.REGRESSION),
-        ([run()], [run(**{RSS: 1200.0})], {}, RSS, Verdict.REGRESSION),
-        (runs(), runs(offset=1, **{RSS: 1100.0}), {"memory": 0.2}, RSS, Verdict.SMALL),
-        (runs(), runs(offset=1, **{TIME: 44.0}), {}, TIME, Verdict.REGRESSION),
-        (runs(), runs(offset=1, **{TIME: 44.0}), {"slowdown": 0.2}, TIME, Verdict.SMALL),
-        (COUNTS, OTHER_COUNTS, {}, KEPT, Verdict.NOT_COMPARED),
-        ([run(**{KEPT: None})], [run()], {}, KEPT, Verdict.NOT_COMPARED),
-        (COUNTS, [*OTHER_COUNTS, run(seed=2, **{KEPT: 330.0})], {}, KEPT, Verdict.REGRESSION),
-        (COUNTS, [run(seed=2, repeat=7, **{KEPT: 330.0})], {}, KEPT, Verdict.REGRESSION),
-        (HALF, LESS, {}, SCORE, Verdict.REGRESSION),
-        (HALF, LESS, {"score_drop": "2pt"}, SCORE, Verdict.SMALL),
-        (HALF, LESS, {"score_drop": "3%"}, SCORE, Verdict.SMALL),
-        (UNLEARNED, UNLEARNED, {}, SCORE, Verdict.NOT_COMPARED),
-    ],
-)
+@pytest.mark.parametrize(("base", "new", "limits", "column", "expected"), [
+    ([run()], [run(**{KEPT: 303.0})], {}, KEPT, Verdict.SMALL),
+    ([run()], [run(**{KEPT: 303.0})], {"memory": 0.005}, KEPT, Verdict.REGRESSION),
+    ([run()], [run(**{RSS: 1200.0})], {}, RSS, Verdict.REGRESSION),
+    (runs(), runs(offset=1, **{RSS: 1100.0}), {"memory": 0.2}, RSS, Verdict.SMALL),
+    (runs(), runs(offset=1, **{TIME: 44.0}), {}, TIME, Verdict.REGRESSION),
+    (runs(), runs(offset=1, **{TIME: 44.0}), {"slowdown": 0.2}, TIME, Verdict.SMALL),
+    (COUNTS, OTHER_COUNTS, {}, KEPT, Verdict.NOT_COMPARED),
+    ([run(**{KEPT: None})], [run()], {}, KEPT, Verdict.NOT_COMPARED),
+    (COUNTS, [*OTHER_COUNTS, run(seed=2, **{KEPT: 330.0})], {}, KEPT, Verdict.REGRESSION),
+    (COUNTS, [run(seed=2, repeat=7, **{KEPT: 330.0})], {}, KEPT, Verdict.REGRESSION),
+    (HALF, LESS, {}, SCORE, Verdict.REGRESSION),
+    (HALF, LESS, {"score_drop": "2pt"}, SCORE, Verdict.SMALL),
+    (HALF, LESS, {"score_drop": "3%"}, SCORE, Verdict.SMALL),
+    (UNLEARNED, UNLEARNED, {}, SCORE, Verdict.NOT_COMPARED),
+])  # fmt: skip
 def test_a_verdict_follows_from_few_runs_and_the_limits(base, new, limits, column, expected):
     one = only(of(base, new, Limits(**limits)), column)
     assert one.verdict is expected

@@ -58,18 +58,15 @@ WORSE = {**SHARES, SMALL: 0.55}  # beyond the margin
 LORA_1 = "lora rank 1 on attn-only, fp32"
 
 
-@pytest.mark.parametrize(
-    ("shares", "changes", "margin", "limits", "among", "expected"),
-    [
-        (SHARES, {}, None, "", 4, LORA_1),
-        (SHARES, {"peak_rss_mib": None}, None, "", 4, LORA_1),  # by time
-        (WORSE, {}, None, "", 4, "lora rank 8 on all-lin, fp32"),
-        (WORSE, {}, 0.08, "", 4, LORA_1),
-        (WORSE, {}, None, "memory<=800MiB size<=5MB", 2, LORA_1),  # the best of these
-        (WORSE, {}, None, "size<=10kB", 1, "head, fp32"),
-        ({**SHARES, FULL: 0.65}, {}, 0.001, "", 4, "full, fp32"),
-    ],
-)
+@pytest.mark.parametrize(("shares", "changes", "margin", "limits", "among", "expected"), [
+    (SHARES, {}, None, "", 4, LORA_1),
+    (SHARES, {"peak_rss_mib": None}, None, "", 4, LORA_1),  # by time
+    (WORSE, {}, None, "", 4, "lora rank 8 on all-lin, fp32"),
+    (WORSE, {}, 0.08, "", 4, LORA_1),
+    (WORSE, {}, None, "memory<=800MiB size<=5MB", 2, LORA_1),  # the best of these
+    (WORSE, {}, None, "size<=10kB", 1, "head, fp32"),
+    ({**SHARES, FULL: 0.65}, {}, 0.001, "", 4, "full, fp32"),
+])  # fmt: skip
 def test_the_cheapest_that_is_as_good_as_the_best_within_limits_is_recommended(
     shares, changes, margin, limits, among, expected
 ):

@@ -173,20 +173,17 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path):
     assert [row.ms_per_1k_tokens for row in read_rows(new)] == SLOWER[:1]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"places": (Path("BASE"),)}, "takes two places"),
-        ({"terms": ("amp=off", "amp=bf16")}, "takes two places"),
-        ({"places": (), "terms": ("amp=off", "")}, "both --base and --new"),
-        ({"places": (), "terms": ("amp=off", "epochs=2")}, "--new: 'epochs=2' is not AXIS"),
-        ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
-        ({"options": ["--runs=other.csv"]}, "--runs=other.csv can't be passed on"),
-        ({"options": ["--executor", "slurm"]}, "--run: cells that take turns need one node"),
-        ({"selection": "mode=lora"}, "no cell in common"),
-        ({"places": (Path("BASE"), Path("nowhere"))}, "NEW: nowhere is neither a checkout"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"places": (Path("BASE"),)}, "takes two places"),
+    ({"terms": ("amp=off", "amp=bf16")}, "takes two places"),
+    ({"places": (), "terms": ("amp=off", "")}, "both --base and --new"),
+    ({"places": (), "terms": ("amp=off", "epochs=2")}, "--new: 'epochs=2' is not AXIS"),
+    ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
+    ({"options": ["--runs=other.csv"]}, "--runs=other.csv can't be passed on"),
+    ({"options": ["--executor", "slurm"]}, "--run: cells that take turns need one node"),
+    ({"selection": "mode=lora"}, "no cell in common"),
+    ({"places": (Path("BASE"), Path("nowhere"))}, "NEW: nowhere is neither a checkout"),
+])  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     sides(tmp_path)
@@ -279,18 +276,15 @@ def test_options_for_one_device_are_bench_grids_own_and_others_need_a_record(tmp
 TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 
 
-@pytest.mark.parametrize(
-    ("column", "verdict", "changes", "failing", "at_look", "otherwise"),
-    [
-        (TIME, UNDECIDED, {}, "", True, True),
-        (TIME, UNDECIDED, {"may_be_worse": False}, "", False, True),
-        (TIME, UNDECIDED, {"gates": False}, "", False, False),
-        (TIME, Verdict.REGRESSION, {}, "", False, True),
-        (TIME, UNDECIDED, {}, "ok, then crashed in 1 of 2", False, False),
-        ("step_gflop", Verdict.REGRESSION, {}, "", False, False),
-        ("dev_score", UNDECIDED, {}, "", False, False),
-    ],
-)
+@pytest.mark.parametrize(("column", "verdict", "changes", "failing", "at_look", "otherwise"), [
+    (TIME, UNDECIDED, {}, "", True, True),
+    (TIME, UNDECIDED, {"may_be_worse": False}, "", False, True),
+    (TIME, UNDECIDED, {"gates": False}, "", False, False),
+    (TIME, Verdict.REGRESSION, {}, "", False, True),
+    (TIME, UNDECIDED, {}, "ok, then crashed in 1 of 2", False, False),
+    ("step_gflop", Verdict.REGRESSION, {}, "", False, False),
+    ("dev_score", UNDECIDED, {}, "", False, False),
+])  # fmt: skip
 def test_more_rounds_are_for_what_they_can_decide(
     column, verdict, changes, failing, at_look, otherwise
 ):

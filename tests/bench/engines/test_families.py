@@ -140,13 +140,10 @@ def test_adapters_load_in_peft(encoders, tmp_path, kind):
         torch.testing.assert_close(theirs, model(ids, mask, types), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "reason"),
-    [
-        ("roberta", {"is_decoder": True}, "is_decoder True is not supported"),
-        ("distilbert", {"activation": "silu"}, "hidden_act 'silu' is not supported"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "changes", "reason"), [
+    ("roberta", {"is_decoder": True}, "is_decoder True is not supported"),
+    ("distilbert", {"activation": "silu"}, "hidden_act 'silu' is not supported"),
+])  # fmt: skip
 def test_what_only_transformers_has_is_left_to_it(encoders, kind, changes, reason):
     model = find_model(str(checkpoint(encoders, kind, **changes)), "pretrained", "auto")
     assert reason in model.why_not_minbert

@@ -85,21 +85,18 @@ def test_every_door_refuses_it_with_a_line(tmp_path):
             command.main(words, standalone_mode=False)
 
 
-@pytest.mark.parametrize(
-    ("change", "refused"),
-    [
-        ({"target_modules": r".*\.layer\.\d+\.attention\.self\.(query|value)"}, False),
-        ({"rank_pattern": {r"layer\.1\..*": 4}}, False),
-        ({"base_model_name_or_path": "a/b", "task_type": "SEQ_CLS"}, False),
-        ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.evil"}}, False),
-        ({"target_modules": "(a+)+$"}, True),
-        ({"target_modules": ".*.*.*.*.*x"}, True),
-        ({"rank_pattern": {"(a|a)*$": 4}}, True),
-        ({"layers_pattern": "(?:a|a)(?:a|a)(?:a|a)(?:a|a)(?:a|a)"}, True),
-        ({"r": {"x": {"y": {}}}}, True),
-        ({"unknown": 1}, True),
-    ],
-)
+@pytest.mark.parametrize(("change", "refused"), [
+    ({"target_modules": r".*\.layer\.\d+\.attention\.self\.(query|value)"}, False),
+    ({"rank_pattern": {r"layer\.1\..*": 4}}, False),
+    ({"base_model_name_or_path": "a/b", "task_type": "SEQ_CLS"}, False),
+    ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.evil"}}, False),
+    ({"target_modules": "(a+)+$"}, True),
+    ({"target_modules": ".*.*.*.*.*x"}, True),
+    ({"rank_pattern": {"(a|a)*$": 4}}, True),
+    ({"layers_pattern": "(?:a|a)(?:a|a)(?:a|a)(?:a|a)(?:a|a)"}, True),
+    ({"r": {"x": {"y": {}}}}, True),
+    ({"unknown": 1}, True),
+])  # fmt: skip
 def test_regular_expressions_end_and_values_are_plain(change, refused):
     if not refused:
         check_adapter_config(LORA | change, "a.json")

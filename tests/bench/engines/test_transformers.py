@@ -127,15 +127,12 @@ def test_norms_have_a_place_and_layers_that_share_weights_none_of_their_own(enco
 BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
 
 
-@pytest.mark.parametrize(
-    ("mode", "changes", "decayed", "not_decayed"),
-    [
-        ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
-        ("ia3", {}, set(), {"ia3_l"}),
-        ("vera", {"rank": 256}, set(), {"vera_lambda_b", "vera_lambda_d"}),  # above the width
-        ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
-    ],
-)
+@pytest.mark.parametrize(("mode", "changes", "decayed", "not_decayed"), [
+    ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
+    ("ia3", {}, set(), {"ia3_l"}),
+    ("vera", {"rank": 256}, set(), {"vera_lambda_b", "vera_lambda_d"}),  # above the width
+    ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
+])  # fmt: skip
 def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
     a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
     found = {True: set(), False: set()}
@@ -425,18 +422,15 @@ def line_of(*args, **changes):
     return str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode", "config", "settings", "line"),
-    [
-        ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
-        ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
-        ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
-        ("gpt2", "full", {}, {}, "is a decoder, and engine transformers trains encoders alone"),
-        ("roberta", "full", NEW, {}, "model_type newbert; a newer version may have it ("),
-        ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
-        ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "mode", "config", "settings", "line"), [
+    ("modernbert", "bitfit", {}, {}, "mode bitfit: the encoder of modernbert has no biases"),
+    ("roberta", "lora", {}, {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
+    ("deberta", "full", {}, {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
+    ("gpt2", "full", {}, {}, "is a decoder, and engine transformers trains encoders alone"),
+    ("roberta", "full", NEW, {}, "model_type newbert; a newer version may have it ("),
+    ("roberta", "full", {"vocab_size": 10}, {}, "they are of different models"),
+    ("bert", "full", RELATIVE, {}, "relative_key_query is computed by neither engine"),
+])  # fmt: skip
 def test_what_an_architecture_or_configuration_does_not_have_is_named(
     kind, mode, config, settings, line, copied
 ):
@@ -465,20 +459,17 @@ def test_weights_that_are_missing_or_not_finite(copied):
     assert "missing or have another shape" in line_of(folder, "full", pooling="mean")
 
 
-@pytest.mark.parametrize(
-    ("changes", "settings", "line"),
-    [
-        ({"engine": "minbert", "mode": "ia3"}, {}, "mode ia3 is one of PEFT's"),
-        ({"engine": "minbert", "init_lora_weights": "pissa"}, {}, "init_lora_weights pissa is one"),
-        ({"task": "multitask"}, {}, "task multitask has parts; take engine minbert"),
-        ({"frozen_dtype": "bf16", "amp": "bf16"}, {}, "it holds frozen weights in fp32; leave"),
-        ({"head": "nonlinear"}, {}, "with head nonlinear take pooling cls or mean"),
-        ({"attn_implementation": "flash_attention_2"}, {}, "computes in half precision alone"),
-        ({}, {"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
-        ({}, {"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of"),
-        ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "settings", "line"), [
+    ({"engine": "minbert", "mode": "ia3"}, {}, "mode ia3 is one of PEFT's"),
+    ({"engine": "minbert", "init_lora_weights": "pissa"}, {}, "init_lora_weights pissa is one"),
+    ({"task": "multitask"}, {}, "task multitask has parts; take engine minbert"),
+    ({"frozen_dtype": "bf16", "amp": "bf16"}, {}, "it holds frozen weights in fp32; leave"),
+    ({"head": "nonlinear"}, {}, "with head nonlinear take pooling cls or mean"),
+    ({"attn_implementation": "flash_attention_2"}, {}, "computes in half precision alone"),
+    ({}, {"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
+    ({}, {"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of"),
+    ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
+])  # fmt: skip
 def test_settings_that_an_engine_does_not_have_are_named(changes, settings, line):
     cell = replace(job(Path("roberta-tiny"), "lora", "attn").cell, **changes)
     with pytest.raises(InputError, match=line):

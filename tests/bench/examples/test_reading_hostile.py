@@ -56,27 +56,24 @@ def test_encodings_and_line_ends_of_every_kind(file):
         assert tables.named_labels(data) == ["a", "b", "a"]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "is empty; a header and examples are expected"),
-        (b"text,label\n", "only 0 of 0 rows can be used; are the file, --text and --label right?"),
-        (b"text\nfine\n", "which column holds the label? --label COLUMN says it; there are `text`"),
-        ("text,label\na,x\ncaf\u00e9,y\n".encode("latin-1"), "line 3: byte 0xE9 is not UTF-8"),
-        (_GOOD.encode("utf-16-le"), "line 1: has a NUL byte"),
-        (codecs.BOM_UTF16_LE + b"a", "is not UTF-16 as its byte order mark says"),
-        (b"text,label\na,x\nb\0,y\n", "line 3: has a NUL byte"),
-        (b"text,label\na,x\nb,x\n", "column `label`: all labels are the same, so there is nothing"),
-        (b"text,label\n,x\na,\n", "1 row with an empty text left out, first at line 2, 1 row"),
-        (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
-        (b'text,label\na,x\n"b,y\nc,x\n', "line 3: unexpected end of data; a field that begins"),
-        (b"a b,c,d\n1,2,3\n", "which column holds the text? --text COLUMN says it; there are"),
-        (b"text,u,v\na,1,2\n", "which column holds the label? --label COLUMN says it; there are"),
-        (b"great film,good\nawful film,bad\nfine film,good\n", "first line looks like an example"),
-        (b"text,label\na,1.0\nb,2.0\n", "has 2 distinct whole numbers, `1.0`, `2.0`: classes or"),
-        (b"text,label\na,[1]\nb,[x]\n", "line 3: column `label` has `[x]`, which is no list of"),
-    ],
-)
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"", "is empty; a header and examples are expected"),
+    (b"text,label\n", "only 0 of 0 rows can be used; are the file, --text and --label right?"),
+    (b"text\nfine\n", "which column holds the label? --label COLUMN says it; there are `text`"),
+    ("text,label\na,x\ncaf\u00e9,y\n".encode("latin-1"), "line 3: byte 0xE9 is not UTF-8"),
+    (_GOOD.encode("utf-16-le"), "line 1: has a NUL byte"),
+    (codecs.BOM_UTF16_LE + b"a", "is not UTF-16 as its byte order mark says"),
+    (b"text,label\na,x\nb\0,y\n", "line 3: has a NUL byte"),
+    (b"text,label\na,x\nb,x\n", "column `label`: all labels are the same, so there is nothing"),
+    (b"text,label\n,x\na,\n", "1 row with an empty text left out, first at line 2, 1 row"),
+    (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
+    (b'text,label\na,x\n"b,y\nc,x\n', "line 3: unexpected end of data; a field that begins"),
+    (b"a b,c,d\n1,2,3\n", "which column holds the text? --text COLUMN says it; there are"),
+    (b"text,u,v\na,1,2\n", "which column holds the label? --label COLUMN says it; there are"),
+    (b"great film,good\nawful film,bad\nfine film,good\n", "first line looks like an example"),
+    (b"text,label\na,1.0\nb,2.0\n", "has 2 distinct whole numbers, `1.0`, `2.0`: classes or"),
+    (b"text,label\na,[1]\nb,[x]\n", "line 3: column `label` has `[x]`, which is no list of"),
+])  # fmt: skip
 def test_what_is_wrong_is_one_line(file, content, reason):
     assert reason in refusal(file(content))
 

@@ -150,14 +150,11 @@ def test_the_process_has_no_hub_but_the_base_and_not_this_project(tmp_path, base
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("problem", "expected"),
-    [
-        ("single_label_classification", [[0.25, 0.75], [0.5, 0.5]]),
-        ("multi_label_classification", [[0.5, 0.75], [0.5, 0.5]]),
-        ("regression", [[0.0, np.log(3)], [0.0, 0.0]]),
-    ],
-)
+@pytest.mark.parametrize(("problem", "expected"), [
+    ("single_label_classification", [[0.25, 0.75], [0.5, 0.5]]),
+    ("multi_label_classification", [[0.5, 0.75], [0.5, 0.5]]),
+    ("regression", [[0.0, np.log(3)], [0.0, 0.0]]),
+])  # fmt: skip
 def test_probabilities_are_of_classes_or_of_each_label(tmp_path, problem, expected):
     (tmp_path / "config.json").write_text(json.dumps({"problem_type": problem}))
     rows = np.array([[0.0, np.log(3)], [0.0, 0.0]])

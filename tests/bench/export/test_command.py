@@ -296,13 +296,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, mes
     assert is_untouched(place)
 
 
-@pytest.mark.parametrize(
-    ("step", "error", "code", "message"),
-    [
-        ("card", FULL_DISK, 1, "model: can't be written (No space left on device)"),
-        ("check", InputError("weights differ"), 2, "weights differ"),
-    ],
-)
+@pytest.mark.parametrize(("step", "error", "code", "message"), [
+    ("card", FULL_DISK, 1, "model: can't be written (No space left on device)"),
+    ("check", InputError("weights differ"), 2, "weights differ"),
+])  # fmt: skip
 def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, error, code, message):
     monkeypatch.setattr(exporting, "check", mock.Mock())
     monkeypatch.setattr(exporting, step, mock.Mock(side_effect=error))

@@ -143,16 +143,13 @@ def test_bad_input_of_the_script_is_one_line(trainings, line):
     assert not (folder / "trained" / "config.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "obstacle"),
-    [
-        ({"held_out": 0.2, "early_stopping": 2}, "early stopping, held-out training examples"),
-        ({"head": "conv", "folds": 5}, "folds, the conv head"),
-        ({"regression_loss": "pearson"}, "the loss pearson"),
-        ({"mode": "ia3"}, "the mode ia3"),
-        ({"max_train": 20}, "a part of the training examples"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "obstacle"), [
+    ({"held_out": 0.2, "early_stopping": 2}, "early stopping, held-out training examples"),
+    ({"head": "conv", "folds": 5}, "folds, the conv head"),
+    ({"regression_loss": "pearson"}, "the loss pearson"),
+    ({"mode": "ia3"}, "the mode ia3"),
+    ({"max_train": 20}, "a part of the training examples"),
+])  # fmt: skip
 def test_what_the_script_has_no_place_for_is_named(tiny_checkpoint, changes, obstacle):
     lora = replace(cell(tiny_checkpoint), max_train=None)
     assert why_not_scripted(lora) is None

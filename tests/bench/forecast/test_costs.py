@@ -186,14 +186,11 @@ def test_owners_are_those_of_the_tensors():
     assert checkpointed < 0.25 * activations, "of each layer its input alone"
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode", "layers", "settings"),
-    [
-        ("roberta", "lora", "all-lin-only", {}),
-        ("deberta-v2", "dora", "attn-only", {}),
-        ("modernbert", "full", None, {"amp": "bf16"}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "mode", "layers", "settings"), [
+    ("roberta", "lora", "all-lin-only", {}),
+    ("deberta-v2", "dora", "attn-only", {}),
+    ("modernbert", "full", None, {"amp": "bf16"}),
+])  # fmt: skip
 def test_other_architectures_are_traced(kind, mode, layers, settings, encoders):
     job = theirs(encoders(kind), mode, layers, **settings)
     longest = job.cell.max_length

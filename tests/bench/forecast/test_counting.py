@@ -126,17 +126,14 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("settings", "shapes", "which"),
-    [
-        *((workload(), ONE, VARIANTS[number]) for number in (1, 4, 8, 9, 10)),
-        *((workload(), ONE, which) for which in SETTINGS),
-        *((workload(task="sts"), ONE, VARIANTS[number]) for number in (0, 5)),
-        *((workload(kernels="reference"), ONE, VARIANTS[number]) for number in (1, 7)),
-        (of_parts(encoders=1, head="conv", regression_loss="pearson"), THREE, VARIANTS[0]),
-        (of_parts(encoders=2, head="linear", regression_loss="mse"), THREE, VARIANTS[5]),
-    ],
-)
+@pytest.mark.parametrize(("settings", "shapes", "which"), [
+    *((workload(), ONE, VARIANTS[number]) for number in (1, 4, 8, 9, 10)),
+    *((workload(), ONE, which) for which in SETTINGS),
+    *((workload(task="sts"), ONE, VARIANTS[number]) for number in (0, 5)),
+    *((workload(kernels="reference"), ONE, VARIANTS[number]) for number in (1, 7)),
+    (of_parts(encoders=1, head="conv", regression_loss="pearson"), THREE, VARIANTS[0]),
+    (of_parts(encoders=2, head="linear", regression_loss="mse"), THREE, VARIANTS[5]),
+])  # fmt: skip
 def test_fake_counts_are_those_of_the_same_run_for_real(settings, shapes, which):
     """Of each part, in each stage of unfreezing."""
     steps = which.gradient_accumulation_steps
@@ -184,15 +181,12 @@ def test_the_largest_batch_decides_the_peak_and_a_part_without_one_is_not_traine
     assert counted.evaluation.gflop == whole["sts"][0].evaluation.gflop > 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode", "layers", "changes"),
-    [
-        ("roberta", "full", None, {}),
-        ("deberta-v2", "head", None, {"dropout": 0.1}),
-        ("deberta-v2", "dora", "attn-only", {}),
-        ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "mode", "layers", "changes"), [
+    ("roberta", "full", None, {}),
+    ("deberta-v2", "head", None, {"dropout": 0.1}),
+    ("deberta-v2", "dora", "attn-only", {}),
+    ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
+])  # fmt: skip
 def test_fake_counts_of_other_architectures_are_real(kind, mode, layers, changes, encoders):
     """But for masks: without values it is not known that nothing is masked."""
     job = theirs(encoders(kind), mode, layers, **changes)

@@ -107,17 +107,14 @@ def test_rows_and_other_runs_teach_it_and_before_memory_is_that_of_tensors():
     assert [of_other_lengths.predict(variant).predicted_s for variant in COUNTS] == times
 
 
-@pytest.mark.parametrize(
-    ("changes", "times"),
-    [
-        ({"flags": "not_learned disturbed"}, 0),
-        ({"flags": "not_learned"}, 1),
-        ({"wall_s": None}, 0),
-        ({"early_stopping": 2, "epochs": 3, "epochs_run": 2}, 0),
-        ({"early_stopping": 2, "epochs": 3, "epochs_run": 3}, 1),
-        ({"early_stopping": 2, "epochs": 9, "epochs_run": 3, "max_steps": 12}, 1),  # which ended it
-    ],
-)
+@pytest.mark.parametrize(("changes", "times"), [
+    ({"flags": "not_learned disturbed"}, 0),
+    ({"flags": "not_learned"}, 1),
+    ({"wall_s": None}, 0),
+    ({"early_stopping": 2, "epochs": 3, "epochs_run": 2}, 0),
+    ({"early_stopping": 2, "epochs": 3, "epochs_run": 3}, 1),
+    ({"early_stopping": 2, "epochs": 9, "epochs_run": 3, "max_steps": 12}, 1),  # which ended it
+])  # fmt: skip
 def test_what_was_disturbed_or_stopped_early_teaches_memory_and_no_time(changes, times):
     learned = forecast([rows()[0] | changes])
     assert (learned.seen, len(learned.memory.points)) == (times, 1)

@@ -24,31 +24,28 @@ def contents(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (("--select", "seed=7"), "no cell"),
-        (("--task", "poems"), "poems"),
-        (("--task", "sst"), "--data"),
-        (("--device", "cuda:9"), "--device cpu runs on the CPU"),
-        (("--executor", "slurm", "--device", "all"), "the one device that Slurm gives it"),
-        (("--executor", "slurm", "--device", "cuda:0,cuda:1"), "--device cuda:0,cuda:1: each"),
-        (("--executor", "slurm", "--jobs", "2"), "--jobs is for this machine: leave it out"),
-        (("--executor", "slurm", "--budget", "5"), "--budget is for this machine: leave it out"),
-        (("--slurm", "partition=main"), "--slurm is for a cluster: leave it out, or take"),
-        (("--max-running", "4"), "--max-running is for a cluster: leave it out, or take"),
-        (("--check-nodes",), "--check-nodes is for a cluster: leave it out, or take"),
-        (("--jobs", "999"), "--jobs 999: 999 workers need a core each"),
-        (("--timeout", "inf"), "inf is not a number of seconds"),
-        (("--budget", "0"), "budget"),
-        (("--max-length", "8.5"), "should be auto or a whole number from 3 to 8192"),
-        (("--model", "no/such/folder"), "no/such/folder"),
-        (("--model", "bert-base"), "--init random"),
-        (("--lr", "auto", "--max-train", "1"), "--max-train"),
-        (("--runs", "/proc/runs.csv"), "--runs"),
-        (("--reports", "/proc/reports"), "--reports"),
-    ],
-)
+@pytest.mark.parametrize(("extra", "message"), [
+    (("--select", "seed=7"), "no cell"),
+    (("--task", "poems"), "poems"),
+    (("--task", "sst"), "--data"),
+    (("--device", "cuda:9"), "--device cpu runs on the CPU"),
+    (("--executor", "slurm", "--device", "all"), "the one device that Slurm gives it"),
+    (("--executor", "slurm", "--device", "cuda:0,cuda:1"), "--device cuda:0,cuda:1: each"),
+    (("--executor", "slurm", "--jobs", "2"), "--jobs is for this machine: leave it out"),
+    (("--executor", "slurm", "--budget", "5"), "--budget is for this machine: leave it out"),
+    (("--slurm", "partition=main"), "--slurm is for a cluster: leave it out, or take"),
+    (("--max-running", "4"), "--max-running is for a cluster: leave it out, or take"),
+    (("--check-nodes",), "--check-nodes is for a cluster: leave it out, or take"),
+    (("--jobs", "999"), "--jobs 999: 999 workers need a core each"),
+    (("--timeout", "inf"), "inf is not a number of seconds"),
+    (("--budget", "0"), "budget"),
+    (("--max-length", "8.5"), "should be auto or a whole number from 3 to 8192"),
+    (("--model", "no/such/folder"), "no/such/folder"),
+    (("--model", "bert-base"), "--init random"),
+    (("--lr", "auto", "--max-train", "1"), "--max-train"),
+    (("--runs", "/proc/runs.csv"), "--runs"),
+    (("--reports", "/proc/reports"), "--reports"),
+])  # fmt: skip
 def test_a_wrong_flag(grid, extra, message):
     assert message in refused(grid, *extra)
 

@@ -116,15 +116,12 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     assert len(place.rows()) == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--data train.csv --label topic --validation other.csv", "kites"),
-        ("--data train.csv --label topic --task movies", "--task movies"),
-        ("--data course --task sst --drop-leaks", "--drop-leaks does not apply to --data"),
-        ("--label topic", "--label describes data: give it with --data"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--data train.csv --label topic --validation other.csv", "kites"),
+    ("--data train.csv --label topic --task movies", "--task movies"),
+    ("--data course --task sst --drop-leaks", "--drop-leaks does not apply to --data"),
+    ("--label topic", "--label describes data: give it with --data"),
+])  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place, monkeypatch):
     monkeypatch.chdir(place.folder)
     Path("other.csv").write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")

@@ -316,14 +316,11 @@ def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(pl
     assert json.loads(again.stdout)["label_curve"] is None
 
 
-@pytest.mark.parametrize(
-    ("rows", "extra", "message"),
-    [
-        ([("good", 30), ("bad", 30)], (), "a tenth of the 54 training examples is 5, fewer than"),
-        ([("good", 300), ("bad", 300), ("odd", 6)], (), "has none of class 'odd'; give more"),
-        ([("good", 300), ("bad", 300)], ("--folds", "3"), "leave it out with folds"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "extra", "message"), [
+    ([("good", 30), ("bad", 30)], (), "a tenth of the 54 training examples is 5, fewer than"),
+    ([("good", 300), ("bad", 300), ("odd", 6)], (), "has none of class 'odd'; give more"),
+    ([("good", 300), ("bad", 300)], ("--folds", "3"), "leave it out with folds"),
+])  # fmt: skip
 def test_what_has_no_curve_is_refused(place, rows, extra, message):
     lines = [f"{label} film {n},{label}" for label, count in rows for n in range(count)]
     text = "\n".join(["text,topic", *lines, ""])

@@ -89,14 +89,11 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
 
 
-@pytest.mark.parametrize(
-    ("gap", "own", "width"),
-    [
-        (0.2, 0.001, 4.302653 * 0.2 / math.sqrt(3)),  # less steady than the others
-        (0.015, 0.001, None),  # that may be by chance
-        (0.01, 0.3, 0.3 / math.sqrt(3)),  # no better than each is known
-    ],
-)
+@pytest.mark.parametrize(("gap", "own", "width"), [
+    (0.2, 0.001, 4.302653 * 0.2 / math.sqrt(3)),  # less steady than the others
+    (0.015, 0.001, None),  # that may be by chance
+    (0.01, 0.3, 0.3 / math.sqrt(3)),  # no better than each is known
+])  # fmt: skip
 def test_repeats_have_the_interval_of_all_settings_or_of_their_own_scatter(gap, own, width):
     def repeats(mode, gap, own=0.001, **settings):
         """Three runs, a gap between their logarithms, each with an interval of its own."""

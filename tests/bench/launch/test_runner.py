@@ -226,15 +226,11 @@ def test_after_a_stop_nothing_is_started_and_handlers_are_restored(tmp_path):
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-@pytest.mark.parametrize(
-    "behaviours",
-    [
-        ("attach", "note_pid", "hang_with_the_lock"),
-        ("note_pid", "child", "hang"),
-        ("attach", "ignore_term", "note_pid", "hang"),
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("behaviours", [
+    ("attach", "note_pid", "hang_with_the_lock"),
+    ("note_pid", "child", "hang"),
+    ("attach", "ignore_term", "note_pid", "hang"),
+], ids=" ".join)  # fmt: skip
 def test_a_worker_does_not_outlive_a_killed_parent(tmp_path, behaviours):
     parent = start_parent(tmp_path, *behaviours)
     assert wait_for((tmp_path / "hangs").exists)

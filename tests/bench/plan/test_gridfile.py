@@ -159,22 +159,18 @@ def test_a_changed_or_damaged_grid_is_refused_or_makes_cells_in_a_moment(tmp_pat
         assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a." * 200_000 + "b = 1",
-        "[" + "a . " * 200_000 + "b]",
-        "x = {" + "'a'.\"b\"." * 50_000 + "c = 1}",
-        "x = " + hostile.nested(100_000),
-        "x = " + "{a = " * 50_000,
-        "'" * 10**6,
-        "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
-        "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
-        "[settings]\nseeds = 1000\nfolds = 101\n[[cells]]\nmode=['full']\n",
-        "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
-    ],
-    ids=lambda text: text[:20],
-)
+@pytest.mark.parametrize("text", [
+    "a." * 200_000 + "b = 1",
+    "[" + "a . " * 200_000 + "b]",
+    "x = {" + "'a'.\"b\"." * 50_000 + "c = 1}",
+    "x = " + hostile.nested(100_000),
+    "x = " + "{a = " * 50_000,
+    "'" * 10**6,
+    "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
+    "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
+    "[settings]\nseeds = 1000\nfolds = 101\n[[cells]]\nmode=['full']\n",
+    "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
+], ids=lambda text: text[:20])  # fmt: skip
 def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
     begun = time.process_time()
     read = partial(gridfile.parse, text, "x.toml", "x")

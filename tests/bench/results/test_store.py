@@ -166,25 +166,22 @@ def test_a_torn_record_is_left_out_reported_and_cut_off(tmp_path, capsys):
 PLAIN = row(machine="Xeon")  # without quotes, so that an open one is closed nowhere
 
 
-@pytest.mark.parametrize(
-    ("data", "line", "expected"),
-    [
-        (b"a,b\r\n1,2\r\n", 1, "columns"),
-        (b"no newline", 1, "no header"),
-        (b'"' + record(NAMES), 1, ""),
-        (record([*NAMES, "host"]), 1, "also has host); if a newer version wrote it, update"),
-        (record([*NAMES, "\x1b[2Jhost\u202e"]), 1, "also has"),
-        (record(NAMES[1:]), 1, "lacks schema"),
-        (record(NAMES[::-1]), 1, "order"),
-        (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
-        (record(NAMES) + b"," * 10**6 + b"\r\n", 2, "fields"),
-        (record(NAMES) + f"{SCHEMA + 1}".encode() + encode(row())[2:], 2, "schema is"),
-        (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
-        (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
-        (record(NAMES) + encode(PLAIN).replace(b"here", b'"here') + encode(PLAIN), 2, "unexpected"),
-        (record(NAMES) + encode(row()).replace(b"here", b'"he"re'), 2, "expected after"),
-    ],
-)
+@pytest.mark.parametrize(("data", "line", "expected"), [
+    (b"a,b\r\n1,2\r\n", 1, "columns"),
+    (b"no newline", 1, "no header"),
+    (b'"' + record(NAMES), 1, ""),
+    (record([*NAMES, "host"]), 1, "also has host); if a newer version wrote it, update"),
+    (record([*NAMES, "\x1b[2Jhost\u202e"]), 1, "also has"),
+    (record(NAMES[1:]), 1, "lacks schema"),
+    (record(NAMES[::-1]), 1, "order"),
+    (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
+    (record(NAMES) + b"," * 10**6 + b"\r\n", 2, "fields"),
+    (record(NAMES) + f"{SCHEMA + 1}".encode() + encode(row())[2:], 2, "schema is"),
+    (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
+    (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
+    (record(NAMES) + encode(PLAIN).replace(b"here", b'"here') + encode(PLAIN), 2, "unexpected"),
+    (record(NAMES) + encode(row()).replace(b"here", b'"he"re'), 2, "expected after"),
+])  # fmt: skip
 def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data, line, expected):
     path = tmp_path / "runs.csv"
     path.write_bytes(data)

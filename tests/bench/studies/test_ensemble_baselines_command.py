@@ -159,15 +159,12 @@ def test_embeddings_tell_pairs_that_say_the_same(task, tiny_checkpoint):
     assert score(data.task.metric, cosine(data, tiny_checkpoint, 32), data.dev.labels) > 0.6
 
 
-@pytest.mark.parametrize(
-    ("values", "labels", "expected"),
-    [
-        ([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], 0.5),
-        ([0.3, 0.4], [1, 1], -0.2),  # all of class 1: below all of them
-        ([0.3, 0.4], [0, 0], 0.9),
-        ([0.5, 0.5, 0.5, 0.9], [0, 1, 0, 1], 0.7),  # equal numbers can't be parted
-    ],
-)
+@pytest.mark.parametrize(("values", "labels", "expected"), [
+    ([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], 0.5),
+    ([0.3, 0.4], [1, 1], -0.2),  # all of class 1: below all of them
+    ([0.3, 0.4], [0, 0], 0.9),
+    ([0.5, 0.5, 0.5, 0.9], [0, 1, 0, 1], 0.7),  # equal numbers can't be parted
+])  # fmt: skip
 def test_the_threshold_parts_classes_best(values, labels, expected):
     assert threshold(np.array(values), np.array(labels)) == pytest.approx(expected)
 
@@ -176,16 +173,13 @@ def usual(amp="off", **changes):
     return cell("lora", 8, "attn", amp, **changes)
 
 
-@pytest.mark.parametrize(
-    ("member", "device", "reason"),
-    [
-        (usual(head="conv", pooling="pooler"), "cpu", None),
-        (usual(head="nonlinear", pooling="pooler"), "cpu", "only their own head"),
-        (usual(task=MULTITASK), "cpu", "learn only one task"),
-        (usual("fp16"), "cpu", "fp16 needs a GPU"),
-        (usual("fp16"), "cuda:0", None),
-    ],
-)
+@pytest.mark.parametrize(("member", "device", "reason"), [
+    (usual(head="conv", pooling="pooler"), "cpu", None),
+    (usual(head="nonlinear", pooling="pooler"), "cpu", "only their own head"),
+    (usual(task=MULTITASK), "cpu", "learn only one task"),
+    (usual("fp16"), "cpu", "fp16 needs a GPU"),
+    (usual("fp16"), "cuda:0", None),
+])  # fmt: skip
 def test_settings_that_they_lack_give_a_reason(member, device, reason):
     answer = why_not(member, device)
     assert answer is None if reason is None else reason in str(answer)

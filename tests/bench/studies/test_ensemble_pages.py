@@ -136,14 +136,11 @@ def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_som
     assert "ublished" not in "".join(drawing.alt + drawing.caption for drawing in drawings)
 
 
-@pytest.mark.parametrize(
-    ("cells", "most", "finding", "why"),
-    [
-        (4, 8, "significantly better", r"\+0\.\d{3} \(\+.* to \+.*\): significantly better"),
-        (1, 8, "no significant difference", "no addition made it better on what was held out"),
-        (1, 1, "no significant difference", "no more were allowed"),
-    ],
-)
+@pytest.mark.parametrize(("cells", "most", "finding", "why"), [
+    (4, 8, "significantly better", r"\+0\.\d{3} \(\+.* to \+.*\): significantly better"),
+    (1, 8, "no significant difference", "no addition made it better on what was held out"),
+    (1, 1, "no significant difference", "no more were allowed"),
+])  # fmt: skip
 def test_the_finding_is_the_gain_or_why_a_member_is_alone(place, cells, most, finding, why):
     (candidates,) = find([fill(place, "movies", seeds=cells).csv])
     result = facts_of([ensemble_of(candidates, "probabilities", most)], "python")

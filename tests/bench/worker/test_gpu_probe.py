@@ -28,14 +28,11 @@ def looked(nvml, *after):
     return gpu
 
 
-@pytest.mark.parametrize(
-    ("visible", "known", "handle"),
-    [
-        (f"MIG-{UUID}", f"MIG-{UUID}", f"MIG-{UUID}"),
-        (f"GPU-{UUID}", "GPU-of-another", None),
-        (None, f"GPU-{UUID}", None),
-    ],
-)
+@pytest.mark.parametrize(("visible", "known", "handle"), [
+    (f"MIG-{UUID}", f"MIG-{UUID}", f"MIG-{UUID}"),
+    (f"GPU-{UUID}", "GPU-of-another", None),
+    (None, f"GPU-{UUID}", None),
+])  # fmt: skip
 def test_a_gpu_is_known_by_its_name_in_the_environment(monkeypatch, visible, known, handle):
     """Torch is not asked: it would make its context first, whose memory counts as the cell's."""
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(known))
@@ -130,15 +127,12 @@ def test_cores_that_rest_while_a_gpu_works_are_no_doubt(monkeypatch, gpu, doubte
     assert ("clocks fell" in watch.doubts.get("throttled", "")) is doubted
 
 
-@pytest.mark.parametrize(
-    ("allocated", "reserved", "can_list", "graphs", "peaks"),
-    [
-        (75, 180, True, True, (75 + 70 + 20, 180)),  # what the allocator counts in pools, once
-        (75, 180, True, False, (75, 180)),
-        (75, 180, False, True, (None, 180)),  # as `backend:cudaMallocAsync`
-        (0, 0, True, False, (None, None)),  # with PYTORCH_NO_CUDA_MEMORY_CACHING
-    ],
-)
+@pytest.mark.parametrize(("allocated", "reserved", "can_list", "graphs", "peaks"), [
+    (75, 180, True, True, (75 + 70 + 20, 180)),  # what the allocator counts in pools, once
+    (75, 180, True, False, (75, 180)),
+    (75, 180, False, True, (None, 180)),  # as `backend:cudaMallocAsync`
+    (0, 0, True, False, (None, None)),  # with PYTORCH_NO_CUDA_MEMORY_CACHING
+])  # fmt: skip
 def test_peaks_are_with_pools_of_graphs(monkeypatch, allocated, reserved, can_list, graphs, peaks):
     sizes = ((0, 0), 60, 40), ((0, 1), 100, 30), ((0, 2), 20, 0)
     pools = [

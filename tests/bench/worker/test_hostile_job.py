@@ -35,17 +35,14 @@ def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path, values):
         assert type(job.attempt) is type(job.threads) is int
 
 
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        (None, "can't be read (No such file"),
-        (b"\xff", "is not UTF-8 text"),
-        (nested(50_000).encode(), "is not JSON"),
-        (b"{}", "holds no cell"),
-        (b'{"cell": {}}', "lacks "),
-        (SURROGATE.encode(), "holds text that is no Unicode"),
-    ],
-)
+@pytest.mark.parametrize(("content", "line"), [
+    (None, "can't be read (No such file"),
+    (b"\xff", "is not UTF-8 text"),
+    (nested(50_000).encode(), "is not JSON"),
+    (b"{}", "holds no cell"),
+    (b'{"cell": {}}', "lacks "),
+    (SURROGATE.encode(), "holds text that is no Unicode"),
+])  # fmt: skip
 def test_what_is_no_job_is_refused(tmp_path, content, line):
     path = tmp_path / "cell.json"
     if content is not None:
@@ -66,17 +63,14 @@ OF_PARTS = cell("full", None, None, "off", **PARTS)
 OF_TYPE = "has .* as frozen_dtype"
 
 
-@pytest.mark.parametrize(
-    ("of", "wrong", "message"),
-    [
-        (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, OF_TYPE),
-        (cell("lora", 8, "attn", "bf16", frozen_dtype="bf16"), {"frozen_dtype": None}, OF_TYPE),
-        (cell("head", None, None, "bf16", frozen_dtype="bf16"), {"frozen_dtype": MIXED}, OF_TYPE),
-        (OF_PARTS, {"task_rates": "sst=x"}, "has .* as task_rates"),
-        (OF_PARTS, {"encoders": None}, "has settings by part that don't go with task .*"),
-        (OF_PARTS, {"task": "sst"}, "has settings by part that don't go with task .*"),
-    ],
-)
+@pytest.mark.parametrize(("of", "wrong", "message"), [
+    (cell("full", None, None, "bf16"), {"frozen_dtype": "fp32"}, OF_TYPE),
+    (cell("lora", 8, "attn", "bf16", frozen_dtype="bf16"), {"frozen_dtype": None}, OF_TYPE),
+    (cell("head", None, None, "bf16", frozen_dtype="bf16"), {"frozen_dtype": MIXED}, OF_TYPE),
+    (OF_PARTS, {"task_rates": "sst=x"}, "has .* as task_rates"),
+    (OF_PARTS, {"encoders": None}, "has settings by part that don't go with task .*"),
+    (OF_PARTS, {"task": "sst"}, "has settings by part that don't go with task .*"),
+])  # fmt: skip
 def test_a_job_whose_settings_do_not_go_together_is_refused(of, wrong, message):
     job = job_of(of, Path("/a/b"))
     values = json.loads(job.to_json())

@@ -90,17 +90,14 @@ def test_memory_is_counted_by_its_owner_and_saved_tensors_without_weights():
     assert saved.mib == pytest.approx(1.0 + 2.0 + 1.0)  # x, the second input, what exp keeps
 
 
-@pytest.mark.parametrize(
-    ("rises", "clocks", "expected"),
-    [
-        ({"ran_s": 20.0, "waited_s": 0.8, "stolen_s": 0.5, "quota_throttled_s": 0.05}, [], []),
-        ({"ran_s": 20.0, "waited_s": 1.2, "stolen_s": 1.5}, [], ["disturbed", "disturbed"]),
-        ({"quota_throttled_s": 0.3, "thermal_throttles": 2}, [], ["throttled", "throttled"]),
-        ({"seconds": 3600.0, "thermal_throttles": 2.0, "quota_throttled_s": 3.0}, [], []),
-        ({}, [3000.0, 2000.0, 2000.0], ["throttled"]),
-        ({}, [3000.0, 3000.0, 2000.0], []),
-    ],
-)
+@pytest.mark.parametrize(("rises", "clocks", "expected"), [
+    ({"ran_s": 20.0, "waited_s": 0.8, "stolen_s": 0.5, "quota_throttled_s": 0.05}, [], []),
+    ({"ran_s": 20.0, "waited_s": 1.2, "stolen_s": 1.5}, [], ["disturbed", "disturbed"]),
+    ({"quota_throttled_s": 0.3, "thermal_throttles": 2}, [], ["throttled", "throttled"]),
+    ({"seconds": 3600.0, "thermal_throttles": 2.0, "quota_throttled_s": 3.0}, [], []),
+    ({}, [3000.0, 2000.0, 2000.0], ["throttled"]),
+    ({}, [3000.0, 3000.0, 2000.0], []),
+])  # fmt: skip
 def test_doubts_follow_from_counters(rises, clocks, expected):
     activity = summarise({"seconds": 10.0, "own_cpu_s": 20.0} | rises, 2, clocks)
     assert [flag for flag, _ in doubts_of(activity)] == expected
@@ -181,15 +178,12 @@ def test_full_batches_are_replayed_until_steady_or_to_the_end_of_budget_or_passe
     assert is_enough(noisy[: 1 + replaying.MOST_PASSES], TOKENS, 100)
 
 
-@pytest.mark.parametrize(
-    ("other", "alike"),
-    [
-        (times(1.04), True),
-        (times(1.07), False),
-        ([10.0, 20.0, 30.0, 46.0], False),  # the mean is 6% off
-        ([20.0, 20.0, 20.0, 40.0], False),  # the mean is the same, a quartile is not
-    ],
-)
+@pytest.mark.parametrize(("other", "alike"), [
+    (times(1.04), True),
+    (times(1.07), False),
+    ([10.0, 20.0, 30.0, 46.0], False),  # the mean is 6% off
+    ([20.0, 20.0, 20.0, 40.0], False),  # the mean is the same, a quartile is not
+])  # fmt: skip
 def test_passes_agree_in_mean_and_quartiles(other, alike):
     assert agree(STEADY, other) is alike
     assert agree(other, STEADY) is alike
@@ -199,13 +193,10 @@ def batch(ms):
     return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "marks", "times"),
-    [
-        ((5,), (0.0, 0.02, 0.06, 0.07), (70, 20, 40)),
-        ((5, 7), (0.0, 1.0, 3.0, 4.0, 7.0, 7.5), (7500, 2000, 5000)),  # the sums of their passes
-    ],
-)
+@pytest.mark.parametrize(("tokens", "marks", "times"), [
+    ((5,), (0.0, 0.02, 0.06, 0.07), (70, 20, 40)),
+    ((5, 7), (0.0, 1.0, 3.0, 4.0, 7.0, 7.5), (7500, 2000, 5000)),  # the sums of their passes
+])  # fmt: skip
 def test_parts_of_a_step_are_timed_where_they_are_marked(tokens, marks, times, monkeypatch):
     now = iter(marks)
     monkeypatch.setattr(

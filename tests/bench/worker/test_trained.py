@@ -65,20 +65,17 @@ def check(run, tolerance=1e-05):
 NAMED, OWN_NAMES = {"learning_rate_base": None}, "query+output.dense"
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "changes", "tolerance"),
-    [
-        *(
-            (*each, {"head": [*HEADS][n % 3], "pooling": ("pooler", "mean")[n % 2]}, 1e-5)
-            for n, each in enumerate(EVERY)
-        ),
-        ("bitfit", None, {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
-        ("lora", OWN_NAMES, {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
-        ("dora", OWN_NAMES, {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
-        ("lora", OWN_NAMES, {"lora_fa": "on", **NAMED}, 1e-5),
-        ("lora", OWN_NAMES, {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
-    ],
-)
+@pytest.mark.parametrize(("mode", "layers", "changes", "tolerance"), [
+    *(
+        (*each, {"head": [*HEADS][n % 3], "pooling": ("pooler", "mean")[n % 2]}, 1e-5)
+        for n, each in enumerate(EVERY)
+    ),
+    ("bitfit", None, {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
+    ("lora", OWN_NAMES, {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
+    ("dora", OWN_NAMES, {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
+    ("lora", OWN_NAMES, {"lora_fa": "on", **NAMED}, 1e-5),
+    ("lora", OWN_NAMES, {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
+])  # fmt: skip
 def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     tiny_checkpoint, tmp_path, mode, layers, changes, tolerance
 ):

@@ -75,16 +75,13 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
     assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
 
 
-@pytest.mark.parametrize(
-    ("patience", "results", "ended"),
-    [
-        (2, [(1, 0.5), (1, 0.6), (1, 0.6), (1, 0.55), (1, 0.9)], (4, 2, 2)),
-        (1, [(1, 0.5), (1, 0.7), (1, 0.6), (1, 0.9)], (3, 2, 2)),
-        (2, [(1, 0.5), (0.9, 0.5), (0.95, 0.5), (0.8, 0.5)], (4, 4, 4)),
-        (2, [(1, 0.9), (0.1, 0.8), (0.1, 0.8)], (3, 1, 1)),
-        (2, [(1, None), (0.9, None), (2, -0.5), (0.1, None)], (4, 3, 3)),
-    ],
-)
+@pytest.mark.parametrize(("patience", "results", "ended"), [
+    (2, [(1, 0.5), (1, 0.6), (1, 0.6), (1, 0.55), (1, 0.9)], (4, 2, 2)),
+    (1, [(1, 0.5), (1, 0.7), (1, 0.6), (1, 0.9)], (3, 2, 2)),
+    (2, [(1, 0.5), (0.9, 0.5), (0.95, 0.5), (0.8, 0.5)], (4, 4, 4)),
+    (2, [(1, 0.9), (0.1, 0.8), (0.1, 0.8)], (3, 1, 1)),
+    (2, [(1, None), (0.9, None), (2, -0.5), (0.1, None)], (4, 3, 3)),
+])  # fmt: skip
 def test_the_best_score_counts_then_the_lowest_loss_then_the_first(patience, results, ended):
     """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
     weight = nn.Parameter(torch.zeros(1))

@@ -52,13 +52,10 @@ def parts_job(checkpoint, folder, mode="lora", **changes):
     return job_on(checkpoint, folder, "multitask", mode, **values | changes)
 
 
-@pytest.mark.parametrize(
-    ("order", "seed", "last", "moved"),
-    [
-        ("sequential", 0, "sst", {"bert": {3}, "bert_pairs": set()}),
-        ("proportional", 1, "quora", {"bert": set(), "bert_pairs": {3}}),
-    ],
-)
+@pytest.mark.parametrize(("order", "seed", "last", "moved"), [
+    ("sequential", 0, "sst", {"bert": {3}, "bert_pairs": set()}),
+    ("proportional", 1, "quora", {"bert": set(), "bert_pairs": {3}}),
+])  # fmt: skip
 def test_layers_without_a_batch_need_not_move(deep_checkpoint, tmp_path, order, seed, last, moved):
     """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
     of = parts_job(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
