@@ -1,21 +1,30 @@
-"""Tasks: the true examples and classes, splits without a leak, and files of another kind."""
+"""Tasks: the true examples and classes, splits without a leak, files of every wrong kind, and task
+multitask, whose parts are those that a folder holds."""
 
 import csv
+import io
+import math
+import os
+import re
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import TASKS, load_task, vader
+from minbert.data.tasks import TASKS, for_search, load_data, load_task, source_files, vader
 from minbert.data.tasks.base import Examples, TaskData
+from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.data.tasks.splitting import SIDES, normalised, side, smallest
 from minbert.data.tasks.vader import read_rows
 from minbert.errors import InputError
 from tests.components import CS224N, need
-from tests.cs224n import write_folder
-from tests.hostile import check_line
+from tests.cs224n import HEADERS, PREFIXES, write_folder
+from tests.hostile import TEXTS, answer, check_line, examples, sparse
 
 
 def everything(name):
@@ -215,3 +224,184 @@ def test_a_file_of_another_kind_is_refused_in_one_line(folder, tmp_path, content
     check_line(line, tmp_path / "ids-sst-train.csv")
     assert len(line) < 400
     line.encode()
+
+
+HIGHEST = {"sst": 4, "sts": 5, "quora": 1}
+
+
+def rows_of(task, count):
+    texts = [[f'text "{n}" {column}, é' for column in HEADERS[task][:-1]] for n in range(count)]
+    return [["", f"id{n}", *row, str(n % 2)] for n, row in enumerate(texts)]
+
+
+def table(task, rows):
+    """A file of a task, quoted as by Python's csv."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerows([["", "id", *HEADERS[task]], *rows])
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def train_file(folder, task, content):
+    """The file for training, in a folder with the one for dev."""
+    path = write_folder(folder, [task]) / f"{PREFIXES[task]}-train.csv"
+    path.write_bytes(content)
+    return path
+
+
+def check_examples(task, data):
+    """Fail unless all examples are texts with a label that the task has."""
+    highest = HIGHEST[task]
+    for part in (data.train, data.dev):
+        assert len(part) == len(part.labels) > 0
+        assert (part.text_b is None) == (task == "sst")
+        for text in (*part.text_a, *(part.text_b or ())):
+            assert text == text.strip() != ""
+            assert "\0" not in text
+            text.encode()
+        assert all(math.isfinite(label) and 0 <= label <= highest for label in part.labels)
+    assert data.digest
+    assert all(problem.isprintable() for problem in data.problems)
+
+
+GOOD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(str.strip)
+GOOD |= st.sampled_from([text for text in TEXTS if text.isprintable()])
+WRONG_LABELS = (
+    "nan", "inf", "-1", "six", "9" * 5000, "0x1", "1,0", "0_1", "\u0661", "1\x1b[2J", "6.1",
+    "3\udcff",
+)  # fmt: skip
+OF_CLASSES = ("2.5", "1e0", "+1", "3.00000000000000000001")
+
+
+@pytest.mark.parametrize("task", HIGHEST)
+@examples(30)
+@given(data=st.data())
+def test_good_rows_come_through_among_those_without_a_label(tmp_path, task, data):
+    *columns, name = HEADERS[task]
+    texts = st.lists(GOOD, min_size=len(columns), max_size=len(columns))
+    labels = st.sampled_from([*map(str, range(HIGHEST[task] + 1)), "0", "1", "", "\u2003"])
+    rows = data.draw(st.lists(st.tuples(texts, labels), min_size=4, max_size=8))
+    good = [(row, float(label)) for row, label in rows if label.strip()]
+    assume(2 * len(good) > len(rows))
+    written = [["", "id", *row, label] for row, label in rows]
+    train_file(tmp_path, task, table(task, written))
+    read = load_task(task, tmp_path)
+    check_examples(task, read)
+    expected = zip(*(row for row, _ in good), strict=True)
+    for one, other in zip(read.train.columns, expected, strict=True):
+        assert one == tuple(text.strip() for text in other)
+    assert read.train.labels.tolist() == [label for _, label in good]
+    left_out = [f"{name} is empty; left out" in problem for problem in read.problems]
+    assert left_out == [True] * (len(rows) - len(good))
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [*product(HIGHEST, WRONG_LABELS), *product(("sst", "quora"), OF_CLASSES)],
+)
+def test_a_wrong_label_is_refused_with_its_line(tmp_path, task, label):
+    rows = rows_of(task, 40)
+    rows[17][-1] = label
+    if task == "sst":
+        rows[17][2] = " "  # though its text is empty
+    path = train_file(tmp_path, task, table(task, rows))
+    with pytest.raises(InputError) as caught:
+        load_task(task, tmp_path)
+    check_line(str(caught.value), path)
+    kind = "a number" if task == "sts" else "a class"
+    shown = f"{label[:20]!r}{' and more' if len(label) > 20 else ''}"
+    assert str(caught.value) == (
+        f"{path}, line 19: {HEADERS[task][-1]} is {shown}, not {kind} from 0 to {HIGHEST[task]}; "
+        "correct it, or empty the field to leave the example out"
+    )
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(tmp_path, make):
+    path = train_file(tmp_path, "sst", b"")
+    sparse(path, 2**36)
+    assert answer(lambda: load_task("sst", tmp_path), InputError, path) is None
+    path.unlink()
+    make(path)
+    with pytest.raises(InputError, match=r"needs ids-sst-train\.csv there"):
+        load_task("sst", tmp_path)
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="is no folder"):
+            load_task("sst", Path(name))
+
+
+def loaded(folder, **caps):
+    found = load_data("multitask", folder, **caps)
+    assert isinstance(found, MultitaskData)
+    return found
+
+
+def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
+    data = loaded(write_folder(tmp_path))
+    assert tuple(data.parts) == PARTS
+    assert data.missing == ()
+    assert data.sizes == dict.fromkeys(PARTS, (24, 12))
+    assert (data.task.kind, data.task.metric, data.task.num_outputs) == ("multitask", "overall", 0)
+    for part, of in data.parts.items():
+        assert of.digest == load_task(part, tmp_path).digest
+    scores = [data.parts[part].majority for part in ("sst", "quora")]
+    assert data.majority == pytest.approx((sum(scores) + 0.5) / 3), "of a correlation a half"
+    assert loaded(write_folder(tmp_path / "one", ("sts",))).majority == 0.5
+
+    pieces = data.pieces()
+    assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
+    assert all(of.train.text_b is None and of.dev.text_b is None for of in pieces.values())
+    quora = data.parts["quora"]
+    assert pieces["quora.1"].train.text_a == quora.train.text_a
+    assert pieces["quora.2"].dev.text_a == quora.dev.text_b
+    assert pieces["quora.2"].dev.labels.tolist() == quora.dev.labels.tolist()
+    single = load_task("sst", tmp_path)
+    assert single.pieces() == {"": single}
+
+    with pytest.raises(InputError, match="--lr auto: no rates are searched for task multitask"):
+        for_search(data)
+    with pytest.raises(InputError, match="task multitask has parts; take one of sst, quora"):
+        load_task("multitask", tmp_path)
+
+
+@pytest.mark.parametrize("lost", [["sts-dev.csv"], list(TASKS["quora"].files)])
+def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
+    write_folder(tmp_path)
+    for name in lost:
+        (tmp_path / name).unlink()
+    (part,) = [part for part in PARTS if lost[0] in TASKS[part].files]
+    data = loaded(tmp_path)
+    assert data.missing == (f"multitask without {part}, as {' and '.join(lost)} can't be found",)
+    assert data.notes[-1] == data.missing[0]
+    assert not any(note.startswith(f"{part}: ") for note in data.notes)
+    assert list(data.parts) == [other for other in PARTS if other != part]
+    assert [path.name for path in source_files("multitask", tmp_path)] == [
+        file for other in PARTS if other != part for file in TASKS[other].files
+    ]
+    with pytest.raises(InputError, match=f"task {part} needs {re.escape(lost[0])}"):
+        load_task(part, tmp_path)
+
+
+def test_a_folder_without_any_part_is_refused(tmp_path):
+    for folder, options, why in (
+        (tmp_path, {}, r"needs both files of at least one of sst, quora, sts"),
+        (tmp_path / "absent", {}, "is no folder"),
+        (None, {}, "task multitask needs --data DIR"),
+        (tmp_path, {"max_dev": 0}, "--max-dev 0"),
+    ):
+        with pytest.raises(InputError, match=why):
+            load_data("multitask", folder, **options)
+
+
+def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path):
+    whole = loaded(write_folder(tmp_path / "a"))
+    assert loaded(write_folder(tmp_path / "b")).digest == whole.digest
+    capped = loaded(tmp_path / "a", max_train=10, max_dev=4)
+    assert set(map(tuple, capped.sizes.values())) == {(10, 4)}
+    others = {
+        capped.digest,
+        loaded(tmp_path / "a", max_train=10).digest,
+        loaded(write_folder(tmp_path / "c", ("sst", "quora"))).digest,
+        loaded(write_folder(tmp_path / "d", ("sst", "sts"))).digest,
+    }
+    assert len(others | {whole.digest}) == 5
