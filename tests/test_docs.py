@@ -197,15 +197,13 @@ def test_links_that_lead_nowhere_and_a_load_from_elsewhere_fail_the_site(
     tmp_path, links, complaints
 ):
     need(find_spec("furo") is not None, COMPONENTS["docs"], component="docs")
-    source = tmp_path / "docs"
-    source.mkdir()
-    shutil.copy(ROOT / "docs" / "conf.py", source)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "conf.py", tmp_path / "docs")
     (tmp_path / "README.md").write_text("# Read me\n")
-    (source / "index.md").write_text(f"# A page\n\n{links}\n\n```{{toctree}}\nb\n```\n")
-    (source / "b.md").write_text("# B\n")
-    flags = ["-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *flags], capture_output=True, text=True, check=False
-    )
+    page = f"# A page\n\n{links}\n\n```{{toctree}}\nb\n```\n"
+    for name, text in {"index.md": page, "b.md": "# B\n"}.items():
+        (tmp_path / "docs" / name).write_text(text)
+    command = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "docs", "site")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == bool(complaints), done.stderr
     assert [text for text in complaints if text not in done.stderr] == []

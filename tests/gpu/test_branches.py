@@ -11,7 +11,6 @@ from torch import nn
 import adapters.lora
 import minbert.training.optimizer
 from adapters.dora import DoraLinear
-from adapters.injection import layer_class
 from adapters.layer import Part
 from adapters.lora import LoraLinear
 from minbert.kernels.attention import attention, prepare_mask
@@ -43,12 +42,18 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(name, monkeypatch)
     torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
 
 
-def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(monkeypatch):
+def layer_of(kind, width_in, width_out, *alphas, rank=2):
+    """A layer of a part for each alpha, away from its start."""
     torch.manual_seed(0)
-    layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=2.0)])
+    parts = [Part(name=f"part {n}", rank=rank, alpha=alpha) for n, alpha in enumerate(alphas)]
+    layer = kind(nn.Linear(width_in, width_out), parts)
     layer.reset_parameters(0)
     nn.init.normal_(layer.lora_B)
-    x = torch.randn(1, 64)
+    return layer
+
+
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(monkeypatch):
+    layer, x = layer_of(DoraLinear, 64, 64, 2.0, rank=1), torch.randn(1, 64)
     assert layer.uses_side_branch(1)
     usual = layer(x)
     force_gpu(monkeypatch)
@@ -80,11 +85,7 @@ def check_layer(layer, activation=None):
 def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(parts, monkeypatch):
     force_gpu(monkeypatch)
     monkeypatch.setattr(adapters.lora, "BUSY", 3 * 6 * 12)
-    torch.manual_seed(0)
-    names = "qkv"[:parts]
-    layer = LoraLinear(nn.Linear(6, 12), [Part(name=n, rank=2, alpha=3.0) for n in names])
-    layer.reset_parameters(0)
-    nn.init.normal_(layer.lora_B)
+    layer = layer_of(LoraLinear, 6, 12, *[3.0] * parts)
     nodes = [type(layer(torch.ones(tokens, 6)).grad_fn).__name__ for tokens in (2, 3)]
     assert nodes == ["AddmmBackward0", "ThinProductBackward"]
     check_layer(layer, "gelu")
@@ -92,23 +93,16 @@ def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(parts, 
         assert layer(torch.ones(3, 6)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_parts_of_different_scale_are_computed_by_definition(mode, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "alphas"), [(LoraLinear, (1.0, 3.0)), (DoraLinear, (1.0, 3.0)), (DoraLinear, (3.0,))]
+)
+def test_parts_of_any_scale_and_a_row_of_zeros_are_computed_by_definition(
+    kind, alphas, monkeypatch
+):
     force_gpu(monkeypatch)
-    torch.manual_seed(0)
-    parts = [Part(name=name, rank=2, alpha=alpha) for name, alpha in (("q", 1.0), ("v", 3.0))]
-    layer = layer_class(mode)(nn.Linear(6, 8), parts)
-    layer.reset_parameters(0)
-    nn.init.normal_(layer.lora_B)
+    layer = layer_of(kind, 6, 8, *alphas)
     check_layer(layer)
-
-
-def test_a_row_of_zeros_stays_one(monkeypatch):
-    force_gpu(monkeypatch)
-    layer = DoraLinear(nn.Linear(6, 8), [Part(name="x", rank=2, alpha=3.0)])
-    layer.reset_parameters(0)
-    layer.weight.data[3] = 0.0
-    layer.magnitude.data[3] = 0.5
+    layer.weight.data[3] = layer.lora_B.data[0, 3] = 0.0
     check_layer(layer)
 
 
