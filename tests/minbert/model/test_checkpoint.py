@@ -292,7 +292,8 @@ def test_a_changed_header_is_right_or_refused(folder, data_of):
         if isinstance(mine, dict) and mine.get("data_offsets") == [0, 1440]:
             mine["data_offsets"] = place
         data_of = {**{k: v for k, v in header.items() if k != WORDS}, **data_of}
-    path.write_bytes(hostile.safetensors_bytes(json.dumps(data_of), data))
+    content = json.dumps(data_of).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content + data)
     found = hostile.answer(lambda: load(folder), InputError, path)
     if found is not None:
         expected = np.frombuffer(data[place[0] : place[1]], np.float32).reshape(30, 12)
