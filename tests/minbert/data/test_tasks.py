@@ -3,7 +3,6 @@ multitask, whose parts are those that a folder holds."""
 
 import csv
 import io
-import math
 import os
 import re
 from collections import defaultdict
@@ -29,20 +28,6 @@ from tests.hostile import TEXTS, answer, check_line, examples, sparse
 
 def everything(name):
     return vader.load(TASKS[name], fetch("vader"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small folder in the format of CS 224N."""
-    return write_folder(tmp_path_factory.mktemp("cs224n"), ["sst"], count=20)
-
-
-def changed(folder, tmp_path, content):
-    """A copy of the folder with another training file."""
-    (tmp_path / "ids-sst-dev.csv").write_bytes((folder / "ids-sst-dev.csv").read_bytes())
-    data = content.encode() if isinstance(content, str) else content
-    (tmp_path / "ids-sst-train.csv").write_bytes(data)
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -123,16 +108,20 @@ def test_a_digest_sees_every_part():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "why"),
+    ("name", "folder", "caps", "why"),
     [
-        ("movies", {"max_train": 0}, "--max-train 0"), ("movies", {"max_dev": 0}, "--max-dev 0"),
-        ("mnli", {}, r"'mnli'; there are movies, amazon, nyt, tweets, movies"),
-        ("movies", {"data": Path()}, "movies comes embedded; a folder is for sst, sts, quora"),
+        ("movies", None, {"max_train": 0}, "--max-train 0"),
+        ("mnli", None, {}, r"'mnli'; there are movies, amazon, nyt, tweets, movies"),
+        ("movies", "", {}, "movies comes embedded; a folder is for sst, sts, quora"),
+        ("multitask", "", {}, "needs both files of at least one of sst, quora, sts"),
+        ("multitask", "absent", {}, "is no folder"),
+        ("multitask", None, {}, "task multitask needs --data DIR"),
+        ("multitask", "", {"max_dev": 0}, "--max-dev 0"),
     ],
-)  # fmt: skip
-def test_what_no_task_has_is_refused(name, settings, why):
+)
+def test_what_no_task_and_no_folder_has_is_refused(tmp_path, name, folder, caps, why):
     with pytest.raises(InputError, match=why):
-        load_task(name, **settings)
+        load_data(name, None if folder is None else tmp_path / folder, **caps)
 
 
 @pytest.mark.parametrize(
@@ -152,86 +141,92 @@ def test_the_shared_files_have_the_known_rows(name, train, dev, highest):
     assert all(text == text.strip() for text in data.train.text_a)
 
 
+HIGHEST = {"sst": 4, "sts": 5, "quora": 1}
+NAME = "ids-sst-train.csv"
+
+
+def train_file(folder, task, content):
+    """The file for training, in a folder with the one for dev."""
+    path = write_folder(folder, [task]) / f"{PREFIXES[task]}-train.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refusal(task, folder):
+    """The line in which the examples of a task are refused."""
+    with pytest.raises(InputError) as caught:
+        load_task(task, folder)
+    check_line(str(caught.value), folder / f"{PREFIXES[task]}-train.csv")
+    return str(caught.value)
+
+
 def test_columns_are_found_by_name_and_classes_may_be_written_as_tables_of_floats_have_them(
-    folder, tmp_path
+    tmp_path,
 ):
     labels = ("1", "3", "3.0", "3.", " 3.00 ", '"3"', "03")
     rows = "".join(f"{label}\tgood\r\n" for label in labels)
-    data = load_task("sst", changed(folder, tmp_path, f"\ufeffsentiment\tsentence\n{rows}\n"))
+    train_file(tmp_path, "sst", f"\ufeffsentiment\tsentence\n{rows}\n")
+    data = load_task("sst", tmp_path)
     assert data.train.text_a == ("good",) * 7
     assert data.train.labels.tolist() == [1, *[3] * 6]
     assert data.problems == ()
 
 
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        ("1\tx\tgood", "has 3 fields, and the header 4"),
-        ("1\tx\t  \t", "sentence is empty"),
-        ('1\tx\t"good\t3', "has 3 fields, and the header 4"),
-        (b"1\tx\tgo\xffd\t3", "sentence is not UTF-8"),
-        ("1\tx\tgo\rod\t3", "has 1 fields, and the header 4"),
-        ("1\tx\t" + "a" * 200_000 + "\t3", "has 1 fields, and the header 4"),
-    ],
-)
-def test_a_broken_row_is_told_and_left_out(folder, tmp_path, row, why):
-    lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
-    lines[2] = row.encode() if isinstance(row, str) else row
-    lines += [b"bad"] * 12
+BROKEN = {
+    b"1\tx\t  \t": "sentence is empty",
+    b'1\tx\t"good\t3': "has 3 fields, and the header 4",
+    b"1\tx\tgo\xffd\t3": "sentence is not UTF-8",
+    b"1\tx\tgo\rod\t3": "has 1 fields, and the header 4",
+    b"1\tx\t" + b"a" * 200_000 + b"\t3": "has 1 fields, and the header 4",
+}
+
+
+def test_broken_rows_are_named_and_left_out(tmp_path):
+    head, *rows = (write_folder(tmp_path, ["sst"]) / NAME).read_bytes().splitlines()
+    train_file(tmp_path, "sst", b"\n".join([head, *BROKEN, *rows, b"bad", b"bad"]))
     limit = csv.field_size_limit(2**27)  # global: other code may have raised it
     try:
-        data = load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
+        data = load_task("sst", tmp_path)
     finally:
         csv.field_size_limit(limit)
-    first, *others = data.problems
-    assert first == f"ids-sst-train.csv, line 3: {why}; left out"
-    assert len(data.train) == 19
-    assert others[4:] == ["ids-sst-train.csv: 13 rows in all are left out"], "after five lines"
+    lines = [f"{NAME}, line {n}: {why}; left out" for n, why in enumerate(BROKEN.values(), 2)]
+    assert data.problems == (*lines, f"{NAME}: 7 rows in all are left out"), "after five lines"
+    assert len(data.train) == len(rows)
 
 
-def test_a_wrong_label_has_the_line_that_an_editor_shows(folder, tmp_path):
-    """Whatever stands before it: a quoted text over several lines, which no example has, empty
+def test_a_wrong_label_has_the_line_that_an_editor_shows(tmp_path):
+    """Whatever comes before it: a quoted text over several lines, which no example has, empty
     lines, and characters at which Python ends lines and editors don't."""
-    head, *rows = (folder / "ids-sst-train.csv").read_text().splitlines()
+    head, *rows = (write_folder(tmp_path, ["sst"]) / NAME).read_text().splitlines()
     before = ['1\tx\t"a text', "that goes", 'on"\t3', "", "1\tx\ta\u2028b\x0cc\x85d\t3"]
     for end in ("\n", "\r\n"):
-        content = end.join([head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"])
-        with pytest.raises(InputError, match=r"line 7: sentiment is '7'"):
-            load_task("sst", changed(folder, tmp_path, content))
+        lines = [head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"]
+        train_file(tmp_path, "sst", end.join(lines))
+        assert "line 7: sentiment is '7'" in refusal("sst", tmp_path)
 
 
 HEADER = "\tid\tsentence\tsentiment\n"
-NEITHER = "does not have sentence and sentiment once"
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", NEITHER), (HEADER, "0 of its 0 rows can't be used"),
+        ("", "does not have sentence and sentiment once"),
+        (HEADER, "0 of its 0 rows can't be used"),
         ("\tid\tsentence\tsentence\tsentiment\n", "does not have sentence once"),
         (HEADER.encode("utf-16"), "is no text file in UTF-8"),
         (HEADER + "nothing here\n" * 9,
-         "9 of its 9 rows can't be used, first ids-sst-train.csv, line 2: has 1 fields"),
+         f"9 of its 9 rows can't be used, first {NAME}, line 2: has 1 fields"),
         ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
-         "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: sentiment is empty"),
+         f"3 of its 6 rows can't be used, first {NAME}, line 5: sentiment is empty"),
     ],
 )  # fmt: skip
-def test_a_file_of_another_kind_is_refused_in_one_line(folder, tmp_path, content, says):
-    with pytest.raises(InputError) as caught:
-        load_task("sst", changed(folder, tmp_path, content))
-    line = str(caught.value)
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
+    train_file(tmp_path, "sst", content)
+    line = refusal("sst", tmp_path)
     assert says in line
-    check_line(line, tmp_path / "ids-sst-train.csv")
     assert len(line) < 400
     line.encode()
-
-
-HIGHEST = {"sst": 4, "sts": 5, "quora": 1}
-
-
-def rows_of(task, count):
-    texts = [[f'text "{n}" {column}, é' for column in HEADERS[task][:-1]] for n in range(count)]
-    return [["", f"id{n}", *row, str(n % 2)] for n, row in enumerate(texts)]
 
 
 def table(task, rows):
@@ -240,28 +235,6 @@ def table(task, rows):
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerows([["", "id", *HEADERS[task]], *rows])
     return text.getvalue().encode(errors="surrogateescape")
-
-
-def train_file(folder, task, content):
-    """The file for training, in a folder with the one for dev."""
-    path = write_folder(folder, [task]) / f"{PREFIXES[task]}-train.csv"
-    path.write_bytes(content)
-    return path
-
-
-def check_examples(task, data):
-    """Fail unless all examples are texts with a label that the task has."""
-    highest = HIGHEST[task]
-    for part in (data.train, data.dev):
-        assert len(part) == len(part.labels) > 0
-        assert (part.text_b is None) == (task == "sst")
-        for text in (*part.text_a, *(part.text_b or ())):
-            assert text == text.strip() != ""
-            assert "\0" not in text
-            text.encode()
-        assert all(math.isfinite(label) and 0 <= label <= highest for label in part.labels)
-    assert data.digest
-    assert all(problem.isprintable() for problem in data.problems)
 
 
 GOOD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(str.strip)
@@ -286,7 +259,6 @@ def test_good_rows_come_through_among_those_without_a_label(tmp_path, task, data
     written = [["", "id", *row, label] for row, label in rows]
     train_file(tmp_path, task, table(task, written))
     read = load_task(task, tmp_path)
-    check_examples(task, read)
     expected = zip(*(row for row, _ in good), strict=True)
     for one, other in zip(read.train.columns, expected, strict=True):
         assert one == tuple(text.strip() for text in other)
@@ -300,17 +272,14 @@ def test_good_rows_come_through_among_those_without_a_label(tmp_path, task, data
     [*product(HIGHEST, WRONG_LABELS), *product(("sst", "quora"), OF_CLASSES)],
 )
 def test_a_wrong_label_is_refused_with_its_line(tmp_path, task, label):
-    rows = rows_of(task, 40)
+    rows = [["", f"id{n}", *HEADERS[task][:-1], str(n % 2)] for n in range(40)]
     rows[17][-1] = label
     if task == "sst":
         rows[17][2] = " "  # though its text is empty
     path = train_file(tmp_path, task, table(task, rows))
-    with pytest.raises(InputError) as caught:
-        load_task(task, tmp_path)
-    check_line(str(caught.value), path)
     kind = "a number" if task == "sts" else "a class"
     shown = f"{label[:20]!r}{' and more' if len(label) > 20 else ''}"
-    assert str(caught.value) == (
+    assert refusal(task, tmp_path) == (
         f"{path}, line 19: {HEADERS[task][-1]} is {shown}, not {kind} from 0 to {HIGHEST[task]}; "
         "correct it, or empty the field to leave the example out"
     )
@@ -330,14 +299,9 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, make):
             load_task("sst", Path(name))
 
 
-def loaded(folder, **caps):
-    found = load_data("multitask", folder, **caps)
-    assert isinstance(found, MultitaskData)
-    return found
-
-
 def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
-    data = loaded(write_folder(tmp_path))
+    data = load_data("multitask", write_folder(tmp_path))
+    assert isinstance(data, MultitaskData)
     assert tuple(data.parts) == PARTS
     assert data.missing == ()
     assert data.sizes == dict.fromkeys(PARTS, (24, 12))
@@ -346,7 +310,7 @@ def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
         assert of.digest == load_task(part, tmp_path).digest
     scores = [data.parts[part].majority for part in ("sst", "quora")]
     assert data.majority == pytest.approx((sum(scores) + 0.5) / 3), "of a correlation a half"
-    assert loaded(write_folder(tmp_path / "one", ("sts",))).majority == 0.5
+    assert load_data("multitask", write_folder(tmp_path / "one", ("sts",))).majority == 0.5
 
     pieces = data.pieces()
     assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
@@ -370,7 +334,7 @@ def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
     for name in lost:
         (tmp_path / name).unlink()
     (part,) = [part for part in PARTS if lost[0] in TASKS[part].files]
-    data = loaded(tmp_path)
+    data = load_data("multitask", tmp_path)
     assert data.missing == (f"multitask without {part}, as {' and '.join(lost)} can't be found",)
     assert data.notes[-1] == data.missing[0]
     assert not any(note.startswith(f"{part}: ") for note in data.notes)
@@ -382,26 +346,15 @@ def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
         load_task(part, tmp_path)
 
 
-def test_a_folder_without_any_part_is_refused(tmp_path):
-    for folder, options, why in (
-        (tmp_path, {}, r"needs both files of at least one of sst, quora, sts"),
-        (tmp_path / "absent", {}, "is no folder"),
-        (None, {}, "task multitask needs --data DIR"),
-        (tmp_path, {"max_dev": 0}, "--max-dev 0"),
-    ):
-        with pytest.raises(InputError, match=why):
-            load_data("multitask", folder, **options)
-
-
 def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path):
-    whole = loaded(write_folder(tmp_path / "a"))
-    assert loaded(write_folder(tmp_path / "b")).digest == whole.digest
-    capped = loaded(tmp_path / "a", max_train=10, max_dev=4)
+    whole = load_data("multitask", write_folder(tmp_path / "a"))
+    assert load_data("multitask", write_folder(tmp_path / "b")).digest == whole.digest
+    capped = load_data("multitask", tmp_path / "a", max_train=10, max_dev=4)
     assert set(map(tuple, capped.sizes.values())) == {(10, 4)}
     others = {
         capped.digest,
-        loaded(tmp_path / "a", max_train=10).digest,
-        loaded(write_folder(tmp_path / "c", ("sst", "quora"))).digest,
-        loaded(write_folder(tmp_path / "d", ("sst", "sts"))).digest,
+        load_data("multitask", tmp_path / "a", max_train=10).digest,
+        load_data("multitask", write_folder(tmp_path / "c", ("sst", "quora"))).digest,
+        load_data("multitask", write_folder(tmp_path / "d", ("sst", "sts"))).digest,
     }
     assert len(others | {whole.digest}) == 5
