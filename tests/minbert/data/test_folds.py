@@ -8,17 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minbert.data.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from minbert.data.tasks import (
-    RACE_FOLDS,
-    TASKS,
-    Examples,
-    Folds,
-    Sizes,
-    TaskData,
-    for_race,
-    for_search,
-    load_data,
-)
+from minbert.data.tasks import RACE_FOLDS, TASKS, Folds, for_race, for_search, load_data
+from minbert.data.tasks.base import Examples, Sizes, TaskData
 from minbert.data.tasks.splitting import stratified
 from minbert.errors import InputError
 from tests.cs224n import write_folder
