@@ -1,9 +1,5 @@
 """Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -17,8 +13,6 @@ from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from tests.minbert.kernels.test_fast_path import Names, force_gpu
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -115,45 +109,3 @@ def test_a_masked_token_has_no_weight_however_high_its_score(monkeypatch):
     mask = torch.tensor([[1, 1, 0, 0]])
     y = attention(qkv.view(1, length, -1), prepare_mask(mask, qkv), 1, 0.0)
     torch.testing.assert_close(y, qkv[:, :2, 2].mean(dim=1, keepdim=True).expand_as(y))
-
-
-ASKS = re.compile(r"(?<!def )on_cpu\(|\.type (==|!=) |\.get\([\w.]+\.type|\.is_(cuda|cpu)\b")
-"""An expression that depends on the kind of a device."""
-
-
-def branches():
-    """Functions that ask for a device, as file:function."""
-    for path in [*ROOT.glob("minbert/**/*.py"), *ROOT.glob("adapters/*.py")]:
-        source = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and ASKS.search(
-                ast.get_source_segment(source, node)
-            ):
-                yield f"{path.relative_to(ROOT).with_suffix('').as_posix()}:{node.name}"
-
-
-STEP = "minbert/kernels/test_fast_path::test_trap_16"
-COMPILED, GPU = "minbert/training/test_compiled", "bench/worker/test_worker_gpu"
-COVERED = {
-    "data/batches:on_device": "minbert/data/test_batches::test_what_goes_to_a_gpu",
-    "kernels/products:_by_onednn": STEP,
-    "kernels/products:sum_over_tokens": STEP,
-    "kernels/reference:is_eager_on_gpu": STEP,
-    "kernels/reference:is_spelled_out": STEP,
-    "kernels/reference:on_cpu": STEP,
-    "training/compiled:__call__": f"{COMPILED}::test_what_a_cuda_graph",
-    "training/compiled:__init__": f"{COMPILED}::test_all_buckets_are_rehearsed",
-    "training/compiled:rehearse": f"{COMPILED}::test_all_buckets_are_rehearsed",
-    "training/evaluation:predict": f"{GPU}::test_a_gpu_gives_the_numbers",
-    "training/optimizer:_take": "gpu/test_branches::test_an_optimizer_takes",
-    "training/trainer:_accumulate": "minbert/training/test_trainer::test_gradients_of_a_cuda_graph",
-    "training/trainer:rehearse": f"{GPU}::test_a_gpu_gives_the_numbers",
-}
-"""Functions that depend on the device, and the tests of their behaviour on a GPU."""
-
-
-def test_whatever_asks_for_a_device_has_a_test():
-    assert set(branches()) == {f"minbert/{function}" for function in COVERED}
-    for test in COVERED.values():
-        path, _, name = test.partition("::")
-        assert f"def {name}" in (ROOT / f"tests/{path}.py").read_text(encoding="utf-8"), test
