@@ -1,5 +1,7 @@
 """Scores and entities against scipy, scikit-learn and seqeval; tags and logits as arrays."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,7 +14,6 @@ from bench.stats import metrics
 from minbert.data import words
 from minbert.data.metrics import accuracy, constant, pearson, score
 from minbert.data.problems import TOKEN_CLASSIFICATION, problem_of
-from minbert.data.tasks import Examples, Folds, Task, TaskData
 from minbert.data.words import INSIDE_WORD, OUTSIDE_TEXT, entities_in, entity_f1, padded
 
 NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
@@ -93,21 +94,6 @@ def test_tags_and_logits_are_laid_out_text_after_text():
     assert flat.tolist() == [[-1, 1, 0, -1, -1, 2]]
 
 
-def test_folds_join_sides_whose_texts_are_of_other_lengths():
-    task = Task("names", NAMES, problem_name=WORDS, is_own=True)
-    short, long = padded([[1, 0]] * 8), padded([[3, 4, 0, 0]] * 4)
-    sides = [
-        Examples(tuple(f"{name}{n} b c d"[: 2 * labels.shape[1]] for n in range(len(labels))),
-                 None, labels)
-        for name, labels in (("x", short), ("y", long))
-    ]  # fmt: skip
-    folds = Folds(TaskData(task, *sides), 4)
-    assert folds.examples.labels.shape == (12, 4)
-    assert sum(folds.fold(n).dev.words for n in range(4)) == folds.examples.words == 32
-    assert folds.fold(0).majority == 0.0
-    assert folds.examples.by_word
-
-
 def test_a_problem_writes_what_it_reads():
     values = [[1, 2, 0], [0]]
     labels = TOKEN_CLASSIFICATION.read(values, 7)
@@ -137,10 +123,9 @@ def test_scores_are_those_of_scipy_and_scikit_learn():
     assert score("micro_f1", -np.abs(logits), np.zeros_like(labels)) == 0.0
 
 
-@pytest.mark.parametrize("value", [0.1, 3.8])
-def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value):
+def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to():
     """0.1 three times over has a mean of 0.10000000000000002."""
-    for count in (1, 2, 3, 7, 60, 863):
+    for count, value in product((1, 2, 3, 7, 60, 863), (0.1, 3.8)):
         same, others = np.full(count, value), np.arange(float(count))
         assert pearson(same, others) is pearson(others, same) is None
         assert pearson(others.astype(np.float32), same) is None
