@@ -14,6 +14,7 @@ from bench.stats import metrics
 from minbert.data import words
 from minbert.data.metrics import accuracy, constant, pearson, score
 from minbert.data.problems import TOKEN_CLASSIFICATION, problem_of
+from minbert.data.tasks import Examples, Folds, Task, TaskData
 from minbert.data.words import INSIDE_WORD, OUTSIDE_TEXT, entities_in, entity_f1, padded
 
 NAMES = ("O", "B-a", "I-a", "B-b", "I-b", "B-c", "I-c")
@@ -92,6 +93,15 @@ def test_tags_and_logits_are_laid_out_text_after_text():
     rows, flat = words.of_tokens(np.arange(7)[:, None], labels)
     assert rows.ravel().tolist() == [1, 3, 6]
     assert flat.tolist() == [[-1, 1, 0, -1, -1, 2]]
+
+
+def test_folds_join_sides_whose_texts_are_of_other_lengths():
+    short = Examples(tuple(f"a{n} b" for n in range(8)), None, padded([[1, 0]] * 8))
+    long = Examples(tuple(f"{n} b c d" for n in range(4)), None, padded([[3, 4, 0, 0]] * 4))
+    folds = Folds(TaskData(Task("names", NAMES, problem_name=WORDS, is_own=True), short, long), 4)
+    assert folds.examples.labels.shape == (12, 4)
+    assert sum(folds.fold(n).dev.words for n in range(4)) == folds.examples.words == 32
+    assert folds.fold(0).majority == 0.0
 
 
 def test_a_problem_writes_what_it_reads():
