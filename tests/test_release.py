@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -262,15 +261,3 @@ def test_a_commit_that_ci_has_not_passed_is_not_released(tmp_path, passed, code)
     name = "CI has passed on this commit of main"
     ended, lines = step("build", name, tmp_path, PATH=path, GITHUB_SHA="abc")
     assert (ended, "::error::no run of CI" in lines) == (code, code == 1)
-
-
-def test_hooks_before_a_commit_are_checks_of_ci():
-    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    checks = [line.strip() for line in lines]
-    for hook in config["repos"][0]["hooks"]:
-        command = shlex.split(hook["entry"])
-        assert shutil.which(command[0], path=Path(sys.executable).parent), command
-        words = " ".join(word for word in command if word != "--force-exclude")
-        ours = {words, f"{words} --check"}
-        assert ours & {*checks} or words == "lint-imports", "which is tests/test_layers.py"

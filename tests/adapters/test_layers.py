@@ -147,15 +147,6 @@ def test_factored_and_dense_norms_agree_where_rows_nearly_cancel_too(rank, parts
     assert factored[5] == 0
 
 
-@BOTH
-def test_a_half_precision_base_works_without_autocast(kind):
-    layer = moved(kind, linear().bfloat16())
-    assert layer(inputs()).dtype == torch.float32
-    y = layer(inputs().bfloat16())
-    assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
-
-
 def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     layer = moved(DoraLinear)
     with torch.no_grad():

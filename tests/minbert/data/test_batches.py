@@ -1,7 +1,6 @@
 """Texts as token ids, files of arrays that processes map, and batches."""
 
 from contextlib import suppress
-from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -119,20 +118,6 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
     batches.on_device(np.array([3, 4]), torch.device("cuda"))
     batches.on_device(np.array([5]), CPU)
     pinned.to.assert_called_once_with(torch.device("cuda"), non_blocking=True)
-
-
-def test_some_texts_are_as_they_were():
-    lengths = rng().integers(0, 6, 20)
-    of = replace(encoded(lengths), cut=rng(1).integers(0, 3, 20))
-    indices = np.array([7, 0, 19, 7])
-    some = of.taken(indices)
-    assert some.lengths.tolist() == lengths[indices].tolist()
-    assert some.cut.tolist() == of.cut[indices].tolist()
-    for name in ("input_ids", "token_type_ids"):
-        theirs = np.split(getattr(of, name), of.offsets[1:-1])
-        expected = np.concatenate([theirs[index] for index in indices])
-        assert getattr(some, name).tolist() == expected.tolist()
-    assert len(of.taken(np.array([], dtype=np.int64))) == 0
 
 
 def test_who_is_held_out_depends_on_the_tokens_alone():

@@ -380,20 +380,3 @@ def test_a_checkpoint_that_never_ends_loading_is_given_up(folder, monkeypatch):
     monkeypatch.setattr(check, "PATIENCE_S", 0.01)
     with pytest.raises(Refused, match=r"could not be loaded in 0\.01 s"):
         check.check_checkpoint(folder, "never seen")
-
-
-def test_a_checkpoint_is_not_loaded_again_once_that_could_be_done(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    loaded: list[object] = []
-
-    def fails(*_):
-        raise Refused(f"{folder}: no")
-
-    monkeypatch.setattr(check, "_ask", fails)
-    for _ in range(2):
-        with pytest.raises(Refused, match="no"):
-            check.check_checkpoint(folder, "one")
-    monkeypatch.setattr(check, "_ask", lambda request, *_: loaded.append(request) or ["loaded"])
-    for digest in ("one", "one", "another"):
-        check.check_checkpoint(folder, digest)
-    assert loaded == [{"checkpoint": str(folder)}] * 2

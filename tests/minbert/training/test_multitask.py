@@ -104,18 +104,6 @@ def test_features_are_as_defined():
     torch.testing.assert_close(found, expected)
 
 
-def test_a_batch_of_pairs_holds_first_texts_then_second_ones():
-    one, other = texts(seed=1), texts(seed=2)
-    found = collate([one, other], np.arange(6) / 2, [4, 2], 0, CPU, part="sts")
-    assert found.token_type_ids is None
-    assert found.labels.tolist() == [2.0, 1.0]
-    for row, (encoded, index) in enumerate([(one, 4), (one, 2), (other, 4), (other, 2)]):
-        ids = encoded.input_ids[encoded.offsets[index] : encoded.offsets[index + 1]]
-        assert found.input_ids[row, : len(ids)].tolist() == ids.tolist()
-        assert found.input_ids[row, len(ids) :].eq(0).all()
-    assert found.tokens == int(found.attention_mask.sum())
-
-
 RNG = np.random.default_rng(0)
 CLASSES, MANY = (torch.from_numpy(RNG.integers(0, 2, size)) for size in (30, (30, 2)))
 NUMBERS, ONE, TWO = (torch.from_numpy(RNG.normal(size=size)) for size in (30, (30, 1), (30, 2)))
