@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.components import need
+from tests.test_action import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -24,7 +25,6 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted(GITHUB.glob("actions/*/action.yml"))
 RELEASE = yaml.safe_load((GITHUB / "workflows" / "release.yml").read_text())["jobs"]
 EPOCH = "1767225600"
-START = "import sys; from bench.console import main; sys.argv[1:] = ['--version']; main()"
 
 
 def run(*words, cwd, check=True, **environment):
@@ -32,11 +32,6 @@ def run(*words, cwd, check=True, **environment):
         [*map(str, words)], cwd=cwd, env={**os.environ, **environment}, capture_output=True,
         text=True, check=check, timeout=120,
     )  # fmt: skip
-
-
-def git(folder, *words):
-    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    return run("git", *who, *words, cwd=folder).stdout.strip()
 
 
 def copy(folder, names=("pyproject.toml", *HATCH["build"]["targets"]["sdist"]["include"])):
@@ -59,18 +54,9 @@ def build(tree, *targets, **environment):
     return sorted((tree / "dist").iterdir())
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return copy(tmp_path_factory.mktemp("release") / "tree")
-
-
-@pytest.fixture(scope="module")
-def built(tree):
-    return {path.suffix: path for path in build(tree, "wheel", "sdist")}
-
-
-def test_a_wheel_and_an_sdist_are_the_same_bytes_wherever_they_are_built(built, tmp_path):
-    names = [path.name for path in built.values()]
+def test_a_wheel_and_an_sdist_are_the_same_bytes_wherever_they_are_built(tmp_path):
+    paths = build(copy(tmp_path / "tree"), "wheel", "sdist")
+    built, names = {path.suffix: path for path in paths}, [path.name for path in paths]
     assert names == [f"minbert_bench-{BASE}.dev0{end}" for end in ("-py3-none-any.whl", ".tar.gz")]
     again = copy(tmp_path / "again")
     for path in again.rglob("*"):
@@ -98,8 +84,8 @@ def commit(folder):
     git(folder, "commit", "--quiet", "--allow-empty", "--message", "a change")
 
 
-def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
-    (tmp_path / "pyproject.toml").write_bytes((tree / "pyproject.toml").read_bytes())
+def test_the_version_is_that_of_the_last_tag(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
 
     def version():
         return run(sys.executable, "-m", "hatchling", "version", cwd=tmp_path).stdout.strip()
@@ -114,23 +100,6 @@ def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
     assert version() == "7.8.9.post1.dev1"
     git(tmp_path, "tag", "v8.0.0rc1")
     assert version() == "8.0.0rc1"
-
-
-def test_the_command_says_its_version_without_tags_and_without_git(tree, built, tmp_path):
-    shutil.unpack_archive(built[".whl"], tmp_path / "site", "zip")
-    paths = {"PYTHONPATH": f"{tree}{os.pathsep}{tmp_path / 'site'}", "PYTHONSAFEPATH": "1"}
-
-    def first_line():
-        return run(sys.executable, "-c", START, cwd=tmp_path, **paths).stdout.partition("\n")[0]
-
-    assert first_line() == f"minbert-bench {BASE}"
-    git(tree, "init", "--quiet")
-    commit(tree)
-    head = git(tree, "rev-parse", "HEAD")
-    try:
-        assert first_line() == f"minbert-bench {BASE}+g{head[:10]}"
-    finally:
-        shutil.rmtree(tree / ".git")
 
 
 FORMS = [

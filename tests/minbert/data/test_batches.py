@@ -163,11 +163,6 @@ NOTES = {"of": "some data", "also": "ü"}
 WHOLE = mapped.to_bytes(ARRAYS, NOTES)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tmp_path_factory.mktemp("mapped") / "arrays.safetensors"
-
-
 def check_read(file):
     """Fail unless a file gives the arrays and notes that were written."""
     arrays, notes = mapped.read(file)
@@ -178,7 +173,9 @@ def check_read(file):
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
+def test_what_was_written_is_read_as_views_and_what_is_damaged_is_refused_or_the_same(tmp_path):
+    """No view can be written to."""
+    file = tmp_path / "arrays.safetensors"
     file.write_bytes(WHOLE)
     check_read(file)
     arrays, _ = mapped.read(file)
@@ -186,9 +183,6 @@ def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
         arrays["ids"][0] = 1
     for name, array in load_file(file).items():
         np.testing.assert_array_equal(array, ARRAYS[name])
-
-
-def test_what_is_damaged_is_refused_or_the_same(file):
     others = [WHOLE.replace(b'"I8"', b'"U8"'), (60_000).to_bytes(8, "little") + b"[" * 60_000]
     for at in range(0, len(WHOLE), 9):
         others += [WHOLE[:at], WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]]

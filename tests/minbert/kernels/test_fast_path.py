@@ -130,25 +130,6 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers,
     assert 0 < fast < 2 * usual
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers"),
-    [("head", None), ("bitfit", None), ("lora", "attn"), ("dora", "all-lin-only")],
-)
-def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode, layers):
-    """In fp32, of the type of what trains, against the same model of rounded weights in fp32; and
-    without adapters of the weights themselves, which autocast rounds."""
-    half, rounded = model_of(mode, layers, "pooler"), model_of(mode, layers, "pooler")
-    convert_frozen(half, torch.bfloat16)
-    if layers is not None:
-        convert_frozen(rounded, torch.bfloat16)
-        for parameter in rounded.parameters():
-            parameter.data = parameter.data.float()
-    expected = dict(step(rounded, True, "bf16"))
-    found = dict(step(half, True, "bf16"))
-    assert {value.dtype for value in found.values()} == {torch.float32}
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "all-lin-only")])
 def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype):

@@ -76,20 +76,6 @@ def test_any_configuration_agrees_with_transformers(
     check_agreement(theirs, folder, seed)
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_padding_changes_nothing(pooling):
-    model = small_model(pooling=pooling)
-    ids, mask, types = peers.padded_batch(SMALL, length=9)
-    alone = model(ids, None, types)
-    wide = F.pad(ids, (0, 5), value=13), F.pad(torch.ones_like(ids), (0, 5)), F.pad(types, (0, 5))
-    torch.testing.assert_close(model(*wide), alone)
-    torch.testing.assert_close(model(ids, None, None), model(ids, None, torch.zeros_like(ids)))
-    if pooling == "mean":
-        states = zip(model.bert(ids, mask, types), mask.bool(), strict=True)
-        means = torch.stack([of_text[real].mean(0) for of_text, real in states])
-        torch.testing.assert_close(model(ids, mask, types), model.classifier(means))
-
-
 def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given():
     config = replace(SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     model, given = small_model(config), peers.padded_batch(SMALL)

@@ -18,8 +18,6 @@ from minbert.training.schedules import layers_in, schedule_of
 from minbert.training.trainer import GradualUnfreezing, Trainer
 from tests.minbert.peers import sizes
 
-CPU = torch.device("cpu")
-
 
 class Tiny(nn.Module):
     def __init__(self):
@@ -44,7 +42,7 @@ def trainer(model, amp="off", steps=10, optimizer="adamw", groups=()):
     groups = groups or [ParameterGroup(list(model.parameters()), 1e-2, 0.1)]
     return Trainer(
         model, groups, losses={"": "cross-entropy"}, schedule=schedule_of("linear", steps, 0.0),
-        amp=amp, device=CPU, optimizer=optimizer,
+        amp=amp, device=torch.device("cpu"), optimizer=optimizer,
     )  # fmt: skip
 
 
@@ -243,14 +241,6 @@ def test_building_and_training_a_model_import_no_compiler():
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def model_of(layers, mode):
-    classifier = BertClassifier(sizes(8, layers, 2, 16, 20, 8), 2, pooling="pooler", dropout=0.0)
-    initialise(classifier, 0)
-    layers, rank = ("all-lin-only", 1) if mode == "lora" else (None, None)
-    inject(classifier, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    return classifier
-
-
 def training_in(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -267,7 +257,10 @@ def test_twelve_layers_unfreeze_by_threes_as_in_the_paper():
 )
 def test_layers_unfreeze_from_the_top_and_the_head_trains_from_the_first(layers, mode, new_pooler):
     """As does a new pooler, which has no place."""
-    model = model_of(layers, mode)
+    model = BertClassifier(sizes(8, layers, 2, 16, 20, 8), 2, pooling="pooler", dropout=0.0)
+    initialise(model, 0)
+    adapted, rank = ("all-lin-only", 1) if mode == "lora" else (None, None)
+    inject(model, mode=mode, layers=adapted, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     names = dict(model.named_parameters())
     head = {name for name in names if "classifier" in name or (new_pooler and ".pooler." in name)}
     before = training_in(model)
