@@ -114,26 +114,22 @@ def test_drawn_weights_are_those_of_bert_and_of_a_seed():
         small_model(pooling="max")
 
 
-WIDTH = 12
-HIDDEN = torch.randn(3, 7, WIDTH, generator=torch.Generator().manual_seed(2))
-
-
-def drawn(name):
+def drawn(name, width, generator):
     """A head with weights, in evaluation."""
-    head = HEADS[name](WIDTH, 5, 0.5).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(1)
+    head = HEADS[name](width, 5, 0.5).to_empty(device="cpu").eval()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(0, 0.5, generator=generator)
-    return head.eval()
+    return head
 
 
-def test_convolutions_are_torchs_and_do_not_see_padding():
-    head, x = drawn("conv"), HIDDEN
+def test_convolutions_are_torchs_and_do_not_see_padding_and_nonlinear_is_two_layers():
+    width, generator = 12, torch.Generator().manual_seed(1)
+    head, x = drawn("conv", width, generator), torch.randn(3, 7, width, generator=generator)
     found = []
     for window, linear in zip((2, 3, 4), head.windows, strict=True):
-        conv = nn.Conv1d(WIDTH, linear.out_features, window)
-        kernel = linear.weight.view(linear.out_features, window, WIDTH).transpose(1, 2)
+        conv = nn.Conv1d(width, linear.out_features, window)
+        kernel = linear.weight.view(linear.out_features, window, width).transpose(1, 2)
         conv.load_state_dict({"weight": kernel, "bias": linear.bias})
         channels = conv(F.pad(x.transpose(1, 2), (0, window - 1)))
         found.append(F.relu(channels).amax(dim=2))
@@ -142,19 +138,9 @@ def test_convolutions_are_torchs_and_do_not_see_padding():
     torch.testing.assert_close(head(x, mask)[:1], head(x[:1, :4]))
     noise = x + 100 * (1 - mask[:, :, None])
     torch.testing.assert_close(head(noise, mask), head(x, mask))
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_dropout_is_for_training_alone_and_every_weight_learns(name):
-    head = drawn(name)
-    x = HIDDEN if head.reads_tokens else HIDDEN[:, 0]
-    assert torch.equal(head(x), head(x))
-    if name == "nonlinear":
-        torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
-    head(x).square().sum().backward()
-    assert all(parameter.grad.abs().max() > 0 for parameter in head.parameters())
-    head.train()
-    assert not torch.equal(head(x), head(x))
+    head, x = drawn("nonlinear", width, generator), x[:, 0]
+    torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
+    assert not torch.equal(head.train()(x), head(x))
 
 
 VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
