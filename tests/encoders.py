@@ -19,10 +19,6 @@ from tests.bench.tiny_cells import job_of
 from tests.components import need
 
 HIDDEN: Final = 64
-_VOCABULARY: Final = 1000
-_SPREAD: Final = 0.15
-"""The std of matrices, so large that a text's words show in every hidden state."""
-
 _RELATIVE: Final = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _POSITIONS: Final = {"max_position_embeddings": 130}
 _DIFFERENCES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -43,8 +39,6 @@ KINDS: Final = tuple(_DIFFERENCES)
 _BYTES: Final = ("roberta", "deberta", "modernbert")
 _PIECES: Final = ("xlm-roberta", "camembert", "albert", "deberta-v2")
 """Architectures with byte-level BPE, and with a unigram model; the others have WordPiece."""
-_BERT_TOKENS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_ROBERTA_TOKENS: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def need_transformers() -> None:
@@ -67,30 +61,23 @@ class Checkpoints(NamedTuple):
         return folder
 
 
-def save(
-    kind: str, folder: Path, *, head: str = "", dtype: str = "float32", pickled: bool = False,
-    **changes: Any,
-) -> None:  # fmt: skip
-    """Save a checkpoint of an encoder's `model_type`, with changes to its configuration.
-
-    Args:
-        head: such as `MaskedLM` or `SequenceClassification`; none: the encoder alone.
-        dtype: of the saved weights, as torch names it.
-        pickled: as pytorch_model.bin instead of model.safetensors.
-    """
+def save(kind: str, folder: Path, *, head: str = "", pickled: bool = False, **changes: Any) -> None:
+    """Save a checkpoint of an encoder's `model_type`, with changes to its configuration. `head` is
+    such as `MaskedLM`, or none; pickled: as pytorch_model.bin instead of model.safetensors."""
     import torch
     import transformers
 
     tokenizer = save_tokenizer(kind, folder)
     special = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in _named(_tokens(kind)).items()
+        for name, token in _named(kind).items()
         if name in ("pad", "cls", "sep")
     }
     values = {
         "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "num_hidden_layers": 2,
         "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 128,
-        "initializer_range": _SPREAD, "bos_token_id": special["cls_token_id"],
+        "initializer_range": 0.15,  # so large that a text's words show in every hidden state
+        "bos_token_id": special["cls_token_id"],
         "eos_token_id": special["sep_token_id"], **special, **_DIFFERENCES.get(kind, {}),
         **changes,
     }  # fmt: skip
@@ -102,7 +89,7 @@ def save(
             if parameter.dim() == 1:
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     transformers.logging.disable_progress_bar()
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    model.save_pretrained(folder)
     if pickled:
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
@@ -112,33 +99,32 @@ def save_tokenizer(kind: str, folder: Path) -> Any:
     """Save the tokenizer of a kind of encoder, and return it."""
     from transformers import PreTrainedTokenizerFast
 
-    tokens = _tokens(kind)
+    named = _named(kind)
     model = "bytes" if kind in _BYTES else "pieces" if kind in _PIECES else "words"
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_trained(model, tokens),
-        **{f"{name}_token": token for name, token in _named(tokens).items()},
+        tokenizer_object=_trained(model, tuple(named.items())),
+        **{f"{name}_token": token for name, token in named.items()},
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _tokens(kind: str) -> tuple[str, ...]:
-    return _ROBERTA_TOKENS if kind in (*_BYTES, *_PIECES[:2], "mpnet") else _BERT_TOKENS
-
-
-def _named(tokens: tuple[str, ...]) -> dict[str, str]:
-    names = "cls pad sep unk mask" if tokens == _ROBERTA_TOKENS else "pad unk cls sep mask"
-    return dict(zip(names.split(), tokens, strict=True))
+def _named(kind: str) -> dict[str, str]:
+    """The special tokens of a kind, in the order of their ids."""
+    if kind in (*_BYTES, *_PIECES[:2], "mpnet"):
+        return {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    return {name.lower(): f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
 
 
 @cache
-def _trained(model: str, special: tuple[str, ...]) -> Any:
-    """A tokenizer with this model, trained on reviews."""
+def _trained(model: str, special: tuple[tuple[str, str], ...]) -> Any:
+    """A tokenizer with this model and these tokens, trained on reviews."""
     import tokenizers as of
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-    named = _named(special)
-    options = {"vocab_size": _VOCABULARY, "special_tokens": list(special), "show_progress": False}
+    named = dict(special)
+    options: dict[str, Any] = {"vocab_size": 1000, "special_tokens": [*named.values()]}
+    options["show_progress"] = False
     if model == "bytes":
         tokenizer = of.Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

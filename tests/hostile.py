@@ -42,9 +42,9 @@ def sparse(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def nested(depth: int, inner: str = "1") -> str:
+def nested(depth: int) -> str:
     """JSON, and TOML, of so many lists in one another."""
-    return "[" * depth + inner + "]" * depth
+    return "[" * depth + "1" + "]" * depth
 
 
 NEAR_THE_LIMIT: Final = range(820, 1010)
@@ -131,10 +131,3 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
             "end": data[:at],
         }[deed]
     return data
-
-
-def safetensors_bytes(header: str | bytes, data: bytes = b"", declared: int | None = None) -> bytes:
-    """A safetensors file of any header, and of any length that it declares for it."""
-    content = header if isinstance(header, bytes) else header.encode("utf-8", "surrogatepass")
-    length = len(content) if declared is None else declared
-    return length.to_bytes(8, "little") + content + data

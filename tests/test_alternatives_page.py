@@ -6,7 +6,7 @@ import pytest
 from bench.common.errors import InputError
 from tests.components import CS224N
 from tests.experiments import alternatives
-from tests.experiments.alternatives import PAGE, __main__, page, read_csv, right_answers, running
+from tests.experiments.alternatives import __main__, page, read_csv, right_answers, running
 
 PARTS = (
     [["text", "label"], *([f"text {n}", "ab"[n % 2]] for n in range(9))],
@@ -48,11 +48,6 @@ def run(tmp_path, monkeypatch):
         return read_csv(tmp_path / name)
 
     return run
-
-
-def test_the_page_has_the_figures_of_its_rows():
-    text = PAGE.read_text(encoding="utf-8")
-    assert text == page(text), "python -m tests.experiments.alternatives pages"
 
 
 def test_each_run_is_a_row_and_what_has_one_is_not_run_again(run, tmp_path):

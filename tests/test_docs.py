@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections import Counter
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from minbert.assets.__main__ import main as assets
 from tests.components import COMPONENTS, need
 from tests.experiments import encoders_table, reliability_page
 from tests.experiments.runs_csv_page import page
+from tests.tutorial import BLOCK, PAGE, digest, outputs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -197,15 +199,27 @@ def test_links_that_lead_nowhere_and_a_load_from_elsewhere_fail_the_site(
     tmp_path, links, complaints
 ):
     need(find_spec("furo") is not None, COMPONENTS["docs"], component="docs")
-    source = tmp_path / "docs"
-    source.mkdir()
-    shutil.copy(ROOT / "docs" / "conf.py", source)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "conf.py", tmp_path / "docs")
     (tmp_path / "README.md").write_text("# Read me\n")
-    (source / "index.md").write_text(f"# A page\n\n{links}\n\n```{{toctree}}\nb\n```\n")
-    (source / "b.md").write_text("# B\n")
-    flags = ["-q", "-W", "--keep-going", "-n", str(source), str(tmp_path / "site")]
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *flags], capture_output=True, text=True, check=False
-    )
+    page = f"# A page\n\n{links}\n\n```{{toctree}}\nb\n```\n"
+    for name, text in {"index.md": page, "b.md": "# B\n"}.items():
+        (tmp_path / "docs" / name).write_text(text)
+    command = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "docs", "site")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == bool(complaints), done.stderr
     assert [text for text in complaints if text not in done.stderr] == []
+
+
+def test_no_output_of_the_tutorial_was_written_by_hand():
+    blocks = [one for one in BLOCK.finditer(PAGE.read_text("utf-8")) if one["kind"]]
+    assert len(blocks) > 5
+    assert [one["shown"] for one in blocks if one["digest"] != digest(one)] == []
+
+
+def test_commands_of_the_tutorial_without_times_print_what_is_on_its_page(tmp_path):
+    lines = PAGE.read_text("utf-8").splitlines(), outputs(["same"], tmp_path).splitlines()
+    changed = [
+        f"line {n}: {new}" for n, (old, new) in enumerate(zip_longest(*lines), 1) if old != new
+    ]
+    assert changed == [], "python -m tests.tutorial writes the page again"

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests import components
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "bench.grid.__main__", "bench.results.rebuild", "bench.forecast.__main__",
@@ -41,3 +45,25 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=-1, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("required", "component", "outcome"),
+    [
+        (set(), "shared", pytest.skip.Exception),
+        (set(), None, pytest.skip.Exception),
+        ({"chromium"}, "shared", pytest.skip.Exception),
+        ({"chromium", "shared"}, "shared", pytest.fail.Exception),
+        ({"chromium"}, None, pytest.fail.Exception),
+        ({"chromium"}, "shard", ValueError),
+    ],
+)
+def test_what_is_missing_skips_or_fails(monkeypatch, required, component, outcome):
+    """Where CI requires a component, a test that lacks it fails instead of passing unseen."""
+    monkeypatch.setattr(components, "REQUIRED", required)
+    with pytest.raises(outcome):
+        components.need(False, "not there", component=component)
+    components.need(True, "there", component=component)
+    monkeypatch.setenv("MINBERT_BENCH_REQUIRE", "chromium,shard")
+    with pytest.raises(ValueError, match="shard"):
+        components._required()

@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.components import need
+from tests.test_action import git
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -25,7 +25,6 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted(GITHUB.glob("actions/*/action.yml"))
 RELEASE = yaml.safe_load((GITHUB / "workflows" / "release.yml").read_text())["jobs"]
 EPOCH = "1767225600"
-START = "import sys; from bench.console import main; sys.argv[1:] = ['--version']; main()"
 
 
 def run(*words, cwd, check=True, **environment):
@@ -33,11 +32,6 @@ def run(*words, cwd, check=True, **environment):
         [*map(str, words)], cwd=cwd, env={**os.environ, **environment}, capture_output=True,
         text=True, check=check, timeout=120,
     )  # fmt: skip
-
-
-def git(folder, *words):
-    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    return run("git", *who, *words, cwd=folder).stdout.strip()
 
 
 def copy(folder, names=("pyproject.toml", *HATCH["build"]["targets"]["sdist"]["include"])):
@@ -60,18 +54,9 @@ def build(tree, *targets, **environment):
     return sorted((tree / "dist").iterdir())
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return copy(tmp_path_factory.mktemp("release") / "tree")
-
-
-@pytest.fixture(scope="module")
-def built(tree):
-    return {path.suffix: path for path in build(tree, "wheel", "sdist")}
-
-
-def test_a_wheel_and_an_sdist_are_the_same_bytes_wherever_they_are_built(built, tmp_path):
-    names = [path.name for path in built.values()]
+def test_a_wheel_and_an_sdist_are_the_same_bytes_wherever_they_are_built(tmp_path):
+    paths = build(copy(tmp_path / "tree"), "wheel", "sdist")
+    built, names = {path.suffix: path for path in paths}, [path.name for path in paths]
     assert names == [f"minbert_bench-{BASE}.dev0{end}" for end in ("-py3-none-any.whl", ".tar.gz")]
     again = copy(tmp_path / "again")
     for path in again.rglob("*"):
@@ -99,8 +84,8 @@ def commit(folder):
     git(folder, "commit", "--quiet", "--allow-empty", "--message", "a change")
 
 
-def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
-    (tmp_path / "pyproject.toml").write_bytes((tree / "pyproject.toml").read_bytes())
+def test_the_version_is_that_of_the_last_tag(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
 
     def version():
         return run(sys.executable, "-m", "hatchling", "version", cwd=tmp_path).stdout.strip()
@@ -115,23 +100,6 @@ def test_the_version_is_that_of_the_last_tag(tree, tmp_path):
     assert version() == "7.8.9.post1.dev1"
     git(tmp_path, "tag", "v8.0.0rc1")
     assert version() == "8.0.0rc1"
-
-
-def test_the_command_says_its_version_without_tags_and_without_git(tree, built, tmp_path):
-    shutil.unpack_archive(built[".whl"], tmp_path / "site", "zip")
-    paths = {"PYTHONPATH": f"{tree}{os.pathsep}{tmp_path / 'site'}", "PYTHONSAFEPATH": "1"}
-
-    def first_line():
-        return run(sys.executable, "-c", START, cwd=tmp_path, **paths).stdout.partition("\n")[0]
-
-    assert first_line() == f"minbert-bench {BASE}"
-    git(tree, "init", "--quiet")
-    commit(tree)
-    head = git(tree, "rev-parse", "HEAD")
-    try:
-        assert first_line() == f"minbert-bench {BASE}+g{head[:10]}"
-    finally:
-        shutil.rmtree(tree / ".git")
 
 
 FORMS = [
@@ -262,15 +230,3 @@ def test_a_commit_that_ci_has_not_passed_is_not_released(tmp_path, passed, code)
     name = "CI has passed on this commit of main"
     ended, lines = step("build", name, tmp_path, PATH=path, GITHUB_SHA="abc")
     assert (ended, "::error::no run of CI" in lines) == (code, code == 1)
-
-
-def test_hooks_before_a_commit_are_checks_of_ci():
-    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    checks = [line.strip() for line in lines]
-    for hook in config["repos"][0]["hooks"]:
-        command = shlex.split(hook["entry"])
-        assert shutil.which(command[0], path=Path(sys.executable).parent), command
-        words = " ".join(word for word in command if word != "--force-exclude")
-        ours = {words, f"{words} --check"}
-        assert ours & {*checks} or words == "lint-imports", "which is tests/test_layers.py"

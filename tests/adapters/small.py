@@ -1,6 +1,5 @@
 """Small models for the tests of adapters: ours, and transformers' with the same weights."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from adapters.injection import inject
 from adapters.layer import AdaptedLinear
 from minbert.model.checkpoint import state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
-from tests.components import need
+from tests.encoders import need_transformers
 from tests.minbert.peers import sizes, without_dropout
 
 HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3
@@ -58,10 +57,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def need_peft() -> None:
-    """Skip, or fail where everything is required, unless PEFT and transformers are there."""
-    found = find_spec("peft") is not None and find_spec("transformers") is not None
-    need(found, "peft and transformers (the extra `transformers`)", component="transformers")
+need_peft = need_transformers
 
 
 def from_peft(folder: Path, *, training: bool = False) -> Any:

@@ -40,9 +40,8 @@ def moved(kind, base=None, *ranks):
     return layer
 
 
-def inputs(width=12, dtype=torch.float32):
-    """X, [2, 5, width]."""
-    return torch.randn(2, 5, width, generator=torch.Generator().manual_seed(4)).to(dtype)
+def inputs(dtype=torch.float32):
+    return torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(4)).to(dtype)
 
 
 def defined(layer, x, *, constant_norm=True):
@@ -61,10 +60,6 @@ def defined(layer, x, *, constant_norm=True):
     return torch.cat(outputs, dim=-1)
 
 
-def gradients(loss, of):
-    return list(torch.autograd.grad(loss, of))
-
-
 def weighted(y):
     """A loss whose gradient is not the same everywhere."""
     return (y * torch.linspace(-1, 2, y.numel()).view_as(y).to(y)).sum()
@@ -79,11 +74,10 @@ def test_results_and_gradients_are_those_of_the_definition(kind, ranks):
     y, expected = layer(x), defined(layer, x)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert layer.lora_A.dtype == torch.float64
-    ours, theirs = gradients(weighted(y), trained), gradients(weighted(expected), trained)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    ours, theirs = (torch.autograd.grad(weighted(of), trained) for of in (y, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     if kind is DoraLinear:
-        through = gradients(weighted(defined(layer, x, constant_norm=False)), trained)
+        through = torch.autograd.grad(weighted(defined(layer, x, constant_norm=False)), trained)
         for one, other in zip(ours[1:3], through[1:3], strict=True):
             assert (one - other).abs().max() > 0.01 * one.abs().max(), "of the norm too"
 
@@ -96,22 +90,6 @@ def test_step_zero_equals_the_base(kind):
     layer.reset_parameters(0)
     assert layer.lora_A.abs().min() > 0
     assert torch.equal(layer(inputs()), expected)
-
-
-def test_a_small_change_of_magnitude_counts_in_half_precision():
-    layer = moved(DoraLinear, linear(96, 36), 2)
-    x = torch.randn(512, 96, generator=torch.Generator().manual_seed(5))
-
-    def mean_change():
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            after = layer(x).float() - layer.bias
-        return float((after / before).median())
-
-    with torch.no_grad():
-        layer.reset_magnitude()
-        before = layer(x) - layer.bias
-        layer.magnitude.mul_(1.002)  # c is 1 in half precision, and 1.002 is not there
-        assert mean_change() == pytest.approx(1.002, abs=5e-4), "a branch would round it away"
 
 
 @pytest.mark.parametrize(
@@ -147,25 +125,6 @@ def test_factored_and_dense_norms_agree_where_rows_nearly_cancel_too(rank, parts
     assert factored[5] == 0
 
 
-@BOTH
-def test_nothing_is_cached(kind):
-    layer, x = moved(kind).eval(), inputs()
-    for parameter in layer.parameters():
-        before = layer(x)
-        parameter.data.add_(0.3)
-        assert not torch.allclose(layer(x), before)
-        torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
-
-
-@BOTH
-def test_a_half_precision_base_works_without_autocast(kind):
-    layer = moved(kind, linear().bfloat16())
-    assert layer(inputs()).dtype == torch.float32
-    y = layer(inputs().bfloat16())
-    assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
-
-
 def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     layer = moved(DoraLinear)
     with torch.no_grad():
@@ -177,7 +136,7 @@ def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     for row in (2, 4):
         assert torch.equal(y[..., row], layer.bias[row].expand(2, 5))
     for of in (layer.magnitude, layer.lora_A, layer.lora_B):
-        (grad,) = gradients(weighted(layer(inputs())), [of])
+        (grad,) = torch.autograd.grad(weighted(layer(inputs())), [of])
         assert grad.isfinite().all()
         if of is layer.magnitude:
             assert (grad == 0).tolist() == [row in (2, 4) for row in range(20)]

@@ -7,10 +7,8 @@ from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
-from tests.adapters.small import adapted_model, batch, disturb
+from tests.adapters.small import ADAPTED, LAYERS, adapted_model, batch, disturb
 from tests.minbert.peers import sizes
-
-LAYERS = 2
 
 
 def gradients(model, tokens, used="fast"):
@@ -46,18 +44,15 @@ def test_a_layer_keeps_no_input(monkeypatch, on_gpu):
     if on_gpu:
         monkeypatch.setattr("adapters.low_rank.is_eager_on_gpu", lambda _: True)
     ids = torch.randint(10, 60, (8, 24), generator=torch.Generator().manual_seed(0))
-    kept = {}
+    config, kept = sizes(256, LAYERS, 4, 384, 60, 24), []
     for lora_fa in (False, True):
-        model = BertClassifier(sizes(256, LAYERS, 4, 384, 60, 24), 3, pooling="mean", dropout=0.0)
+        model = BertClassifier(config, 3, pooling="mean", dropout=0.0)
         initialise(model, 0)
-        inject(
-            model, mode="lora", layers="all-lin-only", rank=2, alpha=2, new_pooler=False, seed=0,
-            lora_fa=lora_fa,
-        )  # fmt: skip
+        inject(model, **{**ADAPTED, "mode": "lora", "rank": 2}, seed=0, lora_fa=lora_fa)
         saved = SavedTensors(model.train())
         with saved.counting():
             model(ids, torch.ones_like(ids)).sum()
-        kept[lora_fa] = saved.mib
+        kept.append(saved.mib)
     less = LAYERS * 3 * 256 * ids.numel() * 4 / 2**20
-    saving = kept[False] - kept[True]
+    saving = kept[0] - kept[1]
     assert saving > less if on_gpu else saving == pytest.approx(less, rel=0.03)

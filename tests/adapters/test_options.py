@@ -15,25 +15,14 @@ from adapters.names import in_order, is_layers, unmatched_ends
 from adapters.peft_format import save_adapter
 from minbert.errors import InputError
 from minbert.kernels.reference import kernels
-from tests.adapters.small import (
-    CLASSES,
-    LAYERS,
-    adapted_layers_of,
-    adapted_model,
-    base_model,
-    batch,
-    disturb,
-    from_peft,
-    need_peft,
-)
-
-MODES = ("lora", "dora")
+from tests.adapters import small
+from tests.adapters.small import adapted_layers_of, adapted_model, base_model, batch, disturb
 
 
 @pytest.fixture
 def strict():
     """Every warning is an error."""
-    need_peft()
+    small.need_peft()
     import peft  # noqa: F401  imported before warnings count
     import transformers  # noqa: F401
 
@@ -68,7 +57,7 @@ def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers, options):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     for name, usual in {"use_rslora": False, "lora_dropout": 0.0}.items():
         assert config[name] == options.get(name, usual)
-    logits = from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
+    logits = small.from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
@@ -98,7 +87,7 @@ def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, laye
     model = adapted_model(mode=mode, layers=layers, lora_dropout=0.5)
     disturb(model)
     save_adapter(model, tmp_path)
-    theirs = from_peft(tmp_path, training=True)
+    theirs = small.from_peft(tmp_path, training=True)
     for module in theirs.modules():
         if hasattr(module, "lora_dropout"):
             module.lora_dropout["default"].forward = Masks()
@@ -107,7 +96,7 @@ def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, laye
     masks = Masks()
     monkeypatch.setattr("adapters.low_rank.dropout", masks)
     ids, mask = batch()
-    labels = torch.arange(len(ids)) % CLASSES
+    labels = torch.arange(len(ids)) % small.CLASSES
     expected = theirs(input_ids=ids, attention_mask=mask).logits
     with kernels(used):
         logits = model.train()(ids, mask)
@@ -150,7 +139,7 @@ def test_names_and_notes_of_what_is_saved(tmp_path):
         keys = set(file.keys())
     own = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     ends = ("attention.self.query", "attention.output.dense", "output.dense")
-    targets = {f"bert.encoder.layer.{n}.{name}" for n in range(LAYERS) for name in ends}
+    targets = {f"bert.encoder.layer.{n}.{name}" for n in range(small.LAYERS) for name in ends}
     tensors = {f"{name}.{each}" for name in targets for each in own}
     tensors |= {"classifier.weight", "classifier.bias"}
     assert keys == {f"base_model.model.{name}" for name in tensors}

@@ -12,9 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -45,16 +45,12 @@ AMP = ("off", "bf16", "fp16")
 THEIRS = "transformers + PEFT"
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(NamedTuple):
     """The costs of a training step."""
 
     kernels: int
     moved_mib: float
     peak_mib: float
-
-    def __str__(self):
-        return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
 class KernelCounter(Counter):
@@ -115,31 +111,9 @@ def count_theirs(mode, layers, amp, length, folder=None, **settings):
         return count_step(trainer, batch_of(TEXTS, length), counter)
 
 
-def count_all(side, length):
-    """Counts of all settings, by mode, layers and AMP; `side` is one of KERNELS, or THEIRS."""
-    with pytest.MonkeyPatch.context() as patch:
-        if torch.version.cuda is None:
-            stand_in(patch)
-        for mode, layers in SETTINGS:
-            for amp in AMP:
-                if side == THEIRS:
-                    yield count_theirs(mode, layers, amp, length)
-                else:
-                    yield count_ours(mode, layers, amp, side, length=length)
-
-
 def label(mode, layers, amp):
     """The name of a setting in a table."""
     return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
-
-
-def table(columns):
-    """A Markdown table with a column for each side and a row for each setting."""
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    names = [label(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
-    for name, *counts in zip(names, *columns.values(), strict=True):
-        lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
-    return "\n".join(lines)
 
 
 @click.command(help=__doc__)
@@ -155,7 +129,19 @@ def main(length):
     # torch's choice for real tensors, but not for fake ones
     _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
     sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
-    print(table({name: [*count_all(side, length)] for name, side in sides.items()}))
+    print("| | " + " | ".join(sides) + " |", "|---" * (1 + len(sides)) + "|", sep="\n")
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.version.cuda is None:
+            stand_in(patch)
+        for (mode, layers), amp in product(SETTINGS, AMP):
+            cells = [label(mode, layers, amp)]
+            for side in sides.values():
+                if side == THEIRS:
+                    costs = count_theirs(mode, layers, amp, length)
+                else:
+                    costs = count_ours(mode, layers, amp, side, length=length)
+                cells.append(" / ".join(f"{cost:,.0f}" for cost in costs))
+            print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,5 @@
 """Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,15 +7,12 @@ from torch import nn
 import adapters.lora
 import minbert.training.optimizer
 from adapters.dora import DoraLinear
-from adapters.injection import layer_class
 from adapters.layer import Part
 from adapters.lora import LoraLinear
 from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from tests.minbert.kernels.test_fast_path import Names, force_gpu
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -43,12 +36,18 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(name, monkeypatch)
     torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
 
 
-def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(monkeypatch):
+def layer_of(kind, width_in, width_out, *alphas, rank=2):
+    """A layer of a part for each alpha, away from its start."""
     torch.manual_seed(0)
-    layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=2.0)])
+    parts = [Part(name=f"part {n}", rank=rank, alpha=alpha) for n, alpha in enumerate(alphas)]
+    layer = kind(nn.Linear(width_in, width_out), parts)
     layer.reset_parameters(0)
     nn.init.normal_(layer.lora_B)
-    x = torch.randn(1, 64)
+    return layer
+
+
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(monkeypatch):
+    layer, x = layer_of(DoraLinear, 64, 64, 2.0, rank=1), torch.randn(1, 64)
     assert layer.uses_side_branch(1)
     usual = layer(x)
     force_gpu(monkeypatch)
@@ -80,11 +79,7 @@ def check_layer(layer, activation=None):
 def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(parts, monkeypatch):
     force_gpu(monkeypatch)
     monkeypatch.setattr(adapters.lora, "BUSY", 3 * 6 * 12)
-    torch.manual_seed(0)
-    names = "qkv"[:parts]
-    layer = LoraLinear(nn.Linear(6, 12), [Part(name=n, rank=2, alpha=3.0) for n in names])
-    layer.reset_parameters(0)
-    nn.init.normal_(layer.lora_B)
+    layer = layer_of(LoraLinear, 6, 12, *[3.0] * parts)
     nodes = [type(layer(torch.ones(tokens, 6)).grad_fn).__name__ for tokens in (2, 3)]
     assert nodes == ["AddmmBackward0", "ThinProductBackward"]
     check_layer(layer, "gelu")
@@ -92,23 +87,16 @@ def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(parts, 
         assert layer(torch.ones(3, 6)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_parts_of_different_scale_are_computed_by_definition(mode, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "alphas"), [(LoraLinear, (1.0, 3.0)), (DoraLinear, (1.0, 3.0)), (DoraLinear, (3.0,))]
+)
+def test_parts_of_any_scale_and_a_row_of_zeros_are_computed_by_definition(
+    kind, alphas, monkeypatch
+):
     force_gpu(monkeypatch)
-    torch.manual_seed(0)
-    parts = [Part(name=name, rank=2, alpha=alpha) for name, alpha in (("q", 1.0), ("v", 3.0))]
-    layer = layer_class(mode)(nn.Linear(6, 8), parts)
-    layer.reset_parameters(0)
-    nn.init.normal_(layer.lora_B)
+    layer = layer_of(kind, 6, 8, *alphas)
     check_layer(layer)
-
-
-def test_a_row_of_zeros_stays_one(monkeypatch):
-    force_gpu(monkeypatch)
-    layer = DoraLinear(nn.Linear(6, 8), [Part(name="x", rank=2, alpha=3.0)])
-    layer.reset_parameters(0)
-    layer.weight.data[3] = 0.0
-    layer.magnitude.data[3] = 0.5
+    layer.weight.data[3] = layer.lora_B.data[0, 3] = 0.0
     check_layer(layer)
 
 
@@ -121,45 +109,3 @@ def test_a_masked_token_has_no_weight_however_high_its_score(monkeypatch):
     mask = torch.tensor([[1, 1, 0, 0]])
     y = attention(qkv.view(1, length, -1), prepare_mask(mask, qkv), 1, 0.0)
     torch.testing.assert_close(y, qkv[:, :2, 2].mean(dim=1, keepdim=True).expand_as(y))
-
-
-ASKS = re.compile(r"(?<!def )on_cpu\(|\.type (==|!=) |\.get\([\w.]+\.type|\.is_(cuda|cpu)\b")
-"""An expression that depends on the kind of a device."""
-
-
-def branches():
-    """Functions that ask for a device, as file:function."""
-    for path in [*ROOT.glob("minbert/**/*.py"), *ROOT.glob("adapters/*.py")]:
-        source = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and ASKS.search(
-                ast.get_source_segment(source, node)
-            ):
-                yield f"{path.relative_to(ROOT).with_suffix('').as_posix()}:{node.name}"
-
-
-STEP = "minbert/kernels/test_fast_path::test_trap_16"
-COMPILED, GPU = "minbert/training/test_compiled", "bench/worker/test_worker_gpu"
-COVERED = {
-    "data/batches:on_device": "minbert/data/test_batches::test_what_goes_to_a_gpu",
-    "kernels/products:_by_onednn": STEP,
-    "kernels/products:sum_over_tokens": STEP,
-    "kernels/reference:is_eager_on_gpu": STEP,
-    "kernels/reference:is_spelled_out": STEP,
-    "kernels/reference:on_cpu": STEP,
-    "training/compiled:__call__": f"{COMPILED}::test_what_a_cuda_graph",
-    "training/compiled:__init__": f"{COMPILED}::test_all_buckets_are_rehearsed",
-    "training/compiled:rehearse": f"{COMPILED}::test_all_buckets_are_rehearsed",
-    "training/evaluation:predict": f"{GPU}::test_a_gpu_gives_the_numbers",
-    "training/optimizer:_take": "gpu/test_branches::test_an_optimizer_takes",
-    "training/trainer:_accumulate": "minbert/training/test_trainer::test_gradients_of_a_cuda_graph",
-    "training/trainer:rehearse": f"{GPU}::test_a_gpu_gives_the_numbers",
-}
-"""Functions that depend on the device, and the tests of their behaviour on a GPU."""
-
-
-def test_whatever_asks_for_a_device_has_a_test():
-    assert set(branches()) == {f"minbert/{function}" for function in COVERED}
-    for test in COVERED.values():
-        path, _, name = test.partition("::")
-        assert f"def {name}" in (ROOT / f"tests/{path}.py").read_text(encoding="utf-8"), test

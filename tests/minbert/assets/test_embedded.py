@@ -1,32 +1,72 @@
 """Assets: fetched once, checked, complete or not there, whatever happens on the way."""
 
+import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import threading
+import time
+import zipfile
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
 from minbert.assets import __main__ as command_line
+from minbert.assets.cache import Asset
 from minbert.assets.embedded import ASSETS, fetch, verify
 from minbert.assets.index import pip_settings
 from minbert.errors import InputError
-from tests.minbert.stand_in_index import (
-    FILES,
-    Index,
-    nested_sdist,
-    serving,
-    sha256,
-    toy_asset,
-    wheel,
-)
+from tests.minbert.stand_in_hub import answering
 
 ROOT = Path(__file__).parents[3]
+FILES = {"one.txt": b"first\n" * 20_000, "two.bin": bytes(range(256)) * 500}
 WHEEL = "toy-1.0-py3-none-any.whl"
+
+
+def wheel():
+    """A zip archive with the files in `toy/model/`, and others that nobody asked for."""
+    files = {f"toy/model/{name}": content for name, content in FILES.items()}
+    files["../outside.txt"] = b"must not be written"
+    files["toy/setup.py"] = b"raise SystemExit('must not be run')"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980: every time the same
+    return buffer.getvalue()
+
+
+def tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def toy_asset(content, filename, folder, inside=()):
+    """An asset whose pins are those of an archive."""
+    return Asset(
+        name="toy", about="a toy", licence="none", project="toy", archive=filename,
+        archive_size=len(content), archive_sha256=sha256(content), inside=inside, folder=folder,
+        files={name: sha256(data) for name, data in FILES.items()},
+        size=sum(map(len, FILES.values())),
+    )  # fmt: skip
+
+
 TOY = toy_asset(wheel(), WHEEL, "toy/model")
 PINS = {"toy": TOY}
 
@@ -45,10 +85,50 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(cache, monkeypatch):
-    """An index that has the toy, and pip configured for it."""
-    with serving(Index(WHEEL, wheel(), advertised=TOY.archive_sha256)) as found:
-        monkeypatch.setenv("PIP_INDEX_URL", found.url)
-        yield found
+    """An index on this machine that has the toy, and can be slow, broken or lying; pip is
+    configured for it."""
+    served = SimpleNamespace(
+        filename=WHEEL, content=wheel(), advertised=TOY.archive_sha256, chunk_delay_s=0.0, drops=0,
+        redirects=False, downloads=0, missing=False, started=threading.Event(),
+    )  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        log_message = mock.Mock()
+
+        def do_GET(self):
+            if self.path == "/simple/toy/":
+                fragment = f"#sha256={served.advertised}" if served.advertised else ""
+                link = f'<a href="/files/{served.filename}{fragment}">{served.filename}</a>'
+                self.send(200, link.encode(), "Content-Type: text/html")
+            elif self.path == f"/files/{served.filename}" and served.redirects:
+                self.send(302, b"", f"Location: /moved/{served.filename}")
+            elif self.path.endswith(f"/{served.filename}") and not served.missing:
+                self.send_file()
+            else:
+                self.send_error(404)
+
+        def send(self, status, content, *headers, length=None):
+            self.send_response(status)
+            for header in (f"Content-Length: {length or len(content)}", *headers):
+                self.send_header(*header.split(": "))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def send_file(self):
+            served.downloads += 1
+            self.send(200, b"", length=len(served.content))
+            for start in range(0, len(served.content), 8192):
+                self.wfile.write(served.content[start : start + 8192])
+                served.started.set()
+                if served.downloads <= served.drops:
+                    break
+                time.sleep(served.chunk_delay_s)
+            self.close_connection = True
+
+    with answering(Handler) as url:
+        served.url = f"{url}/simple"
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        yield served
 
 
 def contents(folder):
@@ -83,7 +163,9 @@ def test_takes_out_the_named_files_and_nothing_else(index, cache):
     fetch("toy", assets=PINS)
     assert index.downloads == 2, "that of a dropped connection, and one more"
     (cache / "toy" / "one.txt").unlink()
-    index.filename, index.content = "toy-1.0.tar.gz", nested_sdist()
+    inner = tar({f"data/{name}": content for name, content in FILES.items()})
+    index.filename = "toy-1.0.tar.gz"
+    index.content = tar({"toy-1.0/setup.py": b"raise SystemExit", "toy-1.0/inner.tar.gz": inner})
     asset = toy_asset(index.content, index.filename, "data", ("toy-1.0/inner.tar.gz",))
     index.advertised = asset.archive_sha256
     assert contents(fetch("toy", assets={"toy": asset})) == FILES

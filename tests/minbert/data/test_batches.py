@@ -1,7 +1,6 @@
 """Texts as token ids, files of arrays that processes map, and batches."""
 
 from contextlib import suppress
-from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -121,20 +120,6 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
     pinned.to.assert_called_once_with(torch.device("cuda"), non_blocking=True)
 
 
-def test_some_texts_are_as_they_were():
-    lengths = rng().integers(0, 6, 20)
-    of = replace(encoded(lengths), cut=rng(1).integers(0, 3, 20))
-    indices = np.array([7, 0, 19, 7])
-    some = of.taken(indices)
-    assert some.lengths.tolist() == lengths[indices].tolist()
-    assert some.cut.tolist() == of.cut[indices].tolist()
-    for name in ("input_ids", "token_type_ids"):
-        theirs = np.split(getattr(of, name), of.offsets[1:-1])
-        expected = np.concatenate([theirs[index] for index in indices])
-        assert getattr(some, name).tolist() == expected.tolist()
-    assert len(of.taken(np.array([], dtype=np.int64))) == 0
-
-
 def test_who_is_held_out_depends_on_the_tokens_alone():
     texts = [np.full(3, number, dtype=np.int32) for number in range(40)]
 
@@ -178,11 +163,6 @@ NOTES = {"of": "some data", "also": "ü"}
 WHOLE = mapped.to_bytes(ARRAYS, NOTES)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tmp_path_factory.mktemp("mapped") / "arrays.safetensors"
-
-
 def check_read(file):
     """Fail unless a file gives the arrays and notes that were written."""
     arrays, notes = mapped.read(file)
@@ -193,7 +173,9 @@ def check_read(file):
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
+def test_what_was_written_is_read_as_views_and_what_is_damaged_is_refused_or_the_same(tmp_path):
+    """No view can be written to."""
+    file = tmp_path / "arrays.safetensors"
     file.write_bytes(WHOLE)
     check_read(file)
     arrays, _ = mapped.read(file)
@@ -201,9 +183,6 @@ def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
         arrays["ids"][0] = 1
     for name, array in load_file(file).items():
         np.testing.assert_array_equal(array, ARRAYS[name])
-
-
-def test_what_is_damaged_is_refused_or_the_same(file):
     others = [WHOLE.replace(b'"I8"', b'"U8"'), (60_000).to_bytes(8, "little") + b"[" * 60_000]
     for at in range(0, len(WHOLE), 9):
         others += [WHOLE[:at], WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]]

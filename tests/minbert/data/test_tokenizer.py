@@ -22,17 +22,13 @@ SENTENCE = ("unbelievably", "good", "tokenisation", "of", "a", "film") * 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "caf", "##e", "##é", "中"]
 
 
-def their_tokenizer(folder):
-    return peers.transformers().BertTokenizer.from_pretrained(folder)
-
-
 def texts_of(encoded, name="input_ids"):
     return [part.tolist() for part in np.split(getattr(encoded, name), encoded.offsets[1:-1])]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a vocab.txt alone."""
+    """Of a vocab.txt alone."""
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     return tmp_path
 
@@ -42,7 +38,8 @@ def loaded(minilm, tmp_path_factory):
     """transformers' tokenizer of minilm, and ours of it with and without its tokenizer.json."""
     alone = tmp_path_factory.mktemp("vocabulary")
     shutil.copyfile(minilm / "vocab.txt", alone / "vocab.txt")
-    return their_tokenizer(minilm), [Tokenizer.from_folder(folder) for folder in (minilm, alone)]
+    theirs = peers.transformers().BertTokenizer.from_pretrained(minilm)
+    return theirs, [Tokenizer.from_folder(folder) for folder in (minilm, alone)]
 
 
 @settings(max_examples=200)
@@ -98,7 +95,8 @@ def test_settings_overrule_a_tokenizer_file_as_in_transformers(minilm, tmp_path,
     (tmp_path / "tokenizer.json").write_text(json.dumps(written))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
     texts = ["Good Café 中中"]
-    expected = their_tokenizer(tmp_path)(texts)["input_ids"]
+    theirs = peers.transformers().BertTokenizer.from_pretrained(tmp_path)
+    expected = theirs(texts)["input_ids"]
     assert written["truncation"]["max_length"] == 128, "which does not count"
     assert (100 in expected[0]) == cased  # [UNK]: the vocabulary has no capitals
     tokenizer = Tokenizer.from_folder(tmp_path)

@@ -1,17 +1,26 @@
-"""The fast path of a whole model, on a GPU too, against plain torch under autograd (trap 16), and
-what it keeps for the backward pass."""
+"""The fast path of a whole model, on a GPU too, against plain torch under autograd (trap 16), each
+kernel against torch's own operators, and what is kept for the backward pass."""
 
+import math
 from collections import Counter
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import convert_frozen, inject
 from bench.worker.probes.memory import SavedTensors
+from minbert.kernels import dropout as dropout_kernel
 from minbert.kernels import products, reference
-from minbert.kernels.reference import KERNELS, kernels
+from minbert.kernels.attention import attention
+from minbert.kernels.dropout import dropout, keep_mask
+from minbert.kernels.linear import Linear
+from minbert.kernels.reference import KERNELS, is_reference, kernels
+from minbert.kernels.residual import add_and_normalise
 from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import ACTIVATIONS
 from minbert.training import optimizer
 from minbert.training.losses import loss_of
 from minbert.training.trainer import autocast
@@ -121,25 +130,6 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers,
     assert 0 < fast < 2 * usual
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers"),
-    [("head", None), ("bitfit", None), ("lora", "attn"), ("dora", "all-lin-only")],
-)
-def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode, layers):
-    """In fp32, of the type of what trains, against the same model of rounded weights in fp32; and
-    without adapters of the weights themselves, which autocast rounds."""
-    half, rounded = model_of(mode, layers, "pooler"), model_of(mode, layers, "pooler")
-    convert_frozen(half, torch.bfloat16)
-    if layers is not None:
-        convert_frozen(rounded, torch.bfloat16)
-        for parameter in rounded.parameters():
-            parameter.data = parameter.data.float()
-    expected = dict(step(rounded, True, "bf16"))
-    found = dict(step(half, True, "bf16"))
-    assert {value.dtype for value in found.values()} == {torch.float32}
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "all-lin-only")])
 def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype):
@@ -170,30 +160,21 @@ def saved_bytes(mode, layers, amp, checkpointing=False):
     return round(saved.mib * 2**20)
 
 
-def of_tokens(layers, amp):
-    """Bytes that grow with the batch, with dropout, in a layer set or in full fine-tuning.
-
-    For every token, in the type of the product: the input of a layer, q, k and v, the attention's
-    result, its projection, the first norm's result, the wide layer before its activation, and the
-    projection of that; for every pair of tokens of a sentence a weight; a byte for whatever dropout
-    may drop; and two fp32 numbers for each norm. DoRA's outputs are among these. The attention's
-    result is kept only if the weight that it is multiplied by is adapted or trains.
-    """
-    tokens, pairs = B * S, B * N * S * S
-    kept = H + 3 * H + (0 if layers == "attn-only" else H) + H + H + WIDE + H
-    layer = tokens * (kept * SIZE[amp] + 2 * H + 2 * 2 * 4) + pairs * (SIZE[amp] + 1)
-    return L * layer
-
-
 @pytest.mark.parametrize("amp", SIZE)
 @pytest.mark.parametrize(("mode", "layers"), COUNTED)
 def test_what_is_kept_is_a_formula(mode, layers, amp):
-    found, expected = saved_bytes(mode, layers, amp), of_tokens(layers, amp)
+    """For every token, in the type of the product, 8 H + I numbers; without the attention's result,
+    if the weight that it is multiplied by neither trains nor is adapted, 7 H + I. For every pair of
+    tokens of a sentence a weight; a byte for whatever dropout may drop; and two fp32 numbers for
+    each norm. DoRA's outputs are among these."""
+    tokens, pairs, size = B * S, B * N * S * S, SIZE[amp]
+    kept = (7 if layers == "attn-only" else 8) * H + WIDE
+    expected = L * (tokens * (kept * size + 2 * H + 2 * 2 * 4) + pairs * (size + 1))
     # beside it: weights in the type of the product, of each layer, and what does not grow with
     # layers: the embeddings' norm, the pooled texts
     weights = L * (4 * H * H + 2 * H * WIDE)
-    beside = weights * (4 if amp == "off" else 4 + 2) + 8 * B * S * H
-    assert expected <= found <= expected + beside
+    beside = weights * (4 if amp == "off" else 4 + 2) + 8 * tokens * H
+    assert expected <= saved_bytes(mode, layers, amp) <= expected + beside
 
 
 @pytest.mark.parametrize("used", KERNELS)
@@ -211,3 +192,107 @@ def test_with_checkpointed_layers_gradients_are_the_same_and_less_is_kept(mode, 
     model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
     dict(step(model.eval(), True, "off"))
     assert len(calls) == 1, "in evaluation each layer runs once"
+
+
+def drawn(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def same_gradients(one, other, *given):
+    """Results and gradients of two functions agree."""
+    found = []
+    for function in (one, other):
+        inputs = [tensor.clone().requires_grad_() for tensor in given]
+        y = function(*inputs)
+        y.backward(drawn(*y.shape, dtype=y.dtype, seed=9))
+        found.append([y, *(tensor.grad for tensor in inputs)])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch):
+    if not products._has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(F, "linear", None)
+    assert products.times(drawn(3, 4), drawn(5, 4)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(activation, bias):
+    layer = Linear(6, 5, bias=bias).double()
+    weights = [w.detach() for w in layer.parameters()]
+
+    def run(x, *weights):
+        given = dict(zip(("weight", "bias"), weights, strict=False))
+        return torch.func.functional_call(layer, given, (x, activation))
+
+    by_torch = kernels("reference")(run)
+    x = drawn(2, 3, 6, dtype=torch.float64)
+    same_gradients(run, by_torch, x, *weights)
+    same_gradients(lambda *w: run(x, *w), lambda *w: by_torch(x, *w), *weights)
+
+
+def test_gradients_through_dropout_are_those_of_what_was_kept():
+    norm, p = nn.LayerNorm(6).double(), 0.5
+    x, y = drawn(2, 5, 6, dtype=torch.float64), drawn(2, 5, 6, dtype=torch.float64, seed=1)
+
+    def seeded(function):
+        def run(*given):
+            torch.manual_seed(3)
+            return function(*given)
+
+        return run
+
+    kernel = seeded(lambda x, y: add_and_normalise(x, y, norm, p, training=True))
+    by_hand = seeded(lambda x, y: norm(x + y * keep_mask(y, p) / (1 - p)))
+    same_gradients(kernel, by_hand, x, y)
+    attend = seeded(lambda x: attention(x.repeat(1, 1, 3), None, 2, p))
+    assert torch.autograd.gradcheck(attend, [x.clone().requires_grad_()])
+
+
+@pytest.mark.parametrize("p", [0.001, 0.5])
+def test_a_mask_drops_with_its_probability_and_follows_torchs_seed(p):
+    like = torch.empty(1000, 1001)
+    torch.manual_seed(0)
+    mask, again = keep_mask(like, p), keep_mask(like, p)
+    deviation = math.sqrt(p * (1 - p) / mask.numel())
+    assert abs(1 - mask.double().mean() - p) < 5 * deviation
+    assert mask.dtype == torch.uint8
+    assert set(mask.unique().tolist()) == {0, 1}
+    both = (1 - mask.double()) * (1 - again.double())  # two masks are independent
+    assert abs(both.mean() - p * p) < 5 * math.sqrt(p * p / mask.numel())
+    torch.manual_seed(0)
+    assert torch.equal(mask, keep_mask(like, p))
+    with torch.random.fork_rng([]):
+        keep_mask(like, p)
+    assert torch.equal(again, keep_mask(like, p))
+    assert keep_mask(torch.empty(3, 4, device="meta"), p).is_meta
+
+
+def test_dropout_is_for_training_alone_and_of_all_or_of_no_texts_no_error(monkeypatch):
+    norm, x, y = nn.LayerNorm(6), drawn(2, 5, 6), drawn(2, 5, 6, seed=1)
+    torch.testing.assert_close(add_and_normalise(x, y, norm, 1.0, training=True), norm(x))
+    assert not attention(drawn(2, 5, 12).requires_grad_(), None, 2, 1.0).any()
+    none = torch.empty(0, 4, 6, requires_grad=True)
+    y = attention(Linear(6, 18)(none, "gelu"), None, 2, 0.1)
+    add_and_normalise(y, none, norm, 0.1, training=True).sum().backward()
+    assert none.grad.shape == none.shape
+
+    assert dropout(x, 0.5, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+    assert not dropout(x, 1.0, training=True).any()
+    monkeypatch.setattr(dropout_kernel, "keep_mask", lambda like, p: torch.ones_like(like))
+    torch.testing.assert_close(dropout(x, 0.2, training=True), x / 0.8)
+
+
+def test_plain_ends_with_its_block():
+    with kernels("reference"):
+        assert is_reference()
+        with kernels("reference"):
+            pass
+        assert is_reference()
+    with pytest.raises(ZeroDivisionError), kernels("reference"):
+        raise ZeroDivisionError
+    assert not is_reference()

@@ -1,25 +1,34 @@
-"""Checkpoints: what is read, what is refused and how, and what transformers reads back."""
+"""Checkpoints: what is read, what is refused and how, what transformers reads back, and
+configurations, weights and pickles of every wrong kind."""
 
+import functools
 import json
 import os
 import shutil
+import zipfile
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from bench.common.errors import InputError as Refused
+from bench.engines import check
 from minbert.errors import InputError
 from minbert.files import model_digest, vocabulary_digest
 from minbert.model.checkpoint import load_encoder, save_checkpoint, state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
+from minbert.model.config import BertConfig, count_parameters
 from minbert.model.encoder import BertEncoder
-from tests.hostile import check_line
+from tests import hostile
 from tests.minbert import peers
 
 CONFIG = peers.sizes(12, 2, 3, 20, 30, 8, initializer_range=0.5)
+VALUES = {"model_type": "bert", **asdict(CONFIG)}
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
 
 
@@ -49,6 +58,17 @@ def write(folder, named, kind="safetensors"):
     torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a whole checkpoint."""
+    made = tmp_path / "checkpoint"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(VALUES))
+    (made / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    write(made, tensors())
+    return made
+
+
 def assert_loads(folder, *, pooler=True, dtype=torch.float32):
     """The folder gives an encoder the weights of `model()`, as they are in a type."""
     encoder = BertEncoder(CONFIG, pooler=pooler)
@@ -71,29 +91,25 @@ def refused(folder, config=CONFIG):
     """The line that loading is refused with."""
     with pytest.raises(InputError) as caught:
         load(folder, config)
-    check_line(str(caught.value), folder)
+    hostile.check_line(str(caught.value), folder)
     return str(caught.value).removeprefix(str(folder))
 
 
-OTHERS = {
-    "cls.predictions.bias": torch.zeros(30),
-    "cls.seq_relationship.weight": torch.zeros(2, 12),
-    "classifier.weight": torch.zeros(3, 12),
-}
-OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+HEADS = ("cls.predictions.bias", "cls.seq_relationship.weight", "classifier.weight")
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefix", "dtype", "others"),
+    ("kind", "prefix", "dtype", "heads"),
     [
-        ("safetensors", "", torch.float64, OTHERS), ("bin", "bert.", torch.bfloat16, OTHERS),
-        ("old bin", "module.bert.", torch.float32, {}),
+        ("safetensors", "", torch.float64, HEADS), ("bin", "bert.", torch.bfloat16, HEADS),
+        ("old bin", "module.bert.", torch.float32, ()),
     ],
 )  # fmt: skip
 def test_any_format_prefix_and_type_is_read_and_heads_are_passed_over(
-    folder, kind, prefix, dtype, others
+    folder, kind, prefix, dtype, heads
 ):
-    others = others | {f"{prefix}embeddings.position_ids": torch.arange(8)[None]}
+    names = (*heads, f"{prefix}embeddings.position_ids")
+    others = {name: torch.zeros(1, 8) for name in names}
     write(folder, others | {name: t.to(dtype) for name, t in tensors(prefix).items()}, kind)
     assert_loads(folder, dtype=dtype)
     assert_loads(folder, pooler=False, dtype=dtype)
@@ -103,10 +119,10 @@ def test_any_format_prefix_and_type_is_read_and_heads_are_passed_over(
 
 
 def test_old_names_of_layer_norm_are_read(folder):
-    old = {}
-    for name, tensor in tensors().items():
-        norm = ".".join(name.split(".")[-2:])
-        old[name.removesuffix(norm) + OLD.get(norm, norm)] = tensor
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): tensor
+        for name, tensor in tensors().items()
+    }
     assert len(old.keys() - tensors().keys()) == 2 * (1 + 2 * CONFIG.num_hidden_layers)
     write(folder, old, "bin")
     assert_loads(folder)
@@ -142,10 +158,10 @@ def test_what_does_not_fit_is_named_in_one_line_and_changes_nothing(folder):
     named["bert.encoder.layer.0.output.dense.bias"] = torch.zeros(12, dtype=torch.int32)
     write(folder, named)
     other = model(seed=1)
-    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    before = [tensor.clone() for tensor in other.state_dict().values()]
     with pytest.raises(InputError):
         load_encoder(other.bert, folder)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    torch.testing.assert_close([*other.state_dict().values()], before, rtol=0, atol=0)
     line = refused(folder)
     assert "missing: encoder.layer.1.attention.self.key.bias;" in line
     assert r"unexpected: 'encoder.layer.0.extra\nline';" in line
@@ -154,7 +170,9 @@ def test_what_does_not_fit_is_named_in_one_line_and_changes_nothing(folder):
     assert "not of floating-point numbers: encoder.layer.0.output.dense.bias" in line
 
 
-def test_weights_of_other_encoders_are_refused(folder):
+def test_weights_of_other_encoders_and_of_other_kinds_are_refused(folder):
+    write(folder, {name: t.to(torch.float8_e5m2) for name, t in tensors().items()})
+    assert "of numbers that need a scale: embeddings" in refused(folder)
     write(folder, {name: t for name, t in tensors().items() if name != "bert.pooler.dense.bias"})
     assert "missing: pooler.dense.bias" in refused(folder)
     write(folder, {"bert.embeddings.word_embeddings.weight": torch.zeros(30, 12)})
@@ -232,3 +250,133 @@ def test_digests_follow_the_files_and_not_the_folder(tmp_path, folder):
         (copy / name).write_text(content)
         assert (model_digest(copy) != whole) == in_model, name
         assert (vocabulary_digest(copy) != words) == in_vocabulary, name
+
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+DEEP = st.sampled_from([*hostile.NEAR_THE_LIMIT, 10_000, 200_000]).map(hostile.nested)
+WITH_DEEP = DEEP.map(lambda text: json.dumps(VALUES)[:-1] + f', "is_decoder": {text}}}')
+TEXTS = hostile.changed(VALUES).map(json.dumps) | DEEP | WITH_DEEP
+
+
+@hostile.examples(150)
+@given(content=TEXTS.map(str.encode) | hostile.damaged(json.dumps(VALUES).encode()))
+def test_a_changed_or_damaged_configuration_is_right_or_refused(folder, content):
+    path = folder / "config.json"
+    path.write_bytes(content)
+    found = hostile.answer(lambda: BertConfig.from_folder(folder), InputError, path)
+    if found is not None:
+        values = json.loads(content.decode("utf-8-sig"))
+        assert count_parameters(found) <= 10**11
+        read = asdict(found)
+        del read["first_position"]  # follows from model_type
+        if read["embedding_size"] is None:  # only ELECTRA's is read
+            del read["embedding_size"]
+        assert all(values.get(key, value) in (value, None) for key, value in read.items())
+
+
+@hostile.examples(80)
+@given(
+    data_of=hostile.changed({WORDS: {"dtype": "F32", "shape": [30, 12], "data_offsets": [0, 1440]}})
+)
+def test_a_changed_header_is_right_or_refused(folder, data_of):
+    write(folder, tensors())
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    place = header[WORDS]["data_offsets"]
+    if isinstance(data_of, dict):
+        mine = data_of.get(WORDS)
+        if isinstance(mine, dict) and mine.get("data_offsets") == [0, 1440]:
+            mine["data_offsets"] = place
+        data_of = {**{k: v for k, v in header.items() if k != WORDS}, **data_of}
+    content = json.dumps(data_of).encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content + data)
+    found = hostile.answer(lambda: load(folder), InputError, path)
+    if found is not None:
+        expected = np.frombuffer(data[place[0] : place[1]], np.float32).reshape(30, 12)
+        assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
+
+
+class Calls:
+    """Its pickle, once loaded by a careless reader, calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.called = (function, arguments)
+
+    def __reduce__(self):
+        return self.called
+
+
+@pytest.mark.parametrize("kind", ["bin", "old bin"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (os.mkdir, ["{}"]), (eval, ["open('{}', 'w')"]), (functools.partial, [os.mkdir, "{}"]),
+    ],
+)  # fmt: skip
+def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, arguments, kind):
+    sign = folder / "executed"
+    arguments = [*arguments[:-1], arguments[-1].format(sign)]
+    write(folder, {**tensors(), "more": Calls(function, *arguments)}, kind)
+    assert "tensors" in refused(folder)
+    assert not sign.exists()
+
+
+ZEROS = torch.zeros(30, 12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ZEROS.to_sparse, lambda: ZEROS.to("meta"), lambda: [ZEROS],
+        lambda: torch.quantize_per_tensor(ZEROS, 0.1, 0, torch.quint8),
+        lambda: torch.nested.nested_tensor([torch.zeros(20, 12), torch.zeros(10, 12)]),
+    ],
+    ids=["sparse", "meta", "list", "quantized", "nested"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_plain_tensor_is_refused(folder, make):
+    for kind in ("bin", "old bin"):
+        try:
+            write(folder, {**tensors(), WORDS: make()}, kind)
+        except (RuntimeError, NotImplementedError):
+            continue  # torch can't write it in this format
+        refused(folder)
+
+
+@pytest.mark.parametrize("kind", ["bin", "old bin"])
+def test_a_few_bytes_that_claim_to_be_gigabytes_are_refused(folder, kind):
+    large = replace(CONFIG, vocab_size=2**24)
+    write(folder, {**tensors(), WORDS: torch.zeros(1).expand(2**24, 12)}, kind)
+    assert (folder / "pytorch_model.bin").stat().st_size < 100_000
+    assert "bytes of numbers" in refused(folder, large)
+
+
+def test_a_packed_file_is_refused_packed(folder):
+    write(folder, tensors(), "bin")
+    path = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content + bytes(10**8 if name.endswith(".pkl") else 0))
+    assert path.stat().st_size < 10**6
+    assert "is packed" in refused(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder):
+    request = {"checkpoint": str(folder)}
+    assert list(check.answers_to(request)) == ["loaded"]
+    for value in (float("nan"), float("inf")):
+        named = tensors()
+        named[WORDS][3, 2] = value
+        write(folder, named)
+        with pytest.raises(InputError, match=r"word_embeddings\.weight holds NaN or infinite"):
+            list(check.answers_to(request))
+
+
+def test_a_checkpoint_that_never_ends_loading_is_given_up(folder, monkeypatch):
+    monkeypatch.setattr(check, "PATIENCE_S", 0.01)
+    with pytest.raises(Refused, match=r"could not be loaded in 0\.01 s"):
+        check.check_checkpoint(folder, "never seen")

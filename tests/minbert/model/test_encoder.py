@@ -1,4 +1,4 @@
-"""The encoder against transformers' BertModel, drawn weights, heads, and checkpointed layers."""
+"""The encoder against transformers' BertModel, its configuration, drawn weights, and heads."""
 
 from dataclasses import asdict, replace
 
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import ACTIVATIONS, BertConfig
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig, count_parameters
 from minbert.model.encoder import BertEncoder
 from minbert.model.heads import HEADS
 from tests.minbert import peers
@@ -75,34 +76,17 @@ def test_any_configuration_agrees_with_transformers(
     check_agreement(theirs, folder, seed)
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_padding_changes_nothing(pooling):
-    model = small_model(pooling=pooling)
-    ids, mask, types = peers.padded_batch(SMALL, length=9)
-    alone = model(ids, None, types)
-    torch.testing.assert_close(model(ids, torch.ones_like(ids), types), alone)
-    wide = F.pad(ids, (0, 5), value=13), F.pad(torch.ones_like(ids), (0, 5)), F.pad(types, (0, 5))
-    torch.testing.assert_close(model(*wide), alone)
-    torch.testing.assert_close(model(ids, None, None), model(ids, None, torch.zeros_like(ids)))
-    if pooling == "mean":
-        states = zip(model.bert(ids, mask, types), mask.bool(), strict=True)
-        means = torch.stack([of_text[real].mean(0) for of_text, real in states])
-        torch.testing.assert_close(model(ids, mask, types), model.classifier(means))
-
-
 def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given():
-    model = small_model(replace(SMALL, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0))
-    ids, mask, types = peers.padded_batch(SMALL)
-    assert torch.equal(model.bert(ids, mask, types), model.bert(ids, mask, types))
-    model.train()
-    assert not torch.equal(model.bert(ids, mask, types), model.bert(ids, mask, types))
     config = replace(SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
-    model = BertClassifier(config, 5, pooling="pooler", dropout=0.4)
-    assert model.dropout == 0.4
+    model, given = small_model(config), peers.padded_batch(SMALL)
+    assert torch.equal(model(*given), model(*given))
+    assert model.dropout == 0.1
     assert model.bert.embeddings.dropout == 0.3
     for layer in model.bert.encoder.layer:
         assert layer.attention.self.dropout == 0.2
         assert layer.attention.output.dropout == layer.output.dropout == 0.3
+    model = small_model(replace(config, hidden_dropout_prob=0.0)).train().bert
+    assert not torch.equal(model(*given), model(*given))
 
 
 def test_drawn_weights_are_those_of_bert_and_of_a_seed():
@@ -130,29 +114,22 @@ def test_drawn_weights_are_those_of_bert_and_of_a_seed():
         small_model(pooling="max")
 
 
-WIDTH, OUTPUTS = 12, 5
-
-
-def drawn(name, dropout=0.0):
+def drawn(name, width, generator):
     """A head with weights, in evaluation."""
-    head = HEADS[name](WIDTH, OUTPUTS, dropout).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(1)
+    head = HEADS[name](width, 5, 0.5).to_empty(device="cpu").eval()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(0, 0.5, generator=generator)
-    return head.eval()
+    return head
 
 
-def hidden(texts=3, tokens=7):
-    return torch.randn(texts, tokens, WIDTH, generator=torch.Generator().manual_seed(2))
-
-
-def test_convolutions_are_torchs_and_do_not_see_padding():
-    head, x = drawn("conv"), hidden()
+def test_convolutions_are_torchs_and_do_not_see_padding_and_nonlinear_is_two_layers():
+    width, generator = 12, torch.Generator().manual_seed(1)
+    head, x = drawn("conv", width, generator), torch.randn(3, 7, width, generator=generator)
     found = []
     for window, linear in zip((2, 3, 4), head.windows, strict=True):
-        conv = nn.Conv1d(WIDTH, linear.out_features, window)
-        kernel = linear.weight.view(linear.out_features, window, WIDTH).transpose(1, 2)
+        conv = nn.Conv1d(width, linear.out_features, window)
+        kernel = linear.weight.view(linear.out_features, window, width).transpose(1, 2)
         conv.load_state_dict({"weight": kernel, "bias": linear.bias})
         channels = conv(F.pad(x.transpose(1, 2), (0, window - 1)))
         found.append(F.relu(channels).amax(dim=2))
@@ -161,16 +138,64 @@ def test_convolutions_are_torchs_and_do_not_see_padding():
     torch.testing.assert_close(head(x, mask)[:1], head(x[:1, :4]))
     noise = x + 100 * (1 - mask[:, :, None])
     torch.testing.assert_close(head(noise, mask), head(x, mask))
+    head, x = drawn("nonlinear", width, generator), x[:, 0]
+    torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
+    assert not torch.equal(head.train()(x), head(x))
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_dropout_is_for_training_alone_and_every_weight_learns(name):
-    head = drawn(name, dropout=0.5)
-    x = hidden() if head.reads_tokens else hidden()[:, 0]
-    assert torch.equal(head(x), head(x))
-    if name == "nonlinear":
-        torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
-    head(x).square().sum().backward()
-    assert all(parameter.grad.abs().max() > 0 for parameter in head.parameters())
-    head.train()
-    assert not torch.equal(head(x), head(x))
+VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
+
+
+def refused(values):
+    """The line that a configuration is refused with."""
+    with pytest.raises(InputError) as caught:
+        BertConfig.from_values(values, "somewhere/config.json")
+    line = str(caught.value)
+    assert line.startswith("somewhere/config.json: ")
+    assert "\n" not in line
+    return line
+
+
+def test_every_value_is_read_and_old_files_leave_out_what_has_a_default(minilm):
+    config = peers.sizes(
+        24, 3, 6, 40, 99, 33, type_vocab_size=4, hidden_act="relu", layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.25, initializer_range=0.1,
+        pad_token_id=7,
+    )  # fmt: skip
+    plain = peers.sizes(1, 1, 1, 1, 30522, 512).values()
+    assert all(value != plain[key] for key, value in config.values().items())
+    assert BertConfig.from_values(asdict(config), "") == config
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    values = {key: VALUES[key] for key in (*needed, "vocab_size")}
+    assert BertConfig.from_values(values, "") == GEOMETRIES["bert-tiny"]
+    assert BertConfig.from_folder(minilm) == GEOMETRIES["minilm"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "silu"), ("position_embedding_type", "relative_key"), ("is_decoder", True),
+        ("hidden_size", 0), ("hidden_size", True), ("num_hidden_layers", 1025),
+        ("vocab_size", 10**12), ("num_attention_heads", 3), ("layer_norm_eps", 0),
+        ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 1.0),
+        ("attention_probs_dropout_prob", -0.1), ("pad_token_id", 30522), ("pad_token_id", "x\n"),
+    ],
+)  # fmt: skip
+def test_a_value_that_can_not_be_is_named(key, value):
+    assert key in refused({**VALUES, key: value})
+
+
+def test_missing_or_absurd_sizes_and_another_architecture_are_named():
+    assert "parameters in all" in refused({**VALUES, "hidden_size": 2**20, "vocab_size": 2**24})
+    values = {key: value for key, value in VALUES.items() if not key.startswith("num_")}
+    assert "num_hidden_layers, num_attention_heads" in refused(values)
+    for model_type in ("deberta-v2", None, 3):
+        line = f"model_type is {model_type!r}, and engine minbert loads bert, roberta, "
+        assert line in refused({**VALUES, "model_type": model_type})
+
+
+def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm():
+    assert count_parameters(GEOMETRIES["minilm"]) == 22_713_216
+    assert count_parameters(GEOMETRIES["bert-base"]) == 109_482_240
+    assert count_parameters(GEOMETRIES["bert-large"]) == 335_141_888
+    assert {config.vocab_size for config in GEOMETRIES.values()} == {30522}

@@ -37,14 +37,14 @@ TWO_BUCKETS = [*ONE_BUCKET, (TEXTS, 12), (TEXTS, 16)]
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
-    """Nothing that was compiled before is found, in memory or in a cache."""
+def counters(monkeypatch, tmp_path):
+    """torch's, where nothing that was compiled before is in memory or in a cache."""
     from torch._dynamo.utils import counters
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch._dynamo.reset()
     counters.clear()
-    yield
+    yield counters
     torch._dynamo.reset()
 
 
@@ -52,21 +52,6 @@ def alone(monkeypatch, tmp_path):
 def traced(monkeypatch):
     """Graphs are made, forward and backward, and run by torch's operators, without a compiler."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-
-
-def graphs():
-    """The number of graphs made."""
-    from torch._dynamo.utils import counters
-
-    return counters["stats"]["unique_graphs"]
-
-
-def model_of(mode="lora", layers="all-lin-only", pooling="mean"):
-    model = base_model(pooling, layers=1)
-    rank = None if layers is None else 4
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
-    disturb(model)
-    return model
 
 
 class Toy(nn.Module):
@@ -108,39 +93,37 @@ def train(model, forward, amp="off", sizes=ONE_BUCKET):
         yield {"loss": loss, "logits": logits, **gradients}
 
 
-def assert_steps_are_plain(model, sizes=ONE_BUCKET):
+def assert_steps_are_plain(counters, model, sizes=ONE_BUCKET):
     """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
     from the cache, and the compiled steps."""
-    other = copy.deepcopy(model)
-    before, buckets = graphs(), {bucket_of(longest, LONGEST) for _, longest in sizes}
+    other, stats = copy.deepcopy(model), counters["stats"]
+    buckets, before = {bucket_of(longest, LONGEST) for _, longest in sizes}, stats["unique_graphs"]
     compiled_model = compile_model(model, texts=TEXTS, lengths=buckets, amp="off")
-    made = graphs()
+    made = stats["unique_graphs"]
     with kernels("reference"):
         expected = list(train(other, None, sizes=sizes))
     steps = list(train(model, compiled_model, sizes=sizes))
     torch.testing.assert_close(steps, expected, rtol=1e-3, atol=1e-5)
-    assert graphs() == made == before + len(buckets), "a graph each, all of them made beforehand"
+    after = stats["unique_graphs"]
+    assert after == made == before + len(buckets), "a graph each, all of them made beforehand"
     return compiled_model.cached, steps
 
 
-def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(monkeypatch):
+def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(monkeypatch, counters):
     """The cache has code that computes the same to the last bit, AOTAutograd's part included."""
-    from torch._dynamo.utils import counters
     from torch._inductor import cpu_vec_isa
 
     need_compiler()
     # torch finds vector instructions by compiling for each
     monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", list)
     model = Toy()
-    cached, cold = assert_steps_are_plain(copy.deepcopy(model))
+    cached, cold = assert_steps_are_plain(counters, copy.deepcopy(model))
     assert cached == 0
     assert counters["aot_autograd"]["autograd_cache_saved"] == 1
-
     torch._dynamo.reset()
-    cached, warm = assert_steps_are_plain(model)
+    cached, warm = assert_steps_are_plain(counters, model)
     assert cached == 1
     assert counters["aot_autograd"]["autograd_cache_hit"] == 1
-
     torch.testing.assert_close(warm, cold, rtol=0, atol=0)
 
 
@@ -152,16 +135,18 @@ def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(monkeypatch):
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("traced")
-def test_every_mode_can_be_traced_and_half_precision(mode, layers, pooling, sizes):
-    model = model_of(mode, layers, pooling)
+def test_every_mode_can_be_traced_and_half_precision(counters, mode, layers, pooling, sizes):
+    model, rank = base_model(pooling, layers=1), None if layers is None else 4
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
+    disturb(model)
     half = copy.deepcopy(model)
-    _, steps = assert_steps_are_plain(model, sizes)
+    _, steps = assert_steps_are_plain(counters, model, sizes)
     if mode == "dora":
         compiled_model = compile_model(half, texts=TEXTS, lengths={8}, amp="bf16")
         steps = steps, train(half, compiled_model, "bf16")
         losses = [[step["loss"] for step in each] for each in steps]
         torch.testing.assert_close(*losses, rtol=0, atol=0.03)
-        assert graphs() == 2
+        assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.fixture
@@ -216,9 +201,7 @@ def test_what_a_cuda_graph_overwrites_is_copied_and_small_batches_have_none(reco
     torch.testing.assert_close(model(batch), kept)
 
 
-def test_a_part_without_a_cuda_graph_is_refused(recorder):
-    from torch._dynamo.utils import counters
-
+def test_a_part_without_a_cuda_graph_is_refused(recorder, counters):
     def skipping(*given):
         counters["inductor"]["cudagraph_skips"] += 1
         return recorder.model(*given)
@@ -240,7 +223,7 @@ def refusal(model, *, missing):
     return message
 
 
-def test_a_missing_compiler_is_one_line():
+def test_a_missing_compiler_an_older_torch_and_code_that_is_not_traced_are_one_line(monkeypatch):
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": ("/nowhere/g++",)}):
@@ -248,6 +231,10 @@ def test_a_missing_compiler_is_one_line():
     assert message.startswith("compile: torch can't compile the model (")
     assert "No working C++ compiler" in message
     assert message.endswith("leave compile out")
+    monkeypatch.setattr(Toy, "forward", lambda self, ids, *_: print(self.table(ids)))
+    assert "compile: torch can't compile the model (" in refusal(Toy(), missing=False)
+    monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
+    assert "is too old for it" in refusal(Toy(), missing=True)
 
 
 def in_a_worker():
@@ -281,16 +268,6 @@ def test_what_triton_lacks_is_one_line(error, reason, missing, recorder, monkeyp
     assert refusal(recorder.model, missing=missing in ("Python.h", "compiler")) == message
     monkeypatch.setenv("CC", "/nowhere/gcc")
     assert refusal(recorder.model, missing=True) == message
-
-
-def test_code_that_cannot_be_traced_is_one_line(traced, monkeypatch):
-    monkeypatch.setattr(Toy, "forward", lambda self, ids, *_: print(self.table(ids)))
-    assert "compile: torch can't compile the model (" in refusal(Toy(), missing=False)
-
-
-def test_an_older_torch_is_refused(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
-    assert "is too old for it" in refusal(Toy(), missing=True)
 
 
 @pytest.mark.parametrize(
