@@ -47,17 +47,14 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("required", "component", "outcome"),
-    [
-        (set(), "shared", pytest.skip.Exception),
-        (set(), None, pytest.skip.Exception),
-        ({"chromium"}, "shared", pytest.skip.Exception),
-        ({"chromium", "shared"}, "shared", pytest.fail.Exception),
-        ({"chromium"}, None, pytest.fail.Exception),
-        ({"chromium"}, "shard", ValueError),
-    ],
-)
+@pytest.mark.parametrize(("required", "component", "outcome"), [
+    (set(), "shared", pytest.skip.Exception),
+    (set(), None, pytest.skip.Exception),
+    ({"chromium"}, "shared", pytest.skip.Exception),
+    ({"chromium", "shared"}, "shared", pytest.fail.Exception),
+    ({"chromium"}, None, pytest.fail.Exception),
+    ({"chromium"}, "shard", ValueError),
+])  # fmt: skip
 def test_what_is_missing_skips_or_fails(monkeypatch, required, component, outcome):
     """Where CI requires a component, a test that lacks it fails instead of passing unseen."""
     monkeypatch.setattr(components, "REQUIRED", required)

@@ -60,13 +60,10 @@ def shown(values, digits):
     return low if low == high else f"{low} to {high}"
 
 
-@pytest.mark.parametrize(
-    ("file", "page", "heading"),
-    [
-        ("runs.csv", "README.md", "What a run says"),
-        ("docs/one-epoch.csv", "docs/results.md", "The full grid at one epoch"),
-    ],
-)
+@pytest.mark.parametrize(("file", "page", "heading"), [
+    ("runs.csv", "README.md", "What a run says"),
+    ("docs/one-epoch.csv", "docs/results.md", "The full grid at one epoch"),
+])  # fmt: skip
 def test_a_table_of_settings_has_what_the_rows_say(file, page, heading):
     """Of complete trainings of the grid `full`, without those of a search of rates."""
     rows = bench.load(ROOT / file).to_pandas()

@@ -35,16 +35,13 @@ def strict():
         yield
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "options"),
-    [
-        ("lora", "attn-only", {"use_rslora": True, "lora_dropout": 0.25}),
-        ("dora", "query+output.dense", {"use_rslora": True, "lora_dropout": 0.25}),
-        ("dora", "all-lin-only", {"new_pooler": True}),
-        ("lora", "all-lin", {"lora_fa": True}),
-        ("dora", "attn", {}),
-    ],
-)
+@pytest.mark.parametrize(("mode", "layers", "options"), [
+    ("lora", "attn-only", {"use_rslora": True, "lora_dropout": 0.25}),
+    ("dora", "query+output.dense", {"use_rslora": True, "lora_dropout": 0.25}),
+    ("dora", "all-lin-only", {"new_pooler": True}),
+    ("lora", "all-lin", {"lora_fa": True}),
+    ("dora", "attn", {}),
+])  # fmt: skip
 @pytest.mark.usefixtures("strict")
 def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers, options):
     """And the weights of the base that have trained."""

@@ -104,18 +104,15 @@ def test_a_digest_sees_every_part():
     assert len({each.digest for each in many}) == 7
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "caps", "why"),
-    [
-        ("movies", None, {"max_train": 0}, "--max-train 0"),
-        ("mnli", None, {}, r"'mnli'; there are movies, amazon, nyt, tweets, movies"),
-        ("movies", "", {}, "movies comes embedded; a folder is for sst, sts, quora"),
-        ("multitask", "", {}, "needs both files of at least one of sst, quora, sts"),
-        ("multitask", "absent", {}, "is no folder"),
-        ("multitask", None, {}, "task multitask needs --data DIR"),
-        ("multitask", "", {"max_dev": 0}, "--max-dev 0"),
-    ],
-)
+@pytest.mark.parametrize(("name", "folder", "caps", "why"), [
+    ("movies", None, {"max_train": 0}, "--max-train 0"),
+    ("mnli", None, {}, r"'mnli'; there are movies, amazon, nyt, tweets, movies"),
+    ("movies", "", {}, "movies comes embedded; a folder is for sst, sts, quora"),
+    ("multitask", "", {}, "needs both files of at least one of sst, quora, sts"),
+    ("multitask", "absent", {}, "is no folder"),
+    ("multitask", None, {}, "task multitask needs --data DIR"),
+    ("multitask", "", {"max_dev": 0}, "--max-dev 0"),
+])  # fmt: skip
 def test_what_no_task_and_no_folder_has_is_refused(tmp_path, name, folder, caps, why):
     with pytest.raises(InputError, match=why):
         load_data(name, None if folder is None else tmp_path / folder, **caps)
@@ -421,17 +418,14 @@ def test_classes_without_examples_make_other_data():
     assert same.digest == data.digest != more.digest
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("train.jsonl", '{"a": "x"}\n'),
-        ("train.jsonl", "{"),
-        ("train.jsonl", '{"a": "x", "label": [7]}\n'),
-        ("dev.jsonl", None),
-        (FILE, "{}"),
-        (FILE, '{"name": "x", "problem": "x", "classes": [], "digest": "x", "format": 9}'),
-    ],
-)
+@pytest.mark.parametrize(("file", "content"), [
+    ("train.jsonl", '{"a": "x"}\n'),
+    ("train.jsonl", "{"),
+    ("train.jsonl", '{"a": "x", "label": [7]}\n'),
+    ("dev.jsonl", None),
+    (FILE, "{}"),
+    (FILE, '{"name": "x", "problem": "x", "classes": [], "digest": "x", "format": 9}'),
+])  # fmt: skip
 def test_a_broken_folder_is_refused_in_a_line(file, content, tmp_path):
     data = task_data("multi_label")
     folder = write(tmp_path, prepared(data, "multi_label"), data)

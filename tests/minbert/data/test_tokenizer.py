@@ -203,20 +203,17 @@ NFC = {"type": "NFC"}
 STEPS = {"type": "Sequence", "normalizers": [NFC, replacing({"String": ""}, "x")]}
 
 
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("normalizer", replacing({"String": "a"}, "a" * 1000)),
-        ("normalizer", replacing({"Regex": "(a+)+$"}, "")),
-        ("normalizer", STEPS),
-        ("normalizer", {**STEPS, "normalizers": [NFC] * 1000}),
-        ("pre_tokenizer", {**SPLITTING, "pattern": {"Regex": "(a+)+$"}}),
-        ("model", {**WRITTEN["model"], "max_input_chars_per_word": 1001}),
-        ("model", {**WRITTEN["model"], "unk_token": "<unk>"}),
-        ("model", {**WRITTEN["model"], "vocab": {**IDS, "x": 2**32 - 1}}),
-        ("model", {"type": "WordLevel", "vocab": IDS, "unk_token": "[UNK]"}),
-    ],
-)
+@pytest.mark.parametrize(("part", "value"), [
+    ("normalizer", replacing({"String": "a"}, "a" * 1000)),
+    ("normalizer", replacing({"Regex": "(a+)+$"}, "")),
+    ("normalizer", STEPS),
+    ("normalizer", {**STEPS, "normalizers": [NFC] * 1000}),
+    ("pre_tokenizer", {**SPLITTING, "pattern": {"Regex": "(a+)+$"}}),
+    ("model", {**WRITTEN["model"], "max_input_chars_per_word": 1001}),
+    ("model", {**WRITTEN["model"], "unk_token": "<unk>"}),
+    ("model", {**WRITTEN["model"], "vocab": {**IDS, "x": 2**32 - 1}}),
+    ("model", {"type": "WordLevel", "vocab": IDS, "unk_token": "[UNK]"}),
+])  # fmt: skip
 def test_what_fails_or_takes_without_end_once_there_is_text_is_refused(tmp_path, part, value):
     (tmp_path / "tokenizer.json").write_text(json.dumps({**WRITTEN, part: value}))
     refused(tmp_path)
