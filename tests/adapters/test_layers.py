@@ -164,3 +164,22 @@ def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone():
     fused = drawn(5, ("other", 2), ("none", 0), ("some.layer", 8), ("last", 1))
     assert torch.equal(first[0], fused[1])
     assert not fused[0, 2:].any(), "ranks are padded with zeros"
+
+
+@BOTH
+def test_nothing_is_cached(kind):
+    layer, x = moved(kind).eval(), inputs()
+    for parameter in layer.parameters():
+        before = layer(x)
+        parameter.data.add_(0.3)
+        assert not torch.allclose(layer(x), before)
+        torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
+
+
+@BOTH
+def test_a_half_precision_base_works_without_autocast(kind):
+    layer = moved(kind, linear().bfloat16())
+    assert layer(inputs()).dtype == torch.float32
+    y = layer(inputs().bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)

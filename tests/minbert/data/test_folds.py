@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minbert.data.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from minbert.data.tasks import RACE_FOLDS, TASKS, Folds, for_race, for_search, load_data
@@ -135,3 +137,23 @@ def test_what_a_search_is_scored_on_is_in_no_fold_of_a_race_and_dev_is_not_seen(
     few = replace(data, train=train.taken([0, 1, 2]))
     with pytest.raises(InputError, match="--race: 3 training examples can't be put into 5 folds"):
         for_race(few, 0)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=80),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_a_key_is_in_one_part_whatever_the_order(numbers, k, random):
+    examples = [(f"group {n}", (n * 7 + place) % 3) for place, n in enumerate(numbers)]
+
+    def parts_by_key():
+        keys, strata = map(list, zip(*examples, strict=True))
+        return {*zip(keys, dealt(keys, strata, k), strict=True)}
+
+    first = parts_by_key()
+    assert len(first) == len(set(numbers)), "each in one part"
+    assert len({part for _, part in first}) == min(k, len(first)), "none is empty if it need not be"
+    random.shuffle(examples)
+    assert parts_by_key() == first

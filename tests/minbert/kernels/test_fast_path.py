@@ -296,3 +296,16 @@ def test_plain_ends_with_its_block():
     with pytest.raises(ZeroDivisionError), kernels("reference"):
         raise ZeroDivisionError
     assert not is_reference()
+
+
+def test_dropout_of_attention_is_on_the_weights_of_the_softmax():
+    length, heads, p = 16, 2, 0.25
+    q, k = drawn(4, length, 32), drawn(4, length, 32, seed=1)
+    seeing = torch.eye(length).repeat(1, heads).expand(4, length, 32)  # the result: the weights
+    qkv = torch.cat([q, k, seeing], dim=2).requires_grad_()
+    weights = attention(qkv, None, heads, 0.0)
+    torch.manual_seed(0)
+    dropped = attention(qkv, None, heads, p)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], weights[kept] / (1 - p))
+    assert 0.7 < kept.float().mean() < 0.8
