@@ -19,16 +19,13 @@ def build(encoders, kind, mode, **changes):
 @pytest.mark.parametrize("kind", [*KINDS, "roformer"])
 def test_they_agree_with_peft_in_every_architecture(encoders, kind):
     options = {"use_rslora": "on"}, {"lora_fa": "on"}, {"lora_dropout": 0.1}
-    for mode, changes in zip(("lora", "lora", "dora"), options, strict=True):
-        a_job = job(encoders(kind), mode, "all-lin-only", **changes)
-        transformers.check_own_kernels(a_job)
-        theirs, ours = (
-            build(encoders, kind, mode, own_kernels=s, **changes) for s in ("off", "on")
-        )
+    for mode, more in zip(("lora", "lora", "dora"), options, strict=True):
+        transformers.check_own_kernels(job(encoders(kind), mode, "all-lin-only", **more))
+        theirs, ours = (build(encoders, kind, mode, own_kernels=s, **more) for s in ("off", "on"))
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert any(hasattr(module, "own") for module in ours.modules())
         trained = [name for name, p in ours.named_parameters() if p.requires_grad]
-        assert any(".lora_A." in name for name in trained) is ("lora_fa" not in changes)
+        assert any(".lora_A." in name for name in trained) is ("lora_fa" not in more)
 
 
 @pytest.mark.parametrize("pad", [0, 800])
@@ -63,9 +60,7 @@ def test_padding_that_sees_no_token_in_its_window_makes_no_nan(encoders):
     """Of ModernBERT's local attention, beyond the window behind the last token."""
     ids = torch.randint(10, 200, (2, 60), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(60)[None] < torch.tensor([[5], [60]])).long()
-    theirs, ours = (
-        build(encoders, "modernbert", "lora", own_kernels=switch) for switch in ("off", "on")
-    )
+    theirs, ours = (build(encoders, "modernbert", "lora", own_kernels=s) for s in ("off", "on"))
     logits = ours(ids, mask)
     torch.testing.assert_close(logits, theirs(ids, mask), rtol=1e-5, atol=1e-5)
     logits.sum().backward()

@@ -53,7 +53,6 @@ def forecast(known=()):
 
 
 def test_steps_are_timed_after_a_short_training_and_the_last_of_one_that_unfreezes():
-    """As many as a worker takes."""
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
     fewest, most = forecasting.REPLAYED_STEPS, forecasting.MOST_REPLAYED_STEPS
@@ -72,7 +71,6 @@ def test_steps_are_timed_after_a_short_training_and_the_last_of_one_that_unfreez
 
 
 def test_rows_and_other_runs_teach_it_and_before_memory_is_that_of_tensors():
-    """On a GPU that of its tensors."""
     column = Group((planned_row(CELLS[0]) | {"device": "cuda:0"},), ()).memory_column
     assert column == "peak_cuda_allocated_mib"
     prior, on_gpu = forecast(), Forecast(TOTALS, "cuda:0", 2, column)
@@ -200,7 +198,6 @@ def test_measurements_move_the_prior_to_their_law_and_what_is_left_out_is_not_se
 
 
 def fitted(design, measured):
-    """Of two kinds in turn."""
     variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
     of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
     for which, value in zip(variants, measured, strict=True):

@@ -20,7 +20,6 @@ def refused(runs, /, *extra, **options):
 
 
 def contents(folder):
-    """Every file with its bytes, and every folder."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
@@ -50,18 +49,15 @@ def test_a_wrong_flag(grid, extra, message):
     assert message in refused(grid, *extra)
 
 
-@pytest.mark.parametrize(
-    ("text", "extra", "message"),
-    [
-        ("[[cells]]\nmode=['full']", ("--select", "mode=head"), "mine has mode=head; add a table"),
-        ("[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']", ("--max-train", "4"),
-         "held_out 0.1 of 4 training examples is none"),
-        ("[[cells]]\nmode=['full']\nlearning_rate=[1e-4]", ("--lr", "auto"), "learning_rate as"),
-        ("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']", (), "rank 33 is above the width"),
-        ("[[cells]]\nmode=['full']\nmax_length=[64, 600]", (), "is above the 512 positions"),
-        ("[[cells]]\nmode=['full']\namp=['fp16']", (), "needs a GPU"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "extra", "message"), [
+    ("[[cells]]\nmode=['full']", ("--select", "mode=head"), "mine has mode=head; add a table"),
+    ("[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']", ("--max-train", "4"),
+     "held_out 0.1 of 4 training examples is none"),
+    ("[[cells]]\nmode=['full']\nlearning_rate=[1e-4]", ("--lr", "auto"), "learning_rate as"),
+    ("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']", (), "rank 33 is above the width"),
+    ("[[cells]]\nmode=['full']\nmax_length=[64, 600]", (), "is above the 512 positions"),
+    ("[[cells]]\nmode=['full']\namp=['fp16']", (), "needs a GPU"),
+])  # fmt: skip
 def test_a_grid_file_that_cannot_be_run(grid, text, extra, message):
     path = grid.folder / "mine.toml"
     path.write_text(text)

@@ -59,8 +59,6 @@ def examples(data):
 
 @dataclass(frozen=True)
 class Ran:
-    """A row, the folder of its cell, and when it was made."""
-
     row: Row
     folder: Path
     data: Path

@@ -36,7 +36,6 @@ cells = [{ mode = ["full", "head"] }]
 def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(
     minilm, tmp_path, monkeypatch
 ):
-    """By a cross-validation of two settings, of which fold 0 ran first."""
     place = GridRuns(tmp_path, narrow(1, tmp_path / "lively", minilm, 0.3), workers_here=True)
     data = write_folder(tmp_path / "data", ("sst",), count=40)
     (tmp_path / "mine.toml").write_text(GRID)

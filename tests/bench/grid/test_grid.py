@@ -69,7 +69,6 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid):
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(grid, monkeypatch):
-    """Of cells that are predicted to take a minute."""
     monkeypatch.setenv("COLUMNS", "200")
     one = SimpleNamespace(predict=lambda _: Prediction(100.0, 60.0, 1.0), basis="by heart")
     monkeypatch.setattr("bench.grid.session.Session.outlook", lambda *_: Outlook(one, []))

@@ -18,7 +18,6 @@ from bench.results.origins import folder_of
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from tests.bench.grid.test_bad_input import refused
-from tests.bench.grids import GridRuns
 from tests.bench.report.test_recommendation import recommend_command
 from tests.bench.synthetic_rows import write_rows
 
@@ -265,13 +264,11 @@ def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
 
 
 @pytest.fixture
-def place(tmp_path, tiny_checkpoint, monkeypatch):
-    runs = GridRuns(tmp_path / "place", tiny_checkpoint, workers_here=True)
-    runs.folder.mkdir()
-    (runs.folder / "own.toml").write_text(OWN, encoding="utf-8")
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(runs.folder)
-    return runs
+def place(grid, tmp_path_factory, monkeypatch):
+    (grid.folder / "own.toml").write_text(OWN, encoding="utf-8")
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(grid.folder)
+    return grid
 
 
 def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(place):

@@ -21,7 +21,6 @@ SLURM = ("--executor", "slurm")
 
 @pytest.fixture(autouse=True)
 def report(monkeypatch):
-    """The report is a stub, which needs no matplotlib."""
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
 
 

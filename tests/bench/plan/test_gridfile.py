@@ -58,7 +58,6 @@ VALUES: dict[str, Any] = {
 
 
 def toml(value):
-    """TOML for a value, tables inline."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
@@ -135,9 +134,7 @@ TOML = st.recursive(
     | st.sampled_from([number for number in hostile.NUMBERS if number != 10**400])
     | st.sampled_from([text for text in hostile.TEXTS if "\ud800" not in text])
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.-_é", max_size=4), inner)
-    ),
+    lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text("ab.-_é", max_size=4), of),
     max_leaves=4,
 )
 CHANGED = hostile.changed(VALUES, TOML).filter(lambda values: isinstance(values, dict))

@@ -32,8 +32,6 @@ def test_multipliers_are_powers_of_the_root_of_ten_and_a_cell_says_whence_its_ra
 
 
 def peak_at(best):
-    """Scores that are highest at a rate."""
-
     def score(cell):
         rate = cell.learning_rate or cell.learning_rate_head
         return (0.6 - abs(rate - best) / (rate + best), 1.0)

@@ -25,7 +25,6 @@ HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
 OPTIONS = str(Path(__file__).with_name("options.toml"))
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
-
 SMALL = replace(RESOLVED, model="small", model_digest="a" * 16, auto_length=40)
 LARGE = replace(SMALL, model="large", model_digest="b" * 16, pooling="cls", auto_length=56)
 
@@ -195,22 +194,19 @@ def rows_of(items):
     return [row_of(CELLS[index], status, **others) for index, status, others in items]
 
 
-@pytest.mark.parametrize(
-    ("rows", "options", "expected"),
-    [
-        ([(0, "ok", {}), (1, "interrupted", {}), (2, "skipped", {}), (3, "crashed", {})], {},
-         "done run run kept"),
-        ([(0, "oom", {}), (1, "timeout", {}), (2, "invalid", {})], {}, "kept kept kept run"),
-        ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
-        (FLAGGED, {"rerun": "crashed"}, "done run run run"),
-        (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
-        ([(0, "ok", {}), (0, "oom", {"attempt": 2})], {"rerun": "oom"}, "done run run run"),
-        ([(0, "ok", {}), (0, "crashed", {"attempt": 2})], {"rerun": "ok"}, "run run run run"),
-        (VERSIONS, {}, "done done done done"),
-        (VERSIONS, {"fresh": True}, "done kept run run"),
-        (VERSIONS, {"fresh": True, "rerun": "crashed"}, "done run run run"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("rows", "options", "expected"), [
+    ([(0, "ok", {}), (1, "interrupted", {}), (2, "skipped", {}), (3, "crashed", {})], {},
+     "done run run kept"),
+    ([(0, "oom", {}), (1, "timeout", {}), (2, "invalid", {})], {}, "kept kept kept run"),
+    ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
+    (FLAGGED, {"rerun": "crashed"}, "done run run run"),
+    (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
+    ([(0, "ok", {}), (0, "oom", {"attempt": 2})], {"rerun": "oom"}, "done run run run"),
+    ([(0, "ok", {}), (0, "crashed", {"attempt": 2})], {"rerun": "ok"}, "run run run run"),
+    (VERSIONS, {}, "done done done done"),
+    (VERSIONS, {"fresh": True}, "done kept run run"),
+    (VERSIONS, {"fresh": True, "rerun": "crashed"}, "done run run run"),
+])  # fmt: skip
 def test_what_runs_follows_from_rows_and_options(rows, options, expected):
     planned = plan(CELLS, rows_of(rows), HERE, **options)
     assert " ".join(item.action for item in planned) == expected
@@ -248,43 +244,38 @@ MINE: Row = {
 }  # fmt: skip
 """Conditions of the same software as those."""
 
-
 SEEDS = select(cells_of("smoke", seeds=3), parse_selection("mode=lora amp=on"))
 OTHERS = [row_of(cell, "ok", **THERE) for cell in SEEDS]
 CRASHED = row_of(SEEDS[0], "crashed", **MINE)
 OWN = [row_of(cell, "ok", **MINE) for cell in SEEDS[:2]]
 SEVENTH = row_of(replace(SEEDS[0], seed=7), "ok", **MINE)
 
-
 TRIED = [SEEDS[0], replace(SEEDS[1], learning_rate_source=CANDIDATE)]
 OF_TRIED = [row_of(cell, "ok", **THERE) for cell in TRIED]
 
 
-@pytest.mark.parametrize(
-    ("rows", "cells", "options", "expected"),
-    [
-        (OTHERS, SEEDS, {}, "run else else"),
-        ([OTHERS[0], OTHERS[2]], SEEDS, {}, "else run else"),
-        ([OTHERS[1]], SEEDS, {}, "run else run"),
-        ([*OTHERS, SEVENTH], SEEDS, {}, "else else else"),
-        ([*OTHERS, SEVENTH | {"status": "oom"}], SEEDS, {}, "run else else"),
-        ([*OTHERS, row_of(replace(SEEDS[0], rank=64, seed=7), "ok", **MINE)], SEEDS, {},
-         "run else else"),
-        (OTHERS, SEEDS[:2], {"repeats": 2}, "run else run else"),
-        ([*OTHERS, *OWN], SEEDS[:2], {"repeats": 2}, "done done run run"),
-        ([*OTHERS, CRASHED], SEEDS[:2], {}, "kept run"),
-        ([*OTHERS, CRASHED], SEEDS[:2], {"rerun": "crashed"}, "run else"),
-        (OTHERS, SEEDS[:2], {"fresh": True}, "run run"),
-        (OF_TRIED, TRIED, {"repeats": 2}, "run else run"),
-        (OF_TRIED, TRIED[1:], {}, "else"),  # without costs measured here
-        ([row | {"code_version": "v2"} for row in OTHERS], SEEDS[:2], {"fresh": True}, "run else"),
-        *(([row | other for row in OTHERS], SEEDS[:2], {}, "run run") for other in (
-            {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
-            {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
-            {"dev_score": None}, {"status": "invalid"},
-        )),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("rows", "cells", "options", "expected"), [
+    (OTHERS, SEEDS, {}, "run else else"),
+    ([OTHERS[0], OTHERS[2]], SEEDS, {}, "else run else"),
+    ([OTHERS[1]], SEEDS, {}, "run else run"),
+    ([*OTHERS, SEVENTH], SEEDS, {}, "else else else"),
+    ([*OTHERS, SEVENTH | {"status": "oom"}], SEEDS, {}, "run else else"),
+    ([*OTHERS, row_of(replace(SEEDS[0], rank=64, seed=7), "ok", **MINE)], SEEDS, {},
+     "run else else"),
+    (OTHERS, SEEDS[:2], {"repeats": 2}, "run else run else"),
+    ([*OTHERS, *OWN], SEEDS[:2], {"repeats": 2}, "done done run run"),
+    ([*OTHERS, CRASHED], SEEDS[:2], {}, "kept run"),
+    ([*OTHERS, CRASHED], SEEDS[:2], {"rerun": "crashed"}, "run else"),
+    (OTHERS, SEEDS[:2], {"fresh": True}, "run run"),
+    (OF_TRIED, TRIED, {"repeats": 2}, "run else run"),
+    (OF_TRIED, TRIED[1:], {}, "else"),  # without costs measured here
+    ([row | {"code_version": "v2"} for row in OTHERS], SEEDS[:2], {"fresh": True}, "run else"),
+    *(([row | other for row in OTHERS], SEEDS[:2], {}, "run run") for other in (
+        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
+        {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
+        {"dev_score": None}, {"status": "invalid"},
+    )),
+])  # fmt: skip
 def test_a_score_from_elsewhere_will_do_once_costs_are_measured(rows, cells, options, expected):
     """Of the same software, unless the cell failed here, is asked for or lacks a fresh result."""
     planned = plan(cells, rows, MINE, **options)

@@ -19,9 +19,7 @@ SETTINGS = [axes for axes in full_grid() if axes[0] != "dora"]
 
 
 def grid(seeds=1, folds=(None,), settings=SETTINGS):
-    return [
-        cell(*axes, seed, fold=fold) for seed in range(seeds) for fold in folds for axes in settings
-    ]
+    return [cell(*axes, seed, fold=f) for seed in range(seeds) for f in folds for axes in settings]
 
 
 def cut(cells, costs, count):
@@ -72,20 +70,17 @@ def test_settings_of_a_seed_stay_on_one_machine_and_the_digest_is_that_of_the_di
     assert f"by {INDEXES[1]} of plan" in sentences("shard", division=divisions[0], shard=shard)[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "environment", "reason"),
-    [
-        ("3", {}, "is no I/N"), ("auto", {INDEXES[0]: "1"}, "is no I/N"),
-        ("-1/3", {}, "is no I/N"), ("0/0", {}, "is no I/N"), ("1/9999999", {}, "is no I/N"),
-        ("1/²", {}, "is no I/N"),
-        ("3/3", {}, "there is no shard 3; 3 shards are 0 to 2"),
-        ("auto/3", {INDEXES[1]: "3"}, f"{INDEXES[1]} is 3; 3 shards are 0 to 2"),
-        ("auto/3", {}, f"neither {INDEXES[0]} nor {INDEXES[1]} is set"),
-        ("auto/3", {INDEXES[0]: ""}, "neither"),
-        ("auto/3", dict.fromkeys(INDEXES, "1"), f"both {INDEXES[0]} and {INDEXES[1]} are set"),
-        ("auto/3", {INDEXES[0]: "one"}, "is 'one', and no index"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "environment", "reason"), [
+    ("3", {}, "is no I/N"), ("auto", {INDEXES[0]: "1"}, "is no I/N"),
+    ("-1/3", {}, "is no I/N"), ("0/0", {}, "is no I/N"), ("1/9999999", {}, "is no I/N"),
+    ("1/²", {}, "is no I/N"),
+    ("3/3", {}, "there is no shard 3; 3 shards are 0 to 2"),
+    ("auto/3", {INDEXES[1]: "3"}, f"{INDEXES[1]} is 3; 3 shards are 0 to 2"),
+    ("auto/3", {}, f"neither {INDEXES[0]} nor {INDEXES[1]} is set"),
+    ("auto/3", {INDEXES[0]: ""}, "neither"),
+    ("auto/3", dict.fromkeys(INDEXES, "1"), f"both {INDEXES[0]} and {INDEXES[1]} are set"),
+    ("auto/3", {INDEXES[0]: "one"}, "is 'one', and no index"),
+])  # fmt: skip
 def test_what_names_no_shard_is_refused(text, environment, reason):
     with pytest.raises(InputError, match=f"^--shard.*{re.escape(reason)}"):
         Shard.parse(text, environment)

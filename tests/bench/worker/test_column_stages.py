@@ -53,8 +53,6 @@ class World:
             drawn.joules, drawn.source = self.joules.pop(0), "rapl"
 
     def taking(self, seconds, stage):
-        """A stage that takes some time here."""
-
         def timed(*given):
             result = stage(*given)
             self.seconds += seconds

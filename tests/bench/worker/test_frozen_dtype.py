@@ -20,7 +20,6 @@ from bench.results.store import read_rows
 from minbert.training.trainer import autocast
 from tests.bench.tiny_cells import cell, job_of
 
-ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
 MATRICES = (".qkv.weight", ".dense.weight")
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
@@ -30,7 +29,6 @@ cells = [
   {mode = ["dora"], rank = [8], layers = ["attn", "attn-only"], amp = ["on"], settings = {TYPE}},
 ]
 """.replace("TYPE", "frozen_dtype = 'amp'")
-ONLY_HEAD = "[settings]\nfrozen_dtype = 'amp'\n[[cells]]\nmode = ['head']\namp = ['on']"
 
 
 def job(checkpoint, mode, layers, frozen_dtype, **of):
@@ -102,7 +100,8 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters():
         "head-fp32-s0", "head-bf16-s0", "dora-r8-attn-bf16-s0",
         "dora-r8-attn-only-bf16-frozen-mixed-s0",
     }  # fmt: skip
-    head = expand(gridfile.parse(ONLY_HEAD, "x.toml", "x"), RESOLVED)
+    text = "[settings]\nfrozen_dtype = 'amp'\n[[cells]]\nmode = ['head']\namp = ['on']"
+    head = expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
     assert [c.frozen_dtype for c in head] == ["bf16"]
     assert "frozen_dtype" in _shown_axes(cells)
     assert "frozen_dtype" not in _shown_axes([c for c in cells if c.mode != "dora"])
@@ -112,12 +111,10 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters():
 
 
 def test_ids_of_committed_rows_are_those_of_their_settings():
-    names = ("runs", "batching", "embedded-members", "learning", "members", "parts", "prediction",
-             "paper")  # fmt: skip
-    seen = set()
-    for name in names:
-        rows = read_rows(ROOT / ("" if name == "runs" else "docs") / f"{name}.csv")
-        for row in rows:
-            assert row.cell.cell_id == row["cell_id"], name
+    seen, root = set(), Path(__file__).parents[3]
+    names = ("batching", "embedded-members", "learning", "members", "parts", "prediction", "paper")
+    for path in (root / "runs.csv", *(root / "docs" / f"{name}.csv" for name in names)):
+        for row in read_rows(path):
+            assert row.cell.cell_id == row["cell_id"], path
             seen.add(row["frozen_dtype"])
     assert seen >= {None, MIXED}

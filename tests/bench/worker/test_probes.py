@@ -198,10 +198,8 @@ def batch(ms):
     ((5, 7), (0.0, 1.0, 3.0, 4.0, 7.0, 7.5), (7500, 2000, 5000)),  # the sums of their passes
 ])  # fmt: skip
 def test_parts_of_a_step_are_timed_where_they_are_marked(tokens, marks, times, monkeypatch):
-    now = iter(marks)
-    monkeypatch.setattr(
-        "bench.worker.probes.steps.time", SimpleNamespace(perf_counter=now.__next__)
-    )
+    stub = SimpleNamespace(perf_counter=iter(marks).__next__)
+    monkeypatch.setattr("bench.worker.probes.steps.time", stub)
     clock = StepClock(torch.device("cpu"))
     with clock.step(*map(batch, tokens)):
         for _ in marks[1:-1]:

@@ -73,16 +73,12 @@ BOTH_LAYERS = (
     (ADAPTED, BASE + BOTH_LAYERS),
     (ADAPTED | {"mode": "dora"}, BASE + BOTH_LAYERS),
     (ADAPTED | {"layers": "attn-only"}, BASE + 3 * thin(H, H, dx=False) + 3 * thin(H, H)),
-    (
-        ADAPTED | {"layers": "attn"},  # the rest trains, with gradients of weights
-        2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD + 6 * thin(H, H),
-    ),
+    (ADAPTED | {"layers": "attn"},  # the rest trains, with gradients of weights
+     2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD + 6 * thin(H, H)),
     ({"pooling": "pooler"}, 3 * (LAYER + LAST + POOLER) + 3 * HEAD),
     ({"mode": "head", "pooling": "pooler"}, LAYER + LAST + POOLER + 2 * HEAD),
-    (
-        {"mode": "head", "pooling": "pooler", "new_pooler": True},
-        LAYER + LAST + 2 * POOLER + 3 * HEAD,
-    ),
+    ({"mode": "head", "pooling": "pooler", "new_pooler": True},
+     LAYER + LAST + 2 * POOLER + 3 * HEAD),
 ])  # fmt: skip
 def test_operations_are_those_counted_by_hand(settings, expected):
     assert products_of(**settings).flops == expected

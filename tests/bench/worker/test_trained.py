@@ -32,7 +32,6 @@ def quick(monkeypatch):
 
 
 def job(checkpoint, mode, layers=None, **changes):
-    """A job of a few steps that keeps its weights."""
     own = {"max_steps": 3, "max_train": 24, "max_dev": 24, "data_digest": digest_of(24, 24)}
     of = cell(checkpoint, mode, layers or "attn", **own | changes)
     return replace(job_of(of, checkpoint), keep=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -41,22 +41,18 @@ DATA = TaskData(TASK, examples(0, 48), examples(1, 20))
 
 @pytest.fixture
 def words(tmp_path):
-    """The folder of prepared examples."""
     prepared = Prepared("films", TOKEN_CLASSIFICATION.name, CLASSES, DATA.digest)
     return write(tmp_path / "data", prepared, DATA)
 
 
 def job_on(words, checkpoint, mode="full", layers=None, **changes):
-    values = {
-        "task": "films", "data_digest": DATA.digest[:16], "batch_size": 8, "max_dev": None,
-        **changes,
-    }  # fmt: skip
-    return replace(job(checkpoint, mode, layers, **values), data=str(words))
+    values = {"task": "films", "data_digest": DATA.digest[:16], "batch_size": 8, "max_dev": None}
+    return replace(job(checkpoint, mode, layers, **values | changes), data=str(words))
 
 
-def plain_examples(tokenizer, texts, labels, length):
+def plain_examples(tokenizer, length):
     """Token ids of texts, and at the first token of each word its tag."""
-    for text, tags in zip(texts, labels, strict=True):
+    for text, tags in zip(DATA.train.text_a, DATA.train.labels, strict=True):
         words = text.split(" ")
         encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=length)
         of = encoded.word_ids()
@@ -65,7 +61,7 @@ def plain_examples(tokenizer, texts, labels, length):
         yield {"input_ids": encoded["input_ids"], "labels": wanted}
 
 
-def plain_loss(run, checkpoint, texts, labels):
+def plain_loss(run, checkpoint):
     """The loss of all examples by transformers alone, with the weights that a run begins with."""
     import transformers
 
@@ -76,13 +72,11 @@ def plain_loss(run, checkpoint, texts, labels):
         checkpoint, num_labels=len(CLASSES), attn_implementation=run.cell.attn_implementation
     ).eval()
     model.load_state_dict(vars(run.engine.build(run.job))["model_of_library"].state_dict())
-    every = [*plain_examples(tokenizer, texts, labels, run.cell.max_length)]
+    every = [*plain_examples(tokenizer, run.cell.max_length)]
     return model(**transformers.DataCollatorForTokenClassification(tokenizer)(every)).loss.item()
 
 
-@pytest.mark.parametrize(
-    ("kind", "stride"), [*((kind, 0) for kind in KINDS), ("roberta", 1), ("electra", 5)]
-)
+@pytest.mark.parametrize(("kind", "stride"), [*product(KINDS, [0]), ("roberta", 1), ("electra", 5)])
 def test_losses_are_those_of_a_plain_script(words, encoders, kind, stride, tmp_path):
     """Of whole texts; those of windows over texts in both engines, which are those of the script of
     an exported folder."""
@@ -93,8 +87,7 @@ def test_losses_are_those_of_a_plain_script(words, encoders, kind, stride, tmp_p
     losses = [*map(float, run.losses)]
     assert run.columns["products_ms"] > 0
     if not stride:
-        expected = plain_loss(run, encoders(kind), DATA.train.text_a, DATA.train.labels)
-        assert losses == pytest.approx([expected], abs=2e-5)
+        assert losses == pytest.approx([plain_loss(run, encoders(kind))], abs=2e-5)
         return
     assert len(losses) == 2 * -(-len(run.train[""]) // 8)
     assert len(run.train[""]) > len(DATA.train) == len(run.train[""].labels)
@@ -181,8 +174,7 @@ def test_a_cell_keeps_predictions_of_words_and_scores_entities(words, encoders, 
     sides = tokens.make(DATA, of.cell, encoders("bert"), words)
     assert sides[""][1].words_lost == lost.sum()
     [note] = [n for n in tokens.cut_notes(DATA, of.cell, encoders("bert"), words) if "words" in n]
-    expected = f"{lost.sum()} words of dev are cut or without a token, and count as predicted O"
-    assert note == expected
+    assert note == f"{lost.sum()} words of dev are cut or without a token, and count as predicted O"
     assert len(run.train[""]) == 36
 
 
