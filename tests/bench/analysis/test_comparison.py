@@ -245,25 +245,21 @@ OK, OOM = [run(), run(seed=1)], [run(), failed(seed=1)]
 MORE = [*seeds([0.5] * 5), run(seed=5, **{SCORE: 0.3}, flags="not_learned")]
 
 
-@pytest.mark.parametrize(
-    ("base", "new", "failing", "passing"),
-    [
-        (OK, OOM, "ok, then oom in 1 of 2 runs: no memory left", ""),
-        (OOM, OK, "", "oom in 1 of 2 runs, then ok: no memory left"),
-        (OOM, OOM, "", ""),
-        (OK, [run(), failed("invalid", seed=1)], "ok, then invalid in 1 of 2 runs: no memory left",
-         ""),
-        (OK, [run(), failed("skipped", seed=1)], "", ""),
-        (OK, [run(), failed("interrupted", seed=1)], "", ""),
-        (OK[:1], [failed(seed=5)], "ok, then oom in 1 of 1 run: no memory left", ""),
-        (OOM, [failed(seed=5)], "", ""),
-        (HALF[:2], UNLEARNED, "learned, then flagged not_learned", ""),
-        (UNLEARNED, HALF[:2], "", "not_learned, then learned"),
-        (HALF[:2], MORE, "", ""),  # the more seeds, the more likely is one that is flagged
-        (MORE[5:], HALF[:1], "", ""),
-        (seeds([0.5] * 6), MORE, "learned, then flagged not_learned", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("base", "new", "failing", "passing"), [
+    (OK, OOM, "ok, then oom in 1 of 2 runs: no memory left", ""),
+    (OOM, OK, "", "oom in 1 of 2 runs, then ok: no memory left"),
+    (OOM, OOM, "", ""),
+    (OK, [run(), failed("invalid", seed=1)], "ok, then invalid in 1 of 2 runs: no memory left", ""),
+    (OK, [run(), failed("skipped", seed=1)], "", ""),
+    (OK, [run(), failed("interrupted", seed=1)], "", ""),
+    (OK[:1], [failed(seed=5)], "ok, then oom in 1 of 1 run: no memory left", ""),
+    (OOM, [failed(seed=5)], "", ""),
+    (HALF[:2], UNLEARNED, "learned, then flagged not_learned", ""),
+    (UNLEARNED, HALF[:2], "", "not_learned, then learned"),
+    (HALF[:2], MORE, "", ""),  # the more seeds, the more likely is one that is flagged
+    (MORE[5:], HALF[:1], "", ""),
+    (seeds([0.5] * 6), MORE, "learned, then flagged not_learned", ""),
+])  # fmt: skip
 def test_a_newly_failing_cell_is_a_regression_and_a_newly_passing_one_is_reported(
     base, new, failing, passing
 ):
@@ -394,10 +390,7 @@ def test_memory_is_compared_on_devices_of_one_type_alone():
     assert found.machines.new.startswith("H100 in EPYC")
     other = rows(THERE_TIMES, GPU | {"device_name": "A100", "conditions_id": "a100"})
     found = of(other, rows(THERE_TIMES, GPU))
-    assert {column for _, column in costs(found.machines)} == {
-        TIME,
-        "peak_cuda_allocated_mib",
-    }
+    assert {column for _, column in costs(found.machines)} == {TIME, "peak_cuda_allocated_mib"}
 
 
 def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
@@ -414,10 +407,7 @@ def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
 def test_other_ways_of_measuring_are_left_out():
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE | {"measurement_version": 2}))
     assert found.machines is None
-    mixed = [
-        *rows({FULL: 20.0}, THERE),
-        *rows({BF16: 8.0}, THERE | {"measurement_version": 2}),
-    ]
+    mixed = [*rows({FULL: 20.0}, THERE), *rows({BF16: 8.0}, THERE | {"measurement_version": 2})]
     machines = of(rows({FULL: 100.0, BF16: 80.0}), mixed).machines
     assert [row.label for row in machines.rows] == ["full, fp32"]
     assert "1 setting was left out" in machines.why

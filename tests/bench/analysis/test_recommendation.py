@@ -177,10 +177,9 @@ def with_scores(known, i, change):
     return replace(known, samples=tuple(samples))
 
 
-@pytest.mark.parametrize(
-    ("depth", "margin", "collapsed"),
-    [(0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ())],
-)
+@pytest.mark.parametrize(("depth", "margin", "collapsed"), [
+    (0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ()),
+])  # fmt: skip
 def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, collapsed):
     """A third of a training's depth is in the mean; the margin is at least the metric's."""
     known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}), margin)

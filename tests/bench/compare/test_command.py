@@ -177,28 +177,25 @@ def test_two_files_and_filters_on_any_column(tmp_path):
     assert len(one.rows) == 2, "terms narrow each other, and those of one column add up"
 
 
-@pytest.mark.parametrize(
-    ("names", "base", "new", "expected"),
-    [
-        *[(["runs.csv"], base, "mode=full", expected) for base, expected in (
-            ("amp", "'amp' is not COLUMN=VALUE"),
-            ("", "is empty"),
-            ("ampp=off", "near it are amp"),
-            ("zzzzzz=off", "is no column"),
-            ("machine='Xeon", "close the quote"),
-            ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
-            ("mode=head rank=8", "and the terms before it; the values are empty"),
-            ("mode=lora mode=dorra", "has mode=dorra"),
-            ("cell_id=x", "and 60 more"),
-            ("amp=off", "1 row matches both --base and --new"),
-        )],
-        (["runs.csv"], "amp=off", None, "give both --base and --new"),
-        (["runs.csv"] * 3, None, None, "and --new; not 3"),
-        (["runs.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
-        (["runs.csv", "."], None, None, "is a folder; name its runs.csv"),
-        (["runs.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "base", "new", "expected"), [
+    *[(["runs.csv"], base, "mode=full", expected) for base, expected in (
+        ("amp", "'amp' is not COLUMN=VALUE"),
+        ("", "is empty"),
+        ("ampp=off", "near it are amp"),
+        ("zzzzzz=off", "is no column"),
+        ("machine='Xeon", "close the quote"),
+        ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
+        ("mode=head rank=8", "and the terms before it; the values are empty"),
+        ("mode=lora mode=dorra", "has mode=dorra"),
+        ("cell_id=x", "and 60 more"),
+        ("amp=off", "1 row matches both --base and --new"),
+    )],
+    (["runs.csv"], "amp=off", None, "give both --base and --new"),
+    (["runs.csv"] * 3, None, None, "and --new; not 3"),
+    (["runs.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
+    (["runs.csv", "."], None, None, "is a folder; name its runs.csv"),
+    (["runs.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
+])  # fmt: skip
 def test_filters_and_files_that_can_not_be_compared(place, names, base, new, expected):
     write("runs.csv", ROWS)
     write("empty.csv", [])

@@ -51,14 +51,11 @@ WRONGLY_DECODED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
-        *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
-        *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "text"), [
+    ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
+    *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
+    *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
+])  # fmt: skip
 def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found = check(data([("fine", 0), (text, 1), (" \t", 0)], [("good", 1), ("", 1), ("\n", 1)]))
     assert counts(found.encoding[kind]) == (1, 0)

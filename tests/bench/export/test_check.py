@@ -50,29 +50,26 @@ CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 POOLING = small.with_json("1_Pooling/config.json", **CLS)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "change", "message"),
-    [
-        ("sentence-transformers", MEAN_HERE, POOLING, "pooling"),
-        ("peft", {}, small.with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
-        ("transformers", {}, small.with_json("config.json", id2label=ORDER), "class names differ"),
-        ("transformers", {}, _tensors("model.safetensors", lambda tensors: tensors.update(
-            {key: of.roll(1, dims=0) for key, of in tensors.items() if "classifier" in key}
-        )), "are in another order"),
-        ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
-         _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
-         "logits are scaled or shifted"),
-        ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
-        ("transformers", {}, small.with_json("tokenizer_config.json", model_max_length=8),
-         "texts over 8 tokens are truncated differently"),
-        ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
-         "such as the head, is missing"),
-        ("peft", {}, small.with_json("base.json", sha256="0" * 64),
-         "model.safetensors has changed; the adapter was trained on the file with"),
-        ("sentence-transformers", MEAN_HERE, _without_last_module,
-         "returns 32 logits for a text, the cell's model 3: the head is missing"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "settings", "change", "message"), [
+    ("sentence-transformers", MEAN_HERE, POOLING, "pooling"),
+    ("peft", {}, small.with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
+    ("transformers", {}, small.with_json("config.json", id2label=ORDER), "class names differ"),
+    ("transformers", {}, _tensors("model.safetensors", lambda tensors: tensors.update(
+        {key: of.roll(1, dims=0) for key, of in tensors.items() if "classifier" in key}
+    )), "are in another order"),
+    ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
+     _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
+     "logits are scaled or shifted"),
+    ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
+    ("transformers", {}, small.with_json("tokenizer_config.json", model_max_length=8),
+     "texts over 8 tokens are truncated differently"),
+    ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
+     "such as the head, is missing"),
+    ("peft", {}, small.with_json("base.json", sha256="0" * 64),
+     "model.safetensors has changed; the adapter was trained on the file with"),
+    ("sentence-transformers", MEAN_HERE, _without_last_module,
+     "returns 32 logits for a text, the cell's model 3: the head is missing"),
+])  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, exports, here, name, settings, change, message):
     cell, folder = exports(name, **settings)
     change(shutil.copytree(folder, tmp_path / "out"))

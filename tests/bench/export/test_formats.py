@@ -30,19 +30,15 @@ def test_the_tables_in_the_docs_are_what_the_formats_say():
     assert in_docs(DOCS.read_text(encoding="utf-8")) == docs_tables()
 
 
-@pytest.mark.parametrize(
-    ("case", "name", "kind", "pairs"),
-    [
-        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
-        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
-        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
-        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
-        (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers",
-         "regression", True),
-        (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
-        (Case("head", None, "mean", "conv"), "onnx", "regression", True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("case", "name", "kind", "pairs"), [
+    (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
+    (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
+    (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
+    (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
+    (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers", "regression", True),
+    (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
+    (Case("head", None, "mean", "conv"), "onnx", "regression", True),
+])  # fmt: skip
 def test_a_sample_of_the_table_holds(base, case, name, kind, pairs):
     cell = case.trained(base, kind, pairs)
     assert observed(cell, name) == declared(case.cell, name)
@@ -115,10 +111,9 @@ def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
     assert (folder / SNIPPET).exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "mode", "layers"),
-    [("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn")],
-)
+@pytest.mark.parametrize(("name", "mode", "layers"), [
+    ("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn"),
+])  # fmt: skip
 @pytest.mark.usefixtures("here")
 def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mode, layers):
     """In windows over long texts and, from the same folder without a stride, of texts cut."""

@@ -185,19 +185,16 @@ def test_pairs_take_two_columns(tmp_path, answers, capsys):
 SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 
-@pytest.mark.parametrize(
-    ("problem", "classes", "answer", "line", "prediction"),
-    [
-        (SEVERAL, CLASSES, (["wrong", "maybe"], (0.9, 0.1, 0.7)), "1,wrong|maybe,0.9,0.1,0.7",
-         ["wrong", "maybe"]),
-        (SEVERAL, ["a|b", "c", "=d"], (["a|b", "c"], (0.9, 0.8, 0.2)),
-         '1,"[""a|b"", ""c""]",0.9,0.8,0.2', ["a|b", "c"]),
-        (SEVERAL, CLASSES, ([], (0.1, 0.1, 0.2)), "1,,0.1,0.1,0.2", []),
-        (NUMBER, ["x"], (-2.5, (-2.5,)), "1,-2.5", -2.5),
-        ("", ["=d", "-1"], ("=d", (0.9, 0.1)), "1,'=d,0.9,0.1", "=d"),  # no formula of a sheet
-        ("", ["=d", "-1"], ("-1", (0.1, 0.9)), "1,-1,0.1,0.9", "-1"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("problem", "classes", "answer", "line", "prediction"), [
+    (SEVERAL, CLASSES, (["wrong", "maybe"], (0.9, 0.1, 0.7)), "1,wrong|maybe,0.9,0.1,0.7",
+     ["wrong", "maybe"]),
+    (SEVERAL, ["a|b", "c", "=d"], (["a|b", "c"], (0.9, 0.8, 0.2)),
+     '1,"[""a|b"", ""c""]",0.9,0.8,0.2', ["a|b", "c"]),
+    (SEVERAL, CLASSES, ([], (0.1, 0.1, 0.2)), "1,,0.1,0.1,0.2", []),
+    (NUMBER, ["x"], (-2.5, (-2.5,)), "1,-2.5", -2.5),
+    ("", ["=d", "-1"], ("=d", (0.9, 0.1)), "1,'=d,0.9,0.1", "=d"),  # no formula of a sheet
+    ("", ["=d", "-1"], ("-1", (0.1, 0.9)), "1,-1,0.1,0.9", "-1"),
+])  # fmt: skip
 def test_several_labels_and_numbers(
     tmp_path, monkeypatch, capsys, problem, classes, answer, line, prediction
 ):
@@ -266,10 +263,9 @@ def test_stdin_has_a_text_on_each_line(model, answers):
     assert done.stderr == "note: 1 row is without a prediction, with an empty text\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("peft", "config.json"), ("sentence-transformers", "0_Transformer/config.json")],
-)
+@pytest.mark.parametrize(("name", "part"), [
+    ("peft", "config.json"), ("sentence-transformers", "0_Transformer/config.json"),
+])  # fmt: skip
 def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypatch):
     """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
     _, folder = export(name, on_hub=False)
@@ -285,19 +281,16 @@ def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypa
     assert not ran.exists()
 
 
-@pytest.mark.parametrize(
-    ("part", "change"),
-    [
-        ("2_Dense/config.json", {"activation_function": "torch.evil.Evil"}),
-        ("2_Dense/config.json", {"use_residual": True}),
-        ("modules.json", {"type": "sentence_transformers.evil.Evil"}),
-        ("modules.json", {"path": "../model-sentence-transformers/2_Dense"}),
-        ("0_Transformer/sentence_bert_config.json", {"model_args": {"subfolder": "x"}}),
-        ("0_Transformer/config.json", {"_attn_implementation": "evil/kernel"}),
-        ("0_Transformer/config.json", {"text_config": [{"attn_implementation": "flash"}]}),
-        ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("part", "change"), [
+    ("2_Dense/config.json", {"activation_function": "torch.evil.Evil"}),
+    ("2_Dense/config.json", {"use_residual": True}),
+    ("modules.json", {"type": "sentence_transformers.evil.Evil"}),
+    ("modules.json", {"path": "../model-sentence-transformers/2_Dense"}),
+    ("0_Transformer/sentence_bert_config.json", {"model_args": {"subfolder": "x"}}),
+    ("0_Transformer/config.json", {"_attn_implementation": "evil/kernel"}),
+    ("0_Transformer/config.json", {"text_config": [{"attn_implementation": "flash"}]}),
+    ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
+])  # fmt: skip
 def test_modules_are_checked_before_they_load(part, change, export, tmp_path, monkeypatch):
     _, folder = export("sentence-transformers")
     monkeypatch.setattr(Format, "script", lambda _: pytest.fail("it is loaded"))

@@ -103,19 +103,16 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"path": "in/mine.csv", "validation": "dev set.csv", "text": "my text", "label": "y"},
-         "--data in/mine.csv --text 'my text' --label y --validation 'dev set.csv'"),
-        ({"path": "hub:me/mine", "config": "en"}, "--data hub:me/mine --data-config en"),
-        ({"path": "/home/ann/mine.csv", "problem": "regression", "test": "t.csv"},
-         "--data mine.csv --problem regression"),
-        ({"path": "x.csv", "classes": ("a, b", "c"), "drop_leaks": True},
-         "--data x.csv --classes '\"a, b\",c' --drop-leaks"),
-        (None, "--data FILE"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("spec", "expected"), [
+    ({"path": "in/mine.csv", "validation": "dev set.csv", "text": "my text", "label": "y"},
+     "--data in/mine.csv --text 'my text' --label y --validation 'dev set.csv'"),
+    ({"path": "hub:me/mine", "config": "en"}, "--data hub:me/mine --data-config en"),
+    ({"path": "/home/ann/mine.csv", "problem": "regression", "test": "t.csv"},
+     "--data mine.csv --problem regression"),
+    ({"path": "x.csv", "classes": ("a, b", "c"), "drop_leaks": True},
+     "--data x.csv --classes '\"a, b\",c' --drop-leaks"),
+    (None, "--data FILE"),
+])  # fmt: skip
 def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(spec, expected):
     every = select(cells(gridfile.load("full")), parse_selection("mode=full,head amp=off"))
     own = [replace(cell, task="mine", max_length=48, early_stopping=2) for cell in every]

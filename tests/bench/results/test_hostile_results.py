@@ -96,16 +96,13 @@ def test_a_changed_result_is_refused_or_makes_a_row_of_its_own_cell(tmp_path, va
     assert {*(row["flags"] or "").split()} - in_doubt == {*result["flags"]} - in_doubt
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("dev_score", 1.01), ("dev_score", -0.1), ("dev_metric", "luck"), ("train_s", 1e31),
-        ("steps_timed", 10**400), ("params_total", 1.5), ("started_at", [1]),
-        ("status", "done"), ("message", 5), ("flags", ["slow"]), ("columns", []),
-        *(("device_failed", value) for value in ("yes", 1, None, [])),
-        *(("save_s", value) for value in ("1", True, None, -1, math.nan, math.inf, 10**400)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("field", "value"), [
+    ("dev_score", 1.01), ("dev_score", -0.1), ("dev_metric", "luck"), ("train_s", 1e31),
+    ("steps_timed", 10**400), ("params_total", 1.5), ("started_at", [1]),
+    ("status", "done"), ("message", 5), ("flags", ["slow"]), ("columns", []),
+    *(("device_failed", value) for value in ("yes", 1, None, [])),
+    *(("save_s", value) for value in ("1", True, None, -1, math.nan, math.inf, 10**400)),
+])  # fmt: skip
 def test_a_value_that_can_not_be_is_named(field, value):
     of_columns = field in {*NAMES} - {*RESULT}
     values = with_columns({field: value}) if of_columns else {**RESULT, field: value}
@@ -202,17 +199,14 @@ def test_texts_are_read_as_written_and_no_spreadsheet_computes_them(tmp_path, wo
             assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
-        ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
-        ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
-        ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
-        ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
-        ("amp", "loraa"), ("rank", "0x1"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "text"), [
+    ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
+    ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
+    ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
+    ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
+    ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
+    ("amp", "loraa"), ("rank", "0x1"),
+])  # fmt: skip
 def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, text):
     path, fields = tmp_path / "runs.csv", next(csv.reader([encode(ROWS[0]).decode()]))
     fields[NAMES.index(name)] = text

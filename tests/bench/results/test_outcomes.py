@@ -61,11 +61,10 @@ def all_values(rows, values_of):
     return [None if values is None else values.tolist() for values in found]
 
 
-@pytest.mark.parametrize(
-    ("metric", "task", "most"),
-    [("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
-     ("overall", "multitask", 140_000)],
-)  # fmt: skip
+@pytest.mark.parametrize(("metric", "task", "most"), [
+    ("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
+    ("overall", "multitask", 140_000),
+])  # fmt: skip
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)

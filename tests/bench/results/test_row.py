@@ -58,10 +58,9 @@ def test_times_are_those_of_the_passes_that_count(tmp_path):
     assert "unstable_timing" not in str(row["flags"])
 
 
-@pytest.mark.parametrize(
-    ("passes", "settled"),
-    [([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1)],
-)
+@pytest.mark.parametrize(("passes", "settled"), [
+    ([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1),
+])  # fmt: skip
 def test_times_that_did_not_settle_are_flagged(tmp_path, passes, settled):
     panel_file(tmp_path, passes, warm=0, settled=settled)
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])

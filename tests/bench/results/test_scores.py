@@ -172,10 +172,9 @@ def test_texts_of_a_document_count_as_one(texts):
         assert joined([copies, replace(copies, documents=None)]).documents is None
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [np.array([0, 3]), np.array([0, -1]), np.zeros((2, 2), np.int8), np.zeros(3, np.int64)],
-)
+@pytest.mark.parametrize("labels", [
+    np.array([0, 3]), np.array([0, -1]), np.zeros((2, 2), np.int8), np.zeros(3, np.int64),
+])  # fmt: skip
 def test_logits_that_do_not_fit_the_labels_are_refused(labels):
     with pytest.raises(ValueError, match=r"logit"):
         outcome_of(np.zeros((2, 3)), labels, None)
@@ -325,11 +324,10 @@ def test_rows_without_predictions_of_other_problems_or_of_a_search_are_noted_or_
     assert rescored([new_row()], "macro_f1", of_seeds, {}) == [new_row()]
 
 
-@pytest.mark.parametrize(
-    ("metric", "fewest", "warns"),
-    [("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
-     ("macro_f1", 0, False)],
-)  # fmt: skip
+@pytest.mark.parametrize(("metric", "fewest", "warns"), [
+    ("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
+    ("macro_f1", 0, False),
+])  # fmt: skip
 def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns):
     row, notes = scored(), []
     counts = {"common": (20, 80), "rare": (20, fewest)}

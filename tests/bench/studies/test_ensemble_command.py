@@ -98,28 +98,25 @@ def test_files_without_indices_are_compared_by_labels(place, answer, of_before):
     )
 
 
-@pytest.mark.parametrize(
-    ("task", "change", "message"),
-    [
-        ("movies", {"held_logits": np.zeros((7, 3))}, "predictions and labels don't fit"),
-        ("movies", {"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
-        ("movies", {"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
-        ("movies", {"logits": np.zeros((0, 3)), "labels": np.zeros(0)},
-         "holds predictions of no examples"),
-        ("movies", {"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
-        ("movies", {"held_indices": indices_of(7)}, "predictions and labels don't fit"),
-        ("movies", {"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
-        ("movies", {"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
-        ("movies", {"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
-        ("sts", {"labels": np.full(DEV, 0.1)},
-         "sts: the dev labels are all the same; run cells on more of them"),
-        ("sts", {"held_labels": np.full(HELD, 0.1)},
-         "sts: the labels that were held out are all the same; hold out more"),
-        ("sts", {"logits": np.full((DEV, 1), 0.1)}, "lora-r8-attn-fp32-s0 can't be averaged"),
-        ("sts", {"held_logits": np.full((HELD, 1), 0.1)},
-         "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("task", "change", "message"), [
+    ("movies", {"held_logits": np.zeros((7, 3))}, "predictions and labels don't fit"),
+    ("movies", {"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
+    ("movies", {"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
+    ("movies", {"logits": np.zeros((0, 3)), "labels": np.zeros(0)},
+     "holds predictions of no examples"),
+    ("movies", {"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
+    ("movies", {"held_indices": indices_of(7)}, "predictions and labels don't fit"),
+    ("movies", {"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
+    ("movies", {"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
+    ("movies", {"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
+    ("sts", {"labels": np.full(DEV, 0.1)},
+     "sts: the dev labels are all the same; run cells on more of them"),
+    ("sts", {"held_labels": np.full(HELD, 0.1)},
+     "sts: the labels that were held out are all the same; hold out more"),
+    ("sts", {"logits": np.full((DEV, 1), 0.1)}, "lora-r8-attn-fp32-s0 can't be averaged"),
+    ("sts", {"held_logits": np.full((HELD, 1), 0.1)},
+     "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
+])  # fmt: skip
 def test_damaged_or_constant_predictions_are_one_line(place, task, change, message):
     path = place.add(0, task=task)
     save_file({**load_file(path), **change}, path)
