@@ -76,8 +76,7 @@ def test_each_task_has_its_own_variance_and_the_same_weight():
     assert verdict(rows).interval.value == pytest.approx(0.01, abs=0.002)
     wild = raced(0.0, ["movies"]) + raced(0.0, ["nyt"], spread=0.05)
     assert verdict(wild).verdict is Verdict.UNDECIDED
-    estimated = estimate(stated(), wild, no_values)
-    assert 4 <= estimated.freedom < 4.1
+    assert 4 <= estimate(stated(), wild, no_values).freedom < 4.1
 
 
 def test_more_trainings_of_folds_reduce_only_what_varies_within_them():

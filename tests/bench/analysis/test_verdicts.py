@@ -19,8 +19,7 @@ from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_r
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
-    of = cell(mode, rank, layers, amp, seed, **(settings or {}))
-    return result_row(of, **figures)
+    return result_row(cell(mode, rank, layers, amp, seed, **(settings or {})), **figures)
 
 
 def one(rows):
@@ -114,8 +113,7 @@ def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
     group = one(rows)
     by_mode = {setting.mode: setting for setting in group.settings}
     for cost in ("memory", "time"):
-        ratio = compare(group, cost, by_mode["lora"], by_mode["full"])
-        assert ratio.value == pytest.approx(0.99)
+        assert compare(group, cost, by_mode["lora"], by_mode["full"]).value == pytest.approx(0.99)
         costs = {mode: cost_of(group, setting, cost) for mode, setting in by_mode.items()}
         if len(seeds) < 3:
             assert cost == "time" or costs["lora"] == pytest.approx(990 * EXPENSIVE[seeds[0]])

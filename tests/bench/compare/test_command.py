@@ -128,8 +128,7 @@ def test_bad_input_is_one_line_and_writes_nothing(place, arguments, monkeypatch,
 
 def test_the_committed_rows_against_themselves_by_another_metric(place):
     own = str(copy_reference(place))
-    done = run(own, own, "--metric", "macro_f1", "--json")
-    data = json.loads(done.stdout)
+    data = json.loads(run(own, own, "--metric", "macro_f1", "--json").stdout)
     assert re.fullmatch(r"No regression in \d\d+ settings\.", data["summary"][0])
     assert {each["metric"] for each in data["settings"]} == {"macro_f1"}
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")

@@ -153,8 +153,7 @@ def test_many_classes_are_classes_only_with_two_examples_each(tmp_path):
     count = 2000
     numbers = range(2 * count)
     columns = {"text": [f"text {n}" for n in numbers], "label": [f"c{n % count}" for n in numbers]}
-    data = read_file(write_csv(tmp_path / "many.csv", columns))
-    assert len(data.spec.classes) == count
+    assert len(read_file(write_csv(tmp_path / "many.csv", columns)).spec.classes) == count
     half = {name: values[: count + 100] for name, values in columns.items()}
     path = write_csv(tmp_path / "ids.csv", half)
     assert "2,000 distinct labels in 2,100 examples, as ids" in refusal(path)

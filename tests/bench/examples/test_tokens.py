@@ -108,8 +108,7 @@ def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path,
         with monkeypatch.context() as changing:
             changing.setattr(tokens, name, value)
             assert place.read() is None
-    searched = cell_of(for_search(place.data))
-    assert tokens.read(searched, place.tokenizer, place.folder) is None
+    assert tokens.read(cell_of(for_search(place.data)), place.tokenizer, place.folder) is None
 
 
 def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):

@@ -92,8 +92,7 @@ def test_one_wrong_logit_is_enough(base):
         off[3, 1] += error
         assert _wrong(off, expected, _tolerance(cell)) == [3]
     assert not _wrong(expected + 0.5e-4, expected, _tolerance(cell))
-    numbers = replace(cell, unit=(0.0, 20.0))
-    assert _tolerance(numbers) == pytest.approx(20e-4)
+    assert _tolerance(replace(cell, unit=(0.0, 20.0))) == pytest.approx(20e-4)
     assert _tolerance(replace(cell, unit=(0.0, 0.1))) == pytest.approx(1e-4)
 
 

@@ -89,8 +89,7 @@ def rows_of(picked, grid="mine"):
 
 
 def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
-    every = cells(gridfile.load("mine.toml"), amp_on="fp16")
-    found = groups(rows_of(every))
+    found = groups(rows_of(cells(gridfile.load("mine.toml"), amp_on="fp16")))
     assert len(found) == 2, "one for each batch size"
     for group in found:
         whole, one, report = commands(group, ["a b.csv"], NO_FACTS)

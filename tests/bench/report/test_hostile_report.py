@@ -139,8 +139,7 @@ def test_numbers_that_nobody_measured_are_shown(tmp_path):
     for place, value in zip(range(0, 68, 3), values, strict=False):
         filled = [name for name in measured if rows[place][name] is not None]
         rows[place] |= {name: BY_NAME[name].kind(value) for name in filled}
-    index = render(as_results(rows), tmp_path)
-    assert "</html>" in index.read_text("utf-8")
+    assert "</html>" in render(as_results(rows), tmp_path).read_text("utf-8")
 
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311

@@ -118,8 +118,7 @@ def test_the_section_says_what_the_data_are_and_what_was_found():
     assert data_section(group, {}) == data_section(group, {"another": facts()}) == []
     other = {"data_digest": "ef" * 6, "task": "other"}
     others = [row | other | {"cell_id": f"{row.cell_id}x"} for row in ROWS]
-    both = {DATA: facts(), "ef" * 6: facts()}
-    found = report(as_results([*ROWS, *others], facts=both))
+    found = report(as_results([*ROWS, *others], facts={DATA: facts(), "ef" * 6: facts()}))
     anchors = [s.anchor for other in found["others"] for s in other["sections"]]
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
 
@@ -170,8 +169,7 @@ def measured(axes, peak, owned, time, step):
     """A row with the parts of its memory and of its step."""
     weights, optimizer, gradients, activations = owned
     forward, backward, of_optimizer = step
-    row = result_row(cell(*axes, "off"))
-    return row | {
+    return result_row(cell(*axes, "off")) | {
         "peak_rss_mib": peak, "peak_anon_mib": peak - 100, "imports_anon_mib": 150.0,
         "weights_mib": weights, "optimizer_mib": optimizer, "gradients_mib": gradients,
         "activations_mib": activations, "ms_per_1k_tokens": time, "step_ms_median": 2 * time,

@@ -167,8 +167,7 @@ def test_a_hostile_file_is_one_note(kept, change):
 @given(data=st.data())
 def test_a_damaged_file_is_one_note_or_gives_the_scores_of_its_rows(kept, data):
     runs, rows, content = kept
-    path = outcomes_file(runs)
-    path.write_bytes(data.draw(damaged(content)))
+    outcomes_file(runs).write_bytes(data.draw(damaged(content)))
     notes = []
     for row, values in zip(rows, all_values(rows, kept_values(runs, notes.append)), strict=True):
         assert values is None or np.mean(values) == pytest.approx(row.dev_score, abs=1e-6)

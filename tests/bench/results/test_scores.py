@@ -120,8 +120,7 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
     assert score.low < score.value == score.high == 1.0
     error = numbers("rmse", of_numbers())
     assert score_of("rmse", [error]) == spread(error[None, :]).interval()
-    several = score_of("rmse", [error, error + 50])
-    assert several.value == pytest.approx(error.mean() + 25)
+    assert score_of("rmse", [error, error + 50]).value == pytest.approx(error.mean() + 25)
 
 
 def entities(texts):
@@ -278,8 +277,7 @@ def of_seeds(rows, *, logits=False):
 def test_a_row_that_is_scored_otherwise_has_the_interval_and_majority_of_the_metric():
     row, notes, ones = scored(flags="not_learned"), [], np.ones(N, dtype=int)
     [other] = rescored([row], "macro_f1", of_seeds, {row.data_digest: FACTS}, notes.append)
-    predicted = CLASSES.predicted
-    expected = library.f1_score(CLASSES.labels, predicted, average="macro")
+    expected = library.f1_score(CLASSES.labels, CLASSES.predicted, average="macro")
     assert other.dev_metric == "macro_f1"
     assert other.dev_score == pytest.approx(expected)
     assert other.dev_ci_low < expected < other.dev_ci_high
@@ -294,8 +292,7 @@ def test_a_row_that_is_scored_otherwise_has_the_interval_and_majority_of_the_met
     assert majority_score("auroc", CLASSES, FACTS) == pytest.approx(0.5)
     several = of_labels(2)
     counts = FACTS.model_copy(update={"class_counts": {"a": (60, 0), "b": (10, 0)}})
-    guess = np.tile([1, 0], (N, 1))
-    expected = library.f1_score(several.labels, guess, average="micro")
+    expected = library.f1_score(several.labels, np.tile([1, 0], (N, 1)), average="micro")
     assert majority_score("micro_f1", several, counts) == pytest.approx(expected)
     assert majority_score("rmse", of_numbers(), FACTS) is None
 

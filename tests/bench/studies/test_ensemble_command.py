@@ -194,8 +194,7 @@ def without_an_example(path, prefix):
 def test_cells_on_other_examples_are_left_out_with_a_note(place, answer):
     place.add(0, task="sts")
     place.add(1, task="sts")
-    path = place.add_whole(2, parts=("sst", "sts"))
-    without_an_example(path, "sts.")
+    without_an_example(place.add_whole(2, parts=("sst", "sts")), "sts.")
     alone = answer("--task", "sts")
     assert alone["candidates"] == 2
     assert alone["notes"] == ["1 cell of sts left out: made on other examples than the others"]
@@ -226,8 +225,7 @@ def test_a_cell_in_several_files_counts_once(place, tmp_path, answer):
     assert "is gone" in place.refused()
     other.add(1, task="sst")
     other.add(0, task="sts")
-    result = answer("--runs", str(other.csv))
-    assert [entry["candidates"] for entry in result["tasks"]] == [2, 1]
+    assert [entry["candidates"] for entry in answer("--runs", str(other.csv))["tasks"]] == [2, 1]
 
 
 def test_a_choice_has_all_its_stages():
@@ -240,8 +238,7 @@ def test_a_choice_has_all_its_stages():
     for size, (_, held_score) in enumerate(choice.additions, start=1):
         members = [index for index, _ in choice.additions[:size]]
         together = tuple((index, members.count(index)) for index in {*members})
-        reached = score("accuracy", averaged(models, together), labels)
-        assert reached == pytest.approx(held_score)
+        assert score("accuracy", averaged(models, together), labels) == pytest.approx(held_score)
     taken = choice.additions[: sum(weight for _, weight in choice.weights)]
     highest = max(held_score for _, held_score in choice.additions)
     assert taken[-1][1] == choice.held_score == highest

@@ -206,8 +206,7 @@ def test_singular_values_4_and_3():
     figures = of.figures()
     assert figures["nonzero"] == 2
     assert figures["stable_rank"] == pytest.approx(25 / 16)
-    shares = (4 / 7, 3 / 7)
-    entropy = -sum(p * math.log(p) for p in shares)
+    entropy = -sum(p * math.log(p) for p in (4 / 7, 3 / 7))
     assert figures["effective_rank"] == pytest.approx(math.exp(entropy))
     assert of.shares == pytest.approx([16 / 25, 1, 1])
     assert (of.rank_for(0.5), of.rank_for(0.9)) == (1, 2)
