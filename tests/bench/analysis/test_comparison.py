@@ -15,6 +15,10 @@ TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"
 KEPT = "activations_mib"
 LORA = ("lora", 4, "attn-only", "bf16")
 FULL, BF16 = ("full", None, None, "off"), ("full", None, None, "bf16")
+THERE = {"machine": "EPYC, 64 cores, 256 GiB", "conditions_id": "there", "threads": 64}
+GPU = THERE | {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 400.0}
+HERE_TIMES = {FULL: 100.0, BF16: 80.0, LORA: 60.0}
+THERE_TIMES = {FULL: 20.0, BF16: 8.0, LORA: 12.0}
 
 
 def run(axes=FULL, seed=0, repeat=1, minute=0, cell_settings=None, **figures):
@@ -326,10 +330,6 @@ def test_rows_of_a_common_machine_are_compared_there():
     assert found.machines is None
 
 
-THERE = {"machine": "EPYC, 64 cores, 256 GiB", "conditions_id": "there", "threads": 64}
-GPU = THERE | {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 400.0}
-
-
 def rows(times, place=None, repeats=4, std=0.01, seed=0):
     rng = np.random.default_rng(seed)
     return [
@@ -346,10 +346,6 @@ def costs(machines):
 def costs_of(comparison):
     every = (one for pair in comparison.pairs for one in pair.compared)
     return {(one.verdict, one.why) for one in every if one.measure.kind != "score"}
-
-
-HERE_TIMES = {FULL: 100.0, BF16: 80.0, LORA: 60.0}
-THERE_TIMES = {FULL: 20.0, BF16: 8.0, LORA: 12.0}
 
 
 def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_not():

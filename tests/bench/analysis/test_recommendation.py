@@ -19,6 +19,8 @@ EXAMPLES = 2000
 HEAD, FULL = ("head", None, None), ("full", None, None)
 SMALL, LARGE = ("lora", 1, "attn-only"), ("lora", 8, "all-lin")
 SHARES = {HEAD: 0.45, FULL: 0.60, SMALL: 0.60, LARGE: 0.60}
+WORSE = {**SHARES, SMALL: 0.55}  # beyond the margin
+LORA_1 = "lora rank 1 on attn-only, fp32"
 
 
 def axes_of(row):
@@ -52,10 +54,6 @@ def group_of(shares=SHARES, seeds=3, kept=True, examples=EXAMPLES, rows=(), **ch
             ))  # fmt: skip
     [group] = groups(made, (), of if kept else lambda rows: None)
     return group
-
-
-WORSE = {**SHARES, SMALL: 0.55}  # beyond the margin
-LORA_1 = "lora rank 1 on attn-only, fp32"
 
 
 @pytest.mark.parametrize(("shares", "changes", "margin", "limits", "among", "expected"), [

@@ -25,6 +25,7 @@ from tests.experiments.faults.setups import slots_of
 LORA = cell("lora", 8, "attn-only", "off")
 FULL = cell("full", None, None, "off")
 HEAD = cell("head", None, None, "off")
+TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.1, 9.9, 10.0]
 SLOWER = [1.5 * ms for ms in STEADY]
 WILD = [10.0, 17.0, 6.0, 15.0, 8.0, 12.0, 20.0, 7.0]
@@ -269,9 +270,6 @@ def test_options_for_one_device_are_bench_grids_own_and_others_need_a_record(tmp
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     expected = ("all", 1), ["--seeds", "3"]
     assert several_slots(["--device=all", "--seeds", "3"]) == expected, "one GPU may be all"
-
-
-TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 
 
 @pytest.mark.parametrize(("column", "verdict", "changes", "failing", "at_look", "otherwise"), [

@@ -21,6 +21,8 @@ from tests.bench.synthetic_rows import cell, full_grid, result_row, synthetic_ro
 from tests.hostile import check_line
 from tests.reference_run import copy_reference
 
+ROWS = synthetic_rows(68)
+
 
 def rows_of(seed=0, repeats=3, seeds=3, **other):
     """Rows of six settings, with repeats whose times differ by 2%."""
@@ -144,9 +146,6 @@ def test_the_note_of_a_report_names_the_command_for_several_files_or_versions(pl
         note = report._comparison([*map(Path, files)], rows)
         assert shlex.split(note.partition("bench.compare ")[2]) == words
     assert run("a b.csv", *versions).exit_code == 0
-
-
-ROWS = synthetic_rows(68)
 
 
 def test_two_files_and_filters_on_any_column(tmp_path):

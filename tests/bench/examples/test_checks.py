@@ -16,6 +16,16 @@ from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.splitting import normalised
 
 LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
+TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
+    [LONG, LONG.title(), LONG.replace("two", "six"), LONG.replace("letters", "calls"), LONG[:70]]
+)
+ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
+SENTENCES = ("it’s — well", "Größe", "naïve")
+WRONGLY_DECODED = [
+    *(text.encode().decode("cp1252") for text in SENTENCES),
+    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
+    "ï»¿first",
+]
 
 
 def data(train, dev, classes=("no", "yes")):
@@ -41,14 +51,6 @@ def test_findings_are_counted_and_shown_by_normalised_texts_of_pairs_by_both():
     found = check(data(train, [("a", "b", 1), ("c", "a", 1)]))
     assert (counts(found.leaks), found.leaks.shown) == ((2, 1), ("a / b",))
     assert (counts(found.duplicates), counts(found.conflicts)) == ((1, 0), (2, 1))
-
-
-SENTENCES = ("it’s — well", "Größe", "naïve")
-WRONGLY_DECODED = [
-    *(text.encode().decode("cp1252") for text in SENTENCES),
-    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
-    "ï»¿first",
-]
 
 
 @pytest.mark.parametrize(("kind", "text"), [
@@ -114,12 +116,6 @@ def check_by_hand(task):
     leaked = [at for at, key in enumerate(keys[0]) if key in dev | near[0][1]]
     assert leaks(task).tolist() == leaked
     return expected
-
-
-TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
-    [LONG, LONG.title(), LONG.replace("two", "six"), LONG.replace("letters", "calls"), LONG[:70]]
-)
-ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
 
 
 @settings(max_examples=60, derandomize=True)

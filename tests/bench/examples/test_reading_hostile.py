@@ -17,6 +17,7 @@ from tests.bench.examples.tables import TOPICS, need_data, read_file, write_csv,
 from tests.hostile import TEXTS, answer, check_line, damaged, examples, nested
 
 _GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
+ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
 
 
 def refusal(path, **settings):
@@ -204,9 +205,6 @@ def test_hostile_names_and_labels_give_printable_lines(tmp_path, text):
     data = read_file(path)
     assert data.examples.text_a[0] == text.strip()
     assert all(note.isprintable() for note in data.notes)
-
-
-ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
 
 
 @pytest.mark.parametrize("name", ["train.csv", "d.tsv", "d.jsonl"])

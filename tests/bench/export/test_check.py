@@ -45,6 +45,7 @@ def _without_last_module(folder):
 
 
 MEAN_HERE = {"pooling": "mean", "on_hub": False}
+PAIRS = json.dumps({"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}})
 ORDER = {"0": "maybe", "1": "right", "2": "wrong"}
 CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 POOLING = small.with_json("1_Pooling/config.json", **CLS)
@@ -170,9 +171,6 @@ def test_timed_batches_are_full(tmp_path):
     answer = run_fresh(tmp_path, ["a text"] * 75, timed=True)
     assert (len(answer.one_ms), len(answer.batch_ms)) == (50, 3)
     assert min(answer.batch_ms) >= 32
-
-
-PAIRS = json.dumps({"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}})
 
 
 def test_a_pair_on_the_command_line_is_predicted(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,8 @@ from bench.export.formats import SNIPPET, Format
 from bench.plan.metrics import WORDS
 from tests.bench.export.small import CLASSES, expected_logits
 
+SEVERAL, NUMBER = "multi_label_classification", "regression"
+
 
 def run(*arguments):
     return predict.command.main([*map(str, arguments)], standalone_mode=False)
@@ -180,9 +182,6 @@ def test_pairs_take_two_columns(tmp_path, answers, capsys):
     assert "are the same column" in refused(pairs, file, "--text", "note", "--text-pair", "note")
     single = described(tmp_path / "single")
     assert "the model takes single texts" in refused(single, file, "--text-pair", "note")
-
-
-SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 
 @pytest.mark.parametrize(("problem", "classes", "answer", "line", "prediction"), [

@@ -37,6 +37,13 @@ from tests.hostile import check_line
 
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
 AXES = ("mode", "rank", "layers", "amp", "batch_size", "seed")
+HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
+ROWS = [
+    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
+    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
+    for amp in ("off", "bf16")
+    for seed in (0, 1, 2)
+]
 MINE = """
 [settings]
 seeds = 2
@@ -151,15 +158,6 @@ def test_commands_repeat_rates_repeats_and_races():
             "the finalist of another grid alone": rows_of(final, "mine"),
         }.items()
     })  # fmt: skip
-
-
-HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
-ROWS = [
-    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
-    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
-    for amp in ("off", "bf16")
-    for seed in (0, 1, 2)
-]
 
 
 def write(path, columns):

@@ -162,9 +162,9 @@ CURVES = Curves(
         for mode, mib in (("full", 300.0), ("lora", 100.0)) for b, n in ((64, 16), (1, 128))
     ),
 )  # fmt: skip
-KEY = curves_key(ROWS[0].model_digest, "cpu")
+DATA, KEY = ROWS[0].data_digest, curves_key(ROWS[0].model_digest, "cpu")
 FILES: dict[str, Any] = {
-    "data": {ROWS[0].data_digest: FACTS.model_dump(mode="json")},
+    "data": {DATA: FACTS.model_dump(mode="json")},
     "exports": {ROWS[0].cell_id: exported().model_dump(mode="json")},
     "fit": {KEY: CURVES.model_dump(mode="json")},
     "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
@@ -184,9 +184,6 @@ def with_value(value, name, *place):
         inner = inner[key]
     inner[place[-1]] = value
     return name, document
-
-
-DATA = ROWS[0].data_digest
 
 
 @st.composite

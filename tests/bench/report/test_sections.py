@@ -17,6 +17,8 @@ from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_r
 
 DATA = "3e9ab01c77d2"
 ENCODER = {"model_digest": "7c1d0f9a44be", "pooling": "mean", "max_length": 128}
+OLDER = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
+SAME = {"model": "same", "model_digest": "5a" * 6}
 
 
 def facts_with(metric="accuracy", *, frozen=(0.41, 0.38, 0.44)):
@@ -123,9 +125,6 @@ def test_the_section_says_what_the_data_are_and_what_was_found():
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
 
 
-SAME = {"model": "same", "model_digest": "5a" * 6}
-
-
 def test_the_section_follows_from_the_rows():
     three = made(rows_of(), rows_of(**LARGE, times=3, max_length=96), rows_of(**SAME, times=2))
     others = [row for row in rows_of(**SAME) if row.mode != "full"]
@@ -160,9 +159,6 @@ def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one
     assert 'id="encoders"' in render(results, tmp_path).read_text()
     assert "](figures/encoders-memory.svg)" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "figures" / "encoders-memory.svg").exists()
-
-
-OLDER = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
 
 
 def measured(axes, peak, owned, time, step):

@@ -34,6 +34,11 @@ RESULT = {
         "dev_score": 0.5, "dev_loss": 1.2, "train_loss": 1.1, "peak_rss_mib": 300.5,
     },
 }  # fmt: skip
+OTHER_CELL = {
+    "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
+    "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
+    "model": "other", "learning_rate": 9.0,
+}  # fmt: skip
 PANEL = """pass,batch,ms,tokens,examples,counts,settled
 0,0,90.5,100,2,0,1
 1,0,11.25,100,2,1,1
@@ -44,6 +49,16 @@ STEPS = "step,ms,tokens,padded,examples,loss\n" + "".join(
     f"{n},{40 + n % 3}.5,{300 + n},{300 + n},8,0.5\n" for n in range(1, 98)
 )
 JOB = job_of(CELL, Path("/a/b"))
+NO_FILES = {
+    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
+    "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
+}  # fmt: skip
+ROWS = [
+    result_row(cell("full", None, None, "off")),
+    failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
+    result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
+]
+WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
 def row_of(folder, result):
@@ -63,13 +78,6 @@ def check_row(folder, row):
     (found,) = read_rows(path)
     assert found["cell_id"] == CELL.cell_id
     assert found["status"] == row["status"]
-
-
-OTHER_CELL = {
-    "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
-    "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
-    "model": "other", "learning_rate": 9.0,
-}  # fmt: skip
 
 
 def with_columns(columns):
@@ -153,13 +161,6 @@ def test_damaged_times_give_times_or_none(tmp_path, name, content, data):
         assert 0 < columns["ms_per_1k_tokens"] < math.inf
 
 
-ROWS = [
-    result_row(cell("full", None, None, "off")),
-    failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
-    result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
-]
-
-
 def silent(_line):
     """Takes the note about a torn record."""
 
@@ -169,9 +170,6 @@ def as_read(row):
     names = (name for name in NAMES if name != "scale")  # which follows from others
     numbers = {name: value for name in names if isinstance(value := row[name], float)}
     return row | {name: float(f"{value:.7g}") for name, value in numbers.items()}
-
-
-WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
 @examples(120)
@@ -215,12 +213,6 @@ def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, tex
         read_rows(path, silent)
     check_line(str(caught.value), f"{path}, line 5: {name}: ")
     assert text != "loraa" or ", ".join(VALUES[name]) in str(caught.value)
-
-
-NO_FILES = {
-    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
-    "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
