@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.examples import tokens
 from bench.examples.tokens import auto_max_length, share_cut
+from bench.grid.inputs import Inputs
 from bench.plan.planning import plan
 from bench.results.store import read_rows
 from minbert.assets.embedded import asset_folder
@@ -169,7 +170,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     stub, csv = setup("fake"), tmp_path / "runs.csv"
     code = f"import os, sys; print(len(os.listdir({str(place.cache)!r}))); sys.exit(3)"
     models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
-    inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
+    inputs = Inputs(grid=stub.grid, models=models, data=place.data, data_folder=place.folder)
     worker = (sys.executable, "-S", "-c", code)
     session = stub.session(csv, [stub.target("cpu")], worker, inputs=inputs)
     session.run([plan([place.cell], [], stub.conditions.columns())])
