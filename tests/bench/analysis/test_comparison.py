@@ -373,13 +373,10 @@ def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_
     assert widths[-1] > 1.5
 
 
-def test_machines_need_full_fine_tuning_in_fp32_for_ratios():
+def test_ratios_of_machines_need_full_fine_tuning_in_fp32_and_those_of_memory_devices_of_a_type():
     without = of(rows({BF16: 80.0}), rows({BF16: 8.0}, THERE)).machines
     assert {cost.normalised for cost in costs(without).values()} == {None}
     assert "full fine-tuning in fp32" in without.why
-
-
-def test_memory_is_compared_on_devices_of_one_type_alone():
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, GPU))
     assert {column for _, column in costs(found.machines)} == {TIME}
     assert "memory on a cpu and on a cuda is not comparable" in found.machines.why

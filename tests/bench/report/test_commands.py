@@ -209,7 +209,6 @@ def shell(tmp_path_factory):
 
 
 def printed(main, *arguments, capsys):
-    """The output of a command in this process."""
     with mock.patch("sys.argv", ["x", *arguments]):
         main.main([*arguments], standalone_mode=False)
     return "".join(capsys.readouterr())

@@ -162,7 +162,6 @@ def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one
 
 
 def measured(axes, peak, owned, time, step):
-    """A row with the parts of its memory and of its step."""
     weights, optimizer, gradients, activations = owned
     forward, backward, of_optimizer = step
     return result_row(cell(*axes, "off")) | {
