@@ -240,7 +240,9 @@ def test_a_missing_library_is_named_with_the_command(model, tmp_path, monkeypatc
     assert "needs transformers: pip install -e '.[transformers]'" in refused(model, file)
 
 
-def test_the_command_reads_stdin_and_stops_with_its_reader(export):
+def test_stdin_has_a_text_on_each_line_and_the_command_stops_with_its_reader(
+    export, model, answers
+):
     _, folder = export("onnx")
     command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
     process = subprocess.Popen(
@@ -253,9 +255,6 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(export):
         done = subprocess.run(command, input=b"a\n", stdout=full, stderr=-1, check=False)
     message = b"error: stdout can't be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (1, message)
-
-
-def test_stdin_has_a_text_on_each_line(model, answers):
     given = "The film\n\nCafé\n".encode()
     done = CliRunner().invoke(predict.command, [str(model), "-"], given, standalone_mode=False)
     assert [line[0] for line in table(done.stdout)] == ["row", "1", "2", "3"]

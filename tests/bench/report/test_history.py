@@ -48,7 +48,6 @@ def runs(versions, factors=MappingProxyType({}), since=0, settings=SETTINGS, rep
 
 
 def history(rows, folder):
-    """The data of the pages."""
     return write_history(list(rows), folder, ["runs.csv"])[1]
 
 

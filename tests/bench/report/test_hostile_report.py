@@ -1,6 +1,5 @@
-"""Reports on rows with markup, formulas and commands as texts and with impossible numbers, and on
-files beside them that are changed in any part: it is rendered, or a line names the file. And what
-commands print as tables."""
+"""Reports on rows with hostile texts and impossible numbers, and on files beside them that are
+changed in any part: it is rendered, or a line names the file. And tables that commands print."""
 
 import copy
 import json
@@ -79,7 +78,7 @@ def check_characters(text):
     assert "x" * 600 not in text
 
 
-def test_a_page_holds_markup_as_text(folder):
+def test_a_page_and_its_markdown_hold_markup_as_text(folder):
     html = (folder / "index.html").read_text("utf-8")
     assert len(re.findall("<script", html)) == html.count("</script>") == 2
     rest = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
@@ -94,8 +93,6 @@ def test_a_page_holds_markup_as_text(folder):
         assert "<script" not in text
         assert not re.search(r"<[^>]*\son\w+\s*=", text)
 
-
-def test_markdown_holds_markup_as_text(folder):
     text = (folder / "report.md").read_text("utf-8")
     check_characters(text)
     html = markdown.markdown(text, extensions=["tables"])

@@ -58,7 +58,6 @@ ROWS = [
     failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
     result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
 ]
-WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
 def row_of(folder, result):
@@ -173,7 +172,7 @@ def as_read(row):
 
 
 @examples(120)
-@given(content=damaged(WHOLE))
+@given(content=damaged(record(NAMES) + b"".join(map(encode, ROWS))))
 def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_bytes(content)

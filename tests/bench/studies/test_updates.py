@@ -43,8 +43,7 @@ from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.updates import Place, adapted_model, base_model, move, moved_model
 from tests.cs224n import write_folder
 
-HIDDEN = 32
-"""Of the tiny checkpoint, whose one layer has six linear layers."""
+HIDDEN = 32  # of the tiny checkpoint, whose one layer has six linear layers
 
 
 @pytest.fixture
