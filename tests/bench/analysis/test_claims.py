@@ -61,10 +61,9 @@ def verdict(rows, claim=None, values_of=no_values):
     return judge([claim], [estimate(claim, rows, values_of)])[0]
 
 
-@pytest.mark.parametrize(
-    ("gap", "expected"),
-    [(0.0, "supported"), (-0.03, "refuted"), (-0.0105, "undecided"), (0.04, "supported")],
-)
+@pytest.mark.parametrize(("gap", "expected"), [
+    (0.0, "supported"), (-0.03, "refuted"), (-0.0105, "undecided"), (0.04, "supported"),
+])  # fmt: skip
 def test_rows_flip_a_verdict_on_scores(gap, expected):
     one = verdict(raced(gap))
     assert one.verdict == expected
@@ -77,8 +76,7 @@ def test_each_task_has_its_own_variance_and_the_same_weight():
     assert verdict(rows).interval.value == pytest.approx(0.01, abs=0.002)
     wild = raced(0.0, ["movies"]) + raced(0.0, ["nyt"], spread=0.05)
     assert verdict(wild).verdict is Verdict.UNDECIDED
-    estimated = estimate(stated(), wild, no_values)
-    assert 4 <= estimated.freedom < 4.1
+    assert 4 <= estimate(stated(), wild, no_values).freedom < 4.1
 
 
 def test_more_trainings_of_folds_reduce_only_what_varies_within_them():
@@ -142,27 +140,24 @@ for seed in range(6):
     ]
 
 
-@pytest.mark.parametrize(
-    ("rows", "claim", "why"),
-    [
-        (raced(0.0) + raced(0.0, epochs=3), stated(), "movies: 2 pairs of settings, not 1"),
-        (raced(0.0, seeds=range(4)), stated(), "movies: 4 of 5 pairs of trainings are there"),
-        (raced(0.0, ["movies"]), stated(), "nyt: 0 pairs of settings, not 1"),
-        (raced(0.0)[::2], stated(), "no row has mode lora, race on, rank 1"),
-        ([], stated(rows={"layers": ["attn", "all-lin"]}), "no row has layers attn or all-lin"),
-        (raced(0.0), stated(COSTS), "no row has mode full, amp off"),
-        (FAILED, stated(), "nyt: a training of lora rank 1 on all-lin-only, bf16 ended invalid"),
-        (raced(0.0), stated(differ=[]),
-         "movies: 0 pairs of settings, not 1 (learning_rate is 0.002, in"),
-        (raced(0.0, race=None, fold=None), stated(rows={"mode": "lora", "race": ""}),
-         "movies: predictions are not kept"),
-        (ALTERNATED[::2] + ALTERNATED[1::2][:2], stated(COSTS), "movies: "),
-        ([one | {"machine": f"of {one.mode}"} for one in ALTERNATED], stated(COSTS),
-         "movies: measured on other machines"),
-        ([one | {"started_at": f"2026-11-2{one.mode == 'full':d}T10:{one.seed:02}:00Z"}
-          for one in ALTERNATED], stated(COSTS), "movies: not measured in alternation"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("rows", "claim", "why"), [
+    (raced(0.0) + raced(0.0, epochs=3), stated(), "movies: 2 pairs of settings, not 1"),
+    (raced(0.0, seeds=range(4)), stated(), "movies: 4 of 5 pairs of trainings are there"),
+    (raced(0.0, ["movies"]), stated(), "nyt: 0 pairs of settings, not 1"),
+    (raced(0.0)[::2], stated(), "no row has mode lora, race on, rank 1"),
+    ([], stated(rows={"layers": ["attn", "all-lin"]}), "no row has layers attn or all-lin"),
+    (raced(0.0), stated(COSTS), "no row has mode full, amp off"),
+    (FAILED, stated(), "nyt: a training of lora rank 1 on all-lin-only, bf16 ended invalid"),
+    (raced(0.0), stated(differ=[]),
+     "movies: 0 pairs of settings, not 1 (learning_rate is 0.002, in"),
+    (raced(0.0, race=None, fold=None), stated(rows={"mode": "lora", "race": ""}),
+     "movies: predictions are not kept"),
+    (ALTERNATED[::2] + ALTERNATED[1::2][:2], stated(COSTS), "movies: "),
+    ([one | {"machine": f"of {one.mode}"} for one in ALTERNATED], stated(COSTS),
+     "movies: measured on other machines"),
+    ([one | {"started_at": f"2026-11-2{one.mode == 'full':d}T10:{one.seed:02}:00Z"}
+      for one in ALTERNATED], stated(COSTS), "movies: not measured in alternation"),
+])  # fmt: skip
 def test_rows_that_lack_something_decide_nothing_and_say_what(rows, claim, why):
     one = verdict(rows, claim)
     assert one.verdict is Verdict.UNDECIDED

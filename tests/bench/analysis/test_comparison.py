@@ -15,6 +15,10 @@ TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"
 KEPT = "activations_mib"
 LORA = ("lora", 4, "attn-only", "bf16")
 FULL, BF16 = ("full", None, None, "off"), ("full", None, None, "bf16")
+THERE = {"machine": "EPYC, 64 cores, 256 GiB", "conditions_id": "there", "threads": 64}
+GPU = THERE | {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 400.0}
+HERE_TIMES = {FULL: 100.0, BF16: 80.0, LORA: 60.0}
+THERE_TIMES = {FULL: 20.0, BF16: 8.0, LORA: 12.0}
 
 
 def run(axes=FULL, seed=0, repeat=1, minute=0, cell_settings=None, **figures):
@@ -245,25 +249,21 @@ OK, OOM = [run(), run(seed=1)], [run(), failed(seed=1)]
 MORE = [*seeds([0.5] * 5), run(seed=5, **{SCORE: 0.3}, flags="not_learned")]
 
 
-@pytest.mark.parametrize(
-    ("base", "new", "failing", "passing"),
-    [
-        (OK, OOM, "ok, then oom in 1 of 2 runs: no memory left", ""),
-        (OOM, OK, "", "oom in 1 of 2 runs, then ok: no memory left"),
-        (OOM, OOM, "", ""),
-        (OK, [run(), failed("invalid", seed=1)], "ok, then invalid in 1 of 2 runs: no memory left",
-         ""),
-        (OK, [run(), failed("skipped", seed=1)], "", ""),
-        (OK, [run(), failed("interrupted", seed=1)], "", ""),
-        (OK[:1], [failed(seed=5)], "ok, then oom in 1 of 1 run: no memory left", ""),
-        (OOM, [failed(seed=5)], "", ""),
-        (HALF[:2], UNLEARNED, "learned, then flagged not_learned", ""),
-        (UNLEARNED, HALF[:2], "", "not_learned, then learned"),
-        (HALF[:2], MORE, "", ""),  # the more seeds, the more likely is one that is flagged
-        (MORE[5:], HALF[:1], "", ""),
-        (seeds([0.5] * 6), MORE, "learned, then flagged not_learned", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("base", "new", "failing", "passing"), [
+    (OK, OOM, "ok, then oom in 1 of 2 runs: no memory left", ""),
+    (OOM, OK, "", "oom in 1 of 2 runs, then ok: no memory left"),
+    (OOM, OOM, "", ""),
+    (OK, [run(), failed("invalid", seed=1)], "ok, then invalid in 1 of 2 runs: no memory left", ""),
+    (OK, [run(), failed("skipped", seed=1)], "", ""),
+    (OK, [run(), failed("interrupted", seed=1)], "", ""),
+    (OK[:1], [failed(seed=5)], "ok, then oom in 1 of 1 run: no memory left", ""),
+    (OOM, [failed(seed=5)], "", ""),
+    (HALF[:2], UNLEARNED, "learned, then flagged not_learned", ""),
+    (UNLEARNED, HALF[:2], "", "not_learned, then learned"),
+    (HALF[:2], MORE, "", ""),  # the more seeds, the more likely is one that is flagged
+    (MORE[5:], HALF[:1], "", ""),
+    (seeds([0.5] * 6), MORE, "learned, then flagged not_learned", ""),
+])  # fmt: skip
 def test_a_newly_failing_cell_is_a_regression_and_a_newly_passing_one_is_reported(
     base, new, failing, passing
 ):
@@ -330,10 +330,6 @@ def test_rows_of_a_common_machine_are_compared_there():
     assert found.machines is None
 
 
-THERE = {"machine": "EPYC, 64 cores, 256 GiB", "conditions_id": "there", "threads": 64}
-GPU = THERE | {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 400.0}
-
-
 def rows(times, place=None, repeats=4, std=0.01, seed=0):
     rng = np.random.default_rng(seed)
     return [
@@ -350,10 +346,6 @@ def costs(machines):
 def costs_of(comparison):
     every = (one for pair in comparison.pairs for one in pair.compared)
     return {(one.verdict, one.why) for one in every if one.measure.kind != "score"}
-
-
-HERE_TIMES = {FULL: 100.0, BF16: 80.0, LORA: 60.0}
-THERE_TIMES = {FULL: 20.0, BF16: 8.0, LORA: 12.0}
 
 
 def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_not():
@@ -381,23 +373,17 @@ def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_
     assert widths[-1] > 1.5
 
 
-def test_machines_need_full_fine_tuning_in_fp32_for_ratios():
+def test_ratios_of_machines_need_full_fine_tuning_in_fp32_and_those_of_memory_devices_of_a_type():
     without = of(rows({BF16: 80.0}), rows({BF16: 8.0}, THERE)).machines
     assert {cost.normalised for cost in costs(without).values()} == {None}
     assert "full fine-tuning in fp32" in without.why
-
-
-def test_memory_is_compared_on_devices_of_one_type_alone():
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, GPU))
     assert {column for _, column in costs(found.machines)} == {TIME}
     assert "memory on a cpu and on a cuda is not comparable" in found.machines.why
     assert found.machines.new.startswith("H100 in EPYC")
     other = rows(THERE_TIMES, GPU | {"device_name": "A100", "conditions_id": "a100"})
     found = of(other, rows(THERE_TIMES, GPU))
-    assert {column for _, column in costs(found.machines)} == {
-        TIME,
-        "peak_cuda_allocated_mib",
-    }
+    assert {column for _, column in costs(found.machines)} == {TIME, "peak_cuda_allocated_mib"}
 
 
 def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
@@ -414,10 +400,7 @@ def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
 def test_other_ways_of_measuring_are_left_out():
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE | {"measurement_version": 2}))
     assert found.machines is None
-    mixed = [
-        *rows({FULL: 20.0}, THERE),
-        *rows({BF16: 8.0}, THERE | {"measurement_version": 2}),
-    ]
+    mixed = [*rows({FULL: 20.0}, THERE), *rows({BF16: 8.0}, THERE | {"measurement_version": 2})]
     machines = of(rows({FULL: 100.0, BF16: 80.0}), mixed).machines
     assert [row.label for row in machines.rows] == ["full, fp32"]
     assert "1 setting was left out" in machines.why

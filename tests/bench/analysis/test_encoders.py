@@ -23,8 +23,7 @@ def rows_of(model="minilm", times=1.0, **more):
     rows = []
     for axes in SETTINGS:
         for seed in range(3):
-            of = cell(*axes, "off", seed, **{"model": model} | more)
-            row = result_row(of)
+            row = result_row(cell(*axes, "off", seed, **{"model": model} | more))
             score = float(values_of([row]).mean())
             rows.append(row | {
                 "peak_rss_mib": row.peak_rss_mib * times, "train_s": row.train_s * times,

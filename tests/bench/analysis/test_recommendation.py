@@ -19,6 +19,8 @@ EXAMPLES = 2000
 HEAD, FULL = ("head", None, None), ("full", None, None)
 SMALL, LARGE = ("lora", 1, "attn-only"), ("lora", 8, "all-lin")
 SHARES = {HEAD: 0.45, FULL: 0.60, SMALL: 0.60, LARGE: 0.60}
+WORSE = {**SHARES, SMALL: 0.55}  # beyond the margin
+LORA_1 = "lora rank 1 on attn-only, fp32"
 
 
 def axes_of(row):
@@ -52,10 +54,6 @@ def group_of(shares=SHARES, seeds=3, kept=True, examples=EXAMPLES, rows=(), **ch
             ))  # fmt: skip
     [group] = groups(made, (), of if kept else lambda rows: None)
     return group
-
-
-WORSE = {**SHARES, SMALL: 0.55}  # beyond the margin
-LORA_1 = "lora rank 1 on attn-only, fp32"
 
 
 @pytest.mark.parametrize(("shares", "changes", "margin", "limits", "among", "expected"), [
@@ -177,10 +175,9 @@ def with_scores(known, i, change):
     return replace(known, samples=tuple(samples))
 
 
-@pytest.mark.parametrize(
-    ("depth", "margin", "collapsed"),
-    [(0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ())],
-)
+@pytest.mark.parametrize(("depth", "margin", "collapsed"), [
+    (0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ()),
+])  # fmt: skip
 def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, collapsed):
     """A third of a training's depth is in the mean; the margin is at least the metric's."""
     known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}), margin)

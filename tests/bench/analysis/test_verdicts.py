@@ -17,18 +17,23 @@ from bench.analysis.verdicts import (
 )
 from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 
+LORA = ("lora", 1, "attn-only")
+EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95, 3: 1.4}  # memory and time of each seed, in place of 1
+MEMORY = {
+    "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
+    "peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0,
+}  # fmt: skip
+PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
+                  "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
+
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
-    of = cell(mode, rank, layers, amp, seed, **(settings or {}))
-    return result_row(of, **figures)
+    return result_row(cell(mode, rank, layers, amp, seed, **(settings or {})), **figures)
 
 
 def one(rows):
     [group] = groups(rows)
     return group
-
-
-LORA = ("lora", 1, "attn-only")
 
 
 def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
@@ -92,10 +97,6 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert better_worse(group, gaps) == (0, 2)
 
 
-EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95, 3: 1.4}
-"""The memory and time of each seed, in place of 1."""
-
-
 def costing(memory, *axes, seeds=(0, 1, 2)):
     times = {"ms_per_1k_tokens_ci_low": None, "ms_per_1k_tokens_ci_high": None}
     return [
@@ -107,15 +108,13 @@ def costing(memory, *axes, seeds=(0, 1, 2)):
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 1, 2, 3), (1, 2, 3), (0,), (2,)])
 def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
-    """A setting with further, expensive seeds is not more expensive for that; one that lacks seeds
-    has the costs of its own, and can't be recommended."""
+    """Expensive further seeds make no setting dearer; one that lacks seeds has costs of its own."""
     rows = [*costing(1000.0, "full"), *costing(990.0, *LORA, seeds=seeds)]
     rows += [*costing(970.0, "head"), *costing(980.0, "dora", 1, "attn-only")]
     group = one(rows)
     by_mode = {setting.mode: setting for setting in group.settings}
     for cost in ("memory", "time"):
-        ratio = compare(group, cost, by_mode["lora"], by_mode["full"])
-        assert ratio.value == pytest.approx(0.99)
+        assert compare(group, cost, by_mode["lora"], by_mode["full"]).value == pytest.approx(0.99)
         costs = {mode: cost_of(group, setting, cost) for mode, setting in by_mode.items()}
         if len(seeds) < 3:
             assert cost == "time" or costs["lora"] == pytest.approx(990 * EXPENSIVE[seeds[0]])
@@ -124,14 +123,6 @@ def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
         assert costs["lora"] / costs["full"] == pytest.approx(0.99, rel=1e-3)
     other = one([*costing(1000.0, "full", seeds=(0,)), *costing(990.0, *LORA, seeds=(1, 2))])
     assert compare(other, "memory", *other.settings) is None, "no seed in common"
-
-
-MEMORY = {
-    "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
-    "peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0,
-}  # fmt: skip
-PARTS = MEMORY | {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
-                  "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
 
 
 def test_one_setting_stands_for_each_mode_and_layer_set_and_needs_all_columns_of_memory():

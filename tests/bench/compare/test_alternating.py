@@ -25,6 +25,7 @@ from tests.experiments.faults.setups import slots_of
 LORA = cell("lora", 8, "attn-only", "off")
 FULL = cell("full", None, None, "off")
 HEAD = cell("head", None, None, "off")
+TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.1, 9.9, 10.0]
 SLOWER = [1.5 * ms for ms in STEADY]
 WILD = [10.0, 17.0, 6.0, 15.0, 8.0, 12.0, 20.0, 7.0]
@@ -66,8 +67,7 @@ def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path):
 
 def test_what_is_decided_is_measured_no_further(tmp_path):
     base = [(LORA, STEADY), (FULL, STEADY), (HEAD, STEADY)]
-    new = [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")]
-    sides(tmp_path, base, new)
+    sides(tmp_path, base, [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")])
     (_, new_file), _, looks = alternation(tmp_path, rounds=5).measure()
     done = grouped(read_rows(new_file), lambda row: row.mode)
     assert [row.repeat for row in done["full"]] == [1, 2, 3, 4, 5]
@@ -242,8 +242,7 @@ def two_slots(monkeypatch, device):
 def test_each_setting_stays_on_a_slot_where_sides_take_turns(tmp_path, monkeypatch, options):
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     slots = two_slots(monkeypatch, "all" if "all" in options else "cpu")
-    seeds = [cell("full", None, None, "off", seed=seed) for seed in range(2)]
-    cells = [LORA, *seeds]
+    cells = [LORA, *(cell("full", None, None, "off", seed=seed) for seed in range(2))]
     sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
     (_, new), *_ = alternation(tmp_path, options=[*options, "--max-steps", "3"]).measure()
     runs = log(tmp_path)
@@ -271,9 +270,6 @@ def test_options_for_one_device_are_bench_grids_own_and_others_need_a_record(tmp
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     expected = ("all", 1), ["--seeds", "3"]
     assert several_slots(["--device=all", "--seeds", "3"]) == expected, "one GPU may be all"
-
-
-TIME, UNDECIDED = "ms_per_1k_tokens", Verdict.UNDECIDED
 
 
 @pytest.mark.parametrize(("column", "verdict", "changes", "failing", "at_look", "otherwise"), [

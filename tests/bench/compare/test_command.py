@@ -21,6 +21,8 @@ from tests.bench.synthetic_rows import cell, full_grid, result_row, synthetic_ro
 from tests.hostile import check_line
 from tests.reference_run import copy_reference
 
+ROWS = synthetic_rows(68)
+
 
 def rows_of(seed=0, repeats=3, seeds=3, **other):
     """Rows of six settings, with repeats whose times differ by 2%."""
@@ -128,8 +130,7 @@ def test_bad_input_is_one_line_and_writes_nothing(place, arguments, monkeypatch,
 
 def test_the_committed_rows_against_themselves_by_another_metric(place):
     own = str(copy_reference(place))
-    done = run(own, own, "--metric", "macro_f1", "--json")
-    data = json.loads(done.stdout)
+    data = json.loads(run(own, own, "--metric", "macro_f1", "--json").stdout)
     assert re.fullmatch(r"No regression in \d\d+ settings\.", data["summary"][0])
     assert {each["metric"] for each in data["settings"]} == {"macro_f1"}
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
@@ -145,9 +146,6 @@ def test_the_note_of_a_report_names_the_command_for_several_files_or_versions(pl
         note = report._comparison([*map(Path, files)], rows)
         assert shlex.split(note.partition("bench.compare ")[2]) == words
     assert run("a b.csv", *versions).exit_code == 0
-
-
-ROWS = synthetic_rows(68)
 
 
 def test_two_files_and_filters_on_any_column(tmp_path):
@@ -177,28 +175,25 @@ def test_two_files_and_filters_on_any_column(tmp_path):
     assert len(one.rows) == 2, "terms narrow each other, and those of one column add up"
 
 
-@pytest.mark.parametrize(
-    ("names", "base", "new", "expected"),
-    [
-        *[(["runs.csv"], base, "mode=full", expected) for base, expected in (
-            ("amp", "'amp' is not COLUMN=VALUE"),
-            ("", "is empty"),
-            ("ampp=off", "near it are amp"),
-            ("zzzzzz=off", "is no column"),
-            ("machine='Xeon", "close the quote"),
-            ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
-            ("mode=head rank=8", "and the terms before it; the values are empty"),
-            ("mode=lora mode=dorra", "has mode=dorra"),
-            ("cell_id=x", "and 60 more"),
-            ("amp=off", "1 row matches both --base and --new"),
-        )],
-        (["runs.csv"], "amp=off", None, "give both --base and --new"),
-        (["runs.csv"] * 3, None, None, "and --new; not 3"),
-        (["runs.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
-        (["runs.csv", "."], None, None, "is a folder; name its runs.csv"),
-        (["runs.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "base", "new", "expected"), [
+    *[(["runs.csv"], base, "mode=full", expected) for base, expected in (
+        ("amp", "'amp' is not COLUMN=VALUE"),
+        ("", "is empty"),
+        ("ampp=off", "near it are amp"),
+        ("zzzzzz=off", "is no column"),
+        ("machine='Xeon", "close the quote"),
+        ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
+        ("mode=head rank=8", "and the terms before it; the values are empty"),
+        ("mode=lora mode=dorra", "has mode=dorra"),
+        ("cell_id=x", "and 60 more"),
+        ("amp=off", "1 row matches both --base and --new"),
+    )],
+    (["runs.csv"], "amp=off", None, "give both --base and --new"),
+    (["runs.csv"] * 3, None, None, "and --new; not 3"),
+    (["runs.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
+    (["runs.csv", "."], None, None, "is a folder; name its runs.csv"),
+    (["runs.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
+])  # fmt: skip
 def test_filters_and_files_that_can_not_be_compared(place, names, base, new, expected):
     write("runs.csv", ROWS)
     write("empty.csv", [])

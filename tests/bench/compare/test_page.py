@@ -133,10 +133,8 @@ def test_rows_begin_with_what_is_worse_and_end_with_exact_counts():
     for part in (rows[: sum(worse)], rows[sum(worse) :]):
         counts = [measure in exact for measure, _ in part]
         assert counts == sorted(counts)
-    others = Counter(rows[sum(worse) :])
-    assert max(others.values()) == 5, "of one verdict and measure"
-    number = f"{len(rows)} of "
-    assert number in table.caption
+    assert max(Counter(rows[sum(worse) :]).values()) == 5, "of one verdict and measure"
+    assert f"{len(rows)} of " in table.caption
 
 
 def test_texts_of_rows_are_no_markup(tmp_path):

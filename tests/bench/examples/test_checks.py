@@ -16,6 +16,16 @@ from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.splitting import normalised
 
 LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
+TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
+    [LONG, LONG.title(), LONG.replace("two", "six"), LONG.replace("letters", "calls"), LONG[:70]]
+)
+ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
+SENTENCES = ("it’s — well", "Größe", "naïve")
+WRONGLY_DECODED = [
+    *(text.encode().decode("cp1252") for text in SENTENCES),
+    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
+    "ï»¿first",
+]
 
 
 def data(train, dev, classes=("no", "yes")):
@@ -43,22 +53,11 @@ def test_findings_are_counted_and_shown_by_normalised_texts_of_pairs_by_both():
     assert (counts(found.duplicates), counts(found.conflicts)) == ((1, 0), (2, 1))
 
 
-SENTENCES = ("it’s — well", "Größe", "naïve")
-WRONGLY_DECODED = [
-    *(text.encode().decode("cp1252") for text in SENTENCES),
-    *(text.encode().decode("latin-1") for text in (*SENTENCES, "привет", "so 😀")),
-    "ï»¿first",
-]
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
-        *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
-        *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "text"), [
+    ("replacement characters", "caf\ufffd"), ("lone surrogates", "a\udce9"),
+    *((CONTROL, text) for text in ("a\x00b", "a\x12s", "it\x92s")),
+    *(("UTF-8 read as Latin-1", text) for text in WRONGLY_DECODED),
+])  # fmt: skip
 def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found = check(data([("fine", 0), (text, 1), (" \t", 0)], [("good", 1), ("", 1), ("\n", 1)]))
     assert counts(found.encoding[kind]) == (1, 0)
@@ -67,8 +66,7 @@ def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found.model_dump_json().encode()
     assert counts(found.empty) == (1, 2)
     assert found.empty.shown[0] == "(empty)"
-    pairs = check(data([("a", " ", 0), ("a", "b", 1)], [("c", "d", 1)]))
-    assert counts(pairs.empty) == (1, 0)
+    assert counts(check(data([("a", " ", 0), ("a", "b", 1)], [("c", "d", 1)])).empty) == (1, 0)
 
 
 def test_text_in_any_language_is_no_error():
@@ -77,8 +75,7 @@ def test_text_in_any_language_is_no_error():
         "MANHÃ", "«MANHÃ»", "À LA CARTE", "ÂGE", "Ð and Ñ", "so 😀", "10 °C", "€ 5", "Größe",
         "Ελληνικά", "MAÇÃ… ", "“IRMÔ",
     ]  # fmt: skip
-    found = check(data([(text, 0) for text in texts], [("good", 1)])).encoding
-    assert found == {}
+    assert check(data([(text, 0) for text in texts], [("good", 1)])).encoding == {}
 
 
 def test_at_most_five_examples_are_shown_and_shortened():
@@ -119,12 +116,6 @@ def check_by_hand(task):
     leaked = [at for at, key in enumerate(keys[0]) if key in dev | near[0][1]]
     assert leaks(task).tolist() == leaked
     return expected
-
-
-TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
-    [LONG, LONG.title(), LONG.replace("two", "six"), LONG.replace("letters", "calls"), LONG[:70]]
-)
-ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
 
 
 @settings(max_examples=60, derandomize=True)

@@ -163,8 +163,7 @@ def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(t
     test = write_csv(tmp_path / "mine.tsv", {"a": ["t"], "b": ["x"]}, "\t")
     (tmp_path / "test.csv").write_bytes(b"\0")  # reading it would fail
     roles = {"text": "a", "label": "b", "group": "g"}
-    named = {"validation": str(dev), "test": str(test)}
-    for path, files in ((train, named), (tmp_path, {})):
+    for path, files in ((train, {"validation": str(dev), "test": str(test)}), (tmp_path, {})):
         data = read_file(path, **files, **roles)
         assert data.validation.text_a == ("dev",)
         assert data.validation.labels.tolist() == [1]

@@ -17,6 +17,7 @@ from tests.bench.examples.tables import TOPICS, need_data, read_file, write_csv,
 from tests.hostile import TEXTS, answer, check_line, damaged, examples, nested
 
 _GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
+ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
 
 
 def refusal(path, **settings):
@@ -153,8 +154,7 @@ def test_many_classes_are_classes_only_with_two_examples_each(tmp_path):
     count = 2000
     numbers = range(2 * count)
     columns = {"text": [f"text {n}" for n in numbers], "label": [f"c{n % count}" for n in numbers]}
-    data = read_file(write_csv(tmp_path / "many.csv", columns))
-    assert len(data.spec.classes) == count
+    assert len(read_file(write_csv(tmp_path / "many.csv", columns)).spec.classes) == count
     half = {name: values[: count + 100] for name, values in columns.items()}
     path = write_csv(tmp_path / "ids.csv", half)
     assert "2,000 distinct labels in 2,100 examples, as ids" in refusal(path)
@@ -205,9 +205,6 @@ def test_hostile_names_and_labels_give_printable_lines(tmp_path, text):
     data = read_file(path)
     assert data.examples.text_a[0] == text.strip()
     assert all(note.isprintable() for note in data.notes)
-
-
-ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
 
 
 @pytest.mark.parametrize("name", ["train.csv", "d.tsv", "d.jsonl"])

@@ -40,8 +40,6 @@ configs:
   data_files: validation.parquet
 ---
 """
-
-
 REASONS = {
     ("none", None): "hub:user/none: can't be read (Dataset 'user/none' doesn't exist",
     ("one@v9", None): "hub:user/one@v9: can't be read (Revision 'v9' doesn't exist",

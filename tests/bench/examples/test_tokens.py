@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.examples import tokens
 from bench.examples.tokens import auto_max_length, share_cut
+from bench.grid.inputs import Inputs
 from bench.plan.planning import plan
 from bench.results.store import read_rows
 from minbert.assets.embedded import asset_folder
@@ -108,8 +109,7 @@ def test_another_search_length_vocabulary_or_code_finds_nothing(place, tmp_path,
         with monkeypatch.context() as changing:
             changing.setattr(tokens, name, value)
             assert place.read() is None
-    searched = cell_of(for_search(place.data))
-    assert tokens.read(searched, place.tokenizer, place.folder) is None
+    assert tokens.read(cell_of(for_search(place.data)), place.tokenizer, place.folder) is None
 
 
 def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     stub, csv = setup("fake"), tmp_path / "runs.csv"
     code = f"import os, sys; print(len(os.listdir({str(place.cache)!r}))); sys.exit(3)"
     models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
-    inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
+    inputs = Inputs(grid=stub.grid, models=models, data=place.data, data_folder=place.folder)
     worker = (sys.executable, "-S", "-c", code)
     session = stub.session(csv, [stub.target("cpu")], worker, inputs=inputs)
     session.run([plan([place.cell], [], stub.conditions.columns())])

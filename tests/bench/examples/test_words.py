@@ -15,7 +15,6 @@ from minbert.data.tasks import Task, TaskData, load_task
 
 IOB2 = "Ann\tB-per\nBo\tI-per\nsaw\tO\nOslo\tB-loc\n\nhi\tO\nEve\tB-per\nAl\tB-per\n"
 CLASSES = ("O", "B-loc", "I-loc", "B-per", "I-per")
-TAGS = [[3, 4, 0, 1], [0, 3, 3, -1]]
 
 
 def read_text(tmp_path, text, name="train.conll", **spec):
@@ -40,7 +39,7 @@ SCHEMES = {
 def test_columns_are_read_in_every_suffix_and_scheme(tmp_path, scheme):
     for suffix in ("conll", "txt", "bio", "tsv"):
         data = read_text(tmp_path, SCHEMES[scheme], f"a.{suffix}")
-        check_tags(data, ("Ann Bo saw Oslo", "hi Eve Al"), TAGS)
+        check_tags(data, ("Ann Bo saw Oslo", "hi Eve Al"), [[3, 4, 0, 1], [0, 3, 3, -1]])
         assert (data.spec.problem, data.spec.classes) == ("token_classification", CLASSES)
         assert f"tags: {scheme}" in data.notes
 
@@ -170,7 +169,6 @@ def test_parts_of_speech_are_classes_of_words(tmp_path, name, text):
 TEXT = "🙂 Ann Bo saw Oslo."
 WORDS = ("🙂 Ann Bo saw Oslo .", "hi")
 SPANS = [(2, 8, "per"), (13, 17, "loc")]
-SPAN_TAGS = [[0, 3, 4, 0, 1, 0], [0, -1, -1, -1, -1, -1]]
 
 
 def studio(begin, end, kind):
@@ -212,7 +210,7 @@ def write(tmp_path, name, records):
 @pytest.mark.parametrize("name", FORMS)
 def test_spans_of_tools_are_tags_of_words(tmp_path, name):
     data = read(DataSpec(path=str(write(tmp_path, name, FORMS[name]))))
-    check_tags(data, WORDS, SPAN_TAGS)
+    check_tags(data, WORDS, [[0, 3, 4, 0, 1, 0], [0, -1, -1, -1, -1, -1]])
     assert data.spec.classes == CLASSES
 
 

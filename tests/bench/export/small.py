@@ -36,8 +36,7 @@ from tests.bench.synthetic_rows import cell, planned_row
 from tests.bench.tiny_cells import job_of
 from tests.components import need
 
-CLASSES: Final = ("wrong", "right", "maybe")
-"""Not in the order of the alphabet."""
+CLASSES: Final = ("wrong", "right", "maybe")  # not in the order of the alphabet
 TAGS: Final = ("O", "B-film", "I-film")
 HUB: Final = "someone/small"
 MAX_LENGTH: Final = 16

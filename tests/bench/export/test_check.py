@@ -45,34 +45,32 @@ def _without_last_module(folder):
 
 
 MEAN_HERE = {"pooling": "mean", "on_hub": False}
+PAIRS = json.dumps({"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}})
 ORDER = {"0": "maybe", "1": "right", "2": "wrong"}
 CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 POOLING = small.with_json("1_Pooling/config.json", **CLS)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "change", "message"),
-    [
-        ("sentence-transformers", MEAN_HERE, POOLING, "pooling"),
-        ("peft", {}, small.with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
-        ("transformers", {}, small.with_json("config.json", id2label=ORDER), "class names differ"),
-        ("transformers", {}, _tensors("model.safetensors", lambda tensors: tensors.update(
-            {key: of.roll(1, dims=0) for key, of in tensors.items() if "classifier" in key}
-        )), "are in another order"),
-        ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
-         _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
-         "logits are scaled or shifted"),
-        ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
-        ("transformers", {}, small.with_json("tokenizer_config.json", model_max_length=8),
-         "texts over 8 tokens are truncated differently"),
-        ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
-         "such as the head, is missing"),
-        ("peft", {}, small.with_json("base.json", sha256="0" * 64),
-         "model.safetensors has changed; the adapter was trained on the file with"),
-        ("sentence-transformers", MEAN_HERE, _without_last_module,
-         "returns 32 logits for a text, the cell's model 3: the head is missing"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "settings", "change", "message"), [
+    ("sentence-transformers", MEAN_HERE, POOLING, "pooling"),
+    ("peft", {}, small.with_json("adapter_config.json", lora_alpha=32), "adapter scale"),
+    ("transformers", {}, small.with_json("config.json", id2label=ORDER), "class names differ"),
+    ("transformers", {}, _tensors("model.safetensors", lambda tensors: tensors.update(
+        {key: of.roll(1, dims=0) for key, of in tensors.items() if "classifier" in key}
+    )), "are in another order"),
+    ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
+     _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
+     "logits are scaled or shifted"),
+    ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
+    ("transformers", {}, small.with_json("tokenizer_config.json", model_max_length=8),
+     "texts over 8 tokens are truncated differently"),
+    ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
+     "such as the head, is missing"),
+    ("peft", {}, small.with_json("base.json", sha256="0" * 64),
+     "model.safetensors has changed; the adapter was trained on the file with"),
+    ("sentence-transformers", MEAN_HERE, _without_last_module,
+     "returns 32 logits for a text, the cell's model 3: the head is missing"),
+])  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, exports, here, name, settings, change, message):
     cell, folder = exports(name, **settings)
     change(shutil.copytree(folder, tmp_path / "out"))
@@ -95,8 +93,7 @@ def test_one_wrong_logit_is_enough(base):
         off[3, 1] += error
         assert _wrong(off, expected, _tolerance(cell)) == [3]
     assert not _wrong(expected + 0.5e-4, expected, _tolerance(cell))
-    numbers = replace(cell, unit=(0.0, 20.0))
-    assert _tolerance(numbers) == pytest.approx(20e-4)
+    assert _tolerance(replace(cell, unit=(0.0, 20.0))) == pytest.approx(20e-4)
     assert _tolerance(replace(cell, unit=(0.0, 0.1))) == pytest.approx(1e-4)
 
 
@@ -174,9 +171,6 @@ def test_timed_batches_are_full(tmp_path):
     answer = run_fresh(tmp_path, ["a text"] * 75, timed=True)
     assert (len(answer.one_ms), len(answer.batch_ms)) == (50, 3)
     assert min(answer.batch_ms) >= 32
-
-
-PAIRS = json.dumps({"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}})
 
 
 def test_a_pair_on_the_command_line_is_predicted(tmp_path, monkeypatch, capsys):

@@ -273,19 +273,16 @@ def _change_base(place):
         path.write_text(path.read_text().replace(str(place.model), str(copy)), encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "prepare", "message"),
-    [
-        ([LORA], lambda place: [path.write_bytes(b"cut") for path in place.folder.rglob(WEIGHTS)],
-         "weights.safetensors"),
-        ([LORA], _change_base, "is another checkpoint than the one that"),
-        ([LORA, "--merge", "--format", "peft"], None, "--merge: merged weights are no adapter"),
-        ([FULL, "--format", "peft"], None, "--format transformers"),
-        (["full-fp16-s0"], None, "no cell is called full-fp16-s0"),
-        (["recommended"], None, "no setting is recommended yet; python -m bench.recommend"),
-        ([FULL, "--runs", "no.csv"], None, "no.csv: no such file of results"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "prepare", "message"), [
+    ([LORA], lambda place: [path.write_bytes(b"cut") for path in place.folder.rglob(WEIGHTS)],
+     "weights.safetensors"),
+    ([LORA], _change_base, "is another checkpoint than the one that"),
+    ([LORA, "--merge", "--format", "peft"], None, "--merge: merged weights are no adapter"),
+    ([FULL, "--format", "peft"], None, "--format transformers"),
+    (["full-fp16-s0"], None, "no cell is called full-fp16-s0"),
+    (["recommended"], None, "no setting is recommended yet; python -m bench.recommend"),
+    ([FULL, "--runs", "no.csv"], None, "no.csv: no such file of results"),
+])  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, message):
     if prepare is not None:
         prepare(place)
@@ -352,10 +349,9 @@ def test_what_this_machine_or_one_model_can_not_do_is_refused(place, monkeypatch
     assert "onnxruntime: pip install -e '.[onnx]'" in done.err
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [({"init": "random"}, "it began with random weights"), ({"task": "multitask"}, "train one")],
-)
+@pytest.mark.parametrize(("values", "message"), [
+    ({"init": "random"}, "it began with random weights"), ({"task": "multitask"}, "train one"),
+])  # fmt: skip
 def test_what_no_format_has_a_place_for_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         choice.check_exportable(new_row(**values))

@@ -80,10 +80,9 @@ def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # the others are removed
 
 
-@pytest.mark.parametrize(
-    ("kind", "metric"),
-    [("classification", "accuracy"), ("regression", "pearson"), ("multi_label", "micro_f1")],
-)
+@pytest.mark.parametrize(("kind", "metric"), [
+    ("classification", "accuracy"), ("regression", "pearson"), ("multi_label", "micro_f1"),
+])  # fmt: skip
 def test_scores_and_changes_are_those_of_the_answers(kind, metric, base, tmp_path, answers):
     cell = trained(base, "full", kind=kind, pairs=True)
     figures = answers.measured(cell, tmp_path / "model", "transformers")

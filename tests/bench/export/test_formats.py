@@ -30,28 +30,22 @@ def test_the_tables_in_the_docs_are_what_the_formats_say():
     assert in_docs(DOCS.read_text(encoding="utf-8")) == docs_tables()
 
 
-@pytest.mark.parametrize(
-    ("case", "name", "kind", "pairs"),
-    [
-        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
-        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
-        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
-        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
-        (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers",
-         "regression", True),
-        (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
-        (Case("head", None, "mean", "conv"), "onnx", "regression", True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("case", "name", "kind", "pairs"), [
+    (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
+    (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
+    (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
+    (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
+    (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers", "regression", True),
+    (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
+    (Case("head", None, "mean", "conv"), "onnx", "regression", True),
+])  # fmt: skip
 def test_a_sample_of_the_table_holds(base, case, name, kind, pairs):
-    cell = case.trained(base, kind, pairs)
-    assert observed(cell, name) == declared(case.cell, name)
+    assert observed(case.trained(base, kind, pairs), name) == declared(case.cell, name)
     assert not declared(case.cell, name).startswith("—")
 
 
 def test_a_refusal_names_the_format_that_can(base, tmp_path):
-    mean = cell("lora", 4, "attn-only", "off", pooling="mean")
-    assert refusal("peft", mean) == (
+    assert refusal("peft", cell("lora", 4, "attn-only", "off", pooling="mean")) == (
         "peft has no place for mean pooling; use --format sentence-transformers"
     )
     frozen = cell("dora", 4, "attn-only", "off", pooling="pooler")
@@ -115,16 +109,14 @@ def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
     assert (folder / SNIPPET).exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "mode", "layers"),
-    [("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn")],
-)
+@pytest.mark.parametrize(("name", "mode", "layers"), [
+    ("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn"),
+])  # fmt: skip
 @pytest.mark.usefixtures("here")
 def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mode, layers):
     """In windows over long texts and, from the same folder without a stride, of texts cut."""
     own = small.trained(base, mode, layers, kind=WORDS)
-    job = replace(own.job, cell=replace(own.job.cell, window_stride=3))
-    windowed = replace(own, job=job)
+    windowed = replace(own, job=replace(own.job, cell=replace(own.job.cell, window_stride=3)))
     out = small.exported(windowed, name, tmp_path / "out")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert config["window_stride"] == 3
@@ -136,8 +128,7 @@ def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mod
     assert expected.shape == cut.shape == (own.dev.words, len(small.TAGS))
     assert np.abs(expected[:1] - expected[1:]).max() > 0.01
     assert expected.any(axis=1).sum() > cut.any(axis=1).sum()
-    answer = check(windowed, out, expected)
-    assert answer.labels == [small.TAGS[row.argmax()] for row in expected]
+    assert check(windowed, out, expected).labels == [small.TAGS[row.argmax()] for row in expected]
     with pytest.raises(InputError, match="logits differ"):
         check(windowed, out, np.concatenate([cut[:-1], expected[-1:]]))
     del config["window_stride"]
@@ -189,8 +180,7 @@ def test_entities_have_ends_types_and_scores(tmp_path):
     words = answers.words_in(text)
     assert [text[a:b] for a, b in words] == ["Ann", "-", "Marie", "(", "42", ")", "saw", "it"]
     tags = [1, 2, 2, 4, 3, 0, 2, 1]
-    rows = np.where(np.eye(5)[tags] == 1, 2.0, 0.0)
-    spans = answers.spans(tmp_path, words, rows)
+    spans = answers.spans(tmp_path, words, np.where(np.eye(5)[tags] == 1, 2.0, 0.0))
     assert [(one["begin"], one["end"], one["type"]) for one in spans] == [
         (0, 9, "a"), (11, 13, "b"), (21, 23, "a")
     ]  # fmt: skip

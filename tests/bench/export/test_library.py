@@ -18,22 +18,19 @@ from tests.experiments.export.encoders import largest_difference
 LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["query", "value"]})
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode", "name", "options"),
-    [
-        ("roberta", "lora", "transformers", {"kind": "regression", "layers": "attn"}),
-        ("roberta", "lora", "onnx", {"pairs": True}),
-        ("roberta", "peft", "peft", {"adapter_config": LOHA}),
-        ("roberta", "bitfit", "transformers", {"kind": "multi_label"}),
-        ("xlm-roberta", "vera", "peft", {"kind": "regression", "layers": "all-lin-only"}),
-        ("modernbert", "dora", "peft", {"layers": "attn", "pairs": True}),
-        ("distilbert", "ia3", "peft", {"kind": "multi_label"}),
-        ("mpnet", "lora", "sentence-transformers", {"pooling": "mean", "kind": "regression"}),
-        ("albert", "head", "sentence-transformers",
-         {"pooling": "cls", "head": "nonlinear", "pairs": True}),
-        ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "mode", "name", "options"), [
+    ("roberta", "lora", "transformers", {"kind": "regression", "layers": "attn"}),
+    ("roberta", "lora", "onnx", {"pairs": True}),
+    ("roberta", "peft", "peft", {"adapter_config": LOHA}),
+    ("roberta", "bitfit", "transformers", {"kind": "multi_label"}),
+    ("xlm-roberta", "vera", "peft", {"kind": "regression", "layers": "all-lin-only"}),
+    ("modernbert", "dora", "peft", {"layers": "attn", "pairs": True}),
+    ("distilbert", "ia3", "peft", {"kind": "multi_label"}),
+    ("mpnet", "lora", "sentence-transformers", {"pooling": "mean", "kind": "regression"}),
+    ("albert", "head", "sentence-transformers",
+     {"pooling": "cls", "head": "nonlinear", "pairs": True}),
+    ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
+])  # fmt: skip
 def test_logits_agree(encoders, kind, mode, name, options):
     assert largest_difference(encoders(kind), name, mode, **options) < 1e-5
 

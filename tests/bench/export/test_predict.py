@@ -19,6 +19,8 @@ from bench.export.formats import SNIPPET, Format
 from bench.plan.metrics import WORDS
 from tests.bench.export.small import CLASSES, expected_logits
 
+SEVERAL, NUMBER = "multi_label_classification", "regression"
+
 
 def run(*arguments):
     return predict.command.main([*map(str, arguments)], standalone_mode=False)
@@ -182,22 +184,16 @@ def test_pairs_take_two_columns(tmp_path, answers, capsys):
     assert "the model takes single texts" in refused(single, file, "--text-pair", "note")
 
 
-SEVERAL, NUMBER = "multi_label_classification", "regression"
-
-
-@pytest.mark.parametrize(
-    ("problem", "classes", "answer", "line", "prediction"),
-    [
-        (SEVERAL, CLASSES, (["wrong", "maybe"], (0.9, 0.1, 0.7)), "1,wrong|maybe,0.9,0.1,0.7",
-         ["wrong", "maybe"]),
-        (SEVERAL, ["a|b", "c", "=d"], (["a|b", "c"], (0.9, 0.8, 0.2)),
-         '1,"[""a|b"", ""c""]",0.9,0.8,0.2', ["a|b", "c"]),
-        (SEVERAL, CLASSES, ([], (0.1, 0.1, 0.2)), "1,,0.1,0.1,0.2", []),
-        (NUMBER, ["x"], (-2.5, (-2.5,)), "1,-2.5", -2.5),
-        ("", ["=d", "-1"], ("=d", (0.9, 0.1)), "1,'=d,0.9,0.1", "=d"),  # no formula of a sheet
-        ("", ["=d", "-1"], ("-1", (0.1, 0.9)), "1,-1,0.1,0.9", "-1"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("problem", "classes", "answer", "line", "prediction"), [
+    (SEVERAL, CLASSES, (["wrong", "maybe"], (0.9, 0.1, 0.7)), "1,wrong|maybe,0.9,0.1,0.7",
+     ["wrong", "maybe"]),
+    (SEVERAL, ["a|b", "c", "=d"], (["a|b", "c"], (0.9, 0.8, 0.2)),
+     '1,"[""a|b"", ""c""]",0.9,0.8,0.2', ["a|b", "c"]),
+    (SEVERAL, CLASSES, ([], (0.1, 0.1, 0.2)), "1,,0.1,0.1,0.2", []),
+    (NUMBER, ["x"], (-2.5, (-2.5,)), "1,-2.5", -2.5),
+    ("", ["=d", "-1"], ("=d", (0.9, 0.1)), "1,'=d,0.9,0.1", "=d"),  # no formula of a sheet
+    ("", ["=d", "-1"], ("-1", (0.1, 0.9)), "1,-1,0.1,0.9", "-1"),
+])  # fmt: skip
 def test_several_labels_and_numbers(
     tmp_path, monkeypatch, capsys, problem, classes, answer, line, prediction
 ):
@@ -244,7 +240,9 @@ def test_a_missing_library_is_named_with_the_command(model, tmp_path, monkeypatc
     assert "needs transformers: pip install -e '.[transformers]'" in refused(model, file)
 
 
-def test_the_command_reads_stdin_and_stops_with_its_reader(export):
+def test_stdin_has_a_text_on_each_line_and_the_command_stops_with_its_reader(
+    export, model, answers
+):
     _, folder = export("onnx")
     command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
     process = subprocess.Popen(
@@ -257,19 +255,15 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(export):
         done = subprocess.run(command, input=b"a\n", stdout=full, stderr=-1, check=False)
     message = b"error: stdout can't be written (No space left on device)\n"
     assert (done.returncode, done.stderr) == (1, message)
-
-
-def test_stdin_has_a_text_on_each_line(model, answers):
     given = "The film\n\nCafé\n".encode()
     done = CliRunner().invoke(predict.command, [str(model), "-"], given, standalone_mode=False)
     assert [line[0] for line in table(done.stdout)] == ["row", "1", "2", "3"]
     assert done.stderr == "note: 1 row is without a prediction, with an empty text\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("peft", "config.json"), ("sentence-transformers", "0_Transformer/config.json")],
-)
+@pytest.mark.parametrize(("name", "part"), [
+    ("peft", "config.json"), ("sentence-transformers", "0_Transformer/config.json"),
+])  # fmt: skip
 def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypatch):
     """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
     _, folder = export(name, on_hub=False)
@@ -285,19 +279,16 @@ def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypa
     assert not ran.exists()
 
 
-@pytest.mark.parametrize(
-    ("part", "change"),
-    [
-        ("2_Dense/config.json", {"activation_function": "torch.evil.Evil"}),
-        ("2_Dense/config.json", {"use_residual": True}),
-        ("modules.json", {"type": "sentence_transformers.evil.Evil"}),
-        ("modules.json", {"path": "../model-sentence-transformers/2_Dense"}),
-        ("0_Transformer/sentence_bert_config.json", {"model_args": {"subfolder": "x"}}),
-        ("0_Transformer/config.json", {"_attn_implementation": "evil/kernel"}),
-        ("0_Transformer/config.json", {"text_config": [{"attn_implementation": "flash"}]}),
-        ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("part", "change"), [
+    ("2_Dense/config.json", {"activation_function": "torch.evil.Evil"}),
+    ("2_Dense/config.json", {"use_residual": True}),
+    ("modules.json", {"type": "sentence_transformers.evil.Evil"}),
+    ("modules.json", {"path": "../model-sentence-transformers/2_Dense"}),
+    ("0_Transformer/sentence_bert_config.json", {"model_args": {"subfolder": "x"}}),
+    ("0_Transformer/config.json", {"_attn_implementation": "evil/kernel"}),
+    ("0_Transformer/config.json", {"text_config": [{"attn_implementation": "flash"}]}),
+    ("0_Transformer/config.json", {"transformers_weights": "../model.safetensors"}),
+])  # fmt: skip
 def test_modules_are_checked_before_they_load(part, change, export, tmp_path, monkeypatch):
     _, folder = export("sentence-transformers")
     monkeypatch.setattr(Format, "script", lambda _: pytest.fail("it is loaded"))
@@ -342,8 +333,7 @@ def test_spans_of_files_are_predicted(exports, tmp_path, capsys):
     for flags in ((), ("--window-stride", "3"), ("--window-stride", "0")):
         assert run(out, tmp_path / "long.jsonl", "--json", *flags) == 0
         written = capsys.readouterr()
-        is_cut = "beyond the model's length" in written.err
-        assert is_cut == ("3" not in flags)
+        assert ("beyond the model's length" in written.err) == ("3" not in flags)
         begins[flags] = [each["begin"] for each in json.loads(written.out)["entities"]]
     cut, read, zero = begins.values()
     assert cut == zero

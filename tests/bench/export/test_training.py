@@ -153,5 +153,4 @@ def test_bad_input_of_the_script_is_one_line(trainings, line):
 def test_what_the_script_has_no_place_for_is_named(tiny_checkpoint, changes, obstacle):
     lora = replace(cell(tiny_checkpoint), max_train=None)
     assert why_not_scripted(lora) is None
-    refused = why_not_scripted(replace(lora, **changes))
-    assert refused == f"train.py has no place for {obstacle}"
+    assert why_not_scripted(replace(lora, **changes)) == f"train.py has no place for {obstacle}"

@@ -37,6 +37,13 @@ from tests.hostile import check_line
 
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task", "race")
 AXES = ("mode", "rank", "layers", "amp", "batch_size", "seed")
+HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
+ROWS = [
+    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
+    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
+    for amp in ("off", "bf16")
+    for seed in (0, 1, 2)
+]
 MINE = """
 [settings]
 seeds = 2
@@ -89,8 +96,7 @@ def rows_of(picked, grid="mine"):
 
 
 def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
-    every = cells(gridfile.load("mine.toml"), amp_on="fp16")
-    found = groups(rows_of(every))
+    found = groups(rows_of(cells(gridfile.load("mine.toml"), amp_on="fp16")))
     assert len(found) == 2, "one for each batch size"
     for group in found:
         whole, one, report = commands(group, ["a b.csv"], NO_FACTS)
@@ -103,19 +109,16 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell():
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"path": "in/mine.csv", "validation": "dev set.csv", "text": "my text", "label": "y"},
-         "--data in/mine.csv --text 'my text' --label y --validation 'dev set.csv'"),
-        ({"path": "hub:me/mine", "config": "en"}, "--data hub:me/mine --data-config en"),
-        ({"path": "/home/ann/mine.csv", "problem": "regression", "test": "t.csv"},
-         "--data mine.csv --problem regression"),
-        ({"path": "x.csv", "classes": ("a, b", "c"), "drop_leaks": True},
-         "--data x.csv --classes '\"a, b\",c' --drop-leaks"),
-        (None, "--data FILE"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("spec", "expected"), [
+    ({"path": "in/mine.csv", "validation": "dev set.csv", "text": "my text", "label": "y"},
+     "--data in/mine.csv --text 'my text' --label y --validation 'dev set.csv'"),
+    ({"path": "hub:me/mine", "config": "en"}, "--data hub:me/mine --data-config en"),
+    ({"path": "/home/ann/mine.csv", "problem": "regression", "test": "t.csv"},
+     "--data mine.csv --problem regression"),
+    ({"path": "x.csv", "classes": ("a, b", "c"), "drop_leaks": True},
+     "--data x.csv --classes '\"a, b\",c' --drop-leaks"),
+    (None, "--data FILE"),
+])  # fmt: skip
 def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(spec, expected):
     every = select(cells(gridfile.load("full")), parse_selection("mode=full,head amp=off"))
     own = [replace(cell, task="mine", max_length=48, early_stopping=2) for cell in every]
@@ -155,15 +158,6 @@ def test_commands_repeat_rates_repeats_and_races():
             "the finalist of another grid alone": rows_of(final, "mine"),
         }.items()
     })  # fmt: skip
-
-
-HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
-ROWS = [
-    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
-    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
-    for amp in ("off", "bf16")
-    for seed in (0, 1, 2)
-]
 
 
 def write(path, columns):
@@ -215,7 +209,6 @@ def shell(tmp_path_factory):
 
 
 def printed(main, *arguments, capsys):
-    """The output of a command in this process."""
     with mock.patch("sys.argv", ["x", *arguments]):
         main.main([*arguments], standalone_mode=False)
     return "".join(capsys.readouterr())

@@ -79,13 +79,10 @@ def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other():
     assert len({(c.mode, c.amp, c.engine) for c in cells if not c.dropout}) == 12
 
 
-@pytest.mark.parametrize(
-    ("loss", "ours", "theirs", "wanted"),
-    [
-        (1.00009, 3, 3, (True, 3)), (1.0002, 3, 3, (False, 3)), (float("nan"), 3, 3, (False, 3)),
-        (1.1, 51, 51, (True, 50)), (1.0, 2, 3, (False, 2)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("loss", "ours", "theirs", "wanted"), [
+    (1.00009, 3, 3, (True, 3)), (1.0002, 3, 3, (False, 3)), (float("nan"), 3, 3, (False, 3)),
+    (1.1, 51, 51, (True, 50)), (1.0, 2, 3, (False, 2)),
+])  # fmt: skip
 def test_losses_of_the_first_steps_agree_within_a_limit(loss, ours, theirs, wanted):
     pair, losses = exact(loss, steps=theirs)
     losses["minbert"] = losses["minbert"][:ours]

@@ -48,7 +48,6 @@ def runs(versions, factors=MappingProxyType({}), since=0, settings=SETTINGS, rep
 
 
 def history(rows, folder):
-    """The data of the pages."""
     return write_history(list(rows), folder, ["runs.csv"])[1]
 
 
@@ -158,8 +157,7 @@ def test_hostile_names_are_text(tmp_path, browser, drawn):
         for row in runs(6)
     ]  # fmt: skip
     page, _ = write_history(rows, tmp_path, TEXTS)
-    html = page.read_text("utf-8")
-    rest = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
+    rest = re.sub(r"<style.*?</style>", "", page.read_text("utf-8"), flags=re.DOTALL)
     assert not re.search("<script|<img", rest)
     assert not {char for char in rest if not char.isprintable()} - {"\n"}
     for figure in (tmp_path / "history").iterdir():

@@ -1,6 +1,5 @@
-"""Reports on rows with markup, formulas and commands as texts and with impossible numbers, and on
-files beside them that are changed in any part: it is rendered, or a line names the file. And what
-commands print as tables."""
+"""Reports on rows with hostile texts and impossible numbers, and on files beside them that are
+changed in any part: it is rendered, or a line names the file. And tables that commands print."""
 
 import copy
 import json
@@ -79,7 +78,7 @@ def check_characters(text):
     assert "x" * 600 not in text
 
 
-def test_a_page_holds_markup_as_text(folder):
+def test_a_page_and_its_markdown_hold_markup_as_text(folder):
     html = (folder / "index.html").read_text("utf-8")
     assert len(re.findall("<script", html)) == html.count("</script>") == 2
     rest = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
@@ -94,8 +93,6 @@ def test_a_page_holds_markup_as_text(folder):
         assert "<script" not in text
         assert not re.search(r"<[^>]*\son\w+\s*=", text)
 
-
-def test_markdown_holds_markup_as_text(folder):
     text = (folder / "report.md").read_text("utf-8")
     check_characters(text)
     html = markdown.markdown(text, extensions=["tables"])
@@ -139,8 +136,7 @@ def test_numbers_that_nobody_measured_are_shown(tmp_path):
     for place, value in zip(range(0, 68, 3), values, strict=False):
         filled = [name for name in measured if rows[place][name] is not None]
         rows[place] |= {name: BY_NAME[name].kind(value) for name in filled}
-    index = render(as_results(rows), tmp_path)
-    assert "</html>" in index.read_text("utf-8")
+    assert "</html>" in render(as_results(rows), tmp_path).read_text("utf-8")
 
 
 ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
@@ -163,9 +159,9 @@ CURVES = Curves(
         for mode, mib in (("full", 300.0), ("lora", 100.0)) for b, n in ((64, 16), (1, 128))
     ),
 )  # fmt: skip
-KEY = curves_key(ROWS[0].model_digest, "cpu")
+DATA, KEY = ROWS[0].data_digest, curves_key(ROWS[0].model_digest, "cpu")
 FILES: dict[str, Any] = {
-    "data": {ROWS[0].data_digest: FACTS.model_dump(mode="json")},
+    "data": {DATA: FACTS.model_dump(mode="json")},
     "exports": {ROWS[0].cell_id: exported().model_dump(mode="json")},
     "fit": {KEY: CURVES.model_dump(mode="json")},
     "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
@@ -185,9 +181,6 @@ def with_value(value, name, *place):
         inner = inner[key]
     inner[place[-1]] = value
     return name, document
-
-
-DATA = ROWS[0].data_digest
 
 
 @st.composite

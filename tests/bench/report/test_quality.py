@@ -91,8 +91,7 @@ def test_sections_follow_from_predictions():
 
 def test_names_of_classes_are_text(recwarn, drawn):
     """Also those that the font lacks by which texts are measured, without a warning."""
-    names = ("订单", "<b>late</b>", "α", "🙂")
-    _, section, _ = quality_of(names=names)
+    _, section, _ = quality_of(names=("订单", "<b>late</b>", "α", "🙂"))
     assert "订单" in section.drawings[0].svg
     assert not [one for one in recwarn if "Glyph" in str(one.message)]
     page = html_environment().from_string(

@@ -291,8 +291,7 @@ def test_readme_quotes_what_the_command_says_of_the_reference_run(tmp_path):
     done = recommend_command("--runs", copy_reference(tmp_path))
     assert (done.return_value, done.stderr) == (0, "")
     path, committed = tmp_path / "runs.csv", ROOT / "runs.csv"
-    rows = [row for row in read_rows(committed) if row.grid == "full"]
-    write_rows(path, rows)
+    write_rows(path, [row for row in read_rows(committed) if row.grid == "full"])
     outcomes_file(path).write_bytes(outcomes_file(committed).read_bytes())
     done = recommend_command("--runs", path)
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())

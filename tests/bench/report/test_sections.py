@@ -17,6 +17,8 @@ from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_r
 
 DATA = "3e9ab01c77d2"
 ENCODER = {"model_digest": "7c1d0f9a44be", "pooling": "mean", "max_length": 128}
+OLDER = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
+SAME = {"model": "same", "model_digest": "5a" * 6}
 
 
 def facts_with(metric="accuracy", *, frozen=(0.41, 0.38, 0.44)):
@@ -118,13 +120,9 @@ def test_the_section_says_what_the_data_are_and_what_was_found():
     assert data_section(group, {}) == data_section(group, {"another": facts()}) == []
     other = {"data_digest": "ef" * 6, "task": "other"}
     others = [row | other | {"cell_id": f"{row.cell_id}x"} for row in ROWS]
-    both = {DATA: facts(), "ef" * 6: facts()}
-    found = report(as_results([*ROWS, *others], facts=both))
+    found = report(as_results([*ROWS, *others], facts={DATA: facts(), "ef" * 6: facts()}))
     anchors = [s.anchor for other in found["others"] for s in other["sections"]]
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
-
-
-SAME = {"model": "same", "model_digest": "5a" * 6}
 
 
 def test_the_section_follows_from_the_rows():
@@ -163,15 +161,10 @@ def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one
     assert (tmp_path / "figures" / "encoders-memory.svg").exists()
 
 
-OLDER = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
-
-
 def measured(axes, peak, owned, time, step):
-    """A row with the parts of its memory and of its step."""
     weights, optimizer, gradients, activations = owned
     forward, backward, of_optimizer = step
-    row = result_row(cell(*axes, "off"))
-    return row | {
+    return result_row(cell(*axes, "off")) | {
         "peak_rss_mib": peak, "peak_anon_mib": peak - 100, "imports_anon_mib": 150.0,
         "weights_mib": weights, "optimizer_mib": optimizer, "gradients_mib": gradients,
         "activations_mib": activations, "ms_per_1k_tokens": time, "step_ms_median": 2 * time,

@@ -26,6 +26,8 @@ from tests.bench.synthetic_rows import (
 SIGNED = [{*of} for of in (COLOURS, MARKERS, LINES)]
 """The modes that have their own signs, before a report adds those of other names."""
 RATES = (1e-5, 5e-5, 1e-4)
+LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)
+FULL = cell("full", None, None, "off", learning_rate=1e-4)
 KINDS = (
     ("full", None, None), ("lora", 1, "attn-only"), ("lora", 8, "attn-only"),
     ("dora", 1, "all-lin"), ("dora", 8, "all-lin"),
@@ -105,10 +107,6 @@ def test_sections_on_rank_and_rate_follow_from_the_best_rates_one_of_a_tie():
     rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
     frame = tables.frame(groups(rows)[0])
     assert list(frame[frame["best"]]["line"]) == ["lora r1"]
-
-
-LORA = cell("lora", 1, "attn-only", "off", learning_rate=1e-3, learning_rate_head=1e-3)
-FULL = cell("full", None, None, "off", learning_rate=1e-4)
 
 
 def tries(one, *failed):

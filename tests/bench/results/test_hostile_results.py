@@ -34,6 +34,11 @@ RESULT = {
         "dev_score": 0.5, "dev_loss": 1.2, "train_loss": 1.1, "peak_rss_mib": 300.5,
     },
 }  # fmt: skip
+OTHER_CELL = {
+    "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
+    "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
+    "model": "other", "learning_rate": 9.0,
+}  # fmt: skip
 PANEL = """pass,batch,ms,tokens,examples,counts,settled
 0,0,90.5,100,2,0,1
 1,0,11.25,100,2,1,1
@@ -44,6 +49,15 @@ STEPS = "step,ms,tokens,padded,examples,loss\n" + "".join(
     f"{n},{40 + n % 3}.5,{300 + n},{300 + n},8,0.5\n" for n in range(1, 98)
 )
 JOB = job_of(CELL, Path("/a/b"))
+NO_FILES = {
+    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
+    "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
+}  # fmt: skip
+ROWS = [
+    result_row(cell("full", None, None, "off")),
+    failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
+    result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
+]
 
 
 def row_of(folder, result):
@@ -63,13 +77,6 @@ def check_row(folder, row):
     (found,) = read_rows(path)
     assert found["cell_id"] == CELL.cell_id
     assert found["status"] == row["status"]
-
-
-OTHER_CELL = {
-    "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
-    "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
-    "model": "other", "learning_rate": 9.0,
-}  # fmt: skip
 
 
 def with_columns(columns):
@@ -96,16 +103,13 @@ def test_a_changed_result_is_refused_or_makes_a_row_of_its_own_cell(tmp_path, va
     assert {*(row["flags"] or "").split()} - in_doubt == {*result["flags"]} - in_doubt
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("dev_score", 1.01), ("dev_score", -0.1), ("dev_metric", "luck"), ("train_s", 1e31),
-        ("steps_timed", 10**400), ("params_total", 1.5), ("started_at", [1]),
-        ("status", "done"), ("message", 5), ("flags", ["slow"]), ("columns", []),
-        *(("device_failed", value) for value in ("yes", 1, None, [])),
-        *(("save_s", value) for value in ("1", True, None, -1, math.nan, math.inf, 10**400)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("field", "value"), [
+    ("dev_score", 1.01), ("dev_score", -0.1), ("dev_metric", "luck"), ("train_s", 1e31),
+    ("steps_timed", 10**400), ("params_total", 1.5), ("started_at", [1]),
+    ("status", "done"), ("message", 5), ("flags", ["slow"]), ("columns", []),
+    *(("device_failed", value) for value in ("yes", 1, None, [])),
+    *(("save_s", value) for value in ("1", True, None, -1, math.nan, math.inf, 10**400)),
+])  # fmt: skip
 def test_a_value_that_can_not_be_is_named(field, value):
     of_columns = field in {*NAMES} - {*RESULT}
     values = with_columns({field: value}) if of_columns else {**RESULT, field: value}
@@ -156,13 +160,6 @@ def test_damaged_times_give_times_or_none(tmp_path, name, content, data):
         assert 0 < columns["ms_per_1k_tokens"] < math.inf
 
 
-ROWS = [
-    result_row(cell("full", None, None, "off")),
-    failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
-    result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
-]
-
-
 def silent(_line):
     """Takes the note about a torn record."""
 
@@ -174,11 +171,8 @@ def as_read(row):
     return row | {name: float(f"{value:.7g}") for name, value in numbers.items()}
 
 
-WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
-
-
 @examples(120)
-@given(content=damaged(WHOLE))
+@given(content=damaged(record(NAMES) + b"".join(map(encode, ROWS))))
 def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_bytes(content)
@@ -202,17 +196,14 @@ def test_texts_are_read_as_written_and_no_spreadsheet_computes_them(tmp_path, wo
             assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
-        ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
-        ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
-        ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
-        ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
-        ("amp", "loraa"), ("rank", "0x1"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "text"), [
+    ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
+    ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
+    ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
+    ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
+    ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
+    ("amp", "loraa"), ("rank", "0x1"),
+])  # fmt: skip
 def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, text):
     path, fields = tmp_path / "runs.csv", next(csv.reader([encode(ROWS[0]).decode()]))
     fields[NAMES.index(name)] = text
@@ -221,12 +212,6 @@ def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, tex
         read_rows(path, silent)
     check_line(str(caught.value), f"{path}, line 5: {name}: ")
     assert text != "loraa" or ", ".join(VALUES[name]) in str(caught.value)
-
-
-NO_FILES = {
-    "pipe": os.mkfifo, "folder": os.mkdir, "huge": partial(hostile.sparse, size=2**36),
-    "zero": partial(os.symlink, "/dev/zero"), "null": partial(os.symlink, "/dev/null"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)

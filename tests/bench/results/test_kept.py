@@ -17,15 +17,12 @@ def of(mode, layers=None, **changes):
     return cell(mode, 8 if layers else None, layers, "off", **changes)
 
 
-@pytest.mark.parametrize(
-    ("which", "expected"),
-    [
-        (of("full"), False), (of("head"), True), (of("lora", "attn"), False),
-        (of("lora", "attn-only"), True), (of("dora", "all-lin-only"), True),
-        (of("dora", "all-lin-only", init="random"), False),
-        (of("head", learning_rate_source=CANDIDATE), False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("which", "expected"), [
+    (of("full"), False), (of("head"), True), (of("lora", "attn"), False),
+    (of("lora", "attn-only"), True), (of("dora", "all-lin-only"), True),
+    (of("dora", "all-lin-only", init="random"), False),
+    (of("head", learning_rate_source=CANDIDATE), False),
+])  # fmt: skip
 def test_small_weights_of_models_that_have_learned_are_kept(tmp_path, which, expected):
     assert keeps_by_default(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=False).keeps(which) is expected

@@ -360,10 +360,9 @@ def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, nam
 FACTS = DataFacts(task="mine", problem="single_label", classes=("a", "b"), train=4, dev=2)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}'],
-)
+@pytest.mark.parametrize("content", [
+    "", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"train": 1e31}}',
+])  # fmt: skip
 @pytest.mark.parametrize("file", [facts.FACTS, exports.EXPORTS], ids=["facts", "exports"])
 def test_a_file_that_can_not_be_read_is_named_and_left_alone(file, content, tmp_path):
     runs = tmp_path / "runs.csv"

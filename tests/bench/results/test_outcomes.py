@@ -61,11 +61,10 @@ def all_values(rows, values_of):
     return [None if values is None else values.tolist() for values in found]
 
 
-@pytest.mark.parametrize(
-    ("metric", "task", "most"),
-    [("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
-     ("overall", "multitask", 140_000)],
-)  # fmt: skip
+@pytest.mark.parametrize(("metric", "task", "most"), [
+    ("accuracy", "movies", 30_000), ("pearson", "movies-rating", 90_000),
+    ("overall", "multitask", 140_000),
+])  # fmt: skip
 def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
@@ -168,8 +167,7 @@ def test_a_hostile_file_is_one_note(kept, change):
 @given(data=st.data())
 def test_a_damaged_file_is_one_note_or_gives_the_scores_of_its_rows(kept, data):
     runs, rows, content = kept
-    path = outcomes_file(runs)
-    path.write_bytes(data.draw(damaged(content)))
+    outcomes_file(runs).write_bytes(data.draw(damaged(content)))
     notes = []
     for row, values in zip(rows, all_values(rows, kept_values(runs, notes.append)), strict=True):
         assert values is None or np.mean(values) == pytest.approx(row.dev_score, abs=1e-6)

@@ -58,10 +58,9 @@ def test_times_are_those_of_the_passes_that_count(tmp_path):
     assert "unstable_timing" not in str(row["flags"])
 
 
-@pytest.mark.parametrize(
-    ("passes", "settled"),
-    [([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1)],
-)
+@pytest.mark.parametrize(("passes", "settled"), [
+    ([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1),
+])  # fmt: skip
 def test_times_that_did_not_settle_are_flagged(tmp_path, passes, settled):
     panel_file(tmp_path, passes, warm=0, settled=settled)
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])
@@ -105,7 +104,7 @@ def test_a_row_that_was_kept_is_read_again(tmp_path):
         assert kept_row(tmp_path) is None
 
 
-def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_path):
+def test_intervals_are_by_wilson_or_fisher_or_without_a_formula_from_the_predictions(tmp_path):
     rng = np.random.default_rng(0)
     labels = (rng.random((200, 4)) < 0.4).astype(np.int8)
     logits = (labels - 0.5 + rng.normal(size=(200, 4))).astype(np.float32)
@@ -116,9 +115,6 @@ def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_p
     expected = {"dev_ci_low": row.dev_score - half, "dev_ci_high": row.dev_score + half}
     assert score_interval(row, {"mine": 200}, tmp_path) == pytest.approx(expected, abs=0.15 * half)
     assert score_interval(row, {"mine": 200}, tmp_path / "none") == {}
-
-
-def test_accuracy_gets_wilson_and_correlation_fisher():
     accuracy, correlation = (
         score_interval(new_row(dev_metric=metric, dev_score=0.5), {"movies": 100}, Path())
         for metric in ("accuracy", "pearson")

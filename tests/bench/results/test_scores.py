@@ -120,8 +120,7 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
     assert score.low < score.value == score.high == 1.0
     error = numbers("rmse", of_numbers())
     assert score_of("rmse", [error]) == spread(error[None, :]).interval()
-    several = score_of("rmse", [error, error + 50])
-    assert several.value == pytest.approx(error.mean() + 25)
+    assert score_of("rmse", [error, error + 50]).value == pytest.approx(error.mean() + 25)
 
 
 def entities(texts):
@@ -172,10 +171,9 @@ def test_texts_of_a_document_count_as_one(texts):
         assert joined([copies, replace(copies, documents=None)]).documents is None
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [np.array([0, 3]), np.array([0, -1]), np.zeros((2, 2), np.int8), np.zeros(3, np.int64)],
-)
+@pytest.mark.parametrize("labels", [
+    np.array([0, 3]), np.array([0, -1]), np.zeros((2, 2), np.int8), np.zeros(3, np.int64),
+])  # fmt: skip
 def test_logits_that_do_not_fit_the_labels_are_refused(labels):
     with pytest.raises(ValueError, match=r"logit"):
         outcome_of(np.zeros((2, 3)), labels, None)
@@ -279,8 +277,7 @@ def of_seeds(rows, *, logits=False):
 def test_a_row_that_is_scored_otherwise_has_the_interval_and_majority_of_the_metric():
     row, notes, ones = scored(flags="not_learned"), [], np.ones(N, dtype=int)
     [other] = rescored([row], "macro_f1", of_seeds, {row.data_digest: FACTS}, notes.append)
-    predicted = CLASSES.predicted
-    expected = library.f1_score(CLASSES.labels, predicted, average="macro")
+    expected = library.f1_score(CLASSES.labels, CLASSES.predicted, average="macro")
     assert other.dev_metric == "macro_f1"
     assert other.dev_score == pytest.approx(expected)
     assert other.dev_ci_low < expected < other.dev_ci_high
@@ -295,8 +292,7 @@ def test_a_row_that_is_scored_otherwise_has_the_interval_and_majority_of_the_met
     assert majority_score("auroc", CLASSES, FACTS) == pytest.approx(0.5)
     several = of_labels(2)
     counts = FACTS.model_copy(update={"class_counts": {"a": (60, 0), "b": (10, 0)}})
-    guess = np.tile([1, 0], (N, 1))
-    expected = library.f1_score(several.labels, guess, average="micro")
+    expected = library.f1_score(several.labels, np.tile([1, 0], (N, 1)), average="micro")
     assert majority_score("micro_f1", several, counts) == pytest.approx(expected)
     assert majority_score("rmse", of_numbers(), FACTS) is None
 
@@ -325,11 +321,10 @@ def test_rows_without_predictions_of_other_problems_or_of_a_search_are_noted_or_
     assert rescored([new_row()], "macro_f1", of_seeds, {}) == [new_row()]
 
 
-@pytest.mark.parametrize(
-    ("metric", "fewest", "warns"),
-    [("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
-     ("macro_f1", 0, False)],
-)  # fmt: skip
+@pytest.mark.parametrize(("metric", "fewest", "warns"), [
+    ("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
+    ("macro_f1", 0, False),
+])  # fmt: skip
 def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns):
     row, notes = scored(), []
     counts = {"common": (20, 80), "rare": (20, fewest)}

@@ -105,8 +105,7 @@ def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tm
     assert store.scored("cell0", here) is None
     store.append(row(0, **here, status="oom"))
     assert store.scored("cell0", here)["status"] == "oom"
-    other = row(0, **(there | {"torch_version": "2.12"}))
-    store.append(other)
+    store.append(row(0, **(there | {"torch_version": "2.12"})))
     assert store.scored("cell0", here)["status"] == "oom"
     store.append(row(0, **(there | {"code_version": "a"})))
     assert store.scored("cell0", here)["conditions_id"] == "there"

@@ -45,8 +45,7 @@ def send(capsys, to, code=0):
 
 
 def need_trackers(*modules):
-    there = all(find_spec(name) for name in modules)
-    need(there, COMPONENTS["trackers"], component="trackers")
+    need(all(find_spec(name) for name in modules), COMPONENTS["trackers"], component="trackers")
 
 
 def test_an_mlflow_store_has_each_cell_once(results, tmp_path, capsys):
@@ -97,8 +96,7 @@ def test_tensorboard_files_have_each_cell_once(results, tmp_path, capsys):
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     row, folder = results[0], tmp_path / "logs" / "movies"
-    name = folder_of(tmp_path / "runs.csv", row).name
-    events = EventAccumulator(str(folder / name))
+    events = EventAccumulator(str(folder / folder_of(tmp_path / "runs.csv", row).name))
     events.Reload()
     losses = [(event.step, round(event.value, 5)) for event in events.Scalars("step/loss")]
     assert losses == [(1, 1.4), (2, 1.25)]

@@ -100,8 +100,7 @@ def test_what_baselines_lack_is_a_line(place, data, tiny_checkpoint, tmp_path, a
         place.run("--baselines")
     other = write_folder(tmp_path / "other", count=61)
     assert "are not those that lora" in place.refused("--baselines", "--data", str(other))
-    config = (checkpoint / "config.json").read_text()
-    (checkpoint / "config.json").write_text(config + "\n")
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")
     message = place.refused("--baselines", "--data", str(data))
     assert "is another checkpoint than the one that lora-r8-attn-fp32-s0 was" in message
     shutil.rmtree(checkpoint)
@@ -212,8 +211,7 @@ def add_trainable(place, checkpoint, *, right=0.0, **changes):
         "held_logits": right * np.eye(5, dtype=np.float32)[held_labels] + held_logits,
         "held_labels": held_labels, "held_indices": indices_of(24),
     }  # fmt: skip
-    path = place.keep(of, kept)
-    (path.parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
+    (place.keep(of, kept).parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
     return of
 
 
@@ -224,8 +222,7 @@ def test_the_best_members_setting_is_trained_once(
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     member = add_trainable(place, tiny_checkpoint)
     with monkeypatch.context() as patch:
-        crash = "raise ValueError('no such thing')"
-        patch.setattr(again, "WORKER", (sys.executable, "-c", crash))
+        patch.setattr(again, "WORKER", (sys.executable, "-c", "raise ValueError('no such thing')"))
         assert place.run("--peer", "--json") == 1
     shown = capsys.readouterr()
     result = json.loads(shown.out)
@@ -268,7 +265,7 @@ def trained(monkeypatch):
     return names
 
 
-def test_the_best_setting_that_they_can_train_is_trained(
+def test_the_best_setting_that_they_can_train_is_trained_once_all_examples_are_there(
     place, tiny_checkpoint, answer, trained, monkeypatch
 ):
     need_peft()
@@ -287,11 +284,6 @@ def test_the_best_setting_that_they_can_train_is_trained(
     assert result["notes"][-1].endswith(
         f", the best that they can: for {best.name} {why_not(best, 'cpu')}"
     )
-
-
-def test_nothing_is_trained_before_all_examples_are_there(place, tiny_checkpoint, trained):
-    need_peft()
-    add_trainable(place, tiny_checkpoint)
     place.add(0, task="nyt")
     assert "are not those that lora" in place.refused("--task", "movies,nyt", "--peer")
-    assert trained == []
+    assert trained == [other.name]

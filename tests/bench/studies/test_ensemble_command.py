@@ -98,28 +98,25 @@ def test_files_without_indices_are_compared_by_labels(place, answer, of_before):
     )
 
 
-@pytest.mark.parametrize(
-    ("task", "change", "message"),
-    [
-        ("movies", {"held_logits": np.zeros((7, 3))}, "predictions and labels don't fit"),
-        ("movies", {"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
-        ("movies", {"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
-        ("movies", {"logits": np.zeros((0, 3)), "labels": np.zeros(0)},
-         "holds predictions of no examples"),
-        ("movies", {"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
-        ("movies", {"held_indices": indices_of(7)}, "predictions and labels don't fit"),
-        ("movies", {"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
-        ("movies", {"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
-        ("movies", {"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
-        ("sts", {"labels": np.full(DEV, 0.1)},
-         "sts: the dev labels are all the same; run cells on more of them"),
-        ("sts", {"held_labels": np.full(HELD, 0.1)},
-         "sts: the labels that were held out are all the same; hold out more"),
-        ("sts", {"logits": np.full((DEV, 1), 0.1)}, "lora-r8-attn-fp32-s0 can't be averaged"),
-        ("sts", {"held_logits": np.full((HELD, 1), 0.1)},
-         "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("task", "change", "message"), [
+    ("movies", {"held_logits": np.zeros((7, 3))}, "predictions and labels don't fit"),
+    ("movies", {"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
+    ("movies", {"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
+    ("movies", {"logits": np.zeros((0, 3)), "labels": np.zeros(0)},
+     "holds predictions of no examples"),
+    ("movies", {"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
+    ("movies", {"held_indices": indices_of(7)}, "predictions and labels don't fit"),
+    ("movies", {"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
+    ("movies", {"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
+    ("movies", {"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
+    ("sts", {"labels": np.full(DEV, 0.1)},
+     "sts: the dev labels are all the same; run cells on more of them"),
+    ("sts", {"held_labels": np.full(HELD, 0.1)},
+     "sts: the labels that were held out are all the same; hold out more"),
+    ("sts", {"logits": np.full((DEV, 1), 0.1)}, "lora-r8-attn-fp32-s0 can't be averaged"),
+    ("sts", {"held_logits": np.full((HELD, 1), 0.1)},
+     "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
+])  # fmt: skip
 def test_damaged_or_constant_predictions_are_one_line(place, task, change, message):
     path = place.add(0, task=task)
     save_file({**load_file(path), **change}, path)
@@ -197,8 +194,7 @@ def without_an_example(path, prefix):
 def test_cells_on_other_examples_are_left_out_with_a_note(place, answer):
     place.add(0, task="sts")
     place.add(1, task="sts")
-    path = place.add_whole(2, parts=("sst", "sts"))
-    without_an_example(path, "sts.")
+    without_an_example(place.add_whole(2, parts=("sst", "sts")), "sts.")
     alone = answer("--task", "sts")
     assert alone["candidates"] == 2
     assert alone["notes"] == ["1 cell of sts left out: made on other examples than the others"]
@@ -229,8 +225,7 @@ def test_a_cell_in_several_files_counts_once(place, tmp_path, answer):
     assert "is gone" in place.refused()
     other.add(1, task="sst")
     other.add(0, task="sts")
-    result = answer("--runs", str(other.csv))
-    assert [entry["candidates"] for entry in result["tasks"]] == [2, 1]
+    assert [entry["candidates"] for entry in answer("--runs", str(other.csv))["tasks"]] == [2, 1]
 
 
 def test_a_choice_has_all_its_stages():
@@ -243,8 +238,7 @@ def test_a_choice_has_all_its_stages():
     for size, (_, held_score) in enumerate(choice.additions, start=1):
         members = [index for index, _ in choice.additions[:size]]
         together = tuple((index, members.count(index)) for index in {*members})
-        reached = score("accuracy", averaged(models, together), labels)
-        assert reached == pytest.approx(held_score)
+        assert score("accuracy", averaged(models, together), labels) == pytest.approx(held_score)
     taken = choice.additions[: sum(weight for _, weight in choice.weights)]
     highest = max(held_score for _, held_score in choice.additions)
     assert taken[-1][1] == choice.held_score == highest

@@ -21,7 +21,6 @@ from tests.hostile import TEXTS
 
 
 def fill(place, *tasks, seeds=3):
-    """Cells of some tasks."""
     for task in tasks:
         for seed in range(seeds):
             place.add(seed, task=task, data_digest=task)

@@ -43,8 +43,7 @@ from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.updates import Place, adapted_model, base_model, move, moved_model
 from tests.cs224n import write_folder
 
-HIDDEN = 32
-"""Of the tiny checkpoint, whose one layer has six linear layers."""
+HIDDEN = 32  # of the tiny checkpoint, whose one layer has six linear layers
 
 
 @pytest.fixture
@@ -206,8 +205,7 @@ def test_singular_values_4_and_3():
     figures = of.figures()
     assert figures["nonzero"] == 2
     assert figures["stable_rank"] == pytest.approx(25 / 16)
-    shares = (4 / 7, 3 / 7)
-    entropy = -sum(p * math.log(p) for p in shares)
+    entropy = -sum(p * math.log(p) for p in (4 / 7, 3 / 7))
     assert figures["effective_rank"] == pytest.approx(math.exp(entropy))
     assert of.shares == pytest.approx([16 / 25, 1, 1])
     assert (of.rank_for(0.5), of.rank_for(0.9)) == (1, 2)
