@@ -1,5 +1,4 @@
-"""Runs the steps of an action and of a job of this repository as a runner would, as far as they are
-scripts."""
+"""Runs the scripts among the steps of an action and of a job, as a runner would."""
 
 import os
 import re

@@ -53,7 +53,6 @@ def need(condition: bool, why: str, *, component: str | None = None) -> None:
 
 
 def chromium() -> str | None:
-    """The path of a Chromium or Chrome on this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
 

@@ -34,8 +34,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two workers for each core, as many tests wait for processes; up to four, as each holds a
-    torch. Benchmarks run alone."""
+    """Two workers a core, up to four, as each holds a torch; benchmarks run alone."""
     return 0 if config.getoption("benchmark_only") else min(2 * (os.cpu_count() or 1), 4)
 
 

@@ -1,5 +1,4 @@
-"""Tiny checkpoints of the encoder architectures of transformers, with random weights and a
-tokenizer of the architecture's kind, trained on the spot."""
+"""Tiny checkpoints of transformers' encoders, with random weights and trained tokenizers."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,7 +41,6 @@ _PIECES: Final = ("xlm-roberta", "camembert", "albert", "deberta-v2")
 
 
 def need_transformers() -> None:
-    """Skip, or fail where it is required, without transformers and PEFT."""
     both = find_spec("peft") is not None and find_spec("transformers") is not None
     need(both, "peft and transformers (the extra `transformers`)", component="transformers")
 
@@ -62,8 +60,7 @@ class Checkpoints(NamedTuple):
 
 
 def save(kind: str, folder: Path, *, head: str = "", pickled: bool = False, **changes: Any) -> None:
-    """Save a checkpoint of an encoder's `model_type`, with changes to its configuration. `head` is
-    such as `MaskedLM`, or none; pickled: as pytorch_model.bin instead of model.safetensors."""
+    """Save an encoder's checkpoint; `head`: such as `MaskedLM`; `pickled`: not as safetensors."""
     import torch
     import transformers
 
@@ -96,7 +93,6 @@ def save(kind: str, folder: Path, *, head: str = "", pickled: bool = False, **ch
 
 
 def save_tokenizer(kind: str, folder: Path) -> Any:
-    """Save the tokenizer of a kind of encoder, and return it."""
     from transformers import PreTrainedTokenizerFast
 
     named = _named(kind)
@@ -153,8 +149,7 @@ def _trained(model: str, special: tuple[tuple[str, str], ...]) -> Any:
 
 
 def job(folder: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
-    """A job of engine transformers on a task of five classes, with `changes` to the cell's
-    settings; `adapter_config`: JSON, of mode peft."""
+    """A job of engine transformers; `changes` of settings; `adapter_config`: JSON, of mode peft."""
     given = changes.pop("adapter_config", None)
     adapted, kind = has_layers(mode), folder.name.partition("-tiny")[0]
     architecture = ARCHITECTURES.get(kind)

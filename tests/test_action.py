@@ -1,5 +1,4 @@
-"""The action that compares a change with its base, step by step, in a small clone whose bench.grid
-is a stand-in; tests/benchmarks/test_action.py trains."""
+"""The action that compares a change with its base, in a clone whose bench.grid is a stand-in."""
 
 import json
 import re
@@ -54,11 +53,8 @@ def checkout(tmp_path):
 
 def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, tmp_path):
     event = {"event.pull_request.number": 5}
-    inputs = {
-        **INPUTS,
-        "grid": '$(touch pwned)"; touch pwned #',
-        "options": "--data 'my `touch pwned` file'",
-    }
+    inputs = INPUTS | {"grid": '$(touch pwned)"; touch pwned #'}
+    inputs["options"] = "--data 'my `touch pwned` file'"
     ended = run_action(checkout, tmp_path, inputs, event)
     assert ended.code == 0, ended.log
     assert not list(checkout.rglob("pwned"))

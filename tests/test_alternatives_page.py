@@ -35,7 +35,6 @@ print("written at the end")
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs a fake way with some seeds, and returns its rows."""
     (tmp_path / "minilm").mkdir()
     (tmp_path / "fake.py").write_text(WAY)
     way = {"program": str(tmp_path / "fake"), "libraries": ["numpy"]}

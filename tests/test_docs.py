@@ -1,5 +1,4 @@
-"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links. The
-site that docs/conf.py makes of them fails for a broken link or a load from another host."""
+"""README and docs say what the code does; a broken link or a load from elsewhere fails the site."""
 
 import json
 import re
@@ -145,7 +144,6 @@ def test_the_map_of_the_code_has_36_changes_and_names_files_that_are_there():
 
 
 def prose(path):
-    """A page without its blocks of code."""
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
@@ -186,15 +184,12 @@ def test_the_readme_has_the_least_and_the_largest_ratio_of_other_encoders():
         assert re.search(rf"{least}\s+to\s+{largest}", read("README.md"))
 
 
-@pytest.mark.parametrize(
-    ("links", "complaints"),
-    [
-        ("[a](#a-page) [b](b.md#b) [c](../README.md)", []),
-        ("[a](#no-heading)\n\n[b](b.md#no-heading)\n\n[b](no-page.md)\n\n[c](../no-page.md)",
-         [f"index.md:{line}: WARNING" for line in (3, 5, 7, 9)]),
-        ("![a picture](https://example.org/a.png)", ["index.html loads from another host"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("links", "complaints"), [
+    ("[a](#a-page) [b](b.md#b) [c](../README.md)", []),
+    ("[a](#no-heading)\n\n[b](b.md#no-heading)\n\n[b](no-page.md)\n\n[c](../no-page.md)",
+     [f"index.md:{line}: WARNING" for line in (3, 5, 7, 9)]),
+    ("![a picture](https://example.org/a.png)", ["index.html loads from another host"]),
+])  # fmt: skip
 def test_links_that_lead_nowhere_and_a_load_from_elsewhere_fail_the_site(
     tmp_path, links, complaints
 ):

@@ -1,5 +1,4 @@
-"""Rooms import only what is below them, by the contracts in pyproject.toml. These count imports
-inside functions too, so that planning loads no torch is shown by running it."""
+"""Rooms import only what is below them, and planning loads no torch, which running it shows."""
 
 import subprocess
 import sys

@@ -16,8 +16,7 @@ from bench.grid.__main__ import command as grid
 from bench.plan.shards import INDEXES, Shard
 from bench.results.merge import main as merge
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "cluster.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
 SECTION = PAGE.partition("## Any other scheduler\n")[2].partition("\n## ")[0]
 KUBERNETES, SKYPILOT, DSTACK, GITHUB = map(
     yaml.safe_load, re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
@@ -51,8 +50,7 @@ def test_each_command_of_a_shard_is_one_that_bench_grid_takes(tmp_path):
     lines = [line for line in commands("run") if "--shard" in line]
     assert len(lines) == 6
     for line in lines:
-        given = words(line, tmp_path, **RANKS)[1:]
-        options = grid.make_context("run", given).params
+        options = grid.make_context("run", words(line, tmp_path, **RANKS)[1:]).params
         shard = Shard.parse(options["shard"], {INDEXES[0]: "2"})
         own = re.findall(r"\$\w+|\{\{.*?\}\}", line)
         assert (shard.index, shard.count) == (2 if own else 0, 3 if "matrix" in line else 8)
@@ -73,9 +71,8 @@ def test_each_merge_is_of_the_files_that_shards_leave(tmp_path):
 def test_the_job_and_the_workflow_fit_the_schemas_of_kubernetes_and_github(tmp_path):
     kubernetes_validate.validate(KUBERNETES, kubernetes_validate.latest_version(), strict=True)
     path = tmp_path / "workflow.yml"
-    path.write_text(
-        yaml.safe_dump({"on" if key is True else key: each for key, each in GITHUB.items()})
-    )  # YAML's `on` is true
+    workflow = {"on" if key is True else key: each for key, each in GITHUB.items()}  # YAML's `on`
+    path.write_text(yaml.safe_dump(workflow))
     tool = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows")
     done = subprocess.run([*tool, path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

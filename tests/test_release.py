@@ -24,7 +24,6 @@ GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted(GITHUB.glob("actions/*/action.yml"))
 RELEASE = yaml.safe_load((GITHUB / "workflows" / "release.yml").read_text())["jobs"]
-EPOCH = "1767225600"
 
 
 def run(*words, cwd, check=True, **environment):
@@ -50,7 +49,7 @@ def build(tree, *targets, **environment):
     """The paths of the wheel and the sdist, in this order."""
     words = [word for target in targets for word in ("--target", target)]
     command = (sys.executable, "-m", "hatchling", "build", *words)
-    run(*command, cwd=tree, SOURCE_DATE_EPOCH=EPOCH, **environment)
+    run(*command, cwd=tree, SOURCE_DATE_EPOCH="1767225600", **environment)
     return sorted((tree / "dist").iterdir())
 
 
@@ -155,24 +154,19 @@ def test_only_jobs_that_build_nothing_may_write_or_sign():
         "release": {"attestations", "contents", "id-token"},
     }  # fmt: skip
     assert not any("checkout" in str(RELEASE[name]) for name in ("publish", "release"))
-    needs = [RELEASE[name]["needs"] for name in ("publish", "release")]
-    assert needs == ["build", "publish"]
+    assert [RELEASE[name]["needs"] for name in ("publish", "release")] == ["build", "publish"]
 
 
 def step(job, name, folder, **environment):
-    """Run the script of a step as a runner does."""
     [script] = [each["run"] for each in RELEASE[job]["steps"] if each.get("name") == name]
     done = run("bash", "-eo", "pipefail", "-c", script, cwd=folder, check=False, **environment)
     return done.returncode, done.stdout + done.stderr
 
 
 def test_release_notes_are_the_section_of_the_version(tmp_path):
-    log = (
-        "# Changelog\n\n## [Unreleased]\n\n- new\n\n## [1.2.0] – 2026-01-02\n\n### Added\n\n- a\n\n"
-    )
-    (tmp_path / "CHANGELOG.md").write_text(f"{log}## [1.1.0] – 2025-01-02\n\n- old\n")
-    pyproject = tmp_path / "pyproject.toml"
-    pyproject.write_text('fallback-version = "1.2.0.dev0"\n')
+    log = "# Changelog\n\n## [Unreleased]\n\n- new\n\n## [1.2.0] – 2026-01-02\n\n### Added\n\n- a"
+    (tmp_path / "CHANGELOG.md").write_text(f"{log}\n\n## [1.1.0] – 2025-01-02\n\n- old\n")
+    (tmp_path / "pyproject.toml").write_text('fallback-version = "1.2.0.dev0"\n')
 
     def notes(tag):
         shutil.rmtree(tmp_path / "release", ignore_errors=True)
@@ -221,10 +215,8 @@ def test_a_release_has_the_version_of_its_tag_and_the_addresses_of_its_repositor
 
 @pytest.mark.parametrize(("passed", "code"), [("0", 1), ("2", 0)])
 def test_a_commit_that_ci_has_not_passed_is_not_released(tmp_path, passed, code):
-    gh = tmp_path / "gh"
-    gh.write_text(
-        f'#!/bin/sh\ncase "$*" in *"--branch main --commit abc "*) echo {passed};; esac\n'
-    )
+    gh, where = tmp_path / "gh", "--branch main --commit abc "
+    gh.write_text(f'#!/bin/sh\ncase "$*" in *"{where}"*) echo {passed};; esac\n')
     gh.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     name = "CI has passed on this commit of main"

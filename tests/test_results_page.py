@@ -1,5 +1,4 @@
-"""README, docs/results.md and docs/paper.md have what the committed rows beside them say, and each
-file of rows has its measurement version."""
+"""Pages have what the committed rows beside them say, and each file its measurement version."""
 
 import csv
 import re
@@ -22,7 +21,6 @@ def rows(file):
 
 
 def part_of(page, heading):
-    """A page's text under a heading."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
@@ -42,8 +40,7 @@ def filter_of(words):
 
 
 def measured(rows, query):
-    """For every setting: mean score over seeds, and geometric means of its costs as ratios to those
-    of full fine-tuning in fp32, over the seeds that both have."""
+    """By setting, mean score over seeds and costs as ratios to full fine-tuning in fp32."""
     base = rows.query("mode == 'full' and amp == 'off'").set_index("seed")
     settings = []
     for _, setting in rows.query(query).groupby(["rank", "layers"], dropna=False):
@@ -86,10 +83,6 @@ MADE_OF = {
     "updates.csv": "updates-cells.csv",
 }  # fmt: skip
 """Files without a column for the version, and the cells that they were made of."""
-BY_COMMIT = "peers.csv"
-"""The one whose version is that of commits which its page names."""
-BY_PROGRAM = "alternatives.csv"
-"""The one of runs of other programs, too, which has no grids, and may have no rows yet."""
 FILES = ["runs.csv", *sorted(path.name for path in DOCS.glob("*.csv"))]
 
 
@@ -108,7 +101,7 @@ def stated():
 def test_each_file_has_the_versions_that_the_page_says(file):
     named = {grid: versions for (name, grid), versions in stated().items() if name == file}
     assert named, f"no line on {file} under Measurement versions"
-    if file == BY_COMMIT:
+    if file == "peers.csv":  # its version is that of commits which its page names
         assert set(rows(file)[0]) & {"cell_id", "measurement_version"} == set()
         part = part_of("docs/performance.md", "Against transformers + PEFT")
         assert re.search(r"at commits [0-9a-f]{7} and [0-9a-f]{7}", part)
@@ -117,7 +110,7 @@ def test_each_file_has_the_versions_that_the_page_says(file):
     made_of = rows(MADE_OF.get(file, file))
     if file in MADE_OF:
         assert {row["cell_id"] for row in rows(file)} - {""} <= {row["cell_id"] for row in made_of}
-    if file == BY_PROGRAM:
+    if file == "alternatives.csv":  # of other programs, too: without grids, perhaps without rows
         assert {row["measurement_version"] for row in made_of} <= named[""]
         return
     grids = [row["grid"] if row["grid"] in named else "" for row in made_of]
@@ -146,8 +139,7 @@ def test_pages_that_quote_rows_lead_there():
 
 def table(*heads):
     """The table of docs/paper.md whose headings begin so, its rows by their first column."""
-    blocks = re.findall(r"(?:^\|.*\n)+", (DOCS / "paper.md").read_text(encoding="utf-8"), re.M)
-    for block in blocks:
+    for block in re.findall(r"(?:^\|.*\n)+", (DOCS / "paper.md").read_text(encoding="utf-8"), re.M):
         lines = [[c.strip(" |") for c in line.split(" | ")] for line in block.splitlines()]
         if tuple(lines[0][1 : 1 + len(heads)]) == heads:
             return {line[0]: line[1:] for line in lines[2:]}
@@ -178,15 +170,12 @@ SCORED = {
 """Names of the page, and kinds of the CSV, for a task and for all together."""
 
 
-@pytest.mark.parametrize(
-    ("name", "compared", "tasks", "heads"),
-    [
-        ("ensemble.csv", 26, "sst quora sts sst+quora+sts",
-         ("SST accuracy", "Quora (16k train) accuracy", "STS Pearson r", "overall")),
-        ("embedded-ensembles.csv", 16, "movies amazon nyt tweets",
-         ("movies", "amazon", "nyt", "tweets")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "compared", "tasks", "heads"), [
+    ("ensemble.csv", 26, "sst quora sts sst+quora+sts",
+     ("SST accuracy", "Quora (16k train) accuracy", "STS Pearson r", "overall")),
+    ("embedded-ensembles.csv", 16, "movies amazon nyt tweets",
+     ("movies", "amazon", "nyt", "tweets")),
+])  # fmt: skip
 def test_the_ensembles_of_the_papers_tasks_and_of_the_embedded_ones(name, compared, tasks, heads):
     headings, tasks = table(*heads), tasks.split()
     found = {(row["task"], row["kind"]): row for row in rows(name) if row["kind"] != "cell alone"}

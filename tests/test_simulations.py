@@ -1,5 +1,4 @@
-"""Pages on simulations, rows and claims have their figures, and the rules of bench.compare,
-bench.recommend, bench.claims and races keep their promises in them."""
+"""Figures on pages, and simulations in which comparing, recommending and racing keep promises."""
 
 import json
 import random
@@ -55,14 +54,11 @@ def test_the_page_has_the_figures(of):
     assert text == experiment.page(text, *figures), f"python -m tests.experiments.{command}"
 
 
-@pytest.mark.parametrize(
-    ("figures", "scenarios"),
-    [
-        (COMPARED["aa"][1:], SCENARIOS), (DECIDED["scenarios"], worlds()),
-        (DECIDED["beyond"], beyond()), (RACED["scenarios"], races.worlds()),
-        (CLAIMED["scenarios"], claims.WORLDS),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("figures", "scenarios"), [
+    (COMPARED["aa"][1:], SCENARIOS), (DECIDED["scenarios"], worlds()),
+    (DECIDED["beyond"], beyond()), (RACED["scenarios"], races.worlds()),
+    (CLAIMED["scenarios"], claims.WORLDS),
+])  # fmt: skip
 def test_the_figures_are_of_the_present_scenarios(figures, scenarios):
     assert [one["name"] for one in figures] == [world.name for world in scenarios]
 
@@ -135,9 +131,7 @@ def test_recommendations_keep_the_promise_at_the_margin_and_on_the_committed_run
 
 
 def test_the_committed_figures_of_recommendations_keep_the_promise():
-    """At most 5% wrong and at least 80% decided where detectable, up to the simulation's error.
-    Three trainings mislead far more often; 29 do not where one in five fails, which examples don't
-    reveal."""
+    """Up to the simulation's error; three trainings mislead far more often, and 29 not."""
     assert DECIDED["runs"] == 1000
     for one in DECIDED["scenarios"]:
         assert one["wrong"] <= MOST_WRONG, one["name"]
@@ -277,10 +271,9 @@ def judge(*words):
     return done.return_value, done.output
 
 
-@pytest.mark.parametrize(
-    ("gap", "code", "verdict"),
-    [(0.0, 0, "supported"), (-0.05, 0, "refuted"), (-0.0105, 1, "undecided")],
-)
+@pytest.mark.parametrize(("gap", "code", "verdict"), [
+    (0.0, 0, "supported"), (-0.05, 0, "refuted"), (-0.0105, 1, "undecided"),
+])  # fmt: skip
 def test_the_example_of_the_page_judges_results_of_ones_own(tmp_path, gap, code, verdict):
     (tmp_path / "claims.toml").write_text(EXAMPLE, encoding="utf-8")
     runs = own_results(tmp_path, gap)

@@ -26,8 +26,7 @@ def digest(block):
 
 
 def outputs(kinds, folder):
-    """The text of the page with what its commands print now, run in a folder; a kind is `same`, or
-    `times` where the output has times or takes over 30 s."""
+    """The page's text with what its commands of some kinds print now, run in a folder."""
     kinds = [None, *kinds]
     answer = {}  # of an undecided recommendation: the command that it prints, and its first cell
 

@@ -72,8 +72,7 @@ def held_by(file: str) -> list[str]:
 
 
 def refuses_wrong_values(name: str, tests: dict[str, Any], ran: Any) -> None:
-    """Fail unless a column's check, a test of `ran` alone, fails for a row that has another value
-    there, or none; `tests` are those of the module, by name."""
+    """Fail unless a column's check, a test in `tests`, fails for another value or none there."""
     check: Callable[[Any], None] = tests[CHECKS[name].partition("::")[2]]
     check(ran)
     for value in wrong_values(BY_NAME[name], ran.row[name]):

@@ -64,8 +64,7 @@ def skip_drawing(patch):
 @pytest.fixture(scope="module")
 def browser():
     need(chromium() is not None, "Chromium or Chrome", component="chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=ARGS)
         yield running
         running.close()

@@ -81,8 +81,7 @@ class Place(CommandPlace):
         ones = format_parts(dict.fromkeys(parts, 1.0))
         settings = {"encoders": 1, "task_order": "proportional", "task_rates": ones,
                     "task_decays": ones, "data_digest": "d15ea5e", **settings}  # fmt: skip
-        scores = {PART_SCORES[part]: 0.5 for part in parts}
-        columns = {"dev_metric": OVERALL, **scores}
+        columns = {"dev_metric": OVERALL, **{PART_SCORES[part]: 0.5 for part in parts}}
         kept: Arrays = {}
         for part in parts:
             made = predictions(part, seed, strength, whole=True)

@@ -1,5 +1,4 @@
-"""A worker without torch that speaks the real one's protocol: `python fake_worker.py FOLDER
-BEHAVIOUR…`, where behaviours are names of functions here, done in turn."""
+"""A worker without torch: `python fake_worker.py FOLDER FUNCTION…`, of functions here, in turn."""
 
 import contextlib
 import ctypes
@@ -67,8 +66,7 @@ def unfinished():
 def error():
     with contextlib.suppress(ZeroDivisionError):
         print(1 / 0)
-    path = "/home/somebody/data/train.tsv"
-    raise FileNotFoundError(2, "No such file\n  or so", path)
+    raise FileNotFoundError(2, "No such file\n  or so", "/home/somebody/data/train.tsv")
 
 
 def end_with_3():

@@ -55,8 +55,7 @@ class GridRuns:
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(self, *extra: str, forecast=None, references=False, **options) -> Ended:
-        """Run to the end in this process, which has imported it all; forecast and references are
-        as of `without_extras`, and unless it is said, dry runs and shards have a forecast."""
+        """Run to the end in this process; by default dry runs and shards have a forecast."""
         argv = self.argv(*extra, **options)
         if forecast is None:
             forecast = not {"--dry-run", "--shard"}.isdisjoint(extra)
@@ -77,7 +76,6 @@ class GridRuns:
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
     def finish(self, *extra: str, code=0, **options) -> Ended:
-        """Run to the end, which must have this code."""
         done = self.run(*extra, **options)
         assert done.returncode == code, done.stderr
         return done
@@ -105,8 +103,7 @@ class GridRuns:
 
 @contextmanager
 def without_extras(*, forecast: bool = False, references: bool = False) -> Iterator[None]:
-    """The command without what takes seconds and what most tests don't look at, unless memory and
-    time are to be predicted or scores to get reference points."""
+    """The command without what takes seconds and most tests don't need, unless it is asked for."""
     with (
         mock.patch("bench.report.drawing.lay_out"),
         mock.patch("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write("<svg >")),

@@ -27,7 +27,6 @@ class CommandPlace:
         write_rows(self.csv, self.rows)
 
     def run(self, *arguments: str) -> int:
-        """The exit code of the command."""
         return int(self._command.main(["--runs", str(self.csv), *arguments], standalone_mode=False))
 
     def refused(self, *arguments: str) -> str:

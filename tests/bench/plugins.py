@@ -14,8 +14,7 @@ _PIP: Final = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isola
 
 
 def environment(folder: Path, project: Path) -> Path:
-    """The interpreter of a new virtual environment with a project built and installed, that sees
-    what this one sees, but no onnx."""
+    """The interpreter of a new environment with a project; it sees what this one does but onnx."""
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     [packages] = folder.glob("lib/python*/site-packages")
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
@@ -28,8 +27,7 @@ def environment(folder: Path, project: Path) -> Path:
 
 
 def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
-    """A distribution as pip leaves it, in a folder for PYTHONPATH, with the texts of
-    entry_points.txt and of its modules."""
+    """A distribution in a folder for PYTHONPATH, with its entry_points.txt and its modules."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -42,8 +40,7 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
 def run(
     python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
-    """A command in an environment, once it has ended, without what an earlier test's command may
-    have set for its children."""
+    """A command in an environment, once it has ended, without variables of an earlier test."""
     ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,

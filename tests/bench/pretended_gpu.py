@@ -59,7 +59,6 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) 
     monkeypatch.setitem(
         sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=noting("baseline", used(100)))
     )
-    properties = SimpleNamespace(uuid=NAME.removeprefix("GPU-"))
     for name, value in {
         "set_device": noting("context"),
         "empty_cache": noting("empty"),
@@ -67,7 +66,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) 
         "max_memory_allocated": noting("read", 2**20),
         "max_memory_reserved": lambda _device: 2**20,
         "memory_snapshot": list,
-        "get_device_properties": lambda _device: properties,
+        "get_device_properties": lambda _device: SimpleNamespace(uuid=NAME.removeprefix("GPU-")),
         "get_rng_state": lambda _device: torch.get_rng_state(),
         "set_rng_state": lambda _state, _device: None,
         "synchronize": noting("synchronise"),

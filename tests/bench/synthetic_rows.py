@@ -57,8 +57,7 @@ HERE = {
 
 def new_row(**values) -> Row:
     """A row with some values, otherwise a planned cell of full fine-tuning."""
-    of = cell("full", None, None, "off")
-    return row_of(of.columns() | HERE | values)
+    return row_of(cell("full", None, None, "off").columns() | HERE | values)
 
 
 def planned_row(of: Cell, conditions_id: str = "c0ffee123456") -> Row:
@@ -67,8 +66,7 @@ def planned_row(of: Cell, conditions_id: str = "c0ffee123456") -> Row:
 
 
 def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
-    """A row that ended ok, with figures such as a two-core machine gives; without `noise` they are
-    always the same."""
+    """A row that ended ok, as on a two-core machine; without `noise` it is always the same."""
     noise = noise or random.Random(0)  # noqa: S311
     layers, trains = of.layers or "", of.mode == "full" or of.layers in ("attn", "all-lin")
     memory = {"full": 1010.0, "head": 560.0}.get(of.mode, 640.0)
@@ -86,7 +84,6 @@ def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
     score = round(1061 * score) / 1061
     classifies = of.task == "movies"
     low, high = wilson(round(1061 * score), 1061) if classifies else fisher(score, 1061)
-    learns = of.init == "pretrained"
     trainable = {"full": 22_713_216, "head": 1_925}.get(of.mode, 74_000 * (of.rank or 0))
     step = time * 0.75
     quality = {
@@ -105,7 +102,7 @@ def result_row(of: Cell, noise: random.Random | None = None, **other) -> Row:
         examples_per_s=32_000 / step, startup_s=3.4, train_s=98.5 * time / 1000 + 8,
         eval_s=4.1, wall_s=98.5 * time / 1000 + 18, peak_rss_mib=memory + noise.gauss(0, 4),
         peak_anon_mib=memory - 180, started_at="2026-11-20T10:00:00Z",
-        finished_at="2026-11-20T10:01:10Z", **quality if learns else {},
+        finished_at="2026-11-20T10:01:10Z", **quality if of.init == "pretrained" else {},
     ) | other  # fmt: skip
 
 
@@ -117,8 +114,7 @@ def failed_row(of: Cell, status: str, message: str, **other) -> Row:
 
 
 def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Row]:
-    """`n` rows: the full grid's 68 cells at seed 0, then at seed 1, and so on; with `failures`,
-    three of each seed did not end ok."""
+    """`n` rows of the full grid, seed by seed; with `failures`, three of each did not end ok."""
     noise, grid, rows = random.Random(0), full_grid(), []  # noqa: S311
     for i in range(n):
         axes = grid[i % len(grid)]

@@ -34,8 +34,7 @@ def console(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, tmp_path_factory, monkeypatch):
-    """The current folder, with results, and modules of names that a process would import, which
-    leave a file if one does."""
+    """The current folder, with results, and modules that leave a file if a process imports them."""
     for name in ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'a')")
     write_rows(tmp_path / "runs.csv", synthetic_rows(4))

@@ -78,8 +78,7 @@ def test_answers_are_those_of_the_commands(results, runs, tmp_path):
     other = ROOT / "docs" / "xeon.csv"
     compared = results.compare(bench.load(other))
     page = ("--reports", tmp_path / "reports")
-    lines = printed(compare, runs, other, *page).splitlines()
-    assert str(compared).splitlines() == lines[:-1]
+    assert str(compared).splitlines() == printed(compare, runs, other, *page).splitlines()[:-1]
     want = json.loads(printed(compare, runs, other, *page, "--json"))
     got = json.loads(json.dumps(compared.values))
     for side in ("base", "new"):

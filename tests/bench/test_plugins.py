@@ -149,8 +149,7 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     assert (facts.problem, facts.source) == ("single_label", "stars.csv")
     own_problem = f"ordinal of {NAME} 0.1.0"
     assert facts.plugin == own_problem
-    page = (folder / "reports" / "index.html").read_text()
-    assert f"single label ({own_problem})" in page
+    assert f"single label ({own_problem})" in (folder / "reports" / "index.html").read_text()
     text = (folder / "reports" / "report.md").read_text()
     assert re.search(r"python -m bench\.grid --grid stars\.toml .*--problem ordinal", text)
 

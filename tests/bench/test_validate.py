@@ -188,8 +188,7 @@ def test_valid_folders_are_shown_side_by_side_and_written_in_pefts_layout(tmp_pa
     broken = tmp_path / "c" / "runs.csv"
     broken.write_bytes(broken.read_bytes().replace(first[3].cell_id.encode(), b"0" * 12))
     folders = [tmp_path / name for name in "abc"]
-    flags = ("--reports", tmp_path / "reports", "--peft", tmp_path / "peft")
-    code, out = validate(*folders, *flags)
+    code, out = validate(*folders, "--reports", tmp_path / "reports", "--peft", tmp_path / "peft")
     assert code == 1
     assert f"{folders[0]}: 8 rows, valid\n" in out
     assert f"{folders[2]}: 8 rows, not valid, 1 problem\n" in out

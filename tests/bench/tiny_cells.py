@@ -21,7 +21,6 @@ PARTS = {
 
 
 def conditions() -> Conditions:
-    """This machine's CPU, on one thread."""
     return replace(find_conditions("cpu").conditions, threads=1)
 
 
@@ -43,7 +42,6 @@ def digest_of(max_train: int, max_dev: int) -> str:
 
 def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
     adapted = mode in ("lora", "dora")
-    base = adapted and not layers.endswith("-only")
     model = find(checkpoint)
     values = {
         "mode": mode, "rank": 4 if adapted else None, "layers": layers if adapted else None,
@@ -52,7 +50,7 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
         "data_digest": digest_of(**EXAMPLES), "max_length": 32,
         "batching": "by-length", "batch_size": 8, "epochs": 1, "max_steps": None,
         "optimizer": "adamw", "learning_rate": None if mode == "head" else 3e-3,
-        "learning_rate_base": 1e-3 if base else None,
+        "learning_rate_base": 1e-3 if adapted and not layers.endswith("-only") else None,
         "learning_rate_head": None if mode == "full" else 1e-3, "learning_rate_source": "grid",
         "weight_decay": 0.01, "warmup": 0.1, "alpha": 16.0 if adapted else None, "dropout": 0.1,
         **EXAMPLES,

@@ -29,8 +29,7 @@ def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
 
 
 def moved_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
-    model = base_model(checkpoint, task)
-    disturb(model)
+    disturb(model := base_model(checkpoint, task))
     return model
 
 

@@ -1,5 +1,4 @@
-"""What commands share: how they fail, how they take `--runs`, and one line for a message, whatever
-a library printed."""
+"""How commands fail and take `--runs`, and one line for a message, whatever a library printed."""
 
 import sys
 from pathlib import Path
@@ -99,8 +98,7 @@ def test_last_error(stderr, line):
 @pytest.mark.parametrize("err", [False, True])
 def test_nothing_that_is_printed_moves_the_cursor_or_reverses_text(capsys, err):
     echo("a\x1b[2J\r\u202e\x9b\ud800é\tb\nc", err=err)
-    text = capsys.readouterr()[err]
-    assert text == r"a\x1b[2J\r\u202e\x9b\ud800é" + "\tb\nc\n"
+    assert capsys.readouterr()[err] == r"a\x1b[2J\r\u202e\x9b\ud800é" + "\tb\nc\n"
 
 
 def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys):

@@ -104,24 +104,20 @@ def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
 def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, label, other):
     labels = [label if number % 2 else other for number in range(40)]
     texts = [f"film {number}" for number in range(40)]
-    path = write_json_lines(tmp_path / "mine.jsonl", {"text": texts, "label": labels})
-    data = read_file(path)
+    data = read_file(write_json_lines(tmp_path / "mine.jsonl", {"text": texts, "label": labels}))
     task = Task("mine", data.spec.classes, problem_name=data.spec.problem or "")
     module._write(TaskData(task, data.examples, data.examples), tmp_path / "written")
     written = (tmp_path / "written" / "dev.jsonl").read_text().splitlines()
     assert [json.loads(line)["label"] for line in written] == labels
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--task", "movies", "--write", "/dev/null/folder"), "can't be written"),
-        (("--task", "sst"), "needs --data DIR"), (("--task", "sst", "nowhere"), "nowhere"),
-        (("--task", "none"), "no task is called 'none'"),
-        (("--task", "multitask", "."), "has parts; take one of sst, quora, sts"),
-        (("--model", "./nowhere"), "there is no folder"), (("--reports", "/dev/null"), "is a file"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--task", "movies", "--write", "/dev/null/folder"), "can't be written"),
+    (("--task", "sst"), "needs --data DIR"), (("--task", "sst", "nowhere"), "nowhere"),
+    (("--task", "none"), "no task is called 'none'"),
+    (("--task", "multitask", "."), "has parts; take one of sst, quora, sts"),
+    (("--model", "./nowhere"), "there is no folder"), (("--reports", "/dev/null"), "is a file"),
+])  # fmt: skip
 def test_bad_input_is_one_line(arguments, message):
     with pytest.raises(BAD_INPUT, match=message) as caught:
         run(*arguments)

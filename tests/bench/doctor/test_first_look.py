@@ -28,8 +28,7 @@ def small(monkeypatch, tmp_path):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Names of kernels that are launched besides those of attention; and of each step that is
-    profiled, its engine, kernels and number."""
+    """Kernels besides those of attention; and engine, kernels and number of each profiled step."""
     more, taken = ["gemm"], []
 
     def kernels_of(step, _device):
@@ -82,8 +81,7 @@ def test_slower_fast_kernels_come_first_and_flash_attention_is_expected(launched
 def test_gradients_that_overflow_by_the_name_of_the_part(monkeypatch, tmp_path):
     monkeypatch.setattr("bench.worker.process.tie_to_parent", lambda: None)
     assert [each.arguments for each in FIRST_LOOK[:3]] == [("full",), ("lora",), ("dora",)]
-    here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
-    session.main("first-look.overflow", tmp_path, here)
+    session.main("first-look.overflow", tmp_path, {"device": "cpu", "threads": 1, "amp_on": "bf16"})
     assert "moves no weight" in (tmp_path / "result.json").read_text()
     monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
     assert first_look.overflow(HERE).summary == "it moves weights"

@@ -59,7 +59,6 @@ def test_what_a_gpu_says_is_judged(device, figures, verdict, text):
 
 
 def look_at(monkeypatch, device=A100, **answers):
-    """The finding on a GPU whose driver gives some answers."""
     monkeypatch.setattr(one_gpu, "resolve_device", lambda _name, _cuda: device)
     monkeypatch.setattr(one_gpu, "read_driver", lambda: Driver("580.1", 1))
     for name, value in {"_WARM_UP_S": 0.0, "_SAMPLE_S": 0.0, "_SIZE": 1}.items():
@@ -287,8 +286,7 @@ for number, _ in enumerate(sys.stdin):
 
 def gpus(monkeypatch, number):
     """GPUs that are found, each with a core, as far as there are several."""
-    here = find_conditions("cpu")
-    own = sorted(os.sched_getaffinity(0))
+    here, own = find_conditions("cpu"), sorted(os.sched_getaffinity(0))
     lanes = [
         replace(
             here, device_name=f"GPU-{i}", cores=frozenset([own[i % len(own)]]),

@@ -86,8 +86,7 @@ class Watch:
 
     def __init__(self, doubts=None, **activity):
         usual = dict.fromkeys(("waited", "stolen", "foreign_cores", "quota_throttled_s"), 0.0)
-        self.report, self.doubts = {"cpu": usual | activity}, doubts or {}
-        self.look = lambda: None
+        self.report, self.doubts, self.look = {"cpu": usual | activity}, doubts or {}, mock.Mock()
 
     def __enter__(self):
         return self
@@ -149,7 +148,6 @@ def test_huge_pages(monkeypatch, tmp_path, enabled, tunables, after, expected):
         assert host_memory.huge_pages(HERE).verdict == expected
 
 
-NO_ONEDNN = mock.Mock(**{"is_available.return_value": False})
 NO_LIBRARY = mock.Mock(side_effect=OSError("libtorch.so: gone"))
 VERSIONS = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>=2"]
 
@@ -158,7 +156,7 @@ VERSIONS = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>
     ({"torch.get_num_threads": lambda: 4}, "torch uses 4 threads, and not 2"),
     ({"torch.get_float32_matmul_precision": lambda: "medium"},
      "fp32 products have precision medium"),
-    ({"torch.backends.mkldnn": NO_ONEDNN}, "lacks oneDNN"),
+    ({"torch.backends.mkldnn": mock.Mock(**{"is_available.return_value": False})}, "lacks oneDNN"),
     ({"bench.worker.process.import_all": NO_LIBRARY}, "OSError: libtorch.so: gone"),
     ({software.DROPPED[0]: "1"}, f"workers inherit {software.DROPPED[0]}, which"),
     ({"importlib.metadata.requires": lambda _name: VERSIONS,
@@ -180,8 +178,7 @@ def test_software_that_is_wrong_is_named(monkeypatch, changes, says):
 
 
 class Time:
-    """A clock that moves only while somebody sleeps or waits for a GPU. The GPU needs a millisecond
-    for 10⁶ cycles once its own clock is raised; the host queues."""
+    """A clock of sleeps and waits for a GPU, whose own clock is raised after a while."""
 
     def __init__(self, factor=1.0, raised_after_s=1.003):
         self.now, self.factor, self.queued_until = 1000.0, factor, 0.0
@@ -265,10 +262,9 @@ def test_without_counters_memory_is_not_known(monkeypatch):
             check(HERE)
 
 
-@pytest.mark.parametrize(
-    ("kept_mib", "steps", "new_pages", "verdict"),
-    [(0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED)],
-)
+@pytest.mark.parametrize(("kept_mib", "steps", "new_pages", "verdict"), [
+    (0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED),
+])  # fmt: skip
 def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
     """The first steps, or all, keep memory."""
     faults, kept = iter(range(0, 10**9, new_pages)), []
@@ -278,8 +274,7 @@ def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
             kept.append(mmap.mmap(-1, kept_mib * 2**20, flags=mmap.MAP_PRIVATE))
             kept[-1].write(b"\1" * len(kept[-1]))
 
-    trainer = SimpleNamespace(step=step)
-    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
+    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: SimpleNamespace(step=step))
     usage = lambda _who: SimpleNamespace(ru_minflt=next(faults))  # noqa: E731
     monkeypatch.setattr(host_memory.resource, "getrusage", usage)
     assert host_memory.allocator(HERE).verdict == verdict

@@ -1,6 +1,4 @@
-"""Which checks run, which are skipped and why, and what is then said. Each runs in a process of its
-own, and whatever happens there becomes a finding; faults are those of the suite `python -m
-tests.experiments.doctor`."""
+"""Which checks run, which are skipped and why, what is then said, and faults as findings."""
 
 import json
 import os
@@ -15,7 +13,6 @@ from functools import cache
 from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
-from types import SimpleNamespace
 from unittest import mock
 
 import psutil
@@ -55,8 +52,7 @@ def run(monkeypatch, checks, requested="cpu", **verdicts):
         return Finding(check.name, verdicts.get(check.name, OK), f"{check.name} was run")
 
     monkeypatch.setattr(session, "_run", fake)
-    show = lambda _check, _left: nullcontext()  # noqa: E731
-    return examine(checks, requested, Path(), show, lambda _each: None)
+    return examine(checks, requested, Path(), lambda *_: nullcontext(), lambda _each: None)
 
 
 def invoke(*words):
@@ -166,8 +162,7 @@ def test_a_finding_is_two_lines_without_names_and_json_has_every_figure(monkeypa
         "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
         "figures": {"ms": [0.333333, None], "of": {"a": None}}, "is_advice": False, "seconds": 1.23,
     }  # fmt: skip
-    expected = {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}
-    assert expected.items() <= values.items()
+    assert {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}.items() <= values.items()
 
 
 def examined(verdict, **figures):
@@ -195,8 +190,7 @@ def test_the_command_ends_with_the_verdict(monkeypatch, arguments, result, code,
                 on_finding(finding)
         return examination
 
-    on_gpu = SimpleNamespace(device=SimpleNamespace(gpu="H100"))
-    monkeypatch.setattr(main, "find_conditions", lambda _name: on_gpu)
+    monkeypatch.setattr(main, "find_conditions", mock.Mock())
     monkeypatch.setattr(main, "examine", fake)
     done = invoke(*arguments)
     sentence = look if "--first-look" in arguments else verdict
@@ -226,8 +220,8 @@ def test_what_befalls_a_check_is_its_finding(
     if "expected_s" in limits:
         monkeypatch.setattr(session, "BUDGET_S", 1.0)
     checks = [replace(check, **limits) for check in selected(["memory-limit"])]
-    show = lambda _check, _left: nullcontext()  # noqa: E731
-    *_, finding = examine(checks, "cpu", tmp_path, show, lambda _each: None).findings
+    examination = examine(checks, "cpu", tmp_path, lambda *_: nullcontext(), lambda _each: None)
+    finding = examination.findings[-1]
     assert finding.verdict == verdict
     assert summary in finding.summary
     assert bool(finding.remedy) == (verdict == FAILED)
@@ -241,12 +235,11 @@ def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path):
         doctor("memory-limit"), cwd=ROOT, env=environ, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    started = psutil.Process(command.pid)
     processes: list[psutil.Process] = []
     while "sleep" not in [each.name() for each in processes]:
         assert command.poll() is None
         time.sleep(0.02)
-        processes = started.children(recursive=True)
+        processes = psutil.Process(command.pid).children(recursive=True)
     os.kill(command.pid, signal.SIGINT)
     command.communicate()
     assert command.returncode == 130

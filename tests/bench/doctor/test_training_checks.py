@@ -1,5 +1,4 @@
-"""Checks of training, each verdict both ways: numerics, compiled steps, forecasts, memory that runs
-out, and a whole cell."""
+"""Checks of training: numerics, compiled steps, forecasts, memory that runs out, a whole cell."""
 
 import itertools
 import os
@@ -25,11 +24,9 @@ from minbert.training.compiled import NoCompilerError
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 HERE = Context("cpu", 1, "bf16", Path())
-LORA = ("lora", "all-lin")
 
 
 def only(monkeypatch, *settings, varied=()):
-    """Leave some settings of engine minbert."""
     monkeypatch.setattr(models, "SETTINGS", settings)
     monkeypatch.setattr(numerics, "VARIED", varied)
     monkeypatch.setattr(numerics, "find_spec", lambda _name: None)
@@ -69,7 +66,7 @@ def test_a_wrong_option_or_engine_or_product_in_a_backward_pass_is_named(monkeyp
     assert wrong[0].startswith("full pooler, amp off: loss deviates from plain torch by inf")
     assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
     monkeypatch.undo()
-    only(monkeypatch, ("head", None), LORA)
+    only(monkeypatch, ("head", None), ("lora", "all-lin"))
     right = product.thin_over_tokens
     monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
     finding = numerics.check(HERE)
@@ -135,9 +132,7 @@ def test_without_a_compiler_compiled_steps_are_skipped(kind, skipped, monkeypatc
 
 
 def ran(**values):
-    """A row of LoRA that ended ok."""
-    done = result_row(cell("lora", 8, "all-lin-only", "bf16"))
-    return done | {"batch_size": 8, **values}
+    return result_row(cell("lora", 8, "all-lin-only", "bf16")) | {"batch_size": 8, **values}
 
 
 def rows_are(monkeypatch, *of_runs):
@@ -214,8 +209,7 @@ def test_memory_that_runs_out(monkeypatch, rows, text):
     finding = cells.out_of_memory(HERE)
     assert finding.verdict == (FAILED if text else OK)
     assert text in finding.summary
-    folders = [call.kwargs["folder"] for call in calls]
-    assert folders == ["unlimited", "limited"][: 1 + bool(rows)]
+    assert [call.kwargs["folder"] for call in calls] == ["unlimited", "limited"][: 1 + bool(rows)]
     assert not rows or calls[1].kwargs["address_space"] == 100 * 2**20, "no worker needed any"
 
 
@@ -276,8 +270,7 @@ def test_a_grid_is_limited_looked_at_and_gives_its_error_or_is_skipped(monkeypat
         cells.run_cells(here, *words, address_space=2**30, on_poll=pids.append)
     assert len(pids) > 1
     assert len(set(pids)) == 1
-    usage = SimpleNamespace(free=49 * 2**20)
-    monkeypatch.setattr(cells.shutil, "disk_usage", lambda _folder: usage)
+    monkeypatch.setattr(cells.shutil, "disk_usage", lambda _: SimpleNamespace(free=49 * 2**20))
     with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
         cells.run_cells(here, "grid")
     monkeypatch.setattr(cells, "fetch", raising(InputError("the package index can't be reached")))

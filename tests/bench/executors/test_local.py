@@ -64,9 +64,6 @@ class Place:
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
         return self.setup.session(self.csv, slots, worker).run([self.plan(slots, cells)])
 
-    def rows(self):
-        return read_rows(self.csv)
-
     def where(self):
         """Where each cell ran, by its id."""
         paths = cells_folder(self.csv).glob("*/where.json")
@@ -85,7 +82,7 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
     slots = place.slots(2)
     before = os.sched_getaffinity(0)
     assert place.run(slots, MEETS) == 0
-    rows = place.rows()
+    rows = read_rows(place.csv)
     assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
     assert {row.status for row in rows} == {"ok"}
     assert {row.sharing for row in rows} == {"2 workers"}
@@ -95,7 +92,7 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
     assert os.sched_getaffinity(0) == before
     assert "6 cells: 6 ok" in capsys.readouterr().out
     assert place.run(slots, "") == 0
-    assert len(place.rows()) == 6, "nothing runs twice"
+    assert len(read_rows(place.csv)) == 6, "nothing runs twice"
 
 
 def test_what_needs_no_device_comes_before_any_cell_runs(place, monkeypatch):
@@ -121,7 +118,7 @@ def test_each_gpu_has_its_worker_and_cells_that_are_compared_in_turn_stay_on_one
     where = place.where()
     gpus = [tuple(where[cell.cell_id]["gpu"] for cell in pair) for pair in pairs]
     assert all(one == other for one, other in gpus)
-    rows = place.rows()
+    rows = read_rows(place.csv)
     names = {(row.device, where[row.cell_id]["gpu"]) for row in rows}
     assert 1 < len(names) == len(names & {(f"cuda:{i}", f"GPU-{i}") for i in range(1, 4)})
     jobs = cells_folder(place.csv).glob("*/cell.json")
@@ -134,7 +131,7 @@ def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(place, monkeyp
     monkeypatch.setenv("BROKEN", "GPU-1")
     monkeypatch.setattr(local, "why_unusable", {"GPU-1": why}.get)
     assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
-    rows = place.rows()
+    rows = read_rows(place.csv)
     assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
     crashed = [row.device for row in rows if row.status == "crashed"]
     assert set(crashed) == {"cuda:1"}
@@ -162,7 +159,7 @@ def test_cells_that_another_grid_has_come_last(place):
         other.stdout.readline()
         last = place.cells[-1].cell_id
         assert place.run(slots, f"if {last!r} in folder.name: os.kill({other.pid}, 15)") == 0
-    rows = place.rows()
+    rows = read_rows(place.csv)
     assert rows[-1].cell_id == first.cell.cell_id
     assert len(rows) == 6
 
@@ -177,9 +174,9 @@ time.sleep(60)
 """
     slots = place.slots(2)
     assert place.run(slots, code) == 130
-    assert [row.status for row in place.rows()] == ["interrupted"] * 2
+    assert [row.status for row in read_rows(place.csv)] == ["interrupted"] * 2
     assert place.run(slots, "") == 0
-    assert [row.status for row in place.rows()[2:]] == ["ok"] * 6
+    assert [row.status for row in read_rows(place.csv)[2:]] == ["ok"] * 6
 
 
 def test_an_error_of_one_slot_stops_all_and_what_has_run_is_kept(place, monkeypatch, capsys):
@@ -194,4 +191,4 @@ def test_an_error_of_one_slot_stops_all_and_what_has_run_is_kept(place, monkeypa
     monkeypatch.setattr(Store, "append", fail)
     assert place.run(place.slots(2), MEETS) == 1
     assert "stopped: the disk is full; finished cells are kept" in capsys.readouterr().err
-    assert len(place.rows()) == len(rows) - 1
+    assert len(read_rows(place.csv)) == len(rows) - 1

@@ -1,5 +1,4 @@
-"""Attempts at cells on other devices, and cells that are trained again by real workers on a tiny
-encoder."""
+"""Attempts at cells on other devices, and cells that real workers train again."""
 
 import json
 from contextlib import nullcontext

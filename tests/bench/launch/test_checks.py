@@ -91,8 +91,7 @@ def test_settings_without_effect_are_reported_and_those_of_classes_refused(tmp_p
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
     line = "without effect on task sst: encoders, task_rates, regression_loss"
     assert checks.idle_notes([Settings(), settings, settings], data) == [line]
-    final = gridfile.load("paper-final").variants
-    assert checks.idle_notes(final, data_of(tmp_path)) == []
+    assert checks.idle_notes(gridfile.load("paper-final").variants, data_of(tmp_path)) == []
     variants = [Settings(), Settings(label_smoothing=0.1, class_weights="balanced")]
     weighted = [Settings(class_weights="balanced")]
     topics, numbers = TaskData(TOPICS, SEVERAL, SEVERAL), data_of(tmp_path, "sts")

@@ -71,7 +71,6 @@ def test_without_a_terminal_there_is_a_line_a_cell():
 
 def test_a_log_gets_at_most_a_line_a_minute_on_what_runs():
     stream, now = io.StringIO(), 0.0
-    titles = {"title": "search, round 2", "noun": "candidates"}
 
     def new():
         seen = stream.getvalue().splitlines()
@@ -79,7 +78,7 @@ def test_a_log_gets_at_most_a_line_a_minute_on_what_runs():
         stream.truncate()
         return seen
 
-    with Display(8, 2, stream, lambda: now, **titles) as display:
+    with Display(8, 2, stream, lambda: now, title="search, round 2", noun="candidates") as display:
         display.stage("reference points")
         assert new() == ["search, round 2: 2/8 candidates  0:00 gone; reference points"]
         display.waiting(FOR)

@@ -55,9 +55,8 @@ def start(tmp_path):
     holders = []
 
     def start_one(*words):
-        path = tmp_path / "grids.lock"
         holders.append(Holder(
-            [sys.executable, "-c", HOLDER, str(path), *words],
+            [sys.executable, "-c", HOLDER, str(tmp_path / "grids.lock"), *words],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         ))  # fmt: skip
         return holders[-1]

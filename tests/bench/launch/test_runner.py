@@ -20,7 +20,6 @@ from bench.launch import runner
 from bench.launch.runner import oom_kills, run_worker
 from bench.launch.signals import Signals
 
-ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).parents[1] / "fake_worker.py"
 PARENT = """
 import json, os, sys
@@ -35,7 +34,7 @@ with Signals() as signals:
 print(json.dumps(asdict(outcome)))
 """
 SPOILS = "import sys; open(sys.argv[1] + '/result.json', 'w').write('[')"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def run(folder, *behaviours, argv=(), on_progress=lambda _: None, **limits):
@@ -84,9 +83,6 @@ def how(outcome):
     return outcome.status, outcome.message, outcome.signal
 
 
-NO_FILE = ("crashed", "FileNotFoundError: [Errno 2] No such file", None)
-
-
 def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves(tmp_path, monkeypatch):
     """What keeping weights took is no part of `wall_s`."""
     (tmp_path / "weights.safetensors").touch()  # of an earlier training
@@ -106,7 +102,8 @@ def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves(tmp_pat
 
 
 def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
-    assert how(run(tmp_path, "flood", "error")) == NO_FILE, "the exception's line, without a path"
+    no_file = ("crashed", "FileNotFoundError: [Errno 2] No such file", None)
+    assert how(run(tmp_path, "flood", "error")) == no_file, "the exception's line, without a path"
     for name in ("stdout.txt", "stderr.txt"):
         assert (tmp_path / name).stat().st_size < 2**20
         text = (tmp_path / name).read_text()
@@ -166,8 +163,7 @@ def test_progress_comes_as_it_was_sent_and_an_error_of_the_display_leaves_no_wor
 
 def test_peak_memory_is_the_workers_own_and_no_descriptor_is_left_open(tmp_path):
     parent = start_parent(tmp_path, "allocate", "result", small=True)
-    outcome = json.loads(parent.communicate(timeout=20)[0])
-    assert 200 < outcome["peak_rss_mib"] < 260
+    assert 200 < json.loads(parent.communicate(timeout=20)[0])["peak_rss_mib"] < 260
     ours = b"x" * (100 * 2**20)
     assert run(tmp_path, "result").peak_rss_mib is None, "the parent has more"
     assert ours
@@ -188,8 +184,7 @@ def test_a_timeout_ends_the_whole_group_and_until_then_the_parent_sleeps(tmp_pat
 
 def test_what_ignores_the_request_is_killed_after_the_grace_and_its_result_counts(tmp_path):
     too_long = "took longer than 1.5 s (phase: start)"
-    behaviours = "note_pid", "ignore_term", "hang"
-    outcome = run(tmp_path, *behaviours, timeout_s=1.5, grace_s=0.5)
+    outcome = run(tmp_path, "note_pid", "ignore_term", "hang", timeout_s=1.5, grace_s=0.5)
     assert how(outcome) == ("timeout", too_long, signal.SIGKILL)
     assert outcome.wall_s >= 2
     assert all_gone(tmp_path, 1)

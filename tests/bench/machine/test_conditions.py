@@ -48,8 +48,7 @@ def test_what_is_a_condition_and_that_old_ids_stay():
 
 
 def found_on(monkeypatch, device, *gpus, **variables):
-    """The conditions on a machine with some GPUs, torch for CUDA 13.0 and some variables that a
-    worker inherits."""
+    """The conditions on a machine with some GPUs, torch for CUDA 13.0 and inherited variables."""
     monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"], **variables})
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
@@ -77,7 +76,6 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(monkeypatch):
 
 
 def lanes_on(monkeypatch, device, *gpus, jobs=1, cores=8, **variables):
-    """The lanes on a machine with some GPUs and cores."""
     found_on(monkeypatch, "cpu", *gpus, **variables)
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
     monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
@@ -171,8 +169,7 @@ def write(folder, name, text):
 
 
 def git(folder, *arguments):
-    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    argv = ["git", *who, *arguments]
+    argv = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
     done = subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
@@ -240,7 +237,6 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")
 
 
 def source(module):
-    """The file of a module, below the root."""
     path = Path(*module.split("."))
     return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
 
@@ -263,9 +259,8 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
     imported |= {path.parent / name for path in texts for name in tables.findall(texts[path])}
     listed = set(map(Path, measuring()))
     assert {path for path in imported if not {path, *path.parents} & listed} == set()
-    by_parent = set(map(Path, _OF_PARENT))
     of_peft = {Path("bench/plan", name) for name in ("adapter_configs.py", "adapter_methods.toml")}
-    others = listed - by_parent - imported - of_peft
+    others = listed - set(map(Path, _OF_PARENT)) - imported - of_peft
     assert {path for path in others if path.suffix in (".py", ".toml")} == set()
     for folder in filter(Path.is_dir, map(ROOT.joinpath, listed)):
         files = {path.relative_to(ROOT) for path in folder.rglob("*.py")}
@@ -343,9 +338,6 @@ def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
     assert documented == {name: fate for fate, names in kinds.items() for name in names}
 
 
-UUID = "GPU-0"
-
-
 def cores(*pairs):
     return list(map(frozenset, pairs))
 
@@ -360,14 +352,13 @@ def test_hardware_threads_of_a_core_are_together_and_some_are_near_a_gpu(tmp_pat
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 7})
     assert usable_cores(tmp_path) == cores((0, 4), (1,), (7,))
     assert usable_cores(tmp_path / "none") == cores((0,), (1,), (4,), (7,))
-    gpu = FakeGpu(UUID, near=range(60, 70))  # bits of NVML's words
+    gpu = FakeGpu("GPU-0", near=range(60, 70))  # bits of NVML's words
     calls = "nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCpuAffinity"
     for errors in ({}, *({call: 3} for call in calls)):  # without an answer no thread is near
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu, errors=errors))
-        assert threads_near(UUID) == frozenset(() if errors else gpu.near)
+        assert threads_near("GPU-0") == frozenset(() if errors else gpu.near)
 
 
-FOUR = cores((0, 4), (1, 5), (2, 6), (3, 7))
 LOW, HIGH, ALL = frozenset({0, 1, 4, 5}), frozenset({2, 3, 6, 7}), frozenset(range(8))
 UNKNOWN: Threads = frozenset()
 
@@ -383,4 +374,4 @@ UNKNOWN: Threads = frozenset()
     ([UNKNOWN] * 5, [set()] * 5),
 ])  # fmt: skip
 def test_shares_are_equal_disjoint_and_near(near, shares):
-    assert equal_shares(FOUR, near) == shares
+    assert equal_shares(cores((0, 4), (1, 5), (2, 6), (3, 7)), near) == shares

@@ -62,7 +62,6 @@ def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_ki
 
 
 def several(requested, *gpus, **fault):
-    """The devices that a name stands for on a machine with some GPUs."""
     return GpuFault("", FakeNvml(*gpus), FakeCuda(*gpus), device=requested, **fault).resolve_all()
 
 
@@ -217,7 +216,6 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
 
 
 A100 = known.FakeGpu("GPU-8932f937")
-NEW = "2.13.1+cu130"
 
 
 @pytest.fixture
@@ -234,13 +232,13 @@ def complete(monkeypatch, tmp_path):
 
 def test_what_is_missing_to_compile_for_a_gpu_is_named(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
-    monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
+    monkeypatch.setattr(conditions, "torch_build", lambda: ("2.13.1+cu130", "13.0"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("bench.machine.devices.check_gpu", FakeCuda(A100))
     assert find_conditions("auto").no_compiling == ""
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 
-    def why(version=NEW, capability=(8, 0)):
+    def why(version="2.13.1+cu130", capability=(8, 0)):
         gpu = GpuInfo("NVIDIA A100", "580", capability, A100.uuid)
         return why_no_compiling(Device("cuda:0", gpu), version)
 

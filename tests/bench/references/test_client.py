@@ -136,8 +136,7 @@ def points(job):
 def test_pairs_have_all_scores_and_a_mean_no_correlation(task, tmp_path, tiny_checkpoint):
     folder = write_folder(tmp_path / "data", (task,), count=41)
     data = Folds(load_data(task, folder), 3)
-    job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
-    majority, words, frozen = points(job)
+    majority, words, frozen = points(job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0))
     if task == "sts":
         assert len({float(data.fold(n).train.labels.mean()) for n in range(3)}) == 3
         assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)

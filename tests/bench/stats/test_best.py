@@ -31,8 +31,7 @@ def sample(values):
 
 def test_a_difference_is_over_the_seeds_that_both_have():
     one, two = samples([0.6, 0.5])
-    fewer = Sample({0: two.scores[0]}, {0: two.values[0]})
-    compared = compare_all([one, fewer])
+    compared = compare_all([one, Sample({0: two.scores[0]}, {0: two.values[0]})])
     assert compared.difference[0, 1] == pytest.approx(one.scores[0] - two.scores[0])
     assert compared.seeds[0, 1] == 1
     other = Sample({7: 0.5}, {7: two.values[0]})
@@ -46,8 +45,7 @@ def test_the_critical_value_is_dunnetts_for_independent_settings():
     groups = [(rng.random(400) < 0.5).astype(float) for _ in range(6)]
     compared = compare_all([Sample({0: float(g.mean())}, {0: g}) for g in groups])
     known = dunnett(*groups[1:], control=groups[0], alternative="greater")
-    low = known.confidence_interval(0.95).low
-    assert compared.lower[1:, 0] == pytest.approx(low, abs=0.004)
+    assert compared.lower[1:, 0] == pytest.approx(known.confidence_interval(0.95).low, abs=0.004)
     assert not compared.shows_seeds
     # no larger than Bonferroni's, if the simulated statistics have the variance of their divisor
     compared = compare_all(samples([0.6] * 12))
@@ -60,8 +58,7 @@ def test_the_critical_value_is_dunnetts_for_independent_settings():
 def test_the_interaction_of_seeds_and_examples_counts_once():
     """Variances over examples of 2 by the interaction alone, and of 0.5 by the examples."""
     rng, number = np.random.default_rng(0), 20_000
-    easier = rng.normal(0, 0.5**0.5, number)
-    shifts = easier, 0.0
+    shifts = rng.normal(0, 0.5**0.5, number), 0.0
     values = [{seed: shift + rng.normal(size=number) for seed in range(3)} for shift in shifts]
     compared = compare_all([*map(sample, values)])
     assert compared.of_examples[0, 1] == pytest.approx(0.5 / number, rel=0.1)
@@ -69,10 +66,8 @@ def test_the_interaction_of_seeds_and_examples_counts_once():
 
 def test_copies_need_no_correction_and_settings_alike_are_known_precisely():
     one, two = samples([0.6, 0.55], seeds=1)
-    compared = compare_all([one, two, two, two, two])
-    assert compared.critical[0] == pytest.approx(1.65, abs=0.1)
-    compared = compare_all([one, *samples([0.6, 0.6, 0.6, 0.6])])
-    assert compared.critical[0] > 1.9
+    assert compare_all([one, two, two, two, two]).critical[0] == pytest.approx(1.65, abs=0.1)
+    assert compare_all([one, *samples([0.6, 0.6, 0.6, 0.6])]).critical[0] > 1.9
     one, two = samples([0.6, 0.55])
     compared = compare_all([one, two, two])
     assert compared.error[1, 2] < compared.error[0, 1] / 4
@@ -86,8 +81,7 @@ def test_a_pair_that_alone_varies_by_seed_has_its_own_degrees_of_freedom(seeds, 
     compared = compare_all([*others, sample({**last.values, seeds - 1: fallen})])
     assert (compared.quantiles[:6, 6] > least).all()
     assert (compared.quantiles[6, :6] > least).all()
-    usual = compared.quantiles[:6, :6]
-    assert (usual == np.broadcast_to(compared.critical[:6], (6, 6))).all()
+    assert (compared.quantiles[:6, :6] == np.broadcast_to(compared.critical[:6], (6, 6))).all()
 
 
 def rounds(gaps, number=ROUNDS, examples=400, noise=0.3, seed=0):
@@ -130,8 +124,7 @@ def test_the_cheapest_within_the_margin_is_picked(gaps, margin, number, shown, l
 def test_bounds_have_the_variance_between_rounds_and_five_percent_of_races_err():
     """In a race, the best setting must neither leave nor lose to one worse by the margin."""
     gaps = [0.0, 0.0]
-    few = compare_rounds([*rounds(gaps, 2)], [0, 1])
-    assert few.level == LEVELS[1]
+    assert compare_rounds([*rounds(gaps, 2)], [0, 1]).level == LEVELS[1]
     shifted = [
         [values[0] + shift, values[1] - shift]
         for shift, values in zip((0.2, -0.2, 0.1), rounds(gaps, 3), strict=True)

@@ -1,5 +1,4 @@
-"""Intervals, and comparisons of two sides: against published values, against scipy and resampling,
-and by simulation."""
+"""Intervals and comparisons against published values, scipy, resampling and simulations."""
 
 import math
 from pathlib import Path
@@ -72,8 +71,7 @@ def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_fi
     over = Spread(0.0, 0.01**2 + 0.4**2 / 500, 0.1**2, 3, 500, 0.4**2)
     needed = comparing.needed_seeds(over, 0.025, 0.05)
     found = [*map(spread, layouts(np.random.default_rng(4), 400, needed, 0.01, 0.1))]
-    decided = np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found])
-    assert 0.7 <= decided <= 0.9
+    assert 0.7 <= np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found]) <= 0.9
     assert comparing.needed_seeds(over, 0.005, 0.05) is None, "the examples alone are too few"
     # where no example differs, up to three in n may
     assert spread(np.zeros((1, 1000))).half_width() == pytest.approx(0.003, rel=0.01)
@@ -92,8 +90,7 @@ def test_a_std_is_pooled_and_takes_students_t_and_is_the_least_of_an_interval_of
     own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
     for run, value, half in ((own, 0.05, 2.0739 * 0.05), (own, 0.001, 0.03),
                              (Interval(100.0), 0.05, 2.0739 * 0.05)):  # fmt: skip
-        found = intervals.scattered([run], Std(value, 22))
-        logs = [math.log(end / 100) for end in found.ends()]
+        logs = [math.log(end / 100) for end in intervals.scattered([run], Std(value, 22)).ends()]
         assert logs == pytest.approx([-half, half], rel=1e-4)
 
 
@@ -129,10 +126,9 @@ def test_pairing_uses_the_seeds_of_both_and_sees_a_difference_that_they_drown():
     assert difference(mean_t([*a.values()]), mean_t([*b.values()])).holds(0.0) is True
 
 
-@pytest.mark.parametrize(
-    ("alpha", "looks", "published"),
-    [(0.05, 2, 0.0294), (0.05, 10, 0.0106), (0.01, 5, 0.0028), (0.03, 1, 0.03)],
-)
+@pytest.mark.parametrize(("alpha", "looks", "published"), [
+    (0.05, 2, 0.0294), (0.05, 10, 0.0106), (0.01, 5, 0.0028), (0.03, 1, 0.03),
+])  # fmt: skip
 def test_nominal_levels_are_those_of_pocock(alpha, looks, published):
     assert comparing.nominal_level(alpha, looks) == pytest.approx(published, abs=5e-5)
 
@@ -158,8 +154,7 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     some = comparing.sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
     assert np.isnan(some.error).tolist() == [True, False, True], "those without values"
     base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
-    found = comparing.unpaired(base, new)
-    error = math.hypot(base.error[0], new.error[0])
+    found, error = comparing.unpaired(base, new), math.hypot(base.error[0], new.error[0])
     assert (found.value[0], found.error[0], found.number[0]) == pytest.approx((0.85, error, 2))
 
 
@@ -198,8 +193,7 @@ def test_the_error_over_all_settings_is_that_of_resampling_repeats():
     calm = [rng.normal(0, 0.01, 3) for _ in range(9)]
     wild = means([*calm, [-0.4, 0.0, 0.4]])
     assert 2 < comparing.mean_of_settings(wild, np.arange(10)).freedom[0] < 2.2
-    alike = means(calm)
-    assert comparing.mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
+    assert comparing.mean_of_settings(means(calm), np.arange(9)).freedom[0] == pytest.approx(18)
     constant = means([[0.0]], constant=0.001)
     parts = zip(vars(constant).values(), vars(wild).values(), strict=True)
     both = Estimates(*map(np.concatenate, parts))
@@ -212,8 +206,7 @@ def test_the_needed_repeats_decide_four_times_out_of_five(settings):
     rng, limit, level = np.random.default_rng(3), math.log(1.05), 0.01
     within = []
     for _ in range(300):
-        first = means(rng.normal(0, 0.06, (settings, 3)))
-        (needed, *_) = needed_repeats(first, limit, level)
+        (needed, *_) = needed_repeats(means(rng.normal(0, 0.06, (settings, 3))), limit, level)
         found = means(rng.normal(0, 0.06, (settings, needed or 1000)))
         within += (np.abs(found.ends(level)).max(axis=0) <= limit).tolist()
     assert 0.78 < np.mean(within) < 0.93

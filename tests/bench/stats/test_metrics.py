@@ -15,8 +15,7 @@ def classes():
     """Labels of unequal frequency, and predictions that are better than chance."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, (2, N)).min(axis=0)
-    wrong = rng.random(N) < 0.4
-    return labels, np.where(wrong, rng.integers(0, 4, N), labels)
+    return labels, np.where(rng.random(N) < 0.4, rng.integers(0, 4, N), labels)
 
 
 def lacking():
@@ -42,8 +41,7 @@ def several():
     """Labels [N, 5], of which the last never occurs, and predictions."""
     rng = np.random.default_rng(0)
     labels = (rng.random((N, 5)) < [0.5, 0.3, 0.2, 0.05, 0.0]).astype(np.int8)
-    flips = rng.random((N, 5)) < [0.2, 0.2, 0.1, 0.1, 0.0]
-    return labels, np.where(flips, 1 - labels, labels)
+    return labels, np.where(rng.random((N, 5)) < [0.2, 0.2, 0.1, 0.1, 0.0], 1 - labels, labels)
 
 
 def pearson(labels, predicted, sample_weight):

@@ -1,5 +1,4 @@
-"""Step times and change points: known ones are found, and intervals cover the truth as often as
-they say."""
+"""Step times and change points: known ones are seen, and intervals cover as they say."""
 
 from functools import partial
 
@@ -34,8 +33,7 @@ def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
 
 @pytest.mark.parametrize(("of_pass", "of_step"), [(0, 0.1), (0.03, 0.003)])
 def test_intervals_of_panels_cover_about_as_often_as_they_say(of_pass, of_step):
-    rng = np.random.default_rng(1)
-    hits = np.zeros(2)
+    rng, hits = np.random.default_rng(1), np.zeros(2)
     for _ in range(300):
         noise = rng.normal(1, of_pass, size=(3, 1)) * rng.normal(1, of_step, size=(3, 5))
         found = replay_times(np.array([10, 20, 30, 40, 50]) * noise, [1, 2, 3, 4, 5], draws=400)
@@ -84,8 +82,7 @@ def test_intervals_of_training_cover_about_as_often_as_they_say(of_step, shared,
     rng, steps = np.random.default_rng(2), STEPS_ENOUGH
     rates = medians = 0
     for _ in range(300):
-        tokens = sizes(rng, steps)
-        truth = true_ms(tokens)
+        truth = true_ms(tokens := sizes(rng, steps))
         slow = 1 + autoregressive(rng.normal(0, shared, steps), kept)  # for a while
         ms = truth * slow * rng.normal(1, of_step, steps)
         found = training_times(ms.tolist(), tokens, tokens)
@@ -126,13 +123,11 @@ def correlated(random, series, runs):
     return autoregressive(random.standard_normal((series, runs)), 0.5)
 
 
-@pytest.mark.parametrize(
-    ("noise", "series", "runs"),
-    [(correlated, 1, 6), (outliers, 3, 8), (unequal, 3, 8), (correlated, 3, 8)],
-)
+@pytest.mark.parametrize(("noise", "series", "runs"), [
+    (correlated, 1, 6), (outliers, 3, 8), (unequal, 3, 8), (correlated, 3, 8),
+])  # fmt: skip
 def test_noise_has_change_points_in_at_most_one_history_of_twenty(noise, series, runs):
-    random = np.random.default_rng(1)
-    histories = 200
+    random, histories = np.random.default_rng(1), 200
     drawn = (noise(random, series, runs).tolist() for _ in range(histories))
     alarms = sum(any(change_points(history, 1e-9)) for history in drawn)
     assert alarms <= 0.05 * histories + 2 * (0.05 * 0.95 * histories) ** 0.5

@@ -35,12 +35,10 @@ def slurm(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def target():
-    """The conditions of a node."""
     return setup("fake").target("cpu")
 
 
 def runs(number=4):
-    """Runs of cells on a stub of a model."""
     made = setup("fake")
     cells = (replace(made.cells[0], seed=seed) for seed in range(number))
     jobs = (made.model.job(cell, None, conditions_id="planned", attempt=1) for cell in cells)
@@ -52,20 +50,17 @@ BEGAN, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
 
 
 def begin(submission, target, attempt=FIRST):
-    """Begin an attempt."""
     return submission.begin(attempt, Start("n1", target, BEGAN))
 
 
 def row_of(submission, target, status="ok", attempt=FIRST):
     """The row of an attempt that has ended, and its folder."""
-    planned = submission.groups[attempt.index][attempt.number]
-    run = submission.run(attempt, planned, target)
+    run = submission.run(attempt, submission.groups[attempt.index][attempt.number], target)
     folder = run.folder(submission.runs_csv())
     return outcome_row(run, target, worker_end(status), folder), folder
 
 
 def worker_end(status="ok"):
-    """The end of a worker after a second."""
     return WorkerEnd(status=status, message="", wall_s=1.0, started_at=BEGAN, finished_at=ENDED)
 
 

@@ -53,8 +53,7 @@ class Cluster:
         self.steps.pop(0)()
 
     def queue(self, *lines):
-        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission, and
-        perhaps `|REASON`."""
+        """From now on these are queued: `NUMBER|INDEXES|STATE` and perhaps `|REASON`."""
         every, text = self.submissions(), ""
         for number, *words in (f"{line}|None".split("|") for line in lines):
             one = every[int(number)]
@@ -116,8 +115,7 @@ def test_arrays_are_split_and_chained(cluster, tmp_path):
         cluster.queue()
 
     cluster.steps = [end]
-    request = parse_request("partition=main", 2)
-    assert not cluster.run(dispatcher, request)
+    assert not cluster.run(dispatcher, parse_request("partition=main", 2))
     words = [line.split() for line in cluster.called()]
     assert [[word for word in line if "=" in word] for line in words] == [
         ["--array=0-2%2"],
@@ -310,8 +308,7 @@ def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm):
     dispatcher, codes = cluster.dispatcher(3), (NO_PYTHON, CHANGES_FOLDER, 1)
 
     def fail():
-        output = cluster.submissions()[0].folder / "output" / "2.txt"
-        output.write_text("No module named torch")
+        (cluster.submissions()[0].folder / "output" / "2.txt").write_text("No module named torch")
         text = "echo ArrayTaskId={0} JobState=FAILED ExitCode={1}:0 BatchHost=n{0}"
         slurm(scontrol="\n".join(text.format(*pair) for pair in enumerate(codes)))
         cluster.queue()
@@ -380,10 +377,8 @@ def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time)
         [replace(run, expected_s=s, timeout_s=limit)]
         for run, s, limit in zip(runs(2), forecasts, timeouts, strict=True)
     ]
-    script = cluster.executor().script(groups)
-    lines = [line for line in script.splitlines() if "--time" in line]
+    lines = [line for line in cluster.executor().script(groups).splitlines() if "--time" in line]
     assert lines == ([] if time is None else [f"#SBATCH --time={time}"])
-    given = cluster.executor(parse_request("time=5")).script(groups)
-    assert "#SBATCH --time=5\n" in given
+    assert "#SBATCH --time=5\n" in cluster.executor(parse_request("time=5")).script(groups)
     together = [replace(run, expected_s=100.0) for run in runs(2)]
     assert "#SBATCH --time=0:15:00" in cluster.executor().script([together])

@@ -1,5 +1,4 @@
-"""Grids on a real cluster of two nodes, and what happens to jobs there. All tests that need one are
-in this module, so that one process starts it."""
+"""Grids and jobs on a real cluster of two nodes; in one module, so that one process starts it."""
 
 import re
 from pathlib import Path
@@ -65,11 +64,8 @@ def test_commands_read_what_this_slurm_prints(cluster, monkeypatch):
 
 
 def test_rows_say_how_slurm_ended_their_jobs(cluster, tmp_path):
-    """One job reaches its time limit, for which Slurm looks twice a minute. Meanwhile one exceeds
-    its memory, which Slurm itself limits as there are no control groups; an array task is
-    cancelled, then its array, of which some wait for a CPU."""
-    names = ("late", "full", "place")
-    late, full, place = (Place(tmp_path / name, cluster) for name in names)
+    """Slurm looks at time limits twice a minute, and at memory itself without control groups."""
+    late, full, place = (Place(tmp_path / name, cluster) for name in ("late", "full", "place"))
     late.order(HANG, 0)
     late_command = late.start("--cells", "1", "--slurm", "time=2")
     late.wait_for_starts(1)

@@ -58,12 +58,11 @@ def cluster(tmp_path, slurm):
 
 
 def test_a_node_answers_with_its_conditions_once(cluster):
-    here = find_conditions("cpu")
     assert cluster.prober().known() is None
     cluster.prober("time=20").check()
     assert cluster.left_over() == []
     target = cluster.ask("time=2:00:00")
-    assert target.conditions == here.conditions
+    assert target.conditions == find_conditions("cpu").conditions
     assert "#SBATCH --time=0:10:00\n" in (cluster.folder / "script").read_text()
     assert len(cluster.notes) == 1
     assert cluster.ask() == target
@@ -225,7 +224,6 @@ def test_lines_name_what_to_leave_out():
 
 
 def checked(folder, request="", note=lambda _text: None):
-    """What a check of the nodes finds, which looks once."""
     submitter = Submitter(folder / "runs.csv", parse_request(request), "cpu", folder)
     return check_nodes(submitter, runs(1)[0], note, Signals(), 0.0)
 
@@ -249,8 +247,7 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
 
     monkeypatch.setattr(node_check, "sleep", work)
     nodes = checked(tmp_path, "exclude=n4")
-    gone = "it never began: no longer in the queue"
-    problems = {"n1": "", "n2": "", "n5": gone}
+    problems = {"n1": "", "n2": "", "n5": "it never began: no longer in the queue"}
     assert {node.name: node.problem for node in nodes} == problems
     lists = [line for line in calls.read_text().splitlines() if "nodelist" in line]
     assert lists == [f"#SBATCH --nodelist={name}" for name in problems]

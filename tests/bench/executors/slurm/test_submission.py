@@ -1,5 +1,4 @@
-"""The folder of a submission: each attempt begins once, and has one row, whoever works on it. And
-the process of an array task: its cells in order, restarts, time limits, and signals."""
+"""Submissions: each attempt begins once and has one row; and the process of an array task."""
 
 import os
 import signal
@@ -29,8 +28,7 @@ def test_what_is_written_is_read_and_listed_until_it_is_done(submit, target, tmp
         submit([runs(1)], name)
     (tmp_path / "runs" / "slurm" / "b" / "done").touch()
     (tmp_path / "runs" / "slurm" / "probe-1").mkdir()
-    names = [one.folder.name for one in submissions(tmp_path / "runs.csv")]
-    assert names == ["a", "c"]
+    assert [one.folder.name for one in submissions(tmp_path / "runs.csv")] == ["a", "c"]
     assert list(submissions(tmp_path / "other.csv")) == []
     [one, two, three, _] = runs()
     submission = submit([[one, two], [three]])
@@ -160,8 +158,7 @@ def test_array_tasks_that_never_began_have_no_row(submit, target):
         (submission.rows / name).write_text("{")
     for index, line in ((1, "no GPU can be used"), (2, "No space left on device")):
         (submission.folder / "output" / f"{index}.txt").write_text(f"{line}\n")
-    ends = {1: Ended("FAILED", 1, "n7"), 2: Ended("FAILED", NO_FILES, "n7")}
-    read(following, set(), ends)
+    read(following, set(), {1: Ended("FAILED", 1, "n7"), 2: Ended("FAILED", NO_FILES, "n7")})
     assert list(following.take()) == []
     assert following.not_run == {
         0: ("no longer in the queue", ""),
@@ -171,10 +168,8 @@ def test_array_tasks_that_never_began_have_no_row(submit, target):
     assert not begin(submission, target)
 
 
-WORKER = (sys.executable, "-S", "-c")
 OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
 HANGS = "import time; time.sleep(60)"
-CRASHES = "import sys; sys.exit(3)"
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +181,7 @@ def array_task(slurm, target, monkeypatch):
 
 
 def run(submission, code=OK):
-    return node.main(submission.folder, (*WORKER, code))
+    return node.main(submission.folder, (sys.executable, "-S", "-c", code))
 
 
 def row(submission, number=0, restart=0):
@@ -205,9 +200,8 @@ def test_cells_run_in_turn_and_a_restart_runs_the_rest(submit, target, tmp_path,
     assert (tmp_path / f"{target.conditions.conditions_id}.json").exists()
     assert run(submission, HANGS) == 0
     assert [row(submission, number) for number in (0, 1)] == rows
-    run_there = submission.group(0)[1].on(target)
     (submission.rows / SECOND.file).unlink()  # as if its node had failed before
-    (run_there.folder(submission.runs_csv()) / ROW).unlink()
+    (submission.group(0)[1].on(target).folder(submission.runs_csv()) / ROW).unlink()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(submission) == 0
     assert row(submission, 0, 0).status == "ok"
@@ -296,9 +290,8 @@ def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, t
     planned = replace(run_here, amp_is_on=True, job=replace(run_here.job, cell=cell))
     earlier = planned.on(target)
     folder = earlier.folder(tmp_path / "runs.csv")
-    before = outcome_row(earlier, target, worker_end(), folder)
-    keep_row(folder, before)
+    keep_row(folder, before := outcome_row(earlier, target, worker_end(), folder))
     submission = submit([[planned]])
-    assert run(submission, CRASHES) == 0
+    assert run(submission, "import sys; sys.exit(3)") == 0
     assert (row(submission).key, row(submission).attempt) == (before.key, 2)
     assert kept_row(folder) == before
