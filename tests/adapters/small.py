@@ -34,7 +34,6 @@ def adapted_model(pooling: str = "pooler", **changes: Any) -> nn.Module:
 
 
 def adapted_layers_of(model: nn.Module) -> dict[str, AdaptedLinear]:
-    """The adapted layers by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLinear)}
 
 
@@ -67,7 +66,6 @@ def from_peft(folder: Path, *, training: bool = False) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
     model = base_model()
-    config = BertConfig(**vars(model.bert.config), num_labels=CLASSES)
-    twin = BertForSequenceClassification(config)
+    twin = BertForSequenceClassification(BertConfig(**vars(model.bert.config), num_labels=CLASSES))
     twin.load_state_dict(state_dict_for_export(model))
     return PeftModel.from_pretrained(twin, str(folder), is_trainable=training).train(training)

@@ -38,8 +38,7 @@ def test_layer_sets(mode, layers, new_pooler, pooling):
             expected["head"].add(name)
         elif not layers.endswith("-only"):
             expected["base"].add(name)
-    tensors = {"lora": 2, "dora": 3}[mode]
-    assert len(expected["adapter"]) == tensors * LAYERS * (4 if whole else 1)
+    assert len(expected["adapter"]) == {"lora": 2, "dora": 3}[mode] * LAYERS * (4 if whole else 1)
     assert names(model) == expected
     assert training(model) == set().union(*expected.values())
 
@@ -72,17 +71,14 @@ def injected(model, **changes):
     inject(model, **{**ADAPTED, "seed": 0, **changes})
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rank": 33}, r"rank 33 is above the width 32 of bert\.encoder\.layer\.0\.attention"),
-        ({"rank": 0}, r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
-        ({"rank": None}, "needs a rank"), ({"mode": "lora+"}, "no mode is called 'lora\\+'"),
-        ({"layers": None}, "no layer set is called None"),
-        ({"alpha": float("nan")}, "alpha nan of .* is not a positive number"),
-        ({"mode": "full"}, "mode 'full' has no adapters; leave layers and rank empty"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"rank": 33}, r"rank 33 is above the width 32 of bert\.encoder\.layer\.0\.attention"),
+    ({"rank": 0}, r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
+    ({"rank": None}, "needs a rank"), ({"mode": "lora+"}, "no mode is called 'lora\\+'"),
+    ({"layers": None}, "no layer set is called None"),
+    ({"alpha": float("nan")}, "alpha nan of .* is not a positive number"),
+    ({"mode": "full"}, "mode 'full' has no adapters; leave layers and rank empty"),
+])  # fmt: skip
 def test_bad_arguments_are_one_line_and_change_nothing(changes, message):
     model = base_model()
     before = {name: type(module) for name, module in model.named_modules()}

@@ -92,13 +92,10 @@ def test_step_zero_equals_the_base(kind):
     assert torch.equal(layer(inputs()), expected)
 
 
-@pytest.mark.parametrize(
-    ("kind", "parts", "wide", "rank", "most"),
-    [
-        (LoraLinear, 1, 384, 8, 191), (LoraLinear, 3, 1152, 64, 191),
-        (DoraLinear, 1, 1536, 8, 38), (DoraLinear, 3, 1152, 8, 23), (DoraLinear, 1, 384, 64, 2),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "parts", "wide", "rank", "most"), [
+    (LoraLinear, 1, 384, 8, 191), (LoraLinear, 3, 1152, 64, 191),
+    (DoraLinear, 1, 1536, 8, 38), (DoraLinear, 3, 1152, 8, 23), (DoraLinear, 1, 384, 64, 2),
+])  # fmt: skip
 def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, most, monkeypatch):
     """A branch up to a number of tokens, from multiply-adds counted by hand."""
     monkeypatch.undo()
@@ -146,8 +143,7 @@ def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone():
     base = linear(96, 64)
 
     def drawn(seed, *named):
-        parts = [Part(name=name, rank=rank, alpha=ALPHA) for name, rank in named]
-        layer = LoraLinear(base, parts)
+        layer = LoraLinear(base, [Part(name=name, rank=rank, alpha=ALPHA) for name, rank in named])
         layer.reset_parameters(seed)
         return layer.lora_A
 

@@ -72,13 +72,10 @@ class Masks:
         return x * kept[:, :tokens] / (1 - p)
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "used"),
-    [
-        ("lora", "query+value+dense", "fast"), ("dora", "all-lin-only", "fast"),
-        ("lora", "all-lin-only", "reference"), ("dora", "query+value+dense", "reference"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "layers", "used"), [
+    ("lora", "query+value+dense", "fast"), ("dora", "all-lin-only", "fast"),
+    ("lora", "all-lin-only", "reference"), ("dora", "query+value+dense", "reference"),
+])  # fmt: skip
 def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, layers, used):
     """With the same elements dropped, logits and all gradients are PEFT's."""
     model = adapted_model(mode=mode, layers=layers, lora_dropout=0.5)

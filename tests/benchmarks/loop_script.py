@@ -15,8 +15,6 @@ from transformers import (
 
 from minbert.data.tasks import load_task
 
-TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
-
 
 def main(checkpoint, steps, size):
     torch.manual_seed(0)
@@ -29,10 +27,9 @@ def main(checkpoint, steps, size):
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
-    targets = rf".*encoder\.layer\.\d+\..*({'|'.join(TARGETS)})"
-    model = get_peft_model(model, LoraConfig(
-        task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=targets
-    ))  # fmt: skip
+    targets = r".*encoder\.layer\.\d+\..*(query|key|value|dense)"
+    config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=targets)
+    model = get_peft_model(model, config)
     collate = DataCollatorWithPadding(tokenizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01, fused=True)

@@ -2,8 +2,6 @@
 
 import subprocess
 
-import pytest
-
 from tests.action import ROOT, Ended, run_action
 from tests.test_action import git
 
@@ -25,17 +23,12 @@ BEFORE = "y = self.dense(y, self.activation)"
 AFTER = f"{BEFORE} + 0 * self.dense(y, self.activation).exp()"
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    folder = tmp_path / "checkout"
-    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)  # noqa: S607
-    (folder / "tiny.toml").write_text(GRID)
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "A grid of one cell")
-    return folder
-
-
-def test_a_worse_change_is_found(benchmark, checkout, tmp_path):
+def test_a_worse_change_is_found(benchmark, tmp_path):
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", ROOT, checkout], check=True)  # noqa: S607
+    (checkout / "tiny.toml").write_text(GRID)
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message", "A grid of one cell")
     encoder = checkout / "minbert" / "model" / "encoder.py"
     assert BEFORE in encoder.read_text()
     encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))

@@ -1,10 +1,5 @@
-"""Engine minbert against transformers + PEFT, in cells and scripts that alternate: the project's
-gates, on ratios within this run and never on a time.
-
-They close where the near end of an interval is beyond the limit, as in bench.compare. By Student's
-t that takes three rounds which are all beyond it; so there is a second and a third round only for
-what was beyond it in the one before.
-"""
+"""Engine minbert against transformers + PEFT, in cells and scripts that alternate: gates on ratios
+within a run, which close where the near end of an interval is beyond the limit."""
 
 import os
 import subprocess
@@ -46,7 +41,8 @@ max_steps = 2
 """
 """In both engines on the same batches, timed on replayed ones; fp32 would double the time."""
 STEPS, SIZE = 12, 32  # of each script and the cell that it is compared with
-ROUNDS = 3  # the most, of a script and its cell as of the cells of the gates
+ROUNDS = 3
+"""The most, each of what was beyond its limit: by Student's t an interval beyond it takes three."""
 WHOLE = f"""
 [settings]
 epochs = 1
@@ -168,15 +164,12 @@ def broken(result):
     return problems
 
 
-@pytest.mark.parametrize(
-    ("factors", "problems"),
-    [
-        ({}, 0),
-        ({"time": 1.01}, 1), ({"memory": 1.01}, 1), ({"kept": 1.01}, 1), ({"start": 1.01}, 1),
-        ({"kept_mib": 1.01}, 1),  # of DoRA more than of LoRA
-        ({"time": 1.5, "time_low": 0.99}, 0),  # an interval that holds the limit
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("factors", "problems"), [
+    ({}, 0),
+    ({"time": 1.01}, 1), ({"memory": 1.01}, 1), ({"kept": 1.01}, 1), ({"start": 1.01}, 1),
+    ({"kept_mib": 1.01}, 1),  # of DoRA more than of LoRA
+    ({"time": 1.5, "time_low": 0.99}, 0),  # an interval that holds the limit
+])  # fmt: skip
 @pytest.mark.parametrize("setting", LIMITS)
 def test_each_gate_closes(setting, factors, problems):
     """One by one, from figures that are just inside of every gate."""

@@ -18,8 +18,6 @@ from tests.benchmarks.conftest import CLASSES, RANK, trainer_of
 SENTENCES, LENGTH, HIDDEN, WIDE, HEADS, DROPPED = 64, 29, 384, 1536, 12, 0.1
 WAYS = pytest.mark.parametrize("way", ["reference", "fast"], ids=["torch", "kernel"])
 TOKENS = SENTENCES * LENGTH
-
-
 PRODUCTS = {
     "x Wᵀ": (lambda x, w: x @ w.t(), times, (TOKENS, HIDDEN), (WIDE, HIDDEN)),
     f"Gᵀ (x Aᵀ) of rank {RANK}": (
@@ -28,14 +26,13 @@ PRODUCTS = {
     "Σ G over tokens": (lambda g: g.sum(dim=0), sum_over_tokens, (TOKENS, WIDE)),
 }  # fmt: skip
 """By torch, by the kernel, and the shapes of the operands."""
-OTHERS = (
-    "dropout", "attention and its gradient", "LayerNorm(x + dropout(y)) and its gradient"
-)  # fmt: skip
 
 
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("what", [*PRODUCTS, *OTHERS])
+@pytest.mark.parametrize("what", [
+    *PRODUCTS, "dropout", "attention and its gradient", "LayerNorm(x + dropout(y)) and its gradient"
+])  # fmt: skip
 def test_kernel(benchmark, way, dtype, what):
     def drawn(*shape):
         return torch.randn(shape).to(dtype)

@@ -36,8 +36,7 @@ def test_a_slider_among_400_settings(benchmark, browser, tmp_path):
             channel.port2.postMessage(0);
         });
     })"""
-    steps = iter([*range(190, 10, -20)] * 4)
-    times = []
+    steps, times = iter([*range(190, 10, -20)] * 4), []
     benchmark.pedantic(
         lambda: times.append(explorer.evaluate(move, next(steps))), rounds=30, warmup_rounds=2
     )
@@ -49,7 +48,6 @@ def test_a_slider_among_400_settings(benchmark, browser, tmp_path):
 def test_plan_among_100_000_rows(benchmark, many):
     grid = gridfile.load("full")
     resolved = Resolved("minilm", "7c1d0f9a44be", "mean", "3e9ab01c77d2", "bf16", "grid")
-
     planned = benchmark.pedantic(
         lambda: plan(expand(grid, resolved), Store(many).rows, HERE), rounds=1
     )

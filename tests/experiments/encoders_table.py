@@ -1,6 +1,5 @@
 """Training of every encoder architecture by every method on a task that shows whether both work:
-the class of a text is which of five words it has. Writes docs/encoders.json and docs/encoders.md.
-"""
+the class of a text is which of five words it has. Writes encoders.json and encoders.md in docs/."""
 
 import json
 import tempfile
@@ -117,10 +116,9 @@ def trainer_of(a_job, steps):
     split = planted(a_job, 640, 0)
     torch.manual_seed(cell.seed)
     model = engine_of(cell).build(a_job)
-    schedule = schedule_of("linear", steps, cell.warmup, steps)
     trainer = Trainer(
-        model, trained_groups(model, cell), losses={"": CROSS_ENTROPY}, schedule=schedule,
-        amp=cell.amp, device=device,
+        model, trained_groups(model, cell), losses={"": CROSS_ENTROPY}, amp=cell.amp, device=device,
+        schedule=schedule_of("linear", steps, cell.warmup, steps),
     )  # fmt: skip
 
     def batches():
@@ -138,8 +136,7 @@ def losses_of(a_job, steps):
 
 
 def logits_of(model, split):
-    usual = {"batch_size": 160, "amp": "off", "device": torch.device("cpu")}
-    return predict(model, split.texts, **usual)
+    return predict(model, split.texts, batch_size=160, amp="off", device=torch.device("cpu"))
 
 
 def learn(a_job, most):
@@ -156,14 +153,6 @@ def learn(a_job, most):
     return trainer.model, logits, accuracy, steps
 
 
-def save(model, logits, a_job, folder):
-    folder.mkdir(parents=True)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    save_weights(model, trained, folder)
-    (folder / "cell.json").write_text(a_job.to_json())
-    save_file({"logits": logits}, folder / "before.safetensors")
-
-
 def _train(kind, engine, setting, root):
     row = {"engine": engine, "architecture": kind, "setting": setting.label}
     try:
@@ -173,7 +162,10 @@ def _train(kind, engine, setting, root):
     except InputError as error:
         return row | {"refused": str(error)}
     folder = root.joinpath("saved", *row.values())
-    save(model, logits, a_job, folder)
+    folder.mkdir(parents=True)
+    save_weights(model, [p for p in model.parameters() if p.requires_grad], folder)
+    (folder / "cell.json").write_text(a_job.to_json())
+    save_file({"logits": logits}, folder / "before.safetensors")
     groups = engine_of(a_job.cell).parameter_groups(model)
     row |= {"accuracy": round(accuracy, 4), "steps": steps}
     row |= {group: sum(p.numel() for p in own.values()) for group, own in groups.items()}

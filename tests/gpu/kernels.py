@@ -112,7 +112,6 @@ def count_theirs(mode, layers, amp, length, folder=None, **settings):
 
 
 def label(mode, layers, amp):
-    """The name of a setting in a table."""
     return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
 
 

@@ -17,7 +17,7 @@ from tests.minbert.kernels.test_fast_path import Names, force_gpu
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(name, monkeypatch):
-    def train():
+    def train(*, forced):
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
         optimizer = OPTIMIZERS[name]([ParameterGroup(list(model.parameters()), 1e-2, 0.1)])
@@ -29,11 +29,9 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(name, monkeypatch)
         assert ("_foreach_lerp_" in names.calls) == (forced and name != "adamw")
         return [*model.parameters()]
 
-    forced = False
-    usual = train()
-    forced = True
+    usual = train(forced=False)
     monkeypatch.setattr(minbert.training.optimizer, "on_cpu", lambda _x: False)
-    torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(train(forced=True), usual, rtol=1e-6, atol=1e-6)
 
 
 def layer_of(kind, width_in, width_out, *alphas, rank=2):
@@ -90,9 +88,7 @@ def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(parts, 
 @pytest.mark.parametrize(
     ("kind", "alphas"), [(LoraLinear, (1.0, 3.0)), (DoraLinear, (1.0, 3.0)), (DoraLinear, (3.0,))]
 )
-def test_parts_of_any_scale_and_a_row_of_zeros_are_computed_by_definition(
-    kind, alphas, monkeypatch
-):
+def test_parts_of_any_scale_and_a_row_of_zeros_are_by_definition(kind, alphas, monkeypatch):
     force_gpu(monkeypatch)
     layer = layer_of(kind, 6, 8, *alphas)
     check_layer(layer)
@@ -106,6 +102,5 @@ def test_a_masked_token_has_no_weight_however_high_its_score(monkeypatch):
     qkv = torch.full((1, length, 3, width), 80.0)  # scores of 80 * 80 * √8 = 18,102
     qkv[0, :, 2] = torch.arange(length)[:, None]
     qkv[0, :2, 1] = -80.0  # keys of the real tokens
-    mask = torch.tensor([[1, 1, 0, 0]])
-    y = attention(qkv.view(1, length, -1), prepare_mask(mask, qkv), 1, 0.0)
+    y = attention(qkv.view(1, length, -1), prepare_mask(torch.tensor([[1, 1, 0, 0]]), qkv), 1, 0.0)
     torch.testing.assert_close(y, qkv[:, :2, 2].mean(dim=1, keepdim=True).expand_as(y))

@@ -10,7 +10,6 @@ import torch
 from tests.components import need, need_compiler
 
 FOLDER = Path(__file__).parent / "fake"
-MODULES = ("steps.py", "counts.py")
 
 
 def build_guard(folder):
@@ -38,7 +37,7 @@ def test_on_fake_tensors_of_a_gpu(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n0", "-p", "xdist.plugin", "-p",
          "pytest_benchmark.plugin", "-p", "no:cacheprovider",
-         *(str(FOLDER / module) for module in MODULES)],
+         *(str(FOLDER / module) for module in ("steps.py", "counts.py"))],
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]

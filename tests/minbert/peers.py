@@ -13,7 +13,6 @@ from tests.components import need
 def sizes(
     hidden: int, layers: int, heads: int, wide: int, words: int, positions: int, **more: Any
 ) -> BertConfig:
-    """A small configuration."""
     return BertConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=wide, vocab_size=words, max_position_embeddings=positions, **more,
@@ -22,8 +21,7 @@ def sizes(
 
 def without_dropout(probability: float = 0.0) -> dict[str, float]:
     """The probabilities of dropout of a configuration."""
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    return dict.fromkeys(names, probability)
+    return dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), probability)
 
 
 def transformers() -> Any:

@@ -1,6 +1,5 @@
-"""A worker without torch, that notes its start. In the folder that STUB_CELLS names, a file of its
-cell's seed says what it does: sleep for so many seconds, `crash`, or `fill memory` with half a GiB.
-"""
+"""A worker without torch, that notes its start. A file in folder STUB_CELLS named as a cell's seed
+says what it does: sleep for so many seconds, `crash`, or `fill memory` with half a GiB."""
 
 import json
 import os

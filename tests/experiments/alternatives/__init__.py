@@ -1,9 +1,5 @@
 """This project against what people use to classify texts, with the same wall time and encoder:
-`python -m tests.experiments.alternatives --help`.
-
-A run is one way of ways.toml, on a CSV with some of a task's labels, with one seed. Finished runs
-are rows of docs/alternatives.csv; docs/alternatives.safetensors has which predictions were right.
-"""
+`python -m tests.experiments.alternatives --help`. A run is one way of ways.toml with one seed."""
 
 import random
 import tomllib
@@ -24,7 +20,7 @@ from tests.experiments.pages import DOCS, with_tables
 from tests.experiments.rates import divided, write_rows
 
 HERE = Path(__file__).parent
-ROWS = DOCS / "alternatives.csv"
+ROWS = DOCS / "alternatives.csv"  # finished runs; which predictions were right is beside it
 PAGE = ROWS.with_suffix(".md")
 WAYS = tomllib.loads((HERE / "ways.toml").read_text("utf-8"))
 OURS = ("quick", "race")

@@ -136,13 +136,8 @@ def measure(world, runs):
 
 def page(text, figures, judged):
     rows = [(one, measured(one), reason(one)) for one in judged]
+    ranks = pd.read_csv(DOCS / "claims-ranks.csv")
+    ranks = ranks.pivot_table(["train_score", "dev_score"], "rank", "task").round(3)  # over seeds
     return with_tables(
-        text, __file__, figures=figures, rows=rows, levels=levels(judged), ranks=by_rank()
+        text, __file__, figures=figures, rows=rows, levels=levels(judged), ranks=ranks
     )
-
-
-def by_rank():
-    """The mean scores of LoRA's ranks over seeds, a row for each, on training examples and on
-    dev."""
-    rows = pd.read_csv(DOCS / "claims-ranks.csv")
-    return rows.pivot_table(["train_score", "dev_score"], "rank", "task").round(3)

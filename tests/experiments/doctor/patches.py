@@ -1,8 +1,5 @@
-"""What goes wrong in the code that is checked, or around it.
-
-A patch is called instead of a function of some module, with that function as its first argument. It
-is made once the module is imported. This file is imported before everything else, in every process.
-"""
+"""What goes wrong in the code that is checked: patches, called instead of a module's function and
+with it as their first argument. Every process imports this file before everything else."""
 
 import os
 import signal

@@ -45,7 +45,6 @@ CHANGES = [
 ]  # fmt: skip
 WINDOWS = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
 _CLASSES = ("awful", "dull", "fair", "good")
-_TAGS = ("O", "B-film", "I-film")
 _WORDS = (
     "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
     "it", "rains",
@@ -94,7 +93,7 @@ def examples(problem, pairs, count, seed):
 def prepare(setting, checkpoint, folder):
     """Train a cell, and write what its export has for a training; the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
-    classes = {REGRESSION: (), WORDS: _TAGS}.get(setting.problem, _CLASSES)
+    classes = {REGRESSION: (), WORDS: ("O", "B-film", "I-film")}.get(setting.problem, _CLASSES)
     prepared = Prepared("made-up", setting.problem, classes, "")
     data = TaskData(prepared.task, *sides)
     source = write(folder / "data", replace(prepared, digest=data.digest), data)
@@ -122,8 +121,7 @@ def prepare(setting, checkpoint, folder):
     for side, each in zip(("train", "dev"), sides, strict=True):
         shutil.copy(source / f"{side}.jsonl", folder)
         if setting.problem == WORDS:  # as python -m bench.data --write does
-            text = "".join(lines(each, classes))
-            (folder / f"{side}.jsonl").write_text(text, encoding="utf-8")
+            (folder / f"{side}.jsonl").write_text("".join(lines(each, classes)), encoding="utf-8")
     return [float(loss) for loss in run.losses]
 
 
@@ -148,8 +146,7 @@ def checkpoints(folder, vocabulary):
     """A tiny checkpoint of two layers with weights that say something, and one without pooler."""
     whole = narrow(2, folder / "tiny", vocabulary, spread=0.1)
     lacking = shutil.copytree(whole, folder / "without-pooler")
-    tensors = load_file(whole / WEIGHTS[0])
-    kept = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    kept = {name: t for name, t in load_file(whole / WEIGHTS[0]).items() if "pooler" not in name}
     save_file(kept, lacking / WEIGHTS[0], metadata={"format": "pt"})
     return whole, lacking
 

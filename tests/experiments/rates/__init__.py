@@ -22,7 +22,6 @@ ROWS = DOCS / "rates.csv"
 PAGE = DOCS / "rates.md"
 TASKS = ("movies", "nyt", "sts", "amazon", "tweets")
 FEW_TASKS = TASKS[:2]
-TRAIN = 2000
 DEV = 2500
 BASIS = {"full": 1e-4, "adapter": 1e-3, "base": 1e-4, "head": 1e-3}
 """The rates whose multiples by powers of √10 are measured."""
@@ -56,7 +55,7 @@ which rates, as exponents of √10; None: at the defaults."""
 
 def write_examples(task, data, folder, dev=DEV):
     """Write 2,000 examples to train on and others to score; None: all others."""
-    head, train, others = divided(load_data(task, data if task == "sts" else None), TRAIN)
+    head, train, others = divided(load_data(task, data if task == "sts" else None), 2000)
     for part, rows in {"train": train, "dev": others[:dev]}.items():
         write_rows(folder / f"{task}-{part}.csv", [head, *rows])
 

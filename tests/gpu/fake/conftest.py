@@ -6,10 +6,8 @@ import os
 
 import pytest
 
-if GUARD := os.environ.get("MINBERT_BENCH_FAKE_GPU"):
-    ctypes.CDLL(
-        GUARD, mode=ctypes.RTLD_GLOBAL
-    )  # before torch looks for its devices, which it does once
+if GUARD := os.environ.get("MINBERT_BENCH_FAKE_GPU"):  # before torch looks for devices, once
+    ctypes.CDLL(GUARD, mode=ctypes.RTLD_GLOBAL)
 
 
 @pytest.fixture(scope="session", autouse=True)

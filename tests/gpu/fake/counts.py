@@ -65,20 +65,15 @@ def test_a_mask_is_converted_once_for_all_layers(amp):
     assert not {"aten.where.self", "aten.constant_pad_nd.default"} & set(watch.names)
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "amp", "held"),
-    [
-        ("full", None, "off", False), ("head", None, "bf16", False),
-        ("lora", "attn-only", "fp16", False), ("lora", "all-lin-only", "off", False),
-        ("dora", "attn", "bf16", True), ("dora", "all-lin", "off", False),
-        ("dora", "all-lin", "fp16", False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "layers", "amp", "held"), [
+    ("full", None, "off", False), ("head", None, "bf16", False),
+    ("lora", "attn-only", "fp16", False), ("lora", "all-lin-only", "off", False),
+    ("dora", "attn", "bf16", True), ("dora", "all-lin", "off", False),
+    ("dora", "all-lin", "fp16", False),
+])  # fmt: skip
 def test_a_step_needs_at_most_what_plain_torch_needs(mode, layers, amp, held):
     """Of kernels, bytes moved and memory, with bert-base's widths, for 64 texts of 21 tokens.
-
-    Ours holds the mask as a bias of rows of 24 numbers while the model runs.
-    """
+    Ours holds the mask as a bias of rows of 24 numbers while the model runs."""
     bias_mib = 64 * 24 * (4 if amp == "off" else 2) / 2**20
     ours, plain = (count_ours(mode, layers, amp, name, TWO, held=held) for name in KERNELS)
     assert ours.kernels < plain.kernels
@@ -97,9 +92,7 @@ SIZES = {
 
 @pytest.mark.parametrize(("mode", "rs"), [("lora", "on"), ("dora", "off")])
 @pytest.mark.parametrize("kind", SIZES)
-def test_our_kernels_in_engine_transformers_need_at_most_what_pefts_layers_need(
-    kind, mode, rs, tmp_path
-):
+def test_our_kernels_in_engine_transformers_need_less_than_pefts_layers(kind, mode, rs, tmp_path):
     """Of kernels and bytes moved, for every layer set under AMP in one of the encoders, and without
     it in the other. Not of memory: in fp32 LoRA keeps its merged weights until the backward pass,
     which are more than what PEFT's layers keep of texts as short as these."""
@@ -131,10 +124,9 @@ def test_a_cell_on_a_gpu_owns_what_it_does_on_a_cpu():
     assert on_gpu.step.kernels > 0
 
 
-@pytest.mark.parametrize(
-    "which",
-    [variant("full"), variant("head", amp="bf16"), variant("dora", 8, "all-lin-only", "bf16")],
-)
+@pytest.mark.parametrize("which", [
+    variant("full"), variant("head", amp="bf16"), variant("dora", 8, "all-lin-only", "bf16"),
+])  # fmt: skip
 def test_memory_is_that_on_fake_tensors_of_a_gpu(which, monkeypatch):
     job = job_of(which, device="cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -67,9 +67,7 @@ def check_gradients(trainer):
 
 
 @pytest.mark.parametrize("optimizer", ["adamax", "radam"])
-def test_other_optimizers_count_their_steps_on_the_cpu_and_do_all_else_on_the_gpu(
-    optimizer, monkeypatch
-):
+def test_other_optimizers_do_all_but_count_their_steps_on_the_gpu(optimizer, monkeypatch):
     # a number that is given keeps its value in a fake tensor, and is counted up with it
     monkeypatch.setattr(OPTIMIZERS[optimizer], "_first_step", lambda *_: torch.tensor(0.0))
     model = model_of("head")

@@ -174,17 +174,13 @@ def test_takes_out_the_named_files_and_nothing_else(index, cache):
 OTHER = wheel()[:-1] + b"?"
 
 
-@pytest.mark.parametrize(
-    ("changes", "files", "says"),
-    [
-        ({"content": OTHER}, {}, (sha256(OTHER), TOY.archive_sha256)),
-        ({"content": OTHER, "advertised": None}, {}, (sha256(OTHER), TOY.archive_sha256)),
-        ({"drops": 9}, {}, ("URL",)),
-        ({"missing": True}, {}, ("404", "URL")),
-        ({}, {"one.txt": "1" * 64}, ("1" * 64, sha256(FILES["one.txt"]))),
-    ],
-    ids=["other content", "that is not advertised", "broken off", "missing", "another member"],
-)
+@pytest.mark.parametrize(("changes", "files", "says"), [
+    ({"content": OTHER}, {}, (sha256(OTHER), TOY.archive_sha256)),
+    ({"content": OTHER, "advertised": None}, {}, (sha256(OTHER), TOY.archive_sha256)),
+    ({"drops": 9}, {}, ("URL",)),
+    ({"missing": True}, {}, ("404", "URL")),
+    ({}, {"one.txt": "1" * 64}, ("1" * 64, sha256(FILES["one.txt"]))),
+], ids=["other content", "not advertised", "broken off", "missing", "another member"])  # fmt: skip
 def test_an_archive_that_is_not_the_pinned_one_is_refused(index, cache, changes, files, says):
     for name, value in changes.items():
         setattr(index, name, value)
@@ -239,10 +235,9 @@ def test_processes_at_once_download_once_and_a_killed_one_is_in_nobodys_way(inde
     assert visible(cache) == ["toy"]
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(None, "is missing"), (b"F" + FILES["one.txt"][1:], "is damaged.*" + TOY.files["one.txt"])],
-)
+@pytest.mark.parametrize(("content", "says"), [
+    (None, "is missing"), (b"F" + FILES["one.txt"][1:], "is damaged.*" + TOY.files["one.txt"]),
+])  # fmt: skip
 def test_a_damaged_or_lost_file_is_fetched_again(index, cache, content, says):
     folder = fetch("toy", assets=PINS)
     path = folder / "one.txt"

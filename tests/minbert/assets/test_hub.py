@@ -55,7 +55,6 @@ print(json.dumps(found))
 
 @pytest.fixture
 def hub():
-    """A hub with a few models."""
     models = {
         "tiny": {"main": _FILES},
         "user/tiny": {"main": _FILES, "v1": _OLD},
@@ -74,16 +73,10 @@ def hub():
 def fetch(tmp_path):
     """Fetches in a process of its own."""
     need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="transformers")
-
-    def fetched(url, *names, **environment):
-        return ask_apart(_FETCH, url, tmp_path / "hf", *names, **environment)
-
-    return fetched
+    return lambda url, *names, **more: ask_apart(_FETCH, url, tmp_path / "hf", *names, **more)
 
 
-def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_in_one_line(
-    hub, fetch
-):
+def test_fetches_what_an_encoder_needs_and_its_card_alone_or_refuses_in_one_line(hub, fetch):
     old = _WANTED | {"model.safetensors": _OLD["model.safetensors"]}
     sets = {
         "tiny": _WANTED, "user/tiny": _WANTED, "user/roberta": _ROBERTA, "user/pieces": _PIECES,
@@ -109,9 +102,7 @@ def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone_and_refuses_i
         assert "\n" not in answers[name]["error"]
 
 
-def test_a_broken_connection_is_one_line_and_what_is_whole_serves_without_a_network(
-    hub, fetch, tmp_path
-):
+def test_a_broken_connection_is_one_line_and_what_is_whole_serves_offline(hub, fetch, tmp_path):
     hub.broken = ("model.safetensors",)
     (tmp_path / "a-file").touch()
     for environment in ({}, {"HF_HOME": str(tmp_path / "a-file" / "hf")}):

@@ -33,11 +33,10 @@ def everything(name):
     return load_rated(TASKS[name], fetch("vader"))
 
 
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
-     ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "counts"), [
+    ("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
+    ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300]),
+])  # fmt: skip
 def test_every_task_has_the_known_examples_each_on_one_side(name, counts):
     """Classes of ratings on an edge too: 119 of movies are."""
     parts, ratings = everything(name), everything(f"{name}-rating")
@@ -118,10 +117,9 @@ def test_what_no_task_and_no_folder_has_is_refused(tmp_path, name, folder, caps,
         load_data(name, None if folder is None else tmp_path / folder, **caps)
 
 
-@pytest.mark.parametrize(
-    ("name", "train", "dev", "highest"),
-    [("sst", 8544, 1101, 4), ("sts", 6040, 863, 5), ("quora", 16_212, 4000, 1)],
-)
+@pytest.mark.parametrize(("name", "train", "dev", "highest"), [
+    ("sst", 8544, 1101, 4), ("sts", 6040, 863, 5), ("quora", 16_212, 4000, 1),
+])  # fmt: skip
 def test_the_shared_files_have_the_known_rows(name, train, dev, highest):
     need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
     data = load_task(name, CS224N)
@@ -154,9 +152,7 @@ def refusal(task, folder):
     return str(caught.value)
 
 
-def test_columns_are_found_by_name_and_classes_may_be_written_as_tables_of_floats_have_them(
-    tmp_path,
-):
+def test_columns_are_found_by_name_and_classes_may_be_written_as_floats(tmp_path):
     labels = ("1", "3", "3.0", "3.", " 3.00 ", '"3"', "03")
     rows = "".join(f"{label}\tgood\r\n" for label in labels)
     train_file(tmp_path, "sst", f"\ufeffsentiment\tsentence\n{rows}\n")
@@ -202,19 +198,16 @@ def test_a_wrong_label_has_the_line_that_an_editor_shows(tmp_path):
 HEADER = "\tid\tsentence\tsentiment\n"
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("", "does not have sentence and sentiment once"),
-        (HEADER, "0 of its 0 rows can't be used"),
-        ("\tid\tsentence\tsentence\tsentiment\n", "does not have sentence once"),
-        (HEADER.encode("utf-16"), "is no text file in UTF-8"),
-        (HEADER + "nothing here\n" * 9,
-         f"9 of its 9 rows can't be used, first {NAME}, line 2: has 1 fields"),
-        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
-         f"3 of its 6 rows can't be used, first {NAME}, line 5: sentiment is empty"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("content", "says"), [
+    ("", "does not have sentence and sentiment once"),
+    (HEADER, "0 of its 0 rows can't be used"),
+    ("\tid\tsentence\tsentence\tsentiment\n", "does not have sentence once"),
+    (HEADER.encode("utf-16"), "is no text file in UTF-8"),
+    (HEADER + "nothing here\n" * 9,
+     f"9 of its 9 rows can't be used, first {NAME}, line 2: has 1 fields"),
+    ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
+     f"3 of its 6 rows can't be used, first {NAME}, line 5: sentiment is empty"),
+])  # fmt: skip
 def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
     train_file(tmp_path, "sst", content)
     line = refusal("sst", tmp_path)
@@ -261,10 +254,9 @@ def test_good_rows_come_through_among_those_without_a_label(tmp_path, task, data
     assert left_out == [True] * (len(rows) - len(good))
 
 
-@pytest.mark.parametrize(
-    ("task", "label"),
-    [*product(HIGHEST, WRONG_LABELS), *product(("sst", "quora"), OF_CLASSES)],
-)
+@pytest.mark.parametrize(("task", "label"), [
+    *product(HIGHEST, WRONG_LABELS), *product(("sst", "quora"), OF_CLASSES),
+])  # fmt: skip
 def test_a_wrong_label_is_refused_with_its_line(tmp_path, task, label):
     rows = [["", f"id{n}", *HEADERS[task][:-1], str(n % 2)] for n in range(40)]
     rows[17][-1] = label
@@ -364,11 +356,8 @@ def task_data(kind):
         "multi_label": np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=np.int8),
         "regression": np.array([0.1, -3.0, 1e-17, 4.75]),
     }[kind]
-    task = Task(
-        "mine",
-        () if kind == "regression" else CLASSES,
-        problem_name="multi_label" if kind == "multi_label" else "",
-    )
+    classes = () if kind == "regression" else CLASSES
+    task = Task("mine", classes, problem_name=kind if kind == "multi_label" else "")
     train = Examples(texts, tuple(reversed(texts)), labels, ("a", "a", "b", "c"))
     return TaskData(task, train, train.taken([1, 3]))
 
@@ -429,9 +418,8 @@ def test_classes_without_examples_make_other_data():
 def test_a_broken_folder_is_refused_in_a_line(file, content, tmp_path):
     data = task_data("multi_label")
     folder = write(tmp_path, prepared(data, "multi_label"), data)
-    if content is None:
-        (folder / file).unlink()
-    else:
+    (folder / file).unlink()
+    if content is not None:
         (folder / file).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="start the grid again"):
         load_data("mine", folder)

@@ -87,7 +87,6 @@ def force_gpu(monkeypatch):
 
 @pytest.fixture(params=[False, True], ids=["cpu", "gpu"])
 def on_gpu(request, monkeypatch):
-    """Whether the paths are those of a GPU."""
     if request.param:
         force_gpu(monkeypatch)
     return request.param

@@ -53,9 +53,9 @@ def write(folder, named, kind="safetensors"):
         (folder / name).unlink(missing_ok=True)
     if kind == "safetensors":
         save_file({name: t.contiguous() for name, t in named.items()}, folder / "model.safetensors")
-        return
-    new = kind == "bin"
-    torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+    else:
+        is_new = kind == "bin"
+        torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_new)
 
 
 @pytest.fixture
@@ -98,16 +98,11 @@ def refused(folder, config=CONFIG):
 HEADS = ("cls.predictions.bias", "cls.seq_relationship.weight", "classifier.weight")
 
 
-@pytest.mark.parametrize(
-    ("kind", "prefix", "dtype", "heads"),
-    [
-        ("safetensors", "", torch.float64, HEADS), ("bin", "bert.", torch.bfloat16, HEADS),
-        ("old bin", "module.bert.", torch.float32, ()),
-    ],
-)  # fmt: skip
-def test_any_format_prefix_and_type_is_read_and_heads_are_passed_over(
-    folder, kind, prefix, dtype, heads
-):
+@pytest.mark.parametrize(("kind", "prefix", "dtype", "heads"), [
+    ("safetensors", "", torch.float64, HEADS), ("bin", "bert.", torch.bfloat16, HEADS),
+    ("old bin", "module.bert.", torch.float32, ()),
+])  # fmt: skip
+def test_any_format_prefix_and_type_is_read_without_heads(folder, kind, prefix, dtype, heads):
     names = (*heads, f"{prefix}embeddings.position_ids")
     others = {name: torch.zeros(1, 8) for name in names}
     write(folder, others | {name: t.to(dtype) for name, t in tensors(prefix).items()}, kind)
@@ -309,12 +304,9 @@ class Calls:
 
 
 @pytest.mark.parametrize("kind", ["bin", "old bin"])
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [
-        (os.mkdir, ["{}"]), (eval, ["open('{}', 'w')"]), (functools.partial, [os.mkdir, "{}"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("function", "arguments"), [
+    (os.mkdir, ["{}"]), (eval, ["open('{}', 'w')"]), (functools.partial, [os.mkdir, "{}"]),
+])  # fmt: skip
 def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, arguments, kind):
     sign = folder / "executed"
     arguments = [*arguments[:-1], arguments[-1].format(sign)]
@@ -326,15 +318,11 @@ def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, argu
 ZEROS = torch.zeros(30, 12)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        ZEROS.to_sparse, lambda: ZEROS.to("meta"), lambda: [ZEROS],
-        lambda: torch.quantize_per_tensor(ZEROS, 0.1, 0, torch.quint8),
-        lambda: torch.nested.nested_tensor([torch.zeros(20, 12), torch.zeros(10, 12)]),
-    ],
-    ids=["sparse", "meta", "list", "quantized", "nested"],
-)  # fmt: skip
+@pytest.mark.parametrize("make", [
+    ZEROS.to_sparse, lambda: ZEROS.to("meta"), lambda: [ZEROS],
+    lambda: torch.quantize_per_tensor(ZEROS, 0.1, 0, torch.quint8),
+    lambda: torch.nested.nested_tensor([torch.zeros(20, 12), torch.zeros(10, 12)]),
+], ids=["sparse", "meta", "list", "quantized", "nested"])  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_no_plain_tensor_is_refused(folder, make):
     for kind in ("bin", "old bin"):

@@ -171,16 +171,13 @@ def test_every_value_is_read_and_old_files_leave_out_what_has_a_default(minilm):
     assert BertConfig.from_folder(minilm) == GEOMETRIES["minilm"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("hidden_act", "silu"), ("position_embedding_type", "relative_key"), ("is_decoder", True),
-        ("hidden_size", 0), ("hidden_size", True), ("num_hidden_layers", 1025),
-        ("vocab_size", 10**12), ("num_attention_heads", 3), ("layer_norm_eps", 0),
-        ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 1.0),
-        ("attention_probs_dropout_prob", -0.1), ("pad_token_id", 30522), ("pad_token_id", "x\n"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("key", "value"), [
+    ("hidden_act", "silu"), ("position_embedding_type", "relative_key"), ("is_decoder", True),
+    ("hidden_size", 0), ("hidden_size", True), ("num_hidden_layers", 1025),
+    ("vocab_size", 10**12), ("num_attention_heads", 3), ("layer_norm_eps", 0),
+    ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 1.0),
+    ("attention_probs_dropout_prob", -0.1), ("pad_token_id", 30522), ("pad_token_id", "x\n"),
+])  # fmt: skip
 def test_a_value_that_can_not_be_is_named(key, value):
     assert key in refused({**VALUES, key: value})
 

@@ -127,13 +127,10 @@ def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(monkeypatch, coun
     torch.testing.assert_close(warm, cold, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("mode", "layers", "pooling", "sizes"),
-    [
-        ("full", None, "mean", TWO_BUCKETS), ("lora", "attn", "pooler", ONE_BUCKET),
-        ("dora", "all-lin-only", "mean", ONE_BUCKET),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "layers", "pooling", "sizes"), [
+    ("full", None, "mean", TWO_BUCKETS), ("lora", "attn", "pooler", ONE_BUCKET),
+    ("dora", "all-lin-only", "mean", ONE_BUCKET),
+])  # fmt: skip
 @pytest.mark.usefixtures("traced")
 def test_every_mode_can_be_traced_and_half_precision(counters, mode, layers, pooling, sizes):
     model, rank = base_model(pooling, layers=1), None if layers is None else 4
@@ -246,17 +243,13 @@ def in_a_worker():
     return InductorError(SubprocException(lines, "kernel"), None)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason", "missing"),
-    [
-        (lambda: subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
-         "Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1.", "Python.h"),
-        (lambda: FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
-         "[Errno 2] No such file or directory: '/nowhere/gcc'", "CC"),
-        (in_a_worker, "RuntimeError: Failed to find C compiler.", "compiler"),
-    ],
-    ids=["fails", "absent", "in a worker"],
-)  # fmt: skip
+@pytest.mark.parametrize(("error", "reason", "missing"), [
+    (lambda: subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
+     "Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1.", "Python.h"),
+    (lambda: FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
+     "[Errno 2] No such file or directory: '/nowhere/gcc'", "CC"),
+    (in_a_worker, "RuntimeError: Failed to find C compiler.", "compiler"),
+], ids=["fails", "absent", "in a worker"])  # fmt: skip
 def test_what_triton_lacks_is_one_line(error, reason, missing, recorder, monkeypatch, tmp_path):
     recorder.run = mock.Mock(side_effect=error())
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
@@ -270,18 +263,14 @@ def test_what_triton_lacks_is_one_line(error, reason, missing, recorder, monkeyp
     assert refusal(recorder.model, missing=True) == message
 
 
-@pytest.mark.parametrize(
-    ("error", "while_compiling"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), False), (MemoryError(), True),
-        (RuntimeError("can't allocate memory"), True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("error", "while_compiling"), [
+    (torch.OutOfMemoryError("CUDA out of memory."), False), (MemoryError(), True),
+    (RuntimeError("can't allocate memory"), True),
+])  # fmt: skip
 def test_a_lack_of_memory_is_no_lack_of_a_compiler(error, while_compiling, recorder):
     from torch._inductor.exc import InductorError
 
-    raised = InductorError(error, None) if while_compiling else error
-    recorder.run = mock.Mock(side_effect=raised)
+    recorder.run = mock.Mock(side_effect=InductorError(error, None) if while_compiling else error)
     with pytest.raises(type(error)) as caught:
         compile_model(recorder.model, texts=2, lengths=[8], amp="off")
     assert caught.value is error

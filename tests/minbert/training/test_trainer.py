@@ -113,9 +113,8 @@ def test_bf16_keeps_all_in_fp32_and_fp16_has_a_scaler_and_is_unscaled_before_cli
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
     assert one.scaler is trainer(Tiny()).scaler is None
     monkeypatch.setattr(
-        training.nn.utils, "clip_grad_norm_",
-        lambda *given, **options: norms.append(clip(*given, **options)),
-    )  # fmt: skip
+        nn.utils, "clip_grad_norm_", lambda *of, **options: norms.append(clip(*of, **options))
+    )
     trainer(Tiny(), amp="fp16").step(batch())
     assert norms[0] < 100, "clipped while still scaled by 65,536"
 
@@ -165,7 +164,6 @@ def test_groups_have_other_rates_and_decays_for_another_task_and_at_rest_none(op
 
 
 def halves(whole, *sizes):
-    """A batch in parts of some sizes."""
     rows = zip(whole.input_ids.split(sizes), whole.labels.split(sizes), strict=True)
     return [SimpleNamespace(**{**vars(whole), "input_ids": x, "labels": y}) for x, y in rows]
 
@@ -293,26 +291,20 @@ CONFIG = sizes(12, 2, 2, 24, 60, 16)
 
 
 def model_of(encoders=2, head="nonlinear", pooling="mean"):
-    found = BertClassifier(
-        CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1
-    )
-    initialise(found, seed=0)
-    return found.eval()
+    made = BertClassifier(CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
+    initialise(made, seed=0)
+    return made.eval()
 
 
-def texts(count=6, seed=0):
+def texts(seed):
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(3, 12, count)
-    total = int(lengths.sum())
-    return Encoded(
-        rng.integers(1, 60, total, dtype=np.int32),
-        np.zeros(total, dtype=np.int8),
-        np.concatenate([[0], np.cumsum(lengths)]),
-    )
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 12, 6))])
+    ids = rng.integers(1, 60, offsets[-1], dtype=np.int32)
+    return Encoded(ids, np.zeros_like(ids, dtype=np.int8), offsets)
 
 
 def batch_of(part, indices):
-    sides = [texts(seed=1), texts(seed=2)] if HEADS[part].pairs else [texts(seed=1)]
+    sides = [texts(1), texts(2)] if HEADS[part].pairs else [texts(1)]
     return collate(sides, np.arange(6) % 2, indices, 0, torch.device("cpu"), part=part)
 
 
@@ -329,10 +321,9 @@ def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters():
     assert count / 1e6 == pytest.approx(226, abs=1)
 
 
-@pytest.mark.parametrize(
-    ("encoders", "head", "pooling"),
-    [(1, "linear", "mean"), (2, "nonlinear", "pooler"), (1, "conv", "pooler"), (2, "conv", "mean")],
-)
+@pytest.mark.parametrize(("encoders", "head", "pooling"), [
+    (1, "linear", "mean"), (2, "nonlinear", "pooler"), (1, "conv", "pooler"), (2, "conv", "mean"),
+])  # fmt: skip
 def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(encoders, head, pooling):
     of = model_of(encoders, head, pooling)
     for part, expected in HEADS.items():
@@ -392,24 +383,20 @@ def test_weights_and_smoothing_are_those_of_torch(smoothing, weights):
         assert torch.equal(loss_of(name, logits, labels, **given), expected)
 
 
-@pytest.mark.parametrize(
-    ("loss", "logits", "labels", "expected"),
-    [
-        ("cross-entropy", TWO, CLASSES, nn.CrossEntropyLoss()(TWO, CLASSES)),
-        ("multi-label", TWO, MANY, nn.BCEWithLogitsLoss()(TWO, MANY * 1.0)),
-        ("binary", ONE, CLASSES, nn.BCEWithLogitsLoss()(ONE[:, 0], CLASSES * 1.0)),
-        ("mse", ONE, NUMBERS, (ONE[:, 0] - NUMBERS).square().mean()),
-        ("pearson", ONE, NUMBERS, 1 - np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
-        ("pearson", -3 * ONE + 7, NUMBERS, 1 + np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("loss", "logits", "labels", "expected"), [
+    ("cross-entropy", TWO, CLASSES, nn.CrossEntropyLoss()(TWO, CLASSES)),
+    ("multi-label", TWO, MANY, nn.BCEWithLogitsLoss()(TWO, MANY * 1.0)),
+    ("binary", ONE, CLASSES, nn.BCEWithLogitsLoss()(ONE[:, 0], CLASSES * 1.0)),
+    ("mse", ONE, NUMBERS, (ONE[:, 0] - NUMBERS).square().mean()),
+    ("pearson", ONE, NUMBERS, 1 - np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
+    ("pearson", -3 * ONE + 7, NUMBERS, 1 + np.corrcoef(ONE[:, 0], NUMBERS)[0, 1]),
+])  # fmt: skip
 def test_the_mean_over_a_set_is_torchs_or_numpys(loss, logits, labels, expected):
     found = mean_loss(loss, logits.float().numpy(), labels.numpy())
     assert found == pytest.approx(float(expected), rel=1e-6)
 
 
 def check_no_correlation(logits, labels):
-    """Fail unless the loss is 1 and has no gradient."""
     x = logits[:, None].clone().requires_grad_()
     loss = loss_of("pearson", x, labels)
     loss.backward()
