@@ -9,6 +9,7 @@ import pytest
 
 from bench.export.card import card
 from bench.export.formats import FORMATS
+from bench.plan.metrics import WORDS
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 from tests.bench.export.small import trained
@@ -118,3 +119,16 @@ def test_names_are_text_in_the_metadata_as_the_hub_reads_it_and_on_the_page(base
         assert tag not in page
     assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in page.replace("&#124;", "|")
     assert r'"a, b", "c\", \"d".' in html.unescape(page)
+
+
+def test_a_card_of_tags_says_how_to_call_it_and_train_it(base, tmp_path):
+    own, whole = cell(base, "full", kind=WORDS), {"format": FORMATS["transformers"]}
+    text = text_of(own, tmp_path, **whole)
+    assert "labels(folder, predictor(folder, logits, tokens)(load(folder), [words]))" in text
+    assert 'a tag for each word of a text, among "O", "B-film", "I-film".' in text
+    assert f"- Texts are cut after {own.job.cell.max_length} tokens, by predict.py" in text
+    windows = replace(own.job.cell, window_stride=3, max_train=None)
+    (tmp_path / "train.py").touch()
+    text = text_of(replace(own, job=replace(own.job, cell=windows)), tmp_path, **whole)
+    assert "tokens are read by predict.py in windows, of which two share 3 tokens" in text
+    assert "train.py trains the same: python train.py TRAIN.jsonl --to DIR" in text

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
-from bench.plan.columns import BY_NAME, NAMES, VALUES, values_of
+from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES, values_of
 from bench.plan.job import FILE
 from bench.report.forecasts import forecasts_section
 from bench.report.pages import Facts, sections_of
@@ -43,11 +43,12 @@ from tests.bench.synthetic_rows import (
     as_results,
     cell,
     failed_row,
+    full_grid,
     result_row,
     synthetic_rows,
     write_rows,
 )
-from tests.hostile import TEXTS, changed, check_line, examples
+from tests.hostile import NUMBERS, TEXTS, changed, check_line, examples
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +297,24 @@ def test_a_matplotlibrc_in_the_current_folder_changes_no_figure(tmp_path):
     command = [sys.executable, "-P", "-c", code]
     shown = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
     assert float(shown) == 0.8
+
+
+CHECKED = ("schema", "scale", "attempt", "status", "flags", "layers", "adapter", "plugin")
+"""Columns that readers check, or that follow from others."""
+PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
+
+
+@examples(10)
+@given(data=st.data())
+def test_any_rows_that_a_reader_lets_pass_have_a_report(data):
+    noise = random.Random(0)  # noqa: S311
+    rows = [result_row(cell(*axes), noise) for axes in full_grid()][: data.draw(st.integers(1, 12))]
+    for _ in range(data.draw(st.integers(1, 8))):
+        place = data.draw(st.integers(0, len(rows) - 1))
+        name = data.draw(st.sampled_from([n for n in NAMES if n not in CHECKED]))
+        kind = BY_NAME[name].kind
+        texts = st.sampled_from(VALUES.get(name, TEXTS))
+        value = data.draw((texts if kind is str else PLAUSIBLE) | st.none())
+        if value is not None or name not in REQUIRED:
+            rows[place] |= {name: None if value is None else kind(value)}
+    assert report(as_results(rows))["cells"].rows

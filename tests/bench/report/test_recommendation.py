@@ -100,6 +100,19 @@ def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, margin=0.02):
     return recommend(found)
 
 
+def test_only_settings_that_it_is_not_shown_against_are_rivals():
+    """The head is half a point of the whole scale worse, and known badly."""
+    undecided = fixed(difference=0.0)
+    compared = undecided.candidates.comparison
+    compared.difference[1:, 0], compared.difference[0, 1:] = 0.5, -0.5
+    compared.of_examples[1:, 0] = compared.of_examples[0, 1:] = 1e-2
+    compared = replace(compared)
+    compared.__dict__["quantiles"] = np.full((4, 4), 2.0)
+    again = replace(undecided, candidates=replace(undecided.candidates, comparison=compared))
+    assert again.candidates.shown[1:, 0].all()
+    assert again.resolution.factor == pytest.approx(1.2e-4 / (0.02 / 2.84162) ** 2, rel=1e-4)
+
+
 def test_what_would_decide_is_calculated_from_the_variances():
     """By hand: an error of 0.01095 shows 0.02 four times out of five at 2 + 0.84 errors."""
     undecided = fixed()
