@@ -136,7 +136,7 @@ def test_more_trainings_do_not_reduce_the_variance_between_examples():
     assert estimated.floor == pytest.approx(0.04 / 2000, rel=0.1)
     assert (one.verdict, one.more) == (Verdict.UNDECIDED, None)
     assert reason(one).endswith(
-        "no number of trainings is known to decide; more dev examples would"
+        "no number of trainings alone is known to decide; more scored examples are needed, too"
     )
     estimated, one = judged(0.008, (-0.02, 0.02))
     assert estimated.floor < estimated.error**2 / 2

@@ -71,7 +71,7 @@ def rows(part, options, folder, data, gpu):
     """Train what claims lack in a folder, or continue from there and from the rows in docs/, where
     rows and outcomes are kept; OPTIONS are of bench.grid.
 
-    All of it takes an estimated five hours on two cores.
+    All of it took nine hours on two busy cores.
     """
     if part in ("all", "updates") and data is None:
         raise click.UsageError("--data: name the folder of SST and STS")
