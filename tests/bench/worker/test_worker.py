@@ -1,16 +1,13 @@
-"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders, and on a
-simulated GPU; what has to move in training, cut texts, and what it sends without being blocked."""
+"""A worker's imports, steps and epochs, run in this process on tiny encoders and folders; what has
+to move in training, cut texts, and what it sends without being blocked."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-import weakref
 from dataclasses import replace
-from itertools import chain, pairwise
-from types import SimpleNamespace
-from unittest import mock
+from itertools import chain
 
 import pytest
 import torch
@@ -19,22 +16,20 @@ from torch import nn
 
 from bench.engines import minbert
 from bench.examples import tokens
-from bench.worker.device import set_up_device
-from bench.worker.probes.memory import SavedTensors
 from bench.worker.process import Progress
 from bench.worker.run import CellRun, InvalidError
 from bench.worker.weights import Movement
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
-from minbert.training.trainer import Trainer
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
-from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.cs224n import write_folder
-from tests.encoders import job as theirs
+from tests.encoders import job
 
 ALL_EXAMPLES = 24
 """Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
+NO_RATE = 1e-50
+"""Nothing in fp32, where an adapter's B begins at 0 and stays there."""
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
@@ -77,8 +72,7 @@ def test_layers_without_a_batch_need_not_move(deep_checkpoint, tmp_path, order, 
 
 
 def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoint, tmp_path):
-    # nothing in fp32, where an adapter's B begins at 0 and stays there
-    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, learning_rate=1e-50)
+    of = parts_job(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
     with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
         ended(of, tmp_path / "cell")
 
@@ -105,6 +99,7 @@ LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 
 
 def cutting(checkpoint, data, **changes):
+    """A cell of a task that cuts some of its texts."""
     values = {
         "task": data.task.name, "data_digest": data.digest[:16], "max_train": None,
         "max_dev": None, "max_length": LENGTHS[data.task.name],
@@ -114,6 +109,7 @@ def cutting(checkpoint, data, **changes):
 
 @pytest.fixture
 def cache(tmp_path, minilm, monkeypatch):
+    """A cache of this test's own; what was fetched is still there."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -212,8 +208,7 @@ def test_an_adapter_of_any_method_must_have_moved(encoders):
     from bench.engines import transformers
 
     config = {"peft_type": "LOHA", "r": 2, "target_modules": ["query"]}
-    job = theirs(encoders("bert"), "peft", adapter_config=json.dumps(config))
-    model = transformers.build(job)
+    model = transformers.build(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     movement = Movement(model, transformers)
     groups = transformers.parameter_groups(model)
     with torch.no_grad():
@@ -259,7 +254,9 @@ def received(read):
     return [json.loads(line) for line in os.read(read, 2**20).splitlines()]
 
 
-def test_steps_come_at_most_twice_a_second_and_a_full_or_closed_pipe_blocks_none(pipe, monkeypatch):
+def test_steps_come_at_most_twice_a_second_and_a_full_or_closed_pipe_blocks_nobody(
+    pipe, monkeypatch
+):
     read, write = pipe
     now = 0.0
     progress = Progress(write, lambda: now)
@@ -292,125 +289,3 @@ def test_steps_come_at_most_twice_a_second_and_a_full_or_closed_pipe_blocks_none
     progress.step(1, 2, 0.5)
     monkeypatch.delenv("BENCH_PROGRESS_FD", raising=False)
     Progress.from_environment().step(1, 2, lambda: 1 / 0)  # without a runner nothing is sent
-
-
-IN_ORDER = [
-    *("baseline", "context", "load", "empty", "reset"),
-    *("rehearse", "synchronise", "train") * 2,  # so that no time includes a rehearsal's end
-    "read",
-    "measure, without gradients",
-    "train",  # the counted step and the timing batches
-]  # fmt: skip
-
-
-def on_gpu(job, folder, monkeypatch):
-    """The job's run, what is done to the GPU, and tokens and trained parameters of each step."""
-    events, passes = [], []
-
-    def note(event):
-        if events[-1:] != [event]:
-            events.append(event)
-
-    def note_calls(owner, name, event):
-        function = getattr(owner, name)
-
-        def noted(*given):
-            note(event)
-            if owner is Trainer:
-                trained = sum(p.requires_grad for p in run.model.parameters())
-                passes.append((event, given[1].padded, trained))
-            if owner is SavedTensors:
-                assert all(p.grad is None for p in run.model.parameters())
-            return function(*given)
-
-        monkeypatch.setattr(owner, name, noted)
-
-    note_calls(minbert, "build", "load")
-    note_calls(Trainer, "step", "train")
-    note_calls(Trainer, "rehearse", "rehearse")
-    note_calls(SavedTensors, "counting", "measure, without gradients")
-    with pretended_gpu(monkeypatch, note):
-        run = CellRun(replace(job, device=DEVICE), folder, Progress(None))
-        run.run()
-    return run, events, passes
-
-
-@pytest.fixture
-def job(tiny_checkpoint, tmp_path):
-    """Two epochs of three steps, the last of each on fewer examples."""
-    return job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, epochs=2)
-
-
-@pytest.mark.parametrize(("unfreeze", "most"), [("all", 1), ("iterative", 15), ("iterative", None)])
-def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
-    tiny_checkpoint, tmp_path, monkeypatch, unfreeze, most
-):
-    """And with the parameters that it trains, so that the peaks are those of training."""
-    changes = {"epochs": 4, "max_steps": most, "unfreeze": unfreeze, "batching": "shuffled"}
-    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
-    run, _, passes = on_gpu(job, tmp_path / "cell", monkeypatch)
-    starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
-    last = len(run.losses) + len(starts)  # the panel follows
-    assert len(starts) == len(run.epochs)
-    trained = []
-    for start, end in zip(starts, [*starts[1:], last], strict=True):
-        (_, padded, rehearsed), *taken = passes[start:end]
-        assert padded == max(padded for _, padded, _ in taken)
-        assert {rehearsed} == {count for *_, count in taken}
-        trained.append(rehearsed)
-    assert trained == sorted(trained)
-    assert (trained[0] < trained[-1]) == (unfreeze == "iterative" and most is None)
-
-
-def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_measured_in_order(job, tmp_path, monkeypatch):
-    """First the driver's own, then torch's peaks from after loading to training's end, and then
-    activations, without the gradients that a forward pass does not find. No number stays there."""
-    usual, came = CellRun(job, tmp_path / "cell", Progress(None)), []
-    compiled = replace(job, cell=replace(job.cell, compile="on"), device=DEVICE)
-    with monkeypatch.context() as patch:  # nothing is rehearsed on a CPU and after compiling
-        patch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
-        usual.run()
-        patch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
-        with pretended_gpu(patch, came.append):
-            ended(compiled, tmp_path / "compiled")
-    assert "read" in came
-    step = Trainer.step
-    given, alive = [], []
-
-    def taken(trainer, batch):
-        alive.append(sum(tensor() is not None for tensor in given))
-        results = step(trainer, batch)
-        given.extend(map(weakref.ref, (*results, batch.labels)))
-        return results
-
-    monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr("bench.worker.device._LEAST", 4)  # so that blocks fill up
-    run, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
-    assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
-    assert run.epochs == usual.epochs
-    assert (run.logits[""] == usual.logits[""]).all()
-    assert len(run.losses) == 6
-    assert max(alive[:6]) <= 3  # those of the step before
-    driver = [
-        event
-        for before, event in pairwise(came)
-        if event != "baseline" and (event != "synchronise" or before == "rehearse")
-    ]  # later looks are at the peak
-    merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
-    assert [came[0], *merged] == IN_ORDER
-
-
-@pytest.mark.parametrize("tf32", ["off", "on"])
-def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, tf32):
-    """fp32 is exact unless the cell says otherwise, and attention is not cuDNN's."""
-    matmul, cudnn, attention = SimpleNamespace(), SimpleNamespace(), []
-    monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
-    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
-    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", attention.append)
-    set_up_device(torch.device("cpu"))
-    assert (vars(matmul), vars(cudnn), attention) == ({}, {}, [])
-    a_job = replace(job, device=DEVICE, cell=replace(job.cell, tf32=tf32))
-    with pretended_gpu(monkeypatch, lambda _event: None):
-        CellRun(a_job, tmp_path, Progress(None))
-    products = {"allow_tf32": tf32 == "on"}
-    assert (vars(matmul), vars(cudnn), attention) == (products, products, [False])
