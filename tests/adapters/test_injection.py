@@ -106,10 +106,10 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(layers, p
     model = BertClassifier(config, heads, encoders=2, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     injected(model, layers=layers, new_pooler=True)
-    found, every = names(model), {name for name, _ in model.named_parameters()}
+    grouped, every = names(model), {name for name, _ in model.named_parameters()}
     for group in ("adapter", "base"):
         first, second = (
-            {name.removeprefix(of) for name in found[group] if name.startswith(of)}
+            {name.removeprefix(of) for name in grouped[group] if name.startswith(of)}
             for of in ("bert.", "bert_pairs.")
         )
         assert first == second
@@ -118,7 +118,7 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(layers, p
     poolers = {name for name in every if ".pooler." in name}
     assert len(poolers) == (4 if pooling == "pooler" else 0)
     head = {name for name in every if name.startswith(("classifier.", "comparison."))}
-    assert found["head"] == head | poolers
+    assert grouped["head"] == head | poolers
     firsts = [layer.lora_A for n, layer in adapted_layers_of(model).items() if "layer.0.out" in n]
     assert len(firsts) == 2
     assert not torch.equal(*firsts), "each encoder draws its own factors"

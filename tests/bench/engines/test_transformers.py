@@ -137,10 +137,10 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
 ])  # fmt: skip
 def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
     a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
-    found = {True: set(), False: set()}
+    names = {True: set(), False: set()}
     for name, parameter in groups(build(a_job), a_job)["adapter"].items():
-        found[decays(name, parameter)].add(name.partition(".default")[0].rpartition(".")[2])
-    assert found == {True: decayed, False: not_decayed}
+        names[decays(name, parameter)].add(name.partition(".default")[0].rpartition(".")[2])
+    assert names == {True: decayed, False: not_decayed}
 
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(encoders):
