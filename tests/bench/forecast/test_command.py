@@ -150,6 +150,9 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     assert forecast.basis == "fitted on 2 settings that ran here"
     short, long = (forecast.predict(item.cell).predicted_s for item in planned)
     assert short < long
+    timed = {"data_digest": "other", "ms_per_1k_tokens": 50.0, "startup_s": 2.0}
+    elsewhere = smoke.forecast(planned, [row | timed for row in rows])
+    assert elsewhere.basis == "from the speed of other runs here", "on other data"
 
 
 def test_a_cache_takes_no_lock_and_is_made_again_if_damaged(smoke, tmp_path, monkeypatch):
