@@ -1,9 +1,12 @@
 """Tiny checkpoints of transformers' encoders, with random weights and trained tokenizers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
+from math import log
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -114,11 +117,12 @@ def _named(kind: str) -> dict[str, str]:
 
 @cache
 def _trained(model: str, special: tuple[tuple[str, str], ...]) -> Any:
-    """A tokenizer with this model and these tokens, trained on reviews."""
+    """A tokenizer with this model and these tokens, trained on reviews, the same one each time:
+    where the library's trainer depends on the order of a hash table, we decide."""
     import tokenizers as of
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-    named = dict(special)
+    named, texts = dict(special), load_data("movies", None, max_train=500, max_dev=10).train.text_a
     options: dict[str, Any] = {"vocab_size": 1000, "special_tokens": [*named.values()]}
     options["show_progress"] = False
     if model == "bytes":
@@ -126,20 +130,35 @@ def _trained(model: str, special: tuple[tuple[str, str], ...]) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer: Any = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+        tokenizer.train_from_iterator(
+            texts, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+        )
     elif model == "pieces":
         tokenizer = of.Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(unk_token=named["unk"], **options)
+        tokenizer.train_from_iterator(texts, trainer)
+        read = "".join(f"▁{text.replace(' ', '▁')}" for text in texts)
+        pieces = [(-log(1 + read.count(piece)), piece) for piece in tokenizer.get_vocab()]
+        rest = sorted(one for one in pieces if one[1] not in named.values())
+        scores = [*((token, 0.0) for token in named.values()),
+                  *((piece, -cost - log(len(read))) for cost, piece in rest)]  # fmt: skip
+        tokenizer.model = models.Unigram(scores, [*named].index("unk"))
     else:
         tokenizer = of.Tokenizer(models.WordPiece(unk_token=named["unk"]))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(**options)
-    texts = load_data("movies", None, max_train=500, max_dev=10).train.text_a
-    tokenizer.train_from_iterator(texts, trainer)
+        plain = map(tokenizer.normalizer.normalize_str, texts)
+        split = chain.from_iterable(map(tokenizer.pre_tokenizer.pre_tokenize_str, plain))
+        counts = Counter(word for word, _ in split)
+        letters = sorted({*"".join(counts)})
+        words = sorted(counts.keys() - {*letters}, key=lambda word: (-counts[word], word))
+        vocabulary = [*named.values(), *letters, *(f"##{letter}" for letter in letters), *words]
+        numbers = {piece: number for number, piece in enumerate(vocabulary[:1000])}
+        tokenizer.model = models.WordPiece(numbers, unk_token=named["unk"])
+        tokenizer.add_special_tokens([*named.values()])
     cls, sep = named["cls"], named["sep"]
     tokenizer.post_processor = of.processors.TemplateProcessing(
         single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1",
