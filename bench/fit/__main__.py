@@ -112,7 +112,8 @@ def command(
         raise InputError(f"--length {wrong[-1]}: {model.name} takes {least} to {positions} tokens")
     if wrong := [n for n in batches or () if not 1 <= n <= LARGEST]:
         raise InputError(f"--batch {wrong[-1]}: a batch has 1 to {LARGEST:,} texts")
-    every = [replace(c, max_length=positions, batch_size=1) for c in inputs.cells(target)]
+    cells = [replace(c, max_length=positions, batch_size=1) for c in inputs.cells(target)]
+    every = {Variant.of(c): c for c in (*cells, *select(cells, axes))}.values()  # a cost once
     chosen = sorted(select(every, axes), key=_order)
     if not chosen:
         raise InputError(f"--select: no setting has {selection}")
