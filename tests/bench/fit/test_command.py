@@ -224,6 +224,14 @@ def test_pages_without_full_fine_tuning_are_refused_first(tmp_path, monkeypatch,
         run(*words, "--runs", "none.csv")
 
 
+def test_settings_that_differ_in_seeds_and_rates_alone_are_answered_once(capsys, jobs, tmp_path):
+    grid, cells = tmp_path / "rates.toml", 'mode = ["full"]\nlearning_rate = [1e-3, 1e-4]\n'
+    grid.write_text(f'about = "two rates"\n[settings]\nseeds = 3\n[[cells]]\n{cells}')
+    _, answer, _ = ask(capsys, "--grid", grid, "--length", "16,32")
+    assert len(answer["answers"]) == 2
+    assert len(jobs) == 1
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("length", [16, 128])
 def test_the_largest_batch_fits_and_one_more_does_not(device, length):
