@@ -1,5 +1,5 @@
-"""Does the memory that an adapter frees, spent on a larger batch, buy anything? Trains full fine-tuning
-at a batch size, and adapters at that size and at the largest in the same memory by bench.fit.
+"""Train full fine-tuning at a batch size, and adapters at that size and at the largest one that, by
+bench.fit, takes the same memory; write the table of docs/fit.md.
 
 Example: python -m tests.experiments.equal_memory --data path/to/cs224n
 """
@@ -7,14 +7,21 @@ Example: python -m tests.experiments.equal_memory --data path/to/cs224n
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import click
+import numpy as np
 
+from bench.results.predictions import kept_predictions
+from bench.results.rowfile import read_rows
+from bench.results.scores import numbers
+from bench.stats.intervals import spread
 from tests.experiments import rates
-from tests.experiments.pages import DOCS
+from tests.experiments.pages import DOCS, rewrite, with_tables
 
 ROWS = DOCS / "equal-memory.csv"
+PAGE = DOCS / "fit.md"
 TASKS = {"nyt": (), "sts": ("--text", "a", "--text-pair", "b")}
 SETTINGS = {
     "full-bf16": 'mode = ["full"]',
@@ -24,6 +31,11 @@ SETTINGS = {
         'mode = ["lora"]\nrank = [8]\nlayers = ["all-lin-only"]\nsettings = { lora_fa = true }',
     "dora-r8-all-lin-only-bf16": 'mode = ["dora"]\nrank = [8]\nlayers = ["all-lin-only"]',
 }  # fmt: skip
+
+
+def _run(name, *words, **options):
+    command = [sys.executable, "-m", f"bench.{name}", *map(str, words)]
+    return subprocess.run(command, check=True, **options)
 
 
 def write_grid(path, batches):
@@ -36,6 +48,35 @@ def write_grid(path, batches):
         'about = "adapters in the memory of full fine-tuning"\n[settings]\nepochs = 3\nseeds = 3\n'
     )
     path.write_text(about + cells, "utf-8")
+
+
+def figures():
+    """Of each task, setting and batch its trainings by seed, and their scores against full
+    fine-tuning and against the batch of that, in points."""
+    kept, runs = kept_predictions(ROWS), defaultdict(dict)
+    for row in read_rows(ROWS):
+        if row.is_ok and row.learning_rate_source == "search":
+            values = 100 * numbers(row.dev_metric, kept([row])[""])
+            name = row.cell.name.removesuffix(f"-s{row.seed}")
+            runs[row.task, name, row.batch_size][row.seed] = row, values
+    base = min((batch for _, _, batch in runs), default=0)
+
+    def against(key, other):
+        same = sorted(runs[key].keys() & runs[other].keys()) if key != other else ()
+        gaps = [runs[key][seed][1] - runs[other][seed][1] for seed in same]
+        return spread(np.array(gaps)).interval() if gaps else None
+
+    return [{
+        "task": key[0].removeprefix("equal-"), "name": key[1], "batch": key[2],
+        "rate": next(iter(own.values()))[0].learning_rate, "seeds": len(own),
+        "mib": np.mean([row.peak_rss_mib for row, _ in own.values()]),
+        "score": np.mean([values.mean() for _, values in own.values()]),
+        "larger": against(key, (*key[:2], base)), "full": against(key, (key[0], "full-bf16", base)),
+    } for key, own in sorted(runs.items())]  # fmt: skip
+
+
+def page(text):
+    return with_tables(text, __file__, equal=figures())
 
 
 @click.command(help=__doc__)
@@ -52,28 +93,20 @@ def main(data, folder, batch):
                  "--validation", folder / f"{task}-dev.csv")  # fmt: skip
 
         def fitting(*more, words=words):
-            command = [
-                sys.executable,
-                "-m",
-                "bench.fit",
-                *words,
-                "--runs",
-                "none.csv",
-                "--json",
-                *more,
-            ]
-            done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True)
+            done = _run(
+                "fit", *words, "--runs", "none.csv", "--json", *more, stdout=subprocess.PIPE
+            )
             return json.loads(done.stdout)["answers"]
 
-        write_grid(grid, dict.fromkeys(SETTINGS, {batch}))
+        write_grid(grid, {name: {batch} for name in SETTINGS})
         _, full = fitting("--memory", "64GiB", "--select", "mode=full", "--batch", str(batch))
         limit = full["peak_mib"] / 0.94  # what a promised batch leaves to spare
         largest = {one["setting"]: one["batch"] for one in fitting("--memory", f"{limit}MiB")}
         write_grid(grid, {name: {batch, largest[name]} for name in SETTINGS})
         runs = ("--runs", folder / "rows.csv", "--reports", folder / "reports", "--jobs", "2")
-        command = [sys.executable, "-m", "bench.grid", *words, *runs, "--lr", "auto"]
-        subprocess.run([*map(str, command)], check=True)
+        _run("grid", *words, *runs, "--lr", "auto")
         rates.keep_rows(folder / "rows.csv", ROWS)
+        rewrite(PAGE, page)
 
 
 if __name__ == "__main__":
