@@ -7,12 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import markdown
 
 from bench.analysis.comparison import MEASURES, Limits
+from bench.compare import page as page_of
 from bench.compare.conclusion import as_json, conclude, summary
-from bench.compare.page import _results, write
+from bench.compare.page import _machine_drawings, _results, write
 from bench.compare.sides import SideRows
 from bench.results.outcomes import no_values
 from tests.bench.browsing import PAPER, WIDE, open_quietly
@@ -64,6 +66,9 @@ def test_the_sentences_and_pictures_of_a_comparison(tmp_path):
         "peak_rss_mib", "dev_score", "ms_per_1k_tokens",
         "machines-peak_rss_mib", "machines-ms_per_1k_tokens",
     }, "a picture of each measure that differs, so of no count"  # fmt: skip
+    alone = SimpleNamespace(column="step_gflop", label="work", normalised=None)
+    row = SimpleNamespace(label="a setting", costs=[alone])
+    assert _machine_drawings(SimpleNamespace(rows=[row])) == [], "no full fine-tuning to divide by"
 
 
 def test_pages_are_short_and_all_is_in_the_json(tmp_path):
@@ -88,10 +93,14 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path):
     assert round(measure["change"], 9) == 1.5
 
 
-def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path):
-    write(concluded(200, worse=0.5, texts=["|" * 380]), tmp_path)
+def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path, monkeypatch):
+    """And so they do where even the shortest page would be too long."""
+    longest = concluded(200, worse=0.5, texts=["|" * 380])
+    write(longest, tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
     assert len(brief) < 65_536
+    monkeypatch.setattr(page_of, "_LARGEST", 1)
+    assert page_of._brief(longest) == brief
     captions = re.findall(r"(\d+) of [\d,]+ are shown", brief)
     assert captions == ["1", "3", "1"], "changed cells, results, machines"
     tables = re.findall(r"(?:^\|.*\n)+", brief, flags=re.MULTILINE)

@@ -186,3 +186,8 @@ def test_entities_have_ends_types_and_scores(tmp_path):
     ]  # fmt: skip
     share = np.exp(2) / (np.exp(2) + 4)
     assert all(one["score"] == pytest.approx(share) for one in spans)
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = dict(enumerate(("NOUN", "VERB")))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    spans = answers.spans(tmp_path, words[:3], np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]))
+    assert [(one["begin"], one["type"]) for one in spans] == [(0, "NOUN"), (4, "VERB")]

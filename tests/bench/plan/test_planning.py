@@ -12,14 +12,17 @@ from bench.common.errors import InputError
 from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE
 from bench.plan.columns import format_parts
+from bench.plan.examples import examples_of
 from bench.plan.learning_rates import kind_of
 from bench.plan.models import check_models, find_models
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
+from minbert.data.tasks import for_race, load_data
 from tests.bench import synthetic_rows
 from tests.bench.synthetic_rows import new_row
+from tests.cs224n import write_folder
 
 HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
 OPTIONS = str(Path(__file__).with_name("options.toml"))
@@ -35,6 +38,13 @@ def cells_of(name, **settings):
 
 def cells_in(text):
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
+
+
+def test_a_cell_of_a_race_has_the_examples_of_its_round(tmp_path):
+    folder = write_folder(tmp_path, ["sst"], 48)
+    one = replace(synthetic_rows.cell("full", None, None, "off"), task="sst", race="on", fold=2)
+    expected = for_race(load_data("sst", folder), 2)
+    assert examples_of(one, folder).dev.text_a == expected.dev.text_a
 
 
 def test_options_change_no_cell_to_which_they_do_not_apply():
