@@ -154,6 +154,7 @@ def test_eight_bit_weights_are_loaded_by_name(export, tmp_path):
 def test_rows_keep_their_order_over_chunks(model, tmp_path, answers, monkeypatch, capsys):
     """Within a chunk texts are by length, so that little is padded."""
     monkeypatch.setattr(predict, "_CHUNK", 3)
+    monkeypatch.setattr(predict, "_PATIENCE_S", -1.0)
     texts = ["", "aaaa", "b", "ccc", "dd", " ", "eeeeeeee"]
     file = write(tmp_path / "a.tsv", "x\ty\n" + "".join(f'"{text}"\t5\n' for text in texts))
     with warnings.catch_warnings(action="error"):  # of libraries, which are not shown
