@@ -1,5 +1,4 @@
-"""Options of adapters: rsLoRA, dropout, layers by the ends of their names; and files in PEFT's
-format."""
+"""Options of adapters: rsLoRA, dropout, layers by the ends of names; and files in PEFT's format."""
 
 import json
 import warnings

@@ -11,8 +11,7 @@ _ROWS = 400_000
 
 
 def write_rows(path):
-    """Distinct texts in three classes, but for 1,000 that occur twice: half of them in capitals,
-    and a tenth with another label."""
+    """Texts in three classes; 1,000 occur twice, half in capitals, a tenth with another label."""
     draw = random.Random(0)  # noqa: S311
     words = [f"word{number}" for number in range(30_000)]
     repeated = []
