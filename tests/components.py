@@ -41,8 +41,7 @@ REQUIRED: Final = _required()
 
 
 def need(condition: bool, why: str, *, component: str | None = None) -> None:
-    """Skip the test unless the condition holds; fail it where the component is required, or, if
-    there is none, anything is."""
+    """Skip unless the condition holds; fail where the component, or any if None, is required."""
     if condition:
         return
     if component is not None and component not in COMPONENTS:

@@ -15,9 +15,8 @@ T = TypeVar("T")
 def examples(count: int) -> settings:
     """The settings of a property that is tried so often."""
     return settings(
-        derandomize=True, database=None, max_examples=count,
-        suppress_health_check=[*HealthCheck],
-    )  # fmt: skip
+        derandomize=True, database=None, max_examples=count, suppress_health_check=[*HealthCheck]
+    )
 
 
 def check_line(line: str, named: Path | str) -> None:

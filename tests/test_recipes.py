@@ -108,9 +108,8 @@ def test_skypilot_copies_results_back_whatever_the_run_says_and_goes_on_from_the
     for number in (1, 2):
         place.mkdir()
         done = subprocess.run(
-            ["/bin/bash", "-euc", run + script], cwd=place, check=False,
-            env={**os.environ, **RANKS},
-        )  # fmt: skip
+            ["/bin/bash", "-euc", run + script], cwd=place, check=False, env=os.environ | RANKS
+        )
         assert done.returncode == code
         assert (bucket / "2" / "runs.csv").read_text() == "row\n" * number
         shutil.rmtree(place)

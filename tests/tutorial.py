@@ -1,9 +1,8 @@
 """What the commands of docs/tutorial.md print: `python -m tests.tutorial` runs them in an empty
 folder and writes their output into the page; with `same`, only those that print no times.
 
-Blocks of kind `decided` or `undecided` are run where the recommendation is that, and stay as they
-are elsewhere. Those of `undecided` take the command that it printed, and the cell which that
-trained first."""
+Blocks of kind `decided` or `undecided` are run where the recommendation is that, else left as they
+are. Those of `undecided` take the command that it printed, and the cell that it trains first."""
 
 import hashlib
 import os

@@ -33,8 +33,7 @@ def open_page(browser: Any, path: Path, size: dict[str, int]) -> Any:
 
 
 def open_quietly(browser: Any, path: Path, size: dict[str, int]) -> Any:
-    """A page, all of whose details are open; fail if it is wider than the window or, in a wide one,
-    if axe-core finds a violation."""
+    """A page with all details open; fail if it is too wide or, if `WIDE`, axe-core complains."""
     page = open_page(browser, path, size)
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")

@@ -43,6 +43,14 @@ def narrow(layers, folder, vocabulary, spread=0.02):
 
 
 @pytest.fixture
+def cache(tmp_path, minilm, monkeypatch):
+    """A cache of this test's own; what was fetched is still there."""
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def grid(tmp_path, tiny_checkpoint):
     return GridRuns(tmp_path, tiny_checkpoint)
 

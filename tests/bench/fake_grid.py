@@ -9,8 +9,7 @@ standard library only. The file `side.json` there has the cells and how their ru
 - `refuses`: the line with which it refuses its input.
 - `silent`: it writes no rows.
 - `slow`: a cell takes a minute, and Ctrl-C ends it as interrupted.
-- `older`: its rows don't record what shares the machine.
-"""
+- `older`: its rows don't record what shares the machine."""
 
 import csv
 import fcntl

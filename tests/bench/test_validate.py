@@ -159,8 +159,7 @@ LAYOUT = {
                          "transformers-version": object, "bitsandbytes-version": object},
     },
 }  # fmt: skip
-"""What `preprocess` and `load_df` of method_comparison/processing.py in PEFT's repository read of a
-file, in the types that they need."""
+"""What `preprocess` and `load_df` in PEFT's method_comparison/processing.py read, and as what."""
 
 
 def has_layout(value, layout):

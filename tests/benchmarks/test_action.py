@@ -12,7 +12,6 @@ init = "random"
 epochs = 1
 max_steps = 8
 max_dev = 32
-
 [[cells]]
 mode = ["full"]
 """

@@ -18,7 +18,6 @@ GRID = """
 model = "bert-tiny"
 init = "random"
 seeds = 3
-
 [[cells]]
 mode = ["lora", "dora"]
 rank = [1, 2, 4, 8, 16]

@@ -3,8 +3,7 @@ it prints the table of docs/performance.md.
 
 No GPU is needed: its code paths run on the CPU, on a model with so few numbers that a step is
 nearly all overhead. Settings whose ratio's 95% interval lies above 1 are measured again, four times
-as long, at a level corrected for the number of settings.
-"""
+as long, at a level corrected for the number of settings."""
 
 import gc
 import os

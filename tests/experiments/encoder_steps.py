@@ -3,8 +3,7 @@
 
 Random weights of minilm's size, the same batches in alternation, one process for a setting. Ratios
 of time are this project's over PEFT's, with a 95% interval over repeats; `to_bert` is the ratio
-over that of BERT; `kept` is of what the forward pass of the largest batch keeps.
-"""
+over that of BERT; `kept` is of what the forward pass of the largest batch keeps."""
 
 import tempfile
 import time
@@ -30,9 +29,7 @@ from tests.experiments.pages import DOCS, write_json
 from tests.experiments.processes import in_processes
 
 REPEATS = 8
-KINDS = (
-    "bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert",
-)  # fmt: skip
+KINDS = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert")
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
 RESULTS = DOCS / "encoder-steps.json"
 SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))

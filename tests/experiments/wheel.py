@@ -2,8 +2,7 @@
 command, three shards merged and compared with one run, the notebook, uvx and pipx.
 
 It installs all dependencies two or three times, and takes some minutes. What uv installs is set by
-its own variables, such as UV_FIND_LINKS.
-"""
+its own variables, such as UV_FIND_LINKS."""
 
 import json
 import os

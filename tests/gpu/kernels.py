@@ -5,8 +5,7 @@
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
 (`kernels = "reference"`) are this project's, the third is engine transformers with PEFT. A kernel
 is an operator that writes memory; one on a list of tensors counts once, and `baddbmm` into a new
-tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA.
-"""
+tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA."""
 
 import os
 import subprocess
@@ -54,9 +53,8 @@ class Count(NamedTuple):
 
 
 class KernelCounter(Counter):
-    """A counter that knows what `baddbmm` launches on a GPU: it first copies its first argument to
-    a new result (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0.
-    """
+    """A counter that knows that `baddbmm` first copies its first argument to a new result on a GPU
+    (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -82,8 +80,7 @@ def count_step(trainer, batch, counter):
 
 
 def count_ours(mode, layers, amp, name, config=GEOMETRIES["bert-base"], *, length=21, held=False):
-    """Count a step of this project's trainer, with kernels of this name; frozen weights are in
-    AMP's type if `held`."""
+    """Count a step of our trainer with some kernels; `held`: frozen weights are in AMP's type."""
     model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
@@ -95,8 +92,7 @@ def count_ours(mode, layers, amp, name, config=GEOMETRIES["bert-base"], *, lengt
 
 
 def count_theirs(mode, layers, amp, length, folder=None, **settings):
-    """Count a step of a cell of engine transformers with torch's attention, on bert-base or the
-    encoder in a folder."""
+    """Count a step of engine transformers with torch's attention, on bert-base or a folder's."""
     from bench.engines import transformers
 
     model_type = "bert-base" if folder is None else folder.name

@@ -45,8 +45,7 @@ def commit_of(files: Files) -> str:
 
 @dataclass
 class Hub:
-    """Models by name, and data sets by `datasets/` and theirs, each with its files by revision; and
-    what was asked, in order."""
+    """Files by revision of models, by name, and data sets, by `datasets/NAME`; what was asked."""
 
     models: Mapping[str, Mapping[str, Files]]
     gated: tuple[str, ...] = ()

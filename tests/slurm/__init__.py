@@ -1,1 +1,0 @@
-"""A real Slurm of two nodes on this machine, for tests."""

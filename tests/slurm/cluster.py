@@ -195,8 +195,7 @@ class Cluster:
 
     def kill_node(self, node):
         """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once. The
-        controller notices after a minute, or some 20 s after the node is started again, or if it
-        is set down."""
+        controller notices after a minute, 20 s after the node is back, or if it is set down."""
         bound = Path("/proc/net/unix").read_text().splitlines()
         spool = f" {self.folder / f'spool-{node}'}/"
         descriptors = {f"socket:[{line.split()[6]}]" for line in bound if spool in line}

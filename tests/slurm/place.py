@@ -18,10 +18,8 @@ PAIRS = """
 [settings]
 model = "bert-tiny"
 init = "random"
-
 [[cells]]
 mode = ["full", "head"]
-
 [[cells]]
 mode = ["full", "head"]
 settings = { batching = "shuffled" }

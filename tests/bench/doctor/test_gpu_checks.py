@@ -25,6 +25,7 @@ from minbert.kernels.reference import is_reference
 from minbert.training.trainer import Trainer
 from tests.bench.fake_nvml import FakeNvml, process, used
 from tests.bench.pretended_gpu import NAME, pretended_gpu
+from tests.experiments.faults.setups import slots_of
 
 HERE = Context("cuda:0", 1, "bf16", Path(), ("off", "bf16", "fp16"))
 MIB = 2**20
@@ -286,15 +287,7 @@ for number, _ in enumerate(sys.stdin):
 
 def gpus(monkeypatch, number):
     """GPUs that are found, each with a core, as far as there are several."""
-    here, own = find_conditions("cpu"), sorted(os.sched_getaffinity(0))
-    lanes = [
-        replace(
-            here, device_name=f"GPU-{i}", cores=frozenset([own[i % len(own)]]),
-            conditions=replace(here.conditions, device=f"cuda:{i}"),
-            device=Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")),
-        )
-        for i in range(number)
-    ]  # fmt: skip
+    lanes = slots_of(find_conditions("cpu").conditions, number, gpus=True)
     monkeypatch.setattr(several_gpus, "find_slots", lambda _name: lanes)
     monkeypatch.setenv(VISIBLE, "GPU-0")
     return lanes

@@ -19,7 +19,6 @@ from bench.examples import arrow
 from bench.common.errors import InputError
 from bench.examples.sources import training_tables
 from bench.plan.dataset import DataSpec
-
 arrow._SMALL //= 8
 arrow._ROOM //= 8
 limit, *paths = sys.argv[1:]

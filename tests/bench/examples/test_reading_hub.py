@@ -13,7 +13,6 @@ import json, sys
 from bench.common.errors import InputError
 from bench.examples.reading import read, read_test
 from bench.plan.dataset import DataSpec
-
 answers = []
 for spec in json.loads(sys.argv[1]):
     try:

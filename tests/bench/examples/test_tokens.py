@@ -58,13 +58,6 @@ class Place:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch, minilm):
-    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def place(cache, tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 

@@ -46,15 +46,12 @@ GRID = """
 [data]
 path = "train.csv"
 label = "topic"
-
 [settings]
 epochs = 1
 batch_size = 32
 max_length = 16
-
 [[cells]]
 mode = ["full"]
-
 [[cells]]
 mode = ["lora"]
 rank = [2]

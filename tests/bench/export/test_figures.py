@@ -19,8 +19,7 @@ WEIGHTS = {"model.safetensors": 1_500_000, "tokenizer.json": 900, "config.json":
 
 
 class Answers:
-    """In place of the fresh process: a cell's logits, those of int8 negated; weights of the name
-    `fails` do not load."""
+    """In place of the fresh process: logits, negated of int8; weights named `fails` don't load."""
 
     def __init__(self):
         self.calls, self.logits, self.fails = [], np.zeros((0, 1), np.float32), ""

@@ -80,13 +80,8 @@ SEVERAL = {"problem_type": "multi_label_classification", "label2id": {}}
 STOPPED = {  # a part of the line with which it ends, and what is done to a folder
     "give --base FOLDER": lambda folder: (folder / "base").unlink(),
     "has changed since the training": with_json(SETTINGS, base=OTHER_BASE),
-    "base can't be loaded (": lambda folder: [
-        (folder / "base").unlink(),
-        (folder / "base").mkdir(),
-    ],
-    "is not empty; name a new folder": lambda folder: (folder / "trained" / "a").mkdir(
-        parents=True
-    ),
+    "base can't be loaded (": lambda of: [(of / "base").unlink(), (of / "base").mkdir()],
+    "is not empty; name a new folder": lambda folder: (folder / "trained/a").mkdir(parents=True),
     "train.jsonl: can't be read (": lambda folder: (folder / "train.jsonl").unlink(),
     "line 1: is no example (KeyError('great'))": example('{"a": "good", "label": "great"}'),
     "line 1: is no example (TypeError('no list of labels'))": with_json(SETTINGS, labels=SEVERAL),

@@ -30,9 +30,8 @@ ROOT = Path(__file__).parents[3]
 def test_what_is_a_condition_and_that_old_ids_stay():
     """Neither the commit nor the number of a GPU is one."""
     alone = Conditions(
-        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", measurement_version=6,
-        code_version="1",
-    )  # fmt: skip
+        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", measurement_version=6, code_version="1"
+    )
     assert alone.conditions_id == "c8027cc3"
     assert alone.columns()["sharing"] is None
     first = replace(alone, device="cuda:0")

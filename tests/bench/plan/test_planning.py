@@ -173,11 +173,10 @@ def test_selection_keeps_cells_whose_axes_match():
     assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
-     ("layers=all/lin", "all-lin-only"), ("learning_rate=2", "it takes numbers")],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "named"), [
+    ("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
+    ("layers=all/lin", "all-lin-only"), ("learning_rate=2", "it takes numbers"),
+])  # fmt: skip
 def test_bad_selection_or_rerun_is_one_line(text, named):
     with pytest.raises(InputError, match="--select") as caught:
         parse_selection(text)

@@ -92,10 +92,9 @@ def test_all_are_found_once(movies, job):
         assert client.lacking(facts, replace(job.cell, **changes)) == lacking
 
 
-@pytest.mark.parametrize(
-    ("kills", "why"),
-    [((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory")],
-)
+@pytest.mark.parametrize(("kills", "why"), [
+    ((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory"),
+])  # fmt: skip
 def test_what_was_found_before_a_process_failed_is_kept(movies, job, monkeypatch, kills, why):
     def ask(*_, **__):
         found = Reference(

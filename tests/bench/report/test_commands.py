@@ -47,13 +47,11 @@ ROWS = [
 MINE = """
 [settings]
 seeds = 2
-
 [[cells]]
 mode = ["full", "head"]
 amp = ["off", "on"]
 batch_size = [16, 64]
 learning_rate = [5e-6, 3e-5]
-
 [[cells]]
 mode = ["lora", "dora"]
 rank = [1, 8]

@@ -27,6 +27,7 @@ from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows, write_plan
 from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.synthetic_rows import synthetic_rows
+from tests.experiments.shards import content
 
 
 def answer(command, *arguments):
@@ -62,10 +63,6 @@ def outcome(row):
     own = np.array([int(c, 16) % 5 for c in f"{hash((row.cell_id, row.train_s)) % 16**8:08x}"])
     labels = np.arange(8) % 5
     return Outcome(own, labels, outcomes.digest_of(labels))
-
-
-def content(row):
-    return encode(replace(row, attempt=1))
 
 
 def check_complete(to, sources):
@@ -258,12 +255,12 @@ def test_what_can_not_be_united_is_refused_in_a_line_and_nothing_is_written(tmp_
             merge(*files, to=to)
         assert "\n" not in str(error.value)
 
-    for content, reason in (
+    for text, reason in (
         (record([*NAMES, "later"]), "if a newer version wrote it"),
         (header + b"x\n", "line 2: it has 1 fields"),
         (header + encode(escaping), "can't be part of a folder's name"),
     ):
-        bad.write_bytes(content)
+        bad.write_bytes(text)
         check_refused(reason, good, bad)
     bad.unlink()
     check_refused(r"bad\.csv: no such file of results", good, bad)

@@ -12,17 +12,20 @@ from safetensors.numpy import load_file, save, save_file
 from bench.report.render import report
 from bench.results import outcomes
 from bench.results.outcomes import Outcome, digest_of, outcomes_file, read_outcomes, write_outcomes
-from bench.results.predictions import keep_outcomes, kept_predictions, outcome_of
+from bench.results.predictions import keep_outcomes, kept_predictions, outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from minbert.data.words import padded
 from tests.bench.results.test_merge import rebuild
-from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.hostile import check_line, damaged, examples
 
 EXAMPLES = 1064
 PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
+
+
+def kept_values(runs, note):
+    return values_from(kept_predictions(runs, note))
 
 
 def made(metric, rng):

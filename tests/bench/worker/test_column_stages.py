@@ -21,9 +21,7 @@ from tests.bench.worker.test_worker import job_on
 
 MIB = 2**20
 IMPORTS_S, LOAD_S, TOKENISE_S, TRAIN_S, EVALUATE_S, HELD_OUT_S = 100.0, 40.0, 7.0, 10.0, 3.0, 500.0
-PEAKS_MIB = {
-    "load": 110.0, "tokenise": 120.0, "train": 150.0, "evaluate": 140.0, "measure": 900.0,
-}  # fmt: skip
+PEAKS_MIB = {"load": 110.0, "tokenise": 120.0, "train": 150.0, "evaluate": 140.0, "measure": 900.0}
 """Of the resident set in each phase; a fourth of it are files."""
 IMPORTS_MIB = 60.0
 JOULES = (20.0, 22.0)

@@ -78,8 +78,7 @@ def plain_loss(run, checkpoint):
 
 @pytest.mark.parametrize(("kind", "stride"), [*product(KINDS, [0]), ("roberta", 1), ("electra", 5)])
 def test_losses_are_those_of_a_plain_script(words, encoders, kind, stride, tmp_path):
-    """Of whole texts; those of windows over texts in both engines, which are those of the script of
-    an exported folder."""
+    """Of whole texts; of windows in both engines, as in the script of an exported folder."""
     whole = {"epochs": 1, "max_length": 24, "batch_size": 48}
     changes = {"epochs": 2, "max_length": 10, "window_stride": stride} if stride else whole
     theirs = job_on(words, encoders(kind), **changes)

@@ -107,14 +107,6 @@ def cutting(checkpoint, data, **changes):
     return cell(checkpoint, "head", **(PARTS if data.task.parts else {}) | values | changes)
 
 
-@pytest.fixture
-def cache(tmp_path, minilm, monkeypatch):
-    """A cache of this test's own; what was fetched is still there."""
-    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("task", LENGTHS)
 def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
     """Of all texts, those held out included, as the note before a run; mapped or made by itself."""

@@ -37,8 +37,7 @@ class World:
     ratio: float = 1.0  # of costs to their margin
     first: float | None = None  # the difference of the first claim, where it is another one
     by_seed: tuple = (0.002, 0.002)
-    """Std of the difference between seeds beside what examples contribute, of the first task of
-    each claim and of the others."""
+    """Std between seeds beside what examples contribute, of a claim's first task and of others."""
     collapse: tuple = (0.0, 0.0)
     """How much less NEW scores in which rate of trainings on the first task."""
     promised: bool = True  # whether the promise of 5% covers it

@@ -1,7 +1,6 @@
 """Measure how often verdicts on claims are wrong, write the pages, and supply the rows of claims.
 
-Example: python -m tests.experiments.claims simulate
-"""
+Example: python -m tests.experiments.claims simulate"""
 
 import json
 import subprocess
@@ -71,8 +70,7 @@ def rows(part, options, folder, data, gpu):
     """Train what claims lack in a folder, or continue from there and from the rows in docs/, where
     rows and outcomes are kept; OPTIONS are of bench.grid.
 
-    All of it took nine hours on two busy cores.
-    """
+    All of it took nine hours on two busy cores."""
     if part in ("all", "updates") and data is None:
         raise click.UsageError("--data: name the folder of SST and STS")
     folder = folder.resolve()

@@ -1,1 +1,0 @@
-"""How often bench.compare is wrong, and what it finds: the figures of docs/comparing.md."""

@@ -212,8 +212,7 @@ def power(draws):
 
 
 def needed(draws):
-    """By scatter and slowdown, in how many undecided draws the number of repeats decides that is
-    named after the first 4 or 8."""
+    """By scatter and slowdown, how many undecided draws the number named after 4 or 8 decides."""
     for scatter, slowdown, first in product(SCATTERS[:-1], (0.0, SLOWDOWNS[0]), (4, 8)):
         numbers, decided = [], 0
         for seed in range(draws):

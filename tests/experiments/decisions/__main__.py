@@ -1,7 +1,6 @@
 """Measure how often the rule of bench.recommend is right, on data of known truth.
 
-Example: python -m tests.experiments.decisions --runs 1000
-"""
+Example: python -m tests.experiments.decisions --runs 1000"""
 
 from tests.experiments import decisions
 from tests.experiments.processes import scenarios_command

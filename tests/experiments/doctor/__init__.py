@@ -1,1 +1,0 @@
-"""Faults that the doctor must name, and runs without one in which it must name nothing."""

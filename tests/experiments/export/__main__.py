@@ -1,5 +1,4 @@
-"""Every kind of cell of engine minbert in every format: the first table of docs/export.md. Takes a
-quarter of an hour."""
+"""Every kind of cell of minbert in every format: docs/export.md's first table, in 15 minutes."""
 
 import os
 import sys

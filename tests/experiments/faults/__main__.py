@@ -1,8 +1,7 @@
 """Strike grids with faults at random moments, and count what they lose or do twice.
 
 Examples: `python -m tests.experiments.faults --n 1000`,
-`python -m tests.experiments.faults --slurm 1000`
-"""
+`python -m tests.experiments.faults --slurm 1000`"""
 
 import json
 import os

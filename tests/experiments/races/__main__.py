@@ -1,7 +1,6 @@
 """Measure how often a race is wrong, decided, and what it saves.
 
-Example: python -m tests.experiments.races --runs 1000
-"""
+Example: python -m tests.experiments.races --runs 1000"""
 
 from tests.experiments import races
 from tests.experiments.processes import scenarios_command

@@ -2,8 +2,7 @@
 race all 34 settings of the grid `full` under AMP, and train the rounds that they were spared.
 
 Seed s leaves out fold s mod 5, as round s + 1 of a race does. What is committed is not trained
-again: docs/replay.safetensors has right answers, and docs/race.csv the rows of the race.
-"""
+again: docs/replay.safetensors has right answers, and docs/race.csv the rows of the race."""
 
 import subprocess
 import sys

@@ -112,8 +112,7 @@ class Curve:
     scores: np.ndarray  # on all scored examples [N]
     halves: np.ndarray  # on each half of them [N, 2]
     default: np.ndarray | None = None
-    """At the defaults, on all and on each half [3]; None where the head's rate is the same multiple
-    there, so that the curve has it."""
+    """At the defaults, on all and on each half [3]; None where the curve has them."""
 
     def best(self, scores):
         """The exponent with the best of some scores [N] on the parabola through the three of them

@@ -1,8 +1,7 @@
 """Train six settings on five tasks, and others on two, at several learning rates; write the rows
 and the tables of docs/rates.md.
 
-Example: python -m tests.experiments.rates --data path/to/cs224n
-"""
+Example: python -m tests.experiments.rates --data path/to/cs224n"""
 
 from itertools import product
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Kernels counted on fake GPU tensors are those that a GPU launches, and formulae for a GPU that is
-not here those of one that is."""
+"""Kernels on fake GPU tensors are those of a GPU, and so is what formulae say of an absent GPU."""
 
 from dataclasses import replace
 
@@ -48,8 +47,7 @@ def test_a_step_launches_one_kernel_for_all_parameters_and_torchs_dropout():
     of_groups = [names.count(name) for name in (*ADAMW, "_foreach_sub_.List")]
     assert of_groups == [2, 2, 2], "AdamW skips a step by itself, and counts it back"
     names = names_of_a_step("off")
-    # after embeddings, attention and the wide layer, and before the classifier; attention's own is
-    # its kernel's
+    # after embeddings, attention and the wide layer, and before the classifier; not attention's own
     assert names.count("native_dropout.default") == 4
     assert names.count("native_dropout_backward.default") == 4
 

@@ -62,8 +62,7 @@ def _attention(q, k, v, attn_mask=None, dropout_p=0.0, **_):
 class Watch(TorchDispatchMode):
     """While it is entered, notes the names of operators, and as `problems` those among them that a
     GPU's step must not have: one that the CPU waits for, and one that reads or makes a tensor on
-    the CPU. Numbers [] that only the CPU computes with are allowed where `counts` is set: Adamax
-    and RAdam count their steps on it."""
+    the CPU. Numbers [] of the CPU alone are allowed if `counts`: Adamax's and RAdam's steps."""
 
     def __init__(self, *, counts=False):
         super().__init__()
@@ -110,8 +109,7 @@ def model_of(
     held=False,
 ):  # fmt: skip
     """A model with its adapters, on the meta device; a classifier unless it is given, of two layers
-    where they differ, since a pooler reads the first token of the last. Frozen weights are in AMP's
-    type if `held`."""
+    if a pooler reads the first token of the last. `held`: frozen weights are in AMP's type."""
     if model is None:
         config = CONFIG if pooling == "pooler" else replace(CONFIG, num_hidden_layers=1)
         model = BertClassifier(config, outputs, pooling=pooling, dropout=0.1, head=head)

@@ -85,8 +85,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(cache, monkeypatch):
-    """An index on this machine that has the toy, and can be slow, broken or lying; pip is
-    configured for it."""
+    """pip's index on this machine, which has the toy, and can be slow, broken or lying."""
     served = SimpleNamespace(
         filename=WHEEL, content=wheel(), advertised=TOY.archive_sha256, chunk_delay_s=0.0, drops=0,
         redirects=False, downloads=0, missing=False, started=threading.Event(),

@@ -36,7 +36,6 @@ import json, sys
 from pathlib import Path
 from minbert.errors import InputError
 from minbert.assets.hub import fetch_from_hub
-
 found = []
 for name in sys.argv[1:]:
     try:

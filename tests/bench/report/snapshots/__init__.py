@@ -1,8 +1,7 @@
 """What reports say, compared whole with the text files of this folder.
 
 After an intended change write them again, and read what `git diff` shows:
-`MINBERT_BENCH_SNAPSHOTS=write python -m pytest tests/bench/report`.
-"""
+`MINBERT_BENCH_SNAPSHOTS=write python -m pytest tests/bench/report`."""
 
 import os
 from collections.abc import Iterable, Mapping
