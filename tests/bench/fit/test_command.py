@@ -188,7 +188,7 @@ def test_memory_is_learned_from_the_newest_settings(monkeypatch, capsys, tmp_pat
     _, before, _ = ask(capsys, *words)
 
     points = {"one": 3 * before["answers"][0]["peak_mib"]}
-    made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0), points=points)
+    made = SimpleNamespace(coefficients=(0.0, 0.0, 3.0, 3.0, 3.0, 3.0), points=points)
 
     def forecast(cells, rows, *_):
         assert [cell.rank for cell in cells] == [4, 5, 6, 7, 1]
@@ -250,12 +250,17 @@ def test_memory_by_owner_is_the_forecast_of_a_cell_with_the_same_counts():
     point = costs().point(FULL, 10, 100)
     passing = 10 + 500 + 100
     assert point.peak_mib == pytest.approx(300 + 75 + 1.2 * 300 + 1.12 * passing)
+    again = replace(FULL, gradient_checkpointing="on")
+    with_it = replace(costs(), formulae={again: FORMULAE}).point(again, 10, 100)
+    assert with_it.peak_mib == pytest.approx(point.peak_mib + 0.5 * passing)
     assert (point.memory_mib["activations"], point.memory_mib["gradients"]) == (510, 0)
     assert costs().point(FULL, 1, 1).memory_mib["gradients"] == 50
     on_gpu = costs("cuda:0").point(FULL, 10, 100)
     assert on_gpu.peak_mib == pytest.approx(910 * 1.1 + 550 + 32), "never tensors alone"
     for most in (0.0, 0.5, -1.0):  # less was measured than is counted
-        point = replace(costs(), coefficients=(0.0, 0.0, most, most, most)).point(FULL, 10, 100)
+        point = replace(costs(), coefficients=(0.0, 0.0, most, most, most, most)).point(
+            FULL, 10, 100
+        )
         assert min(point.memory_mib.values()) >= 0
         assert point.peak_mib == pytest.approx(300 + max(0, most) * 910)
 
