@@ -20,6 +20,7 @@ from bench.results.curves import CURVES, curves_key
 from minbert.assets.cache import cache_folder
 from tests.bench.browsing import PHONE, WIDE, open_quietly
 from tests.bench.synthetic_rows import cell, new_row
+from tests.experiments import equal_memory
 
 TINY = ("--model", "bert-tiny", "--init", "random", "--task", "movies", "--for", "cpu")
 SOME = ("--select", "mode=full,lora amp=off")
@@ -284,6 +285,7 @@ def test_the_error_is_that_of_the_verified_batches_which_are_on_the_page(tmp_pat
     entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
     assert f"The {len(entries)} so far, on one machine" in page
     assert costs().notes[0] in page
+    assert equal_memory.page(page) == page
     for model in {entry["model"] for entry in entries}:
         own = [(e["promised"], e["fits"]) for e in entries if e["model"] == model]
         fitted = sum(promised <= fits for promised, fits in own)
