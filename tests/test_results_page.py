@@ -133,7 +133,7 @@ def test_pages_that_quote_rows_lead_there():
         if {Path(link).name for link in links} & set(FILES) - {"runs.csv"}:
             quoting.add(path.stem)
             assert "#measurement-versions)" in text, path.name
-    names = "results paper performance comparing encoders rates alternatives racing tokens"
+    names = "results paper performance comparing encoders rates alternatives racing tokens fit"
     assert quoting == set(names.split())
 
 
