@@ -70,7 +70,9 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
-    final = [(None, "full", seed) for seed in range(3)]
+    cost = {row.mode: row.peak_rss_mib for row in rows[:3]}
+    cheaper = min("full", "lora", key=cost.get)  # of two as good, which depends on the machine
+    final = [(None, cheaper, seed) for seed in range(3)]
     first = [("on", mode, 0) for mode in ("full", "head", "lora")]
     trainings = [(row.race, row.mode, row.seed) for row in rows]
     assert trainings == [*first, *later, *final], "the head left after the first round"
@@ -125,7 +127,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert "more steps" not in done.stdout
     [most] = {one.train for one in read_facts(grid.csv).values()}
     dev = [row for row in grid.rows() if row.race is None]
-    assert [(row.mode, row.seed) for row in dev] == [("full", seed) for seed in range(3)] * 3
+    assert [(row.mode, row.seed) for row in dev] == [(cheaper, seed) for seed in range(3)] * 3
     assert [row.max_train for row in dev[::3]] == [None, most // 10, most // 3]
 
 
