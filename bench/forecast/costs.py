@@ -20,11 +20,10 @@ Shape = tuple[int, int]
 as one, else two."""
 
 
-def _named_tuple() -> Any:
-    return namedtuple("_Counted", named(lambda about: about.counted))
+_tuple: Any = namedtuple  # its fields are not literal
 
 
-class Variant(_named_tuple()):  # type: ignore[misc]
+class Variant(_tuple("_Counted", named(lambda about: about.counted))):  # type: ignore[misc]
     """The settings that decide a cell's costs, of which one forecast has several values."""
 
     @classmethod

@@ -191,7 +191,9 @@ class Inputs:
         )
         if not some_run:
             return
-        if not grid.settings.race and any(model.checkpoint for model in self.models.values()):
+        pretrained = any(model.checkpoint for model in self.models.values())
+        yield from checks.few_steps_notes(cells, self.train_examples()) if pretrained else ()
+        if pretrained and not grid.settings.race:
             dev = sum(size.dev for size in data.sizes.values())
             scored = dev if self.folds is None else len(self.folds.examples)
             yield from power_note(cells, scored, metric_of(metric or data.task.metric))

@@ -55,6 +55,7 @@ SPACE_AT_LEAST: Final = 2**26
 FEWEST_OF_CURVE: Final = 10  # training examples of a point of a learning curve
 
 _LINES: Final[Mapping[str, str]] = read_tables(__file__, "checks.toml")
+_USUAL_STEPS: Final = 100  # those for which default rates are measured (docs/rates.md)
 
 
 def _refusal(name: str, /, **values: object) -> InputError:
@@ -180,6 +181,17 @@ def early_stopping_notes(settings: Settings) -> list[str]:
     return [_LINES["early_stopping"].format(share=settings.share_held_out)]
 
 
+def few_steps_notes(cells: Sequence[Cell], examples: int) -> list[str]:
+    """A note on the shortest training if it ends long before the steps that default rates suit."""
+    largest = max(cell.batch_size * cell.gradient_accumulation_steps for cell in cells)
+    in_epoch = math.ceil(examples / largest)
+    steps = in_epoch * min(cell.epochs for cell in cells)
+    if steps >= min(_USUAL_STEPS // 2, *(cell.max_steps or math.inf for cell in cells)):
+        return []
+    epochs = math.ceil(_USUAL_STEPS / in_epoch)
+    return [_LINES["few_steps"].format(steps=steps, epochs=epochs, usual=epochs * in_epoch)]
+
+
 def label_notes(data: Data) -> list[str]:
     """Notes on parts of the task whose training or dev labels are all the same."""
     notes = []
@@ -198,12 +210,8 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
         without_effect = (*without_effect, "regression_loss")
     if data.by_word:
         without_effect = (*without_effect, "pooling")
-    idle = [
-        name
-        for name in without_effect
-        if any(getattr(settings, name) != getattr(usual, name) for settings in variants)
-    ]
-    return [f"without effect on task {data.task.name}: {', '.join(idle)}"] if idle else []
+    given = [n for n in without_effect if any(getattr(v, n) != getattr(usual, n) for v in variants)]
+    return [f"without effect on task {data.task.name}: {', '.join(given)}"] if given else []
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
@@ -219,12 +227,9 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 def compile_notes(cells: Sequence[Cell]) -> list[str]:
     """Notes on the cells for which `compile` auto is off, and why."""
-    reasons = Counter(cell.compile_why for cell in cells if not cell.is_compiled)
-    return [
-        f"compile {why}; {number} of {len(cells)} cells are not compiled"
-        for why, number in reasons.items()
-        if why is not None
-    ]
+    reasons = Counter(c.compile_why for c in cells if not c.is_compiled and c.compile_why)
+    are = f"of {len(cells)} cells are not compiled"
+    return [f"compile {why}; {number} {are}" for why, number in reasons.items()]
 
 
 def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:

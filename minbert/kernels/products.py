@@ -19,16 +19,10 @@ def _has_onednn() -> bool:
     return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _by_onednn(x: Tensor) -> bool:
-    return (
-        x.dtype == torch.float32 and on_cpu(x) and x.numel() > 0 and has_values(x) and _has_onednn()
-    )
-
-
 def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, [..., o], from x [..., i], W [o, i] and b [o]; not differentiable. x and W are
     contiguous, or transposes of contiguous matrices."""
-    if _by_onednn(x):
+    if x.dtype == torch.float32 and on_cpu(x) and x.numel() > 0 and has_values(x) and _has_onednn():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

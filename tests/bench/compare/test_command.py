@@ -177,10 +177,8 @@ def test_two_files_and_filters_on_any_column(tmp_path):
 
 @pytest.mark.parametrize(("names", "base", "new", "expected"), [
     *[(["runs.csv"], base, "mode=full", expected) for base, expected in (
-        ("amp", "'amp' is not COLUMN=VALUE"),
-        ("", "is empty"),
-        ("ampp=off", "near it are amp"),
-        ("zzzzzz=off", "is no column"),
+        ("amp", "'amp' is not COLUMN=VALUE"), ("", "is empty"),
+        ("ampp=off", "near it are amp"), ("zzzzzz=off", "is no column"),
         ("machine='Xeon", "close the quote"),
         ("rank=seven", "no row of runs.csv has rank=seven; the values are 1, 2, 4, 8, empty"),
         ("mode=head rank=8", "and the terms before it; the values are empty"),

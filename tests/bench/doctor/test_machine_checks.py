@@ -229,11 +229,8 @@ def test_the_step_clock(monkeypatch, device, factor, change, verdict):
 
 
 @pytest.mark.parametrize(("missed", "says"), [
-    ("", ""),
-    ("reset", "peak after reset"),
-    ("RssAnon", "anon rise 23"),
-    ("VmRSS", "rss rise 23"),
-    ("VmHWM", "rss peak rise 2"),
+    ("", ""), ("reset", "peak after reset"), ("RssAnon", "anon rise 23"),
+    ("VmRSS", "rss rise 23"), ("VmHWM", "rss peak rise 2"),
 ])  # fmt: skip
 def test_memory_counters(monkeypatch, missed, says):
     """Right, with a peak that is not reset, and with a counter that misses a tenth."""

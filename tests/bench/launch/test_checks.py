@@ -205,6 +205,17 @@ def test_what_can_not_race_is_refused(settings, cells, amps, line):
         checks.check_race(Settings(**settings), cells, amps)
 
 
+def test_trainings_with_few_steps_are_noted():
+    for steps, examples, settings in (
+        (8, 100, {}), (48, 768, {}), (None, 769, {}), (None, 100, {"max_steps": 8}),
+        (4, 100, {"gradient_accumulation_steps": 2}),
+    ):  # fmt: skip
+        [note] = checks.few_steps_notes([full(**settings)], examples) or ["none"]
+        has = "none" if steps is None else f"a training has only {steps} steps, in which"
+        assert note.startswith(has), (examples, settings)
+    assert note.endswith("; --epochs 50 gives it 100")
+
+
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1

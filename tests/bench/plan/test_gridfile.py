@@ -157,12 +157,9 @@ def test_a_changed_or_damaged_grid_is_refused_or_makes_cells_in_a_moment(tmp_pat
 
 
 @pytest.mark.parametrize("text", [
-    "a." * 200_000 + "b = 1",
-    "[" + "a . " * 200_000 + "b]",
+    "a." * 200_000 + "b = 1", "[" + "a . " * 200_000 + "b]", "'" * 10**6,
     "x = {" + "'a'.\"b\"." * 50_000 + "c = 1}",
-    "x = " + hostile.nested(100_000),
-    "x = " + "{a = " * 50_000,
-    "'" * 10**6,
+    "x = " + hostile.nested(100_000), "x = " + "{a = " * 50_000,
     "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
     "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
     "[settings]\nseeds = 1000\nfolds = 101\n[[cells]]\nmode=['full']\n",

@@ -36,11 +36,9 @@ def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path, values):
 
 
 @pytest.mark.parametrize(("content", "line"), [
-    (None, "can't be read (No such file"),
-    (b"\xff", "is not UTF-8 text"),
+    (None, "can't be read (No such file"), (b"\xff", "is not UTF-8 text"),
     (nested(50_000).encode(), "is not JSON"),
-    (b"{}", "holds no cell"),
-    (b'{"cell": {}}', "lacks "),
+    (b"{}", "holds no cell"), (b'{"cell": {}}', "lacks "),
     (SURROGATE.encode(), "holds text that is no Unicode"),
 ])  # fmt: skip
 def test_what_is_no_job_is_refused(tmp_path, content, line):
