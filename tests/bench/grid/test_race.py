@@ -28,7 +28,7 @@ cells = [
 ]
 [settings]
 epochs = 2
-batch_size = 16
+batch_size = 48
 learning_rates = { full = 0.003, adapter = 0.01, base = 0.003, head = 0.01 }
 """
 OWN = """
@@ -94,7 +94,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert "On dev" not in open_end
     write_rows(grid.csv, rows)
 
-    leave_first(grid, 4)  # in the second round
+    leave_first(grid, 8)  # in the fourth round
     again = race()
     assert [(row.race, row.mode, row.seed) for row in grid.rows()] == trainings
     document = json.loads(race("--json").stdout)["recommendation"]["race"]
@@ -210,7 +210,7 @@ def test_limits_leave_settings_out_by_their_forecast(race, grid):
     assert not grid.csv.exists()
 
 
-def write_examples(path, count=1200):
+def write_examples(path, count=600):
     """Texts whose first word decides the class of three in four."""
     words = random.Random(0).choices(("bad", "good"), k=count)  # noqa: S311
     rows = [f"{word} film {n},{int((word == 'good') != (n % 4 == 0))}\n"
