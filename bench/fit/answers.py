@@ -22,7 +22,7 @@ from bench.results.curves import Curves, Point
 
 VERIFIED: Final = Path(__file__).with_name("verified.json")
 """Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py."""
-_SPARE: Final = 0.06
+_SPARE: Final = 0.1
 """What a promised batch leaves free on a CPU, in its forecast peak, for the forecast's error."""
 LARGEST: Final = 65_536  # the most examples that a batch of a grid may have
 _CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550

@@ -37,18 +37,13 @@ def variant(mode: str, rank=None, layers=None, amp="off", **settings) -> Variant
 
 
 VARIANTS = [
-    variant("full"),
-    variant("full", amp="bf16"),
-    variant("head"),
-    variant("head", amp="bf16"),
-    variant("lora", 2, "attn-only"),
-    variant("lora", 2, "all-lin", "bf16"),
-    variant("dora", 2, "all-lin-only"),
-    variant("dora", 2, "all-lin-only", "bf16"),
+    *(variant(mode, amp=amp) for mode in ("full", "head") for amp in ("off", "bf16")),
+    variant("lora", 2, "attn-only"), variant("lora", 2, "all-lin", "bf16"),
+    variant("dora", 2, "all-lin-only"), variant("dora", 2, "all-lin-only", "bf16"),
     variant("dora", 2, "attn", "bf16"),
     variant("dora", 2, "attn-only", "bf16", frozen_dtype="bf16"),
     variant("head", amp="bf16", frozen_dtype="bf16"),
-]
+]  # fmt: skip
 
 
 def workload(**changes: Any) -> Job:

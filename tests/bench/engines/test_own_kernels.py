@@ -56,6 +56,19 @@ def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
         torch.testing.assert_close(logits["on"], logits["off"], rtol=rounding, atol=rounding)
 
 
+def test_lora_fa_keeps_three_quarters_of_lora_at_128_tokens(encoders):
+    """With `minilm`'s layers and no dropout, for which torch's attention keeps its weights."""
+    ids, kept = torch.randint(10, 200, (4, 128)), []
+    folder = encoders("bert", hidden_size=384, intermediate_size=1536, num_attention_heads=12)
+    for lora_fa in ("off", "on"):
+        a_job = job(folder, "lora", "all-lin-only", lora_fa=lora_fa, dropout=0.0)
+        saved = SavedTensors(model := engine_of(a_job.cell).build(a_job).train())
+        with saved.counting():
+            model(ids, torch.ones_like(ids))
+        kept.append(saved.mib)
+    assert kept[1] <= 0.75 * kept[0]
+
+
 def test_padding_that_sees_no_token_in_its_window_makes_no_nan(encoders):
     """Of ModernBERT's local attention, beyond the window behind the last token."""
     ids = torch.randint(10, 200, (2, 60), generator=torch.Generator().manual_seed(0))

@@ -235,10 +235,8 @@ STEPS = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
 
 
 @pytest.mark.parametrize(("of", "count", "examples", "keep", "mib"), [
-    (full(), 3, 0, False, 64),
-    (full(), 3, 0, True, 64 + 3 * 88),
-    (LORA, 3, 0, False, 64 + 3 * 4),
-    (LORA, 1000, 0, False, 64 + 125 + 1024),
+    (full(), 3, 0, False, 64), (full(), 3, 0, True, 64 + 3 * 88),
+    (LORA, 3, 0, False, 64 + 3 * 4), (LORA, 1000, 0, False, 64 + 125 + 1024),
     (STEPS, 8, 2**20, False, 64 + 1 + 8 * 4 * 4),
     (replace(STEPS, max_steps=2**14), 8, 2**20, False, 64 + 1 + 8 * 1),
 ])  # fmt: skip

@@ -55,15 +55,12 @@ print(json.dumps(found))
 @pytest.fixture
 def hub():
     models = {
-        "tiny": {"main": _FILES},
-        "user/tiny": {"main": _FILES, "v1": _OLD},
-        "user/bin": {"main": _BIN_ONLY},
+        "tiny": {"main": _FILES}, "user/tiny": {"main": _FILES, "v1": _OLD},
+        "user/bin": {"main": _BIN_ONLY}, "user/gated": {"main": _FILES},
         "user/no-vocab": {"main": files("config.json", "model.safetensors")},
-        "user/gated": {"main": _FILES},
-        "user/roberta": {"main": _ROBERTA},
-        "user/pieces": {"main": _PIECES},
+        "user/roberta": {"main": _ROBERTA}, "user/pieces": {"main": _PIECES},
         "user/shards": {"main": _SHARDS},
-    }
+    }  # fmt: skip
     with serve(Hub(models, gated=("user/gated",))) as served:
         yield served
 

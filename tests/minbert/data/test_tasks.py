@@ -408,11 +408,8 @@ def test_classes_without_examples_make_other_data():
 
 
 @pytest.mark.parametrize(("file", "content"), [
-    ("train.jsonl", '{"a": "x"}\n'),
-    ("train.jsonl", "{"),
+    ("train.jsonl", '{"a": "x"}\n'), ("train.jsonl", "{"), ("dev.jsonl", None), (FILE, "{}"),
     ("train.jsonl", '{"a": "x", "label": [7]}\n'),
-    ("dev.jsonl", None),
-    (FILE, "{}"),
     (FILE, '{"name": "x", "problem": "x", "classes": [], "digest": "x", "format": 9}'),
 ])  # fmt: skip
 def test_a_broken_folder_is_refused_in_a_line(file, content, tmp_path):
