@@ -34,7 +34,7 @@ def main(draws, seed):
     drawn = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as place:
         for number in range(draws):
-            model, limit = drawn.choice(_MODELS), drawn.randrange(1024, 3073, 256)
+            model, limit = drawn.choice(_MODELS), drawn.randrange(1024, 2049, 128)
             length, selected = 2 ** drawn.choice(range(4, 10)), drawn.choice(_SELECTED)
             echo(f"{number + 1}/{draws}: {model}, {length} tokens, {limit} MiB, {selected}")
             name, folder = ["--model", model, "--init", "random"], Path(place, model)
