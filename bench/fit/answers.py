@@ -22,8 +22,7 @@ from bench.results.curves import Curves, Point
 
 VERIFIED: Final = Path(__file__).with_name("verified.json")
 """Entries of `bench.fit --verify --json`, on CPUs, written by tests/experiments/fit.py."""
-_SPARE: Final = 0.1
-"""What a promised batch leaves free on a CPU, in its forecast peak, for the forecast's error."""
+_SPARE: Final = 0.1  # of its forecast peak, what a promised batch leaves free on a CPU
 LARGEST: Final = 65_536  # the most examples that a batch of a grid may have
 _CONTEXT_MIB: Final = 550.0  # of a process on a GPU: docs/measuring.md has 300 to 550
 _WORKSPACES_MIB: Final = 32.0  # of a GPU's libraries: 8 for a handle and stream, 32 on Hopper
@@ -118,11 +117,8 @@ class Costs:
     def largest(self, cell: Cell, length: int, limit_mib: float) -> int:
         """The largest batch whose peak is within a limit with some to spare; 0 if none is."""
         spare = _SPARE if self.device == "cpu" else 0.0  # a GPU's reserve is counted
-
-        def needed_mib(batch: int) -> float:
-            return (1 + spare) * self._peak_mib(cell, batch, length)
-
-        return bisect_right(range(1, LARGEST + 1), limit_mib, key=needed_mib)
+        sizes, most_mib = range(1, LARGEST + 1), limit_mib / (1 + spare)
+        return bisect_right(sizes, most_mib, key=lambda batch: self._peak_mib(cell, batch, length))
 
     def answers(
         self, cells: Sequence[Cell], lengths: Sequence[int], limit_mib: float

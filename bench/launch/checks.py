@@ -183,13 +183,16 @@ def early_stopping_notes(settings: Settings) -> list[str]:
 
 def few_steps_notes(cells: Sequence[Cell], examples: int) -> list[str]:
     """A note on the shortest training if it ends long before the steps that default rates suit."""
-    largest = max(cell.batch_size * cell.gradient_accumulation_steps for cell in cells)
-    in_epoch = math.ceil(examples / largest)
-    steps = in_epoch * min(cell.epochs for cell in cells)
-    if steps >= min(_USUAL_STEPS // 2, *(cell.max_steps or math.inf for cell in cells)):
+
+    def in_epoch(cell: Cell) -> int:
+        return math.ceil(examples / cell.batch_size / cell.gradient_accumulation_steps)
+
+    shortest = min(cells, key=lambda cell: in_epoch(cell) * cell.epochs)
+    each = in_epoch(shortest)
+    steps, epochs = each * shortest.epochs, math.ceil(_USUAL_STEPS / each)
+    if steps >= min(_USUAL_STEPS // 2, shortest.max_steps or math.inf):
         return []
-    epochs = math.ceil(_USUAL_STEPS / in_epoch)
-    return [_LINES["few_steps"].format(steps=steps, epochs=epochs, usual=epochs * in_epoch)]
+    return [_LINES["few_steps"].format(steps=steps, epochs=epochs, usual=epochs * each)]
 
 
 def label_notes(data: Data) -> list[str]:
