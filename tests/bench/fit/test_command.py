@@ -81,7 +81,7 @@ def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
     for one in answer["answers"]:
         owners = one["memory_mib"]
         assert sum(owners.values()) == pytest.approx(one["peak_mib"])
-        assert 2048 * 0.99 < 1.06 * one["peak_mib"] <= 2048, "a text more takes under a hundredth"
+        assert 2048 * 0.99 < 1.1 * one["peak_mib"] <= 2048, "a text more takes under a hundredth"
     assert full["memory_mib"]["optimizer"] > 30 * lora["memory_mib"]["optimizer"]
     assert any(note.startswith("error of the forecast:") for note in answer["notes"])
 
