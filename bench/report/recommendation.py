@@ -212,8 +212,8 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     if "no head" in recommended.obstacles:
         every.append({"select": "mode=head"})
     elif "not learned" in recommended.obstacles and not known.widened:
-        longer = "epochs" if group.shared("max_steps") is None else "max_steps"
-        every.append({longer: 2 * int(group.shared(longer) or 1)})
+        given = {name: group.shared(name) for name in ("epochs", "max_steps")}
+        every.append({name: 2 * int(value) for name, value in given.items() if value})
     every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
     if known.settings and (not_run := _not_run(recommended)):
         every.append({"select": f"mode=full amp={','.join(not_run)}"})
