@@ -68,6 +68,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert " min for this round (race, round 1 of 5), at most " in race("--dry-run").stdout
     done = race()
     assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
+    assert "note: a training has only 46 steps, in which it learns little" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
     cost = {row.mode: row.peak_rss_mib for row in rows[:3]}
