@@ -111,3 +111,11 @@ def test_losses_are_on_the_page_as_they_are(tmp_path):
     assert "13 of 189 runs, 0.2 hours. The others have not run yet." in text
     missing = [("0", "nyt", "100", "setfit"), ("0", "nyt", "all", "setfit")]
     assert alternatives.hours_left(missing, read_csv(path), 20) == pytest.approx(1 / 60 + 1 / 3)
+
+
+def test_readme_has_our_score_beside_those_of_others():
+    tables = alternatives.figures(alternatives.ROWS)["tables"]
+    [ways] = [one["ways"] for one in tables if (one["task"], one["labels"]) == ("nyt", "1000")]
+    scores = {one["way"]: one["score"] for one in ways}
+    row = " | ".join(f"{100 * scores[way].value:.1f}" for way in ("quick", "optuna", "setfit"))
+    assert f"`nyt`, 20 minutes | {row} |" in (alternatives.DOCS.parent / "README.md").read_text()

@@ -51,9 +51,7 @@ def main(part, rows, folder, minutes, data, **some):
 def run_missing(keys, path, data, folder, minutes):
     rows = runs.read_csv(path)
     if {row["minutes"] for row in rows} - {str(minutes)}:
-        raise InputError(
-            f"--minutes {minutes:g}: {path} has rows of another time; name another file by --rows"
-        )
+        raise InputError(f"{path} has rows of another time than --minutes {minutes:g}; use --rows")
     missing = [key for key in keys if key not in {*map(runs.key_of, rows)}]
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(missing)) as show:

@@ -44,9 +44,7 @@ def run_way(name, seed, answers, folder, minutes):
     last = last_line((work / "log.txt").read_text("utf-8", errors="replace"))
     for path in (work, folder, Path(sys.prefix), ROOT):
         last = last.replace(str(path), "…")
-    ask = (
-        f"from importlib.metadata import version\nfor n in {way['libraries']}: print(n, version(n))"
-    )
+    ask = f"import importlib.metadata as m\nfor n in {way['libraries']}: print(n, m.version(n))"
     asked = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     # lines that are not blank, comments or the docstring
     code = re.sub(r'\A""".*?"""', "", program.read_text(encoding="utf-8"), flags=re.S)

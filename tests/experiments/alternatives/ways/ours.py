@@ -31,23 +31,19 @@ def run(command):
 
 def rounds():
     rows = pd.read_csv(out / "runs.csv", keep_default_na=False)
-    rows = rows.query("status == 'ok' and race == 'on'")
-    return rows.assign(dev_score=rows["dev_score"].astype(float))
+    return rows.query("status == 'ok' and race == 'on'").astype({"dev_score": float})
 
 
-minutes = 0.75 * seconds / 60
 grid = f"python -m bench.grid --grid {grid} --data train.csv{pair}"
-run(f"{grid} --budget {minutes:g}")
+run(f"{grid} --budget {0.75 * seconds / 60:g}")
 cell = "recommended"
-if run(f"python -m bench.export {cell} --to model").returncode:
-    # the axes of the setting with the best scores in the most rounds
+if run(f"python -m bench.export {cell} --refit --to model").returncode:
     scores = rounds().groupby(["mode", "rank", "layers"])["dev_score"].agg(["count", "mean"])
-    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]
+    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]  # best in the most rounds
     axes = " ".join(f"{name}={best[name]}" for name in scores.index.names if best[name] != "")
-    alone = f'{grid} --no-race --save-weights --select "{axes}"'
-    run(alone).check_returncode()
+    run(f'{grid} --no-race --select "{axes}"').check_returncode()
     cell = pd.read_csv(out / "runs.csv")["cell_id"].iloc[-1]
-    run(f"python -m bench.export {cell} --to model").check_returncode()
+    run(f"python -m bench.export {cell} --refit --to model").check_returncode()
 base = " --base BASE" if (out / "model" / "adapter_config.json").is_file() else ""
 to = f"{pair} --to predictions.csv{base}"
 run(f"python -m bench.predict model new.csv{to}").check_returncode()

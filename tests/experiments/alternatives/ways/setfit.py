@@ -10,7 +10,7 @@ from setfit import SetFitModel, Trainer, TrainingArguments
 train, new, encoder, out = map(Path, sys.argv[1:5])
 examples, texts = (pd.read_csv(path, dtype=str, keep_default_na=False) for path in (train, new))
 model = SetFitModel.from_pretrained(str(encoder), labels=sorted(set(examples["label"])))
-iterations = min(20, max(1, 20_000 // len(examples)))  # each has two pairs of every text
+iterations = min(20, max(1, 7500 // len(examples)))  # each has two pairs of every text
 arguments = TrainingArguments(
     output_dir=str(out / "training"), seed=int(sys.argv[5]), num_iterations=iterations,
     report_to="none", save_strategy="no",
