@@ -121,7 +121,7 @@ def test_a_browser_runs_nothing_of_it(browser, folder):
     for place in range(2):
         buttons.nth(place).click()
     assert page.locator("article.pin h3", has_text="<").count() == 2
-    page.wait_for_function("() => location.hash.split('pin=').length === 3")
+    page.wait_for_url(lambda url: url.count("pin=") == 2)
     page.reload()
     assert page.locator("article.pin").count() == 2
     assert page.evaluate("window.pwned") is None
