@@ -100,7 +100,7 @@ def inject(
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
-        lora_fa: whether LoRA's A keeps its first values (LoRA-FA).
+        lora_fa: whether LoRA's A keeps its first values (LoRA-FA), and attention recomputes.
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
@@ -134,6 +134,8 @@ def inject(
         if isinstance(module, LowRankLinear):
             module.dropout = lora_dropout
             module.lora_A.requires_grad_(not lora_fa)
+        elif hasattr(module, "recompute"):  # the attention of minbert.model.encoder
+            module.recompute = lora_fa  # type: ignore[assignment]
 
 
 def build_layers(

@@ -21,8 +21,9 @@ which cuDNN's attention, torch's choice on some GPUs, has problems with."""
 
 
 def attention(
-    qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
-) -> Tensor:
+    qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False,
+    recompute: bool = False,
+) -> Tensor:  # fmt: skip
     """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
 
     On a CPU it is computed here, as torch's kernel is slow there with dropout and in half
@@ -34,12 +35,13 @@ def attention(
         mask: of `prepare_mask`; None where all tokens are real.
         p: the probability that a weight of the softmax is dropped.
         first_only: compute only the result of the first token of each sentence.
+        recompute: compute the softmax again in the backward pass on a CPU, and don't keep it.
     """
     differentiated = torch.is_grad_enabled() and qkv.requires_grad
     is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
     if is_spelled_out(qkv) or is_exact:
         return torch_attention(qkv, mask, heads, p, first_only)
-    return _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
+    return _Attention.apply(qkv, mask, heads, p, first_only, recompute)  # type: ignore[no-untyped-call]
 
 
 def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
@@ -82,16 +84,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, p
     return y.view(batch, heads, *y.shape[1:])
 
 
-def _weights(
-    q: Tensor, k: Tensor, unseen: Tensor | None, heads: int, scale: float, p: float
-) -> tuple[Tensor, Tensor | None]:
-    """softmax(scale q kᵀ + unseen) [B N, S, S], in the type of q, and which of it dropout keeps."""
+def _weights(q: Tensor, k: Tensor, unseen: Tensor | None, heads: int, scale: float) -> Tensor:
+    """softmax(scale q kᵀ + unseen) [B N, S, S], in the type of q."""
     exact = torch.promote_types(q.dtype, torch.float32)
     scores = _scaled(q, k.transpose(1, 2), scale).to(exact)
     if unseen is not None:
         scores.view(-1, heads, *scores.shape[1:]).add_(unseen)
-    weights = torch.softmax(scores, dim=-1).to(q.dtype)
-    return weights, keep_mask(weights, p) if p > 0 else None
+    return torch.softmax(scores, dim=-1).to(q.dtype)
 
 
 def _values(weights: Tensor, keep: Tensor | None, v: Tensor, p: float) -> Tensor:
@@ -132,7 +131,8 @@ class _Heads(torch.autograd.Function):
         p: float,
     ) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            weights, keep = _weights(q, k, unseen, heads, scale, p)
+            weights = _weights(q, k, unseen, heads, scale)
+            keep = keep_mask(weights, p) if p > 0 else None
             ctx.scale, ctx.p = scale, p
             ctx.save_for_backward(q, k, v, weights, keep)
             return _values(weights, keep, v, p)
@@ -150,13 +150,15 @@ class _Heads(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps qkv, the weights and the dropout mask; in DoRA the layer before it keeps qkv as well.
+    """Keeps qkv, the dropout mask and the weights, or with `recompute` the mask of tokens in their
+    place; in DoRA the layer before it keeps qkv as well.
     The softmax is in fp32, from scores in the type of qkv, in which its weights are kept."""
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool
-    ) -> Tensor:
+        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool,
+        recompute: bool,
+    ) -> Tensor:  # fmt: skip
         with torch.autocast("cpu", enabled=False):
             q, k, v = _to_heads(qkv, heads, 3)  # each [B N, S, D]
             q = q[:, :1] if first_only else q
@@ -166,17 +168,18 @@ class _Attention(torch.autograd.Function):
                 unseen = torch.zeros_like(mask, dtype=exact).masked_fill_(~mask, -torch.inf)
                 unseen = unseen[:, None, None, :]
             scale = 1 / math.sqrt(q.shape[-1])
-            weights, keep = _weights(q, k, unseen, heads, scale, p)  # [B N, S or 1, S]
+            weights = _weights(q, k, unseen, heads, scale)  # [B N, S or 1, S]
+            keep = keep_mask(weights, p) if p > 0 else None
             y = _values(weights, keep, v, p)
         ctx.heads, ctx.scale, ctx.p, ctx.first_only = heads, scale, p, first_only
-        ctx.save_for_backward(qkv, weights, keep)
+        ctx.save_for_backward(qkv, keep, *((None, unseen) if recompute else (weights, None)))
         return _from_heads(y[None], heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        qkv, weights, keep = ctx.saved_tensors
+        qkv, keep, weights, unseen = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             q, k, v = _to_heads(qkv, ctx.heads, 3)
             (dy,) = _to_heads(g, ctx.heads, 1)
@@ -184,12 +187,14 @@ class _Attention(torch.autograd.Function):
             dq = dqkv[0]
             if ctx.first_only:
                 q, dq = q[:, :1], torch.empty_like(dy)
+            if weights is None:
+                weights = _weights(q, k, unseen, ctx.heads, ctx.scale)
             dscores, _ = _gradients(dy, v, weights, keep, ctx.p, dqkv[2])
             _scaled(dscores, k, ctx.scale, out=dq)
             if ctx.first_only:
                 dqkv[0].zero_()[:, :1] = dq
             _scaled(dscores.transpose(1, 2), q, ctx.scale, out=dqkv[1])
-            return _from_heads(dqkv, ctx.heads), None, None, None, None
+            return _from_heads(dqkv, ctx.heads), None, None, None, None, None
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:

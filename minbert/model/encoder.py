@@ -57,7 +57,9 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention up to the concatenation of heads."""
+    """Multi-head attention up to the concatenation of heads; `recompute` as of `attention`."""
+
+    recompute = False
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         qkv = self.qkv(x)  # [B, S, 3 H]
         dropped = self.dropout if self.training else 0.0
-        return attention(qkv, mask, self.heads, dropped, first_only)
+        return attention(qkv, mask, self.heads, dropped, first_only, self.recompute)
 
 
 class Residual(nn.Module):

@@ -21,7 +21,8 @@ _SIZES = {
     "dim": 256, "hidden_dim": 512, "n_layers": 3, "n_heads": 4,  # as distilbert names them
 }  # fmt: skip
 _MODELS = ["bert-tiny", "bert-mini", "minilm", "roberta", "electra", "deberta-v2", "modernbert"]
-_MODELS += ["mpnet", "albert", "distilbert"]  # which had no part in tuning the forecast
+_MODELS += ["mpnet", "albert", "distilbert"]  # which only set how much a promise spares
+_MODELS += ["deberta", "xlm-roberta"]  # which had no part in tuning the forecast
 _LAYERS = "attn-only amp=off", "attn-only amp=bf16", "all-lin-only"
 _SELECTED = ["mode=full amp=bf16", "mode=full amp=off", "mode=head", "mode=dora"]
 _SELECTED += [f"mode=lora layers={layers}" for layers in _LAYERS]

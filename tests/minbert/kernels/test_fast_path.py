@@ -251,6 +251,18 @@ def test_gradients_through_dropout_are_those_of_what_was_kept():
     assert torch.autograd.gradcheck(attend, [x.clone().requires_grad_()])
 
 
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_a_softmax_computed_again_has_the_same_gradients(p, first_only):
+    mask, gradients = LENGTHS[:, None] > torch.arange(9), []
+    for recompute in (False, True):
+        qkv = drawn(4, 9, 18).requires_grad_()
+        torch.manual_seed(3)
+        attention(qkv, mask, 2, p, first_only, recompute).square().sum().backward()
+        gradients.append(qkv.grad)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("p", [0.001, 0.5])
 def test_a_mask_drops_with_its_probability_and_follows_torchs_seed(p):
     like = torch.empty(1000, 1001)
