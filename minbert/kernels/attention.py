@@ -26,9 +26,8 @@ def attention(
 ) -> Tensor:  # fmt: skip
     """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
 
-    On a CPU it is computed here, as torch's kernel is slow there with dropout and in half
-    precision. On a GPU, in compiled code, and on a CPU in fp32 without a gradient, torch's kernel
-    computes it.
+    On a GPU, in compiled code, and on a CPU in fp32 without a gradient torch's kernel computes it,
+    else it is computed here, as that kernel is slow with dropout and in half precision.
 
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].
@@ -121,15 +120,9 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        unseen: Tensor | None,
-        heads: int,
-        scale: float,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None, heads: int, scale: float,
         p: float,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         with torch.autocast("cpu", enabled=False):
             weights = _weights(q, k, unseen, heads, scale)
             keep = keep_mask(weights, p) if p > 0 else None
@@ -150,9 +143,9 @@ class _Heads(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps qkv, the dropout mask and the weights, or with `recompute` the mask of tokens in their
-    place; in DoRA the layer before it keeps qkv as well.
-    The softmax is in fp32, from scores in the type of qkv, in which its weights are kept."""
+    """Keeps qkv, the dropout mask and the weights, or the mask of tokens to compute these again; in
+    DoRA the layer before it keeps qkv as well. The softmax is in fp32, from scores in the type of
+    qkv, in which its weights are kept."""
 
     @staticmethod
     def forward(

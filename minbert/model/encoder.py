@@ -59,13 +59,12 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention up to the concatenation of heads; `recompute` as of `attention`."""
 
-    recompute = False
-
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.recompute = False
 
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         qkv = self.qkv(x)  # [B, S, 3 H]
