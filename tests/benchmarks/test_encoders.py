@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.encoder_steps import measured_alone
+from tests.experiments.encoder_steps import measure
 from tests.minbert.peers import transformers
 
 REPEATS = 3
@@ -17,7 +17,7 @@ def test_steps_against_peft(benchmark, kind):
     transformers()
     benchmark.group = "encoders"
     setting = (kind, "lora", "bf16", REPEATS)
-    result = benchmark.pedantic(measured_alone, args=setting, rounds=1, iterations=1)
+    result = benchmark.pedantic(measure, args=setting, rounds=1, iterations=1)
     ratio, low, _ = result["time"]
     benchmark.extra_info.update(time=ratio, low=low, kept=result["kept"])
     assert low <= TIME[kind]

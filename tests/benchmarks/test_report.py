@@ -9,7 +9,7 @@ from bench.results.store import Store
 from tests.bench.synthetic_rows import HERE, as_results, synthetic_rows
 
 
-def test_report_on_100_000_rows(benchmark, tmp_path, many):
+def test_report_on_25_000_rows(benchmark, tmp_path, many):
     index = benchmark.pedantic(
         lambda: render(as_results(Store(many).rows, runs=[many.name]), tmp_path), rounds=1
     )
@@ -45,7 +45,7 @@ def test_a_slider_among_400_settings(benchmark, browser, tmp_path):
     assert min(times) < 100
 
 
-def test_plan_among_100_000_rows(benchmark, many):
+def test_plan_among_25_000_rows(benchmark, many):
     grid = gridfile.load("full")
     resolved = Resolved("minilm", "7c1d0f9a44be", "mean", "3e9ab01c77d2", "bf16", "grid")
     planned = benchmark.pedantic(

@@ -106,12 +106,6 @@ def measure(kind, mode, amp, repeats=REPEATS):
     }  # fmt: skip
 
 
-def measured_alone(*setting):
-    """The row of a setting, from a process of its own."""
-    [row] = in_processes(1, [(measure, *setting)])
-    return row
-
-
 def machine():
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{torch.get_num_threads()} cores with {capability}, torch {torch.__version__}"
@@ -121,7 +115,7 @@ def machine():
 def main():
     rows, berts = [], {}
     for kind, setting in product(KINDS, SETTINGS):
-        row = measured_alone(kind, *setting)
+        [row] = in_processes(1, [(measure, kind, *setting)])
         row["to_bert"] = row["time"][0] / berts.setdefault(setting, row["time"][0])
         rows.append(row)
     write_json(RESULTS, {"machine": machine(), "repeats": REPEATS, "rows": rows})
