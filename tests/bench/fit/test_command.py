@@ -81,7 +81,7 @@ def test_a_process_counts_and_the_answer_is_the_largest_batch_that_fits(capsys):
     for one in answer["answers"]:
         owners = one["memory_mib"]
         assert sum(owners.values()) == pytest.approx(one["peak_mib"])
-        assert 2048 * 0.99 < 1.1 * one["peak_mib"] <= 2048, "a text more takes under a hundredth"
+        assert 2048 * 0.99 < 1.2 * one["peak_mib"] <= 2048, "a text more takes under a hundredth"
     assert full["memory_mib"]["optimizer"] > 30 * lora["memory_mib"]["optimizer"]
     assert any(note.startswith("error of the forecast:") for note in answer["notes"])
 
@@ -236,7 +236,7 @@ def test_settings_that_differ_in_seeds_and_rates_alone_are_answered_once(capsys,
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("length", [16, 128])
 def test_the_largest_batch_fits_and_one_more_does_not(device, length):
-    of, before, spare = costs(device), 0, 1.1 if device == "cpu" else 1.0
+    of, before, spare = costs(device), 0, 1.2 if device == "cpu" else 1.0
     for limit in (1000, 1500, 2000, 4000, 8000):
         batch = of.largest(FULL, length, limit)
         fits, fits_not = (spare * of.point(FULL, n, length).peak_mib for n in (batch, batch + 1))
@@ -296,7 +296,7 @@ def test_the_error_is_that_of_the_verified_batches_which_are_on_the_page(tmp_pat
     monkeypatch.setattr(answers, "VERIFIED", tmp_path / "verified.json")
     assert costs().notes[0] == (
         "error of the forecast: 1 of 4 promised batches fitted when they were verified, and 2 were "
-        "within 10%, or one text, of the largest that did; each leaves 10% to spare, and trained "
+        "within 10%, or one text, of the largest that did; each leaves 20% to spare, and trained "
         "two steps on texts of one length"
     )
 

@@ -121,7 +121,7 @@ def test_batches_of_a_tiny_model_are_trained_within_a_limit_and_beyond(monkeypat
         return code, json.loads(out), err
 
     def two(fits, promised):
-        few, many = promised // 4, 4 * promised
+        few, many = promised // 4, 9 * promised
         assert fits(few)
         assert not fits(many)
         return few, many
@@ -134,7 +134,7 @@ def test_batches_of_a_tiny_model_are_trained_within_a_limit_and_beyond(monkeypat
     assert code == 1, "less than what was promised has fitted"
     assert shown["promised"] == answer["answers"][0]["batch"]
     few, many = shown["fits"], shown["too_large"]
-    assert 4 * few <= shown["promised"] == many // 4
+    assert 4 * few <= shown["promised"] == many // 9
     assert f"batch {few:,}" in err
     assert shown["by"] in ("the limit of a control group and measured peaks", "measured peaks")
     assert shown["peaks_mib"][str(few)] <= limit
