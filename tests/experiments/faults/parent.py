@@ -1,5 +1,5 @@
 """A process that runs a case's grid as `bench.grid` does, followed and struck: forked from one that
-has everything imported, and with a stub for a report, mostly, which keeps matplotlib out."""
+has everything imported, and with a stub for a report, mostly."""
 
 import os
 import signal
@@ -13,8 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
+import scipy.special  # noqa: F401  what parents need at their end is imported before they fork
 from filelock import FileLock
 
+import bench.report.labels  # noqa: F401
 from bench.common.command import BAD_INPUT
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
