@@ -6,14 +6,10 @@ from typing import Any, Final
 MIB: Final = 2**20
 
 ANSWERS: Final = {
-    "TotalEnergyConsumption": 5_000,
-    "MemoryInfo": SimpleNamespace(used=1000 * MIB),
-    "CurrentClocksEventReasons": 0,
-    "ClockInfo": 1980,
-    "Temperature": 40,
-    "PowerUsage": 300_000,
+    "TotalEnergyConsumption": 5_000, "MemoryInfo": SimpleNamespace(used=1000 * MIB),
+    "CurrentClocksEventReasons": 0, "ClockInfo": 1980, "Temperature": 40, "PowerUsage": 300_000,
     "ComputeRunningProcesses": [],
-}
+}  # fmt: skip
 
 
 class FakeNvml:

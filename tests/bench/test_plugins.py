@@ -169,9 +169,6 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     card = (folder / "stars" / "README.md").read_text()
     assert f"stars (stars.csv), {own_problem};" in card
     assert f"the problem {own_problem}" in card
-    lines = folder / "stars.txt"
-    lines.write_text("a fine film\n")
-    assert installed.run("bench.predict", "stars", lines).splitlines()[1].startswith("1,")
 
 
 def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):

@@ -51,11 +51,8 @@ def test_minilm_agrees_with_transformers(minilm):
         "type_vocab_size": st.integers(1, 4), "hidden_act": st.sampled_from(ACTIVATIONS),
         "layer_norm_eps": st.sampled_from([1e-12, 1e-6, 1e-3]),
     }),
-    head_size=st.integers(1, 24),
-    heads=st.integers(1, 5),
-    pooler=st.booleans(),
-    implementation=st.sampled_from(["eager", "sdpa"]),
-    seed=st.integers(0, 1000),
+    head_size=st.integers(1, 24), heads=st.integers(1, 5), pooler=st.booleans(),
+    implementation=st.sampled_from(["eager", "sdpa"]), seed=st.integers(0, 1000),
 )  # fmt: skip
 def test_any_configuration_agrees_with_transformers(
     tmp_path_factory, drawn, head_size, heads, pooler, implementation, seed

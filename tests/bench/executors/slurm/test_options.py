@@ -49,21 +49,15 @@ def test_a_script(tmp_path, monkeypatch):
     request = parse_request("partition=gpu exclusive comment='a \"b\"'")
     text = script(request, "bench-x", tmp_path / "100%" / "%a.txt", "node", ["a b"])
     assert text.splitlines() == [
-        "#!/bin/sh",
-        "#SBATCH --job-name=bench-x",
-        f"#SBATCH --output={tmp_path}/100%%/%a.txt",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --export=ALL",
-        "#SBATCH --requeue",
-        "#SBATCH --partition=gpu",
-        "#SBATCH --exclusive",
-        '#SBATCH --comment="a \\"b\\""',
+        "#!/bin/sh", "#SBATCH --job-name=bench-x", f"#SBATCH --output={tmp_path}/100%%/%a.txt",
+        "#SBATCH --open-mode=append", "#SBATCH --export=ALL", "#SBATCH --requeue",
+        "#SBATCH --partition=gpu", "#SBATCH --exclusive", '#SBATCH --comment="a \\"b\\""',
         f"cd {tmp_path} || exit 74",
         f"[ -x {sys.executable} ] || exit 73",
         "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
-    ]
+    ]  # fmt: skip
     with pytest.raises(InputError, match="can't name a path of several lines"):
         script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
