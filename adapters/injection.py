@@ -100,7 +100,7 @@ def inject(
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
-        lora_fa: whether LoRA's A keeps its first values (LoRA-FA), and attention recomputes.
+        lora_fa: whether A keeps its first values (LoRA-FA), and attention's softmax is recomputed.
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")

@@ -169,6 +169,8 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     card = (folder / "stars" / "README.md").read_text()
     assert f"stars (stars.csv), {own_problem};" in card
     assert f"the problem {own_problem}" in card
+    (folder / "stars.txt").write_text("a fine film\n")
+    assert "\n1," in installed.run("bench.predict", "stars", folder / "stars.txt")
 
 
 def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):

@@ -5,7 +5,6 @@ import pytest
 from tests.experiments.encoder_steps import measure
 from tests.minbert.peers import transformers
 
-REPEATS = 3
 TIME = {"roberta": 0.8, "distilbert": 0.8, "deberta-v2": 0.95, "modernbert": 0.95}
 """The most that a step of LoRA in bf16 may take, in the time of transformers + PEFT."""
 KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0.75}
@@ -16,8 +15,7 @@ KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0
 def test_steps_against_peft(benchmark, kind):
     transformers()
     benchmark.group = "encoders"
-    setting = (kind, "lora", "bf16", REPEATS)
-    result = benchmark.pedantic(measure, args=setting, rounds=1, iterations=1)
+    result = benchmark.pedantic(measure, args=(kind, "lora", "bf16", 3), rounds=1, iterations=1)
     ratio, low, _ = result["time"]
     benchmark.extra_info.update(time=ratio, low=low, kept=result["kept"])
     assert low <= TIME[kind]

@@ -31,7 +31,8 @@ PRODUCTS = {
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("what", [
-    *PRODUCTS, "dropout", "attention and its gradient", "LayerNorm(x + dropout(y)) and its gradient"
+    *PRODUCTS, "dropout", "attention and its gradient", "attention, its softmax computed twice",
+    "LayerNorm(x + dropout(y)) and its gradient",
 ])  # fmt: skip
 def test_kernel(benchmark, way, dtype, what):
     def drawn(*shape):
@@ -49,7 +50,7 @@ def test_kernel(benchmark, way, dtype, what):
         qkv = drawn(SENTENCES, LENGTH, 3 * HIDDEN).requires_grad_()
 
         def call():
-            attention(qkv, None, HEADS, DROPPED).backward(x.detach())
+            attention(qkv, None, HEADS, DROPPED, recompute="twice" in what).backward(x.detach())
     else:
         norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from bench.fit import answers
 from bench.results.predictions import kept_predictions
 from bench.results.rowfile import read_rows
 from bench.results.scores import numbers
@@ -100,7 +101,7 @@ def main(data, folder, batch):
 
         write_grid(grid, {name: {batch} for name in SETTINGS})
         _, full = fitting("--memory", "64GiB", "--select", "mode=full", "--batch", str(batch))
-        limit = full["peak_mib"] / 0.94  # what a promised batch leaves to spare
+        limit = full["peak_mib"] * (1 + answers._SPARE)
         largest = {one["setting"]: one["batch"] for one in fitting("--memory", f"{limit}MiB")}
         write_grid(grid, {name: {batch, largest[name]} for name in SETTINGS})
         runs = ("--runs", folder / "rows.csv", "--reports", folder / "reports", "--jobs", "2")

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import scipy.special  # noqa: F401  what parents need at their end is imported before they fork
 from filelock import FileLock
 
-import bench.report.labels  # noqa: F401
 from bench.common.command import BAD_INPUT
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
@@ -26,6 +25,7 @@ from bench.launch import attempt, runner
 from bench.launch.display import Display
 from bench.plan.columns import NAMES
 from bench.plan.planning import plan
+from bench.report import labels  # noqa: F401
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.experiments.faults.kinds import Strike

@@ -251,12 +251,13 @@ def test_gradients_through_dropout_are_those_of_what_was_kept():
     assert torch.autograd.gradcheck(attend, [x.clone().requires_grad_()])
 
 
-@pytest.mark.parametrize("first_only", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.5])
-def test_a_softmax_computed_again_has_the_same_gradients(p, first_only):
-    mask, gradients = LENGTHS[:, None] > torch.arange(9), []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [None, LENGTHS[:, None] > torch.arange(9)])
+@pytest.mark.parametrize(("p", "first_only"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_a_softmax_computed_again_has_the_same_gradients(p, first_only, mask, dtype):
+    gradients = []
     for recompute in (False, True):
-        qkv = drawn(4, 9, 18).requires_grad_()
+        qkv = drawn(4, 9, 18, dtype=dtype).requires_grad_()
         torch.manual_seed(3)
         attention(qkv, mask, 2, p, first_only, recompute).square().sum().backward()
         gradients.append(qkv.grad)
