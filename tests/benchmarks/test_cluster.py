@@ -28,7 +28,6 @@ learning_rate = {rates}
 """
 CELLS_OF_A_RATE = 2 * 5 * 5 * 2 * 3 * 3
 MOST_RATIO = 5.75  # of the time of a fifth of the cells
-
 CELL_S = 2.0  # what a stub cell works
 
 
@@ -67,8 +66,7 @@ def test_18_000_cells_take_five_times_as_long_as_3_600(benchmark, tmp_path, monk
         after_s, _, _ = run_all(tmp_path / "after", 4)
         fifth_s = (fifth_s + after_s) / 2
     cells = 20 * CELLS_OF_A_RATE
-    with csv.open("rb") as file:
-        ids = [line.split(b",", 2)[1] for line in file][1:]
+    ids = [line.split(b",", 2)[1] for line in csv.read_bytes().splitlines()][1:]
     assert len(ids) == len(set(ids)) == cells
     assert slurm.most_running == 400
     benchmark.extra_info |= {

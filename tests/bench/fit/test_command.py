@@ -281,8 +281,10 @@ def test_times_are_carried_over_from_rows_of_the_same_setting():
 
 
 def test_the_error_is_that_of_the_verified_batches_which_are_on_the_page(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[3] / "docs" / "fit.md").read_text(encoding="utf-8")
-    entries = json.loads(answers.VERIFIED.read_text(encoding="utf-8"))
+    root = Path(__file__).parents[3]
+    page, readme = ((root / name).read_text("utf-8") for name in ("docs/fit.md", "README.md"))
+    assert "(docs/fit.md)" in readme[:1000], "the first screen"
+    entries = json.loads(answers.VERIFIED.read_text("utf-8"))
     assert f"The {len(entries)} so far, on one machine" in page
     assert costs().notes[0] in page
     assert equal_memory.page(page) == page
