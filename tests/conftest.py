@@ -1,5 +1,6 @@
 """Fixtures that more than one room's tests use."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from tests.slurm.cluster import NODES, Cluster, missing, temporary_cluster
 settings.register_profile("untimed", deadline=None)  # these machines are shared
 settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+gc.set_threshold(50_000, 20)  # searching for garbage took a tenth of the time
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker and hasattr(os, "sched_setaffinity"):
     # A core for each: with more threads than cores, torch's threads spin and wait for each other,
