@@ -1,11 +1,17 @@
-"""Virtual environments with plugins, and commands that run in them."""
+"""Virtual environments with plugins, and commands that run in them; started as a program, such an
+environment runs the commands that it reads, all in its process, and cells and exports there too."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 import venv
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = ROOT / "tests" / "plugins" / "scale"
@@ -41,8 +47,43 @@ def run(
     python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
     """A command in an environment, once it has ended, without variables of an earlier test."""
-    ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,
-        timeout=600, cwd=cwd, env=ours | environment,
+        timeout=600, cwd=cwd, env=_ours() | environment,
     )  # fmt: skip
+
+
+def start(python: Path, cwd: Path, **environment: Any) -> subprocess.Popen[str]:
+    """This program in an environment."""
+    argv, pipe = [str(python), "-m", __name__], subprocess.PIPE
+    return subprocess.Popen(
+        argv, text=True, stdin=pipe, stdout=pipe, cwd=cwd, env=_ours() | environment
+    )
+
+
+def _ours() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+
+
+def serve() -> None:
+    """For each command, a list of words on a line, a line with what it writes to each stream."""
+    from tests.bench.export.small import answer_here
+    from tests.bench.grids import workers_here
+
+    for line in sys.stdin:
+        sys.argv = json.loads(line)
+        with (
+            workers_here(),
+            mock.patch("bench.export.check.run_fresh", answer_here),
+            mock.patch("bench.export.figures.run_fresh", answer_here),
+            redirect_stdout(TextIOWrapper(BytesIO())) as out,
+            redirect_stderr(StringIO()) as err,
+            suppress(SystemExit),
+        ):
+            runpy.run_module(sys.argv[0], run_name="__main__")
+        out.flush()
+        print(json.dumps([out.buffer.getvalue().decode(), err.getvalue()]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -36,7 +36,7 @@ from minbert.data.tasks.prepared import Prepared, read_prepared
 from minbert.registry import Registry
 from minbert.training.losses import mean_loss
 from tests.bench.conftest import narrow
-from tests.bench.plugins import PROJECT, ROOT, declare, environment, run
+from tests.bench.plugins import PROJECT, ROOT, declare, environment, run, start
 from tests.bench.synthetic_rows import synthetic_rows, write_rows
 
 GRID = 'cells = [{ mode = ["full", "scale"], layers = ["attn-only"] }]'
@@ -56,28 +56,47 @@ print(*(list(each.usable())[-1] for each in (METHODS, PROBLEMS, METRICS, EXECUTO
 CELL = "scale-attn-only-fp32-s0"
 
 
+OPTIONS = (
+    "--model",
+    "tiny",
+    "--max-train",
+    "32",
+    "--max-dev",
+    "24",
+    "--max-steps",
+    "1",
+    "--epochs",
+    "1",
+    "--device",
+    "cpu",
+    "--executor",
+    "wrapped",
+    "--wrapper",
+    "nice -n 1",
+)
+GRIDS = ("tests.bench.grids", *OPTIONS, "--grid")
+
+
 class Installed:
     """A folder with the results of a grid, and the interpreter that sees the plugin."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.known = folder, {"MINBERT_BENCH_LOCKS": str(folder)}
         project = shutil.copytree(PROJECT, folder / "project")  # building writes there
         self.python = environment(folder / "venv", project)
 
-    def run(self, module, *arguments):
-        done = run(
-            self.python, "-m", module, *arguments, cwd=self.folder,
-            MINBERT_BENCH_LOCKS=str(self.folder),
-        )  # fmt: skip
+    def run_apart(self, *words):
+        """A command in a process of its own."""
+        done = run(self.python, "-m", *words, cwd=self.folder, **self.known)
         assert not done.stderr.count("error: "), done.stderr
         return done.stdout
 
-    def grid(self, *arguments):
-        return self.run(
-            "tests.bench.grids", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
-            "--max-dev", 24, "--max-steps", 1, "--epochs", 1, "--device", "cpu",
-            "--executor", "wrapped", "--wrapper", "nice -n 1", *arguments,
-        )  # fmt: skip
+    def run(self, *words):
+        """A command in the one process that runs them all."""
+        print(json.dumps([*map(str, words)]), file=self.shared.stdin, flush=True)
+        out, err = json.loads(self.shared.stdout.readline())
+        assert not err.count("error: "), err
+        return out
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +105,9 @@ def installed(minilm, tmp_path_factory):
     narrow(1, folder / "tiny", minilm, spread=0.2)
     (folder / "mine.toml").write_text(GRID)
     here = Installed(folder)
-    here.grid("--metric", "kappa", "--save-weights")
-    return here
+    here.run_apart(*GRIDS, "mine.toml", "--metric", "kappa", "--save-weights")
+    with start(here.python, folder, **here.known) as here.shared:
+        yield here
 
 
 def test_a_grid_runs_with_a_plugin(installed):
@@ -110,7 +130,7 @@ def test_a_grid_runs_with_a_plugin(installed):
     [row] = [row for row in rows if row.mode == "scale"]
     [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
     assert numbers["dev_score"] == pytest.approx(row.dev_score)
-    plan = json.loads(installed.grid("--dry-run", "--json"))["cells"]
+    plan = json.loads(installed.run(*GRIDS, "mine.toml", "--dry-run", "--json"))["cells"]
     assert {(cell["cell_id"], cell["action"]) for cell in plan} == {
         (row.cell.cell_id, "done") for row in rows
     }  # fmt: skip
@@ -119,7 +139,7 @@ def test_a_grid_runs_with_a_plugin(installed):
 
 
 def test_a_folder_is_exported_in_the_plugins_format(installed):
-    answer = json.loads(installed.run(
+    answer = json.loads(installed.run_apart(
         "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json"
     ))  # fmt: skip
     assert answer["format"] == "numpy"
@@ -139,8 +159,8 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     rows = [f"a film of {n} of 40 minutes,{n % 4 + 1}\n" for n in range(40)]
     (folder / "stars.csv").write_text("text,label\n" + "".join(rows))
     (folder / "stars.toml").write_text('[[cells]]\nmode = ["full"]\n')
-    installed.grid(
-        "--grid", "stars.toml", "--data", "stars.csv", "--problem", "ordinal",
+    installed.run(
+        *GRIDS, "stars.toml", "--data", "stars.csv", "--problem", "ordinal",
         "--runs", "ordinal.csv", "--save-weights",
     )  # fmt: skip
     [own] = read_rows(folder / "ordinal.csv")
