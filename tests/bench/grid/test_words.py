@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from importlib import import_module
 
 import pytest
 
@@ -13,6 +14,7 @@ from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.scores import score_of
+from tests.bench.export.small import answer_here
 from tests.bench.grids import workers_here
 
 GRID = """
@@ -40,14 +42,26 @@ def write_conll(path, count, seed=0, documents=False):
     return path
 
 
+def answers_here(module, request, **_):
+    yield from json.loads(json.dumps([*import_module(module).answers_to(request)]))
+
+
 @pytest.fixture
 def place(grid, monkeypatch):
+    """Where a grid's processes and what an export starts are functions of this process."""
+    grid.workers_here = True
+    for module in ("references.client", "engines.check"):
+        monkeypatch.setattr(f"bench.{module}.ask", answers_here)
+    for module in ("check", "figures"):
+        monkeypatch.setattr(f"bench.export.{module}.run_fresh", answer_here)
+    missing = {"onnx": "left out"}
+    monkeypatch.setattr("bench.export.figures.missing_library", lambda form: missing.get(form.name))
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     (grid.folder / "words.toml").write_text(GRID, encoding="utf-8")
     return grid
 
 
-def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys):
+def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, undrawn):
     data = write_conll(place.folder / "train.conll", 140, documents=True)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1, documents=True)
     test = write_conll(place.folder / "test.conll", 40, seed=2)
