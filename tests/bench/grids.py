@@ -20,6 +20,7 @@ from bench.launch.runner import WorkerEnd, utc
 from bench.plan.rows import Row
 from bench.results.protocol import LAUNCHED_AT, RESULT, STDERR, STDOUT, WEIGHTS, parse_result
 from bench.results.store import read_rows
+from tests.bench.tiny_cells import few_repeats
 
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
@@ -126,18 +127,13 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
     """As `bench.launch.runner.run_worker`, in this process, without a limit of time and with few
     repeats of what is timed."""
     from bench.worker.__main__ import main
-    from bench.worker.probes import products, replay
 
     begun, started = time.monotonic(), datetime.now(UTC)
     for name in (RESULT, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     (folder / STDOUT).touch()
     (folder / STDERR).touch()
-    with (
-        mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}),
-        mock.patch.multiple(replay, WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2),
-        mock.patch.multiple(products, _MIN_REPEATS=1, _MIN_SECONDS=0.0),
-    ):
+    with mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}), few_repeats():
         main(folder)
     result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
     wall_s = time.monotonic() - begun

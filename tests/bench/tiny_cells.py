@@ -1,10 +1,13 @@
 """Cells on the tiny checkpoint, and their jobs."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench.machine.conditions import Conditions, find_conditions
 from bench.plan.cell import Cell
@@ -75,8 +78,21 @@ def ended(job: Job, folder: Path, kind: Any = None) -> Any:
 
     folder.mkdir(exist_ok=True)
     run = (kind or CellRun)(job, folder, Progress(None))
-    run.run()
+    with few_repeats():
+        run.run()
     return run
+
+
+@contextmanager
+def few_repeats() -> Iterator[None]:
+    """What cells time is repeated as little as can be."""
+    from bench.worker.probes import products, replay
+
+    with (
+        mock.patch.multiple(replay, WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2),
+        mock.patch.multiple(products, _MIN_REPEATS=1, _MIN_SECONDS=0.0),
+    ):
+        yield
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
