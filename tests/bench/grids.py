@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -20,7 +21,6 @@ from bench.launch.runner import WorkerEnd, utc
 from bench.plan.rows import Row
 from bench.results.protocol import LAUNCHED_AT, RESULT, STDERR, STDOUT, WEIGHTS, parse_result
 from bench.results.store import read_rows
-from tests.bench.tiny_cells import few_repeats
 
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
@@ -123,17 +123,39 @@ def workers_here() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def all_here() -> Iterator[None]:
+    """Also what else a grid or an export starts is in this process; ONNX, which takes long, not."""
+    from tests.bench.export.small import answer_here
+
+    answers = lambda name, request, **_: import_module(name).answers_to(request)  # noqa: E731
+    missing = lambda form: form.name == "onnx" and "left out"  # noqa: E731
+    with (
+        workers_here(),
+        mock.patch.multiple("bench.export.figures", run_fresh=answer_here, missing_library=missing),
+        mock.patch("bench.export.check.run_fresh", answer_here),
+        mock.patch("bench.references.client.ask", answers),
+        mock.patch("bench.engines.check.ask", answers),
+    ):
+        yield
+
+
 def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:
     """As `bench.launch.runner.run_worker`, in this process, without a limit of time and with few
     repeats of what is timed."""
     from bench.worker.__main__ import main
+    from bench.worker.probes import products, replay
 
     begun, started = time.monotonic(), datetime.now(UTC)
     for name in (RESULT, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     (folder / STDOUT).touch()
     (folder / STDERR).touch()
-    with mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}), few_repeats():
+    with (
+        mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}),
+        mock.patch.multiple(replay, WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2),
+        mock.patch.multiple(products, _MIN_REPEATS=1, _MIN_SECONDS=0.0),
+    ):
         main(folder)
     result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
     wall_s = time.monotonic() - begun

@@ -1,5 +1,4 @@
-"""Virtual environments with plugins, and commands that run in them; started as a program, such an
-environment runs the commands that it reads, all in its process, and cells and exports there too."""
+"""Virtual environments with plugins, and commands that run in them."""
 
 import json
 import os
@@ -7,11 +6,11 @@ import runpy
 import subprocess
 import sys
 import venv
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from io import BytesIO, StringIO, TextIOWrapper
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
-from unittest import mock
+
+from click.testing import CliRunner
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = ROOT / "tests" / "plugins" / "scale"
@@ -26,13 +25,12 @@ def environment(folder: Path, project: Path) -> Path:
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
     hidden = "import sys; sys.modules['onnx'] = None"  # whose export takes most of the time
     (packages / "others.pth").write_text("\n".join([*paths, hidden]) + "\n")
-    argv = [sys.executable, *_PIP, str(packages), str(project)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = run(sys.executable, *_PIP, packages, project, stderr=-1)
     assert done.returncode == 0, done.stderr
     return folder / "bin" / "python"
 
 
-def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
+def declare(folder: Path, name: str, points: str, **modules: str) -> None:
     """A distribution in a folder for PYTHONPATH, with its entry_points.txt and its modules."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
@@ -40,49 +38,25 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
     (info / "entry_points.txt").write_text(points)
     for module, text in modules.items():
         (folder / f"{module}.py").write_text(text)
-    return folder
 
 
-def run(
-    python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
-) -> subprocess.CompletedProcess[str]:
-    """A command in an environment, once it has ended, without variables of an earlier test."""
-    return subprocess.run(
-        [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,
-        timeout=600, cwd=cwd, env=_ours() | environment,
-    )  # fmt: skip
-
-
-def start(python: Path, cwd: Path, **environment: Any) -> subprocess.Popen[str]:
-    """This program in an environment."""
-    argv, pipe = [str(python), "-m", __name__], subprocess.PIPE
-    return subprocess.Popen(
-        argv, text=True, stdin=pipe, stdout=pipe, cwd=cwd, env=_ours() | environment
-    )
-
-
-def _ours() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+def run(python: Path | str, *words: object, how: Any = subprocess.run, **options: Any) -> Any:
+    """A command in an environment, without variables of an earlier test; `how` starts it."""
+    ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    ours |= options.pop("env", {})
+    return how([str(python), *map(str, words)], text=True, stdout=-1, env=ours, **options)
 
 
 def serve() -> None:
-    """For each command, a list of words on a line, a line with what it writes to each stream."""
-    from tests.bench.export.small import answer_here
-    from tests.bench.grids import workers_here
+    """Run commands, each a line of JSON, in this process, and answer with what they write."""
+    from tests.bench.grids import all_here
 
     for line in sys.stdin:
-        sys.argv = json.loads(line)
-        with (
-            workers_here(),
-            mock.patch("bench.export.check.run_fresh", answer_here),
-            mock.patch("bench.export.figures.run_fresh", answer_here),
-            redirect_stdout(TextIOWrapper(BytesIO())) as out,
-            redirect_stderr(StringIO()) as err,
-            suppress(SystemExit),
-        ):
+        is_apart, *sys.argv = json.loads(line)
+        place = nullcontext() if is_apart else all_here()  # of what a command starts
+        with place, suppress(SystemExit), CliRunner().isolation() as (out, err, _):
             runpy.run_module(sys.argv[0], run_name="__main__")
-        out.flush()
-        print(json.dumps([out.buffer.getvalue().decode(), err.getvalue()]), flush=True)
+        print(json.dumps([each.getvalue().decode() for each in (out, err)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Cells on the tiny checkpoint, and their jobs."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -71,28 +69,17 @@ def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Jo
     )  # fmt: skip
 
 
+@mock.patch.multiple("bench.worker.probes.replay", WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2)
+@mock.patch.multiple("bench.worker.probes.products", _MIN_REPEATS=1, _MIN_SECONDS=0.0)
 def ended(job: Job, folder: Path, kind: Any = None) -> Any:
-    """The job as a `CellRun`, or another kind of it, after its run in this process."""
+    """The job as a `CellRun`, or another kind of it, after its run here, of few repeats."""
     from bench.worker.process import Progress
     from bench.worker.run import CellRun
 
     folder.mkdir(exist_ok=True)
     run = (kind or CellRun)(job, folder, Progress(None))
-    with few_repeats():
-        run.run()
+    run.run()
     return run
-
-
-@contextmanager
-def few_repeats() -> Iterator[None]:
-    """What cells time is repeated as little as can be."""
-    from bench.worker.probes import products, replay
-
-    with (
-        mock.patch.multiple(replay, WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2),
-        mock.patch.multiple(products, _MIN_REPEATS=1, _MIN_SECONDS=0.0),
-    ):
-        yield
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-from importlib import import_module
 
 import pytest
 
@@ -14,8 +13,7 @@ from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.scores import score_of
-from tests.bench.export.small import answer_here
-from tests.bench.grids import workers_here
+from tests.bench.grids import all_here
 
 GRID = """
 cells = [{ mode = ["full", "head"] }]
@@ -42,23 +40,12 @@ def write_conll(path, count, seed=0, documents=False):
     return path
 
 
-def answers_here(module, request, **_):
-    yield from json.loads(json.dumps([*import_module(module).answers_to(request)]))
-
-
 @pytest.fixture
 def place(grid, monkeypatch):
-    """Where a grid's processes and what an export starts are functions of this process."""
-    grid.workers_here = True
-    for module in ("references.client", "engines.check"):
-        monkeypatch.setattr(f"bench.{module}.ask", answers_here)
-    for module in ("check", "figures"):
-        monkeypatch.setattr(f"bench.export.{module}.run_fresh", answer_here)
-    missing = {"onnx": "left out"}
-    monkeypatch.setattr("bench.export.figures.missing_library", lambda form: missing.get(form.name))
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     (grid.folder / "words.toml").write_text(GRID, encoding="utf-8")
-    return grid
+    with all_here():
+        yield grid
 
 
 def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, undrawn):
@@ -98,10 +85,9 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, undrawn)
     assert ends == pytest.approx((full.dev_ci_low, full.dev_ci_high), abs=1e-6)
 
     place_flags = ["--runs", str(place.csv)]
-    with workers_here():
-        flags = ["--reports", str(place.reports), "--metric", "entity_recall", "--final"]
-        flags += [*place_flags, "--test", str(test)]
-        assert report.main(flags, standalone_mode=False) == 0
+    flags = ["--reports", str(place.reports), "--metric", "entity_recall", "--final"]
+    flags += [*place_flags, "--test", str(test)]
+    assert report.main(flags, standalone_mode=False) == 0
     assert "by entity recall" in capsys.readouterr().out
     assert recommend.main.main(place_flags, standalone_mode=False) == 1, "one seed decides nothing"
     assert "entity F1 0." in capsys.readouterr().out

@@ -85,8 +85,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(cache, monkeypatch):
-    """pip's index on this machine, which has the toy, and can be slow, broken or lying; this
-    process doesn't ask pip, which takes long to start, for its settings."""
+    """An index on this machine with the toy, slow, broken or lying; pip, which is slow, unasked."""
     served = SimpleNamespace(
         filename=WHEEL, content=wheel(), advertised=TOY.archive_sha256, chunk_delay_s=0.0, drops=0,
         redirects=False, downloads=0, missing=False, started=threading.Event(),
