@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.export import __main__ as main
-from bench.export import cells, check, choice, exporting
+from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.check import texts_of
 from bench.export.formats import FORMATS
@@ -38,7 +38,7 @@ from minbert.data.tasks import load_task
 from minbert.files import sha256_of
 from tests.bench.export.small import answer_here, base_folder, need_libraries
 from tests.bench.grid.test_own_data import write_csv
-from tests.bench.grids import GridRuns, workers_here
+from tests.bench.grids import GridRuns, all_here
 from tests.bench.synthetic_rows import new_row, write_rows
 from tests.reference_run import copy_reference, reference_rows
 
@@ -57,9 +57,8 @@ FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """Exports measure nothing; they are checked in this process, where cells are trained too."""
-    with workers_here(), pytest.MonkeyPatch.context() as patch:
+    with all_here(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "measure", lambda *_: FIGURES)
-        patch.setattr(check, "run_fresh", answer_here)
         yield
 
 
