@@ -154,7 +154,7 @@ def test_parts_of_speech_beyond_the_length_are_wrong_and_read_in_windows(place):
 
 
 def test_a_race_with_searched_rates(place):
-    data = write_conll(place.folder / "train.conll", 150)
+    data = write_conll(place.folder / "train.conll", 80)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1)
     flags = ("--race", "--lr", "auto", "--data", str(data), "--validation", str(dev))
     done = place.finish(*flags, "--epochs", "1", file="words.toml")
