@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -118,6 +119,23 @@ def workers_here() -> Iterator[None]:
     with (
         mock.patch("bench.launch.attempt.run_worker", work),
         mock.patch("bench.launch.again.run_worker", work),
+    ):
+        yield
+
+
+@contextmanager
+def all_here() -> Iterator[None]:
+    """Also what else a grid or an export starts is in this process; ONNX, which takes long, not."""
+    from tests.bench.export.small import answer_here
+
+    answers = lambda name, request, **_: import_module(name).answers_to(request)  # noqa: E731
+    missing = lambda form: form.name == "onnx" and "left out"  # noqa: E731
+    with (
+        workers_here(),
+        mock.patch.multiple("bench.export.figures", run_fresh=answer_here, missing_library=missing),
+        mock.patch("bench.export.check.run_fresh", answer_here),
+        mock.patch("bench.references.client.ask", answers),
+        mock.patch("bench.engines.check.ask", answers),
     ):
         yield
 

@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
+from subprocess import Popen
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,40 +55,30 @@ print(*(list(each.usable())[-1] for each in (METHODS, PROBLEMS, METRICS, EXECUTO
       "torch" in sys.modules)
 """
 CELL = "scale-attn-only-fp32-s0"
-
-
-class Installed:
-    """A folder with the results of a grid, and the interpreter that sees the plugin."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        project = shutil.copytree(PROJECT, folder / "project")  # building writes there
-        self.python = environment(folder / "venv", project)
-
-    def run(self, module, *arguments):
-        done = run(
-            self.python, "-m", module, *arguments, cwd=self.folder,
-            MINBERT_BENCH_LOCKS=str(self.folder),
-        )  # fmt: skip
-        assert not done.stderr.count("error: "), done.stderr
-        return done.stdout
-
-    def grid(self, *arguments):
-        return self.run(
-            "tests.bench.grids", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
-            "--max-dev", 24, "--max-steps", 1, "--epochs", 1, "--device", "cpu",
-            "--executor", "wrapped", "--wrapper", "nice -n 1", *arguments,
-        )  # fmt: skip
+GRIDS = ("tests.bench.grids", "--model", "tiny", "--max-train", "32", "--max-dev", "24", "--epochs",
+         "1", "--max-steps", "1", "--device", "cpu", "--executor", "wrapped", "--wrapper",
+         "nice -n 1", "--grid")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def installed(minilm, tmp_path_factory):
+    """A folder with the results of a grid, and the interpreter that sees the plugin."""
     folder = tmp_path_factory.mktemp("plugin")
     narrow(1, folder / "tiny", minilm, spread=0.2)
     (folder / "mine.toml").write_text(GRID)
-    here = Installed(folder)
-    here.grid("--metric", "kappa", "--save-weights")
-    return here
+    project = shutil.copytree(PROJECT, folder / "project")  # building writes there
+    python, env = environment(folder / "venv", project), {"MINBERT_BENCH_LOCKS": str(folder)}
+    with run(python, "-m", "tests.bench.plugins", how=Popen, stdin=-1, cwd=folder, env=env) as to:
+
+        def command(*words, apart=False):
+            """What a command prints; `apart`, what it starts are processes of their own."""
+            print(json.dumps([apart, *map(str, words)]), file=to.stdin, flush=True)
+            out, err = json.loads(to.stdout.readline())
+            assert "error: " not in err, err
+            return out
+
+        command(*GRIDS, "mine.toml", "--metric", "kappa", "--save-weights", apart=True)
+        yield SimpleNamespace(folder=folder, python=python, run=command)
 
 
 def test_a_grid_runs_with_a_plugin(installed):
@@ -96,21 +87,19 @@ def test_a_grid_runs_with_a_plugin(installed):
     assert known == {("full", None, "ok"), ("scale", f"{NAME} 0.1.0", "ok")}
     assert {row.executor for row in rows} == {f"wrapped of {NAME} 0.1.0: nice -n 1"}
     text = (installed.folder / "reports" / "report.md").read_text()
-    assert "scale on attn-only, fp32" in text
-    assert "Cohen's kappa" in text
-    answer = json.loads(installed.run("bench.recommend", "--metric", "kappa", "--json"))
-    assert answer["metric"] == "kappa"
-    done = run(installed.python, "-c", WITHOUT_TORCH)
-    assert done.stdout == "scale ordinal kappa wrapped numpy False\n", done.stderr
+    assert all(part in text for part in ("scale on attn-only, fp32", "Cohen's kappa"))
+    answer = installed.run("bench.recommend", "--metric", "kappa", "--json")
+    assert json.loads(answer)["metric"] == "kappa"
+    shown = run(installed.python, "-c", WITHOUT_TORCH).stdout
+    assert shown == "scale ordinal kappa wrapped numpy False\n"
     for new in (3, 0):
         line = installed.run("bench.track", "--runs", "runs.csv", "--to", "lines:sent.jsonl")
         assert line == f"lines:sent.jsonl has 2 cells; new in it are {new} runs\n"
-    lines = (installed.folder / "sent.jsonl").read_text().splitlines()
-    sent = {run["name"]: run["numbers"] for run in map(json.loads, lines)}
+    sent = map(json.loads, (installed.folder / "sent.jsonl").read_text().splitlines())
     [row] = [row for row in rows if row.mode == "scale"]
-    [numbers] = [numbers for name, numbers in sent.items() if name.startswith(CELL)]
+    [numbers] = [run["numbers"] for run in sent if run["name"].startswith(CELL)]
     assert numbers["dev_score"] == pytest.approx(row.dev_score)
-    plan = json.loads(installed.grid("--dry-run", "--json"))["cells"]
+    plan = json.loads(installed.run(*GRIDS, "mine.toml", "--dry-run", "--json"))["cells"]
     assert {(cell["cell_id"], cell["action"]) for cell in plan} == {
         (row.cell.cell_id, "done") for row in rows
     }  # fmt: skip
@@ -120,18 +109,18 @@ def test_a_grid_runs_with_a_plugin(installed):
 
 def test_a_folder_is_exported_in_the_plugins_format(installed):
     answer = json.loads(installed.run(
-        "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json"
+        "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json",
+        apart=True,
     ))  # fmt: skip
     assert answer["format"] == "numpy"
     measured = [form["name"] for form in answer["figures"]["forms"] if not form["missing"]]
     assert measured == ["merged"]
     assert "encoder.safetensors" in (installed.folder / "out" / "README.md").read_text()
-    script = run(Path(sys.executable), installed.folder / "out" / "predict.py", "a fine film")
-    assert script.stdout.startswith("a fine film -> "), script.stderr
-    lines = installed.folder / "texts.txt"
-    lines.write_text("a fine film\n")
+    script = run(sys.executable, installed.folder / "out" / "predict.py", "a fine film")
+    assert script.stdout.startswith("a fine film -> ")
     predicted = script.stdout.partition("-> ")[2].partition("very negative=")[0].strip()
-    assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
+    (installed.folder / "texts.txt").write_text("a fine film\n")
+    assert f"\n1,{predicted}," in installed.run("bench.predict", "out", "texts.txt")
 
 
 def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, monkeypatch):
@@ -139,8 +128,8 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     rows = [f"a film of {n} of 40 minutes,{n % 4 + 1}\n" for n in range(40)]
     (folder / "stars.csv").write_text("text,label\n" + "".join(rows))
     (folder / "stars.toml").write_text('[[cells]]\nmode = ["full"]\n')
-    installed.grid(
-        "--grid", "stars.toml", "--data", "stars.csv", "--problem", "ordinal",
+    installed.run(
+        *GRIDS, "stars.toml", "--data", "stars.csv", "--problem", "ordinal",
         "--runs", "ordinal.csv", "--save-weights",
     )  # fmt: skip
     [own] = read_rows(folder / "ordinal.csv")
@@ -169,8 +158,8 @@ def test_a_plugins_problem_is_trained_scored_and_exported(installed, tmp_path, m
     card = (folder / "stars" / "README.md").read_text()
     assert f"stars (stars.csv), {own_problem};" in card
     assert f"the problem {own_problem}" in card
-    (folder / "stars.txt").write_text("a fine film\n")
-    assert "\n1," in installed.run("bench.predict", "stars", folder / "stars.txt")
+    (folder / "texts.txt").write_text("a fine film\n")
+    assert "\n1," in installed.run("bench.predict", "stars", "texts.txt")
 
 
 def test_rows_stay_readable_without_the_plugin(installed, tmp_path, undrawn):
@@ -262,8 +251,8 @@ def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path, mode, code):
     declare(tmp_path, "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
     (tmp_path / "a.toml").write_text(f'[[cells]]\nmode=["{mode}"]\nrank=[1]\nlayers=["attn"]\n')
     words = "tests.bench.grids --grid a.toml --dry-run --init random --model bert-tiny"
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    done = run(Path(sys.executable), "-m", *words.split(), cwd=tmp_path, PYTHONPATH=path)
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = run(sys.executable, "-m", *words.split(), cwd=tmp_path, stderr=-1, env=env)
     line = "some-plugin 1.0: its method 'broken' can't be used: ModuleNotFoundError"
     assert done.returncode == code, done.stderr
     assert done.stderr.count(f"warning: {line}") == 1

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench.machine.conditions import Conditions, find_conditions
 from bench.plan.cell import Cell
@@ -68,8 +69,10 @@ def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Jo
     )  # fmt: skip
 
 
+@mock.patch.multiple("bench.worker.probes.replay", WARMUP_PASSES=2, TIMED_PASSES=2, MOST_PASSES=2)
+@mock.patch.multiple("bench.worker.probes.products", _MIN_REPEATS=1, _MIN_SECONDS=0.0)
 def ended(job: Job, folder: Path, kind: Any = None) -> Any:
-    """The job as a `CellRun`, or another kind of it, after its run in this process."""
+    """The job as a `CellRun`, or another kind of it, after its run here, of few repeats."""
     from bench.worker.process import Progress
     from bench.worker.run import CellRun
 

@@ -147,9 +147,9 @@ def expected_logits(cell: Trained) -> NDArray[np.float32]:
 
 
 def answer_here(
-    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32
+    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32, **_: object
 ) -> Answer:
-    """As `run_fresh`, in this process."""
+    """As `run_fresh` with the folder's own snippet, in this process, which takes a second."""
     try:
         snippet = run_path(str(folder / SNIPPET))
         loaded = snippet["load"](folder, None if base is None else str(base.folder))
@@ -161,7 +161,7 @@ def answer_here(
         raise InputError(f"{folder}: fails in a fresh process: {lines[-1]}") from error
     rows = np.concatenate(batches)
     named = rows.shape[1] == len(read_config(folder)["id2label"])
-    return Answer(rows, answers.labels(folder, rows) if named else [], [], [], {})
+    return Answer(rows, answers.labels(folder, rows) if named else [], [1e3], [1e3], {})
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:

@@ -6,10 +6,9 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from io import StringIO
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +16,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.export import __main__ as main
-from bench.export import cells, check, choice, exporting
+from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.check import texts_of
 from bench.export.formats import FORMATS
@@ -38,25 +38,15 @@ from minbert.data.tasks import load_task
 from minbert.files import sha256_of
 from tests.bench.export.small import answer_here, base_folder, need_libraries
 from tests.bench.grid.test_own_data import write_csv
-from tests.bench.grids import GridRuns, workers_here
+from tests.bench.grids import GridRuns, all_here
 from tests.bench.synthetic_rows import new_row, write_rows
 from tests.reference_run import copy_reference, reference_rows
 
 GRID = """
-[data]
-path = "train.csv"
-label = "topic"
-[settings]
-epochs = 1
-batch_size = 32
-max_length = 16
-[[cells]]
-mode = ["full"]
-[[cells]]
-mode = ["lora"]
-rank = [2]
-layers = ["attn-only"]
-amp = ["off", "on"]
+data = { path = "train.csv", label = "topic" }
+settings = { epochs = 1, batch_size = 32, max_length = 16 }
+cells = [{ mode = ["full"] },
+         { mode = ["lora"], rank = [2], layers = ["attn-only"], amp = ["off", "on"] }]
 """
 LORA, BF16 = "lora-r2-attn-only-fp32-s0", "lora-r2-attn-only-bf16-s0"
 FULL = "full-fp32-s0"
@@ -67,9 +57,8 @@ FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """Exports measure nothing; they are checked in this process, where cells are trained too."""
-    with workers_here(), pytest.MonkeyPatch.context() as patch:
+    with all_here(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "measure", lambda *_: FIGURES)
-        patch.setattr(check, "run_fresh", answer_here)
         yield
 
 
@@ -105,15 +94,14 @@ def place(trained, tmp_path, monkeypatch):
 
 def export(*arguments):
     """The exit code, stdout and stderr of the command."""
-    out, err = StringIO(), StringIO()
     with (
         mock.patch.object(sys, "argv", ["bench.export", *arguments]),
-        redirect_stdout(out),
-        redirect_stderr(err),
+        CliRunner().isolation() as streams,
         pytest.raises(SystemExit) as end,
     ):
         run_command(command)
-    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
+    out, err, _ = (stream.getvalue().decode() for stream in streams)
+    return SimpleNamespace(code=end.value.code or 0, out=out, err=err)
 
 
 def row_named(place, name):
@@ -147,8 +135,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place):
     assert answer.labels == [data.task.classes[index] for index in kept.argmax(axis=1)]
     assert read_exports(place.csv) == {row.cell_id: FIGURES}
     card = card_of(place)
-    assert "lora rank 2 on attn-only" in card
-    assert f"{row.dev_score:.3f}" in card
+    assert all(text in card for text in ("lora rank 2 on attn-only", f"{row.dev_score:.3f}"))
     assert str(place.folder) not in card + (model / "training.json").read_text()
     assert "model in fp32 on all 12 dev examples" in done.out
 
@@ -183,8 +170,7 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(tmp_path, fal
             for seed in range(3)]  # fmt: skip
     rows = [row | {"cell_id": row.cell.cell_id} for row in rows]
     other = rows[0] | {"epochs": 9, "dev_score": 0.9}
-    path = tmp_path / "runs.csv"
-    write_rows(path, [*rows, other | {"cell_id": other.cell.cell_id}])
+    write_rows(path := tmp_path / "runs.csv", [*rows, other | {"cell_id": other.cell.cell_id}])
     choice.check_score(path, rows[1] | {"dev_score": None})
     refused = pytest.raises(InputError, match=r"3 trainings \(mean 0\.600\)")
     with refused if is_refused else nullcontext():
@@ -233,8 +219,7 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place):
     done = export(LORA, "--refit", "--to", "model", "--json")
     assert done.code == 0, done.err
     outcome = json.loads(done.out)
-    assert outcome["refitted"]
-    assert outcome["dev_score"] is None
+    assert (outcome["refitted"], outcome["dev_score"]) == (True, None)
     folder, card = place.folder / "runs" / f"refit-{row.cell_id}", card_of(place)
     assert "all 120 examples" in card
     result = json.loads((folder / RESULT).read_text())
@@ -284,9 +269,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, mes
     if prepare is not None:
         prepare(place)
     done = export(*arguments, "--to", "model")
-    assert done.code == 2
+    assert (done.code, done.err.count("\n")) == (2, 1)
     assert message in done.err
-    assert done.err.count("\n") == 1
     assert is_untouched(place)
 
 
@@ -298,8 +282,7 @@ def test_a_full_disk_or_failed_check_leaves_nothing(place, monkeypatch, step, er
     monkeypatch.setattr(exporting, "check", mock.Mock())
     monkeypatch.setattr(exporting, step, mock.Mock(side_effect=error))
     done = export(LORA, "--to", "model")
-    assert done.code == code
-    assert message in done.err
+    assert (done.code, message in done.err) == (code, True)
     assert is_untouched(place)
 
 
@@ -321,10 +304,9 @@ def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path):
 
 
 def test_a_name_that_several_cells_have_is_refused(tmp_path):
-    runs = tmp_path / "runs.csv"
     rows = [new_row(status="ok", attempt=1, epochs=epochs) for epochs in (2, 3)]
     rows = [row | {"cell_id": row.cell.cell_id} for row in rows]
-    write_rows(runs, rows)
+    write_rows(runs := tmp_path / "runs.csv", rows)
     with pytest.raises(InputError, match="is the name of 2 cells; give the id of one"):
         choice.named_cell(runs, rows[0].name)
     assert choice.named_cell(runs, rows[1].cell_id)[0].epochs == 3
@@ -395,5 +377,5 @@ def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path):
     card = "---\nlanguage: en\nlicense: 'mit'\n---\n# A model\nlicense: gpl\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
     base = describe_base(find_model(str(folder), "pretrained", "auto"))
-    assert (base.name, base.revision, base.on_hub) == ("some/model-x", commit, True)
-    assert base.licence == "mit"
+    known = (base.name, base.revision, base.on_hub, base.licence)
+    assert known == ("some/model-x", commit, True, "mit")

@@ -102,8 +102,8 @@ def test_predictions_are_the_models(name, export, tmp_path, capsys):
         assert prediction == CLASSES[logits[int(row) - 1].argmax()]
         np.testing.assert_allclose(np.array(values, float), shares[int(row) - 1], atol=1e-4)
     err = capsys.readouterr().err
-    assert "note: 1 row is without a prediction, with an empty text" in err
-    assert "note: 1 row is without a prediction, with a NUL character" in err
+    for why in ("an empty text", "a NUL character"):
+        assert f"note: 1 row is without a prediction, with {why}" in err
 
 
 def test_an_adapter_is_loaded_on_the_base_that_is_named(base, export, tmp_path):
@@ -144,8 +144,8 @@ def test_eight_bit_weights_are_loaded_by_name(export, tmp_path):
     assert run(folder, file, "--to", target, "--weights", "model-int8.onnx") == 0
     assert target.read_text() != exact
     assert "can't be loaded" in refused(folder, file, "--to", target)
-    message = refused(folder, file, "--weights", "model-int4.onnx")
-    assert message.endswith("the model has model-int8.onnx and model.onnx")
+    has = "the model has model-int8.onnx and model.onnx"
+    assert refused(folder, file, "--weights", "model-int4.onnx").endswith(has)
     (folder / "config.json").write_text('{"problem_type": "", "id2label": {}, "text_pairs": 0}')
     message = refused(folder, file, "--to", target, "--weights", "model-int8.onnx")
     assert "can't predict: list index out of range" in message
@@ -246,9 +246,7 @@ def test_stdin_has_a_text_on_each_line_and_the_command_stops_with_its_reader(
 ):
     _, folder = export("onnx")
     command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1)
     process.stdout.close()
     assert process.communicate(b"film\n" * 5000) == (b"", b"")
     assert process.returncode == 0
@@ -311,8 +309,7 @@ def test_spans_of_files_are_predicted(exports, tmp_path, capsys):
     rows = {}
     for name in ("a.txt", "a.jsonl", "a.conll"):
         assert run(out, tmp_path / name, "--to", tmp_path / "out.csv") == 0
-        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-            rows[name] = list(csv.DictReader(file))
+        rows[name] = [*csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text("utf-8")))]
     assert rows["a.conll"] == rows["a.jsonl"]
     for row in rows["a.conll"]:
         assert row["type"] == "film"
@@ -322,9 +319,8 @@ def test_spans_of_files_are_predicted(exports, tmp_path, capsys):
     capsys.readouterr()
     assert run(out, tmp_path / "a.jsonl", "--json") == 0
     one, other = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [str(each["begin"]) for each in one["entities"]] == [
-        row["begin"] for row in rows["a.jsonl"]
-    ]
+    begins = [str(each["begin"]) for each in one["entities"]]
+    assert begins == [row["begin"] for row in rows["a.jsonl"]]
     assert other == {"row": 2, "entities": None}
 
     # words beyond the model's length are read in windows, or counted

@@ -15,21 +15,14 @@ from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
 from tests.bench.export.small import with_json
 from tests.bench.tiny_cells import cell
-from tests.experiments.export.losses import (
-    TOLERANCE,
-    WINDOWS,
-    Setting,
-    checkpoints,
-    difference,
-    prepare,
-    train,
-)
+from tests.experiments.export import losses as scripts
+from tests.experiments.export.losses import Setting
 
 SHUFFLED = Setting(
     changes={"class_weights": "balanced", "label_smoothing": 0.1, "batching": "shuffled"}
 )
 LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})  # no pooler
-CONLL = Setting("full", "", WORDS, changes=WINDOWS)  # on a file of CoNLL columns, in windows
+CONLL = Setting("full", "", WORDS, changes=scripts.WINDOWS)  # on CoNLL columns, in windows
 SAMPLE = (
     Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5}),
     SHUFFLED,
@@ -99,26 +92,26 @@ def trainings(tmp_path_factory, minilm):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINBERT_ASSETS", str(minilm.parent))
         patch.setenv("MINBERT_CACHE", str(home / "cache"))
-        whole, lacking = checkpoints(home, minilm)
+        whole, lacking = scripts.checkpoints(home, minilm)
         for setting in SAMPLE:
             folder = home / str(len(cells))
             folder.mkdir()
             checkpoint = lacking if setting is LACKING else whole
-            cells[setting.name] = folder, prepare(setting, checkpoint, folder)
+            cells[setting.name] = folder, scripts.prepare(setting, checkpoint, folder)
         name_classes(cells[SHUFFLED.name][0])
         write_conll(cells[CONLL.name][0])
         for number, (line, spoil) in enumerate(STOPPED.items(), start=len(cells)):
             first = cells[CONLL.name][0] if spoil is unknown_tag else home / "0"
             cells[line] = shutil.copytree(first, home / str(number), symlinks=True), []
             spoil(cells[line][0])
-        theirs = train([folder for folder, _ in cells.values()])
+        theirs = scripts.train([folder for folder, _ in cells.values()])
     return {key: (*cells[key], losses) for key, losses in zip(cells, theirs, strict=True)}
 
 
 @pytest.mark.parametrize("name", [setting.name for setting in SAMPLE])
 def test_the_script_has_the_losses_and_predictions_of_the_cell(trainings, name):
     folder, ours, theirs = trainings[name]
-    assert difference(ours, theirs) < TOLERANCE
+    assert scripts.difference(ours, theirs) < scripts.TOLERANCE
     values = json.loads((folder / SETTINGS).read_text())
     logits = load_file(folder / "cell" / "predictions.safetensors")["logits"]
     expected = logits * values["std"] + values["mean"]

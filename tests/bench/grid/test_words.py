@@ -13,7 +13,7 @@ from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.scores import score_of
-from tests.bench.grids import workers_here
+from tests.bench.grids import all_here
 
 GRID = """
 cells = [{ mode = ["full", "head"] }]
@@ -44,10 +44,11 @@ def write_conll(path, count, seed=0, documents=False):
 def place(grid, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     (grid.folder / "words.toml").write_text(GRID, encoding="utf-8")
-    return grid
+    with all_here():
+        yield grid
 
 
-def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys):
+def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys, undrawn):
     data = write_conll(place.folder / "train.conll", 140, documents=True)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1, documents=True)
     test = write_conll(place.folder / "test.conll", 40, seed=2)
@@ -84,10 +85,9 @@ def test_from_a_conll_file_to_the_entities_of_a_new_text(place, capsys):
     assert ends == pytest.approx((full.dev_ci_low, full.dev_ci_high), abs=1e-6)
 
     place_flags = ["--runs", str(place.csv)]
-    with workers_here():
-        flags = ["--reports", str(place.reports), "--metric", "entity_recall", "--final"]
-        flags += [*place_flags, "--test", str(test)]
-        assert report.main(flags, standalone_mode=False) == 0
+    flags = ["--reports", str(place.reports), "--metric", "entity_recall", "--final"]
+    flags += [*place_flags, "--test", str(test)]
+    assert report.main(flags, standalone_mode=False) == 0
     assert "by entity recall" in capsys.readouterr().out
     assert recommend.main.main(place_flags, standalone_mode=False) == 1, "one seed decides nothing"
     assert "entity F1 0." in capsys.readouterr().out
@@ -154,7 +154,7 @@ def test_parts_of_speech_beyond_the_length_are_wrong_and_read_in_windows(place):
 
 
 def test_a_race_with_searched_rates(place):
-    data = write_conll(place.folder / "train.conll", 150)
+    data = write_conll(place.folder / "train.conll", 80)
     dev = write_conll(place.folder / "dev.conll", 60, seed=1)
     flags = ("--race", "--lr", "auto", "--data", str(data), "--validation", str(dev))
     done = place.finish(*flags, "--epochs", "1", file="words.toml")

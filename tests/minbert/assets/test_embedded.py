@@ -85,7 +85,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(cache, monkeypatch):
-    """pip's index on this machine, which has the toy, and can be slow, broken or lying."""
+    """An index on this machine with the toy, slow, broken or lying; pip, which is slow, unasked."""
     served = SimpleNamespace(
         filename=WHEEL, content=wheel(), advertised=TOY.archive_sha256, chunk_delay_s=0.0, drops=0,
         redirects=False, downloads=0, missing=False, started=threading.Event(),
@@ -127,6 +127,8 @@ def index(cache, monkeypatch):
     with answering(Handler) as url:
         served.url = f"{url}/simple"
         monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        known = lambda: {"index-url": os.environ["PIP_INDEX_URL"]}  # noqa: E731
+        monkeypatch.setattr("minbert.assets.index.pip_settings", known)
         yield served
 
 
@@ -205,6 +207,7 @@ def test_says_where_it_looked_without_a_password_and_stops_what_is_too_long(inde
 
 
 def test_an_extra_index_or_a_folder_serves_where_the_first_is_down(index, cache, monkeypatch):
+    monkeypatch.setattr("minbert.assets.index.pip_settings", pip_settings)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", index.url)
     assert contents(fetch("toy", assets=PINS)) == FILES
