@@ -1,5 +1,6 @@
 """Running `python -m bench.grid` as its users do, on a tiny encoder and real sentences."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -118,8 +120,16 @@ def workers_here() -> Iterator[None]:
     with (
         mock.patch("bench.launch.attempt.run_worker", work),
         mock.patch("bench.launch.again.run_worker", work),
+        mock.patch("bench.forecast.client.ask", answers),
+        mock.patch("bench.engines.check.ask", answers),
     ):
         yield
+
+
+def answers(module: str, request: object, **_: object) -> Iterator[object]:
+    """As `bench.common.child.ask`, in this process."""
+    for answer in import_module(module).answers_to(json.loads(json.dumps(request))):
+        yield json.loads(json.dumps(answer))
 
 
 def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:
