@@ -89,13 +89,6 @@ class GridRuns:
             argv, env=self.environment, capture_output=True, text=True, check=False, timeout=240
         )
 
-    def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
-        """Start it without extras that it can do without, in a process group of its own."""
-        argv = self.argv(*extra, **options)
-        pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
-        argv = [argv[0], "-m", __name__, *argv[3:]]
-        return subprocess.Popen(argv, env=self.environment, start_new_session=True, **pipes)
-
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
 
@@ -128,8 +121,7 @@ def workers_here() -> Iterator[None]:
 
 def answers(module: str, request: object, **_: object) -> Iterator[object]:
     """As `bench.common.child.ask`, in this process."""
-    for answer in import_module(module).answers_to(json.loads(json.dumps(request))):
-        yield json.loads(json.dumps(answer))
+    return import_module(module).answers_to(json.loads(json.dumps(request)))
 
 
 def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:
