@@ -1,8 +1,5 @@
 """What docs/alternatives.md says of this project and others, and how their runs are made."""
 
-import venv
-from pathlib import Path
-
 import numpy as np
 import pip
 import pytest
@@ -78,9 +75,9 @@ def test_a_run_that_exceeds_its_time_or_can_not_be_installed_is_a_row(run, tmp_p
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "none.txt").write_text("./nowhere\n")
     monkeypatch.setattr(running, "HERE", tmp_path)
-    builder = venv.EnvBuilder()  # whose environment takes the pip that is here
-    monkeypatch.setattr(venv, "create", lambda to, with_pip, **_: with_pip and builder.create(to))
-    monkeypatch.setenv("PYTHONPATH", str(Path(pip.__file__).parents[1]))
+    make = running.venv.EnvBuilder().create  # an environment that takes the pip that is here
+    monkeypatch.setattr(running.venv, "create", lambda to, with_pip, **_: with_pip and make(to))
+    monkeypatch.setenv("PYTHONPATH", str(running.Path(pip.__file__).parents[1]))
     running.WAYS["fake"]["requirements"] = "none"
     [row] = run("0")
     assert row["status"] == "not installed"

@@ -101,8 +101,7 @@ from bench.console import COMMANDS, main
 words = sys.argv
 for name in COMMANDS:
     sys.argv = ["minbert-bench", name, "--help"]
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         main()
     assert text.getvalue().startswith(f"Usage: minbert-bench {name} "), text.getvalue()
     assert not re.search(r"python -m|\\bbench\\.[a-z]", text.getvalue())
