@@ -51,6 +51,15 @@ def checkout(tmp_path):
     return folder
 
 
+def stand_in(tmp_path, words, script):
+    """Let a script run in place of Python where these are its first words."""
+    python = tmp_path / "gh" / "bin" / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    otherwise = f'if [ "$1 $2" != "{words}" ]; then exec {sys.executable} "$@"; fi'
+    python.write_text(f"#!/bin/sh\n{otherwise}\n{script}\n")
+    python.chmod(0o755)
+
+
 def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, tmp_path):
     event = {"event.pull_request.number": 5}
     inputs = INPUTS | {"grid": '$(touch pwned)"; touch pwned #'}
@@ -89,7 +98,8 @@ def test_bad_input_fails_with_its_line_and_every_job_and_input_has_its_own_comme
         event = {"job": job, "event.pull_request.number": 5}
         ended = run_action(checkout, tmp_path, BAD_INPUTS | inputs, event)
         assert ended.code == 2
-        assert "error: --max-slowdown" in ended.log
+        assert ("compared" if ids else "error: --max-slowdown") in ended.log
+        stand_in(tmp_path, "-m bench.compare", "echo compared; exit 2")
         assert "Nothing was compared" in ended.summary
         assert f"** {job} **" in ended.summary
         ids.add(ended.outputs["compare.id"])
@@ -154,6 +164,7 @@ def test_the_base_is_the_newest_commit_shared_with_the_target_in_an_environment_
     change = commit(commit(first))
     merge = commit(second, change)  # as actions/checkout has it
     git(checkout, "update-ref", "refs/remotes/origin/main", commit(second))
+    stand_in(tmp_path, "-m bench.compare", "exit 2")
     for head, base in ((merge, second), (change, first)):
         git(checkout, "checkout", "--quiet", head)
         ended = run_action(checkout, tmp_path, BAD_INPUTS, {"base_ref": "main"})
@@ -162,14 +173,11 @@ def test_the_base_is_the_newest_commit_shared_with_the_target_in_an_environment_
     make_side(checkout, [], refuses="no thanks")
     git(checkout, "commit", "--quiet", "--all", "--message", "third")
     (checkout / "pyproject.toml").write_text("[project]\n")
-    python, pip = tmp_path / "gh" / "bin" / "python", tmp_path / "pip" / "pip"
+    pip = tmp_path / "pip" / "pip"
     pip.mkdir(parents=True)
     (pip / "__main__.py").write_text(PIP)
-    python.write_text(f"""#!/bin/sh
-if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
-{sys.executable} "$@" --without-pip && cp -r {pip} "$3"/lib/python*/site-packages
-""")
-    python.chmod(0o755)
+    copied = f'cp -r {pip} "$3"/lib/python*/site-packages'
+    stand_in(tmp_path, "-m venv", f'{sys.executable} "$@" --without-pip && {copied}')
     ended = run_action(checkout, tmp_path, INPUTS | {"base": "HEAD"}, {})
     assert "error: BASE: no thanks" in ended.log
     assert re.fullmatch("[0-9a-f]{9}-venv", Path(ended.outputs["base.place"]).name)

@@ -1,6 +1,7 @@
 """What docs/alternatives.md says of this project and others, and how their runs are made."""
 
 import numpy as np
+import pip
 import pytest
 
 from bench.common.errors import InputError
@@ -74,6 +75,9 @@ def test_a_run_that_exceeds_its_time_or_can_not_be_installed_is_a_row(run, tmp_p
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "none.txt").write_text("./nowhere\n")
     monkeypatch.setattr(running, "HERE", tmp_path)
+    make = running.venv.EnvBuilder().create  # an environment that takes the pip that is here
+    monkeypatch.setattr(running.venv, "create", lambda to, with_pip, **_: with_pip and make(to))
+    monkeypatch.setenv("PYTHONPATH", str(running.Path(pip.__file__).parents[1]))
     running.WAYS["fake"]["requirements"] = "none"
     [row] = run("0")
     assert row["status"] == "not installed"

@@ -52,7 +52,8 @@ def cache(tmp_path, minilm, monkeypatch):
 
 @pytest.fixture
 def grid(tmp_path, tiny_checkpoint):
-    return GridRuns(tmp_path, tiny_checkpoint)
+    """A place to run grids in, whose cells are trained in this process."""
+    return GridRuns(tmp_path, tiny_checkpoint, workers_here=True)
 
 
 @pytest.fixture

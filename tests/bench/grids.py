@@ -1,5 +1,6 @@
 """Running `python -m bench.grid` as its users do, on a tiny encoder and real sentences."""
 
+import json
 import os
 import subprocess
 import sys
@@ -88,13 +89,6 @@ class GridRuns:
             argv, env=self.environment, capture_output=True, text=True, check=False, timeout=240
         )
 
-    def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
-        """Start it without extras that it can do without, in a process group of its own."""
-        argv = self.argv(*extra, **options)
-        pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
-        argv = [argv[0], "-m", __name__, *argv[3:]]
-        return subprocess.Popen(argv, env=self.environment, start_new_session=True, **pipes)
-
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
 
@@ -119,6 +113,8 @@ def workers_here() -> Iterator[None]:
     with (
         mock.patch("bench.launch.attempt.run_worker", work),
         mock.patch("bench.launch.again.run_worker", work),
+        mock.patch("bench.forecast.client.ask", answers),
+        mock.patch("bench.engines.check.ask", answers),
     ):
         yield
 
@@ -128,16 +124,19 @@ def all_here() -> Iterator[None]:
     """Also what else a grid or an export starts is in this process; ONNX, which takes long, not."""
     from tests.bench.export.small import answer_here
 
-    answers = lambda name, request, **_: import_module(name).answers_to(request)  # noqa: E731
     missing = lambda form: form.name == "onnx" and "left out"  # noqa: E731
     with (
         workers_here(),
         mock.patch.multiple("bench.export.figures", run_fresh=answer_here, missing_library=missing),
         mock.patch("bench.export.check.run_fresh", answer_here),
         mock.patch("bench.references.client.ask", answers),
-        mock.patch("bench.engines.check.ask", answers),
     ):
         yield
+
+
+def answers(module: str, request: object, **_: object) -> Iterator[object]:
+    """As `bench.common.child.ask`, in this process."""
+    return import_module(module).answers_to(json.loads(json.dumps(request)))
 
 
 def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:

@@ -67,7 +67,7 @@ def test_rows_are_typed_and_as_in_the_file_and_settings_as_in_the_report(results
         assert values["seeds"] == len({row.seed for row in setting.ok})
 
 
-def test_answers_are_those_of_the_commands(results, runs, tmp_path):
+def test_answers_are_those_of_the_commands(undrawn, results, runs, tmp_path):
     where = "memory<=1600MiB score>=0.6"
     answer = results.recommend(where=where, prefer="time", margin="1pt")
     words = ("--runs", runs, "--where", where, "--prefer", "time", "--margin", "1pt")

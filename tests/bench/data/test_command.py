@@ -83,8 +83,7 @@ def test_the_ten_most_frequent_entities_that_only_dev_has_are_listed(tmp_path, c
     assert (in_folds.new_entities, in_folds.most_new) == ("", ())
 
 
-def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, cache):
     rows = [f"film {number},{'good' if number % 3 else 'bad'}" for number in range(40)]
     (tmp_path / "films.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     assert run(tmp_path / "films.csv", "--write", tmp_path / "new" / "written") == 0

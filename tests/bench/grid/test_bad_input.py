@@ -24,9 +24,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(("extra", "message"), [
-    (("--select", "seed=7"), "no cell"),
-    (("--task", "poems"), "poems"),
-    (("--task", "sst"), "--data"),
+    (("--select", "seed=7"), "no cell"), (("--task", "poems"), "poems"),
+    (("--task", "sst"), "--data"), (("--runs", "/proc/runs.csv"), "--runs"),
     (("--device", "cuda:9"), "--device cpu runs on the CPU"),
     (("--executor", "slurm", "--device", "all"), "the one device that Slurm gives it"),
     (("--executor", "slurm", "--device", "cuda:0,cuda:1"), "--device cuda:0,cuda:1: each"),
@@ -36,14 +35,10 @@ def contents(folder):
     (("--max-running", "4"), "--max-running is for a cluster: leave it out, or take"),
     (("--check-nodes",), "--check-nodes is for a cluster: leave it out, or take"),
     (("--jobs", "999"), "--jobs 999: 999 workers need a core each"),
-    (("--timeout", "inf"), "inf is not a number of seconds"),
-    (("--budget", "0"), "budget"),
+    (("--timeout", "inf"), "inf is not a number of seconds"), (("--budget", "0"), "budget"),
     (("--max-length", "8.5"), "should be auto or a whole number from 3 to 8192"),
-    (("--model", "no/such/folder"), "no/such/folder"),
-    (("--model", "bert-base"), "--init random"),
-    (("--lr", "auto", "--max-train", "1"), "--max-train"),
-    (("--runs", "/proc/runs.csv"), "--runs"),
-    (("--reports", "/proc/reports"), "--reports"),
+    (("--model", "no/such/folder"), "no/such/folder"), (("--model", "bert-base"), "--init random"),
+    (("--lr", "auto", "--max-train", "1"), "--max-train"), (("--reports", "/proc/r"), "--reports"),
 ])  # fmt: skip
 def test_a_wrong_flag(grid, extra, message):
     assert message in refused(grid, *extra)

@@ -14,7 +14,7 @@ from tests.bench.grids import workers_of
 from tests.bench.tiny_cells import csv_rows
 
 
-def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
+def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid, cache):
     grid.csv = grid.folder / "not" / "there" / "yet" / "runs.csv"
     first = grid.run_apart("--select", "mode=dora amp=off")
     assert first.returncode == 0, first.stderr

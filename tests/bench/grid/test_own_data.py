@@ -25,7 +25,7 @@ WORDS = ("apple", "banana", "cloud", "football")
 GRID = (
     'data = { path = "train.csv", label = "topic", test = "test.csv" }\n'
     'cells = [{ mode = ["full"] }]\n'
-    "settings = { epochs = 20, batch_size = 16, dropout = 0.0, max_length = 16, "
+    "settings = { epochs = 12, batch_size = 16, dropout = 0.0, max_length = 16, "
     "learning_rates = { full = 5e-3 } }\n"
 )
 
@@ -44,7 +44,7 @@ def write_csv(path, count, seed=0):
 
 
 @pytest.fixture
-def place(grid, monkeypatch):
+def place(grid, undrawn, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     write_csv(grid.folder / "train.csv", 200)
     write_csv(grid.folder / "test.csv", 40, seed=1)

@@ -29,7 +29,7 @@ cells = [
 [settings]
 epochs = 2
 batch_size = 48
-learning_rates = { full = 0.003, adapter = 0.01, base = 0.003, head = 0.01 }
+learning_rates = { full = 0.005, adapter = 0.02, base = 0.005, head = 0.01 }
 """
 OWN = """
 data = { path = "train.csv", label = "topic" }
@@ -49,7 +49,7 @@ def leave_first(place, count):
 @pytest.fixture
 def race(grid):
     """Runs a race on texts whose class is which of two words they have."""
-    words = [("film", "story")[n % 2] for n in range(1200)]
+    words = [("film", "story")[n % 2] for n in range(800)]
     rows = [f"the {word} of {n % 97} to {n},{word}\n" for n, word in enumerate(words)]
     (grid.folder / "data.csv").write_text("".join(["text,label\n", *rows]))
     (grid.folder / "race.toml").write_text(GRID)
@@ -68,7 +68,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert " min for this round (race, round 1 of 5), at most " in race("--dry-run").stdout
     done = race()
     assert "race, round 4 of 5: 0/2 cells  0:0" in done.stderr
-    assert "note: a training has only 46 steps, in which it learns little" in done.stderr
+    assert "note: a training has only 30 steps, in which it learns little" in done.stderr
     rows = grid.rows()
     later = [("on", mode, seed) for seed in (1, 2, 3) for mode in ("full", "lora")]
     cost = {row.mode: row.peak_rss_mib for row in rows[:3]}
@@ -275,8 +275,8 @@ def place(grid, tmp_path_factory, monkeypatch):
 
 
 def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(place):
-    write_examples(place.folder / "train.csv", 400)
-    options = ("--seeds", "2", "--max-steps", "44")
+    write_examples(place.folder / "train.csv", 240)
+    options = ("--seeds", "2", "--max-steps", "26")
     done = place.finish(*options, "--label-curve", file="own.toml")
     assert "6 cells: 6 ok" in done.stdout
     rows = place.rows()
@@ -296,7 +296,7 @@ def test_the_best_is_trained_on_nested_parts_and_more_labels_are_extrapolated(pl
     assert len(place.rows()) == 6, "nothing ran again"
     page = (place.reports / "report.md").read_text(encoding="utf-8")
     assert "figures/labels.svg" in page
-    assert "A training ends after 44 steps, in which it sees 704 examples; twice as many" in page
+    assert "A training ends after 26 steps, in which it sees 416 examples; twice as many" in page
     assert "Group 2" not in page
     assert f"{2 * most:,} would bring" in done.stdout
 

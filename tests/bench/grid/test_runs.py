@@ -187,7 +187,7 @@ def lines_of(rows):
     return lines + [row[0] for row in facts["failures"].rows[:1]]
 
 
-def test_a_report_says_what_its_runs_are():
+def test_a_report_says_what_its_runs_are(undrawn):
     """Of other rows, the lines that two cells of one run do not have."""
     cells = [run(mode, predicted_peak_mib=1.0, predicted_s=1.0) for mode in ("full", "head")]
     full, head = cells

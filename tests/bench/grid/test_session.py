@@ -31,7 +31,7 @@ from bench.results.store import Store, cells_folder, read_plan, read_rows
 from tests.bench.synthetic_rows import new_row, write_rows
 from tests.components import need
 from tests.experiments.faults import checks
-from tests.experiments.faults.case import run_suite
+from tests.experiments.faults.case import run_case
 from tests.experiments.faults.kinds import Fault
 from tests.experiments.faults.notes import Launch, Notes
 from tests.experiments.faults.parent import stub_report
@@ -395,7 +395,7 @@ def test_nothing_is_lost_or_done_twice_and_nothing_goes_on_running(tmp_path):
         Fault(number=number, seed=3, kind=kind, phase=phase, worker="fake", slots=slots)
         for number, (kind, phase, slots) in enumerate(STRUCK)
     ]
-    first, *others = verdicts = run_suite(faults, jobs=2, folder=tmp_path)
+    first, *others = verdicts = [run_case(fault, tmp_path) for fault in faults]
     assert [verdict for verdict in verdicts if not verdict.good] == []
     assert sum(not verdict.struck for verdict in others) <= 1
     need(first.means == "small disk", "mounting a small disk takes root", component="mounts")

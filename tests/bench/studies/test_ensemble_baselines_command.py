@@ -26,6 +26,7 @@ from minbert.errors import InputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, indices_of, predictions
+from tests.bench.grids import workers_here
 from tests.bench.references.test_client import pairs
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
@@ -215,11 +216,9 @@ def add_trainable(place, checkpoint, *, right=0.0, **changes):
     return of
 
 
-def test_the_best_members_setting_is_trained_once(
-    place, tiny_checkpoint, capsys, tmp_path, monkeypatch
-):
+def test_the_best_members_setting_is_trained_once(place, tiny_checkpoint, capsys, monkeypatch):
     need_peft()
-    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(place.csv.parent / "locks"))
     member = add_trainable(place, tiny_checkpoint)
     with monkeypatch.context() as patch:
         patch.setattr(again, "WORKER", (sys.executable, "-c", "raise ValueError('no such thing')"))
@@ -230,7 +229,8 @@ def test_the_best_members_setting_is_trained_once(
     assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
     assert "crashed: ValueError: no such thing\n" in shown.err
 
-    assert place.run("--peer", "--json") == 0
+    with workers_here():
+        assert place.run("--peer", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     (scored,) = result["baselines"]
     assert (scored["kind"], scored["held_score"]) == (BASELINE, None)

@@ -117,7 +117,7 @@ def test_the_pages_show_each_task_and_all_together(place, tmp_path, capsys, monk
         assert f"](ensemble/{stem}.svg)" in text
 
 
-def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_some(place):
+def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_some(place, undrawn):
     some = facts(fill(place, "sst", "sts"), with_published=True).sections[0]
     assert all("Lisan" not in drawing.alt for drawing in some.drawings)
     assert any("Lisan" in row[0] for table in some.tables for row in table.rows)
@@ -148,7 +148,7 @@ def test_the_finding_is_the_gain_or_why_a_member_is_alone(place, cells, most, fi
     assert re.search(f" {why}\\.$", result.sections[0].lines[0])
 
 
-def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place):
+def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place, undrawn):
     for seed in range(45):
         place.add(seed)
     (section,) = facts(place).sections
