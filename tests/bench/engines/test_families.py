@@ -67,8 +67,8 @@ def batch(pad):
 
 @pytest.mark.parametrize(("kind", "mode", "layers", "changes", "saved"), CASES, ids=str)
 def test_both_engines_agree(encoders, kind, mode, layers, changes, saved):
-    """In first logits, 16 losses without dropout, and the products of a step."""
-    theirs = job(checkpoint(encoders, kind, **saved), mode, layers, **changes)
+    """In first logits, 12 losses without dropout, and the products of a step."""
+    theirs = job(checkpoint(encoders, kind, **saved), mode, layers, seed=3, **changes)
     sides = (theirs, ours(theirs))
     models = [engine_of(side.cell).build(side).train() for side in sides]
     one, other = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models)
@@ -81,7 +81,7 @@ def test_both_engines_agree(encoders, kind, mode, layers, changes, saved):
         whole = Batch(*given, int(given[1].sum()))
         one, other = (required(model, [whole], "off", torch.device("cpu")) for model in models)
         assert one == other
-    losses = [losses_of(side, 16) for side in sides]
+    losses = [losses_of(side, 12) for side in sides]
     assert losses[0][-1] < losses[0][0]
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-5 if kind == "bert" else 1e-4)
 
