@@ -52,8 +52,8 @@ def serve() -> None:
     from tests.bench.grids import all_here
 
     for line in sys.stdin:
-        is_apart, *sys.argv = json.loads(line)
-        place = nullcontext() if is_apart else all_here()  # of what a command starts
+        real, *sys.argv = json.loads(line)
+        place = nullcontext() if real else all_here()  # of what a command starts
         with place, suppress(SystemExit), CliRunner().isolation() as (out, err, _):
             runpy.run_module(sys.argv[0], run_name="__main__")
         print(json.dumps([each.getvalue().decode() for each in (out, err)]), flush=True)

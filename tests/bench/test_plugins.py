@@ -70,14 +70,14 @@ def installed(minilm, tmp_path_factory):
     python, env = environment(folder / "venv", project), {"MINBERT_BENCH_LOCKS": str(folder)}
     with run(python, "-m", "tests.bench.plugins", how=Popen, stdin=-1, cwd=folder, env=env) as to:
 
-        def command(*words, apart=False):
-            """What a command prints; `apart`, what it starts are processes of their own."""
-            print(json.dumps([apart, *map(str, words)]), file=to.stdin, flush=True)
+        def command(*words, real=False):
+            """What a command prints; if `real`, what it starts are processes of their own."""
+            print(json.dumps([real, *map(str, words)]), file=to.stdin, flush=True)
             out, err = json.loads(to.stdout.readline())
             assert "error: " not in err, err
             return out
 
-        command(*GRIDS, "mine.toml", "--metric", "kappa", "--save-weights", apart=True)
+        command(*GRIDS, "mine.toml", "--metric", "kappa", "--save-weights", real=True)
         yield SimpleNamespace(folder=folder, python=python, run=command)
 
 
@@ -110,7 +110,7 @@ def test_a_grid_runs_with_a_plugin(installed):
 def test_a_folder_is_exported_in_the_plugins_format(installed):
     answer = json.loads(installed.run(
         "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json",
-        apart=True,
+        real=True,
     ))  # fmt: skip
     assert answer["format"] == "numpy"
     measured = [form["name"] for form in answer["figures"]["forms"] if not form["missing"]]
