@@ -15,7 +15,7 @@ KEPT = {"roberta": 0.45, "distilbert": 0.45, "deberta-v2": 0.95, "modernbert": 0
 def test_steps_against_peft(benchmark, kind):
     transformers()
     benchmark.group = "encoders"
-    result = benchmark.pedantic(measure, args=(kind, "lora", "bf16", 3), rounds=1, iterations=1)
+    result = benchmark.pedantic(measure, args=(kind, "lora", "bf16", 3, 2), rounds=1, iterations=1)
     ratio, low, _ = result["time"]
     benchmark.extra_info.update(time=ratio, low=low, kept=result["kept"])
     assert low <= TIME[kind]

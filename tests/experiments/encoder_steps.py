@@ -28,17 +28,17 @@ from tests.encoders import job, save
 from tests.experiments.pages import DOCS, write_json
 from tests.experiments.processes import in_processes
 
-REPEATS = 8
+REPEATS, LAYERS = 8, 6
 KINDS = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "modernbert")
 """Not DeBERTa, whose attention overflows in bf16 in transformers."""
 RESULTS = DOCS / "encoder-steps.json"
 SETTINGS = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
 _SIZES = {
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
-    "intermediate_size": 1536, "embedding_size": 384,
+    "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536,
+    "embedding_size": 384,
 }  # fmt: skip
 _OTHER_SIZES = {
-    "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
+    "distilbert": {"dim": 384, "n_heads": 12, "hidden_dim": 1536},
     "electra": {"embedding_size": 128}, "albert": {"embedding_size": 128},
 }  # fmt: skip
 _TEXTS, _BATCHES, _VOCABULARY = 64, 3, 30_522
@@ -64,11 +64,14 @@ def ours(theirs):
     return replace(theirs, cell=replace(theirs.cell, engine=MINBERT, kernels="fast", **changes))
 
 
-def measure(kind, mode, amp, repeats=REPEATS):
+def measure(kind, mode, amp, repeats=REPEATS, layers=LAYERS):
     """The row of a setting: ratios of ours over transformers + PEFT, in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / f"{kind}-tiny"
-        save(kind, folder, vocab_size=_VOCABULARY, **_SIZES | _OTHER_SIZES.get(kind, {}))
+        sizes = {"num_hidden_layers": layers, **_SIZES, **_OTHER_SIZES.get(kind, {})}
+        if kind == "distilbert":
+            sizes["n_layers"] = layers
+        save(kind, folder, vocab_size=_VOCABULARY, **sizes)
         theirs = job(folder, mode, "all-lin-only", rank=8, alpha=16.0, amp=amp, dropout=0.1)
         own = replace(theirs, cell=replace(theirs.cell, own_kernels=ON))
         trainers, kept = [], []
