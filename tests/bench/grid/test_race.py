@@ -105,7 +105,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     curve = [(cheaper, seed, part) for part in (most // 10, most // 3) for seed in range(3)]
     assert [(row.mode, row.seed, row.max_train) for row in rows[12:]] == curve
     assert {row.race for row in rows[12:]} == {None}
-    document = json.loads(race("--json").stdout)["recommendation"]["race"]
+    document = json.loads(recommend_command("--runs", grid.csv, "--json").stdout)["race"]
     assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
     other = recommend_command("--runs", grid.csv, "--margin", "0.0001").stdout
     assert "its rounds were run for the usual margin and cost" in other
