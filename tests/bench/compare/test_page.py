@@ -93,7 +93,7 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path):
     assert round(measure["change"], 9) == 1.5
 
 
-def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path, monkeypatch):
+def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path, monkeypatch, undrawn):
     """And so they do where even the shortest page would be too long."""
     longest = concluded(200, worse=0.5, texts=["|" * 380])
     write(longest, tmp_path)

@@ -96,9 +96,16 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     write_rows(grid.csv, rows)
 
     leave_first(grid, 8)  # in the fourth round
-    again = race()
-    assert [(row.race, row.mode, row.seed) for row in grid.rows()] == trainings
-    document = json.loads(race("--json").stdout)["recommendation"]["race"]
+    again = race("--label-curve")  # the pick, on parts of the training examples too
+    assert "More labels: twice as many" in again.stdout
+    assert "more steps" not in again.stdout
+    rows = grid.rows()
+    assert [(row.race, row.mode, row.seed) for row in rows[:12]] == trainings
+    [most] = {one.train for one in read_facts(grid.csv).values()}
+    curve = [(cheaper, seed, part) for part in (most // 10, most // 3) for seed in range(3)]
+    assert [(row.mode, row.seed, row.max_train) for row in rows[12:]] == curve
+    assert {row.race for row in rows[12:]} == {None}
+    document = json.loads(recommend_command("--runs", grid.csv, "--json").stdout)["race"]
     assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
     other = recommend_command("--runs", grid.csv, "--margin", "0.0001").stdout
     assert "its rounds were run for the usual margin and cost" in other
@@ -121,15 +128,6 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     times = r"\S+× the memory and \S+× the time of full fine-tuning in fp32, "
     assert re.match(times, in_brief(known, 0, raced=raced))
     assert "full" not in in_brief(known, 0)
-
-    # the pick, on parts of the training examples too
-    done = race("--label-curve")
-    assert "More labels: twice as many" in done.stdout
-    assert "more steps" not in done.stdout
-    [most] = {one.train for one in read_facts(grid.csv).values()}
-    dev = [row for row in grid.rows() if row.race is None]
-    assert [(row.mode, row.seed) for row in dev] == [(cheaper, seed) for seed in range(3)] * 3
-    assert [row.max_train for row in dev[::3]] == [None, most // 10, most // 3]
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid, monkeypatch):

@@ -224,7 +224,7 @@ def test_absolute_paths_are_cut():
         assert without_paths(text) == shown
 
 
-def test_figures_of_an_older_report_are_deleted_and_other_files_stay(tmp_path, drawn):
+def test_figures_of_an_older_report_are_deleted_and_other_files_stay(tmp_path):
     render(as_results([row for row in synthetic_rows(68) if row["layers"] == "attn"]), tmp_path)
     assert (tmp_path / "figures" / "tradeoff-time.svg").exists()
     other = tmp_path / "figures" / "mine.svg"

@@ -17,7 +17,7 @@ from tests.slurm.cluster import NODES, URGENT, has_control_groups, missing, temp
 from tests.slurm.place import HANG, PAIRS, POLL_S, Place
 from tests.slurm.stub_worker import FILL_MEMORY
 
-FAULTS = 20
+FAULTS = 10
 
 
 @pytest.fixture
@@ -141,10 +141,11 @@ def test_cells_train_on_nodes_that_are_checked_twice(tmp_path, cluster, monkeypa
 
 def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
     """Struck by a few of the faults of `python -m tests.experiments.faults --slurm`."""
-    first = ["second command", "command killed", "node dies", "controller restarted"]
+    struck = ["second command", "command killed", "node dies", "controller restarted"]
+    first = [*struck, "requeue", "worker killed", "array task killed", "array task cancelled"]
     verdict = Round(cluster, tmp_path / "grid", 3, FAULTS, first).run()
     assert verdict.good, verdict
-    assert all(verdict.injected[kind] for kind in first)
+    assert all(verdict.injected[kind] for kind in struck)
     assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
     assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
     assert summary([verdict], 3, 1.0)["injected"] == verdict.injected.total()
