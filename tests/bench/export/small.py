@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from string import ascii_lowercase
@@ -57,12 +58,13 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def base_folder(folder: Path) -> Path:
+def base_folder(folder: Path, layers: int = 2) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
     words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    model = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.1)
+    config = replace(CONFIG, num_hidden_layers=layers)
+    model = BertClassifier(config, 3, pooling="pooler", dropout=0.1)
     initialise(model, 0)
     save_checkpoint(model.bert, folder)
     return folder

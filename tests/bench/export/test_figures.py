@@ -1,5 +1,6 @@
 """What the forms of an exported model cost to use, and how they score."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from bench.common.errors import InputError
 from bench.export import figures as module
 from bench.export.figures import measure
-from bench.export.formats import FORMATS, Format
-from bench.export.fresh import Answer
+from bench.export.formats import FORMATS, SNIPPET, Format
+from bench.export.fresh import Answer, run_fresh
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX
 from bench.results.predictions import values_for
-from tests.bench.export.small import expected_logits, exported, need_libraries, trained
+from tests.bench.export.small import answer_here, expected_logits, exported, need_libraries, trained
 
 WEIGHTS = {"model.safetensors": 1_500_000, "tokenizer.json": 900, "config.json": 100,
            "model.onnx": 2_000_000, "model-int8.onnx": 500_000}  # fmt: skip
@@ -50,9 +51,18 @@ def answers(monkeypatch):
     return answers
 
 
-def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
+def test_every_form_is_written_and_run_by_plain_libraries(shallow, tmp_path, monkeypatch):
+    """The merged model in this process; another test runs one in a process of its own."""
     need_libraries("onnx")
-    cell, seen = trained(base), []
+    cell, seen = trained(shallow), []
+
+    def run(place, texts, *, snippet, **options):
+        if snippet != FORMATS["transformers"].snippet:
+            return run_fresh(place, texts, snippet=snippet, **options)
+        shutil.copy(snippet, place / SNIPPET)
+        return answer_here(place, texts, **options)
+
+    monkeypatch.setattr(module, "run_fresh", run)
     folder = exported(cell, "peft", tmp_path / "model")
     figures = measure(
         cell, folder, FORMATS["peft"], expected_logits(cell), lambda *step: seen.append(step)
