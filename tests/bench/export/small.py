@@ -149,14 +149,15 @@ def expected_logits(cell: Trained) -> NDArray[np.float32]:
 
 
 def answer_here(
-    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32, **_: object
-) -> Answer:
-    """As `run_fresh` with the folder's own snippet, in this process, which takes a second."""
+    folder: Path, texts: list[Any], *, snippet: Path | None = None, base: Base | None = None,
+    batch_size: int = 32, **_: object,
+) -> Answer:  # fmt: skip
+    """As `run_fresh`, in this process, which takes a second."""
     try:
-        snippet = run_path(str(folder / SNIPPET))
-        loaded = snippet["load"](folder, None if base is None else str(base.folder))
+        script = run_path(str(snippet or folder / SNIPPET))
+        loaded = script["load"](folder, None if base is None else str(base.folder))
         starts = range(0, len(texts), batch_size)
-        predict = answers.predictor(folder, snippet["logits"], snippet.get("tokens"))
+        predict = answers.predictor(folder, script["logits"], script.get("tokens"))
         batches = [predict(loaded, texts[n : n + batch_size]) for n in starts]
     except (Exception, SystemExit) as error:
         lines = str(error).splitlines()

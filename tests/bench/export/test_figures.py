@@ -1,6 +1,5 @@
 """What the forms of an exported model cost to use, and how they score."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.export import figures as module
 from bench.export.figures import measure
-from bench.export.formats import FORMATS, SNIPPET, Format
+from bench.export.formats import FORMATS, Format
 from bench.export.fresh import Answer, run_fresh
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX
 from bench.results.predictions import values_for
@@ -55,23 +54,17 @@ def test_every_form_is_written_and_run_by_plain_libraries(shallow, tmp_path, mon
     """The merged model in this process; another test runs one in a process of its own."""
     need_libraries("onnx")
     cell, seen = trained(shallow), []
-
-    def run(place, texts, *, snippet, **options):
-        if snippet != FORMATS["transformers"].snippet:
-            return run_fresh(place, texts, snippet=snippet, **options)
-        shutil.copy(snippet, place / SNIPPET)
-        return answer_here(place, texts, **options)
-
+    here = {FORMATS["transformers"].snippet: answer_here}
+    run = lambda *texts, **how: here.get(how["snippet"], run_fresh)(*texts, **how)  # noqa: E731
     monkeypatch.setattr(module, "run_fresh", run)
     folder = exported(cell, "peft", tmp_path / "model")
-    figures = measure(
-        cell, folder, FORMATS["peft"], expected_logits(cell), lambda *step: seen.append(step)
-    )
+    expected = expected_logits(cell)
+    figures = measure(cell, folder, FORMATS["peft"], expected, lambda *step: seen.append(step))
     assert [(form.name, form.format) for form in figures.forms] == [
         (ADAPTER, "peft"), (MERGED, "transformers"), (ONNX, "onnx"), (INT8, "onnx"),
     ]  # fmt: skip
     assert seen == [(0, ADAPTER), (1, MERGED), (2, ONNX), (3, INT8)]
-    score = float(values_for("accuracy", expected_logits(cell), cell.dev.labels).mean())
+    score = float(values_for("accuracy", expected, cell.dev.labels).mean())
     for form in figures.forms:
         assert form.missing == ""
         assert min(form.one_ms, form.batch_ms) > 0

@@ -41,8 +41,7 @@ def test_the_tables_in_the_docs_are_what_the_formats_say():
 ])  # fmt: skip
 def test_a_sample_of_the_table_holds(base, shallow, case, name, kind, pairs):
     own = case.trained(shallow if name == "onnx" else base, kind, pairs)
-    assert observed(own, name) == declared(case.cell, name)
-    assert not declared(case.cell, name).startswith("—")
+    assert observed(own, name) == declared(case.cell, name) in ("adapter", "merged", "whole")
 
 
 def test_a_refusal_names_the_format_that_can(base, tmp_path):
