@@ -14,12 +14,18 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exports(base, tmp_path_factory):
+def shallow(tmp_path_factory):
+    """The same of one layer, for ONNX, whose export takes a second for each."""
+    return base_folder(tmp_path_factory.mktemp("export") / "shallow", layers=1)
+
+
+@pytest.fixture(scope="session")
+def exports(base, shallow, tmp_path_factory):
     """From a format and settings as of `trained` to the cell and its folder, not to be changed."""
 
     @cache
     def export(name, **settings):
-        cell = trained(base, **settings)
+        cell = trained(shallow if name == "onnx" else base, **settings)
         return cell, exported(cell, name, tmp_path_factory.mktemp("exports") / name)
 
     return export

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from string import ascii_lowercase
@@ -57,12 +58,13 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def base_folder(folder: Path) -> Path:
+def base_folder(folder: Path, layers: int = 2) -> Path:
     """A checkpoint with a vocabulary of letters and a few words."""
     words = [*_WORDS, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    model = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.1)
+    config = replace(CONFIG, num_hidden_layers=layers)
+    model = BertClassifier(config, 3, pooling="pooler", dropout=0.1)
     initialise(model, 0)
     save_checkpoint(model.bert, folder)
     return folder
@@ -147,14 +149,15 @@ def expected_logits(cell: Trained) -> NDArray[np.float32]:
 
 
 def answer_here(
-    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32, **_: object
-) -> Answer:
-    """As `run_fresh` with the folder's own snippet, in this process, which takes a second."""
+    folder: Path, texts: list[Any], *, snippet: Path | None = None, base: Base | None = None,
+    batch_size: int = 32, **_: object,
+) -> Answer:  # fmt: skip
+    """As `run_fresh`, in this process, which takes a second."""
     try:
-        snippet = run_path(str(folder / SNIPPET))
-        loaded = snippet["load"](folder, None if base is None else str(base.folder))
+        script = run_path(str(snippet or folder / SNIPPET))
+        loaded = script["load"](folder, None if base is None else str(base.folder))
         starts = range(0, len(texts), batch_size)
-        predict = answers.predictor(folder, snippet["logits"], snippet.get("tokens"))
+        predict = answers.predictor(folder, script["logits"], script.get("tokens"))
         batches = [predict(loaded, texts[n : n + batch_size]) for n in starts]
     except (Exception, SystemExit) as error:
         lines = str(error).splitlines()

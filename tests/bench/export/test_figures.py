@@ -9,10 +9,10 @@ from bench.common.errors import InputError
 from bench.export import figures as module
 from bench.export.figures import measure
 from bench.export.formats import FORMATS, Format
-from bench.export.fresh import Answer
+from bench.export.fresh import Answer, run_fresh
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX
 from bench.results.predictions import values_for
-from tests.bench.export.small import expected_logits, exported, need_libraries, trained
+from tests.bench.export.small import answer_here, expected_logits, exported, need_libraries, trained
 
 WEIGHTS = {"model.safetensors": 1_500_000, "tokenizer.json": 900, "config.json": 100,
            "model.onnx": 2_000_000, "model-int8.onnx": 500_000}  # fmt: skip
@@ -50,18 +50,21 @@ def answers(monkeypatch):
     return answers
 
 
-def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
+def test_every_form_is_written_and_run_by_plain_libraries(shallow, tmp_path, monkeypatch):
+    """The merged model in this process; another test runs one in a process of its own."""
     need_libraries("onnx")
-    cell, seen = trained(base), []
+    cell, seen = trained(shallow), []
+    here = {FORMATS["transformers"].snippet: answer_here}
+    run = lambda *texts, **how: here.get(how["snippet"], run_fresh)(*texts, **how)  # noqa: E731
+    monkeypatch.setattr(module, "run_fresh", run)
     folder = exported(cell, "peft", tmp_path / "model")
-    figures = measure(
-        cell, folder, FORMATS["peft"], expected_logits(cell), lambda *step: seen.append(step)
-    )
+    expected = expected_logits(cell)
+    figures = measure(cell, folder, FORMATS["peft"], expected, lambda *step: seen.append(step))
     assert [(form.name, form.format) for form in figures.forms] == [
         (ADAPTER, "peft"), (MERGED, "transformers"), (ONNX, "onnx"), (INT8, "onnx"),
     ]  # fmt: skip
     assert seen == [(0, ADAPTER), (1, MERGED), (2, ONNX), (3, INT8)]
-    score = float(values_for("accuracy", expected_logits(cell), cell.dev.labels).mean())
+    score = float(values_for("accuracy", expected, cell.dev.labels).mean())
     for form in figures.forms:
         assert form.missing == ""
         assert min(form.one_ms, form.batch_ms) > 0

@@ -39,9 +39,9 @@ def test_the_tables_in_the_docs_are_what_the_formats_say():
     (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
     (Case("head", None, "mean", "conv"), "onnx", "regression", True),
 ])  # fmt: skip
-def test_a_sample_of_the_table_holds(base, case, name, kind, pairs):
-    assert observed(case.trained(base, kind, pairs), name) == declared(case.cell, name)
-    assert not declared(case.cell, name).startswith("—")
+def test_a_sample_of_the_table_holds(base, shallow, case, name, kind, pairs):
+    own = case.trained(shallow if name == "onnx" else base, kind, pairs)
+    assert observed(own, name) == declared(case.cell, name) in ("adapter", "merged", "whole")
 
 
 def test_a_refusal_names_the_format_that_can(base, tmp_path):
@@ -113,9 +113,9 @@ def test_transformers_does_not_load_another_model_from_a_folder(exports, name):
     ("peft", "dora", "all-lin-only"), ("transformers", "full", None), ("onnx", "lora", "attn"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("here")
-def test_other_libraries_give_the_logits_of_every_word(base, tmp_path, name, mode, layers):
+def test_other_libraries_give_the_logits_of_every_word(shallow, tmp_path, name, mode, layers):
     """In windows over long texts and, from the same folder without a stride, of texts cut."""
-    own = small.trained(base, mode, layers, kind=WORDS)
+    own = small.trained(shallow, mode, layers, kind=WORDS)
     windowed = replace(own, job=replace(own.job, cell=replace(own.job.cell, window_stride=3)))
     out = small.exported(windowed, name, tmp_path / "out")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))

@@ -32,7 +32,8 @@ LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["
     ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
 ])  # fmt: skip
 def test_logits_agree(encoders, kind, mode, name, options):
-    assert largest_difference(encoders(kind), name, mode, **options) < 1e-5
+    base = encoders(kind, **{"num_hidden_layers": 1} if name == "onnx" else {})
+    assert largest_difference(base, name, mode, **options) < 1e-5
 
 
 def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(encoders, tmp_path, monkeypatch):

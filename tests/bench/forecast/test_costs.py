@@ -158,7 +158,7 @@ def peak(formulae, batch, length):
 
 
 @pytest.mark.parametrize(
-    "which", [FULL, HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
+    "which", [HEAD, HALF, DORA, variant("dora", 2, "all-lin"), ACCUMULATED, CHECKPOINTED]
 )
 def test_a_traced_step_gives_the_peak_and_the_work_of_every_size(which):
     formulae, steps = trace(job_of(which)), which.gradient_accumulation_steps
