@@ -500,7 +500,7 @@ def test_each_setting_is_checked_once_at_its_highest_rank(encoders, tmp_path, mo
 
 def test_a_process_refuses_in_a_line(encoders, tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"^[^\n]+modernbert[^\n]+$"):
+    with pytest.raises(InputError, match=r"^\S+config.json: model_type is 'modernbert', [^\n]+$"):
         check.check_checkpoint(encoders("modernbert"), "0")
 
 
