@@ -65,7 +65,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, 
     [row] = place.rows()
     assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
     assert row.dev_score > 0.9
-    assert row.steps_timed > 100, "of the training itself, which has enough"
+    assert row.steps_timed > 50, "of the training itself: more than are replayed"
     [(digest, facts)] = read_facts(place.csv).items()
     assert digest == row.data_digest
     assert facts.classes == tuple(sorted(TOPICS))
