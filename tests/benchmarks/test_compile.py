@@ -11,7 +11,7 @@ repeats = 2
 epochs = 1
 max_train = 192
 max_dev = 32
-max_length = 8
+max_length = 16
 [[cells]]
 mode = ["dora"]
 rank = [4]
