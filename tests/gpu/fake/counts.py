@@ -91,9 +91,9 @@ SIZES = {
 @pytest.mark.parametrize(("mode", "rs"), [("lora", "on"), ("dora", "off")])
 @pytest.mark.parametrize("kind", SIZES)
 def test_our_kernels_in_engine_transformers_need_less_than_pefts_layers(kind, mode, rs, tmp_path):
-    """Of kernels and bytes moved, for every mode and layer set in one of the encoders. Not of
-    memory: in fp32 LoRA keeps its merged weights until the backward pass, which are more than what
-    PEFT's layers keep of texts as short as these."""
+    """Of kernels and bytes moved, for every mode and layer set in one of the encoders, and every
+    layer set in both precisions. Not of memory: in fp32 LoRA keeps its merged weights until the
+    backward pass, which are more than what PEFT's layers keep of texts as short as these."""
     need_transformers()
     from transformers import AutoConfig
 
@@ -101,7 +101,8 @@ def test_our_kernels_in_engine_transformers_need_less_than_pefts_layers(kind, mo
         kind, hidden_size=768, num_attention_heads=12, vocab_size=30_522, **SIZES[kind]
     ).save_pretrained(tmp_path / kind)
     first = ((kind == "bert") + (mode == "dora")) % 2
-    for amp, layers in zip(("off", "bf16"), LAYER_SETS[first::2], strict=True):
+    precisions = ("off", "bf16") if mode == "lora" else ("bf16", "off")
+    for amp, layers in zip(precisions, LAYER_SETS[first::2], strict=True):
         theirs, ours = (
             count_theirs(mode, layers, amp, 21, tmp_path / kind, use_rslora=rs, own_kernels=own)
             for own in ("off", "on")
