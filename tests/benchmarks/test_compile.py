@@ -7,7 +7,7 @@ from tests.components import need_compiler
 _GRID = """
 [settings]
 compile = true
-repeats = 2
+repeats = 3
 epochs = 1
 max_train = 192
 max_dev = 32
@@ -25,10 +25,11 @@ def test_the_second_cell_compiles_in_a_fifth_of_the_time_to_the_same_numbers(
 ):
     need_compiler()
     given = (tmp_path, _GRID, "--model", str(tiny_checkpoint))
-    cold, warm = benchmark.pedantic(run_grid, args=given, rounds=1, iterations=1)
-    assert (cold.compile_cached, warm.compile_cached) == (0, 1)
+    cold, *warm = benchmark.pedantic(run_grid, args=given, rounds=1, iterations=1)
+    assert [row.compile_cached for row in (cold, *warm)] == [0, 1, 1]
     for name in ("train_loss", "train_score", "dev_loss"):
-        assert cold[name] == warm[name] is not None
-    ratio = (warm.compile_s or 0) / (cold.compile_s or 0)
-    benchmark.extra_info.update(cold_s=cold.compile_s, warm_s=warm.compile_s, ratio=ratio)
+        assert cold[name] is not None and {row[name] for row in warm} == {cold[name]}
+    warm_s = min(row.compile_s or 0 for row in warm)  # whatever else runs only adds to it
+    ratio = warm_s / (cold.compile_s or 0)
+    benchmark.extra_info.update(cold_s=cold.compile_s, warm_s=warm_s, ratio=ratio)
     assert 0 < ratio <= 0.2
