@@ -77,6 +77,16 @@ def test_a_table_of_settings_has_what_the_rows_say(file, page, heading):
     assert compared >= 6
 
 
+def test_the_table_of_three_and_five_epochs_has_what_the_rows_say():
+    rows = bench.load(DOCS / "epochs.csv").to_pandas().query("status == 'ok'")
+    lines = re.findall(r"^\| (.+) \|$", part_of("docs/results.md", "Three and five epochs"), re.M)
+    for words, *fields in (line.split(" | ") for line in lines[2:]):
+        decayed = rows["layer_decay"] < 1 if "decay" in words else rows["layer_decay"] == 1
+        scores = rows[decayed].query(filter_of(words)).groupby("epochs")["dev_score"]
+        assert [*scores.count()] == [3, 3]
+        assert fields == [f"{mean:.3f}" for mean in scores.mean()], words
+
+
 VERSIONS = part_of("docs/results.md", "Measurement versions")
 MADE_OF = {
     "ensemble.csv": "members.csv", "embedded-ensembles.csv": "embedded-members.csv",

@@ -49,13 +49,10 @@ def pearson(labels, predicted, sample_weight):
     return of[0, 1] / np.sqrt(of[0, 0] * of[1, 1])
 
 
-def midranks(values, weight):
-    below = (values[None, :] < values[:, None]) + (values[None, :] == values[:, None]) / 2
-    return below @ weight
-
-
 def spearman(labels, predicted, sample_weight):
-    return pearson(*(midranks(of, sample_weight) for of in (labels, predicted)), sample_weight)
+    each = (of[:, None] for of in (labels, predicted))
+    ranks = [((of > of.T) + 1.0 * (of >= of.T)) @ sample_weight for of in each]
+    return pearson(*ranks, sample_weight)
 
 
 def f1(average):
