@@ -134,6 +134,11 @@ class Curve:
     def optimum(self):
         return self.best(self.scores)
 
+    @property
+    def at_edge(self):
+        """Whether the best of the measured rates has a neighbour on one side alone."""
+        return int(np.argmax(self.scores)) in (0, len(self.scores) - 1)
+
     def regret(self, exponent):
         """How many points rates lose on each half against those that the other half chooses."""
         losses = []
