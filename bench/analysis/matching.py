@@ -41,8 +41,7 @@ _SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
 
 def counted_rows(rows: Iterable[Row]) -> list[Row]:
     """The newest row of each repeat of a cell on a machine, without candidates of a search for
-    learning rates; of equal conditions, a row that ended ok counts before a later one that did
-    not."""
+    learning rates; of equal conditions, the last that ended ok, where one did."""
     current = current_rows(row for row in rows if not row.is_trial).values()
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):

@@ -146,8 +146,7 @@ class Candidates:
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:
-    """The settings of a group that have a score, compared in pairs; without a margin, by the
-    metric's."""
+    """The settings of a group that have a score, compared; by default with the metric's margin."""
     settings = [s for s in group.settings if s.ok and s.scores]
     lengths = Counter(len(values) for s in settings for values in s.values.values())
     usual = lengths.most_common(1)[0][0] if lengths else 0

@@ -38,8 +38,7 @@ def build(job: Job) -> BertClassifier:
 
 
 def skeleton(job: Job) -> BertClassifier:
-    """As `Engine.skeleton`; a pooler counts as the checkpoint's own, which is known once it is
-    loaded."""
+    """As `Engine.skeleton`; a pooler counts as the checkpoint's own, as only loading shows that."""
     return _make_ready(_new_model(job), replace(job, device="meta"), job.cell.init == "random")
 
 

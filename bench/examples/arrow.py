@@ -142,8 +142,7 @@ def _table(
     size: int,
     notes: tuple[str, ...] = (),
 ) -> Records:
-    """A table of files of `size` bytes; `batches` reads columns, and counts the bytes that it will
-    read."""
+    """A table of files of `size` bytes; `batches` reads columns, and counts the bytes to read."""
     class_names = _class_names(schema)
     most = max(_SMALL, _EXPANSION * size)
 

@@ -100,8 +100,7 @@ def _is_list(text: str) -> bool:
 def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tuple[str, ...]]:
     """Labels of a multi-label problem as lists without repetitions, and a note if texts were split.
     Texts are lists as JSON or Python write them, or else labels between separators, of known
-    classes those that give them. InputError for lists of 0 and 1 that stand for all classes in
-    turn."""
+    classes those that give them. InputError for lists with a 0 or 1 for each class."""
     mark = "\0"
     if labels.has_lists:
         lists = [[value] if isinstance(value, str) else value or [] for value in labels.values]

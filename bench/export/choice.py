@@ -99,10 +99,8 @@ def check_exportable(row: Row) -> None:
 
 
 def check_score(runs: Path, row: Row) -> None:
-    """Refuse a model whose dev score is below the range of its setting's trainings: below their
-    mean by more than the metric's margin, by which bench.recommend withdraws a setting, too. The
-    row is of the model's own training, which may be another than that in the CSV. The InputError
-    names both scores."""
+    """Refuse a model whose training collapsed, for which bench.recommend withdraws a setting. The
+    row is of that training, which may be another than in the CSV. InputError names both scores."""
     metric = metric_of(row.dev_metric)
     scores = [
         metric.gain(one.dev_score)
@@ -112,13 +110,14 @@ def check_score(runs: Path, row: Row) -> None:
     ]
     if row.dev_score is None or not scores:
         return
-    margin = metric.tolerance(sum(scores) / len(scores))
-    if has_collapsed(metric.gain(row.dev_score), scores, margin):
+    margin, half = metric.tolerance(sum(scores) / len(scores)), row.dev_ci_half
+    if has_collapsed(metric.gain(row.dev_score), scores, margin, half):
         mean = by_metric(row.dev_metric, metric.gain(sum(scores) / len(scores)))
         raise InputError(
             f"{row.name}: this model's dev score, {by_metric(row.dev_metric, row.dev_score)}, is "
             f"below the range of its setting's {count(len(scores), 'training')} (mean {mean}) by "
-            f"more than {metric.size(margin)}; give another seed's cell, or add --allow-low-score"
+            f"more than {metric.size(max(margin, half))}; give another seed's cell, or add "
+            "--allow-low-score"
         )
 
 

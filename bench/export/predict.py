@@ -198,8 +198,7 @@ def _check_configs(folder: Path) -> None:
 
 
 def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
-    """The answers to rows; texts of similar length are predicted together, so that little is
-    padded."""
+    """The answers to rows, which are predicted in order of length, so that little is padded."""
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     is_text = [len(row) == 1 and not isinstance(row, Words) for row in rows]
     texts = [rows[i][0] if is_text[i] else rows[i] for i in order]

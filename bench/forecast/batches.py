@@ -39,8 +39,7 @@ def find_shapes(
 
 
 def _texts(job: Job) -> tuple[dict[str, Texts], dict[str, Texts], dict[str, Texts]]:
-    """By part of the task, texts to train on, those of dev, and held-out ones that are evaluated
-    with dev."""
+    """By part of the task, texts to train on, of dev, and held-out ones that it evaluates, too."""
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}

@@ -65,8 +65,7 @@ ShapesOf = Mapping[str, Shapes]
 
 
 class Load(NamedTuple):
-    """Work: operators run, GFLOP of products (a multiply-add is 2 operations), and MiB read and
-    written."""
+    """Operators run, GFLOP of products (a multiply-add is 2 operations), MiB read and written."""
 
     kernels: float
     gflop: float
@@ -187,8 +186,7 @@ def _epochs(shapes: ShapesOf) -> int:
 
 
 def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:
-    """The share of all steps in each stage of unfreezing: one epoch each, but the last lasts to the
-    end."""
+    """The share of all steps in each stage of unfreezing: an epoch each, the last all others."""
     steps = sum(part.steps for part in shapes.values())
     epoch = sum(part.steps_in_epoch for part in shapes.values()) / steps
     return [epoch] * (stages - 1) + [1 - epoch * (stages - 1)]

@@ -101,8 +101,7 @@ def trainer_of(model: Classifier, job: Job) -> Trainer:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps and evaluations that are counted; `copied` MiB of trained weights exist once more
-    meanwhile."""
+    """Counted steps and evaluations, while `copied` MiB of trained weights exist once more."""
 
     trainer: Trainer
     model: Classifier

@@ -150,6 +150,12 @@ class Row(ConditionColumns, _Columns):
         return self.is_ok and self.dev_score is not None
 
     @property
+    def dev_ci_half(self) -> float:
+        """Half of the score's 95% interval over the dev examples; 0 where it is not known."""
+        low, high = self.dev_ci_low, self.dev_ci_high
+        return 0.0 if low is None or high is None else (high - low) / 2
+
+    @property
     def software(self) -> tuple[Value, ...]:
         """The conditions on which a score depends: type of device and software, not the machine."""
         return software_of(vars(self))

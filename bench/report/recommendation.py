@@ -23,7 +23,7 @@ from bench.report.tables import DASH, Table, table
 from bench.report.text import LABELS, num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import NO_FACTS, KnownFacts
-from bench.stats.best import FEWEST_SEEDS, Sample, excluded_rate
+from bench.stats.best import FEWEST_SEEDS, excluded_rate, has_collapsed
 from bench.stats.racing import ROUNDS
 
 CONFIRMED: Final = 29  # trainings of which none collapsed that exclude a rate of collapses of 10%
@@ -91,8 +91,11 @@ def _exportable_seed(rows: Sequence[Row], group: Group) -> int:
     """The lowest seed of a setting's trainings that did not collapse, which `bench.export` would
     refuse; 0 without any."""
     gain = group.scoring.gain
-    scores = {row.seed: gain(row.dev_score) for row in rows if row.dev_score is not None}
-    return min(scores.keys() - Sample(scores, {}).collapsed(group.margin), default=0)
+    rows = [row for row in rows if row.dev_score is not None]
+    scored = [(r.seed, gain(r.dev_score or 0.0), r.dev_ci_half) for r in rows]
+    every, margin = [score for _, score, _ in scored], group.margin
+    sound = (n for n, score, half in scored if not has_collapsed(score, every, margin, half))
+    return min(sound, default=0)
 
 
 def form_cost(need: Need, value: float) -> str:

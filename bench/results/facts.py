@@ -194,8 +194,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         )
 
     def trained_on(self, cell: Cell | Row) -> int:
-        """The number of examples that linear models for a cell are trained on: no more than its
-        steps see."""
+        """How many examples linear models for a cell train on: at most those its steps see."""
         steps = (cell.max_steps or self.train) * (cell.batch_size or 1)
         return min(self.train, MOST_COMPARED, steps)
 

@@ -6,6 +6,7 @@ since each may be the true best. On the event that the bounds of the true best h
 probability of 95%, all lower bounds against it hold at once (Hsu 1981; Edwards and Hsu 1983).
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.stats.intervals import UNSEEN, Floats, Ints, quantile
+from bench.stats.intervals import NORMAL_975, UNSEEN, Floats, Ints, quantile
 
 LEVEL: Final = 0.05  # the one-sided error of all bounds together
 FEWEST_SEEDS: Final = 3  # a setting with fewer trainings is not recommended
@@ -33,9 +34,13 @@ class Sample:
     variance: float = 0.0  # of one seed's score over examples not kept; inf: unknown
 
     def collapsed(self, margin: float) -> set[int]:
-        """The seeds whose score is below the mean by more than a margin."""
+        """The seeds whose score is below the mean by more than a margin, and than half of its own
+        95% interval over the examples, where it is known."""
+        known = self.variance if self.variance < math.inf else 0.0
+        variances = {seed: np.var(values) / len(values) for seed, values in self.values.items()}
+        halves = {n: NORMAL_975 * math.sqrt(variances.get(n, known)) for n in self.scores}
         every = self.scores.values()
-        return {seed for seed, score in self.scores.items() if has_collapsed(score, every, margin)}
+        return {n for n, one in self.scores.items() if has_collapsed(one, every, margin, halves[n])}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +100,7 @@ class Differences:
 
     @cached_property
     def quantiles(self) -> Floats:
-        """The standard errors from a difference to its lower bound [K, K], with the column as
-        control."""
+        """The standard errors from differences to lower bounds [K, K], with columns as controls."""
         return np.maximum(self.critical[None, :], self.least)
 
     @cached_property
@@ -273,10 +277,10 @@ def effective_number(rest: Floats) -> float:
     return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum()) if len(rows) > 1 else 1.0
 
 
-def has_collapsed(score: float, trainings: Collection[float], margin: float) -> bool:
+def has_collapsed(score: float, trainings: Collection[float], margin: float, half: float) -> bool:
     """Whether a score, of which more is better, is below the mean of its setting's trainings by
-    more than a margin."""
-    return score < sum(trainings) / len(trainings) - margin
+    more than a margin, and than half of its 95% interval, which chance in the examples explains."""
+    return score < sum(trainings) / len(trainings) - max(margin, half)
 
 
 def excluded_rate(trainings: int) -> float:

@@ -135,8 +135,7 @@ def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Fl
 
 
 def spread(values: Floats) -> Spread:
-    """The spread of numbers [S, N] over S seeds and N examples; ValueError unless there is at least
-    one of each."""
+    """The spread of numbers [S, N] over S seeds and N examples; ValueError without one of each."""
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape

@@ -232,8 +232,7 @@ Counts = tuple[Floats, Floats]  # by text two numbers, the quotient of whose sum
 def _entity_counts(
     labels: Array, predicted: Array, among: Sequence[int] = (1, 2), *, any_start: bool = False
 ) -> Counts:
-    """Hits among entities that are guessed (1) or true (2); among both, as in F1, each counts in
-    both."""
+    """Hits among entities that are guessed (1) or true (2); in F1 each counts in both."""
     counts = words.entity_counts(labels, predicted, any_start=any_start).astype(np.float64)
     return len(among) * counts[:, 0], counts[:, among].sum(axis=1)
 

@@ -139,8 +139,7 @@ def entity_kinds(labels: Tags, predicted: Tags) -> tuple[NDArray[np.int64], NDAr
 
 
 def entity_f1(labels: Tags, predicted: Tags, *, any_start: bool = False) -> float:
-    """F1 over the entities of all texts; 0 where none is right, as in seqeval, and rounded as
-    there."""
+    """F1 over the entities of all texts, rounded and 0 where none is right, as in seqeval."""
     counts = entity_counts(labels, predicted, any_start=any_start).sum(axis=0)
     hits, guessed, true = map(int, counts)
     if not hits:

@@ -73,8 +73,7 @@ class SelfAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """A linear layer, on an activation or not, whose result is added to the block's input and then
-    normalised."""
+    """A linear layer, on an activation or not; its result plus the block's input is normalised."""
 
     def __init__(self, config: BertConfig, width: int, activation: str | None = None) -> None:
         super().__init__()

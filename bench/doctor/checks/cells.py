@@ -183,8 +183,7 @@ def forecast(context: Context) -> Finding:
 
 
 def _forecast_of(row: Row) -> dict[str, float | None]:
-    """The forecast of a row's peak, the peak, and the error as a share of the latter above the
-    imports."""
+    """A row's predicted peak, its peak, and the error as a share of the peak above the imports."""
     if row.device == "cpu":
         measured, parts = row.peak_rss_mib, (row.peak_anon_mib, row.imports_anon_mib)
         above = None if None in parts else float(parts[0] or 0.0) - float(parts[1] or 0.0)

@@ -21,8 +21,7 @@ _PREFIX: Final = "base_model.model."
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the adapter, with all other modules that have trained; InputError if PEFT has no place
-    for them."""
+    """Write the adapter and other trained modules; InputError if PEFT has no place for them."""
     model, base = contents.final_model(trained, merge=False), trained.base
     if isinstance(model, BertClassifier):
         name, task = contents.reference(base), _task_type(trained)

@@ -65,8 +65,7 @@ def _status() -> dict[str, float]:
 
 
 class Phases:
-    """Measures named phases, one after the other, and announces them; a repeated name adds to its
-    time."""
+    """Measures and announces phases, one after the other; a repeated name adds to its time."""
 
     def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
         self._on_phase = on_phase

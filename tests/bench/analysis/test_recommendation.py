@@ -175,19 +175,18 @@ def with_scores(known, i, change):
     return replace(known, samples=tuple(samples))
 
 
-@pytest.mark.parametrize(("depth", "margin", "collapsed"), [
-    (0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ()),
+@pytest.mark.parametrize(("depth", "margin", "examples", "collapsed"), [
+    (0.01, 0.02, 2000, ()), (0.1, 0.02, 2000, (1,)), (0.1, 0.08, 2000, ()),
+    (0.02, 0.001, 2000, ()), (0.13, 0.02, 100, ()), (0.16, 0.02, 100, (1,)),
 ])  # fmt: skip
-def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, collapsed):
-    """A third of a training's depth is in the mean; the margin is at least the metric's."""
-    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}), margin)
+def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, examples, collapsed):
+    """A third of the depth is in the mean; half the interval is 0.096 on 100 examples."""
+    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}, examples=examples), margin)
     pick = recommend(known).pick
-    scores = known.samples[pick].scores
-    fallen = with_scores(known, pick, dict.fromkeys(scores, 0.6) | {1: 0.6 - depth})
+    fallen = with_scores(known, pick, dict.fromkeys(range(3), 0.6) | {1: 0.6 - depth})
     assert fallen.collapsed(pick) == collapsed
     again = recommend(fallen)
-    assert again.decided is not bool(collapsed)
-    assert again.withdrawn == (pick if collapsed else None)
+    assert (again.decided, again.withdrawn) == ((False, pick) if collapsed else (True, None))
     assert again.obstacles == (("collapse",) if collapsed else ())
     ended = [failed_row(cell(*SMALL, "off", 7), "oom", "no")]
     assert recommend(candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}, rows=ended))).decided
