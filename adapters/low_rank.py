@@ -77,8 +77,7 @@ class LowRankLinear(AdaptedLinear):
             self.lora_A[row, : part.rank] = values.to(self.lora_A)
 
     def of_parts(self, stacked: Tensor) -> Tensor:
-        """A tensor [q, …] of the parts with an adapter as one of all parts [p, …], zero in the
-        others."""
+        """A tensor [q, …] of the parts with an adapter as one of all parts [p, …], else zero."""
         if len(stacked) == len(self.parts):
             return stacked
         zeros = stacked.new_zeros(len(self.parts), *stacked.shape[1:])

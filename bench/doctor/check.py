@@ -93,8 +93,7 @@ def judged(
     name: str, figures: Mapping[str, Any], failures: Mapping[str, object], **words: object
 ) -> Finding:
     """The finding of a check in the words of checks.toml: the first of its failures, or ok.
-    Failures have what happened by their names there, or false; `words` are more values for the
-    texts."""
+    Failures have what happened by their names there, or false; `words` are values for texts."""
     check = BY_NAME[name]
     failure, happened = next((item for item in failures.items() if item[1]), ("", ""))
     happened = "; ".join(happened) if isinstance(happened, list) else happened

@@ -133,8 +133,7 @@ def _like(
 
 
 def _collect(table: Records, spec: DataSpec) -> tuple[Examples, Labels, list[str]]:
-    """The rows with a text and a label, their labels, which are not numbers yet, and notes on the
-    other rows."""
+    """The rows with a text and a label, these labels, not yet numbers, and notes on other rows."""
     texts: list[str] = []
     pairs: list[str] = []
     groups: list[str] = []

@@ -103,8 +103,7 @@ def _check_weights(
 
 
 def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """The dev logits [N, C] of a cell's folder in the unit of the labels, and mean and std of that
-    unit."""
+    """The dev logits [N, C] of a cell's folder in the unit of the labels, with its mean and std."""
     path = folder / PREDICTIONS
     again = "; delete its folder, and the cell is trained again"
     with reading(path, SafetensorError, KeyError, TypeError, end=again):

@@ -58,8 +58,7 @@ class Trained:
     changed: int = 0  # the number of dev predictions in fp32 that differ from the kept ones
 
     def exact_logits(self, examples: Examples) -> NDArray[np.float32]:
-        """The model's logits [N, C] of examples, or [M, C] of words, in fp32, in the unit of the
-        labels."""
+        """Logits [N, C] of examples, or [M, C] of words, in fp32, in the unit of the labels."""
         import torch
 
         from bench.examples.tokens import encode_for

@@ -15,7 +15,7 @@ from bench.forecast.costs import Formulae, Variant
 from bench.forecast.fit import WITHIN, apply
 from bench.forecast.forecast import load_features, memory_prior, peak_features, time_prior
 from bench.plan.cell import ABOUT, Cell
-from bench.plan.gridfile import Settings
+from bench.plan.gridfile import USUAL_BATCH
 from bench.plan.rows import Row
 from bench.report.text import sentences
 from bench.results.curves import Curves, Point
@@ -147,7 +147,7 @@ class Costs:
 
     def curves(self, cells: Sequence[Cell], model: str, positions: int) -> Curves:
         """Of settings, the first of which is full fine-tuning."""
-        batch, usual = Settings().batch_size, min(_LENGTH, positions)
+        batch, usual = USUAL_BATCH, min(_LENGTH, positions)
         lengths = [*(2**power for power in range(4, 14) if 2**power < positions), positions]
         sizes = {*((batch, n) for n in lengths), *((2**power, usual) for power in range(10))}
         under_10 = {}

@@ -35,9 +35,8 @@ from minbert.data.tasks.prepared import is_prepared, mark_used
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of a run, and everything that they share. `moved` has the cells that have run on
-    another kind of device than they were planned for, as planned for that, by the key of the
-    original."""
+    """The cells of a run, and everything that they share. `moved` has the cells that ran on another
+    kind of device than they were planned for, as planned for that, by the original's key."""
 
     inputs: Inputs
     executor: Executor

@@ -123,6 +123,7 @@ class Inputs:
                 amp_on=target.amp_on,
                 learning_rate_source=GRID,
                 auto_length=self._lengths.get(model.name, (None, ""))[0],
+                auto_batch=self.grid.auto_batch(self.train_examples())[0],
                 no_compiling=target.no_compiling,
                 engine=self.engine,
                 engine_version=self.engine_version,
@@ -174,6 +175,8 @@ class Inputs:
         task's own), unless a race decides, and on texts that are cut, for which examples are
         tokenised."""
         grid, data, several = self.grid, self.data, len(self.models) > 1
+        if note := grid.auto_batch(self.train_examples())[1]:
+            yield note
         if self.why_engine:
             every = " of all models, so that costs are comparable" if several else ""
             yield f"engine {TRANSFORMERS}{every}: {self.why_engine}"

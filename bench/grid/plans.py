@@ -128,8 +128,7 @@ def race_round(planned: Iterable[Planned]) -> int | None:
 
 
 def round_name(planned: Sequence[Planned], number: int | None) -> tuple[str, str]:
-    """The name of a plan, empty for the grid's own, and of what it plans; the number is its round
-    in a search."""
+    """The name of a plan, empty for the grid's own, and of what it plans, in a search's round."""
     if any(item.cell.is_candidate for item in planned):
         return f"search, round {number}", "candidates"
     raced = race_round(planned)

@@ -52,8 +52,7 @@ class _Running:
 
 
 class Display:
-    """The display of a run, or of a round of it, with `total` planned cells, of which `done` need
-    not run."""
+    """The display of a run or a round of `total` planned cells, of which `done` need not run."""
 
     def __init__(
         self,

@@ -77,8 +77,7 @@ def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
 
 
 def _shown(value: str) -> str:
-    """A value with paths cut to their last part; one that may be anything, a secret too, as a
-    digest."""
+    """A value with paths cut to their last part; one that may be a secret as a digest."""
     parts = _SEPARATORS.split(value.encode(errors="backslashreplace").decode())
     text = " ".join("".join(part.rpartition("/")[2] for part in parts).split())
     if _KNOWN.fullmatch(text):

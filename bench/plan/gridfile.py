@@ -28,6 +28,9 @@ from bench.plan.dataset import DataSpec
 
 AUTO: Final = "auto"
 DEFAULT_TASK: Final = "movies"
+USUAL_BATCH: Final = 64  # for which the default rates are measured
+_SMALL_BATCH: Final = 16
+_FEW: Final = 1500  # training examples; fewer score no less in small batches (docs/rates.md)
 NAMED: Final = Path(__file__).parent / "grids"
 EARLY_STOPPING_SHARE: Final = 0.1
 """The share of the training examples that early stopping holds out where `held_out` is 0."""
@@ -63,7 +66,11 @@ Engine = Annotated[str, _one_of("engine", "auto")]
 Amp = Annotated[str, _one_of("amp", "on")]
 Unfreeze = Annotated[str, _one_of("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+BatchSize = Annotated[int | Literal["auto"], _valid(
+    lambda value: value == AUTO or (type(value) is int and 1 <= value <= 65_536),
+    f"{AUTO} or a whole number from 1 to 65,536",
+)]  # fmt: skip
+"""`auto` becomes a number when the grid is expanded, by `auto_batch`."""
 _SHORTEST: Final = 3
 _LONGEST: Final = 8192
 MaxLength = Annotated[int | Literal["auto"], _valid(
@@ -165,7 +172,7 @@ class Settings(_Given):
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     early_stopping: Count | None = None
     max_length: MaxLength = 128
-    batch_size: BatchSize = 64
+    batch_size: BatchSize = USUAL_BATCH
     compile: Compile = False
     kernels: Annotated[str, _one_of("kernels")] = "fast"
     pooling: Annotated[str, _one_of("pooling", AUTO)] = AUTO
@@ -272,6 +279,15 @@ class Grid(Strict):
     def settings_of(self, axes: Axes) -> Settings:
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
+
+    def auto_batch(self, examples: int) -> tuple[int, str]:
+        """What `batch_size` auto stands for with a number of training examples, with a note if a
+        cell has it and it is not the usual one."""
+        if examples >= _FEW:
+            return USUAL_BATCH, ""
+        has_it = any(AUTO in (axes.batch_size or [self.settings.batch_size]) for axes in self.cells)
+        note = f"batch_size auto: {_SMALL_BATCH}, with fewer than {_FEW:,} training examples"
+        return _SMALL_BATCH, note if has_it else ""
 
     @property
     def has_auto_length(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from bench.plan.cell import CANDIDATE, ON, SEARCHED, Cell, Value, named
 from bench.plan.columns import learning_rates
-from bench.plan.gridfile import Rates, Settings
+from bench.plan.gridfile import USUAL_BATCH, Rates, Settings
 from bench.plan.rows import Row
 
 FIRST: Final = (-1, 0, 1)  # exponents n of the multipliers √10ⁿ that are always tried
@@ -35,19 +35,30 @@ Origin = Literal["tuned", "default", "given"]
 """How a cell's rates came about: by `--lr auto`, by default, or given in a grid."""
 
 
-def rates_of(rates: Rates, mode: str, layers: str | None) -> dict[str, Any]:
-    """The rates of a mode and layer set by column; None in columns that don't apply."""
-    main = rates.full if mode == "full" else rates.adapter
-    every = dict(zip(_RATES, (main, rates.base, rates.head), strict=True))
-    applicable = learning_rates(mode, layers)
+def rates_of(rates: Rates, mode: str, layers: str | None, batch: int) -> dict[str, Any]:
+    """The rates of a mode and layer set by column, for steps on a number of examples; the default
+    ones change by its square root as far as that was measured. None in columns that don't apply."""
+    names = "full" if mode == "full" else "adapter", "base", "head"
+    applicable, factor = (
+        learning_rates(mode, layers),
+        math.sqrt(min(max(batch, 16), 256) / USUAL_BATCH),
+    )
+    own = vars(rates)
+    values = (own[n] if n in rates.model_fields_set else _rounded(own[n] * factor) for n in names)
+    every = dict(zip(_RATES, values, strict=True))
     return {name: rate if name in applicable else None for name, rate in every.items()}
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.3g}")
 
 
 def origin_of(cell: Cell) -> Origin:
     """How a cell's rates came about; given ones that equal the defaults count as those."""
     if cell.learning_rate_source == SEARCHED:
         return "tuned"
-    defaults = rates_of(Rates(), cell.mode, cell.layers)
+    step = cell.batch_size * cell.gradient_accumulation_steps
+    defaults = rates_of(Rates(), cell.mode, cell.layers, step)
     return "default" if all(getattr(cell, n) == r for n, r in defaults.items()) else "given"
 
 
@@ -65,7 +76,7 @@ def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:
     """A cell's rates, each multiplied by √10 to this power, to three digits."""
     factor = 10 ** (exponent / 2)
     rates = {name: getattr(cell, name) for name in _RATES}
-    return {n: None if r is None else float(f"{r * factor:.3g}") for n, r in rates.items()}
+    return {n: None if r is None else _rounded(r * factor) for n, r in rates.items()}
 
 
 def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:

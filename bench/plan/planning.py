@@ -26,7 +26,7 @@ from bench.plan.cell import (
     named,
 )
 from bench.plan.columns import format_parts, most_encoders
-from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Rates, Settings
+from bench.plan.gridfile import AUTO, DEFAULT_TASK, USUAL_BATCH, Axes, Grid, Rates, Settings
 from bench.plan.learning_rates import rates_of
 from bench.plan.rows import (
     FLAGS,
@@ -58,6 +58,7 @@ class Resolved:
     regression: bool = False  # whether the task predicts a number
     parts: tuple[str, ...] = ()  # of the task, those that the data has
     auto_length: int | None = None  # what `max_length` auto stands for, if the grid has it
+    auto_batch: int = USUAL_BATCH  # what `batch_size` auto stands for
     no_compiling: str = ""  # why `compile` auto is off on the device; empty: on where a cell can be
     engine: str = MINBERT  # what engine auto stands for
     engine_version: str = ""  # of the libraries of engine transformers
@@ -137,6 +138,7 @@ def _round(
 ) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     lengths = axes.max_length or [settings.max_length]
+    batches = axes.batch_size or [settings.batch_size]
     rates: Sequence[float | None] = axes.learning_rate or [None]
     for mode, amp in product(axes.mode, axes.amp):
         configs = axes.adapter_config if mode == PEFT else []
@@ -146,7 +148,7 @@ def _round(
             "rank": axes.rank if has_rank(mode) else [None],
             "adapter": [resolved.adapters[config] for config in configs] or [None],
             "unfreeze": axes.unfreeze if has_unfreeze else [None],
-            "batch_size": axes.batch_size or [settings.batch_size],
+            "batch_size": [resolved.auto_batch if n == AUTO else n for n in batches],
             "max_length": [resolved.auto_length if n == AUTO else n for n in lengths],
         }
         of_all = {"mode": mode, "seed": seed, "fold": fold}
@@ -169,6 +171,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
     attention = settings.attn_implementation
     given = {name: getattr(settings, name) for name in _AS_GIVEN}
+    step = axes["batch_size"] * given["gradient_accumulation_steps"]
     values = {
         **{n: (ON if v else OFF) if isinstance(v, bool) else v for n, v in given.items()},
         **{name: value for name, value in vars(resolved).items() if name in ABOUT},
@@ -183,7 +186,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         "alpha": _alpha(settings, axes["rank"]),
         "frozen_dtype": _frozen_dtype(settings, axes["mode"], axes["layers"], axes["amp"]),
         **axes,
-        **rates_of(rates, axes["mode"], axes["layers"]),
+        **rates_of(rates, axes["mode"], axes["layers"], step),
         **_part_settings(settings, resolved.parts),
     }
     for name, about in _LIMITED.items():

@@ -289,8 +289,7 @@ def parts(
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
     """Ratios or differences with their intervals, those of one kind on one line, around the value
-    of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the
-    kind's line."""
+    of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, `offset` from it."""
     kinds = list(dict.fromkeys(rows["kind"]))
     with drawing.canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)

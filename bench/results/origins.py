@@ -72,8 +72,7 @@ def examples_of(row: Row, data: Path | None) -> Data:
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:
     """The checkpoint that a row's cell was trained from, by the path in the job of its folder or by
-    its name. InputError if it is gone, or has changed; `otherwise` is what the user can do but
-    restore it."""
+    its name. InputError if it is gone, or has changed; `otherwise` is another remedy."""
     name, cell, path = row.model, row.name, None
     with suppress(InputError):
         path = Job.read(folder).checkpoint

@@ -33,8 +33,7 @@ from minbert.data.problems import MULTI_LABEL, problem_of
 from minbert.data.words import are_tags
 
 _LARGEST: Final = 2**26
-"""Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
-quarters."""
+"""Most bytes of a file; 10,000 cells of 5,000 examples take three quarters of it."""
 _WHOLE: Final = "dev"  # the name in a file for a task without parts
 _LABELS: Final = "labels"
 _DOCUMENTS: Final = "documents"

@@ -41,8 +41,7 @@ def write_sums(folder: Path) -> None:
 
 @dataclass
 class Submission:
-    """A folder of results: its files, what is wrong with them, and how many rows lack what a check
-    needs."""
+    """A folder of results: its files, their faults, and how many rows lack what a check needs."""
 
     folder: Path
     runs: list[Path] = field(default_factory=list)

@@ -60,8 +60,7 @@ class _Classes:
         return np.asarray(2 * self.hits / (self.true + self.predicted))
 
     def of_f1(self, weights: Floats) -> Floats:
-        """For each example N times the derivative of Σ weight · F1 by its weight, with constant
-        weights [K]."""
+        """For each example N times the derivative of Σ weight [K] · F1 by its weight."""
         sizes = self.true + self.predicted
         by_hit, by_size = 2 * weights / sizes, weights * self.f1 / sizes
         change = self.right * by_hit[self.at] - by_size[self.at] - by_size[self.guess]

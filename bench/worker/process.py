@@ -78,8 +78,7 @@ class Progress:
         self, step: int, steps: int | None, loss: Callable[[], float] | float | None = None
     ) -> None:
         """Send the number of steps done, their total if known, and the last loss, or what a
-        function for it returns, which is only called for a message that is sent: it may wait for
-        the device."""
+        function for it returns, which is only called for a message: it may wait for the device."""
         now = self._clock()
         if self._descriptor is None or now < self._next:
             return

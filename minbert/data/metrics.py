@@ -17,8 +17,7 @@ def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
 
 def micro_f1(logits: Floats, labels: NDArray[np.generic]) -> float:
     """F1 over all examples and classes together, of logits [N, C] and labels 0 and 1 [N, C]; a
-    label is predicted where its logit is above 0. It is 0 where none is given or predicted, as in
-    scikit-learn."""
+    label is predicted where its logit is above 0. 0 without any, as in scikit-learn."""
     predicted, given = logits > 0, labels.astype(bool)
     count = int(predicted.sum() + given.sum())
     return 2 * int((predicted & given).sum()) / count if count else 0.0

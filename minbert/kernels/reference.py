@@ -56,8 +56,7 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether a tensor has values, which fake and meta tensors, and those that torch.compile traces
-    with, do not."""
+    """Whether a tensor has values: it is neither fake, meta nor in torch.compile's trace."""
     if torch.compiler.is_compiling():
         return False
     return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta

@@ -80,8 +80,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
-        """Take a step, in place, for a group's parameters, their gradients, and both averages of
-        each."""
+        """Take a step, in place, for a group's parameters, their gradients, and both averages."""
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:

@@ -16,8 +16,7 @@ _MOST: Final = 100_000
 @dataclass(frozen=True)
 class Truncated:
     """A model with each update cut to a rank (None: as trained), its score on dev (None: all
-    predictions are the same number), and the difference to the model as trained, paired by
-    example."""
+    predictions are the same number), and the paired difference to the model as trained."""
 
     rank: int | None
     dev: Interval | None

@@ -87,8 +87,7 @@ class Products:
         return [shape for shape, number in self.wide.items() if number * flops_of(shape) >= least]
 
     def milliseconds(self, gflops: Mapping[Shape, float]) -> float:
-        """Their time, by the 10⁹ operations per second of some shapes; the others are as fast in
-        the mean."""
+        """Their time, by the 10⁹ operations per second of some shapes, or their mean for others."""
         known = {shape: self.wide[shape] * flops_of(shape) for shape in gflops}
         seconds = sum(flops / gflops[shape] for shape, flops in known.items()) / 1e9
         return 1000 * seconds * self.flops / sum(known.values())

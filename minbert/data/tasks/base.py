@@ -64,8 +64,7 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of its head: one for each class, or one; none with parts, which have their own
-        heads."""
+        """Outputs of its head: one for each class, or one; none with parts, which have heads."""
         return 0 if self.parts else len(self.classes) or 1
 
 
@@ -170,8 +169,7 @@ class Data(ABC):
 
     @abstractmethod
     def pieces(self) -> Mapping[str, "TaskData"]:
-        """Examples that are tokenised by themselves, by name; of a task without parts one, named
-        ""."""
+        """Examples that are tokenised by themselves, by name, which is "" without parts."""
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
@@ -205,8 +203,7 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class TaskData(Data):
-    """The examples of a task without parts; `identity` is the digest of those that they are a fold
-    of."""
+    """The examples of a task without parts; `identity` is the digest of what they are a fold of."""
 
     task: Task
     train: Examples

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from bench.forecast.outlook import Outlook
 from bench.grid.plans import rounds
 from bench.plan import gridfile, learning_rates
-from bench.plan.learning_rates import Search, kind_of
+from bench.plan.learning_rates import Search, kind_of, origin_of
 from bench.plan.planning import Resolved, expand, plan
 from tests.bench.synthetic_rows import HERE, planned_row
 
 SMOKE = gridfile.load("smoke")
-RATES = gridfile.Rates(full=1e-4, adapter=1e-3, base=1e-4, head=1e-3)
+RATES = gridfile.Rates(full=2e-4, adapter=1e-3, base=1e-4, head=1e-3)
 MODEL = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 CELLS = expand(gridfile.with_settings(SMOKE, {"learning_rates": RATES}), MODEL)
 LORA = next(cell for cell in CELLS if cell.mode == "lora")
@@ -22,9 +22,7 @@ def test_multipliers_are_powers_of_the_root_of_ten_and_a_cell_says_whence_its_ra
     rates = learning_rates.at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
     names = ("learning_rate", "learning_rate_base", "learning_rate_head")
     assert rates == dict(zip(names, (3.16e-3, 3.16e-4, 3.16e-3), strict=True))
-    rates = learning_rates.at_exponent(HEAD, -2)
-    assert rates == dict(zip(names, (None, None, 1e-4), strict=True))
-    origin_of = learning_rates.origin_of
+    assert learning_rates.at_exponent(HEAD, -2) == dict(zip(names, (None, None, 1e-4), strict=True))
     assert {origin_of(cell) for cell in expand(SMOKE, MODEL)} == {"default"}
     assert {origin_of(cell) for cell in CELLS} == {"given"}
     assert origin_of(replace(LORA, learning_rate_head=2e-3)) == "given"

@@ -101,12 +101,18 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
     text = "{}\n[[cells]]\nmode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\n{}"
     grid = gridfile.parse(text.format("", "max_length = [32, 'auto']"), "grid.toml", "grid")
     assert grid.has_auto_length
-    resolved = replace(RESOLVED, auto_length=72)
-    lengths = [(cell.rank, cell.max_length) for cell in expand(grid, resolved)]
+    lengths = [(c.rank, c.max_length) for c in expand(grid, replace(RESOLVED, auto_length=72))]
     assert sorted(lengths) == [(1, 32), (1, 72), (2, 32), (2, 72)]
-    settings = "[settings]\nmax_length = 'auto'"
-    own = gridfile.parse(text.format(settings, "max_length = [16]"), "", "")
-    assert not own.has_auto_length
+    own = text.format("[settings]\nmax_length = 'auto'", "max_length = [16]")
+    assert not gridfile.parse(own, "", "").has_auto_length
+
+
+def test_batch_auto_and_default_rates_follow_the_number_of_examples():
+    grid = gridfile.parse('[settings]\nbatch_size = "auto"\n[[cells]]\nmode = ["head"]\n', "", "")
+    assert [grid.auto_batch(examples)[0] for examples in (1499, 1500)] == [16, 64]
+    for batch, rate in {4: 5e-3, 16: 5e-3, 64: 1e-2, 128: 0.0141, 256: 2e-2, 1024: 2e-2}.items():
+        (cell,) = expand(grid, replace(RESOLVED, auto_batch=batch))
+        assert (cell.batch_size, cell.learning_rate_head) == (batch, rate)
 
 
 def test_seeds_are_the_outer_loop_and_neighbours_are_of_no_one_model():
@@ -115,8 +121,7 @@ def test_seeds_are_the_outer_loop_and_neighbours_are_of_no_one_model():
     assert cells == cells_of("smoke", seeds=3)
     rounds = [[replace(c, seed=0).name for c in cells[i : i + 8]] for i in (0, 8, 16)]
     assert sorted(rounds[0]) == sorted(rounds[1])
-    assert rounds[0] != rounds[1]
-    assert rounds[1] != rounds[2]
+    assert rounds[0] != rounds[1] != rounds[2]
     planned = plan(cells, [], HERE, repeats=2)
     assert [(item.repeat, item.cell) for item in planned] == [(n, c) for n in (1, 2) for c in cells]
     grid = gridfile.load("full")
@@ -229,17 +234,15 @@ def test_tf32_is_of_cells_without_amp_and_older_ids_stay():
     assert {(cell.amp == "off", cell.tf32) for cell in fast} == {(True, "on"), (False, "off")}
     by_name = {cell.name: cell for cell in exact}
     for cell in fast:
-        assert ("-tf32-" in cell.name) == (cell.amp == "off")
         same = by_name[cell.name.replace("-tf32-", "-fp32-")].cell_id == cell.cell_id
-        assert same == (cell.amp != "off")
+        assert ("-tf32-" in cell.name) == (cell.amp == "off") == (not same)
     plain = by_name["full-fp32-s0"]
     older = {**vars(row_of(plain, "ok", **synthetic_rows.HERE)), "tf32": None}
     assert columns.row_of(older).cell_id == plain.cell_id
     assert columns.row_of(older)["tf32"] == "off"
     both = [row_of(replace(plain, tf32=on), "ok", **synthetic_rows.HERE) for on in ("off", "on")]
-    [group] = groups(both)
-    labels = sorted(setting.label for setting in group.settings)
-    assert labels[1] == f"{labels[0]}, TF32"
+    first, second = sorted(setting.label for setting in groups(both)[0].settings)
+    assert second == f"{first}, TF32"
 
 
 THERE = synthetic_rows.HERE | {
@@ -310,7 +313,7 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
     assert pissa.name == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
     (bitfit,) = (cell for cell in cells if cell.mode == "bitfit")
     rates = bitfit.learning_rate, bitfit.learning_rate_base, bitfit.learning_rate_head
-    assert rates == (2e-3, None, 1e-2)
+    assert rates == (4e-3, None, 2e-2), "for steps on 256 examples"
     assert (bitfit.rank, bitfit.layers, bitfit.alpha, bitfit.use_rslora) == (None,) * 3 + ("off",)
     assert (bitfit.gradient_accumulation_steps, bitfit.gradient_checkpointing) == (4, "on")
 
@@ -338,8 +341,7 @@ def test_names_in_a_plan_and_of_models_have_what_distinguishes_them(
     grid = gridfile.load("smoke")
     both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
     assert len(both) == 2 * len(one)
-    names = {f"{model} {item.name}" for item in one for model in ("small", "large")}
-    assert {item.name for item in both} == names
+    assert {i.name for i in both} == {f"{m} {i.name}" for i in one for m in ("small", "large")}
     ours = [item.cell for item in one]
     theirs = [replace(cell, engine="transformers", engine_version="5") for cell in ours]
     names = {item.name for item in plan([*ours, *theirs], [], HERE)}

@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from bench.plan.gridfile import Rates
 from bench.results.outcomes import Outcome, outcomes_file
@@ -87,10 +88,8 @@ def run_grid(folder, name, task, exponent):
     """Train what has no row yet of a grid, at rates of a power of √10 times the basis."""
     shared, cells, _, _ = GRIDS[name]
     path = folder / f"{name}{'' if exponent is None else f'{exponent:+g}'}.toml"
-    rates = {group: rate * 10 ** ((exponent or 0) / 2) for group, rate in BASIS.items()}
-    if exponent is None:
-        rates = Rates().model_dump()
-    shown = "".join(f"{group} = {rate:.3g}\n" for group, rate in rates.items())
+    given = [] if exponent is None else BASIS.items()
+    shown = "".join(f"{group} = {rate * 10 ** (exponent / 2):.3g}\n" for group, rate in given)
     settings = f'about = "rates"\n[settings]\nepochs = 3\nseeds = 1\n{shared}'
     path.write_text(f"{settings}[settings.learning_rates]\n{shown}{cells}", "utf-8")
     files = (folder / f"{task}-train.csv", folder / f"{task}-dev.csv")
@@ -256,11 +255,13 @@ def page(text, every):
     def curve(name, task):
         return next((one for one in every if (one.name, one.task) == (name, task)), None)
 
+    few = pd.read_csv(DOCS / "few-examples.csv")
     names = list(dict.fromkeys(one.name for one in every))
     defaults = {name: default_of(name) for name in names}
     main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
         text, __file__, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
+        few_examples=few.pivot_table("dev_score", ["max_train", "mode", "batch_size"], "task"),
         others=[name for name in names if name not in main], default_of=default_of,
         regrets=regrets(every, lambda one: defaults[one.name]), shared=at_shared_rates(every),
         all=mean_regret(regrets(every, lambda one: main.get(one.name))),
