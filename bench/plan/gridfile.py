@@ -30,7 +30,7 @@ AUTO: Final = "auto"
 DEFAULT_TASK: Final = "movies"
 USUAL_BATCH: Final = 64  # for which the default rates are measured
 _SMALL_BATCH: Final = 16
-_FEW: Final = 1500  # training examples; fewer score no less in small batches (docs/rates.md)
+_FEW: Final = 500  # training examples; fewer score no less in small batches (docs/rates.md)
 NAMED: Final = Path(__file__).parent / "grids"
 EARLY_STOPPING_SHARE: Final = 0.1
 """The share of the training examples that early stopping holds out where `held_out` is 0."""

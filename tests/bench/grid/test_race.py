@@ -183,9 +183,9 @@ def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
     quick = {"grid": "quick", "quick": ("--device", "cpu"), "forecast": False}
     plan = json.loads(grid.run("--dry-run", "--json", **quick).stdout)
     assert plan["total"]["covers"] == "race, round 1 of 5"
-    two = ("--no-race", "--seeds", "2", "--max-train", "1499", "--dry-run", "--json")
+    two = ("--no-race", "--seeds", "2", "--max-train", "499", "--dry-run", "--json")
     plan = json.loads((done := grid.run(*two, **quick)).stdout)
-    assert "batch_size auto: 16, with fewer than 1,500 training examples" in done.stderr
+    assert "batch_size auto: 16, with fewer than 500 training examples" in done.stderr
     assert {cell["race"] for cell in plan["cells"]} == {None}
     assert len(plan["cells"]) == 8
     line = "leave out --seeds 2, or seeds in the grid file, or give --no-race"

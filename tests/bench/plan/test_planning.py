@@ -109,7 +109,7 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
 
 def test_batch_auto_and_default_rates_follow_the_number_of_examples():
     grid = gridfile.parse('[settings]\nbatch_size = "auto"\n[[cells]]\nmode = ["head"]\n', "", "")
-    assert [grid.auto_batch(examples)[0] for examples in (1499, 1500)] == [16, 64]
+    assert [grid.auto_batch(examples)[0] for examples in (499, 500)] == [16, 64]
     for batch, rate in {4: 5e-3, 16: 5e-3, 64: 1e-2, 128: 0.0141, 256: 2e-2, 1024: 2e-2}.items():
         (cell,) = expand(grid, replace(RESOLVED, auto_batch=batch))
         assert (cell.batch_size, cell.learning_rate_head) == (batch, rate)
