@@ -9,7 +9,9 @@ from typing import Any
 from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from bench.plan.cell import Cell
-from bench.plan.columns import NAMES, learning_rates, row_of
+from bench.plan.columns import NAMES, row_of
+from bench.plan.gridfile import Rates
+from bench.plan.learning_rates import rates_of
 from bench.plan.rows import Row
 from bench.results.rescoring import Results
 from bench.results.rowfile import encode, record
@@ -33,10 +35,6 @@ def full_grid() -> list[tuple[str, int | None, str | None, str]]:
 
 def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 0, **other) -> Cell:
     """A cell with the settings of the embedded default."""
-    rates = dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head"))
-    usual = {"learning_rate": 2e-4 if mode == "full" else 2e-3, "learning_rate_base": 2e-4,
-             "learning_rate_head": 1e-2}  # fmt: skip
-    rates |= {name: usual[name] for name in learning_rates(mode, layers)}
     values = {
         "model": "minilm", "model_digest": "7c1d0f9a44be", "init": "pretrained",
         "pooling": "mean", "task": "movies", "data_digest": "3e9ab01c77d2", "max_train": 2000,
@@ -44,7 +42,7 @@ def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 
         "epochs": 2, "max_steps": None, "optimizer": "adamw", "learning_rate_source": "default",
         "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1,
         "alpha": None if rank is None else 16.0, "unfreeze": None if mode == "head" else "all",
-    } | rates | other  # fmt: skip
+    } | rates_of(Rates(), mode, layers, 32) | other  # fmt: skip
     return Cell(mode=mode, rank=rank, layers=layers, amp=amp, seed=seed, **values)
 
 

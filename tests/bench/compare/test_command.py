@@ -152,7 +152,7 @@ def test_two_files_and_filters_on_any_column(tmp_path):
     for text, column, values in (
         ("amp=off", "amp", {"off"}), ("amp=on", "amp", {"bf16"}), ("rank=,1", "rank", {None, 1}),
         ("mode=lora,dora", "mode", {"lora", "dora"}),
-        ("learning_rate=2e-4", "learning_rate", {0.0002}),
+        ("learning_rate=1.41e-4", "learning_rate", {0.000141}),
         (f'machine="{ROWS[0].machine}"', "machine", {ROWS[0].machine}),
     ):  # fmt: skip
         chosen = matching(ROWS, parse_terms(text, "--base"), "--base", Path("runs.csv"))

@@ -144,7 +144,7 @@ def test_training_that_ends_before_all_layers_train_is_reported(layers, epochs, 
 
 
 def test_default_rates_are_noted_where_they_were_not_measured():
-    rates = rates_of(Rates(), "lora", "all-lin-only")
+    rates = rates_of(Rates(), "lora", "all-lin-only", 32)
     usual = replace(cell("lora", 64, "all-lin-only", "off"), alpha=16.0, **rates)
     assert origin_of(usual) == "default"
     assert checks.rate_notes([usual, replace(usual, alpha=8.0)]) == []
