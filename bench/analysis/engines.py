@@ -112,7 +112,7 @@ def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
 
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
-    """The losses of the first steps on the same batches, of trainings without dropout."""
+    """The losses of both engines' first steps on the same batches, trained without dropout."""
     exact = [row for row in rows if row.is_ok and not row.dropout and not row.lora_dropout]
     by_engine = grouped([row for row in exact if row.repeat == 1], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])

@@ -206,7 +206,7 @@ def text_of(value: Value, empty: str = "empty") -> str:
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
-    """Labels, each with a row of what it names, where equal completed by columns that differ."""
+    """Labels, each with a row of what it names; equal ones get the columns that differ."""
     varying = {}
     for label, alike in grouped(items, itemgetter(0)).items():
         names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]

@@ -26,7 +26,7 @@ def tokenizer_of(engine: str, folder: Path) -> "TextEncoder":
 
 
 def fast_tokenizer(folder: Path) -> "TextEncoder":
-    """A checkpoint's own fast tokenizer. InputError if transformers has none, or a slow one."""
+    """A checkpoint's own fast tokenizer. InputError if transformers can't load it or it is slow."""
     try:
         from transformers import AutoTokenizer
     except ImportError:

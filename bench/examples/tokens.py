@@ -75,7 +75,7 @@ class TokenisedExamples:
 
     @property
     def words_lost(self) -> int:
-        """The number of words with labels that have no token: cut, or of unknown characters."""
+        """The number of words with labels that have no token: they are cut or empty."""
         words = self.encoded.words
         return 0 if words is None else int((self.labels >= 0).sum() - (words >= 0).sum())
 

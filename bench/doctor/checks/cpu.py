@@ -26,7 +26,7 @@ _MEANINGS: Final = {
 }
 
 _CORE_WINDOWS, _ALONE_S, _TOGETHER_S = 6, 0.2, 0.4
-"""The last is several periods of a CPU quota, 0.1 s each: each window has what a quota takes."""
+"""The last is several periods of a CPU quota, 0.1 s each: a quota slows every window."""
 MOST: Final = 16
 """Threads of the load: with more, memory and clocks take from the gain of each on a sound host."""
 

@@ -49,7 +49,7 @@ class Following:
 
     def read(self, queued: AbstractSet[int] | None) -> None:
         """Read the rows that were published since the last call, and close array tasks that ended:
-        those that are not queued (None: Slurm did not answer). OSError as of files of rows."""
+        those that are not queued (None: Slurm did not answer). OSError: rows can't be read."""
         self._read_rows()
         gone = set() if queued is None else self.open - queued
         without_rows = sorted(index for index in gone if not self._is_ok(index))

@@ -18,7 +18,7 @@ from bench.studies.updates.cells import KeptCell
 
 PERCENTS: Final = (50, 90, 99)  # shares of the energy for which a rank is computed
 TOPS: Final = (1, 5, 8, 10)
-"""Numbers of directions whose share of the energy is computed; arXiv 2508.17586 has not the 8."""
+"""Numbers of directions whose share of the energy is computed; all but 8 as in arXiv 2508.17586."""
 FIGURES: Final = (
     *("nonzero", "stable_rank", "effective_rank"),
     *(f"rank_{percent}" for percent in PERCENTS),
