@@ -26,15 +26,18 @@ class Raced:
 
     @cached_property
     def scores(self) -> Floats:
-        """The mean scores over the rounds that each setting had, of which more is better [K]."""
-        sign = self.group.scoring.gain(1.0)
-        every = [np.array([*setting.scores.values()]) for setting in self.settings]
-        return np.array([sign * own.mean() if own.size else np.nan for own in every])
+        """The mean scores over the complete rounds that each setting had, of which more is better
+        [K]; a round that is under way is easier or harder than those that all have."""
+        sign, done = self.group.scoring.gain(1.0), range(len(self.race.rounds))
+        every = [[s for n, s in setting.scores.items() if n in done] for setting in self.settings]
+        return np.array([sign * np.mean(own) if own else np.nan for own in every])
 
     @property
     def best(self) -> int | None:
-        """The best by score of those that may be the best."""
-        return max(self.race.best, key=lambda i: self.scores[i], default=None)
+        """The best by score of those that may be the best, the head alone only if no other may be
+        (docs/racing.md); None before the first round."""
+        settings, among = self.settings, self.race.best if self.race.rounds else ()
+        return max(among, key=lambda i: (settings[i].mode != "head", self.scores[i]), default=None)
 
     @property
     def open(self) -> list[Setting]:

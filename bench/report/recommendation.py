@@ -56,7 +56,7 @@ def advice(
     purpose = partial(phrase, "recommendation", "purpose")
     commands = {narrowed(known.group, facts, **selection): purpose(selection)
                 for selection in _selections(recommended)}  # fmt: skip
-    undecided = recommended.raced if "race undecided" in recommended.obstacles else None
+    undecided = recommended.raced if pick is None else None
     if undecided is not None and undecided.best is not None:
         best = undecided.settings[undecided.best].rows[0]
         alike = (one for one in known.group.settings if point(one.rows[0]) == point(best))

@@ -140,8 +140,7 @@ def answers(module: str, request: object, **_: object) -> Iterator[object]:
 
 
 def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:
-    """As `bench.launch.runner.run_worker`, in this process, without a limit of time and with few
-    repeats of what is timed."""
+    """As `bench.launch.runner.run_worker`, in this process, with no time limit and few repeats."""
     from bench.worker.__main__ import main
     from bench.worker.probes import products, replay
 

@@ -1,5 +1,4 @@
-"""How often 95% intervals of a score hold the true one on few examples, by simulation: prints the
-table of docs/measuring.md#small-samples."""
+"""How often 95% intervals hold the true score on few examples: docs/measuring.md#small-samples."""
 
 import numpy as np
 

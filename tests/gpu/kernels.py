@@ -66,8 +66,7 @@ class KernelCounter(Counter):
 
 
 def count_step(trainer, batch, counter):
-    """Count a step, once there is the state of the optimizer and of a scaler; the counter was
-    entered before the model was given tensors."""
+    """Count a step, once optimizer and scaler have a state, by a counter older than the model."""
     for parameter in trainer.parameters:
         trainer.optimizer._state_of(parameter)
     if trainer.scaler is not None:

@@ -130,8 +130,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
 
 
 def ask_apart(code: str, url: str, home: Path, *words: str, **environment: str) -> Any:
-    """What some code prints as JSON, and nothing else, in a process of its own: the hub's library
-    reads its address when it is imported."""
+    """What code prints as JSON, in a new process: the hub's library reads its address on import."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
         [sys.executable, "-c", code, *words],

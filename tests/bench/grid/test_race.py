@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.analysis.groups import groups
-from bench.analysis.racing import replay
+from bench.analysis.racing import Raced, replay
 from bench.report.pages import sentences
 from bench.report.recommendation import in_brief
 from bench.results.facts import read_facts
@@ -95,6 +95,9 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     write_rows(grid.csv, rows)
 
     leave_first(grid, 8)  # in the fourth round
+    *_, purpose, line = recommend_command("--runs", grid.csv).stdout.splitlines()
+    assert purpose == "To export the best so far:", "for those who do not go on"
+    assert re.match("  python -m bench.export (full|lora-r4-all-lin-only)-fp32-s0 ", line)
     again = race("--label-curve")  # the pick, on parts of the training examples too
     assert "More labels: twice as many" in again.stdout
     assert "more steps" not in again.stdout
@@ -108,7 +111,6 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
     assert (document["rounds"], document["trainings"], document["over"]) == (4, 9, True)
     other = recommend_command("--runs", grid.csv, "--margin", "0.0001").stdout
     assert "its rounds were run for the usual margin and cost" in other
-    assert "same command" not in other
     assert "bench.grid" not in other
     left = {one["label"]: one["left_after_round"] for one in document["settings"]}
     assert left["head, fp32"] == 1
@@ -165,6 +167,18 @@ def test_what_stays_of_an_undecided_race_is_named(race, grid, monkeypatch):
     assert "More labels: twice as many would bring about" in done.stdout
     race("--label-curve")
     assert len(grid.rows()) == 6
+
+
+def test_the_best_so_far_is_by_complete_rounds_and_the_head_alone_only_without_others():
+    scored = {"head": [0.9, 0.9], "full": [0.8, 0.6], "lora": [0.5, 0.7, 0.9]}
+    settings = [SimpleNamespace(mode=m, scores=dict(enumerate(s))) for m, s in scored.items()]
+    race = SimpleNamespace(best={0, 1, 2}, rounds=[None] * 2)
+    group = SimpleNamespace(scoring=SimpleNamespace(gain=float))
+    assert Raced(group, settings, race).best == 1, "the third round is under way"
+    race.best = {0}
+    assert Raced(group, settings, race).best == 0
+    race.rounds = []
+    assert Raced(group, settings, race).best is None
 
 
 def test_an_undecided_race_may_have_possible_picks_and_no_best():

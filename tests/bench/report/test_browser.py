@@ -1,5 +1,4 @@
-"""The report in a real browser: from disk, without a network, with and without JavaScript; and its
-explorer, on the committed run of reference."""
+"""The report and its explorer in a real browser, from disk, with and without JavaScript."""
 
 import csv
 import random

@@ -1,5 +1,4 @@
-"""The report on several rates, batch sizes and options, on a search for rates, and its section on
-settings: the groups that it compares."""
+"""The report on several rates, batch sizes and options, and its section on settings."""
 
 import random
 from dataclasses import replace

@@ -1,5 +1,4 @@
-"""Exported models, checked in virtual environments that have plain libraries alone: the table of
-docs/export.md. Takes a quarter of an hour."""
+"""Exported models in environments of plain libraries, for docs/export.md: 15 minutes."""
 
 import os
 import subprocess

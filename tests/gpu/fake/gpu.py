@@ -1,5 +1,4 @@
-"""A GPU for fake tensors: what a build without CUDA lacks, what a step does that a GPU waits for,
-and small models with what trains them."""
+"""A GPU for fake tensors: what a CPU build lacks, what a GPU waits for, and small models."""
 
 from contextlib import contextmanager
 from dataclasses import replace

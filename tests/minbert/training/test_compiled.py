@@ -94,8 +94,7 @@ def train(model, forward, amp="off", sizes=ONE_BUCKET):
 
 
 def assert_steps_are_plain(counters, model, sizes=ONE_BUCKET):
-    """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
-    from the cache, and the compiled steps."""
+    """Train a model compiled, and a copy by plain torch; the cached share of graphs, and steps."""
     other, stats = copy.deepcopy(model), counters["stats"]
     buckets, before = {bucket_of(longest, LONGEST) for _, longest in sizes}, stats["unique_graphs"]
     compiled_model = compile_model(model, texts=TEXTS, lengths=buckets, amp="off")

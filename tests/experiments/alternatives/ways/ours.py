@@ -1,6 +1,8 @@
-"""This project's commands, which commands.txt has: a grid, the last argument, the export of its
-answer, or of the best of the race's rounds, and predictions."""
+"""This project's commands, in commands.txt: a grid, the last argument; the export of its answer, or
+of the best so far, after the command that it prints to train that; and predictions."""
 
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,21 +31,18 @@ def run(command, must=True):
     return sys.exit(code) if must and code else code  # the last line of output says why
 
 
-def rounds():
-    rows = pd.read_csv(out / "runs.csv", keep_default_na=False)
-    return rows.query("status == 'ok' and race == 'on'").astype({"dev_score": float})
-
-
-grid = f"python -m bench.grid --grid {grid} --data train.csv{pair}"
-run(f"{grid} --budget {0.75 * seconds / 60:g}", must=False)
-cell = "recommended"
-if run(f"python -m bench.export {cell} --refit --to model", must=False):
-    scores = rounds().groupby(["mode", "rank", "layers"])["dev_score"].agg(["count", "mean"])
-    best = scores.sort_values(["count", "mean"]).reset_index().iloc[-1]  # best in the most rounds
-    axes = " ".join(f"{name}={best[name]}" for name in scores.index.names if best[name] != "")
-    run(f'{grid} --no-race --select "{axes}"')
-    cell = pd.read_csv(out / "runs.csv")["cell_id"].iloc[-1]
-    run(f"python -m bench.export {cell} --refit --to model")
+budget = f"--budget {0.75 * seconds / 60:g}"  # a grid that it ends has another exit code than 0
+code = run(f"python -m bench.grid --grid {grid} --data train.csv{pair} {budget}", must=False)
+if not (out / "runs.csv").is_file():
+    sys.exit(code)
+recommend = [sys.executable, "-m", "bench.recommend", "--json"]
+answer = json.loads(subprocess.run(recommend, cwd=out, check=False, stdout=subprocess.PIPE).stdout)
+cell, race = "recommended", answer["race"]
+if not answer["decided"]:
+    *_, trains, exports = answer["commands"]  # of the best so far
+    run(re.sub(r"--seeds \d+ ", "", trains))
+    cell = shlex.split(exports)[3]
+run(f"python -m bench.export {cell} --refit --to model")
 base = " --base BASE" if (out / "model" / "adapter_config.json").is_file() else ""
 run(f"python -m bench.predict model new.csv{pair} --to predictions.csv{base}")
-print(f"exported {cell}; {len(rounds())} trainings in {rounds()['seed'].nunique()} rounds")
+print(f"exported {cell}; {race['trainings']} trainings in {race['rounds']} rounds")

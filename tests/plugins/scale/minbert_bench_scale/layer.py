@@ -1,5 +1,4 @@
-"""One trained factor for each output of a linear layer, as in (IA)³ (Liu et al. 2022,
-arXiv 2205.05638)."""
+"""One trained factor for each output of a linear layer, as in (IA)³ (arXiv 2205.05638)."""
 
 from collections.abc import Sequence
 from typing import ClassVar
