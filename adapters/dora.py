@@ -1,5 +1,4 @@
-"""Weight-Decomposed Low-Rank Adaptation of a linear layer (DoRA, Liu et al. 2024,
-arXiv 2402.09353)."""
+"""Weight-Decomposed Low-Rank Adaptation of a linear layer (DoRA, arXiv 2402.09353)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Final

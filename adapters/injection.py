@@ -29,8 +29,7 @@ _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 @dataclass(frozen=True)
 class Training:
-    """The choice of trainable parameters: whether the parts of the encoder without an adapter
-    train, `base`, and whether poolers are newly initialised, and train as part of the head."""
+    """The choice of trainable parameters that `inject` has stored; InputError if there is none."""
 
     mode: str
     base: bool

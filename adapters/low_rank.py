@@ -1,5 +1,4 @@
-"""The base of LoRA and DoRA: a low-rank update of a frozen weight, and its product with an
-input."""
+"""The base of LoRA and DoRA: a frozen weight's low-rank update, and its product with an input."""
 
 import hashlib
 import math

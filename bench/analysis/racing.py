@@ -40,6 +40,11 @@ class Raced:
         return max(among, key=lambda i: (settings[i].mode != "head", self.scores[i]), default=None)
 
     @property
+    def so_far(self) -> int | None:
+        """What to train while nothing is decided: the pick of a race that is over, or the best."""
+        return self.race.shown if self.final else self.best
+
+    @property
     def open(self) -> list[Setting]:
         """Those that may still be picked or, if none may, be the best; the cheapest first."""
         return [self.settings[i] for i in sorted(self.race.picks or self.race.best)]

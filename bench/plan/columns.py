@@ -1,5 +1,4 @@
-"""The format of runs.csv: its columns, and how their fields are written and read, also those of the
-parts of task `multitask`."""
+"""The format of runs.csv: columns, how fields are written and read, and parts of `multitask`."""
 
 import math
 import re

@@ -56,9 +56,10 @@ def advice(
     purpose = partial(phrase, "recommendation", "purpose")
     commands = {narrowed(known.group, facts, **selection): purpose(selection)
                 for selection in _selections(recommended)}  # fmt: skip
-    undecided = recommended.raced if pick is None else None
-    if undecided is not None and undecided.best is not None:
-        best = undecided.settings[undecided.best].rows[0]
+    is_open = bool({"race open", "race undecided"} & {*recommended.obstacles})
+    undecided = recommended.raced if is_open else None
+    if undecided is not None and undecided.so_far is not None:
+        best = undecided.settings[undecided.so_far].rows[0]
         alike = (one for one in known.group.settings if point(one.rows[0]) == point(best))
         trained = [row for one in alike for row in one.ok if row.race is None]
         if len(trained) < FEWEST_SEEDS:

@@ -1,5 +1,4 @@
-"""The format of quantities, intervals and columns in sentences, tables and figures, and sentences
-from templates."""
+"""How quantities, intervals and columns are written, and sentences from templates."""
 
 import re
 from collections.abc import Callable, Collection, Mapping

@@ -32,8 +32,7 @@ DISTANCE: Final = 0.01
 """By which weights move along the gradient, so that rounding of the loss is 1e-5 of its change."""
 
 _SMALL: Final = 0.01
-"""Share of the largest gradient below which one, such as that of the keys' bias, is mostly rounding
-error."""
+"""Share of the largest gradient below which one, as of the keys' bias, is mostly rounding error."""
 
 
 @dataclass(frozen=True)

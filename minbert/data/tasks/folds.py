@@ -1,5 +1,4 @@
-"""Cross-validation: examples in K folds, each of which is scored once, by a model that was trained
-on the others."""
+"""Cross-validation: examples in K folds, each scored once, by a model trained on the others."""
 
 import hashlib
 from dataclasses import dataclass, replace

@@ -39,9 +39,10 @@ recommend = [sys.executable, "-m", "bench.recommend", "--json"]
 answer = json.loads(subprocess.run(recommend, cwd=out, check=False, stdout=subprocess.PIPE).stdout)
 cell, race = "recommended", answer["race"]
 if not answer["decided"]:
-    *_, trains, exports = answer["commands"]  # of the best so far
-    run(re.sub(r"--seeds \d+ ", "", trains))
-    cell = shlex.split(exports)[3]
+    for command in answer["commands"]:
+        if "--no-race" in command:  # trains the best so far
+            run(re.sub(r"--seeds \d+ ", "", command))
+    cell = shlex.split(command)[3]  # the last one exports it
 run(f"python -m bench.export {cell} --refit --to model")
 base = " --base BASE" if (out / "model" / "adapter_config.json").is_file() else ""
 run(f"python -m bench.predict model new.csv{pair} --to predictions.csv{base}")
