@@ -9,9 +9,8 @@ from autogluon.multimodal import MultiModalPredictor
 train, new, encoder, out = map(Path, sys.argv[1:5])
 seed, seconds = map(int, sys.argv[5:])
 examples, texts = (pd.read_csv(path, dtype=str, keep_default_na=False) for path in (train, new))
-predictor = MultiModalPredictor(
-    label="label", problem_type="multiclass", eval_metric="accuracy", path=str(out / "model")
-)
+kind = "binary" if examples["label"].nunique() == 2 else "multiclass"
+predictor = MultiModalPredictor("label", kind, eval_metric="accuracy", path=str(out / "model"))
 settings = {
     "model.names": ["hf_text"], "model.hf_text.checkpoint_name": str(encoder), "env.num_gpus": 0,
     "env.num_workers": 0, "env.num_workers_inference": 0,
