@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -183,13 +184,15 @@ def test_the_best_so_far_is_by_complete_rounds_and_the_head_alone_only_without_o
 def test_an_undecided_race_may_have_possible_picks_and_no_best():
     """As where the only possible best failed in its last round."""
     race = SimpleNamespace(rounds=[1], shown=None, is_over=True, live=[1], picks=[1], margin=0.02)
-    label = SimpleNamespace(label="the other")
+    label = SimpleNamespace(label="the other", mode="full")
     none = {"best": None, "group": None}
     raced = SimpleNamespace(race=race, settings=[None, label], open=[label], trainings=3, **none)
     facts = SimpleNamespace(raced=raced, limits=(), is_usual=True)
-    first, _ = sentences("race", r=facts, rounds=5, size=str, ratios=None)
-    assert "Possible picks are the other. More training examples" in first
-    assert "The commands below" not in first
+    words = partial(sentences, "race", r=facts, rounds=5, size=str, ratios=lambda *_: "")
+    assert "Possible picks are the other. More training examples" in words()[0]
+    assert "The commands below" not in words()[0]
+    raced.best, raced.open = 1, [label, SimpleNamespace(label="head", mode="head")]
+    assert "other, the best by score of those that train the encoder; head. More" in words()[0]
 
 
 def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
@@ -242,7 +245,6 @@ def scored(row, score, **values):
 def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(place):
     write_examples(place.folder / "train.csv")
     place.finish(file="own.toml")
-
     # the head alone, and two more seeds, as if they had run
     [first] = place.rows()
     head = {"mode": "head", "learning_rate": None, "learning_rate_head": 1e-3}

@@ -114,8 +114,7 @@ class Curve:
     """At the defaults, on all and on each half [3]; None where the curve has them."""
 
     def best(self, scores):
-        """The exponent with the best of some scores [N] on the parabola through the three of them
-        around the largest; within these three."""
+        """The best exponent by scores [N], on the parabola through the three around the largest."""
         middle = int(np.clip(np.argmax(scores), 1, len(scores) - 2))
         x, y = (of[middle - 1 : middle + 2] for of in (self.exponents, scores))
         curve = np.polynomial.Polynomial.fit(x, y, 2).convert()
