@@ -29,7 +29,8 @@ _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 @dataclass(frozen=True)
 class Training:
-    """The choice of trainable parameters that `inject` has stored; InputError if there is none."""
+    """The choice of trainable parameters: whether the parts of the encoder without an adapter
+    train, `base`, and whether poolers are newly initialised, and train as part of the head."""
 
     mode: str
     base: bool
@@ -198,8 +199,7 @@ def convert_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True
 
 
 def training_of(model: nn.Module) -> Training:
-    """The choice of trainable parameters that `inject` has stored on a model. InputError if
-    there is none."""
+    """The choice of trainable parameters that `inject` has stored; InputError if there is none."""
     training = vars(model).get("training_choice")
     if not isinstance(training, Training):
         raise InputError("nothing says what trains in the model; call inject first")

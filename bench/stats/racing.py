@@ -21,7 +21,7 @@ LEVELS: Final = (0.01, 0.0132, 0.01686, 0.02095, 0.02514)
 """One-sided errors of the bounds of a round, by round, which spend 0.01 each of 0.05 in all, as the
 rounds before are part of each (Lan and DeMets 1983)."""
 _UNKNOWN: Final = 4.0
-"""A difference's variance between trainings over that over examples, in round 1 (racing.md)."""
+"""A difference's variance between trainings over that over examples, at first (docs/racing.md)."""
 _HOPE: Final = (2.0, 0.5)
 """How many standard errors better than measured a setting may turn out to be, for it to stay as a
 possible pick: before another one is shown to be a pick, and after."""
