@@ -24,17 +24,14 @@ HIDDEN: Final = 64
 _RELATIVE: Final = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _POSITIONS: Final = {"max_position_embeddings": 130}
 _DIFFERENCES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "bert": {},
-    "roberta": {**_POSITIONS, "type_vocab_size": 1},
+    "bert": {}, "roberta": {**_POSITIONS, "type_vocab_size": 1},
     "xlm-roberta": {**_POSITIONS, "type_vocab_size": 1},
     "distilbert": {"dim": HIDDEN, "hidden_dim": 96, "n_layers": 2, "n_heads": 4},
-    "electra": {"embedding_size": 32},
-    "albert": {"embedding_size": 32},
-    "mpnet": _POSITIONS,
+    "electra": {"embedding_size": 32}, "albert": {"embedding_size": 32}, "mpnet": _POSITIONS,
     "deberta": _RELATIVE,
     "deberta-v2": {**_RELATIVE, "position_buckets": 16, "norm_rel_ebd": "layer_norm"},
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 16},
-}
+}  # fmt: skip
 KINDS: Final = tuple(_DIFFERENCES)
 """The architectures that have a table of layers, by `model_type`."""
 

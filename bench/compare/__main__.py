@@ -31,10 +31,7 @@ _FOLDER: Final = Path("runs/compare")
 _with_flags: Final = options_in(
     __file__,
     "options.toml",
-    {
-        "folder": click.Path(path_type=Path, file_okay=False),
-        "metric": click.Choice(list(METRICS)),
-    },
+    {"folder": click.Path(path_type=Path, file_okay=False), "metric": click.Choice(list(METRICS))},
 )
 
 

@@ -68,12 +68,7 @@ def as_words(table: Records, spec: DataSpec) -> DataSpec:
 
 
 def choose_texts(
-    table: Records,
-    text: str | None,
-    text_pair: str | None,
-    *,
-    pairs: bool,
-    by_word: bool = False,
+    table: Records, text: str | None, text_pair: str | None, *, pairs: bool, by_word: bool = False
 ) -> tuple[str, ...]:
     """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
     column that is missing, or can't be inferred without doubt."""

@@ -36,20 +36,13 @@ _GENERIC: Final = {"train", "training", "data", "dataset", "all", "examples"}
 
 @dataclass(frozen=True)
 class Source:
-    """The origin of a run's examples.
-
-    Attributes:
-        folder: of the task's files, or of the prepared examples; None for an embedded task.
-        files: names of the files as the user gave them, without folders.
-        given: how they were described, as of `DataSpec.given`.
-        notes: what was inferred and left out, a line each.
-    """
+    """The origin of a run's examples."""
 
     task: str
-    folder: Path | None
-    files: str = ""
-    given: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    folder: Path | None  # of the task's files or the prepared examples; None for an embedded task
+    files: str = ""  # names of the files as the user gave them, without folders
+    given: Mapping[str, str] = field(default_factory=dict)  # as of `DataSpec.given`
+    notes: tuple[str, ...] = ()  # what was inferred and left out, a line each
 
 
 def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False) -> Source:

@@ -30,19 +30,12 @@ _UNLABELLED: Final = "without a label"
 
 @dataclass(frozen=True)
 class ReadData:
-    """The examples of a data set, not yet split.
+    """The examples of a data set, not yet split."""
 
-    Attributes:
-        spec: as given, with the columns, the problem and the classes that were inferred.
-        examples: for training; labels as of `bench.examples.labels.encode`.
-        validation: those for dev, where the data has them.
-        notes: what was inferred, and what was left out, a line each.
-    """
-
-    spec: DataSpec
-    examples: Examples
-    validation: Examples | None
-    notes: tuple[str, ...]
+    spec: DataSpec  # as given, with the columns, the problem and the classes that were inferred
+    examples: Examples  # for training; labels as of `bench.examples.labels.encode`
+    validation: Examples | None  # those for dev, where the data has them
+    notes: tuple[str, ...]  # what was inferred, and what was left out, a line each
 
 
 def read(spec: DataSpec) -> ReadData:

@@ -18,24 +18,15 @@ LONGEST: Final = 2**20
 
 @dataclass(frozen=True)
 class Records:
-    """A table whose rows can be read more than once.
+    """A table whose rows can be read more than once: `read` gives each with its number from 1 and
+    the fields of the columns that are asked for. Rows have the names of classes, not indices."""
 
-    Attributes:
-        name: its file, as messages show it.
-        read: a generator of rows, each with its number from 1 and the fields of the columns that
-            are asked for.
-        unit: what its rows are counted in, `line` or `record`.
-        class_names: of columns of named classes, the names in their order; rows have names, not
-            indices.
-        notes: how it was read, where that is not obvious.
-    """
-
-    name: str
+    name: str  # its file, as messages show it
     columns: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[tuple[int, Fields]]]
-    unit: str = "line"
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    unit: str = "line"  # what its rows are counted in, `line` or `record`
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by column, in order
+    notes: tuple[str, ...] = ()  # how it was read, where that is not obvious
 
     def check_column(self, column: str, flag: str) -> None:
         count = self.columns.count(column)

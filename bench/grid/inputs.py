@@ -19,7 +19,7 @@ from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
 from bench.plan.cell import GRID, MINBERT, ON, TRANSFORMERS, Cell
-from bench.plan.gridfile import AUTO, Grid
+from bench.plan.gridfile import AUTO, FEW, OF_FEW, USUAL, Grid
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_transformers
@@ -110,10 +110,11 @@ class Inputs:
         }
 
     def cells(self, target: Target) -> list[Cell]:
-        has_transformers = TRANSFORMERS in self._engines
+        has_transformers, task = TRANSFORMERS in self._engines, self.data.task
         resolved = (
             Resolved(
                 regression=self.data.regression,
+                one_class=task.kind == "classification" and not task.plugin,
                 parts=tuple(self.data.sizes) if self.data.task.parts else (),
                 model=model.name,
                 model_digest=model.digest,
@@ -123,7 +124,7 @@ class Inputs:
                 amp_on=target.amp_on,
                 learning_rate_source=GRID,
                 auto_length=self._lengths.get(model.name, (None, ""))[0],
-                auto_batch=self.grid.auto_batch(self.train_examples())[0],
+                auto=OF_FEW if self.train_examples() < FEW else USUAL,
                 no_compiling=target.no_compiling,
                 engine=self.engine,
                 engine_version=self.engine_version,
@@ -175,8 +176,10 @@ class Inputs:
         task's own), unless a race decides, and on texts that are cut, for which examples are
         tokenised."""
         grid, data, several = self.grid, self.data, len(self.models) > 1
-        if note := grid.auto_batch(self.train_examples())[1]:
-            yield note
+        if self.train_examples() < FEW and (names := grid.auto_names):
+            values = {name: max(getattr(cell, name) for cell in cells) for name in names}
+            given = ", ".join(f"{name} auto: {value:g}" for name, value in values.items() if value)
+            yield f"{given}, with fewer than {FEW:,} training examples"
         if self.why_engine:
             every = " of all models, so that costs are comparable" if several else ""
             yield f"engine {TRANSFORMERS}{every}: {self.why_engine}"

@@ -59,6 +59,11 @@ WHERE: Final[Mapping[str, Applies]] = {
         lambda row: row.get("mode") == PEFT
     ),
     "modes that train an encoder": lambda row: row.get("mode") != "head",
+    "modes that train an encoder with a head on one vector for each text": lambda row: (
+        row.get("mode") != "head"
+        and row.get("head") != "conv"
+        and (row.get("engine", MINBERT) == MINBERT or row.get("pooling") != "pooler")
+    ),
     "all modes but `head`": lambda row: row.get("mode") != "head",
     "all modes but `full`": lambda row: row.get("mode") != "full",
     "modes that freeze linear layers, under AMP": lambda row: (
@@ -193,6 +198,7 @@ class Cell:
     schedule: str = "linear"
     regression_loss: str | None = None
     label_smoothing: float = 0.0
+    contrastive: float = 0.0
     class_weights: str = "none"
     encoders: int | None = None
     task_order: str | None = None
@@ -243,6 +249,8 @@ class Cell:
             return f"steps of task {self.task} are of several parts"
         if self.unfreeze == ITERATIVE:
             return f"with unfreeze {ITERATIVE} other layers train in each epoch"
+        if self.contrastive:
+            return "compiled code doesn't give the vectors before the head, which contrastive needs"
         if self.gradient_checkpointing == ON:
             return "the compiler itself chooses what to keep, not gradient_checkpointing"
         return ""

@@ -29,8 +29,9 @@ from bench.plan.dataset import DataSpec
 AUTO: Final = "auto"
 DEFAULT_TASK: Final = "movies"
 USUAL_BATCH: Final = 64  # for which the default rates are measured
-_SMALL_BATCH: Final = 16
-_FEW: Final = 500  # training examples; fewer score no less in small batches (docs/rates.md)
+FEW: Final = 500  # training examples; fewer score no less by the values below (docs/rates.md)
+OF_FEW: Final = {"batch_size": 16, "contrastive": 0.9}
+USUAL: Final = {"batch_size": USUAL_BATCH, "contrastive": 0.0}
 NAMED: Final = Path(__file__).parent / "grids"
 EARLY_STOPPING_SHARE: Final = 0.1
 """The share of the training examples that early stopping holds out where `held_out` is 0."""
@@ -70,7 +71,11 @@ BatchSize = Annotated[int | Literal["auto"], _valid(
     lambda value: value == AUTO or (type(value) is int and 1 <= value <= 65_536),
     f"{AUTO} or a whole number from 1 to 65,536",
 )]  # fmt: skip
-"""`auto` becomes a number when the grid is expanded, by `auto_batch`."""
+Contrastive = Annotated[float | Literal["auto"], _valid(
+    lambda value: value == AUTO or (type(value) in (int, float) and 0 <= value < 1),
+    f"{AUTO} or a number from 0 to less than 1",
+)]  # fmt: skip
+"""`auto` of this and of the batch size become `OF_FEW` or `USUAL` when the grid is expanded."""
 _SHORTEST: Final = 3
 _LONGEST: Final = 8192
 MaxLength = Annotated[int | Literal["auto"], _valid(
@@ -173,6 +178,7 @@ class Settings(_Given):
     early_stopping: Count | None = None
     max_length: MaxLength = 128
     batch_size: BatchSize = USUAL_BATCH
+    contrastive: Contrastive = 0.0
     compile: Compile = False
     kernels: Annotated[str, _one_of("kernels")] = "fast"
     pooling: Annotated[str, _one_of("pooling", AUTO)] = AUTO
@@ -280,14 +286,12 @@ class Grid(Strict):
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
 
-    def auto_batch(self, examples: int) -> tuple[int, str]:
-        """What `batch_size` auto stands for with a number of training examples, with a note if a
-        cell has it and it is not the usual one."""
-        if examples >= _FEW:
-            return USUAL_BATCH, ""
-        has_it = any(AUTO in (axes.batch_size or [self.settings.batch_size]) for axes in self.cells)
-        note = f"batch_size auto: {_SMALL_BATCH}, with fewer than {_FEW:,} training examples"
-        return _SMALL_BATCH, note if has_it else ""
+    @property
+    def auto_names(self) -> list[str]:
+        """The settings of `OF_FEW` that are `auto` in some cell."""
+        batches = [n for axes in self.cells for n in axes.batch_size or [self.settings.batch_size]]
+        given = {"batch_size": batches, "contrastive": [each.contrastive for each in self.variants]}
+        return [name for name, values in given.items() if AUTO in values]
 
     @property
     def has_auto_length(self) -> bool:

@@ -26,7 +26,7 @@ from bench.plan.cell import (
     named,
 )
 from bench.plan.columns import format_parts, most_encoders
-from bench.plan.gridfile import AUTO, DEFAULT_TASK, USUAL_BATCH, Axes, Grid, Rates, Settings
+from bench.plan.gridfile import AUTO, DEFAULT_TASK, USUAL, Axes, Grid, Rates, Settings
 from bench.plan.learning_rates import rates_of
 from bench.plan.rows import (
     FLAGS,
@@ -56,9 +56,10 @@ class Resolved:
     amp_on: str
     learning_rate_source: str
     regression: bool = False  # whether the task predicts a number
+    one_class: bool = False  # whether each text has one class, without parts and plugins
     parts: tuple[str, ...] = ()  # of the task, those that the data has
     auto_length: int | None = None  # what `max_length` auto stands for, if the grid has it
-    auto_batch: int = USUAL_BATCH  # what `batch_size` auto stands for
+    auto: Mapping[str, float] = field(default_factory=lambda: USUAL)  # what it stands for, by name
     no_compiling: str = ""  # why `compile` auto is off on the device; empty: on where a cell can be
     engine: str = MINBERT  # what engine auto stands for
     engine_version: str = ""  # of the libraries of engine transformers
@@ -148,7 +149,7 @@ def _round(
             "rank": axes.rank if has_rank(mode) else [None],
             "adapter": [resolved.adapters[config] for config in configs] or [None],
             "unfreeze": axes.unfreeze if has_unfreeze else [None],
-            "batch_size": [resolved.auto_batch if n == AUTO else n for n in batches],
+            "batch_size": [resolved.auto["batch_size"] if n == AUTO else n for n in batches],
             "max_length": [resolved.auto_length if n == AUTO else n for n in lengths],
         }
         of_all = {"mode": mode, "seed": seed, "fold": fold}
@@ -171,6 +172,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
     attention = settings.attn_implementation
     given = {name: getattr(settings, name) for name in _AS_GIVEN}
+    share = resolved.auto["contrastive"] if settings.contrastive == AUTO else settings.contrastive
     step = axes["batch_size"] * given["gradient_accumulation_steps"]
     values = {
         **{n: (ON if v else OFF) if isinstance(v, bool) else v for n, v in given.items()},
@@ -183,6 +185,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         "plugin": METHODS.plugin(axes["mode"]),
         "attn_implementation": resolved.attention if attention == AUTO else attention,
         "regression_loss": settings.regression_loss if resolved.regression else None,
+        "contrastive": share if resolved.one_class else 0.0,
         "alpha": _alpha(settings, axes["rank"]),
         "frozen_dtype": _frozen_dtype(settings, axes["mode"], axes["layers"], axes["amp"]),
         **axes,

@@ -53,20 +53,14 @@ class Form(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
-    """The costs of using the forms of one exported model.
-
-    Attributes:
-        metric, examples: of the row, on dev.
-        machine, threads: the processor, and how many threads each form ran with.
-        at: when it was measured, UTC, ISO 8601.
-    """
+    """The costs of using the forms of one exported model."""
 
     forms: tuple[Form, ...]
-    metric: str
+    metric: str  # of the row, on dev
     examples: int
-    machine: str
-    threads: int
-    at: str
+    machine: str  # the processor
+    threads: int  # that each form ran with
+    at: str  # when it was measured, UTC, ISO 8601
 
     def form(self, name: str) -> Form | None:
         return next((form for form in self.forms if form.name == name and not form.missing), None)

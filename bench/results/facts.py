@@ -60,26 +60,18 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 class FinalScore(BaseModel, extra="forbid", frozen=True):
-    """The score of one setting on test examples, which are scored once whatever the training was.
-
-    Attributes:
-        metric, dev: the one by which the setting was chosen, and its score on dev.
-        test: the name of the file, or of the split.
-        digest, examples: of the test examples.
-        scores: as of `Reference`.
-        at: when it was measured, UTC, ISO 8601.
-    """
+    """The score of one setting on test examples, scored once whatever the training was."""
 
     setting: str
     cell_id: str
     seed: int
-    metric: str
-    dev: float
-    test: str
-    digest: str
+    metric: str  # the one by which the setting was chosen
+    dev: float  # its score on dev
+    test: str  # the name of the file, or of the split
+    digest: str  # of the test examples
     examples: int
-    scores: dict[str, tuple[float, float | None, float | None] | None]
-    at: str
+    scores: dict[str, tuple[float, float | None, float | None] | None]  # as of `Reference`
+    at: str  # when it was measured, UTC, ISO 8601
 
 
 class DataFacts(BaseModel, extra="forbid", frozen=True):

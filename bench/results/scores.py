@@ -198,7 +198,5 @@ def within_bounds(metric: str, interval: Interval) -> Interval:
     if ends is None:
         return interval
     return Interval(
-        interval.value,
-        max(ends[0], known.lowest),
-        min(ends[1], 1.0) if known.bounded else ends[1],
+        interval.value, max(ends[0], known.lowest), min(ends[1], 1.0) if known.bounded else ends[1]
     )

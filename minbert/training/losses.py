@@ -17,6 +17,8 @@ MSE, PEARSON = "mse", "pearson"
 LOSSES: Final = (CROSS_ENTROPY, BINARY, MULTI_LABEL, WORDS, MSE, PEARSON)
 REGRESSION: Final = (MSE, PEARSON)
 
+TEMPERATURE: Final = 0.1  # of the contrastive loss
+_NEVER: Final = -1e4  # the logarithm of a probability of 0, without an infinite gradient
 _TINY: Final = 1e-8
 _ROUNDING: Final = 4  # units in the last place by which numbers may differ and still count as equal
 
@@ -71,6 +73,19 @@ def loss_of(
     if loss == PEARSON:
         return 1 - correlation(logits[:, 0], labels.to(logits.dtype))
     raise ValueError(f"no loss is called {loss!r}; there are {', '.join(LOSSES)}")
+
+
+def contrastive_loss(vectors: Tensor, labels: Tensor) -> Tensor:
+    """The supervised contrastive loss [] (Khosla et al. 2020, arXiv 2004.11362) of vectors [B, H]
+    with classes [B]: of each example, how unlike those of its class its vector is by cosine, among
+    all others of the batch. Examples that are alone in their class don't count; 0 if all are."""
+    unit = F.normalize(vectors, dim=1)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    similar = (unit @ unit.T / TEMPERATURE).masked_fill(itself, _NEVER)
+    alike = (labels[:, None] == labels) & ~itself
+    count = alike.sum(dim=1)
+    each = similar.log_softmax(dim=1).masked_fill(~alike, 0).sum(dim=1) / count.clamp_min(1)
+    return -each.sum() / count.count_nonzero().clamp_min(1)
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:

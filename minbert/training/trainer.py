@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minbert.data.batches import Batch
-from minbert.training.losses import loss_of
+from minbert.training.losses import contrastive_loss, loss_of
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from minbert.training.schedules import QUARTERS, layers_in
 
@@ -45,6 +45,7 @@ class Trainer:
             without parts under "".
         class_weights: weights [C] of the classes of parts that weigh them, on the device.
         label_smoothing: share of every label of a class that is spread over all classes.
+        contrastive: share of `contrastive_loss`, of what the head gets, in the loss.
         schedule: the factor on the rates at each step, from 0.
         forward: maps a batch to logits; None: the model does.
 
@@ -54,7 +55,7 @@ class Trainer:
             backward pass.
     """
 
-    settings: ClassVar = ("amp", "label_smoothing", "optimizer")
+    settings: ClassVar = ("amp", "label_smoothing", "contrastive", "optimizer")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Trainer:
         losses: Mapping[str, str],
         class_weights: Mapping[str, Tensor] | None = None,
         label_smoothing: float = 0.0,
+        contrastive: float = 0.0,
         schedule: Callable[[int], float],
         amp: str,
         device: torch.device,
@@ -76,6 +78,10 @@ class Trainer:
         self.losses = losses
         self._class_weights = class_weights or {}
         self._label_smoothing = label_smoothing
+        self._contrastive = contrastive
+        self._vectors: Tensor | None = None
+        if contrastive:
+            cast(Any, model).classifier.register_forward_pre_hook(self._keep_vectors)
         self.amp = amp
         self.device = device
         self.parameters = [p for group in kept for p in group.parameters]
@@ -147,7 +153,13 @@ class Trainer:
             class_weights=self._class_weights.get(batch.part),
             label_smoothing=self._label_smoothing,
         )
+        if self._vectors is not None:
+            own = contrastive_loss(self._vectors.float(), batch.labels)
+            loss, self._vectors = torch.lerp(loss, own, self._contrastive), None
         return loss, logits
+
+    def _keep_vectors(self, head: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self._vectors = given[0] if head.training else None
 
     def _clip(self) -> None:
         # foreach is torch's choice for real tensors, but not for fake ones

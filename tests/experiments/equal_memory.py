@@ -45,10 +45,8 @@ def write_grid(path, batches):
         f'[[cells]]\n{SETTINGS[name]}\namp = ["on"]\nbatch_size = {sorted(sizes)}\n'
         for name, sizes in batches.items()
     )
-    about = (
-        'about = "adapters in the memory of full fine-tuning"\n[settings]\nepochs = 3\nseeds = 3\n'
-    )
-    path.write_text(about + cells, "utf-8")
+    about = 'about = "adapters in the memory of full fine-tuning"\n'
+    path.write_text(f"{about}[settings]\nepochs = 3\nseeds = 3\n{cells}", "utf-8")
 
 
 def figures():
@@ -94,10 +92,8 @@ def main(data, folder, batch):
                  "--validation", folder / f"{task}-dev.csv")  # fmt: skip
 
         def fitting(*more, words=words):
-            done = _run(
-                "fit", *words, "--runs", "none.csv", "--json", *more, stdout=subprocess.PIPE
-            )
-            return json.loads(done.stdout)["answers"]
+            asked = (*words, "--runs", "none.csv", "--json", *more)
+            return json.loads(_run("fit", *asked, stdout=subprocess.PIPE).stdout)["answers"]
 
         write_grid(grid, {name: {batch} for name in SETTINGS})
         _, full = fitting("--memory", "64GiB", "--select", "mode=full", "--batch", str(batch))

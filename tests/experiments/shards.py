@@ -138,11 +138,10 @@ def strike(kills, seed, folder):
 
 @click.command(help=__doc__)
 @click.option("--n", "kills", default=200, show_default=True, help="Kills.")
-@click.option("--seed", default=0, show_default=True, help="What is drawn follows from it.")
-def main(kills, seed):
+def main(kills):
     folder = Path(tempfile.mkdtemp(prefix="minbert-shards-"))
     begun = time.monotonic()
-    counts, wrong = strike(kills, seed, folder)
+    counts, wrong = strike(kills, 0, folder)
     seconds = round(time.monotonic() - begun)
     click.echo(json.dumps({"kills": counts, "seconds": seconds, "wrong": wrong}))
     if wrong:

@@ -13,8 +13,6 @@ import tempfile
 import venv
 from pathlib import Path
 
-import click
-
 from tests.experiments.pages import DOCS, ROOT
 
 GRID = ["run", "--grid", "smoke", "--device", "cpu", "--select", "mode=full,head,lora amp=off",
@@ -65,10 +63,7 @@ def answers(folder, results):
     return rows, shown, [advice[name] for name in same]
 
 
-@click.command(help=__doc__)
-@click.option("--uvx", is_flag=True, help="Run the wheel by uvx, too.")
-@click.option("--pipx", is_flag=True, help="Run the wheel by pipx, too.")
-def main(uvx, pipx):
+def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run(folder, sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
@@ -93,10 +88,9 @@ def main(uvx, pipx):
         print(bench(folder, "validate", "all", "--reports", "side").splitlines()[-1])
         tables = run(folder, python, "-c", NOTEBOOK, DOCS / "notebook.ipynb", DOCS)
         print(f"docs/notebook.ipynb ran, with {tables.strip()} outputs in HTML")
-        for wanted, words in ((uvx, ("uvx", "--from")), (pipx, ("pipx", "run", "--spec"))):
-            if wanted:
-                line = run(folder, *words, wheel, "minbert-bench", "--version").splitlines()[0]
-                print(f"{words[0]}: {line}")
+        for words in (("uvx", "--from"), ("pipx", "run", "--spec")):
+            line = run(folder, *words, wheel, "minbert-bench", "--version").splitlines()[0]
+            print(f"{words[0]}: {line}")
 
 
 if __name__ == "__main__":

@@ -259,6 +259,17 @@ def class_weights(labels: list[Any]) -> Tensor | None:
     return torch.tensor(len(flat) / np.count_nonzero(counts) * inverse).float()
 
 
+def contrastive_loss(vectors: Tensor, labels: Tensor) -> Tensor:
+    """The supervised contrastive loss [] (arXiv 2004.11362) of vectors [B, H] with classes [B]."""
+    unit = nn.functional.normalize(vectors.float(), dim=1)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    logs = (unit @ unit.T / 0.1).masked_fill(itself, -1e4).log_softmax(dim=1)
+    alike = (labels[:, None] == labels) & ~itself
+    count = alike.sum(dim=1)
+    each = logs.masked_fill(~alike, 0).sum(dim=1) / count.clamp_min(1)
+    return -each.sum() / count.count_nonzero().clamp_min(1)
+
+
 class SameTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer on planned batches, which keeps the loss of every step."""
 
@@ -267,6 +278,9 @@ class SameTrainer(transformers.Trainer):  # type: ignore[misc]
         self.batches = batches
         self.losses: list[Tensor] = []
         self.weights = None if weights is None else weights.to(self.args.device)
+        base = self.model.get_base_model() if settings.adapted else self.model
+        head = base.dropout if hasattr(base, "dropout") else base.head  # what gets the vectors
+        head.register_forward_pre_hook(lambda _, given: setattr(self, "vectors", given[0]))
 
     def get_train_dataloader(self) -> Any:
         examples, collate = self.train_dataset, self.data_collator
@@ -284,6 +298,8 @@ class SameTrainer(transformers.Trainer):  # type: ignore[misc]
                 logits.flatten(0, -2), labels.flatten(), self.weights,
                 label_smoothing=settings.label_smoothing,
             )  # fmt: skip
+        if settings.contrastive:
+            loss = torch.lerp(loss, contrastive_loss(self.vectors, labels), settings.contrastive)
         self.losses.append(loss.detach())
         return loss
 

@@ -30,21 +30,14 @@ _SIDES: Final = (TRAIN, DEV)
 
 @dataclass(frozen=True)
 class Prepared:
-    """The content of `task.json`.
-
-    Attributes:
-        problem: a name of `PROBLEMS`.
-        classes: their names, in the order of the labels; empty for a regression.
-        spec: what the user said about the data, as JSON.
-        plugin: the problem as of `Task.plugin`; empty: it is this project's.
-    """
+    """The content of `task.json`."""
 
     name: str
-    problem: str
-    classes: tuple[str, ...]
+    problem: str  # a name of `PROBLEMS`
+    classes: tuple[str, ...]  # their names, in the order of the labels; empty for a regression
     digest: str
-    spec: dict[str, Any] = field(default_factory=dict)
-    plugin: str = ""
+    spec: dict[str, Any] = field(default_factory=dict)  # what the user said about the data, as JSON
+    plugin: str = ""  # the problem as of `Task.plugin`; empty: it is this project's
     format: int = _FORMAT
 
     @classmethod

@@ -3,18 +3,11 @@ setting's memory and its steps go, whose parts are in snapshots/why.txt."""
 
 import pytest
 
+from bench.analysis import verdicts
 from bench.analysis.breakdown import memory_parts, representatives
 from bench.analysis.costs import cost_of
 from bench.analysis.groups import groups
-from bench.analysis.verdicts import (
-    amp_ratios,
-    best_by_score,
-    better_worse,
-    compare,
-    effects,
-    pareto,
-    rank_effect,
-)
+from bench.analysis.verdicts import best_by_score, compare, pareto, rank_effect
 from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 
 LORA = ("lora", 1, "attn-only")
@@ -44,8 +37,8 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
         rows += [row("lora", r, "attn-only", "bf16", cell_id=f"{r} {frozen}", **figures)
                  for r in (1, 8)]  # fmt: skip
     group = one(rows)
-    assert [effect["both"] for effect in effects(group, "memory")] == pytest.approx([0.5])
-    assert len(amp_ratios(group, "memory")) == 3
+    assert [effect["both"] for effect in verdicts.effects(group, "memory")] == pytest.approx([0.5])
+    assert len(verdicts.amp_ratios(group, "memory")) == 3
     some_in_one = one([r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8])
     for of, pairs in ((group, 3), (some_in_one, 2)):
         effect = rank_effect(of)
@@ -94,7 +87,7 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert [s.mode for s in pareto(group, "memory")] == ["head", "lora", "full"]
     assert group.decimals == 1
     gaps = [compare(group, "score", s, group.baseline) for s in group.settings[1:]]
-    assert better_worse(group, gaps) == (0, 2)
+    assert verdicts.better_worse(group, gaps) == (0, 2)
 
 
 def costing(memory, *axes, seeds=(0, 1, 2)):

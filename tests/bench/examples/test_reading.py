@@ -21,13 +21,10 @@ def write_saved(path, columns):
 
 
 FORMATS = {
-    "train.csv": write_csv,
-    "train.tsv": partial(write_csv, delimiter="\t"),
-    "train.jsonl": write_json_lines,
-    "train.json": write_json_lines,
-    "train.parquet": tables.write_parquet,
-    "saved": write_saved,
-}
+    "train.csv": write_csv, "train.tsv": partial(write_csv, delimiter="\t"),
+    "train.jsonl": write_json_lines, "train.json": write_json_lines,
+    "train.parquet": tables.write_parquet, "saved": write_saved,
+}  # fmt: skip
 
 
 @pytest.fixture(params=FORMATS)

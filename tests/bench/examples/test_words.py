@@ -217,13 +217,11 @@ def test_spans_of_tools_are_tags_of_words(tmp_path, name):
 def test_spans_that_can_not_be_read_leave_their_text_out_and_one_may_cut_a_word(tmp_path):
     fine = {"text": TEXT, "label": [[2, 5, "per"]]}
     records = [
-        *[fine] * 5,
-        {"text": TEXT, "label": [[2, 8, "per"], [6, 12, "loc"]]},
+        *[fine] * 5, {"text": TEXT, "label": [[2, 8, "per"], [6, 12, "loc"]]},
         {"text": TEXT, "label": [[2, 80, "per"]]},
         {"text": TEXT, "label": [{"start": 2, "end": 5, "text": "Bob", "labels": ["per"]}]},
-        {"text": TEXT},
-        {"text": "Annes dog", "label": [[0, 3, "per"]]},
-    ]
+        {"text": TEXT}, {"text": "Annes dog", "label": [[0, 3, "per"]]},
+    ]  # fmt: skip
     path = write(tmp_path, "a.jsonl", records)
     data = read(DataSpec(path=str(path), problem="token_classification"))
     assert data.examples.text_a == (*[WORDS[0]] * 5, "Annes dog")

@@ -19,12 +19,14 @@ from tests.experiments.export import losses as scripts
 from tests.experiments.export.losses import Setting
 
 SHUFFLED = Setting(
-    changes={"class_weights": "balanced", "label_smoothing": 0.1, "batching": "shuffled"}
-)
+    changes={"class_weights": "balanced", "label_smoothing": 0.1, "batching": "shuffled",
+             "contrastive": 0.5}
+)  # fmt: skip
 LACKING = Setting("dora", "all-lin", MULTI_LABEL, True, {"schedule": "halving"})  # no pooler
 CONLL = Setting("full", "", WORDS, changes=scripts.WINDOWS)  # on CoNLL columns, in windows
 SAMPLE = (
-    Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5}),
+    Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5,
+                                     "pooling": "mean", "contrastive": 0.9}),
     SHUFFLED,
     LACKING,
     Setting("lora", "all-lin-only", REGRESSION, True,

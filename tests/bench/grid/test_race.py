@@ -201,7 +201,13 @@ def test_a_grid_may_be_a_race_unless_a_flag_says_otherwise(grid):
     assert plan["total"]["covers"] == "race, round 1 of 5"
     two = ("--no-race", "--seeds", "2", "--max-train", "499", "--dry-run", "--json")
     plan = json.loads((done := grid.run(*two, **quick)).stdout)
-    assert "batch_size auto: 16, with fewer than 500 training examples" in done.stderr
+    auto = "batch_size auto: 16, contrastive auto: 0.9, with fewer than 500 training examples"
+    assert auto in done.stderr
+    given = {(cell["mode"], cell["batch_size"], cell["contrastive"]) for cell in plan["cells"]}
+    assert given == {("full", 16, 0.9), ("lora", 16, 0.9), ("head", 16, 0.0)}
+    done = grid.run(*two[:3], "--max-train", "500", *two[5:], **quick)
+    given = {(cell["batch_size"], cell["contrastive"]) for cell in json.loads(done.stdout)["cells"]}
+    assert given == {(64, 0)}
     assert {cell["race"] for cell in plan["cells"]} == {None}
     assert len(plan["cells"]) == 8
     line = "leave out --seeds 2, or seeds in the grid file, or give --no-race"

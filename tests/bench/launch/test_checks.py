@@ -171,6 +171,7 @@ def test_windows_are_over_texts_whose_words_have_tags_and_have_room():
 @pytest.mark.parametrize(("together", "line"), [
     ({"early_stopping": 2, "unfreeze": "iterative"}, "early_stopping: with unfreeze iterative"),
     ({"compile": "on", "gradient_checkpointing": "on"}, "compile: the compiler itself chooses"),
+    ({"compile": "on", "contrastive": 0.5}, "compile: .*vectors before the head"),
     ({"compile": "on", "unfreeze": "iterative"}, "compile: .*unfreeze iterative.*leave"),
     ({"compile": "on", "encoders": 1, "task": "multitask"}, "compile: .*task multitask.*leave"),
     (

@@ -13,6 +13,7 @@ from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE
 from bench.plan.columns import format_parts
 from bench.plan.examples import examples_of
+from bench.plan.gridfile import USUAL
 from bench.plan.learning_rates import kind_of
 from bench.plan.models import check_models, find_models
 from bench.plan.planning import Resolved, check_rerun, expand, plan
@@ -109,9 +110,8 @@ def test_lengths_are_an_axis_and_auto_is_resolved():
 
 def test_batch_auto_and_default_rates_follow_the_number_of_examples():
     grid = gridfile.parse('[settings]\nbatch_size = "auto"\n[[cells]]\nmode = ["head"]\n', "", "")
-    assert [grid.auto_batch(examples)[0] for examples in (499, 500)] == [16, 64]
     for batch, rate in {4: 5e-3, 16: 5e-3, 64: 1e-2, 128: 0.0141, 256: 2e-2, 1024: 2e-2}.items():
-        (cell,) = expand(grid, replace(RESOLVED, auto_batch=batch))
+        (cell,) = expand(grid, replace(RESOLVED, auto=USUAL | {"batch_size": batch}))
         assert (cell.batch_size, cell.learning_rate_head) == (batch, rate)
 
 
@@ -146,17 +146,29 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels():
     labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
     usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
              "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
-             "layer_decay": 1.0, "lora_plus_ratio": 1.0, "window_stride": 0}  # fmt: skip
+             "layer_decay": 1.0, "lora_plus_ratio": 1.0, "contrastive": 0.0}  # fmt: skip
     assert replace(cell, **labels, **usual).cell_id == cell.cell_id
     for change in (
         {"seed": 1}, {"model_digest": "x"}, {"data_digest": "x"}, {"batch_size": 48},
         {"dropout": 0.0}, {"max_steps": 13}, {"early_stopping": 1}, {"label_smoothing": 0.1},
         {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
-        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
+        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"}, {"contrastive": 0.5},
         {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
         {"task_rates": "c"}, {"task_decays": "c"}, {"window_stride": 8}, {"folds": 3, "fold": 0},
     ):  # fmt: skip
         assert replace(parts, **change).cell_id != parts.cell_id, change
+
+
+@pytest.mark.parametrize(("changes", "share"), [
+    ({}, 0.5), ({"mode": "head"}, 0), ({"head": "conv"}, 0), ({"one_class": False}, 0),
+    ({"engine": "transformers"}, 0.5), ({"engine": "transformers", "pooling": "pooler"}, 0),
+])  # fmt: skip
+def test_the_contrastive_loss_is_of_one_class_and_of_vectors_that_train(changes, share):
+    known = {"pooling": "mean", "engine": "minbert", "one_class": True} | changes
+    head, mode = known.pop("head", "linear"), known.pop("mode", "full")
+    text = f'[settings]\ncontrastive = 0.5\nhead = "{head}"\n[[cells]]\nmode = ["{mode}"]\n'
+    (found,) = expand(gridfile.parse(text, "x.toml", "x"), replace(RESOLVED, **known))
+    assert found.contrastive == share
 
 
 def test_selection_keeps_cells_whose_axes_match():

@@ -16,15 +16,9 @@ from bench.common.errors import InputError
 from bench.plan.columns import NAMES
 from bench.plan.metrics import METRICS
 from bench.recommend import main
+from bench.report import recommendation
 from bench.report.power import needed_seeds, power_note, shown_size
-from bench.report.recommendation import (
-    _exportable_seed,
-    advice,
-    as_json,
-    form_cost,
-    lines,
-    obstacles,
-)
+from bench.report.recommendation import _exportable_seed, advice, as_json, form_cost, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.outcomes import outcomes_file
 from bench.results.rowfile import record
@@ -286,7 +280,7 @@ def test_settings_that_were_exported_have_columns_of_what_that_costs():
         "scored by another metric": exported(metric="macro_f1"),
         "one form was not measured": exported(missing="no onnxruntime"),
     }
-    check_snapshot("exported", {"both forms": lines(known)} | {
+    check_snapshot("exported", {"both forms": recommendation.lines(known)} | {
         title: advice(made, exports={seed: of}).table for title, of in tables.items()
     })  # fmt: skip
     assert advice(made, exports={"another": exported()}).table == advice(made).table

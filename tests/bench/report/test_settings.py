@@ -57,15 +57,12 @@ def grid_rows(best):
 def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures():
     lora = cell("lora", 8, "all-lin-only", "off")
     ones = [
-        lora,
-        replace(lora, use_rslora="on"),
+        lora, replace(lora, use_rslora="on"),
         replace(lora, init_lora_weights="pissa", lora_dropout=0.1),
-        replace(lora, layers="query+value"),
-        replace(lora, lora_plus_ratio=4.0),
-        cell("bitfit", None, None, "off"),
-        cell("full", None, None, "off", layer_decay=0.9),
+        replace(lora, layers="query+value"), replace(lora, lora_plus_ratio=4.0),
+        cell("bitfit", None, None, "off"), cell("full", None, None, "off", layer_decay=0.9),
         replace(cell("bitfit", None, None, "off"), mode="peft", adapter="loha 1a2b3c4d"),
-    ]
+    ]  # fmt: skip
     [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
     check_snapshot("options", {"labels": [setting.label for setting in group.settings]})
     frame = tables.frame(group)

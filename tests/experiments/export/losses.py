@@ -41,7 +41,7 @@ CHANGES = [
     {"class_weights": "balanced"}, {"label_smoothing": 0.2}, {"optimizer": "adamax"},
     {"optimizer": "radam"}, {"schedule": "halving"}, {"layer_decay": 0.5},
     {"lora_plus_ratio": 8.0}, {"batching": "shuffled"}, {"batch_size": 1, "max_steps": STEPS},
-    {"kernels": "reference"}, {"seed": 3}, {"amp": "bf16"},
+    {"kernels": "reference"}, {"seed": 3}, {"amp": "bf16"}, {"contrastive": 0.5},
 ]  # fmt: skip
 WINDOWS = {"max_length": 16, "window_stride": 5, "max_steps": STEPS}
 _CLASSES = ("awful", "dull", "fair", "good")

@@ -153,12 +153,10 @@ def test_texts_of_a_pair_in_one_sequence_are_what_the_tokenizer_makes_of_the_pai
 
 
 ARRAYS = {
-    "ids": np.arange(300, dtype=np.int32),
-    "kinds": np.array([0, 1, 1], dtype=np.int8),
-    "offsets": np.array([[0, 2], [3, 4]], dtype=np.int64),
-    "labels": np.array([0.5, -1.25]),
+    "ids": np.arange(300, dtype=np.int32), "kinds": np.array([0, 1, 1], dtype=np.int8),
+    "offsets": np.array([[0, 2], [3, 4]], dtype=np.int64), "labels": np.array([0.5, -1.25]),
     "nothing": np.empty(0, dtype=np.int8),
-}
+}  # fmt: skip
 NOTES = {"of": "some data", "also": "ü"}
 WHOLE = mapped.to_bytes(ARRAYS, NOTES)
 

@@ -20,7 +20,7 @@ from minbert.model.classifier import BertClassifier, HeadConfig, initialise, pla
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import pair_features
 from minbert.training import trainer as training
-from minbert.training.losses import correlation, loss_of, mean_loss
+from minbert.training.losses import contrastive_loss, correlation, loss_of, mean_loss
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from minbert.training.schedules import layers_in, schedule_of
 from minbert.training.trainer import GradualUnfreezing, Trainer, logits_of
@@ -364,6 +364,24 @@ def test_features_are_as_defined():
 RNG = np.random.default_rng(0)
 CLASSES, MANY = (torch.from_numpy(RNG.integers(0, 2, size)) for size in (30, (30, 2)))
 NUMBERS, ONE, TWO = (torch.from_numpy(RNG.normal(size=size)) for size in (30, (30, 1), (30, 2)))
+
+
+def test_the_contrastive_loss_is_that_of_khosla():
+    """By its definition, example by example; alone in its class an example doesn't count."""
+    x, classes = torch.from_numpy(RNG.normal(size=(7, 5))), [0, 1, 1, 0, 2, 1, 3]
+    unit, terms = x / x.norm(dim=1, keepdim=True), []
+    for i, own in enumerate(classes):
+        others = [j for j in range(7) if j != i]
+        whole = sum(torch.exp(unit[i] @ unit[j] / 0.1) for j in others).log()
+        logs = [unit[i] @ unit[j] / 0.1 - whole for j in others if classes[j] == own]
+        terms += [-sum(logs) / len(logs)] if logs else []
+    found = contrastive_loss(x, torch.tensor(classes))
+    torch.testing.assert_close(found, sum(terms) / 5)
+    for count in (1, 2):
+        alone = x[:count].clone().requires_grad_()
+        loss = contrastive_loss(alone, torch.arange(count))
+        loss.backward()
+        assert loss == 0 == alone.grad.abs().sum()
 
 
 @pytest.mark.parametrize(

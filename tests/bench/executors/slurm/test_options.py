@@ -115,11 +115,9 @@ def test_what_the_controller_knows(slurm):
         "echo '7_[2-3%1]|NODE_FAIL|1:0|n2'",
     )
     assert commands.ended(7) == {
-        0: Ended("TIMEOUT", 0, "n1"),
-        1: Ended("CANCELLED", 0, "None assigned"),
-        2: Ended("NODE_FAIL", 1, "n2"),
-        3: Ended("NODE_FAIL", 1, "n2"),
-    }
+        0: Ended("TIMEOUT", 0, "n1"), 1: Ended("CANCELLED", 0, "None assigned"),
+        2: Ended("NODE_FAIL", 1, "n2"), 3: Ended("NODE_FAIL", 1, "n2"),
+    }  # fmt: skip
     slurm(scontrol="echo 'JobId=8 JobState=FAILED ExitCode=74:0'", sacct="exit 1")
     assert commands.ended(8) == {-1: Ended("FAILED", 74)}, "a job without an array"
     slurm(scontrol="echo 'MaxArraySize            = 1001'")
