@@ -22,7 +22,7 @@ from tests.experiments.pages import DOCS, with_tables
 ROWS = DOCS / "rates.csv"
 PAGE = DOCS / "rates.md"
 TASKS = ("movies", "nyt", "sts", "amazon", "tweets")
-FEW_TASKS = TASKS[:2]
+FEW_TASKS, FEW_BY = TASKS[:2], ("max_train", "mode", "batch_size", "contrastive")
 DEV = 2500
 BASIS = {"full": 1e-4, "adapter": 1e-3, "base": 1e-4, "head": 1e-3}
 """The rates whose multiples by powers of √10 are measured."""
@@ -260,7 +260,7 @@ def page(text, every):
     main = {name: defaults[name] for name in MAIN_NAMES if name in defaults}
     return with_tables(
         text, __file__, curve=curve, tasks=TASKS, few=FEW_TASKS, main=main,
-        few_examples=few.pivot_table("dev_score", ["max_train", "mode", "batch_size"], "task"),
+        few_examples=few.pivot_table("dev_score", [*FEW_BY], "task"),
         others=[name for name in names if name not in main], default_of=default_of,
         regrets=regrets(every, lambda one: defaults[one.name]), shared=at_shared_rates(every),
         all=mean_regret(regrets(every, lambda one: main.get(one.name))),
