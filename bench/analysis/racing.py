@@ -73,11 +73,13 @@ class Raced:
 
 
 def replay(
-    group: Group, prefer: Need, margin: float | None = None, limits: Sequence[Limit] = ()
-) -> Raced:
+    group: Group, prefer: Need, margin: float | None = None, limits: Sequence[Limit] = (),
+    needs_all: bool = True,
+) -> Raced:  # fmt: skip
     """The race of a group's settings whose costs in the first round meet limits, in the order of
-    these costs; without a margin, by the metric's. InputError if predictions are missing, and for a
-    limit on the score, which not all settings have to the end."""
+    these costs; without a margin, by the metric's. InputError for a limit on the score, which not
+    all settings have to the end. A round whose predictions are gone has not ended, or is an
+    InputError if the race needs all."""
     if any(limit.name == "score" for limit in limits):
         raise InputError("--where: a race can be limited by costs, not by the score")
     rows = tuple(row for row in group.rows if row.seed == 0)
@@ -96,14 +98,14 @@ def replay(
     settings = tuple(sorted(known, key=lambda setting: costs[point(setting.rows[0])]))
     race = Race(len(settings), group.margin if margin is None else margin)
     for number in range(ROUNDS):
-        if race.is_over or (values := _round(group, settings, race.live, number)) is None:
+        if race.is_over or not (values := _round(group, settings, race.live, number, needs_all)):
             break
         race.add(values)
     return Raced(group, settings, race)
 
 
 def _round(
-    group: Group, settings: Sequence[Setting], live: Sequence[int], number: int
+    group: Group, settings: Sequence[Setting], live: Sequence[int], number: int, needs_all: bool
 ) -> Round | None:
     """What each setting that is left has in a round; None if one has not ended."""
     values: list[Floats | None] = [None] * len(settings)
@@ -111,6 +113,8 @@ def _round(
         setting = settings[i]
         if number in setting.scores:
             if number not in setting.values:
+                if not needs_all:
+                    return None
                 raise InputError(
                     f"--race: the predictions of {setting.label} in round {number + 1} are gone; "
                     "--rerun ok runs it again"

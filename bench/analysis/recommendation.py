@@ -339,7 +339,7 @@ def recommend(
     """The setting that costs least of what is preferred, within limits, of those that have three
     seeds and are shown to be no worse than the best one there by more than the margin."""
     if candidates.group.race is not None:
-        raced = replay(candidates.group.race, prefer, candidates.margin, limits)
+        raced = replay(candidates.group.race, prefer, candidates.margin, limits, needs_all=False)
         return _by_race(candidates, raced, prefer, limits)
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]

@@ -290,8 +290,8 @@ class Grid(Strict):
     def auto_names(self) -> list[str]:
         """The settings of `OF_FEW` that are `auto` in some cell."""
         batches = [n for axes in self.cells for n in axes.batch_size or [self.settings.batch_size]]
-        given = {"batch_size": batches, "contrastive": [each.contrastive for each in self.variants]}
-        return [name for name, values in given.items() if AUTO in values]
+        shares = [each.contrastive for each in self.variants]
+        return ["batch_size"] * (AUTO in batches) + ["contrastive"] * (AUTO in shares)
 
     @property
     def has_auto_length(self) -> bool:
