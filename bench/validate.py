@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from bench.common.command import FILE, described, options_in, run_command
-from bench.common.files import write_atomically
+from bench.common.files import below, write_atomically
 from bench.common.messages import command_line, echo
 from bench.common.progress import progress_bar
 
@@ -53,8 +53,8 @@ def main(folders: Sequence[Path], reports: Path | None, peft: Path | None, as_js
             command = command_line("validate", *sys.argv[1:])
             page = write_pages(reports, "results", side_by_side(results, notes, command))
             echo(f"report: {page}", err=True)
-        for name, content in peft_layout(results) if peft else ():
-            path = (peft or Path()) / name
+        for names, content in peft_layout(results) if peft else ():
+            path = below(peft or Path(), *names)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
     return int(any(each.problems for each in checked))

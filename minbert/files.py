@@ -1,12 +1,13 @@
 """The files of a checkpoint in the Hugging Face layout, and their digests. Free of torch."""
 
+import errno
 import hashlib
 import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from minbert.errors import InputError
 
@@ -106,29 +107,40 @@ def sha256_of(path: Path) -> str:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def read_bytes(path: Path, largest: int) -> bytes:
-    """The content of a regular file, which must not be too large. InputError if it is too large,
-    can't be read, or is a device or pipe, which may not end."""
+def open_regular(path: Path, largest: int, *, follow: bool = True) -> BinaryIO:
+    """A regular file of at most `largest` bytes, open for reading. OSError for a larger one, for a
+    pipe or device, which may never end, and, unless `follow`, for a link."""
+    if not follow and path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, which is not followed")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: is no regular file; name a file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = b"" if size > largest else file.read(largest + 1)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        if status.st_size > largest:
+            size = f"has {status.st_size:,} bytes, and at most {largest:,} are read"
+            raise OSError(errno.EFBIG, size)
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """The content of a file. InputError if it can't be read, or as of `open_regular`."""
+    try:
+        with open_regular(path, largest) as file:
+            return file.read(largest)
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    if (size := max(size, len(content))) > largest:
-        raise InputError(
-            f"{path}: has {size:,} bytes, and at most {largest:,} are read; it is another file"
-        )
-    return content
+        raise InputError(f"{path}: can't be read ({error.strerror}); name another file") from error
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON object in a file, or its list. InputError: unreadable or overlarge file, broken
     JSON, or JSON of another kind."""
+    content = read_bytes(path, _LARGEST_JSON)
     try:
-        values = json.loads(read_bytes(path, _LARGEST_JSON).decode("utf-8-sig"))
+        values = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error}); download it again") from error
     if not isinstance(values, kind):

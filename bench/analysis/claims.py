@@ -124,7 +124,7 @@ def judge_file(path: Path, runs: Sequence[Path] = ()) -> list[Judged]:
     claims, read = load(path), cache(read_results)
 
     def evidence(claim: Claim) -> Estimate | str:
-        files = tuple(runs) or tuple(path.parent / name for name in claim.runs)
+        files = tuple(runs) or tuple(claim.files(path.parent))
         if missing := [file.name for file in files if not file.is_file()]:
             return f"{missing[0]} is not there"
         known = read(files, None)

@@ -37,4 +37,4 @@ def writing(what: object, end: str = "", kind: type[Exception] = DiskFullError) 
 
 def cause_of(error: BaseException) -> str:
     """The text of any error in one line, or its type where it has none."""
-    return one_line(str(error)) or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__

@@ -3,14 +3,17 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
+from minbert.errors import InputError, shown
+from minbert.files import open_regular
 from minbert.registry import read_tables as read_tables
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -19,11 +22,56 @@ _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 """Error numbers of file systems without fsync of folders."""
 
 
+LARGEST: Final = 2**26
+"""Most bytes of a file beside runs.csv; outcomes of 10,000 cells of 5,000 examples take three
+quarters of it."""
+LARGEST_TENSORS: Final = 2**31
+"""Most bytes of a file with outputs of models; a million examples of 500 classes take as much."""
+_NAME: Final = re.compile(r"\w[\w.+ -]{0,199}")
+
+
+def read_file(path: Path, largest: int = LARGEST) -> bytes:
+    """The content of a file of results, which may be anybody's. OSError if it can't be read, or is
+    a link, a pipe, a device or too large."""
+    with open_regular(path, largest, follow=False) as file:
+        return file.read(largest)
+
+
 def text_or_empty(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_file(path).decode(errors="replace")
     except OSError:
         return ""
+
+
+@contextmanager
+def open_tensors(path: Path, largest: int = LARGEST_TENSORS) -> "Iterator[Any]":
+    """A safetensors file of results, open for reading as numpy arrays. Errors are those of
+    `read_file` and of safetensors."""
+    from safetensors import safe_open
+
+    open_regular(path, largest, follow=False).close()
+    with safe_open(path, framework="numpy") as file:
+        yield file
+
+
+def no_link(path: Path) -> Path:
+    """A path of results as it is. InputError for a link, which may lead anywhere."""
+    if os.path.islink(path):  # noqa: PTH114 (that of pathlib raises for an impossible path)
+        raise InputError(
+            f"{path}: is a link, which is not followed; put what it points to in its place"
+        )
+    return path
+
+
+def below(folder: Path, *names: str) -> Path:
+    """The path of names, which may be anybody's, one in another below a folder. InputError for what
+    is no plain name, or a link: the path does not lead out of the folder."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{shown(name)} can't be the name of a file or folder in {folder}")
+        folder = no_link(folder / name)
+    return folder
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -84,12 +132,6 @@ def _is_own(file: BinaryIO, path: Path) -> bool:
         return is_one and os.path.samestat(status, path.lstat())
     except OSError:
         return False
-
-
-def check_not_elsewhere(folder: Path) -> None:
-    """Raise OSError for a folder of results that is a link out of the folder that holds it."""
-    if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
-        raise OSError(errno.ELOOP, f"{folder.name} is a link to a folder elsewhere")
 
 
 def umask() -> int:

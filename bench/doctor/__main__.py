@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.common.command import options_in, run_command
 from bench.common.errors import InputError, writing
 from bench.common.messages import echo
+from bench.common.progress import Console
 from bench.doctor.check import CHECKS, FAILED, FIRST_LOOK, Check, Finding, selected
 from bench.doctor.report import as_json, lines, verdict
 from bench.doctor.session import examine

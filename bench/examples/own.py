@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from bench.common.errors import InputError
 from bench.common.files import remove_oldest
+from bench.common.progress import Console
 from bench.examples.options import flag_of
 from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
@@ -101,14 +101,14 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
         name = path.name.partition(".")[0] if path.suffix else path.name
         if name.lower() in _GENERIC:
             name = path.parent.name or name
-    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:50] or "data"
     return f"{name}-data" if name in TASKS else name
 
 
 def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
-    with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
+    with Console(stderr=True).status(f"reading {spec.path}"):
         data = read(spec)
         problem, classes = data.spec.problem or SINGLE_LABEL, data.spec.classes
         task = Task(name, classes, problem_name=problem, is_own=True)

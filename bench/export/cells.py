@@ -6,10 +6,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from adapters.methods import PEFT
 from bench.common.errors import InputError, reading
+from bench.common.files import open_tensors, read_file
 from bench.common.messages import echo
 from bench.export.trained import Base, Trained
 from bench.forecast.client import lock_on
@@ -107,7 +108,7 @@ def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]
     path = folder / PREDICTIONS
     again = "; delete its folder, and the cell is trained again"
     with reading(path, SafetensorError, KeyError, TypeError, end=again):
-        with safe_open(path, framework="numpy") as file:
+        with open_tensors(path) as file:
             notes = file.metadata() or {}
             logits = file.get_tensor("logits")
         unit = float(notes.get("target_mean", 0)), float(notes.get("target_deviation", 1))
@@ -135,7 +136,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     with Signals() as signals, lock_on(target.device_name, signals)():
         folder = train_again(runs, job, name, target=target, signals=signals, data=data)
     trained = Job.read(folder)
-    result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
+    result = parse_result(read_file(folder / RESULT).decode())
     kept, _ = _kept_logits(folder)
     new = measured_row(
         trained.cell,

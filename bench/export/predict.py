@@ -27,14 +27,13 @@ from typing import Any, Final, TextIO
 
 import click
 import numpy as np
-from rich.console import Console
 
 from bench.common.command import FILE, described, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import atomic_file
 from bench.common.messages import count, one_line, printable
-from bench.common.progress import note_to_stderr
+from bench.common.progress import Console, note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import Words, texts_in
 from bench.examples.sources import table_of_texts

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.groups import Group, groups
 from bench.common.command import BAD_INPUT, described, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
+from bench.common.progress import Console
 from bench.forecast.client import NoPredictionError, lock_on
 from bench.forecast.costs import Variant
 from bench.forecast.fit import Fit, errors
@@ -134,7 +134,7 @@ def _errors(fit: Fit, predicted: Mapping[Variant, float]) -> dict[str, Any]:
 
 
 def _print(group: Group, checked: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     [imports_mib] = checked["imports_mib"].values()
     echo(
         f"{group.shared('model')} on {group.shared('task')}, {group.shared('machine')}: "

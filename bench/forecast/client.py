@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
-from rich.console import Console
 from rich.progress import track
 
 from bench.common.child import ChildError, ask
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.common.messages import count, echo, one_line
+from bench.common.progress import Console
 from bench.forecast.costs import Formulae, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals

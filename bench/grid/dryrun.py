@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.common.messages import echo
+from bench.common.progress import Console
 from bench.forecast.forecast import Prediction
 from bench.grid.plans import race_round, round_name
 from bench.grid.session import Session

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.common.errors import InputError, StoppedError, writing
-from bench.common.files import check_not_elsewhere, write_atomically
+from bench.common.files import below, read_file, write_atomically
 from bench.common.messages import echo
 from bench.launch.attempt import WORKER
 from bench.launch.display import Display
@@ -47,11 +47,10 @@ def train_again(
         purpose: shown while it runs, after the cell's name.
     """
     job = replace(job if data is None else _with_examples(job, data), repeat=1, attempt=1)
-    folder = cells_folder(runs) / name
+    folder = below(cells_folder(runs), name)
     if job.keep and is_file(folder / WEIGHTS) and orphaned_outcome(folder, job) is not None:
         return folder
     with writing(folder):
-        check_not_elsewhere(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / jobs.FILE, job.to_json().encode())
     with Display(1) as display:
@@ -81,11 +80,9 @@ def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
     files."""
     path = folder / RESULT
     try:
-        if not path.is_file() or path.stat().st_size > LONGEST_RESULT:
-            return None
         if Job.read(folder) not in (job, replace(job, keep=True)):
             return None
-        result = parse_result(path.read_text(encoding="utf-8"))
+        result = parse_result(read_file(path, LONGEST_RESULT).decode())
         begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
     except (OSError, ValueError):
         return None

@@ -17,7 +17,7 @@ from typing import Final
 
 from adapters.methods import METHODS
 from bench.common.errors import InputError
-from bench.common.files import check_not_elsewhere, read_tables, try_to_make
+from bench.common.files import no_link, read_tables, try_to_make
 from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
@@ -334,7 +334,7 @@ def check_reports(reports: Path, place: str = "figures") -> None:
             raise InputError(f"--reports: {folder} is a file; name a folder")
     try:
         for folder in (reports, figures):
-            check_not_elsewhere(folder)
+            no_link(folder)
         for folder in (figures, reports):
             try_to_make(folder)
     except OSError as error:

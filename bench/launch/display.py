@@ -14,13 +14,14 @@ from itertools import islice
 from threading import RLock
 from typing import Any, Final, TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from bench.common.messages import as_called, one_line, printable
+from bench.common.progress import Console
 from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
@@ -83,7 +84,7 @@ class Display:
 
     def __enter__(self) -> "Display":
         if self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal:
-            self._console = Console(file=self._stream, highlight=False)
+            self._console = Console(file=self._stream)
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import writing
-from bench.common.files import check_not_elsewhere, remove_unfinished, text_or_empty
+from bench.common.files import no_link, read_file, remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
@@ -86,8 +86,7 @@ def run_worker(
     oom_before = oom_kills()
     with ExitStack() as files:
         with writing(folder):
-            check_not_elsewhere(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            no_link(folder).mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
                 if path.name in (RESULT, protocol.WEIGHTS) or path.is_symlink():
                     path.unlink()
@@ -121,9 +120,7 @@ def utc(moment: datetime) -> str:
 def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
     """A worker's result, or the reason why there is none."""
     try:
-        if path.stat().st_size > protocol.LONGEST_RESULT:
-            raise ValueError("it is too long")
-        return protocol.parse_result(path.read_text(encoding="utf-8")), ""
+        return protocol.parse_result(read_file(path, protocol.LONGEST_RESULT).decode()), ""
     except FileNotFoundError:
         return None, "ended without a result"
     except (OSError, ValueError) as error:

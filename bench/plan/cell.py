@@ -12,6 +12,7 @@ group; and the code that it changes.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -41,6 +42,9 @@ GRID: Final = "grid"  # of `learning_rate_source`
 SEARCHED: Final = "search"
 CANDIDATE: Final = "candidate"
 MULTITASK: Final = "multitask"  # the task of several parts
+TASK: Final = re.compile(r"\w[\w.-]{0,59}")
+"""The name of a task, which folders have, too."""
+TASK_FORM: Final = "a name of up to 60 letters, digits, _, - and ., the first no - or ."
 ALWAYS: Final = "always"  # `About.before` of a setting that every row has
 HAS_PARTS: Final = "tasks of several parts"
 WHERE: Final[Mapping[str, Applies]] = {

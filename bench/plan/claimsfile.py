@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from bench.common.errors import InputError
+from bench.common.files import below
 from bench.plan.columns import BY_NAME, NAMES, format_value, parse_value
 from bench.plan.gridfile import Strict, first_problem, parse_table, read_toml
 from bench.plan.rows import Row
@@ -80,6 +81,10 @@ class Claim(Strict):
                 f"margin {self.margin!r} of {self.column} has not its unit; write it as {example}"
             )
         return self
+
+    def files(self, folder: Path) -> list[Path]:
+        """The CSVs that it names, in the folder of its file. InputError as of `below`."""
+        return [below(folder, *name.split("/")) for name in self.runs]
 
     @property
     def limit(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 from adapters.methods import MODES
 from adapters.names import is_layers
-from bench.plan.cell import ABOUT, ALWAYS, OFF, WHERE, Columns, Value, plain_type
+from bench.plan.cell import ABOUT, ALWAYS, OFF, TASK, TASK_FORM, WHERE, Columns, Value, plain_type
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import DECLARED, FLAGS, KIND_NAMES, SCHEMA, STATUSES, Row
 from minbert.registry import NAME, PLUGIN
@@ -32,13 +32,16 @@ POSITIVE: Final = re.compile(
 """Columns whose values are divided by, or shown on logarithmic axes."""
 LARGEST: Final = 1e30  # a bound that no quantity comes near; NaN and infinity are beyond it
 
+_ID: Final = re.compile(r"\w{1,64}")
 _FORMS: Final[Mapping[str, tuple[Callable[[str], Any], str]]] = {
     "status": (STATUSES.__contains__, "is no status"),
+    **dict.fromkeys(("cell_id", "conditions_id"), (_ID.fullmatch, "is no digest")),
     "flags": (lambda text: set(text.split()) <= FLAGS.keys(), "holds an unknown flag"),
     "device": (
         re.compile(r"cpu|cuda:[0-9]{1,4}").fullmatch, "is no device, which is cpu or cuda:i",
     ),
     "layers": (is_layers, "is no layer set, nor the ends of layers' names"),
+    "task": (TASK.fullmatch, f"is not {TASK_FORM}"),
     "adapter": (
         re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}").fullmatch,
         "is no type of adapter with a digest, such as loha 1a2b3c4d",

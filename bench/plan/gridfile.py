@@ -22,8 +22,9 @@ from pydantic_core import core_schema
 from adapters.methods import PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
+from bench.common.files import below
 from bench.common.messages import printable, shown
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, ON, named
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, ON, TASK, TASK_FORM, named
 from bench.plan.dataset import DataSpec
 
 AUTO: Final = "auto"
@@ -56,6 +57,10 @@ def _valid(is_valid: Callable[[Any], bool], expected: str) -> PlainValidator:
         return value
 
     return PlainValidator(checked)
+
+
+def _is_task(value: object) -> bool:
+    return value is None or (isinstance(value, str) and TASK.fullmatch(value) is not None)
 
 
 Mode = Annotated[str, _one_of("mode")]
@@ -167,7 +172,7 @@ class Settings(_Given):
     init: Annotated[str, _one_of("init")] = "pretrained"
     engine: Engine = AUTO
     attn_implementation: Annotated[str, _one_of("attn_implementation", AUTO)] = AUTO
-    task: str | None = None
+    task: Annotated[str | None, _valid(_is_task, TASK_FORM)] = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -324,12 +329,10 @@ def load(name_or_file: str) -> Grid:
             )
     grid = parse(read_toml(path), str(path) if path.parent != NAMED else path.name, path.stem)
     data = None if grid.data is None else grid.data.inside(path.parent)
-    cells = [
-        axes.model_copy(
-            update={"adapter_config": [str(path.parent / name) for name in axes.adapter_config]}
-        )
-        for axes in grid.cells
-    ]
+    folder, cells = path.parent, list[Axes]()
+    for axes in grid.cells:
+        files = [str(below(folder, *name.split("/"))) for name in axes.adapter_config]
+        cells.append(axes.model_copy(update={"adapter_config": files}))
     return grid.model_copy(update={"data": data, "cells": cells})
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final, get_type_hints
 
 from adapters.methods import has_adapters
 from bench.common.errors import InputError
+from bench.common.files import read_file
 from bench.common.messages import shown
-from bench.plan.cell import ABOUT, FP32, MIXED, MULTITASK, Cell
+from bench.plan.cell import ABOUT, FP32, MIXED, MULTITASK, TASK, Cell
 from bench.plan.columns import parse_parts
 
 FILE: Final = "cell.json"
@@ -68,11 +69,7 @@ class Job:
         """The job in a cell's folder; InputError if it can't be read or holds none."""
         path = folder / FILE
         try:
-            if path.exists() and not path.is_file():
-                raise InputError("is no file")
-            if path.stat().st_size > _LONGEST:
-                raise InputError("is too long")
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(read_file(path, _LONGEST).decode())
         except OSError as error:
             raise InputError(f"{path}: can't be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
@@ -105,6 +102,8 @@ def _check_settings(cell: Cell) -> None:
         is_plugins = name == "mode" and cell.plugin is not None
         if value is not None and about.values and value not in about.values and not is_plugins:
             raise InputError(f"has {shown(value)} as {name}")
+    if not TASK.fullmatch(cell.task):
+        raise InputError(f"has {shown(cell.task)} as task")
     for name in ("task_rates", "task_decays"):
         value = getattr(cell, name)
         try:

@@ -44,7 +44,7 @@ def claims_section(runs: Sequence[Path]) -> list[Section]:
     except InputError as error:
         return [Section("claims", "Claims", "The claims can't be judged", [clean(str(error))])]
     files = {run.resolve() for run in runs}
-    own = [j for j in every if files & {(path.parent / name).resolve() for name in j.claim.runs}]
+    own = [j for j in every if files & {file.resolve() for file in j.claim.files(path.parent)}]
     rows = [
         {"hypothesis": j.claim.hypothesis, "claimed": f"{j.claim.direction} {j.claim.margin}",
          "verdict": str(j.verdict), "measured": measured(j), "reason": reason(j)}

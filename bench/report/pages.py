@@ -21,7 +21,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
-from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
+from bench.common.files import NO_SPACE, no_link, text_or_empty, write_atomically
 from bench.common.messages import command_line
 from bench.report import text
 from bench.report.drawing import MARK, Drawing, inline
@@ -166,7 +166,7 @@ def write_all(
     figures_folder = folder / place
     try:
         for each in (folder, figures_folder):
-            check_not_elsewhere(each)
+            no_link(each)
         figures_folder.mkdir(parents=True, exist_ok=True)
         for name, content in figures.items():
             write_atomically(figures_folder / name, content.encode())
@@ -175,7 +175,7 @@ def write_all(
         for path in sorted(figures_folder.glob("*.svg")):
             with suppress(FileNotFoundError):  # another process may be rendering, too
                 is_old = path.name not in figures and path.is_file()
-                if is_old and MARK.encode() in path.read_bytes()[:2000]:
+                if is_old and MARK in text_or_empty(path)[:2000]:
                     path.unlink()
     except OSError as error:
         if error.errno in NO_SPACE:

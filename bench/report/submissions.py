@@ -1,5 +1,6 @@
 """Results of several folders side by side, and as JSON of PEFT's method comparison."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def side_by_side(results: Results, notes: Sequence[str], command: str) -> Facts:
     return Facts(title=title, findings=[finding], sections=tables, notes=notes, command=command)
 
 
-def peft_layout(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
+def peft_layout(results: Results) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
     """The name of a file below `method_comparison/` and its content, for each row that counts."""
     for row in latest(results.rows).values():
         if not row.has_score or row.is_trial:
@@ -47,7 +48,8 @@ def peft_layout(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
             "lora_alpha": row.alpha, "use_dora": row.mode == "dora", "target_modules": row.layers,
         }  # fmt: skip
         libraries = ("transformers", "peft", "datasets", "bitsandbytes")
-        yield f"{row.task}/results/{name.replace('/', '--')}.json", {
+        file = re.sub(r"[^\w.+-]+", "--", name)[-190:].lstrip(".+-")
+        yield (row.task, "results", f"{file}.json"), {
             "run_info": {
                 "created_at": row.started_at, "total_time": row.wall_s, "experiment_name": name,
                 "peft_branch": f"minbert-bench {row.code_version}", "peft_config": config,

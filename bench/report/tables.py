@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as Grid
 
 from bench.analysis.costs import cost_of
@@ -19,7 +18,8 @@ from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.common.files import read_tables
 from bench.common.grouping import grouped
-from bench.common.messages import as_called, printable
+from bench.common.messages import as_called
+from bench.common.progress import Console
 from bench.plan.columns import BY_NAME, group_names
 from bench.report import text
 from bench.report.text import num, score, score_gap, span, times, with_span, x_label
@@ -289,8 +289,7 @@ def _listed(values: Collection[str]) -> str:
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Print the first rows of tables, each under its caption, and then lines, to stdout."""
-    # texts unchanged, without markup
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console()
     if not console.is_terminal:
         console.width = _WIDTH
     for table in tables:
@@ -300,10 +299,10 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
                 head.text, justify="right" if head.numeric else "left", no_wrap=not head.numeric
             )
         for row in table.rows[:_MOST_PRINTED]:
-            grid.add_row(*map(printable, row))
+            grid.add_row(*row)
         console.print(grid)
         if (more := len(table.rows) - _MOST_PRINTED) > 0:
             console.print(f"and {more:,} more")
         console.print()
     for line in lines:
-        console.print(printable(as_called(line)), soft_wrap=True)
+        console.print(as_called(line), soft_wrap=True)

@@ -4,17 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from filelock import FileLock
 from pydantic import BaseModel
 
-from bench.common.errors import InputError, writing
-from bench.common.files import write_atomically
-from bench.common.messages import one_line
+from bench.common.errors import InputError, cause_of, writing
+from bench.common.files import read_file, write_atomically
 from bench.plan.columns import LARGEST
-
-_LARGEST: Final = 2**26
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,11 +33,8 @@ class DataFile(Generic[Model]):
         that can't be read, or is of another version."""
         path = self.path(runs)
         try:
-            if path.stat().st_size > _LARGEST:
-                raise ValueError("it is too large")
-            text = path.read_text(encoding="utf-8")
             values = json.loads(
-                text, parse_int=_number, parse_float=_number, parse_constant=_number
+                read_file(path), parse_int=_number, parse_float=_number, parse_constant=_number
             )
             json.dumps(values, ensure_ascii=False).encode()  # text is Unicode
             return {key: self.model.model_validate(value) for key, value in values.items()}
@@ -48,7 +42,7 @@ class DataFile(Generic[Model]):
             return {}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{path}: can't be read ({one_line(str(error))[:100]}); put back an earlier one, "
+                f"{path}: can't be read ({cause_of(error)[:100]}); put back an earlier one, "
                 f"or delete it, which loses {self.content}"
             ) from error
 

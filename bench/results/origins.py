@@ -16,12 +16,8 @@ from minbert.files import is_folder
 
 
 def folder_of(runs: Path, row: Row) -> Path:
-    """The folder of a row's attempt, next to the CSV that has the row. InputError if the row's ids
-    could lead out of the folder of all cells."""
-    try:
-        return cell_folder(runs, row.name, *row.row_key)
-    except ValueError as error:
-        raise InputError(f"{runs}: {error}") from error
+    """The folder of a row's attempt, next to the CSV that has the row. InputError as of `below`."""
+    return cell_folder(runs, row.name, *row.row_key)
 
 
 def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:

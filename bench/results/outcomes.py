@@ -18,6 +18,7 @@ Where the documents of words are known, their indices are stored once for all ce
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,13 +28,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.files import write_atomically
+from bench.common.files import LARGEST, open_tensors, write_atomically
 from bench.plan.rows import Row
 from minbert.data.problems import MULTI_LABEL, problem_of
 from minbert.data.words import are_tags
 
-_LARGEST: Final = 2**26
-"""Most bytes of a file; 10,000 cells of 5,000 examples take three quarters of it."""
 _WHOLE: Final = "dev"  # the name in a file for a task without parts
 _LABELS: Final = "labels"
 _DOCUMENTS: Final = "documents"
@@ -132,14 +131,12 @@ def outcome_key(row: Row, part: str) -> str:
 def read_outcomes(path: Path) -> dict[str, Outcome]:
     """The outcomes of a file by their keys; none where there is no file. ValueError with the reason
     why it can't be read."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            raise ValueError("it is no file of outcomes")
-        with safe_open(path, framework="numpy") as file:
+        with open_tensors(path, LARGEST) as file:
             sizes = json.loads((file.metadata() or {})[_EXAMPLES])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return {
@@ -149,7 +146,8 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
             if key not in (_LABELS, _DOCUMENTS)
         }
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(" ".join(str(e).split())[:100]) from e
+        reason = getattr(e, "strerror", None) or str(e)
+        raise ValueError(" ".join(reason.split())[:100]) from e
 
 
 def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: int) -> Outcome:
@@ -219,8 +217,8 @@ def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
                 tensors[f"{_DOCUMENTS}/{outcome.examples}"] = outcome.documents
     sizes = {outcome.examples: len(outcome.predicted) for outcome in outcomes.values()}
     content = save(tensors, metadata={_EXAMPLES: json.dumps(sizes, sort_keys=True)})
-    if len(content) > _LARGEST:
+    if len(content) > LARGEST:
         raise ValueError(
-            f"it would have {len(content):,} bytes, and no more than {_LARGEST:,} are read"
+            f"it would have {len(content):,} bytes, and no more than {LARGEST:,} are read"
         )
     write_atomically(path, content)

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.files import open_tensors, read_file
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import ON
 from bench.plan.columns import PART_SCORES
@@ -184,11 +185,11 @@ def outcome_of(
 def read_folder(folder: Path, metric: str) -> Parts | None:
     """The outcomes of a cell's folder by part, with logits, by the row's metric; None where it has
     none that can be read."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     outcomes = {}
     try:
-        with safe_open(folder / PREDICTIONS, framework="numpy") as file:
+        with open_tensors(folder / PREDICTIONS) as file:
             notes, names = file.metadata() or {}, set(file.keys())
             for part in parts_of(metric):
                 prefix = f"{part}." if part else ""
@@ -214,11 +215,7 @@ def _read(folder: Path, metric: str) -> Parts | None:
 
 def _from_folder(runs: Path, row: Row, read: Callable[[Path, str], Parts | None]) -> Parts | None:
     """The outcomes in a row's folder by part; None without any that fit the row."""
-    try:
-        folder = cell_folder(runs, row.name, *row.row_key)
-    except ValueError:
-        return None
-    outcomes = read(folder, row.dev_metric or "")
+    outcomes = read(cell_folder(runs, row.name, *row.row_key), row.dev_metric or "")
     return outcomes if outcomes and _fit(row, outcomes) else None
 
 
@@ -281,14 +278,12 @@ def kept_losses(runs: Sequence[Path]) -> LossesOf:
     @cache
     def read(path: Path) -> Sequence[float]:
         with suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(path).decode().splitlines()
             return [float(step["loss"]) for step in csv.DictReader(lines)]
         return ()
 
     def losses_of(row: Row) -> Sequence[float]:
-        with suppress(ValueError):
-            folders = (cell_folder(path, row.name, *row.row_key) for path in runs)
-            return next(filter(None, (read(folder / STEPS) for folder in folders)), ())
-        return ()
+        folders = (cell_folder(path, row.name, *row.row_key) for path in runs)
+        return next(filter(None, (read(folder / STEPS) for folder in folders)), ())
 
     return losses_of

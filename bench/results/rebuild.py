@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from bench.common.command import described, options_in
 from bench.common.errors import InputError
-from bench.common.files import write_atomically
+from bench.common.files import no_link, write_atomically
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Value
@@ -79,7 +79,7 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
 def rows_in_folders(path: Path, rows: Iterable[Row]) -> list[Row]:
     """The rows in the folders of a CSV's cells that are not among its `rows`."""
     folder, known = cells_folder(path), set(map(_key, rows))
-    places = sorted(folder.iterdir()) if folder.exists() else []
+    places = map(no_link, sorted(folder.iterdir())) if folder.exists() else []
     restored = [row for row in filter(None, map(kept_row, places)) if _key(row) not in known]
     return sorted(restored, key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
 

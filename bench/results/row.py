@@ -4,13 +4,14 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.files import write_atomically
+from bench.common.files import read_file, write_atomically
 from bench.plan.cell import Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, part_scores, row_of, values_of
 from bench.plan.metrics import OVERALL
@@ -79,7 +80,7 @@ def row_to_json(row: Row) -> bytes:
 def read_row(path: Path) -> Row | None:
     """A row of this schema or an older one from a file of its JSON; None for any other file."""
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_file(path))
         row = row_of({name: v for name, v in values.items() if name in BY_NAME})
         encode(row)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -122,10 +123,8 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
 
 
 def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
-    if not path.is_file() or path.stat().st_size > largest:
-        raise ValueError("it is no file of step times")
-    with path.open(newline="", encoding="utf-8") as file:
-        names, *lines = csv.reader(file, strict=True)
+    text = StringIO(read_file(path, largest).decode(), newline="")
+    names, *lines = csv.reader(text, strict=True)
     table = dict(zip(names, np.array(lines, dtype=float).T, strict=True))
     sizes = {"ms", "tokens", "examples", "padded", "forward_ms", "backward_ms"}
     for name in table.keys() & sizes:

@@ -6,7 +6,6 @@ record at the end: readers leave it out, and the next writer cuts it off.
 
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,7 +16,14 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from bench.common.errors import DiskFullError, InputError, writing
-from bench.common.files import try_to_make, try_to_write, write_atomically
+from bench.common.files import (
+    below,
+    no_link,
+    read_file,
+    try_to_make,
+    try_to_write,
+    write_atomically,
+)
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of, values_of
 from bench.plan.pruning import memory_key
@@ -28,24 +34,19 @@ from bench.results.rowfile import read_rows as read_rows
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock that is held for longer belongs to a process that hangs."""
 
-_FOLDER_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
-
 
 def cells_folder(path: Path) -> Path:
-    """The folder of all cells of a CSV: `runs/` next to `runs.csv`."""
-    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-cells")
+    """The folder of all cells of a CSV: `runs/` next to `runs.csv`. InputError if it is a link."""
+    return no_link(path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-cells"))
 
 
 def cell_folder(
     path: Path, name: str, cell_id: str, conditions_id: str, repeat: int, attempt: int
 ) -> Path:
-    """The folder of one attempt at a repeat of a cell; its name omits the first repeat. ValueError
-    if a part of its name could lead out of the folder of all cells."""
-    for part in (name, cell_id, conditions_id):
-        if not _FOLDER_PART.fullmatch(part):
-            raise ValueError(f"{part!r} can't be part of a folder's name")
+    """The folder of one attempt at a repeat of a cell; its name omits the first repeat. InputError
+    as of `below`."""
     suffix = f"-r{repeat}" if repeat > 1 else ""
-    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}{suffix}-{attempt}"
+    return below(cells_folder(path), f"{name}-{cell_id}-{conditions_id}{suffix}-{attempt}")
 
 
 def plan_file(path: Path) -> Path:
@@ -56,7 +57,7 @@ def read_plan(path: Path) -> list[Row]:
     """The rows, still without results, of the cells that were planned last; none for a plan that
     can't be read, as it only shows which results are missing."""
     try:
-        planned = json.loads(plan_file(path).read_text(encoding="utf-8"))
+        planned = json.loads(read_file(plan_file(path)))
         rows = [row_of({name: values.get(name) for name in NAMES}) for values in planned]
         for row in rows:
             encode(replace(row, attempt=1, status="ok"))

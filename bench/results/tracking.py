@@ -24,7 +24,7 @@ import click
 
 from bench.common.command import FILE, described, reports_for, with_runs
 from bench.common.errors import InputError, cause_of
-from bench.common.files import text_or_empty
+from bench.common.files import below, text_or_empty
 from bench.common.messages import command_line, echo
 from bench.common.progress import progress_bar
 from bench.plan.cell import Value
@@ -205,7 +205,7 @@ def to_tensorboard(place: str, run: TrackedRun) -> bool:
     from tensorboard.plugins.text.summary_v2 import text_pb
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    folder = Path(place, run.task, run.name)
+    folder = below(Path(place), run.task, run.name)
     if text_or_empty(folder / _DIGEST) == run.digest:
         return False
     shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from typing import Final
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
+from bench.common.messages import echo
 from bench.executors.slurm import commands
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAttempt
@@ -52,7 +53,7 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
                     break
     except (InputError, DiskFullError, OSError) as error:
         # the last line may become the message of a row, which does not name nodes
-        sys.stderr.write(f"on {socket.gethostname()}:\nerror: {error}\n")
+        echo(f"on {socket.gethostname()}:\nerror: {error}", err=True)
         return 1 if isinstance(error, InputError) else NO_FILES
     return 0
 

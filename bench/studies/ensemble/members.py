@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.common.files import open_tensors
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES, parse_parts
 from bench.plan.rows import Row, current_rows
@@ -170,12 +171,12 @@ def _pool(
 
 def _read(row: Row, folder: Path, task: str) -> Arrays:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     path, prefix = folder / PREDICTIONS, f"{task}." if row.task == MULTITASK else ""
     again = "run the cell again with --rerun ok"
     try:
-        file = load_file(path)
+        with open_tensors(path) as stored:
+            file = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise InputError(f"{path}: is gone; {again}, or take its row out") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

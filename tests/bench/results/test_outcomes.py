@@ -102,7 +102,7 @@ def test_rebuild_keeps_outcomes_and_writes_no_file_that_is_not_read(tmp_path, mo
     keep_outcomes(runs, rows[:1])
     before = path.read_bytes()
     with monkeypatch.context() as limited:
-        limited.setattr(outcomes, "_LARGEST", len(before) + 100)
+        limited.setattr(outcomes, "LARGEST", len(before) + 100)
         counts, note = rebuild(runs)
     assert note.startswith(f"note: {path}: is left as it is: it would have ")
     assert note.count("\n") == 1

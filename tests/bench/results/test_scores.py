@@ -216,7 +216,8 @@ def test_a_folders_notes_give_the_unit_and_what_is_broken_is_unknown(tmp_path):
     np.testing.assert_allclose(known[""].predicted, outcome.predicted, rtol=1e-6)
     sources = [predictions.no_predictions, lambda rows, logits=False: known]
     assert predictions.first_of(sources)([row]) == known
-    assert kept_predictions(runs)([row | {"cell_id": "../../etc"}]) is None
+    with pytest.raises(InputError, match="can't be the name of a file or folder"):
+        kept_predictions(runs)([row | {"cell_id": "../../etc"}])
     (folder / "predictions.safetensors").write_bytes(b"no tensors")
     assert kept_predictions(runs)([row]) is None
     assert kept_predictions(tmp_path / "other.csv") is predictions.no_predictions
