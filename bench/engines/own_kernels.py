@@ -33,6 +33,8 @@ from minbert.kernels.reference import is_spelled_out, product_dtype
 class _OfPeft(LowRankLinear):
     """An adapted layer whose tensors are those of a layer of PEFT."""
 
+    scale: float
+
     def __init__(self, layer: Any) -> None:
         nn.Module.__init__(self)
         vars(self)["layer"] = layer  # which has this one as a submodule
