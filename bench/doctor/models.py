@@ -79,7 +79,7 @@ def cell_trainer(
     job = Job(cell=cell, device=device, checkpoint=None, geometry=model, tokenizer="", data=None)
     place = torch.device(device)
     set_up_device(place, tf32=cell.tf32 == "on")
-    built = engine_of(cell).build(job).train()
+    built = engine_of(cell).build(job)
     return _trainer(built, trained_groups(built, cell), amp=cell.amp, device=place)
 
 

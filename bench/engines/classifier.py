@@ -58,15 +58,11 @@ class EncoderClassifier(Classifier):
         self.reads_tokens = bool(getattr(head, "reads_tokens", False))
         self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}
         self.mode = ""
-        self._is_set_to: bool | None = None  # the library's model may be in either mode
 
     def train(self, mode: bool = True) -> "EncoderClassifier":
-        """As of any module, and of the library's model, of which only the children are here; it
-        does nothing where it has been done, as each step of a training calls it."""
-        if mode != self._is_set_to:
-            self._is_set_to = mode
-            vars(self)["model_of_library"].train(mode)
-            super().train(mode)
+        """As of any module, and of the library's model, of which only the children are here."""
+        vars(self)["model_of_library"].train(mode)
+        super().train(mode)
         return self
 
     def fixed_tensors(self) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from adapters.layer import Part
 from adapters.lora import LoraLinear
 from adapters.low_rank import LowRankLinear
 from bench.engines.classifier import ADAPTER, EncoderClassifier
+from bench.plan.cell import OFF, ON
+from bench.plan.job import Job
 from minbert.kernels.attention import attend
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import activate
@@ -31,9 +33,12 @@ from minbert.kernels.reference import is_spelled_out, product_dtype
 class _OfPeft(LowRankLinear):
     """An adapted layer whose tensors are those of a layer of PEFT."""
 
+    scale: float
+
     def __init__(self, layer: Any) -> None:
         nn.Module.__init__(self)
         vars(self)["layer"] = layer  # which has this one as a submodule
+        vars(self)["_factors"] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.scale = layer.scaling[ADAPTER]
         self.parts = (Part(name="", rank=layer.r[ADAPTER], alpha=self.scale * layer.r[ADAPTER]),)
@@ -44,12 +49,22 @@ class _OfPeft(LowRankLinear):
 
     weight = property(lambda self: self.layer.base_layer.weight)
     bias = property(lambda self: self.layer.base_layer.bias)
-    lora_A = property(lambda self: self.layer.lora_A[ADAPTER].weight[None])  # noqa: N815
-    lora_B = property(lambda self: self.layer.lora_B[ADAPTER].weight[None])  # noqa: N815
+    factors = property(lambda self: [factor.weight for factor in self._factors])  # A [r, i], B
+    lora_A = property(lambda self: self.factors[0][None])  # noqa: N815
+    lora_B = property(lambda self: self.factors[1][None])  # noqa: N815
+
+    @property
+    def trains_b_alone(self) -> bool:
+        a, b = self.factors
+        return bool(b.requires_grad and not a.requires_grad)
 
 
 class _Lora(_OfPeft, LoraLinear):
-    pass
+    def adapted_weight(self) -> Tensor:
+        """W + s B A, [o, i], by one operator, as stacking its one part costs the host more time
+        than PEFT's layer takes."""
+        a, b = self.factors
+        return torch.addmm(self.weight.to(a.dtype), b, a, alpha=self.scale)
 
 
 class _Dora(_OfPeft, DoraLinear):
@@ -131,15 +146,29 @@ _CHANGED_IN_PLACE: Final = {"deberta": (".pos_proj", ".pos_q_proj")}
 output does not allow, by `model_type`."""
 
 
-def use_own_kernels(model: EncoderClassifier) -> None:
-    """Compute with this project's kernels from now on, in place."""
+SAVED: Final = 1.2
+"""The bytes of a step with PEFT's layers, over those with ours, from which ours may take more of
+the host's time, for which a small encoder on a GPU waits."""
+
+
+def has_own_layers(job: Job) -> bool:
+    """Whether a job's adapters are computed by this project's layers: where they take less of the
+    host's time than PEFT's or save `SAVED` of its bytes, so not as a side branch in fp32 on a GPU.
+    `python -m tests.benchmarks.test_host_time` prints the times, tests count the bytes."""
+    is_branch = job.cell.lora_dropout or job.cell.lora_fa == ON
+    return job.device == "cpu" or job.cell.amp != OFF or not is_branch
+
+
+def use_own_kernels(model: EncoderClassifier, *, layers: bool = True) -> None:
+    """Compute with this project's kernels from now on, in place; `layers`: adapters, too."""
     library: Any = vars(model)["model_of_library"]
     if library.config._attn_implementation == _SDPA:
         library.set_attn_implementation(_OWN)
     module: Any
     left = _CHANGED_IN_PLACE.get(model.model_type, ())
     for name, module in list(model.get_submodule(model.prefix).named_modules()):
-        if type(module) is PeftLinear and _is_plain(module) and not name.endswith(left):
+        is_adapted = layers and type(module) is PeftLinear
+        if is_adapted and _is_plain(module) and not name.endswith(left):
             kind: Callable[[Any], _OfPeft] = _Dora if module.use_dora[ADAPTER] else _Lora
             module.add_module("own", kind(module))
             module.__class__ = _PeftLinear

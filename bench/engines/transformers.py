@@ -334,9 +334,9 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
         adapted = ".base_layer." in name or name in model.names["added"]
         parameter.requires_grad_(name in adapter or name in head or (base and not adapted))
     if cell.own_kernels == ON:
-        from bench.engines.own_kernels import use_own_kernels
+        from bench.engines.own_kernels import has_own_layers, use_own_kernels
 
-        use_own_kernels(model)
+        use_own_kernels(model, layers=has_own_layers(job))
     if cell.gradient_checkpointing == ON:
         # only now: PEFT would let gradients go on to the embeddings, which need none here
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
-from time import monotonic
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, Final
 
 from bench.common.errors import DeviceError
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
@@ -24,8 +24,12 @@ from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_slots
 from bench.machine.gpu_trial import why_unusable
 from bench.plan.planning import Planned, groups_of
+from bench.plan.rows import BUSY, CellKey
 from bench.results.protocol import DEVICE_FAILED
 from bench.results.store import cells_folder
+
+AGAIN_S: Final = 60.0
+"""The least seconds until a cell is tried again whose GPU's memory other processes held."""
 
 
 def from_flags(flags: Mapping[str, Any]) -> Opening:
@@ -73,7 +77,8 @@ class LocalExecutor(Executor):
 
 
 class _Queue:
-    """Groups of cells that slots take. Those that other grids hold come last."""
+    """Groups of cells that slots take. Those that other grids hold come last, and those that other
+    processes left no memory on the GPU."""
 
     def __init__(self, groups: Iterable[Iterable[Planned]], slots: int) -> None:
         self._groups = deque(map(deque, groups))
@@ -99,7 +104,7 @@ class _Queue:
         return None
 
     def give_back(self, rest: deque[Planned], elsewhere: deque[Planned]) -> None:
-        """End a group with the rest, which has not run, and the cells that other grids hold."""
+        """End a group with the rest, which has not run, and the cells that come last."""
         with self._changed:
             self._busy -= 1
             self._groups.extendleft([rest] if rest else [])
@@ -131,6 +136,7 @@ class _Run:
     dispatcher: Dispatcher
     signals: Signals
     lock: Lock = field(default_factory=Lock)
+    again: dict[CellKey, float] = field(default_factory=dict)  # when cells are tried again
 
     def work(self, slot: Target) -> None:
         if slot.cores:
@@ -150,9 +156,7 @@ class _Run:
                 item = group.popleft()
                 on_wait = partial(self.dispatcher.display.waiting, name=item.name)
                 with self.cells.holding(str(item.row_key), on_wait if waits else None) as is_ours:
-                    if is_ours:
-                        self._run_cell(item, slot)
-                    else:
+                    if not is_ours or self._run_cell(item, slot):
                         elsewhere.append(item)
         except DeviceError:
             raise
@@ -162,11 +166,15 @@ class _Run:
         finally:
             self.queue.give_back(group, elsewhere)
 
-    def _run_cell(self, item: Planned, slot: Target) -> None:
+    def _run_cell(self, item: Planned, slot: Target) -> bool:
+        """Run a cell, unless it need not run; whether it has to be tried again, once."""
+        again_at = self.again.get(item.row_key)
+        while again_at is not None and monotonic() < again_at and not self.signals.stops:
+            sleep(0.1)
         with self.lock:  # one for both, since the rows of other slots change what fits
             if not self.dispatcher.begin(item):
                 self.dispatcher.prepare(item)
-                return
+                return False
         begun = monotonic()
         on_wait = partial(self.dispatcher.display.waiting, name=item.name)
         with self.devices.using(slot.device_name, on_wait):
@@ -175,18 +183,24 @@ class _Run:
                 self.dispatcher.waited(waited_s)
                 run = self.dispatcher.prepare(item)
             if run is None:
-                return
+                return False
             folder = run.folder(self.runs)
             row, outcome = run_cell(
                 run, slot, folder, worker=self.worker, signals=self.signals,
                 on_progress=partial(self.dispatcher.display.progress, name=item.name),
             )  # fmt: skip
+            if row.status == BUSY and again_at is None:
+                self.again[item.row_key] = monotonic() + AGAIN_S
+                note = f"{run.name}: {outcome.message}; it is tried again after the other cells"
+                self.dispatcher.display.note(note)
+                return True
             keep(folder, row)
             with self.lock:
                 self.dispatcher.ended((item, row))
             if row.status == "interrupted":
                 self.queue.stop(is_interrupted=True)
             self._check_device(run, outcome, slot)
+        return False
 
     def _check_device(self, run: Attempt, outcome: WorkerEnd, slot: Target) -> None:
         """Check that the GPU can still be used after a cell in which it failed."""

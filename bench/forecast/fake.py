@@ -167,6 +167,7 @@ def evaluate(model: Classifier, trainer: Trainer, part: str, shape: Shape) -> No
     with autocast(trainer.amp, trainer.device):
         logits = logits_of(model, batch)
     logits.float()
+    model.train()
 
 
 def batch_of(

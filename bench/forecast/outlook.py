@@ -188,7 +188,7 @@ class Outlook:
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Mark a cell as begun; returns the expected seconds of it and of all later cells."""
         if (like := _like(cell)) in self._left:
-            self._left[like] -= 1
+            self._left[like] = max(0, self._left[like] - 1)  # some begin twice
         cell_s = self._time_s(like)
         left = [(n, self._time_s(like)) for like, n in self._left.items() if n]
         known = [n * seconds for n, seconds in left if seconds is not None]

@@ -7,12 +7,12 @@ from typing import Final
 from bench.common.messages import command_line
 from bench.plan.budget import Budget, minutes
 from bench.plan.planning import RERUN, Planned
-from bench.plan.rows import Row
+from bench.plan.rows import BUSY, Row
 from bench.report.text import sentences
 
 LEFT_OUT: Final = "left out"
 """The status in counts of cells that were skipped because of a budget."""
-_GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
+_GO_ON: Final = ("not run", "interrupted", BUSY, LEFT_OUT)
 """Statuses of cells that run if the same command is given again."""
 
 

@@ -22,6 +22,7 @@ from bench.common.messages import shown
 from bench.machine.cores import nvml
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, GpuInfo, check_gpu
+from minbert.errors import OUT_OF_MEMORY
 from minbert.training import COMPILES_FROM
 
 CONTROL: Final = Path("/dev/nvidiactl")  # the file through which programs access the driver
@@ -33,7 +34,7 @@ _ONE: Final = "auto, cpu, cuda or cuda:i"
 _ABSENT: Final = (9, 12)  # NVML's errors if there is no driver: not loaded, library not found
 _AMPERE: Final = (8, 0)  # the compute capability from which GPUs have bf16 and TF32
 _TRITON_FROM: Final = (7, 0)  # the compute capability from which on triton makes code
-_BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
+_BUSY: Final = ("busy or unavailable", "devices unavailable", *OUT_OF_MEMORY)
 """Parts of the errors of a GPU that other processes use."""
 
 

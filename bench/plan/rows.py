@@ -13,7 +13,8 @@ from bench.plan.cell import ABOUT, Cell, Value
 
 _TABLES: Final = read_tables(__file__, "columns.toml")
 STATUSES: Final[Mapping[str, str]] = _TABLES["statuses"]
-RESUMED: Final = ("interrupted", "skipped")
+BUSY: Final = "busy"
+RESUMED: Final = ("interrupted", "skipped", BUSY)
 """Statuses that a grid runs again by itself; cells of the others, except `ok`, wait for --rerun."""
 FLAGS: Final[Mapping[str, str]] = _TABLES["flags"]
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")

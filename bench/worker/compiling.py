@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
-from bench.worker.device import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, bucket_of, plan_training
+from minbert.errors import is_out_of_memory
 from minbert.model.classifier import Classifier
 from minbert.training.compiled import CompiledModel, compile_model, errors_in_a_line, run_passes
 

@@ -1,17 +1,14 @@
-"""The device of a process: its settings, its errors and those for lack of memory, and copies of
-small results in host memory, without waiting for a GPU."""
+"""The device of a process: its settings, its errors, and copies of small results in host memory,
+without waiting for a GPU."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import torch
 from torch import Tensor
 
-OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "NVML_SUCCESS == r")
-"""In messages of a RuntimeError: torch has no exception type for lack of memory on the host or in a
-CUDA library. The last is of torch's allocator: where NVML fails (MIG, Jetson, some containers), it
-can't describe the lack of memory that it has met (pytorch#112377)."""
+from minbert.errors import is_out_of_memory
 
 _DEVICE_TEXTS: Final = (
     *("CUDA error", "CUDA driver", "CUDA unknown error", "cudaGetDeviceCount", "No CUDA GPUs"),
@@ -20,22 +17,8 @@ _DEVICE_TEXTS: Final = (
 """In messages of errors after which a process may no longer be able to use the device. The grid
 then tries whether another process can."""
 
-_NOT_INITIALISED: Final = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
-"""Errors that cuBLAS and cuDNN also raise when memory runs out."""
-_LIBRARY_MIB: Final = 256  # with less memory free on the GPU, lack of memory was the reason
 _LEAST: Final = 4096
 """Numbers in the first block; each further block is twice as long, so that there are few."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    if any(sign in text for sign in _NOT_INITIALISED):
-        with suppress(RuntimeError, AssertionError):  # of a GPU that does not answer
-            return torch.cuda.mem_get_info()[0] / 2**20 < _LIBRARY_MIB
-        return False
-    return isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -52,7 +35,8 @@ def if_memory_suffices(device: torch.device) -> Iterator[None]:
 
 def is_of_device(error: BaseException) -> bool:
     """Whether the device failed, in a way that may make the next cell fail too."""
-    return any(sign in str(error) for sign in _DEVICE_TEXTS)
+    is_first_call = isinstance(error, torch.cuda.DeferredCudaCallError)
+    return is_first_call or any(sign in str(error) for sign in _DEVICE_TEXTS)
 
 
 def set_up_device(device: torch.device, *, tf32: bool = False) -> None:

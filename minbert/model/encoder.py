@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minbert.kernels.attention import attention, prepare_mask
-from minbert.kernels.dropout import dropout
+from minbert.kernels.dropout import add_and_normalise, dropout
 from minbert.kernels.linear import Linear
 from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
-from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import BertConfig
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minbert.data.batches import Batch
-from minbert.errors import InputError
+from minbert.errors import InputError, is_out_of_memory
 from minbert.training import COMPILES_FROM
 from minbert.training.trainer import autocast
 
@@ -34,8 +34,10 @@ _CACHEABLE: Final = {
 """Functions in our graphs with which torch by itself keeps none in the cache of AOTAutograd. Their
 arguments are constants of the graph, and the digest that an entry is found by covers both them and
 the autocast in force."""
-_NO_MEMORY: Final = ("out of memory", "can't allocate memory")
-"""In the message of any failed allocation: by torch, triton or the driver."""
+
+
+_TOO_LARGE: Final = "out of resource"
+"""In the message of triton's OutOfResources, also where torch repeats it."""
 
 
 class NoCompilerError(InputError):
@@ -106,8 +108,9 @@ def run_passes(
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
     """Errors of compiling, in the block, as an InputError of a line, or NoCompilerError without a
-    compiler. MemoryError or RuntimeError if there is no memory left."""
+    compiler. Errors for a lack of memory stay as they are."""
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
+    from torch._inductor.runtime.triton_compat import OutOfResources
 
     try:
         yield
@@ -117,10 +120,17 @@ def errors_in_a_line() -> Iterator[None]:
         subprocess.CalledProcessError,
         FileNotFoundError,
         RuntimeError,
+        MemoryError,
+        OutOfResources,
     ) as error:
         inner = getattr(error, "inner_exception", error)
-        if isinstance(inner, MemoryError) or any(sign in str(inner) for sign in _NO_MEMORY):
+        if is_out_of_memory(inner):
             raise inner from None  # as without compiling
+        if _TOO_LARGE in str(inner):
+            raise InputError(
+                f"compile: a kernel that torch made does not fit on this GPU ({inner}); leave "
+                "compile out"
+            ) from error
         lines = str(inner).strip().splitlines() or [type(inner).__name__]
         # a traceback comes from another process
         reason = lines[-1] if "Traceback (most recent call last):" in lines else lines[0]

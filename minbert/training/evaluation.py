@@ -27,13 +27,15 @@ def predict(
     on_batch: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Logits [N, C] of every example, in the examples' order, in batches of texts of similar
-    length; of texts read word by word logits [M, C] of the words, 0 where a word has no tokens.
+    length; of texts read word by word logits [M, C] of the words, 0 where a word has no tokens. The
+    model is afterwards in the mode that it was in.
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
         tags: [N, W], from 0 on where there are words, if texts are read word by word.
         on_batch: called with the number of examples done, and their total.
     """
+    is_training = model.training
     model.eval()
     lengths = longest_of(texts)
     labels: NDArray[np.int64] = np.zeros(len(lengths), dtype=np.int64)
@@ -58,6 +60,7 @@ def predict(
         done += len(indices)
         if on_batch is not None:
             on_batch(done, len(lengths))
+    model.train(is_training)
     if kept is None:
         return np.empty((0, 0), dtype=np.float32)
     if on_gpu:

@@ -32,7 +32,7 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 class Trainer:
-    """The state of a training: model, optimizer, schedule and scaler.
+    """The state of a training: model, from now on in training mode, optimizer, schedule and scaler.
 
     Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients are
     unscaled before they are clipped; bf16 has the range of fp32 and needs no scaler. A step whose
@@ -73,7 +73,7 @@ class Trainer:
         forward: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         kept = [group for group in groups if group.parameters]
-        self.model = model
+        self.model = model.train()  # not in each step: that would walk all modules
         self._forward = forward
         self.losses = losses
         self._class_weights = class_weights or {}
@@ -142,7 +142,6 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        self.model.train()
         with autocast(self.amp, self.device):
             logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
         logits = logits.float()

@@ -43,8 +43,8 @@ class FakeNvml:
         return ask
 
 
-def used(mib: int) -> SimpleNamespace:
-    return SimpleNamespace(used=mib * MIB)
+def used(mib: int, of: int = 80_000) -> SimpleNamespace:
+    return SimpleNamespace(used=mib * MIB, total=of * MIB)
 
 
 def process(pid: int, mib: int | None) -> SimpleNamespace:

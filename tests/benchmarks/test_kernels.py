@@ -8,10 +8,9 @@ from torch import nn
 
 from minbert.data.batches import Batch
 from minbert.kernels.attention import attention
-from minbert.kernels.dropout import dropout
+from minbert.kernels.dropout import add_and_normalise, dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.kernels.reference import kernels
-from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import GEOMETRIES
 from tests.benchmarks.conftest import CLASSES, RANK, trainer_of
 

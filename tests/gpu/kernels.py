@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -90,8 +91,9 @@ def count_ours(mode, layers, amp, name, config=GEOMETRIES["bert-base"], *, lengt
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
 
-def count_theirs(mode, layers, amp, length, folder=None, **settings):
-    """Count a step of engine transformers with torch's attention, on bert-base or a folder's."""
+def count_theirs(mode, layers, amp, length, folder=None, *, device=str(GPU), **settings):
+    """Count a step of engine transformers with torch's attention, on bert-base or a folder's, as
+    built for a device."""
     from bench.engines import transformers
 
     model_type = "bert-base" if folder is None else folder.name
@@ -99,7 +101,8 @@ def count_theirs(mode, layers, amp, length, folder=None, **settings):
         mode, None if layers is None else RANK, layers, amp, engine=TRANSFORMERS, kernels=None,
         attn_implementation="sdpa", model=model_type, init="random", **settings,
     )  # fmt: skip
-    model = transformers.skeleton(job_of(cell, folder, None if folder else model_type))
+    job = job_of(cell, folder, None if folder else model_type)
+    model = transformers.skeleton(replace(job, device=device))
     with FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))

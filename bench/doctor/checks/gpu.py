@@ -12,9 +12,10 @@ from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.machine.conditions import torch_build
 from bench.machine.devices import Device, read_driver, resolve_device
 from bench.machine.environment import VISIBLE
-from bench.worker.device import is_of_device, is_out_of_memory
+from bench.worker.device import is_of_device
 from bench.worker.probes.gpu import MIB, Gpu
 from bench.worker.probes.memory import cuda_peaks_mib, start_cuda_peaks
+from minbert.errors import is_out_of_memory
 
 SAMPLES: Final = 20
 """Readings of the GPU while it works. As in a cell, it counts as slowed, or used by others, where
@@ -40,7 +41,7 @@ def driver(context: Context) -> Finding:
             _work(place, _SAMPLE_S)
             if gpu is not None:
                 gpu.look()
-    except RuntimeError as error:
+    except Exception as error:
         if device.notes and (is_out_of_memory(error) or is_of_device(error)):
             raise SkipError(f"the GPU is in use by others: {one_line(str(error))}") from error
         raise

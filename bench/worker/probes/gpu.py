@@ -31,6 +31,8 @@ SLOWED: Final = 0.85
 """Share of its highest clock frequency below which a GPU, or a core, counts as throttled."""
 OFTEN: Final = 0.05
 """Share of the samples in which a GPU has to be slowed, or used by others, for a flag."""
+OTHERS: Final = 0.05
+"""Share of a GPU's memory; with more held by others, lack of it is theirs. A desktop holds less."""
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
@@ -111,10 +113,24 @@ class Gpu:
                 self._clocks_below_cap.append(value)
         self._look_at_processes()
 
-    def _look_at_processes(self) -> None:
+    @property
+    def is_held_by_others(self) -> bool:
+        """Whether other processes hold much of its memory: now, or where the driver does not list
+        this process when it began."""
+        memory, (_, own) = self._ask("MemoryInfo"), self._processes()
+        if memory is None or self._used_before_mib is None:
+            return False
+        others = memory.used / MIB - sum(own) / MIB if own else self._used_before_mib
+        return bool(others > OTHERS * memory.total / MIB)
+
+    def _processes(self) -> tuple[list[Any], list[int]]:
+        """The processes on the GPU, and the memory of this one, as far as it is known."""
         processes = self._ask("ComputeRunningProcesses") or []
         own = [process for process in processes if process.pid == os.getpid()]
-        used = [p.usedGpuMemory for p in own if p.usedGpuMemory is not None]
+        return processes, [p.usedGpuMemory for p in own if p.usedGpuMemory is not None]
+
+    def _look_at_processes(self) -> None:
+        processes, used = self._processes()
         if used:
             self._take_peak(sum(used) / MIB, BY_PROCESS)
             self._foreign.update({process.pid for process in processes} - {os.getpid()})

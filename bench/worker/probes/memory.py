@@ -171,7 +171,6 @@ def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
     enough memory for it, since the training itself did succeed. Nothing is trained."""
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
-    trainer.model.train()
     columns: Columns = {}
     with if_memory_suffices(trainer.device):
         with saved.counting(), autocast(trainer.amp, trainer.device):

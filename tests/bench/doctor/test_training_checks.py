@@ -218,9 +218,11 @@ def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 * 2**20, 2000 * 2**20))
     monkeypatch.setattr(torch, "empty", lambda size, **_of: sizes.append(size))
-    rows_are(monkeypatch, [ran(peak_process_vram_mib=700.0)], [ran(), oom()])
-    assert cells.out_of_memory(here).verdict == OK
-    assert sizes == [200 * 2**20], "700 of 1,000 MiB are left, and 100 more"
+    needs = ran(peak_process_vram_mib=700.0)
+    for status, verdict in (("oom", FAILED), ("busy", OK)):  # the filler is another process's
+        rows_are(monkeypatch, [needs], [ran(), oom(status)])
+        assert cells.out_of_memory(here).verdict == verdict
+    assert sizes == 2 * [200 * 2**20], "700 of 1,000 MiB are left, and 100 more"
     rows_are(monkeypatch, [ran(peak_process_vram_mib=None)])
     with pytest.raises(SkipError, match="NVML does not report"):
         cells.out_of_memory(here)

@@ -9,6 +9,7 @@ from bench.engines.engine import engine_of
 from bench.worker.probes.memory import SavedTensors
 from tests.bench.engines.test_transformers import logits_of
 from tests.encoders import KINDS, job
+from tests.minbert.kernels.test_fast_path import Names, force_gpu
 
 
 def build(encoders, kind, mode, **changes):
@@ -26,6 +27,16 @@ def test_they_agree_with_peft_in_every_architecture(encoders, kind):
         assert any(hasattr(module, "own") for module in ours.modules())
         trained = [name for name, p in ours.named_parameters() if p.requires_grad]
         assert any(".lora_A." in name for name in trained) is ("lora_fa" not in more)
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_on_a_gpu_they_agree_with_peft_too(encoders, mode, monkeypatch):
+    force_gpu(monkeypatch)
+    with Names() as names:
+        transformers.check_own_kernels(
+            job(encoders("bert"), mode, "all-lin-only", rank=3, use_rslora="on")
+        )
+    assert "_linear_pointwise" not in names.calls, "oneDNN is for the CPU"
 
 
 @pytest.mark.parametrize("pad", [0, 800])

@@ -43,6 +43,15 @@ if here["gpu"] in os.environ["BROKEN"].split():
     result = {"status": "crashed", "message": "the device failed", "device_failed": True}
 """
 
+LACKS = """
+with (folder / "tries").open("a") as tries:
+    tries.write("x")
+if folder.name.split("-")[-3] == os.environ["LACKS"]:
+    if len(list(folder.parent.glob("*/where.json"))) < int(os.environ["FREED_AFTER"]):
+        result = {"status": "busy", "message": "others hold it"}
+"""
+"""A worker that other processes leave too little memory until so many cells have begun."""
+
 
 class Place:
     """A runs.csv, and sessions on it that run cells on slots."""
@@ -124,6 +133,31 @@ def test_each_gpu_has_its_worker_and_cells_that_are_compared_in_turn_stay_on_one
     jobs = cells_folder(place.csv).glob("*/cell.json")
     assert {json.loads(path.read_text())["device"] for path in jobs} == {"cuda:0"}
     assert len({row.conditions_id for row in rows}) == 1
+
+
+@pytest.mark.parametrize("freed_after", [6, 7])
+def test_a_cell_without_memory_because_of_others_is_tried_again_after_the_other_cells(
+    place, monkeypatch, capsys, freed_after
+):
+    monkeypatch.setattr(local, "AGAIN_S", 0.2)
+    monkeypatch.setenv("LACKS", lacks := place.cells[0].cell_id)
+    monkeypatch.setenv("FREED_AFTER", str(freed_after))
+    slots, is_freed = place.slots(1, gpus=True), freed_after == 6
+    assert place.run(slots, LACKS) == (0 if is_freed else 1)
+    err = capsys.readouterr().err
+    assert err.count("others hold it; it is tried again after the other cells") == 1
+    rows = read_rows(place.csv)
+    assert [row.cell_id for row in rows] == [
+        cell.cell_id for cell in [*place.cells[1:], place.cells[0]]
+    ]
+    assert (rows[-1].status, rows[-1].attempt) == ("ok" if is_freed else "busy", 1)
+    tries = [path.read_text() for path in cells_folder(place.csv).glob(f"*-{lacks}-*/tries")]
+    assert tries == ["xx"]
+    if not is_freed:
+        assert "to go on: python -m bench.grid\n" in err
+        monkeypatch.setenv("FREED_AFTER", "0")
+        assert place.run(slots, LACKS) == 0
+        assert (read_rows(place.csv)[-1].status, read_rows(place.csv)[-1].attempt) == ("ok", 2)
 
 
 @pytest.mark.parametrize("why", ["CUDA error: unknown", None])

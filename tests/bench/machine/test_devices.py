@@ -23,9 +23,13 @@ from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
-from bench.worker import device as worker_device
 from bench.worker import run as running
-from bench.worker.device import is_of_device, is_out_of_memory
+from bench.worker.device import is_of_device
+from bench.worker.probes.gpu import Gpu
+from minbert import errors
+from minbert.errors import is_out_of_memory
+from minbert.training.compiled import errors_in_a_line
+from tests.bench import fake_nvml
 from tests.experiments.faults import gpu as known
 from tests.experiments.faults.gpu import ALL, BUSY, FIRST, V100, FakeCuda, FakeNvml, GpuFault
 
@@ -172,28 +176,21 @@ def test_errors_of_the_device_differ_from_those_of_a_cell_and_of_memory(monkeypa
     for text in (BUSY, known.OLD, "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", cell):
         assert is_of_device(RuntimeError(text)) == (text != cell)
         assert not is_out_of_memory(RuntimeError(text))
-    for text in (
-        "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-        "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
-        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":1131',
-    ):  # fmt: skip
-        assert is_out_of_memory(RuntimeError(text))
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert is_out_of_memory(MemoryError())
     error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
     for free_mib in (10, 1000):  # of which a library takes some
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda mib=free_mib: (mib * 2**20, 2**36))
-        assert is_out_of_memory(error) == (free_mib < worker_device._LIBRARY_MIB)
+        assert is_out_of_memory(error) == (free_mib < errors._LIBRARY_MIB)
 
 
-def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
+@pytest.fixture
+def ends(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "tie_to_parent", lambda: None)
     monkeypatch.setattr(worker, "import_all", lambda _: None)
 
-    def ends(error, *, begins=True, device="cuda:0"):
+    def ends(error, *, begins=True, device="cuda:0", gpu=None):
         """The result of a cell that begins, or begins to run, with an error."""
         monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
-        run = mock.Mock(columns={"startup_s": 2.5}, **{"run.side_effect": error})
+        run = mock.Mock(columns={"startup_s": 2.5}, gpu=gpu, **{"run.side_effect": error})
         run.memory.return_value = {"peak_rss_mib": 1.0}
         begun = mock.Mock(return_value=run, side_effect=None if begins else error)
         monkeypatch.setattr(running, "CellRun", begun)
@@ -201,6 +198,75 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
         result = json.loads((tmp_path / "result.json").read_text())
         return result["status"], result["device_failed"], result["message"], result["columns"]
 
+    return ends
+
+
+LACKS = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total "),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../CUDACachingAllocator.cpp":1131'),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                 "allocate memory: you tried to allocate 8589934592 bytes."),
+    MemoryError(),
+)  # fmt: skip
+TOO_LARGE = (
+    "out of resource: shared memory, Required: 131072, Hardware limit: 101376. Reducing block sizes"
+)
+
+
+@pytest.mark.parametrize("error", LACKS, ids=str)
+def test_a_lack_of_memory_is_one_in_a_worker_and_while_compiling(error, ends):
+    from torch._inductor.exc import InductorError
+
+    assert ends(error)[:2] == ("oom", False)
+    for raised in (error, InductorError(error, None)):
+        with pytest.raises(type(error)) as caught, errors_in_a_line():
+            raise raised
+        assert caught.value is error
+
+
+def test_a_kernel_too_large_for_a_gpu_is_neither_a_lack_of_memory_nor_of_a_compiler():
+    """Triton compares its shared memory with that of a block, whatever memory is free."""
+    from torch._inductor.exc import InductorError
+    from torch._inductor.runtime.triton_compat import OutOfResources
+
+    class Raised(OutOfResources):
+        __init__ = Exception.__init__  # triton's own takes the numbers
+
+        def __str__(self):
+            return TOO_LARGE
+
+    again = RuntimeError(f"No valid triton configs. OutOfResources: {TOO_LARGE}")
+    for error in (Raised(), again, InductorError(again, None)):
+        with pytest.raises(InputError, match=r"not fit on .*limit: 101376") as caught, (
+            errors_in_a_line()
+        ):  # fmt: skip
+            raise error
+        assert type(caught.value) is InputError
+        assert not is_out_of_memory(caught.value)
+
+
+def test_memory_that_others_hold_is_no_need_of_the_cell(ends):
+    lack = RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    for used_mib, status in ((300, "oom"), (5000, "busy")):
+        gpu = Gpu(fake_nvml.FakeNvml(MemoryInfo=fake_nvml.used(used_mib)), "GPU")
+        assert ends(lack, gpu=gpu)[0] == status
+        for on_host in LACKS[-2:]:
+            assert ends(on_host, gpu=gpu)[0] == "oom"
+    assert ends(lack, gpu=None)[0] == "oom"
+    assert ends(lack, begins=False)[:3] == (
+        "busy", False, f"other processes hold the GPU's memory: {lack}"
+    )  # fmt: skip
+    assert ends(MemoryError(), begins=False)[0] == "oom"
+    assert ends(lack, begins=False, device="cpu")[0] == "oom"
+
+
+def test_a_worker_marks_a_failure_of_the_device(ends, tmp_path):
     with pytest.raises(RuntimeError, match="a bug"):  # of the cell
         ends(RuntimeError("a bug"))
     assert not (tmp_path / "result.json").exists()
@@ -213,6 +279,14 @@ def test_a_worker_marks_a_failure_of_the_device(tmp_path, monkeypatch):
     assert taken == ("crashed", True, "the device failed: anything", {})
     with pytest.raises(AssertionError, match="anything"):
         ends(AssertionError("anything"), begins=False, device="cpu")
+    late = torch.cuda.DeferredCudaCallError("CUDA call failed lazily\n\nCUDA call was originally")
+    for begins in (True, False):
+        assert ends(late, begins=begins)[:3] == (
+            "crashed", True, "the device failed: CUDA call failed lazily"
+        )  # fmt: skip
+    assert ends(ImportError("libcuda.so"), begins=False)[2] == "the device failed: libcuda.so"
+    with pytest.raises(InputError, match="no such task"):
+        ends(InputError("no such task"), begins=False)
 
 
 A100 = known.FakeGpu("GPU-8932f937")

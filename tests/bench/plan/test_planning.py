@@ -223,7 +223,8 @@ def rows_of(items):
 @pytest.mark.parametrize(("rows", "options", "expected"), [
     ([(0, "ok", {}), (1, "interrupted", {}), (2, "skipped", {}), (3, "crashed", {})], {},
      "done run run kept"),
-    ([(0, "oom", {}), (1, "timeout", {}), (2, "invalid", {})], {}, "kept kept kept run"),
+    ([(0, "oom", {}), (1, "timeout", {}), (2, "invalid", {}), (3, "busy", {})], {},
+     "kept kept kept run"),
     ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
     (FLAGGED, {"rerun": "crashed"}, "done run run run"),
     (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
@@ -333,6 +334,7 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own():
 def test_what_ran_out_of_memory_skips_the_same_only_bigger():
     small = synthetic_rows.cell("lora", 1, "attn", "off", folds=5, fold=1)
     failed = row_of(small, "oom")
+    assert dominating(replace(small, rank=8), "here", [row_of(small, "busy")]) is None
 
     def smaller(**changes):
         return dominating(replace(small, **changes), "here", [failed])

@@ -76,6 +76,19 @@ def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy
     assert (drawn.joules, drawn.source) == (pytest.approx(2.5), "nvml")
 
 
+def test_others_hold_memory_beside_that_of_the_process_or_before_it_began():
+    pid, began = os.getpid(), used(300)
+    for own, now, others in (
+        (process(pid, 70_000), 79_000, True), (process(pid, 78_000), 79_000, False),
+        (process(1, 78_000), 79_000, False),  # not known by its id
+    ):  # fmt: skip
+        nvml = FakeNvml(MemoryInfo=began)
+        gpu = looked(nvml, {"MemoryInfo": used(now), "ComputeRunningProcesses": [own]})
+        assert gpu.is_held_by_others is others
+    assert looked(FakeNvml(MemoryInfo=used(5000)), {"MemoryInfo": used(79_000)}).is_held_by_others
+    assert not Gpu().is_held_by_others, "nothing is known"
+
+
 def test_memory_is_the_processs_and_others_on_the_gpu_disturb():
     gpu = looked(FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)]))
     assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}

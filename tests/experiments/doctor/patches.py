@@ -140,5 +140,5 @@ def forecast_is_off(real, *of):
 
 
 other_heads = of("bench.engines.transformers", "_draw_head")(lambda _real, *_of: None)
-oom_is_a_crash = of("bench.worker.device", "is_out_of_memory")(lambda _real, _error: False)
+oom_is_a_crash = of("minbert.errors", "is_out_of_memory")(lambda _real, _error: False)
 row_lacks_peak = of("bench.worker.run", "CellRun.memory")(lambda _real, _self: {})

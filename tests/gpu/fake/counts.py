@@ -88,6 +88,16 @@ SIZES = {
 }  # fmt: skip
 
 
+def save_config(kind, folder):
+    """A folder with the configuration of an encoder of width 768 and few layers."""
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(
+        kind, hidden_size=768, num_attention_heads=12, vocab_size=30_522, **SIZES[kind]
+    ).save_pretrained(folder / kind)
+    return folder / kind
+
+
 @pytest.mark.parametrize(("mode", "rs"), [("lora", "on"), ("dora", "off")])
 @pytest.mark.parametrize("kind", SIZES)
 def test_our_kernels_in_engine_transformers_need_less_than_pefts_layers(kind, mode, rs, tmp_path):
@@ -95,20 +105,35 @@ def test_our_kernels_in_engine_transformers_need_less_than_pefts_layers(kind, mo
     layer set in both precisions. Not of memory: in fp32 LoRA keeps its merged weights until the
     backward pass, which are more than what PEFT's layers keep of texts as short as these."""
     need_transformers()
-    from transformers import AutoConfig
-
-    AutoConfig.for_model(
-        kind, hidden_size=768, num_attention_heads=12, vocab_size=30_522, **SIZES[kind]
-    ).save_pretrained(tmp_path / kind)
+    folder = save_config(kind, tmp_path)
     first = ((kind == "bert") + (mode == "dora")) % 2
     precisions = ("off", "bf16") if mode == "lora" else ("bf16", "off")
     for amp, layers in zip(precisions, LAYER_SETS[first::2], strict=True):
         theirs, ours = (
-            count_theirs(mode, layers, amp, 21, tmp_path / kind, use_rslora=rs, own_kernels=own)
+            count_theirs(mode, layers, amp, 21, folder, use_rslora=rs, own_kernels=own)
             for own in ("off", "on")
         )
         assert ours.kernels < theirs.kernels, layers
         assert ours.moved_mib < theirs.moved_mib, layers
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("branch", [{"lora_dropout": 0.1}, {"lora_fa": "on"}])
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_a_side_branch_is_pefts_on_a_gpu_unless_ours_saves_bytes(mode, branch, amp, tmp_path):
+    """It takes more of the host's time than PEFT's."""
+    need_transformers()
+    from bench.engines.own_kernels import SAVED
+
+    folder = save_config("bert", tmp_path)
+    theirs, ours, chosen = (
+        count_theirs(
+            mode, "all-lin-only", amp, 21, folder, device=device, own_kernels=own, **branch
+        )
+        for own, device in (("off", "cuda:0"), ("on", "cpu"), ("on", "cuda:0"))
+    )
+    saves = theirs.moved_mib >= SAVED * ours.moved_mib
+    assert chosen == (ours if saves else theirs) != (theirs if saves else ours)
 
 
 def test_a_cell_on_a_gpu_owns_what_it_does_on_a_cpu():

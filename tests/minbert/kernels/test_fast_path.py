@@ -15,10 +15,9 @@ from bench.worker.probes.memory import SavedTensors
 from minbert.kernels import dropout as dropout_kernel
 from minbert.kernels import products, reference
 from minbert.kernels.attention import attention
-from minbert.kernels.dropout import dropout, keep_mask
+from minbert.kernels.dropout import add_and_normalise, dropout, keep_mask
 from minbert.kernels.linear import Linear
 from minbert.kernels.reference import KERNELS, is_reference, kernels
-from minbert.kernels.residual import add_and_normalise
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import ACTIVATIONS
 from minbert.training import optimizer

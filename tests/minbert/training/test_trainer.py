@@ -20,6 +20,7 @@ from minbert.model.classifier import BertClassifier, HeadConfig, initialise, pla
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import pair_features
 from minbert.training import trainer as training
+from minbert.training.evaluation import predict
 from minbert.training.losses import contrastive_loss, correlation, loss_of, mean_loss
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from minbert.training.schedules import layers_in, schedule_of
@@ -206,6 +207,20 @@ def test_a_rehearsal_runs_both_passes_of_all_batches_and_changes_nothing():
     torch.testing.assert_close(copies(model), before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(made.optimizer.state[p]["exp_avg"], a) for p, a in averages.items())
+
+
+def test_no_step_walks_the_modules_which_an_evaluation_leaves_as_they_were(monkeypatch):
+    config, offsets = sizes(8, 1, 2, 16, 20, 8), np.array([0, 3, 6])
+    texts = [Encoded(np.arange(6, dtype=np.int32), np.zeros(6, dtype=np.int8), offsets)]
+    model = BertClassifier(config, 3, pooling="mean", dropout=0.5)
+    initialise(model.eval(), 0)
+    made = trainer(model)
+    predict(model, texts, batch_size=2, amp="off", device=made.device)
+    assert all(module.training for module in model.modules())
+    monkeypatch.setattr(nn.Module, "train", lambda *_: pytest.fail("a walk over all modules"))
+    given = collate(texts, np.zeros(2, np.int64), np.arange(2), 0, made.device)
+    made.step(given)
+    made.rehearse(given)
 
 
 def test_gradients_of_a_cuda_graph_are_kept():
