@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Final
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -100,7 +101,6 @@ def shared_cache() -> Iterator[None]:
             f"compile: code can't be kept in {place} ({error.strerror}); remove it, leave compile "
             "out, or name another cache by MINBERT_CACHE=DIR"
         ) from error
-    before = {name: os.environ[name] for name in _CACHES if name in os.environ}
     with lock:
         with suppress(OSError):  # others compile, or the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,22 +109,16 @@ def shared_cache() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_SH)
         descriptor, mark = mkstemp(_UNFINISHED, dir=place)
         os.close(descriptor)
-        os.environ.update({name: str(place / name.lower()) for name in _CACHES})
-        is_sound = False
-        try:
-            yield
-            is_sound = True
-        except Exception as error:
-            is_sound = is_out_of_memory(error)
-            if not is_sound:
-                os.utime(mark, (0, 0))
-            raise
-        finally:
-            if is_sound:
+        with patch.dict(os.environ, {name: str(place / name.lower()) for name in _CACHES}):
+            try:
+                yield
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    os.utime(mark, (0, 0))
+                    raise
                 Path(mark).unlink()
-            for name in _CACHES:
-                os.environ.pop(name, None)
-            os.environ.update(before)
+                raise
+        Path(mark).unlink()
 
 
 def _remove_doubtful(place: Path) -> None:
