@@ -22,7 +22,7 @@ from minbert.data.tasks import load_task
 from tests.bench.tiny_cells import cell, ended, find, job_of
 from tests.experiments.pages import markdown_table
 
-TASKS = ("movies", "amazon", "movies-rating")
+TASKS = ("movies", "amazon")
 MODES = (("full", ""), ("lora", "all-lin-only"))
 FEW = {"max_train": 1000, "max_dev": 1000}
 WAYS = {
