@@ -5,7 +5,7 @@
 #     minbert-bench run --grid smoke
 FROM python:3.13-slim-trixie AS build
 RUN python -m venv /venv && \
-    /venv/bin/pip install --no-cache-dir "torch>=2.5,<3" --index-url https://download.pytorch.org/whl/cpu
+    /venv/bin/pip install --no-cache-dir "torch>=2.10,<3" --index-url https://download.pytorch.org/whl/cpu
 COPY . /src
 RUN /venv/bin/pip install --no-cache-dir "/src[transformers,sentence-transformers,onnx,hub,data]"
 

@@ -173,6 +173,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_private(folder: Path) -> bool:
+    """Make a folder for this user alone, unless it is there; whether it is one: no link, and closed
+    to others. OSError if it can't be made."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return is_own and not status.st_mode & 0o077
+
+
 def try_to_make(folder: Path) -> None:
     """Raise OSError for a folder that can't be made, or can't hold a new file; what was missing of
     it and its parents is removed again."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from bench.analysis.costs import parse_margin
 from bench.common.command import described, options_in, run_command
 from bench.common.errors import InputError, writing
 from bench.common.files import try_to_make
@@ -26,6 +27,7 @@ from bench.export import choice
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
 from bench.export.trained import describe_base
 from bench.launch.signals import Signals
+from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.recommend import with_needs
 from bench.results.origins import folder_of, model_of
@@ -39,7 +41,7 @@ from minbert.files import is_file, is_folder
 )
 def command(
     cell: str, folder: Path, name: str | None, merge: bool, refit: bool, allow_low_score: bool,
-    runs: Path, as_json: bool, **needs: Any,
+    max_int8_loss: str | None, runs: Path, as_json: bool, **needs: Any,
 ) -> int:  # fmt: skip
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
@@ -54,6 +56,10 @@ def command(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
         )
+    metric, score = metric_of(row.dev_metric), row.dev_score or 0.0
+    most = metric.tolerance(score)
+    if max_int8_loss is not None:
+        most = parse_margin(max_int8_loss, metric, score, "--max-int8-loss")
     from bench.export.cells import find_trained
 
     model = model_of(row, folder_of(runs, row), "run its cell again")
@@ -66,7 +72,9 @@ def command(
     from bench.export.exporting import export
 
     with Signals() as signals, signals.raising():
-        libraries, figures = export(trained, logits, runs, target, form, settings=settings)
+        libraries, figures = export(
+            trained, logits, runs, target, form, settings=settings, max_int8_loss=most
+        )
     row = trained.row
     if as_json:
         outcome = {
@@ -84,7 +92,7 @@ def command(
         echo(json.dumps(outcome, indent=1))
         return 0
 
-    from bench.export.card import figures_table
+    from bench.export.card import figures_table, int8_line
     from bench.report.tables import print_tables
     from bench.report.text import sentences
 
@@ -93,7 +101,7 @@ def command(
     snippet = shlex.join(["python", str(folder / SNIPPET), "TEXT", *option])
     lines = sentences(
         "exported", folder=folder, format=form.name, libraries=libraries, trained=trained,
-        commands=(predict, snippet),
+        commands=(predict, snippet), int8=int8_line(figures),
     )  # fmt: skip
     print_tables([figures_table(figures)], lines)
     return 0

@@ -51,6 +51,7 @@ def card(
         # the last lines serve a command line
         "snippet": format.snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0],
         "costs": figures_table(figures),
+        "int8": int8_line(figures),
         "counts": _counts(facts, trained.refitted),
         "settings": _settings(cell),
         "command": [
@@ -90,6 +91,16 @@ def figures_table(figures: Figures) -> Table:
     rows = [{name: row[name] for name in row if name in used} for row in rows]
     words = {"texts": str(BATCH), "metric": metric_of(figures.metric).label}
     return table("card_forms", rows, words=words)
+
+
+def int8_line(figures: Figures) -> str:
+    """What the score loses by weights of 8 bits; empty where there are none."""
+    if figures.form(INT8) is None:
+        return ""
+    if (loss := figures.int8_loss) is None:
+        return "what the score loses in int8 was not measured, since the model has no dev score"
+    size, way = metric_of(figures.metric).size(abs(loss)), "better" if loss < 0 else "worse"
+    return f"on dev, ONNX in int8 is {size} {way} than ONNX in fp32"
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:

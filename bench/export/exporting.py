@@ -18,18 +18,20 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import umask
 from bench.common.messages import echo, one_line
 from bench.common.progress import progress_bar
-from bench.export.card import CARD, card
+from bench.export.card import CARD, card, int8_line
 from bench.export.check import check
 from bench.export.figures import measure
 from bench.export.formats import Format
 from bench.export.trained import Trained
 from bench.export.training import write_training
+from bench.plan.metrics import metric_of
 from bench.results.exports import EXPORTS, FORMS, Figures
 from bench.results.facts import read_facts
 
 _PART: Final = ".export-"
 _LOCK: Final = ".lock"
 _OLD_S: Final = 3600
+_ROUNDING: Final = 1e-9  # of a difference of scores
 
 
 def export(
@@ -40,6 +42,7 @@ def export(
     form: Format,
     *,
     settings: int | None,
+    max_int8_loss: float,
 ) -> tuple[dict[str, str], Figures]:
     """Write a trained cell in a format into a new folder, which is there only once all is done;
     check that it gives the cell's own logits [N, C] in fp32 on dev, in the unit of the labels; and
@@ -47,8 +50,9 @@ def export(
     libraries that checked it, and the costs. `settings` is the number of those among which the cell
     was chosen by score; None: it was not.
 
-    InputError if the folder does not predict as the cell does, or its libraries fail. DiskFullError
-    if it can't be written.
+    InputError if the folder does not predict as the cell does, its model in int8 scores less than
+    in fp32 by more than `max_int8_loss`, or its libraries fail. DiskFullError if it can't be
+    written.
     """
     facts = read_facts(runs).get(trained.row.data_digest)
     with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:
@@ -61,6 +65,12 @@ def export(
         figures = measure(
             trained, part, form, logits, lambda done, name: show(2 + done, f"measuring {name}")
         )
+        if form.name == "onnx" and (figures.int8_loss or 0) > max_int8_loss + _ROUNDING:
+            most = metric_of(figures.metric).size(max_int8_loss)
+            raise InputError(
+                f"--to {folder}: {int8_line(figures)}, where at most {most} is allowed; nothing "
+                "was left there; allow more by --max-int8-loss, or take another --format"
+            )
         text = card(trained, part, figures, facts, format=form, compared=settings)
         (part / CARD).write_text(text, encoding="utf-8")
     if not trained.refitted:

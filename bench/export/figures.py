@@ -16,7 +16,7 @@ from bench.export.formats import FORMATS, Format, default_format, missing_librar
 from bench.export.fresh import run_fresh
 from bench.export.trained import Trained
 from bench.machine.conditions import processor_name, usable_threads
-from bench.plan.metrics import WORDS
+from bench.plan.metrics import WORDS, metric_of
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, PIPED, Figures, Form
 from bench.results.predictions import outcome_of
 from bench.results.scores import defined_score
@@ -62,9 +62,13 @@ def measure(
                 if name == exported:
                     raise
                 forms.append(Form(name=name, format=form.name, missing=str(error)))
+    scores = {form.name: form.score for form in forms}
+    exact, int8 = scores[ONNX], scores[INT8]
+    gain = metric_of(trained.task.metric).gain
     return Figures(
         forms=tuple(forms),
         metric=trained.task.metric,
+        int8_loss=None if exact is None or int8 is None else gain(exact - int8),
         examples=len(trained.dev),
         machine=processor_name(),
         threads=threads,

@@ -22,6 +22,7 @@ import platformdirs
 import psutil
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.common.files import make_private
 from bench.common.messages import one_line
 from bench.launch.signals import Signals
 
@@ -41,18 +42,17 @@ def device_locks() -> Path:
     Whoever can open it can stop these grids, so its folder is the user's alone. It is in the user's
     cache: $XDG_RUNTIME_DIR is removed at the last logout, while a grid may still run, and cron jobs
     have none. The cache may be shared by several machines, hence the name of the machine.
-    InputError if the folder is another user's, or others can open its files.
+    InputError if the folder is a link or another user's, or others can open its files.
     """
     given = os.environ.get(FOLDER)
     folder = Path(given) if given else platformdirs.user_cache_path("minbert-bench") / "locks"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        is_private = make_private(folder)
     except OSError as error:
         raise DiskFullError(
             f"{folder}: can't be used for locks ({error.strerror}); {FOLDER} names another folder"
         ) from error
-    if not given and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+    if not (given or is_private):
         raise InputError(
             f"{folder}: other users can use its locks and stop your grids; make it yours alone "
             f"(chmod 700), or name another folder by {FOLDER}"

@@ -58,6 +58,7 @@ class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     forms: tuple[Form, ...]
     metric: str  # of the row, on dev
     examples: int
+    int8_loss: float | None = None  # what int8 scores less than ONNX in fp32; None: not measured
     machine: str  # the processor
     threads: int  # that each form ran with
     at: str  # when it was measured, UTC, ISO 8601

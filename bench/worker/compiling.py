@@ -6,15 +6,19 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Final
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.common.errors import InputError
+from bench.common.files import make_private
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
 from bench.worker.setup import Split
+from minbert.assets.cache import cache_folder
 from minbert.data.batches import Batch, bucket_of, plan_training
 from minbert.errors import is_out_of_memory
 from minbert.model.classifier import Classifier
@@ -23,7 +27,7 @@ from minbert.training.compiled import CompiledModel, compile_model, errors_in_a_
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""
 CACHE: Final = "compiled"
-"""The folder of compiled code, beside the folders of the cells that share it."""
+"""The folder of compiled code in the user's cache."""
 MOST_MIB: Final = 8192
 """Size above which the next cell starts with an empty cache; torch itself removes nothing."""
 _LOCK: Final = "lock"
@@ -74,54 +78,47 @@ def compile_for(
 
 
 @contextmanager
-def shared_cache(folder: Path) -> Iterator[None]:
-    """Use the cache for compiled code that the cells of a run share, within the block.
+def shared_cache() -> Iterator[None]:
+    """Use the user's cache for compiled code, which all cells share, within the block.
+
+    Torch runs what it finds there. So the folder is the user's alone, and never that of the
+    results, which may be a stranger's.
 
     Cells may compile at the same time: torch writes entries by renaming, or under locks. But a C++
     compiler that is killed may leave half a library, which torch would load later. So a cell marks
     that it compiles. If the mark stays, the next cell that is alone removes what is newer than it;
-    if the cell could not compile, everything, since that may be the reason. Until then the mark
-    stays, also where its cell runs again.
+    if the cell could not compile, everything, since that may be the reason.
 
-    The cache is beside the cell's folder. InputError if there is no writing there.
+    InputError if the folder can't be written, or is not the user's alone.
     """
-    place = folder.resolve().parent / CACHE
-    mark = place / f"{folder.name}{_UNFINISHED}"
+    place = cache_folder().resolve() / CACHE
     try:
-        place.mkdir(exist_ok=True)
-        (place / _LOCK).touch()
+        if not make_private(place):
+            raise PermissionError(None, "other users can change it, or it is a link")
+        lock = (place / _LOCK).open("ab")
     except OSError as error:
-        name = f"{place.parent.name}/{CACHE}"
         raise InputError(
-            f"compile: code can't be kept in {name} ({error.strerror}); move that away or make it "
-            "writable, or leave compile out"
+            f"compile: code can't be kept in {place} ({error.strerror}); remove it, leave compile "
+            "out, or name another cache by MINBERT_CACHE=DIR"
         ) from error
-    before = {name: os.environ[name] for name in _CACHES if name in os.environ}
-    with (place / _LOCK).open("wb") as lock:
+    with lock:
         with suppress(OSError):  # others compile, or the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_doubtful(place)
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
-        is_kept = mark.exists()
-        if not is_kept:
-            mark.touch()
-        os.environ.update({name: str(place / name.lower()) for name in _CACHES})
-        is_sound = False
-        try:
-            yield
-            is_sound = True
-        except Exception as error:
-            is_sound = is_out_of_memory(error)
-            if not is_sound:
-                os.utime(mark, (0, 0))
-            raise
-        finally:
-            if is_sound and not is_kept:
-                mark.unlink()
-            for name in _CACHES:
-                os.environ.pop(name, None)
-            os.environ.update(before)
+        descriptor, mark = mkstemp(_UNFINISHED, dir=place)
+        os.close(descriptor)
+        with patch.dict(os.environ, {name: str(place / name.lower()) for name in _CACHES}):
+            try:
+                yield
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    os.utime(mark, (0, 0))
+                    raise
+                Path(mark).unlink()
+                raise
+        Path(mark).unlink()
 
 
 def _remove_doubtful(place: Path) -> None:

@@ -225,7 +225,7 @@ class CellRun:
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
         compiled: CompiledModel | AutoCompiledModel | None = None
         if cell.is_compiled:
-            with self.phases.phase("compile"), shared_cache(self.folder):
+            with self.phases.phase("compile"), shared_cache():
                 epochs = math.ceil(total / steps_per_epoch)
                 compiled = compile_for(self.model, self.train[""], cell, epochs)
             self.columns["compile_s"] = self.phases.seconds["compile"]

@@ -1,5 +1,6 @@
 """Compiling the same code a second time in a run takes at most a fifth of the first."""
 
+from tests.bench.conftest import cache as cache
 from tests.bench.conftest import tiny_checkpoint as tiny_checkpoint
 from tests.benchmarks.conftest import run_grid
 from tests.components import need_compiler
@@ -21,7 +22,7 @@ amp = ["bf16"]
 
 
 def test_the_second_cell_compiles_in_a_fifth_of_the_time_to_the_same_numbers(
-    benchmark, tiny_checkpoint, tmp_path
+    benchmark, tiny_checkpoint, cache, tmp_path
 ):
     need_compiler()
     given = (tmp_path, _GRID, "--model", str(tiny_checkpoint))

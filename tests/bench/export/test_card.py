@@ -31,7 +31,8 @@ FIGURES = Figures(
         Form(name=ONNX, format="onnx", missing="--format onnx needs onnx: pip install onnx"),
         Form(name=INT8, format="onnx", size_mb=23.0, score=0.5, **MEASURED | {"changed": 2}),
     ),
-    metric="accuracy", examples=15, machine="Xeon 2.8 GHz", threads=2, at="2026-11-27T10:00:00Z",
+    metric="accuracy", int8_loss=0.1, examples=15, machine="Xeon 2.8 GHz", threads=2,
+    at="2026-11-27T10:00:00Z",
 )  # fmt: skip
 UNSCORED = tuple(form.model_copy(update={"score": None}) for form in FIGURES.forms)
 ONE = Form(name=MERGED, format="transformers", size_mb=1.0, **MEASURED | {"changed": None})
@@ -61,8 +62,8 @@ def test_a_card_states_what_was_measured_and_from_what(base, tmp_path, name):
     """As in the files in `cards`; `number` was trained again for the export."""
     (tmp_path / "adapter_config.json").touch()
     (tmp_path / "1_Pooling").mkdir()
-    one = FIGURES.model_copy(update={"forms": (ONE,), "metric": "pearson"})
-    unscored = FIGURES.model_copy(update={"forms": UNSCORED})
+    one = FIGURES.model_copy(update={"forms": (ONE,), "metric": "pearson", "int8_loss": None})
+    unscored = FIGURES.model_copy(update={"forms": UNSCORED, "int8_loss": None})
     whole = {"format": FORMATS["transformers"]}
     own, figures, more = {
         "adapter": lambda: (cell(base), FIGURES, {}),

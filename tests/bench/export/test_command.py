@@ -25,13 +25,13 @@ from bench.export import __main__ as main
 from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.check import texts_of
-from bench.export.formats import FORMATS
+from bench.export.formats import FORMATS, Format, peft
 from bench.export.trained import describe_base
 from bench.machine.devices import Device
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.report.text import num
-from bench.results.exports import EXPORTS, Figures, read_exports
+from bench.results.exports import EXPORTS, INT8, Figures, Form, read_exports
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
 from minbert.data.tasks import load_task
@@ -229,6 +229,33 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place):
     assert not (place.folder / "model" / "train.py").exists()
     assert not EXPORTS.path(place.csv).exists()
     assert len(load_task(row.task, Path(Job.read(folder).data)).train) == 120
+
+
+def test_a_loss_in_int8_beyond_the_margin_is_refused_where_the_folder_has_int8(place, monkeypatch):
+    int8 = Form(name=INT8, format="onnx", size_mb=1.0, one_ms=1.0, batch_ms=9.0, score=0.5)
+    lossy = FIGURES.model_copy(update={"forms": (int8,), "int8_loss": 0.86 - 0.83})
+    monkeypatch.setattr(exporting, "measure", lambda *_: lossy)
+    monkeypatch.setattr(Format, "write", lambda _, of, folder: peft.write(of, folder))
+    monkeypatch.setattr(exporting, "check", lambda *_: mock.Mock(libraries={}))
+    line = "on dev, ONNX in int8 is 3 points of accuracy worse than ONNX in fp32"
+    onnx = (LORA, "--format", "onnx", "--to", "model")
+    for option, most in ((), "2 points"), (("--max-int8-loss", "2.9pt"), "2.9 points"):
+        done = export(*onnx, *option)
+        assert (done.code, done.out) == (2, "")
+        assert f"{line}, where at most {most} of accuracy is allowed" in done.err.splitlines()[-1]
+        assert is_untouched(place)
+        assert not EXPORTS.path(place.csv).exists()
+    assert "'3x' is not a positive margin" in export(*onnx, "--max-int8-loss", "3x").err
+    for how in ((*onnx, "--max-int8-loss", "3pt"), (LORA, "--to", "model")):  # no int8 in the last
+        done = export(*how)
+        assert done.code == 0, done.err
+        assert line in done.out
+        assert line[1:] in card_of(place)
+        shutil.rmtree("model")
+    assert read_exports(place.csv) == {row_named(place, LORA).cell_id: lossy}
+    unknown = lossy.model_copy(update={"int8_loss": None})
+    monkeypatch.setattr(exporting, "measure", lambda *_: unknown)
+    assert "in int8 was not measured, since" in export(*onnx).out
 
 
 def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place):

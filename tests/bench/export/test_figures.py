@@ -92,6 +92,7 @@ def test_scores_and_changes_are_those_of_the_answers(kind, metric, base, tmp_pat
     logits, calls = answers.logits, answers.calls
     own, other = (values_for(metric, each, cell.dev.labels).mean() for each in (logits, -logits))
     assert [form.score for form in figures.forms] == pytest.approx([own, own, other])
+    assert figures.int8_loss == pytest.approx(own - other)
     assert (merged.one_ms, merged.batch_ms) == (2.0, 20.0)
     changed = {
         "classification": np.count_nonzero(logits.argmax(1) != (-logits).argmax(1)),
@@ -109,6 +110,7 @@ def test_scores_and_changes_are_those_of_the_answers(kind, metric, base, tmp_pat
     assert calls[0]["texts"][0] == (cell.dev.text_a[0], cell.dev.text_b[0])
     refitted = answers.measured(replace(cell, refitted=True), tmp_path / "other", "transformers")
     assert [(form.score, form.one_ms) for form in refitted.forms] == [(None, 2.0)] * 3
+    assert refitted.int8_loss is None
 
 
 def test_forms_that_can_not_be_measured_are_listed(base, tmp_path, answers, monkeypatch):

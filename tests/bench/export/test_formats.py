@@ -89,6 +89,19 @@ def test_onnx_files_have_no_paths_of_this_machine(exports):
             assert str(path).encode() not in content
 
 
+def test_int8_weights_have_a_scale_for_each_output_and_no_products_that_overflow(exports):
+    _, folder = exports("onnx")
+    onnx = pytest.importorskip("onnx")
+    stored = onnx.load(folder / "model-int8.onnx").graph.initializer
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in stored}
+    weights = {name: of for name, of in arrays.items() if of.dtype == np.int8 and of.ndim == 2}
+    assert len(weights) == 6  # queries, keys and values together, three more, pooler and head
+    for name, of in weights.items():
+        assert arrays[name.replace("_quantized", "_scale")].shape == of.shape[1:]
+        # two, with activations of 8 bits, are added in 16 by processors without VNNI
+        assert 2 * 255 * np.abs(of.astype(int)).max() < 2**15
+
+
 def test_an_error_of_onnx_is_one_line(tmp_path, base, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no such operator\nin version 18")

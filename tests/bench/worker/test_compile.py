@@ -93,7 +93,7 @@ def both(on, folder):
     return run, usual
 
 
-def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch):
+def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch, cache):
     """The weights of the best epoch are put where compiled code, and a graph, has them."""
     settings = {
         "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
@@ -114,7 +114,7 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, mo
         assert run.columns[name] == usual.columns[name]
     np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
     assert run.columns["compile_cached"] == 0.75
-    assert caches == [str(tmp_path / "compiled" / VARIABLES[0].lower())]
+    assert caches == [str(cache / "compiled" / VARIABLES[0].lower())]
 
     assert 0 < run.columns["compile_s"] == run.phases.seconds["compile"]
     assert "compile_s" not in usual.columns
@@ -148,9 +148,9 @@ def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(tiny_checkp
 
 
 @contextmanager
-def places(cell_folder):
-    """The folders that torch and triton cache code in, while the cell compiles."""
-    with shared_cache(cell_folder):
+def places():
+    """The folders that torch and triton cache code in, while a cell compiles."""
+    with shared_cache():
         yield [Path(os.environ[name]) for name in VARIABLES]
 
 
@@ -166,62 +166,84 @@ def kept_in(folders):
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_cells_share_a_cache_until_its_code_is_in_doubt_or_too_large(tmp_path, monkeypatch):
+def test_cells_share_a_cache_until_its_code_is_in_doubt_or_too_large(cache, monkeypatch):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
-    with places(tmp_path / "one") as first:
+    with places() as first:
         assert len(set(first)) == 2
-        assert all(place.is_relative_to(tmp_path / "compiled") for place in first)
+        assert all(place.is_relative_to(cache / "compiled") for place in first)
         keep_in(first)
     assert os.environ[VARIABLES[0]] == "/somewhere"
     assert VARIABLES[1] not in os.environ
-    with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
+    with places() as second, places() as third:
         assert first == second == third
         assert kept_in(third) == {True}
     for error, is_kept in ((MemoryError(), True), (InputError("compile: bad code"), False)):
-        with pytest.raises(type(error)), places(tmp_path / "failing"):
+        with pytest.raises(type(error)), places():
             raise error
-        with places(tmp_path / "next"):
+        with places():
             assert kept_in(first) == {is_kept}
             keep_in(first)
     monkeypatch.setattr(compiling, "MOST_MIB", 1)
     for mib, is_kept in ((0.5, True), (1, False)):
         os.truncate(first[0] / "code", int(mib * 2**20))
-        with places(tmp_path / "next"):
+        with places():
             assert kept_in(first) == {is_kept}
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "compiled").touch()
-    line = r"code can't be kept in runs/compiled \(.*; move that away"
-    with pytest.raises(InputError, match=line), shared_cache(tmp_path / "runs" / "cell"):
-        pass
 
 
-def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
+def test_code_of_others_is_refused(cache, tmp_path):
+    """Torch would run it: a folder that others can write, another user's, a link, or a file."""
+    place = cache / "compiled"
+    with shared_cache():
+        assert place.stat().st_mode & 0o777 == 0o700
+
+    def refused(reason):
+        line = rf"compile: code can't be kept in {place} \({reason}\).*MINBERT_CACHE=DIR"
+        with pytest.raises(InputError, match=line), shared_cache():
+            pass
+
+    place.chmod(0o770)
+    refused("other users can change it, .*")
+    place.chmod(0o700)
+    if os.getuid() == 0:  # giving it to another user takes root
+        os.chown(place, 65534, 65534)
+        refused("other users can change it, .*")
+        os.chown(place, 0, 0)
+    place.rename(tmp_path / "strangers")
+    place.symlink_to(tmp_path / "strangers")
+    refused("other users can change it, or it is a link")
+    place.unlink()
+    place.touch()
+    refused("File exists")
+
+
+def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(cache):
     killed = (
-        "import os, signal, sys; from pathlib import Path; "
+        "import os, signal; from pathlib import Path; "
         "from bench.worker.compiling import shared_cache\n"
-        "with shared_cache(Path(sys.argv[1])):\n"
+        "with shared_cache():\n"
         "    half = Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'ab', 'half.so')\n"
         "    half.parent.mkdir(); half.touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     with ExitStack() as second:
-        with places(tmp_path / "one") as used:
+        with places() as used:
             keep_in(used)
-            subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+            subprocess.run([sys.executable, "-c", killed], check=False)
             half = used[0] / "ab" / "half.so"
-            second.enter_context(places(tmp_path / "other"))
+            second.enter_context(places())
             assert half.exists(), "the first still compiles"
-        with places(tmp_path / "killed"):  # as in a grid that is continued
+        with places():  # as in a grid that is continued
             assert half.exists(), "the second still compiles"
-    with places(tmp_path / "next"):
+    with places():
         assert not half.exists()
         assert kept_in(used) == {True}
         half.touch()
-    with places(tmp_path / "next"):
+    with places():
         assert half.exists()
 
 
-def test_transformers_compiles_all_shapes_first(tiny_checkpoint, tmp_path, traced, monkeypatch):
+@pytest.mark.usefixtures("cache", "traced")
+def test_transformers_compiles_all_shapes_first(tiny_checkpoint, tmp_path, monkeypatch):
     need_transformers()
     graphs, made = torch._dynamo.utils.counters["stats"], []
     compile_now = compiling.AutoCompiledModel

@@ -90,6 +90,7 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     assert (trained[0] < trained[-1]) == grows
 
 
+@pytest.mark.usefixtures("cache")
 def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_measured_in_order(job, tmp_path, monkeypatch):
     """First the driver's own, then torch's peaks from after loading to training's end, and then
     activations, without the gradients that a forward pass does not find. No number stays there."""
