@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.files import write_atomically
+from bench.common.files import exists, write_atomically
 from bench.plan.rows import Row
 from minbert.data.problems import MULTI_LABEL, problem_of
 from minbert.data.words import are_tags
@@ -134,9 +134,9 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     why it can't be read."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        return {}
     try:
+        if not exists(path):
+            return {}
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("it is no file of outcomes")
         with safe_open(path, framework="numpy") as file:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.errors import reading
 from bench.common.files import write_atomically
 from bench.plan.cell import Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, part_scores, row_of, values_of
@@ -77,14 +79,15 @@ def row_to_json(row: Row) -> bytes:
 
 
 def read_row(path: Path) -> Row | None:
-    """A row of this schema or an older one from a file of its JSON; None for any other file."""
-    try:
+    """A row of this schema or an older one from a file of its JSON; None for any other file, or
+    without one. OSError if it can't be read."""
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError,
+                  ValueError, TypeError, AttributeError, RecursionError):  # fmt: skip
         values = json.loads(path.read_bytes())
         row = row_of({name: v for name, v in values.items() if name in BY_NAME})
         encode(row)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    return row
+        return row
+    return None
 
 
 def keep_row(folder: Path, row: Row) -> None:
@@ -94,7 +97,9 @@ def keep_row(folder: Path, row: Row) -> None:
 
 
 def kept_row(folder: Path) -> Row | None:
-    return read_row(folder / ROW)
+    """The row in a cell's folder; None without one. InputError if it can't be read."""
+    with reading(folder / ROW):
+        return read_row(folder / ROW)
 
 
 def step_times(folder: Path) -> tuple[Columns, bool]:
