@@ -240,7 +240,10 @@ class PlanDispatcher:
         cells = self.cells
         key = (*item.row_key, item.attempt)
         folder = cell_folder(cells.store.path, item.cell.name, *key)
-        run, row = cells.attempt(item, self.outlook), kept_row(folder)
+        row = kept_row(folder)
+        if row is None and not folder.exists():
+            return None
+        run = cells.attempt(item, self.outlook)
         same = row is not None and row.row_key == key and row.is_ok
         if row is None or not same or row.code_version != run.job.code_version:
             outcome = orphaned_outcome(folder, run.job)

@@ -48,7 +48,7 @@ from bench.results.rebuild import rows_in_folders
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import Reading, encode, record, torn_line
 from bench.results.store import LOCK_TIMEOUT_S, cells_folder, read_plan, write_plan
-from minbert.files import is_file, is_folder
+from minbert.files import is_file
 
 
 class Shards(BaseModel, extra="forbid", frozen=True):
@@ -170,11 +170,7 @@ def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
             pass
         with FileLock(f"{to}.lock", timeout=LOCK_TIMEOUT_S):
             united = _United(to, others)  # with the rows that were added meanwhile
-            for copy, place in united.copies(aside):
-                copy.rename(place)
-            sync(aside.parent)
-            sync(aside.parent.parent)
-            counts = united.write()
+            counts = united.write(aside)
         shutil.rmtree(aside, ignore_errors=True)
     return counts, [*notes, *united.notes]
 
@@ -224,14 +220,18 @@ class _United:
                 keep_row(copy, new)  # also so that a merge that goes on knows whose it is
             yield copy, place
 
-    def write(self) -> dict[str, int]:
-        """Write all but the folders; returns numbers of rows."""
+    def write(self, aside: Path) -> dict[str, int]:
+        """Write everything; returns numbers of rows."""
         to, own, rows = self._to, self._own, self._rows
         if self._outcomes:
             try:
                 write_outcomes(outcomes_file(to), self._outcomes)
             except ValueError as error:
                 raise InputError(f"{outcomes_file(to)}: {error}") from error
+        for copy, place in self.copies(aside):
+            copy.rename(place)
+        sync(aside.parent)
+        sync(aside.parent.parent)
         FACTS.write(to, self._facts)
         EXPORTS.write(to, self._exports)
         SHARDS.write(to, self._shards)

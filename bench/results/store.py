@@ -7,9 +7,7 @@ record at the end, the header too: readers leave it out, and the next writer cut
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -186,20 +184,11 @@ class Store:
     def check_writable(self) -> None:
         """Raise InputError unless rows can be appended and folders of cells be made: it tries to
         write, without leaving a trace, because permissions do not restrict root."""
-        folder = cells_folder(self.path)
-        for path, is_kind, kind in (
-            (self.path, stat.S_ISREG, "file"),
-            (Path(f"{self.path}.lock"), stat.S_ISREG, "file"),
-            (folder, stat.S_ISDIR, "folder"),
-        ):
-            with suppress(OSError):
-                if not is_kind(path.stat().st_mode):
-                    raise InputError(
-                        f"{path}: is no {kind}; remove it, or name another place with --runs"
-                    )
+        folder, lock = cells_folder(self.path), Path(f"{self.path}.lock")
         with writing(self.path, "; name another place with --runs", InputError):
+            self._reading.read_on()  # refuses what is no file
             try_to_make(self.path.parent)
+            for path in filter(os.path.lexists, (lock, self.path)):
+                path.open("r+b").close()
             if exists(folder):
                 try_to_write(folder)
-            if os.path.lexists(self.path):
-                self.path.open("r+b").close()
