@@ -1,4 +1,4 @@
-"""Errors of the system, at each of its calls in turn: no row is lost, none is there twice."""
+"""Errors of the system, at each of its calls in turn, and what it is asked to make durable."""
 
 import builtins
 import contextlib
@@ -15,10 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from bench.common.errors import DiskFullError, InputError
+from bench.launch.attempt import keep
 from bench.plan.columns import NAMES
 from bench.results import merge, rebuild
 from bench.results.facts import DataFacts, update_facts
 from bench.results.origins import folder_of
+from bench.results.outcomes import outcomes_file, read_outcomes
 from bench.results.row import keep_row
 from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import Store, write_plan
@@ -144,6 +146,7 @@ def command(main, *arguments):
 
 
 CASES = {
+    "check of an empty folder": (lambda *_: ([], []), lambda to, _: Store(to).check_writable()),
     "append to nothing": (before_append("nothing"), append),
     "append to rows and a part of one": (before_append("rows"), append),
     "append to a header": (before_append("no rows"), append),
@@ -187,6 +190,7 @@ def test_an_error_at_any_call_to_the_system_loses_no_row_and_doubles_none(case, 
         failed += ended is not None
         where = f"call {nth}, {errno.errorcode[system.error]}, at {system.at}: {ended}"
         assert "\n" not in str(ended), where
+        assert to.parent.is_dir(), where
         left = counted(read_rows(to, lambda _: None) if case != "rebuild" else readable(to))
         assert counted(known) <= left <= counted(every), where
         assert ended is not None or left == counted(every), where
@@ -195,6 +199,7 @@ def test_an_error_at_any_call_to_the_system_loses_no_row_and_doubles_none(case, 
         if case == "merge":
             for row in read_rows(to):
                 assert (folder_of(to, row) / "stdout.txt").exists(), where
+            assert len(read_outcomes(outcomes_file(to))) == 4, where
         shutil.rmtree(to.parent)
     assert ended is None
     assert failed > nth / 3
@@ -205,3 +210,50 @@ def readable(path):
     whole = path.with_name("readable.csv")
     whole.write_bytes(path.read_bytes().replace(b"spoilt\r\n", b""))
     return read_rows(whole)
+
+
+def kept(to, rows):
+    row = rows[0]
+    folder = folder_of(to, row)
+    (folder / "profile").mkdir(parents=True)
+    for name in ("weights.safetensors", "steps.csv", "result.json", "profile/trace.json"):
+        (folder / name).write_text(name)
+    return folder, folder / "row.json", lambda: keep(folder, row)
+
+
+def merged(to, rows):
+    source = to.with_name("source.csv")
+    *_, keep_it = kept(source, rows)
+    keep_it()
+    Store(source).append(rows[0])
+    place = folder_of(to, rows[0])
+    return place, to, lambda: command(merge.main, source, "--to", to)
+
+
+@pytest.mark.parametrize("made", [kept, merged])
+def test_all_that_a_row_says_is_there_is_durable_before_the_row(made, tmp_path, monkeypatch):
+    folder, last, run = made(tmp_path / "all.csv", [*synthetic_rows(1)])
+    synced, sync, replace = {}, os.fsync, os.replace
+    at_end = []
+
+    def noted_sync(descriptor):
+        sync(descriptor)
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size, status.st_mtime_ns
+
+    def noted_replace(source, target, **named):
+        if Path(target) == last:
+            at_end.append(dict(synced))
+        return replace(source, target, **named)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    run()
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "row.json"]
+    assert len(files) == 5
+    [before] = at_end
+    for path in files:
+        status = path.stat()
+        assert before.get(status.st_ino) == (status.st_size, status.st_mtime_ns), path
+    for path in (folder, folder / "profile", folder.parent, tmp_path):
+        assert path.stat().st_ino in before, path

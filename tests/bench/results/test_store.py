@@ -65,10 +65,11 @@ def test_messages_of_every_kind_can_be_read_again(tmp_path):
 
 def test_a_missing_or_empty_file_and_one_that_an_editor_left_can_be_gone_on_with(tmp_path, capsys):
     (tmp_path / "empty.csv").touch()
-    for name in ("new/runs.csv", "empty.csv"):
+    (tmp_path / "half.csv").write_bytes(record(NAMES)[:99])
+    for name in ("new/runs.csv", "empty.csv", "half.csv"):
         path = tmp_path / name
-        assert read_rows(path) == []
-        assert path.parent.exists() == (name == "empty.csv")
+        assert read_rows(path, lambda _: None) == []
+        assert path.parent.exists() == (name != "new/runs.csv")
         rows = written(path)
         assert read_rows(path) == rows
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n") + b"\n")
