@@ -21,7 +21,7 @@ from bench.results import merge, rebuild
 from bench.results.facts import DataFacts, update_facts
 from bench.results.origins import folder_of
 from bench.results.outcomes import outcomes_file, read_outcomes
-from bench.results.row import keep_row
+from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import Store, write_plan
 from tests.bench.results.test_merge import again, fill
@@ -136,6 +136,7 @@ def before_merge(to, rows):
     facts = DataFacts(task="movies", problem="single_label", train=10, dev=4)
     update_facts(source, "d", lambda _: facts)
     fill(to, rows[:2])
+    folder_of(to, rows[2]).mkdir(parents=True)  # of a run that was killed
     return rows[:2], [*rows[:4], again(rows[0])]
 
 
@@ -194,15 +195,24 @@ def test_an_error_at_any_call_to_the_system_loses_no_row_and_doubles_none(case, 
         left = counted(read_rows(to, lambda _: None) if case != "rebuild" else readable(to))
         assert counted(known) <= left <= counted(every), where
         assert ended is not None or left == counted(every), where
+        folders_left = without_folder(to) if case == "merge" else []
         run(to, rows)
         assert counted(read_rows(to)) == counted(every), where
         if case == "merge":
-            for row in read_rows(to):
-                assert (folder_of(to, row) / "stdout.txt").exists(), where
+            assert ended is not None or folders_left == [], where
+            assert without_folder(to) == [], where
             assert len(read_outcomes(outcomes_file(to))) == 4, where
         shutil.rmtree(to.parent)
     assert ended is None
     assert failed > nth / 3
+
+
+def without_folder(path):
+    """The rows of a file whose folder is missing, or another's."""
+    rows = read_rows(path, lambda _: None)
+    kept = [(row, kept_row(folder), folder / "stdout.txt")
+            for row in rows for folder in [folder_of(path, row)]]  # fmt: skip
+    return [row for row, own, output in kept if own != row or not output.exists()]
 
 
 def readable(path):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -342,9 +343,13 @@ def test_two_merges_into_one_file_at_once_keep_each_others_copies(tmp_path, rows
 
         def begin_other():
             others.append(pool.submit(merging.merge, files[1:], to))
-            wait(others, 0.3)
+            wait(others, 0.2)
 
-        meanwhile(monkeypatch, lambda: None, begin_other)
+        def linger():
+            if current_thread() is not main_thread():
+                time.sleep(0.4)
+
+        meanwhile(monkeypatch, begin_other, linger)
         merging.merge(files[:1], to)
         others[0].result()
     check_complete(to, files)

@@ -35,7 +35,9 @@ def written(path, count=3):
 
 def test_rows_are_appended_together_and_none_is_read_twice(tmp_path):
     path = tmp_path / "runs.csv"
-    written(path, 1)
+    with mock.patch.object(stores.os, "fsync", wraps=os.fsync) as sync:
+        written(path, 1)
+    assert sync.call_count == 2, "of a new file and of its folder"
     store, rows = Store(path), [row(number) for number in range(1, 4)]
     with mock.patch.object(stores.os, "fsync", wraps=os.fsync) as sync:
         store.append(*rows)
