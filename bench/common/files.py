@@ -37,6 +37,15 @@ def read_file(path: Path, largest: int = LARGEST) -> bytes:
         return file.read(largest)
 
 
+def exists(path: Path) -> bool:
+    """Whether anything is at a path. OSError where the system can't say: pathlib's own `exists`
+    answers no then, from Python 3.14 on, and what is taken for missing gets written anew."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
+        return True
+    return False
+
+
 def text_or_empty(path: Path) -> str:
     try:
         return read_file(path).decode(errors="replace")
@@ -102,7 +111,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
@@ -161,9 +170,20 @@ def remove_oldest(paths: Iterable[Path], most: int, kept: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_tree(folder: Path) -> None:
+    """Make the files of a folder durable, and those of its folders; links are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                sync_tree(Path(entry))
+            elif entry.is_file(follow_symlinks=False):
+                sync(Path(entry))
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Make a file durable, or new and renamed entries of a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -185,12 +205,15 @@ def make_private(folder: Path) -> bool:
 def try_to_make(folder: Path) -> None:
     """Raise OSError for a folder that can't be made, or can't hold a new file; what was missing of
     it and its parents is removed again."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*reversed(folder.parents), folder):
+            with suppress(FileExistsError):
+                path.mkdir()
+                made.append(path)
         try_to_write(folder)
     finally:
-        for path in missing:
+        for path in reversed(made):
             with suppress(OSError):
                 path.rmdir()
 

@@ -188,8 +188,7 @@ class PlanDispatcher:
         for _, row in rows:
             cells.weights.add(cell_folder(store.path, row.name, *row.key, row.attempt))
             cells.account.add(row)
-        # another command may have collected some
-        store.append(*(row for _, row in rows if not store.has(row)))
+        store.append(*(row for _, row in rows))
         for item, row in rows:
             self._finish(item, row)
         if cells.tracking and cells.executor.workers <= 1:  # else others are being measured
@@ -241,9 +240,10 @@ class PlanDispatcher:
         cells = self.cells
         key = (*item.row_key, item.attempt)
         folder = cell_folder(cells.store.path, item.cell.name, *key)
-        if not folder.exists():
+        row = kept_row(folder)
+        if row is None and not folder.exists():
             return None
-        run, row = cells.attempt(item, self.outlook), kept_row(folder)
+        run = cells.attempt(item, self.outlook)
         same = row is not None and row.row_key == key and row.is_ok
         if row is None or not same or row.code_version != run.job.code_version:
             outcome = orphaned_outcome(folder, run.job)

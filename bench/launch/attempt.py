@@ -4,12 +4,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import DiskFullError, InputError, cause_of
-from bench.common.files import write_atomically
+from bench.common.files import sync, sync_tree, write_atomically
 from bench.launch.runner import WorkerEnd, run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target
@@ -128,11 +129,14 @@ def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) 
 
 
 def keep(folder: Path, row: Row) -> None:
-    """Store a row in its cell's folder, and digests of what else is there, if anything is;
-    DiskFullError if they can't be written."""
+    """Store a row in its cell's folder, after digests of what else is there, if anything is; all of
+    it is durable before the row is. DiskFullError if it can't be written."""
     try:
-        if folder.is_dir():  # else somebody has deleted it
+        with suppress(FileNotFoundError):  # somebody has deleted the folder
             write_sums(folder)
+            sync_tree(folder)
+            sync(folder.parent)
+            sync(folder.parent.parent)  # of the first cell both are new
         keep_row(folder, row)
     except (OSError, InputError) as error:
         raise DiskFullError(f"{folder}: {cause_of(error)}") from error

@@ -14,9 +14,11 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Final
 
 import click
@@ -25,7 +27,7 @@ from pydantic import BaseModel
 
 from bench.common.command import FILE, described
 from bench.common.errors import DiskFullError, InputError, reading
-from bench.common.files import write_atomically
+from bench.common.files import exists, sync, sync_tree, write_atomically
 from bench.common.messages import command_line, echo, some_of
 from bench.common.progress import note_to_stderr
 from bench.plan.columns import NAMES
@@ -46,7 +48,7 @@ from bench.results.rebuild import rows_in_folders
 from bench.results.row import keep_row, kept_row
 from bench.results.rowfile import Reading, encode, record, torn_line
 from bench.results.store import LOCK_TIMEOUT_S, cells_folder, read_plan, write_plan
-from minbert.files import is_file, is_folder
+from minbert.files import is_file
 
 
 class Shards(BaseModel, extra="forbid", frozen=True):
@@ -97,7 +99,9 @@ def merged_shards(
 
 
 _ASIDE: Final = ".merging"
-"""The folder, among those of cells, in which one is copied before it gets its place."""
+"""The folder, among those of cells, in which some are copied before they get their places."""
+_TURN: Final = "merging.lock"
+"""The lock, among the folders of cells, of the one merge that may copy some there."""
 
 
 @described(__doc__)
@@ -113,9 +117,7 @@ def main(files: Sequence[Path], path: Path, as_json: bool) -> int:
     others = {os.path.realpath(file): file for file in files}
     others.pop(os.path.realpath(path), None)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            counts, notes = merge([*others.values()], path)
+        counts, notes = merge([*others.values()], path)
     except OSError as error:  # the lock's Timeout is one
         raise DiskFullError(
             f"{path}: stopped ({error.strerror or error}); the same command goes on"
@@ -152,52 +154,96 @@ def _read(path: Path, notes: list[str]) -> _Source:
 
 
 def merge(paths: Sequence[Path], to: Path) -> tuple[dict[str, int], list[str]]:
-    """Extend a file, whose lock is held, by others; returns numbers of rows, and notes. Rows are
-    written last, so that each has what belongs to it; stopped anywhere, it can be called again.
-    InputError for files that can't be united, before anything is written. OSError if the disk is
-    full."""
+    """Extend a file by others; returns numbers of rows, and notes. Folders are copied first, while
+    grids may append to the file, whose lock is held for the rest. Rows are written last, so that
+    each has what belongs to it; stopped anywhere, it can be called again. InputError for files that
+    can't be united, before anything is written. OSError if the disk is full."""
     notes: list[str] = []
-    own, *others = sources = [_read(path, notes) for path in (to, *paths)]
-    facts, exports = read_facts(*paths, to), read_exports(*paths, to)
-    shards, missing = merged_shards({source.path: source.shards for source in sources})
-    own_folders = [[folder_of(source.path, row) for row in source.rows] for source in others]
-    rows = _Rows(own.rows, to)
-    outcomes, folders = dict(own.outcomes), list[tuple[Path, Path, Row, Row]]()
-    placed = rows.placed([source.rows for source in others])
-    for source, paths_of, news in zip(others, own_folders, placed, strict=True):
-        by_prefix = {}
-        for row, folder, new in zip(source.rows, paths_of, news, strict=True):
-            folders.append((folder, folder_of(to, new), row, new))
-            by_prefix[_prefix(row)] = _prefix(new)
-        for key, outcome in source.outcomes.items():
-            prefix, _, part = key.rpartition("/")
-            if (new_prefix := by_prefix.get(prefix)) and new_prefix not in rows.before:
-                outcomes[f"{new_prefix}/{part}"] = outcome
-            else:
-                outcomes.setdefault(f"{new_prefix or prefix}/{part}", outcome)
+    others = [_read(path, notes) for path in paths]
+    united = _United(to, others)
+    aside = cells_folder(to) / _ASIDE
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(aside.with_name(_TURN)):
+        with suppress(FileNotFoundError):  # of a merge that was stopped
+            shutil.rmtree(aside)
+        for _ in united.copies(aside):
+            pass
+        with FileLock(f"{to}.lock", timeout=LOCK_TIMEOUT_S):
+            united = _United(to, others)  # with the rows that were added meanwhile
+            counts = united.write(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    return counts, [*notes, *united.notes]
 
-    if outcomes:
-        try:
-            write_outcomes(outcomes_file(to), outcomes)
-        except ValueError as error:
-            raise InputError(f"{outcomes_file(to)}: {error}") from error
-    for copied in folders:
-        _copy_folder(*copied)
-    shutil.rmtree(cells_folder(to) / _ASIDE, ignore_errors=True)
-    FACTS.write(to, facts)
-    EXPORTS.write(to, exports)
-    SHARDS.write(to, shards)
-    plan: dict[CellKey, Row] = {}
-    for source in sources:
-        plan |= {row.key: row for row in source.plan if row.key not in plan}
-    if plan:
-        write_plan(to, plan.values())
-    new_rows = sorted(rows.new, key=_time)
-    os.sync()  # folders are durable before their rows
-    every = b"".join(map(encode, [*own.rows, *new_rows]))
-    write_atomically(to.resolve(), record(NAMES) + every)  # it may be a link
-    counts = {"rows": len(own.rows) + len(new_rows), "new": len(new_rows), "renumbered": rows.moved}
-    return counts, [*notes, *missing]
+
+class _United:
+    """A file and others as one, before anything is written. InputError if they can't be united."""
+
+    def __init__(self, to: Path, others: Sequence[_Source]) -> None:
+        self.notes: list[str] = []
+        self._to, self._own = to, _read(to, self.notes)
+        self._sources = [self._own, *others]
+        paths = [*(source.path for source in others), to]
+        self._facts, self._exports = read_facts(*paths), read_exports(*paths)
+        shards = {source.path: source.shards for source in self._sources}
+        self._shards, missing = merged_shards(shards)
+        self.notes += missing
+        self._rows = _Rows(self._own.rows, to)
+        self._outcomes = outcomes = dict(self._own.outcomes)
+        self._folders: list[tuple[Path, Path, Row, Row]] = []
+        placed = self._rows.placed([source.rows for source in others])
+        for source, news in zip(others, placed, strict=True):
+            by_prefix = {}
+            for row, new in zip(source.rows, news, strict=True):
+                self._folders.append((folder_of(source.path, row), folder_of(to, new), row, new))
+                by_prefix[_prefix(row)] = _prefix(new)
+            for key, outcome in source.outcomes.items():
+                prefix, _, part = key.rpartition("/")
+                if (new_prefix := by_prefix.get(prefix)) and new_prefix not in self._rows.before:
+                    outcomes[f"{new_prefix}/{part}"] = outcome
+                else:
+                    outcomes.setdefault(f"{new_prefix or prefix}/{part}", outcome)
+
+    def copies(self, aside: Path) -> Iterator[tuple[Path, Path]]:
+        """The copies of folders that the merged file lacks, made unless they are in the folder
+        `aside` already, each with its place; in a copy, links are left out."""
+        for number, (source, place, row, new) in enumerate(self._folders):
+            if exists(place) or not exists(source):
+                continue
+            own, copy = kept_row(source), aside / str(number)
+            if own and (own.code_version, own.started_at) != (row.code_version, row.started_at):
+                continue  # of another version's row with the same number
+            if not exists(copy):
+                shutil.copytree(source, copy, ignore=_no_files)
+                sync_tree(copy)
+            kept = kept_row(copy)
+            if kept is None or kept.attempt != new.attempt:
+                keep_row(copy, new)  # also so that a merge that goes on knows whose it is
+            yield copy, place
+
+    def write(self, aside: Path) -> dict[str, int]:
+        """Write everything; returns numbers of rows."""
+        to, own, rows = self._to, self._own, self._rows
+        if self._outcomes:
+            try:
+                write_outcomes(outcomes_file(to), self._outcomes)
+            except ValueError as error:
+                raise InputError(f"{outcomes_file(to)}: {error}") from error
+        for copy, place in self.copies(aside):
+            copy.rename(place)
+        sync(aside.parent)
+        sync(aside.parent.parent)
+        FACTS.write(to, self._facts)
+        EXPORTS.write(to, self._exports)
+        SHARDS.write(to, self._shards)
+        plan: dict[CellKey, Row] = {}
+        for source in self._sources:
+            plan |= {row.key: row for row in source.plan if row.key not in plan}
+        if plan:
+            write_plan(to, plan.values())
+        every = [*own.rows, *sorted(rows.new, key=_time)]
+        content = record(NAMES) + b"".join(map(encode, every))
+        write_atomically(to.resolve(), content)  # it may be a link
+        return {"rows": len(every), "new": len(rows.new), "renumbered": rows.moved}
 
 
 class _Rows:
@@ -229,10 +275,8 @@ class _Rows:
     def _is_anothers(self, row: Row) -> bool:
         """Whether a run that has no row yet, such as a killed one, has the row's folder."""
         folder = folder_of(self._path, row)
-        if not folder.exists():
-            return False
         kept = kept_row(folder)
-        return kept is None or encode(kept) != encode(row)
+        return exists(folder) and (kept is None or encode(kept) != encode(row))
 
     def placed(self, files: Sequence[Sequence[Row]]) -> list[list[Row]]:
         """The rows of files with their attempts in the merged one, in the order of time, whichever
@@ -270,21 +314,6 @@ def _content(row: Row) -> bytes:
     return encode(replace(row, attempt=1))
 
 
-def _copy_folder(source: Path, target: Path, row: Row, new: Row) -> None:
-    """Copy a row's folder, without links, to that of the row in the merged file, if it has none."""
-    if target.exists() or not is_folder(source):
-        return
-    own = kept_row(source)
-    if own is not None and (own.code_version, own.started_at) != (row.code_version, row.started_at):
-        return  # of another version's row with the same number
-    aside = target.parent / _ASIDE / target.name
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, ignore=_no_files)
-    if own is None or new.attempt != row.attempt:
-        keep_row(aside, new)  # also so that a merge that goes on knows whose it is
-    aside.rename(target)
-
-
 def _no_files(folder: str, names: list[str]) -> list[str]:
-    paths = {name: Path(folder, name) for name in names}
-    return [n for n, p in paths.items() if p.is_symlink() or not (p.is_file() or p.is_dir())]
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}  # noqa: PTH118
+    return [name for name, mode in modes.items() if not (S_ISREG(mode) or S_ISDIR(mode))]

@@ -18,7 +18,6 @@ Where the documents of words are known, their indices are stored once for all ce
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -133,8 +132,6 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
     why it can't be read."""
     from safetensors import SafetensorError
 
-    if not os.path.lexists(path):
-        return {}
     try:
         with open_tensors(path, LARGEST) as file:
             sizes = json.loads((file.metadata() or {})[_EXAMPLES])
@@ -145,6 +142,8 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
             for key, _, examples in [name.rpartition("/")]
             if key not in (_LABELS, _DOCUMENTS)
         }
+    except FileNotFoundError:
+        return {}
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as e:
         reason = getattr(e, "strerror", None) or str(e)
         raise ValueError(" ".join(reason.split())[:100]) from e

@@ -1,9 +1,9 @@
 """Rebuild runs.csv from the folders of its cells, or bring one of an older schema up to date.
 
 Rows without a folder are kept; a line that can't be read is reported and left out, and the old
-file kept as runs.csv.before. The outcome of each dev example is written to
-runs.outcomes.safetensors, from which reports compute the same intervals where there are no
-folders.
+file kept as runs.csv.before, or runs.csv.before-2 if that is there, and so on. The outcome of each
+dev example is written to runs.outcomes.safetensors, from which reports compute the same intervals
+where there are no folders.
 
 Examples:
   python -m bench.rebuild
@@ -14,14 +14,16 @@ import csv
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from filelock import FileLock
 
 from bench.common.command import described, options_in
 from bench.common.errors import InputError
-from bench.common.files import no_link, write_atomically
+from bench.common.files import exists, no_link, sync, write_atomically
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Value
@@ -43,8 +45,9 @@ def main(path: Path, as_json: bool) -> int:
     try:
         _check(path)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            kept, restored, problems = rebuild(path)
+            kept, restored, problems, copy = rebuild(path)
             counts = {"kept": kept, "from_folders": restored, "left_out": len(problems)}
+            problems += [] if copy is None else [f"{copy} is the file as it was"]
             try:
                 outcomes = keep_outcomes(path, read_rows(path))
             except ValueError as error:
@@ -63,23 +66,35 @@ def main(path: Path, as_json: bool) -> int:
     return 0
 
 
-def rebuild(path: Path) -> tuple[int, int, list[str]]:
-    """Rewrite the CSV; return the numbers of rows kept and from folders, and lines left out. After
-    an OSError the file stays as it was."""
+def rebuild(path: Path) -> tuple[int, int, list[str], Path | None]:
+    """Rewrite the CSV; return the numbers of rows kept and from folders, lines left out, and, if
+    there are any, the copy of the file as it was. After an OSError it stays as it was."""
     problems = list[str]()
-    rows = _rows(path, problems) if path.exists() else []
+    rows = _rows(path, problems)
     restored = rows_in_folders(path, rows)
-    if problems:
-        write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
+    copy = _copied(path) if problems else None
     every = b"".join(map(encode, [*rows, *restored]))
     write_atomically(path.resolve(), record(NAMES) + every)  # the CSV may be a link
-    return len(rows), len(restored), problems
+    return len(rows), len(restored), problems, copy
+
+
+def _copied(path: Path) -> Path:
+    """A durable copy of a file next to it, under a name that nothing has."""
+    for number in count(1):
+        copy = path.with_name(f"{path.name}.before" + (f"-{number}" if number > 1 else ""))
+        with suppress(FileExistsError), copy.open("xb") as file:
+            file.write(path.read_bytes())
+            break
+    sync(copy)
+    sync(copy.parent)
+    return copy
 
 
 def rows_in_folders(path: Path, rows: Iterable[Row]) -> list[Row]:
     """The rows in the folders of a CSV's cells that are not among its `rows`."""
-    folder, known = cells_folder(path), set(map(_key, rows))
-    places = map(no_link, sorted(folder.iterdir())) if folder.exists() else []
+    known, places = set(map(_key, rows)), list[Path]()
+    with suppress(FileNotFoundError):
+        places = [*map(no_link, sorted(cells_folder(path).iterdir()))]
     restored = [row for row in filter(None, map(kept_row, places)) if _key(row) not in known]
     return sorted(restored, key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
 
@@ -88,20 +103,26 @@ def _check(path: Path) -> None:
     if os.path.lexists(path) and not is_file(path):
         raise InputError(f"{path}: is no file; name a runs.csv with --runs")
     folder = cells_folder(path)
-    if is_file(path):
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            names = next(csv.reader([file.readline(_LONGEST_HEADER)]), [])
-        if "cell_id" not in names or "schema" not in names:
-            raise InputError(f"{path}, line 1: these are no columns of runs.csv")
-    elif not folder.exists():
+    header = ""
+    with suppress(FileNotFoundError), _opened(path) as file:
+        header = file.readline(_LONGEST_HEADER)
+    if not header and not exists(folder):
         raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
-    if folder.exists() and not is_folder(folder):
+    names, is_torn = next(csv.reader([header]), []), record(NAMES).decode().startswith(header)
+    if not is_torn and ("cell_id" not in names or "schema" not in names):
+        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
+    if exists(folder) and not is_folder(folder):
         raise InputError(f"{folder}: is no folder of cells; name another file with --runs")
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _rows(path: Path, problems: list[str]) -> list[Row]:
     """The rows of a CSV of this schema or an older one, each once; bad lines go to `problems`."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    text: list[str] = []
+    with suppress(FileNotFoundError), _opened(path) as file:
         text = list(file)
     is_torn = bool(text) and not text[-1].endswith("\n")
     lines = csv.reader(text)

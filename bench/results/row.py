@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.errors import reading
 from bench.common.files import read_file, write_atomically
 from bench.plan.cell import Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, part_scores, row_of, values_of
@@ -78,14 +80,15 @@ def row_to_json(row: Row) -> bytes:
 
 
 def read_row(path: Path) -> Row | None:
-    """A row of this schema or an older one from a file of its JSON; None for any other file."""
-    try:
+    """A row of this schema or an older one from a file of its JSON; None for any other file, or
+    without one. OSError if it can't be read."""
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError,
+                  ValueError, TypeError, AttributeError, RecursionError):  # fmt: skip
         values = json.loads(read_file(path))
         row = row_of({name: v for name, v in values.items() if name in BY_NAME})
         encode(row)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
-    return row
+        return row
+    return None
 
 
 def keep_row(folder: Path, row: Row) -> None:
@@ -95,7 +98,9 @@ def keep_row(folder: Path, row: Row) -> None:
 
 
 def kept_row(folder: Path) -> Row | None:
-    return read_row(folder / ROW)
+    """The row in a cell's folder; None without one. InputError if it can't be read."""
+    with reading(folder / ROW):
+        return read_row(folder / ROW)
 
 
 def step_times(folder: Path) -> tuple[Columns, bool]:

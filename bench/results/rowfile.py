@@ -164,7 +164,7 @@ class Reading:
             if not ended or not self._is_torn(file):
                 raise self._broken(error) from None
         self.torn = file.seek(0, os.SEEK_END) > self.end
-        if self.torn and not self.end:
+        if self.torn and not self.end and not self._is_torn_header(file):
             raise self._broken("there is no header")
 
     def _take(self, fields: list[str]) -> None:
@@ -202,6 +202,10 @@ class Reading:
             f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "
             f"({differences or 'their order differs'}); {remedy}"
         )
+
+    def _is_torn_header(self, file: BinaryIO) -> bool:
+        file.seek(0)
+        return record(NAMES).startswith(file.read(_LONGEST_LINE))
 
     def _is_torn(self, file: BinaryIO) -> bool:
         """Whether the open quote after `end` is that of a torn record, and not a stray quote."""

@@ -1,14 +1,12 @@
 """runs.csv, which has one writer at a time, and the folders of its cells next to it.
 
 Rows are appended under a lock, and are durable when the append returns. A crash can leave one torn
-record at the end: readers leave it out, and the next writer cuts it off.
+record at the end, the header too: readers leave it out, and the next writer cuts it off.
 """
 
 import json
 import os
-import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,8 +16,10 @@ from filelock import FileLock, Timeout
 from bench.common.errors import DiskFullError, InputError, writing
 from bench.common.files import (
     below,
+    exists,
     no_link,
     read_file,
+    sync,
     try_to_make,
     try_to_write,
     write_atomically,
@@ -138,18 +138,16 @@ class Store:
         key = cell_id, conditions_id, repeat
         return 1 + max((row.attempt for row in self._of_cell(cell_id) if row.key == key), default=0)
 
-    def has(self, row: Row) -> bool:
-        return any(row.row_key == other.row_key for other in self._of_cell(row.cell_id))
-
     def highest_attempt(self, cell_id: str, repeat: int = 1) -> int:
         """The highest attempt at a repeat of a cell under any conditions; 0 without any."""
         rows = self._of_cell(cell_id)
         return max((row.attempt for row in rows if row.repeat == repeat), default=0)
 
     def append(self, *rows: Row) -> None:
-        """Add rows, which are durable on return. ValueError for a row that could not be read again,
-        DiskFullError if the file can't be written; it then stays as it was."""
-        lines = b"".join(map(encode, rows))
+        """Add rows, which are durable on return; but not those that are there already, since
+        another command has found them in their folders. ValueError for a row that could not be read
+        again, DiskFullError if the file can't be written; it then has the rows that it had."""
+        lines = {encode(row): row for row in rows}
         if not lines:
             return
         try:
@@ -162,40 +160,38 @@ class Store:
                 reason = f"another process has held {self.path.name}.lock for {LOCK_TIMEOUT_S} s"
             raise DiskFullError(f"{self.path}: can't be written ({reason})") from error
 
-    def _append(self, lines: bytes) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            write_atomically(self.path, record(NAMES))
-        self._reading.read_on()
-        with self.path.open("r+b", buffering=0) as file:
+    def _append(self, lines: Mapping[bytes, Row]) -> None:
+        new = [line for line, row in lines.items() if not self._has(row, line)]
+        try:  # without asking first whether it is there
+            opened = self.path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            opened = self.path.open("x+b", buffering=0)
+        with opened as file:
             if self._reading.torn:
                 file.truncate(self._reading.end)
             end = file.seek(0, os.SEEK_END)
             try:
-                left = memoryview(lines)
+                left = memoryview(b"".join(new if end else [record(NAMES), *new]))
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except BaseException:
                 file.truncate(end)
                 raise
+        if not end:
+            sync(self.path.parent)
+
+    def _has(self, row: Row, line: bytes) -> bool:
+        return any(encode(other) == line for other in self._of_cell(row.cell_id))
 
     def check_writable(self) -> None:
         """Raise InputError unless rows can be appended and folders of cells be made: it tries to
         write, without leaving a trace, because permissions do not restrict root."""
-        folder = cells_folder(self.path)
-        for path, is_kind, kind in (
-            (self.path, stat.S_ISREG, "file"),
-            (Path(f"{self.path}.lock"), stat.S_ISREG, "file"),
-            (folder, stat.S_ISDIR, "folder"),
-        ):
-            with suppress(OSError):
-                if not is_kind(path.stat().st_mode):
-                    raise InputError(
-                        f"{path}: is no {kind}; remove it, or name another place with --runs"
-                    )
+        folder, lock = cells_folder(self.path), Path(f"{self.path}.lock")
         with writing(self.path, "; name another place with --runs", InputError):
+            self._reading.read_on()  # refuses what is no file
             try_to_make(self.path.parent)
-            if folder.exists():
+            for path in filter(os.path.lexists, (lock, self.path)):
+                path.open("r+b").close()
+            if exists(folder):
                 try_to_write(folder)
-            if self.path.exists():
-                self.path.open("r+b").close()

@@ -287,7 +287,7 @@ class SlurmExecutor(Executor):
                 if dispatcher is not None and (item := self._items.get(key_of(run))):
                     last.append((item, rows.pop()))
                 others += rows
-            self._store.append(*(row for row in others if not self._store.has(row)))
+            self._store.append(*others)
             if dispatcher is not None:
                 dispatcher.ended(*last)
             if not one.open:

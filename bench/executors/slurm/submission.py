@@ -36,7 +36,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from bench.common.errors import InputError, reading
-from bench.common.files import sync_folder, text_or_empty, write_atomically
+from bench.common.files import sync, text_or_empty, write_atomically
 from bench.executors.slurm.commands import TEXTS
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.runner import WorkerEnd, utc
@@ -214,7 +214,9 @@ class Submission:
         return True
 
     def row(self, attempt: TaskAttempt) -> Row | None:
-        return read_row(self.rows / attempt.file)
+        with suppress(OSError):  # it is asked again
+            return read_row(self.rows / attempt.file)
+        return None
 
     def close(
         self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
@@ -287,7 +289,7 @@ def publish(path: Path, data: bytes) -> bool:
             return False
     finally:
         temporary.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
     return True
 
 

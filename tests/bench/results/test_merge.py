@@ -7,7 +7,9 @@ import shutil
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES, values_of
 from bench.results import exports, facts, outcomes
+from bench.results import merge as merging
 from bench.results import rebuild as rebuilding
+from bench.results import store as stores
 from bench.results.exports import EXPORTS, Figures, read_exports
 from bench.results.facts import DataFacts, FinalScore, Reference, read_facts, update_facts
 from bench.results.merge import SHARDS, Shards, main
@@ -302,6 +306,72 @@ def test_a_merge_killed_at_any_moment_goes_on(tmp_path, rows):
     assert struck > 4
 
 
+def meanwhile(monkeypatch, *actions):
+    """Let these be done one by one, each as a folder is copied."""
+    left, copytree = list(actions), shutil.copytree
+
+    def copying(*arguments, **named):
+        if left:
+            left.pop(0)()
+        return copytree(*arguments, **named)
+
+    monkeypatch.setattr(shutil, "copytree", copying)
+    return left
+
+
+def test_a_grid_appends_rows_while_folders_are_copied_and_attempts_go_on_from_them(
+    tmp_path, rows, monkeypatch
+):
+    source, to = fill(tmp_path / "a.csv", rows[:3]), fill(tmp_path / "all.csv", rows[3:4])
+    of_grid = [again(rows[0]), rows[4]]
+    own = fill(tmp_path / "own.csv", [rows[3], *of_grid])
+    monkeypatch.setattr(stores, "LOCK_TIMEOUT_S", 0.1)
+    left = meanwhile(monkeypatch, *(lambda row=row: fill(to, [row]) for row in of_grid))
+    assert merge(source, to=to)[0] == {"rows": 6, "new": 3, "renumbered": 1}
+    assert left == []
+    check_complete(to, [source, own])
+    attempts = {row.attempt: row for row in read_rows(to) if row.cell_id == rows[0].cell_id}
+    assert {n: row.started_at for n, row in attempts.items()} == {
+        1: of_grid[0].started_at, 2: rows[0].started_at
+    }, "a row that is there keeps its number"  # fmt: skip
+
+
+def test_two_merges_into_one_file_at_once_keep_each_others_copies(tmp_path, rows, monkeypatch):
+    files = [fill(tmp_path / "a.csv", rows[:3]), fill(tmp_path / "b.csv", rows[3:6])]
+    to = tmp_path / "all.csv"
+    with ThreadPoolExecutor(1) as pool:
+        others = []
+
+        def begin_other():
+            others.append(pool.submit(merging.merge, files[1:], to))
+            wait(others, 0.2)
+
+        def linger():
+            if current_thread() is not main_thread():
+                time.sleep(0.4)
+
+        meanwhile(monkeypatch, begin_other, linger)
+        merging.merge(files[:1], to)
+        others[0].result()
+    check_complete(to, files)
+
+
+@pytest.mark.parametrize("command", ["merge", "rebuild"])
+def test_a_row_that_another_command_found_in_its_folder_is_not_appended_again(
+    tmp_path, rows, command
+):
+    path, other = fill(tmp_path / "a.csv", rows[:2]), fill(tmp_path / "b.csv", rows[3:4])
+    store = Store(path)
+    assert len(store.rows) == 2
+    keep_row(folder_of(path, rows[2]), rows[2])  # by a grid that will append it
+    merge(other, to=path) if command == "merge" else rebuild(path)
+    store.append(rows[2], rows[4])
+    cells = Counter(row.cell_id for row in read_rows(path))
+    assert cells == Counter(row.cell_id for row in store.rows)
+    assert set(cells.values()) == {1}
+    assert {rows[n].cell_id for n in (0, 1, 2, 4)} <= cells.keys()
+
+
 def kept_file(path, rows):
     """The rows of a new file, each of which has a folder."""
     Store(path).append(*rows)
@@ -331,14 +401,17 @@ def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
     lines[2] = lines[2].replace(",ok,", ",fine,", 1)
     path.write_text("".join(lines) + '1,"torn')
     torn = path.read_bytes()
-    for line, left_out in ((3, 2), (5, 1)):
+    broken = []
+    for line, left_out, name in ((3, 2, "before"), (5, 1, "before-2"), (5, 1, "before-3")):
+        broken.append(path.read_bytes())
         counts, notes = rebuild(path)
         assert counts == {"kept": 3, "from_folders": 1, "left_out": left_out}
         assert f"line {line}" in notes
+        assert f"note: {path}.{name} is the file as it was\n" in notes
         assert sorted(read_rows(path), key=str) == good
-        if line == 3:
-            assert (tmp_path / "runs.csv.before").read_bytes() == torn
         path.write_bytes(path.read_bytes()[:-5])  # inside finished_at
+    assert broken[0] == torn
+    assert [each.read_bytes() for each in sorted(tmp_path.glob("runs.csv.before*"))] == broken
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "no/x.csv", ".", "pipe", "other.csv", "results.csv"])

@@ -35,7 +35,9 @@ def written(path, count=3):
 
 def test_rows_are_appended_together_and_none_is_read_twice(tmp_path):
     path = tmp_path / "runs.csv"
-    written(path, 1)
+    with mock.patch.object(stores.os, "fsync", wraps=os.fsync) as sync:
+        written(path, 1)
+    assert sync.call_count == 2, "of a new file and of its folder"
     store, rows = Store(path), [row(number) for number in range(1, 4)]
     with mock.patch.object(stores.os, "fsync", wraps=os.fsync) as sync:
         store.append(*rows)
@@ -65,10 +67,11 @@ def test_messages_of_every_kind_can_be_read_again(tmp_path):
 
 def test_a_missing_or_empty_file_and_one_that_an_editor_left_can_be_gone_on_with(tmp_path, capsys):
     (tmp_path / "empty.csv").touch()
-    for name in ("new/runs.csv", "empty.csv"):
+    (tmp_path / "half.csv").write_bytes(record(NAMES)[:99])
+    for name in ("new/runs.csv", "empty.csv", "half.csv"):
         path = tmp_path / name
-        assert read_rows(path) == []
-        assert path.parent.exists() == (name == "empty.csv")
+        assert read_rows(path, lambda _: None) == []
+        assert path.parent.exists() == (name != "new/runs.csv")
         rows = written(path)
         assert read_rows(path) == rows
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n") + b"\n")
@@ -235,7 +238,8 @@ def test_a_full_disk_or_a_lock_that_is_never_released_keeps_what_is_done(tmp_pat
     path = tmp_path / "runs.csv"
     with largest_file(20), pytest.raises(DiskFullError):
         Store(path).append(row())
-    assert contents(tmp_path) in ([], ["runs.csv.lock"])
+    assert contents(tmp_path) == ["runs.csv", "runs.csv.lock"]
+    assert path.stat().st_size == 0
     rows = written(path)
     data = path.read_bytes()
     store = Store(path)
@@ -326,7 +330,7 @@ def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     with pytest.raises(InputError, match=r"bench\.rebuild"):
         Store(path).append(rows[0])
     assert path.read_bytes() == before
-    assert rebuild(path) == (3, 0, [])
+    assert rebuild(path) == (3, 0, [], None)
     assert Store(path).rows == rows
     Store(path).append(rows[0])
     # when tf32 was a condition, its column was in another place

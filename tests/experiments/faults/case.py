@@ -14,10 +14,20 @@ from unittest.mock import patch
 from bench.launch.runner import limited
 from bench.plan.columns import row_of
 from bench.plan.rows import RESUMED, current_rows
+from bench.results import merge, rebuild
+from bench.results.origins import folder_of
 from bench.results.protocol import RESULT
+from bench.results.row import keep_row
 from bench.results.store import Store, read_rows
 from tests.experiments.faults import checks
-from tests.experiments.faults.kinds import BUSY, Fault, codes_of, statuses_of, strike_of
+from tests.experiments.faults.kinds import (
+    BUSY,
+    MEANWHILE,
+    Fault,
+    codes_of,
+    statuses_of,
+    strike_of,
+)
 from tests.experiments.faults.notes import Notes, read, records, whole
 from tests.experiments.faults.parent import Parent
 from tests.experiments.faults.setups import setup
@@ -31,6 +41,9 @@ _MEMORY_MIB = {"fake": 512, "real": 1024}
 """Of a control group: the parent is far smaller, so that the worker is what gets killed."""
 _MOST_PAGES = {"fake": 24, "real": 80}
 _MOST_RUNS = 6
+_MERGED = 8
+"""Rows that another command merges into those of the grid."""
+_USUAL_COMMAND_S = 0.3
 
 
 @dataclass
@@ -89,6 +102,7 @@ class Case:
         self.notes = Notes(self.folder / "notes")
         self.notes.folder.mkdir()
         self.csv = self.place / "runs.csv"
+        self.other = self.folder / "other" / "runs.csv"
         self.early = early
         self.noise = fault.noise()
         self.verdict = Verdict(fault)
@@ -146,12 +160,55 @@ class Case:
                 os.kill(processes[1].pid, signal.SIGINT)  # not reaped yet, so at worst a zombie
             elif self.fault.phase == "both live":
                 self._note_strike()
+        elif self.fault.phase in MEANWHILE:
+            time.sleep(self.noise.random() * _USUAL_RUN_S[self.fault.worker])
+            self._note_strike()
+            processes.append(self._command().start())
+            if self.fault.phase.endswith("killed"):
+                time.sleep(self.noise.random() * _USUAL_COMMAND_S)
+                os.kill(processes[1].pid, signal.SIGKILL)
         for process in processes:
             code = self._wait(process)
             if code not in codes_of(self.fault):
                 self.verdict.wrong.append(f"the parent of the first run ended with {code}")
             if self._filler is not None and code:
                 self._note_strike()
+
+    def _command(self):
+        """A merge into the grid's results, or a rebuild of them, in a process of its own."""
+        command = rebuild.main, "--runs", str(self.csv)
+        if self.fault.kind == "merge meanwhile":
+            command = merge.main, str(self.other), "--to", str(self.csv)
+            if not self.other.exists():
+                self._fill_other()
+        return Parent(case=self, number=0, command=command)
+
+    def _fill_other(self):
+        at, cells = "2026-01-01T00:00:00Z", self.setup.cells
+        for number in range(_MERGED):
+            cell = replace(cells[0], seed=100 + number)
+            more = {"started_at": at, "finished_at": at, "attempt": 1, "status": "ok"}
+            row = row_of({**cell.columns(), **self.setup.conditions.columns(), **more})
+            Store(self.other).append(row)
+            keep_row(folder_of(self.other, row), row)
+            (folder_of(self.other, row) / "steps.csv").write_bytes(self.noise.randbytes(2**16))
+
+    def _command_again(self):
+        code = self._wait(self._command().start())
+        if code != 0:
+            self.verdict.wrong.append(f"a {self.fault.kind} without a fault ended with {code}")
+
+    def _spoil_twice(self):
+        """Spoil a line and rebuild the file, twice."""
+        spoilt = []
+        self._note_strike()
+        for number in range(2):
+            with self.csv.open("ab") as file:
+                file.write(b"spoilt,%d\r\n" % number)
+            spoilt.append(read(self.csv))
+            self._command_again()
+        if spoilt != [read(path) for path in sorted(self.place.glob("runs.csv.before*"))]:
+            self.verdict.lost.append("the copy of a spoilt runs.csv")
 
     def _wait(self, process):
         process.join(_LONGEST_RUN_S[self.fault.worker])
@@ -195,7 +252,11 @@ class Case:
         folders = list((self.place / "runs").glob(f"*-{cell_id}-*"))
         data, phase = read(self.csv), self.fault.phase
         last = whole(data).rstrip().rfind(b"\n") + 1
-        if phase == "the last row":
+        if phase == "spoilt twice":
+            self._spoil_twice()
+        elif phase in MEANWHILE:
+            self._command_again()
+        elif phase == "the last row":
             self._note_strike()
             os.truncate(self.csv, last + self.noise.randrange(1, len(data) - last))
             self._kept = data[:last]
@@ -238,6 +299,7 @@ class Case:
         verdict, data = self.verdict, read(self.csv)
         verdict.struck = self.notes.struck() is not None
         verdict.lost += checks.unfinished_cells(self.cell_ids, data)
+        verdict.lost += checks.unmerged(self.other, self.place, data)
         verdict.duplicated += checks.repeated_rows(data)
         verdict.duplicated += checks.repeated_work(self.notes.launches(), self._finished)
         if data != whole(data):

@@ -58,6 +58,15 @@ def repeated_rows(data):
     return [name.format(count) for name, count in names.items() if count > 1]
 
 
+def unmerged(source, place, data):
+    """Rows of a merged file that are missing, and folders."""
+    kept = records(data)
+    lines = [f"the merged row of {r['cell_id']}" for r in records(read(source)) if r not in kept]
+    names = [path.relative_to(source.parent) for path in source.with_suffix("").glob("*/*")]
+    differ = [name for name in names if read(source.parent / name) != read(place / name)]
+    return lines + [f"the merged {name}" for name in differ]
+
+
 def repeated_work(launches, finished):
     """Launches of cells that were done, or whose result had been there since the first run."""
     return [
@@ -106,6 +115,7 @@ def wrong_rows(place, data):
 def strays(place):
     """Files that nobody will use again."""
     usual = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
+    usual |= {"runs.csv.before", "runs.csv.before-2", "runs.outcomes.safetensors"}
     hidden = [str(path.relative_to(place)) for path in place.rglob(".*")]
     return hidden + [path.name for path in place.iterdir() if path.name not in usual]
 

@@ -9,6 +9,9 @@ WORKER_PHASES = ("start", "load", "tokenise", "train", "evaluate", "save", "writ
 BUSY = ("load", "tokenise", "train", "evaluate")
 PARENT_PHASES = ("check", "plan", "launch", "ended", "append", "close", "render")
 """`ended` lies between a worker's end and the append of its row."""
+MEANWHILE = ("merge ends", "merge killed", "rebuild ends", "rebuild killed")
+"""Phases of another command that runs at the same time."""
+_OUTSIDE = ("anywhere", "the last row", "done", "both live", "one stopped", "spoilt twice")
 BETWEEN = ("cut later", "a row more", "files' times", "left behind")
 """Phases of faults that kill the parent as a worker has ended, and strike before the next run."""
 
@@ -58,6 +61,14 @@ KINDS = (
          (*WORKER_PHASES, "left behind", "done"), "crashed|ok"),
     Kind("two parents", "two grids on one runs.csv, one of them killed or stopped",
          ("both live", "one killed", "one stopped"), "|ok|interrupted"),
+    Kind("file unseen", "the system can't say whether runs.csv is there, and pathlib takes that "
+         "for no, as from Python 3.14 on", ("launch", "ended", "append", "close"), "|ok", 2),
+    Kind("merge meanwhile", "other results are merged into runs.csv as the grid runs; the merge "
+         "ends or is killed, and is given again", ("merge ends", "merge killed"), "|ok", 2),
+    Kind("rebuild meanwhile", "runs.csv is rebuilt as the grid runs; the rebuild ends or is "
+         "killed, and is given again", ("rebuild ends", "rebuild killed"), "|ok", 2),
+    Kind("rebuilt twice", "a line of runs.csv is spoilt and the file rebuilt, twice; both copies "
+         "of the spoilt files stay", ("spoilt twice",), "|ok"),
 )  # fmt: skip
 
 
@@ -110,7 +121,7 @@ def strike_of(fault, *, early=False, limited=False):
     cell = noise.randrange(int(fault.phase == "a row more"), CELLS[fault.worker])
     moment = 0.0 if early else noise.random()
     child = noise.random() < 0.5
-    if fault.phase in ("anywhere", "the last row", "done", "both live", "one stopped"):
+    if fault.phase in (*_OUTSIDE, *MEANWHILE):
         return None
     side, action, amount = _action(fault, noise, limited)
     # the phase of a process in which a fault strikes, where its own phase is none
@@ -135,6 +146,8 @@ def _action(fault, noise, limited):
         return "parent", action, noise.getrandbits(30)
     if kind == "disk full":
         return "worker" if phase == "write" else "parent", "fill_disk", 0
+    if kind == "file unseen":
+        return "parent", "hide_csv", noise.randrange(2)
     if kind == "clock jump":
         return "parent", "jump", noise.choice((3600, 10 * 365 * 86400)) * noise.choice((-1, 1))
     floods = (2**24, 2**24, 2**24, 2**26, 2**26, 2**30)
@@ -172,4 +185,8 @@ def codes_of(fault):
         codes.add(-9)
     if fault.kind == "parent stopped" or fault.phase == "one stopped":
         codes |= {130, -15}  # SIGTERM ends what is but rendering
-    return codes | ({2} if fault.kind == "disk full" else set())
+    if fault.phase in ("merge killed", "rebuild killed"):
+        codes.add(-9)
+    # a file that can't be read, or none that could be rebuilt yet
+    may_refuse = fault.kind in ("disk full", "file unseen", "rebuild meanwhile")
+    return codes | ({2} if may_refuse else set())

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import scipy.special  # noqa: F401  what parents need at their end is imported before they fork
 from filelock import FileLock
 
-from bench.common.command import BAD_INPUT
+from bench.common.command import BAD_INPUT, run_command
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.executors import local
@@ -30,7 +30,7 @@ from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.experiments.faults.kinds import Strike
 from tests.experiments.faults.setups import ROOT
-from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk
+from tests.experiments.faults.worker import NOTES, PLACE, RUN, Hook, fill_disk, hide
 
 _OF_A_CELL = ("launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append")
 
@@ -44,6 +44,7 @@ class Parent:
     rerun: str | None = None
     has_report: bool = False
     group: Path | None = None
+    command: tuple = ()  # in place of a grid: another, with its arguments
 
     def start(self):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
@@ -64,7 +65,7 @@ class Parent:
             values = {PLACE: self.case.place, NOTES: notes, RUN: self.number, "PYTHONPATH": ROOT}
             os.environ |= {name: str(value) for name, value in values.items()}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            code = self._run()
+            code = self._run() if not self.command else self._run_command()
         except BAD_INPUT as error:
             sys.stderr.write(f"error: {error}\n")
             code = 2
@@ -90,6 +91,13 @@ class Parent:
         code = session.run([planned])
         self._enter("done")
         return code
+
+    def _run_command(self):
+        command, *sys.argv[1:] = self.command
+        try:
+            run_command(command)
+        except SystemExit as end:
+            return end.code
 
     def _follow(self):
         """Put this process's phases between the product's own steps."""
@@ -143,6 +151,8 @@ class Parent:
             return
         if strike.action == "fill_disk":
             fill_disk()
+        elif strike.action == "hide_csv":
+            hide(csv, raises=strike.amount)
         elif strike.action == "jump":  # the wall clock, for the rest of this process
             clock, ahead = time.time, timedelta(seconds=strike.amount)
 

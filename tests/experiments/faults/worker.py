@@ -106,6 +106,22 @@ def fill_disk():
     os.fsync = fail
 
 
+def hide(path, *, raises):
+    """From now on pathlib finds nothing at a path, as it answers from Python 3.14 on where the
+    system doesn't; or os.stat raises the system's error, too."""
+    stat = os.stat
+    for name in ("exists", "is_file", "is_dir"):
+        function = getattr(Path, name)
+        setattr(Path, name, lambda self, *a, _of=function, **k: self != path and _of(self, *a, **k))
+
+    def fail(at, *arguments, **named):
+        if str(at) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(at, *arguments, **named)
+
+    os.stat = fail if raises else stat
+
+
 class Hook:
     """Follows the phases of a process, and strikes in one, once, at the latest when it ends."""
 

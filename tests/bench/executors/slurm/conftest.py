@@ -80,8 +80,7 @@ class Dispatcher:
     def ended(self, *cells):
         for _, row in cells:
             self.rows.append(row)
-            if not self._store.has(row):
-                self._store.append(row)
+            self._store.append(row)
 
     def note(self, text):
         self.notes.append(text)
