@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
-from bench.common.files import text_or_empty
+from bench.common.files import below, text_or_empty
 from bench.common.messages import CONSOLE, echo
 from minbert.files import is_file
 from minbert.registry import note_unusable, read_tables
@@ -61,7 +61,7 @@ def _in_checkout() -> bool:
 def runs_for(data: str | None) -> Path:
     """The file that gets results if none is named: of the user's own data, by its name, or of
     embedded data (None)."""
-    return _RESULTS / data / _RUNS if data and _in_checkout() else _RUNS
+    return below(_RESULTS, data) / _RUNS if data and _in_checkout() else _RUNS
 
 
 def default_runs() -> Path:

@@ -20,6 +20,7 @@ from typing import Any, Final
 import psutil
 
 from bench.common.errors import InputError, cause_of
+from bench.common.files import below
 from bench.examples.records import LONGEST, Fields, Records, fields_of
 from bench.plan.dataset import HUB
 from minbert.files import is_file, is_folder
@@ -77,9 +78,13 @@ def _check_mapped(folder: Path) -> None:
     under the limit, that could fail and never return."""
     arrow, all_parts = import_module("pyarrow"), folder / "dataset_dict.json"
     splits = json.loads(all_parts.read_text())["splits"] if is_file(all_parts) else ()
-    states = [state for name in ("", *splits) if is_file(state := folder / name / "state.json")]
+    states = [
+        state
+        for name in ("", *splits)
+        if is_file(state := below(folder, *filter(None, [name])) / "state.json")
+    ]
     files = [
-        state.parent / file["filename"]
+        below(state.parent, file["filename"])
         for state in states
         for file in json.loads(state.read_text())["_data_files"]
     ]

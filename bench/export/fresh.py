@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.common.files import below
 from bench.export.formats import ANSWERS, SNIPPET
 from bench.export.trained import Base
 
@@ -100,9 +101,9 @@ def run_fresh(
 def hub_cache(base: Base, folder: Path) -> Path:
     """A cache folder of the hub's library that holds the base alone, as a link to its files."""
     commit = base.revision or "0" * 40
-    model = folder / f"models--{base.name.replace('/', '--')}"
+    model = below(folder, f"models--{base.name.replace('/', '--')}")
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text(commit, encoding="utf-8")
     (model / "snapshots").mkdir()
-    (model / "snapshots" / commit).symlink_to(base.folder.resolve(), target_is_directory=True)
+    below(model / "snapshots", commit).symlink_to(base.folder.resolve(), target_is_directory=True)
     return folder

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
 from typing import Final, TextIO
@@ -34,9 +35,10 @@ from bench.results.predictions import keep_outcomes
 from bench.results.row import kept_row
 from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import LOCK_TIMEOUT_S, cells_folder
-from minbert.files import is_file, is_folder
+from minbert.files import is_file, is_folder, open_regular
 
 _LONGEST_HEADER: Final = 2**16
+_LARGEST: Final = 2**28  # bytes of a CSV, a quarter of a million rows
 
 
 @described(__doc__)
@@ -116,7 +118,7 @@ def _check(path: Path) -> None:
 
 
 def _opened(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+    return TextIOWrapper(open_regular(path, _LARGEST), "utf-8-sig", "replace", newline="")
 
 
 def _rows(path: Path, problems: list[str]) -> list[Row]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from bench.plan.columns import (
     row_of,
 )
 from bench.plan.rows import SCHEMA, Row
+from minbert.files import open_regular
 
 _FILLED: Final = REQUIRED | {"status"}
 _REMEMBERED: Final = 4096
@@ -116,10 +117,7 @@ class Reading:
         """Read the rows that were added since the last time; all rows, if the file was replaced.
         InputError for another schema, or a broken row."""
         try:
-            kind = stat.S_IFMT(self.path.stat().st_mode)
-            if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe would block
-                raise InputError(f"{self.path}: is no file; name another with --runs")
-            with self.path.open("rb") as file:
+            with open_regular(self.path, sys.maxsize) as file:
                 status = os.fstat(file.fileno())
                 identity = status.st_dev, status.st_ino
                 if identity != self._file or status.st_size < self.end:
