@@ -44,7 +44,9 @@ CANDIDATE: Final = "candidate"
 MULTITASK: Final = "multitask"  # the task of several parts
 TASK: Final = re.compile(r"\w[\w.-]{0,59}")
 """The name of a task, which folders have, too."""
-TASK_FORM: Final = "a name of up to 60 letters, digits, _, - and ., the first no - or ."
+TASK_FORM: Final = (
+    "a name of up to 60 letters, digits, dots, hyphens and underscores, no dot or hyphen first"
+)
 ALWAYS: Final = "always"  # `About.before` of a setting that every row has
 HAS_PARTS: Final = "tasks of several parts"
 WHERE: Final[Mapping[str, Applies]] = {
