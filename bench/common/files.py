@@ -27,6 +27,7 @@ LARGEST: Final = 2**26
 quarters of it."""
 LARGEST_TENSORS: Final = 2**31
 """Most bytes of a file with outputs of models; a million examples of 500 classes take as much."""
+LARGEST_WEIGHTS: Final = 2**36
 _NAME: Final = re.compile(r"\w[\w.+ -]{0,199}")
 
 

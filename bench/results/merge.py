@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from bench.common.command import FILE, described
 from bench.common.errors import DiskFullError, InputError, reading
-from bench.common.files import exists, sync, sync_tree, write_atomically
+from bench.common.files import LARGEST_WEIGHTS, exists, sync, sync_tree, write_atomically
 from bench.common.messages import command_line, echo, some_of
 from bench.common.progress import note_to_stderr
 from bench.plan.columns import NAMES
@@ -315,5 +315,9 @@ def _content(row: Row) -> bytes:
 
 
 def _no_files(folder: str, names: list[str]) -> list[str]:
-    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}  # noqa: PTH118
-    return [name for name, mode in modes.items() if not (S_ISREG(mode) or S_ISDIR(mode))]
+    """The links, pipes and devices of a folder. InputError for a file too large for a cell's."""
+    every = {name: os.lstat(os.path.join(folder, name)) for name in names}  # noqa: PTH118
+    for name, status in every.items():
+        if status.st_size > LARGEST_WEIGHTS:
+            raise InputError(f"{folder}/{name}: is larger than any file of a cell; remove it")
+    return [n for n, of in every.items() if not (S_ISREG(of.st_mode) or S_ISDIR(of.st_mode))]

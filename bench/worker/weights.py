@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.common.errors import InputError
+from bench.common.files import LARGEST_WEIGHTS
 from bench.common.messages import shown, some_of
 from bench.engines.engine import Engine, engine_of, on_cpu
 from bench.plan.job import Job
@@ -18,7 +19,6 @@ from bench.results.protocol import WEIGHTS
 from minbert.files import is_file, open_regular
 from minbert.model.classifier import Classifier
 
-_LARGEST: Final = 2**36  # bytes
 _NAMED: Final = 3  # parameters that a message names
 _BITS: Final = {2: torch.int16, 4: torch.int32}
 """Integer types by the number of bytes of a floating-point type."""
@@ -36,7 +36,7 @@ def load_trained(job: Job, folder: Path) -> Classifier:
             "--save-weights"
         )
     try:
-        open_regular(path, _LARGEST, follow=False).close()
+        open_regular(path, LARGEST_WEIGHTS, follow=False).close()
         tensors = load_file(path)
     except Exception as error:  # torch raises others for shapes and types that it does not support
         raise InputError(
