@@ -33,6 +33,13 @@ AVERAGES: Final = (LOGITS, PROBABILITIES)
 
 Weights = tuple[tuple[int, int], ...]
 """Pairs of a model's index and how often it counts, the highest weight first."""
+ENSEMBLE: Final = "ensemble"
+BEST: Final = "best member"
+ALL: Final = "average of all cells"
+CELL: Final = "cell alone"
+_PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
+_PUBLISHED: Final = read_tables(__file__, "published.toml")
+"""Scores of leading models from papers, by task, which are shown below an ensemble's."""
 
 
 class Choice(NamedTuple):
@@ -102,15 +109,6 @@ def choose(
     members = Counter(index for index, _ in additions[: taken + 1])
     weights = sorted(members.items(), key=lambda item: (-item[1], indices.index(item[0])))
     return Choice(tuple(weights), additions[taken][1], additions)
-
-
-ENSEMBLE: Final = "ensemble"
-BEST: Final = "best member"
-ALL: Final = "average of all cells"
-CELL: Final = "cell alone"
-_PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
-_PUBLISHED: Final = read_tables(__file__, "published.toml")
-"""Scores of leading models from papers, by task, which are shown below an ensemble's."""
 
 
 class Published(NamedTuple):

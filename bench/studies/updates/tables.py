@@ -20,6 +20,13 @@ _MATRICES: Final = {"update": "update", "random": "random, its shape", "before":
 _ENERGIES: Final = [name for name in FIGURES if name.startswith("energy_")]
 _RANKS: Final = [name for name in (*FIGURES, SIZE) if name not in _ENERGIES]
 _BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90"}
+_COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+_MOST: Final = len(_COLOURS)  # cells in a figure; the tables have them all
+_PERCENT: Final = 90  # share of the energy for which a figure shows ranks by layer
+_HALF_A_LINE: Final = 26  # characters of a name, where two stand side by side
+_RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
+_BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
 
 def frame_of(updates: Sequence[Update]) -> pd.DataFrame:
@@ -164,15 +171,6 @@ def _range_text(modules: pd.DataFrame, figure: str, prefix: str = "") -> str:
         return DASH
     (mean, low, high), digits = range_of(modules, f"{prefix}{figure}").values(), _digits(figure)
     return f"{mean:.{digits or 1}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-_COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
-_MOST: Final = len(_COLOURS)  # cells in a figure; the tables have them all
-_PERCENT: Final = 90  # share of the energy for which a figure shows ranks by layer
-_HALF_A_LINE: Final = 26  # characters of a name, where two stand side by side
-_RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
-_BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
 
 def facts(

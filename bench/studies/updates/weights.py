@@ -43,6 +43,9 @@ _LAYER: Final = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
 
 Known = MutableMapping[tuple[str, Position], cells.Spectrum]
 """Spectra of weights before training, by checkpoint's digest and position: cells share them."""
+_CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
+_TOLERANCE: Final = 1e-6
+"""The largest difference between the kept model's score and its cell's, which has seven digits."""
 
 
 def measure(cell: KeptCell, base: Model, known: Known) -> cells.Update:
@@ -134,11 +137,6 @@ def position_of(name: str) -> Position | None:
     """The position of a layer by its name in a checkpoint; None outside the encoder layers."""
     match = _LAYER.fullmatch(name)
     return (int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None
-
-
-_CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
-_TOLERANCE: Final = 1e-6
-"""The largest difference between the kept model's score and its cell's, which has seven digits."""
 
 
 def truncate(
