@@ -19,11 +19,9 @@ from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.models import engine_version
-from bench.studies.ensemble import rows
-from bench.studies.ensemble.averages import AVERAGES
 from bench.studies.ensemble.baselines import with_baselines, with_transformers
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.result import ensemble_of, overall_of
+from bench.studies.ensemble.result import AVERAGES, as_json, csv_rows, ensemble_of, overall_of
 from bench.studies.outputs import Study, with_outputs
 
 
@@ -62,9 +60,8 @@ def command(
     from bench.studies.ensemble import page  # loads pandas and matplotlib
 
     return Study(
-        columns=rows.COLUMNS,
-        rows=rows.csv_rows([*results, *together]),
-        to_json=lambda: rows.as_json(results, overall),
+        rows=csv_rows([*results, *together]),
+        to_json=lambda: as_json(results, overall),
         show=partial(page.print_sections, [*together, *results]),
         facts=partial(page.facts_of, [*together, *results]),
         problems=[problem for result in results for problem in result.problems],

@@ -21,10 +21,10 @@ from bench.compare import conclusion
 from bench.compare.sides import SideRows
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import latest
-from bench.report import lead, recommendation, tables, tradeoff
+from bench.report import recommendation, tables, tradeoff
 from bench.report.pages import html_environment
 from bench.report.references import reference_points
-from bench.report.render import printable
+from bench.report.render import lead, printable, title
 from bench.results.rescoring import Results, read_results
 from minbert.files import is_file
 
@@ -144,6 +144,6 @@ class Loaded:
         where = " and ".join(path.name for path in self.results.runs)
         page = html_environment().get_template("notebook.html.jinja")
         return page.render(
-            title=lead.title(group), lead=lead.lead(group, facts), figures=figures, where=where,
+            title=title(group), lead=lead(group, facts), figures=figures, where=where,
             settings=tables.settings_table(group),
         )  # fmt: skip

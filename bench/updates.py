@@ -23,9 +23,7 @@ from bench.machine.conditions import Conditions
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.results.origins import data_folder, examples_of, model_of, task_of
 from bench.studies.outputs import Study, with_outputs
-from bench.studies.updates.cells import KeptCell, find
-from bench.studies.updates.modules import COLUMNS, Update, rows_of
-from bench.studies.updates.truncation import Truncation, parse_ranks, problems
+from bench.studies.updates.cells import KeptCell, Truncation, Update, find, parse_ranks, rows_of
 
 
 @described(__doc__)
@@ -56,10 +54,10 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
         raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
     notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
     notes += dict.fromkeys(note for cell in cut for note in task_of(cell.row, cell.folder).notes)
-    rows, errors = rows_of(updates), problems(truncations)
+    rows, errors = rows_of(updates), [one.problem for one in truncations if one.problem]
 
     from bench.report.tables import print_tables
-    from bench.studies.updates import page, tables
+    from bench.studies.updates import tables
 
     def to_json() -> dict[str, Any]:
         truncated = [cell.as_json() for cell in truncations]
@@ -71,8 +69,8 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
         lines += [f"note: {note}" for note in notes]
         print_tables(tables.tables(updates, truncations), lines)
 
-    facts = partial(page.facts, updates, truncations, notes)
-    return Study(COLUMNS, rows, to_json, show, facts, errors)
+    facts = partial(tables.facts, updates, truncations, notes)
+    return Study(rows, to_json, show, facts, errors)
 
 
 def _measure_all(
@@ -91,8 +89,7 @@ def _measure_all(
     }
     conditions = _conditions(cut)
     # These load torch, for which bad input need not wait.
-    from bench.studies.updates.truncate import truncate
-    from bench.studies.updates.weights import Known, measure
+    from bench.studies.updates.weights import Known, measure, truncate
 
     known: Known = {}
     updates, truncations = [], []

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from bench.analysis.claims import LEVEL, judge_file
 from bench.claims import main
 from bench.compare.alternating import look_rounds
+from bench.grid.inputs import OF_EXAMPLES, OF_SEEDS
 from bench.plan import gridfile
 from bench.plan.claimsfile import load
 from bench.plan.columns import NAMES
 from bench.report.claims import claims_section
-from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.results.outcomes import Outcome, digest_of, outcome_key, outcomes_file, write_outcomes
 from bench.results.rowfile import encode, read_rows, record
 from bench.stats.best import FEWEST_SEEDS

@@ -11,10 +11,9 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis import matching
-from bench.analysis.costpairs import BETWEEN_PROCESSES, alternated, ratio_intervals, runs_of
+from bench.analysis import costpairs, matching
+from bench.analysis.costpairs import alternated, machines_of, ratio_intervals, runs_of, versions_of
 from bench.analysis.costs import parse_margin
-from bench.analysis.machines import Machines, machines_of, versions_of
 from bench.analysis.matching import Match, Side, distinct_labels, text_of
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
 from bench.analysis.setting import Setting, place_of_run
@@ -126,7 +125,7 @@ class Comparison:
     overall: tuple[Compared, ...]  # by measure: geometric mean of ratios, mean difference of scores
     unmatched: tuple[Unmatched, ...]
     differs: tuple[tuple[str, str, str], ...]  # conditions, with the values of both sides
-    machines: Machines | None  # None: a common machine, or no common way of measuring
+    machines: costpairs.Machines | None  # None: a common machine, or no common way of measuring
     family: Family
 
     @cached_property
@@ -185,7 +184,7 @@ class CostMeasure:
     def results(self, level: float) -> list[Compared | None]:
         """The result of each setting; None where the cost does not apply."""
         estimates, limit = self.estimates, math.log1p(self.limit)
-        drift = quantile(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
+        drift = quantile(level, math.inf) * math.sqrt(2) * costpairs.BETWEEN_PROCESSES
         low, high = self.ranges or estimates.ends(level, np.where(self.gates, 0.0, drift))
         needed = needed_repeats(estimates, limit, level)
         results: list[Compared | None] = []

@@ -26,7 +26,7 @@ from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
 from bench.common.messages import command_line, echo, last_error
 from bench.common.progress import progress_bar
-from bench.compare.location import Location
+from bench.compare.sides import Location
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_slots, usable_threads

@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 from typing import Any, Final
 
 from bench.analysis.comparison import Compared, Comparison, Limits, Pair, Result, Verdict, compare
-from bench.analysis.machines import MachineCost
+from bench.analysis.costpairs import MachineCost
 from bench.analysis.setting import Setting
 from bench.common.errors import InputError
 from bench.common.grouping import grouped

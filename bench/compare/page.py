@@ -17,13 +17,13 @@ from bench.analysis.comparison import (
     Verdict,
     verdict_of,
 )
-from bench.analysis.machines import MachineRow, Machines
+from bench.analysis.costpairs import MachineRow, Machines
 from bench.common.grouping import grouped
 from bench.compare.conclusion import Conclusion, as_json, by_turns, figures, name, summary
 from bench.plan.metrics import metric_of
 from bench.report import text
 from bench.report.drawing import Drawing
-from bench.report.intervals import Entry, intervals
+from bench.report.figures import Entry, intervals
 from bench.report.pages import Facts, Section, called, markdown, phrase, sentences, write_pages
 from bench.report.tables import DASH, Table, table
 

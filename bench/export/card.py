@@ -8,8 +8,8 @@ from typing import Final
 from bench.analysis.groups import groups
 from bench.common.messages import command_line, finite
 from bench.export.formats import Format
+from bench.export.formats.contents import model_type_of, why_not_scripted
 from bench.export.trained import Trained
-from bench.export.training import model_type_of, why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
 from bench.plan.metrics import metric_of

@@ -1,11 +1,14 @@
-"""Writing of an exported folder: the model, the check, what it costs to use, and its card."""
+"""Writing of an exported folder: the model, the check, its card, and what it costs to use. That is
+measured by each form of it, run by plain libraries in a process of its own."""
 
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -17,21 +20,26 @@ from safetensors import SafetensorError
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import umask
 from bench.common.messages import echo, one_line
-from bench.common.progress import progress_bar
+from bench.common.progress import ShowStep, progress_bar
 from bench.export.card import CARD, card, int8_line
-from bench.export.check import check
-from bench.export.figures import measure
-from bench.export.formats import Format
+from bench.export.check import check, run_fresh, texts_of
+from bench.export.formats import FORMATS, Format, default_format, missing_library
+from bench.export.formats.contents import write_training
 from bench.export.trained import Trained
-from bench.export.training import write_training
-from bench.plan.metrics import metric_of
-from bench.results.exports import EXPORTS, FORMS, Figures
+from bench.machine.conditions import processor_name, usable_threads
+from bench.plan.metrics import WORDS, metric_of
+from bench.results.exports import ADAPTER, EXPORTS, FORMS, INT8, MERGED, ONNX, PIPED, Figures, Form
 from bench.results.facts import read_facts
+from bench.results.predictions import outcome_of
+from bench.results.scores import defined_score
 
 _PART: Final = ".export-"
 _LOCK: Final = ".lock"
 _OLD_S: Final = 3600
 _ROUNDING: Final = 1e-9  # of a difference of scores
+_WEIGHTS: Final = {ONNX: "model.onnx", INT8: "model-int8.onnx"}
+"""The files of ONNX's two forms; those of the others are recognised by their suffixes."""
+_SUFFIXES: Final = (".safetensors", ".bin")
 
 
 def export(
@@ -113,3 +121,89 @@ def _remove_stale(place: Path) -> None:
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > _OLD_S:
                 with FileLock(path / _LOCK, timeout=0):  # its process has ended
                     shutil.rmtree(path)
+
+
+def measure(
+    trained: Trained,
+    folder: Path,
+    format: Format,  # noqa: A002
+    expected: NDArray[np.floating],
+    show: ShowStep,
+) -> Figures:
+    """Measure the forms of an exported model on dev, where the cell's own model has the expected
+    logits [N, C] in fp32, in the unit of the labels. Forms other than the exported one are written
+    into a temporary folder and removed. One of them whose library is missing, or that fails, is
+    listed with the reason; InputError if the exported form fails."""
+    threads = usable_threads()
+    exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED
+    merged, onnx = FORMATS[default_format(trained.row.cell, merge=True)], FORMATS["onnx"]
+    formats = {MERGED: format if exported == MERGED else merged, ONNX: onnx, INT8: onnx}
+    if format.is_adapter:
+        formats = {ADAPTER: format, **formats}
+    forms: list[Form] = []
+    with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
+        for name, form in formats.items():
+            show(len(forms), name)
+            is_here = name == exported or form.name == format.name == "onnx"
+            place = folder if is_here else Path(temporary, form.name)
+            try:
+                if reason := missing_library(form):
+                    raise InputError(reason)
+                if name == MERGED and form.name == "onnx":
+                    raise InputError("no format of a whole model but ONNX can express it")
+                if not place.exists():
+                    place.mkdir()
+                    form.write(trained, place)
+                forms.append(_measured(name, form, place, trained, expected, threads))
+            except InputError as error:
+                if name == exported:
+                    raise
+                forms.append(Form(name=name, format=form.name, missing=str(error)))
+    scores = {form.name: form.score for form in forms}
+    exact, int8 = scores[ONNX], scores[INT8]
+    gain = metric_of(trained.task.metric).gain
+    return Figures(
+        forms=tuple(forms),
+        metric=trained.task.metric,
+        int8_loss=None if exact is None or int8 is None else gain(exact - int8),
+        examples=len(trained.dev),
+        machine=processor_name(),
+        threads=threads,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measured(
+    name: str,
+    format: Format,  # noqa: A002
+    folder: Path,
+    trained: Trained,
+    expected: NDArray[np.floating],
+    threads: int,
+) -> Form:
+    is_piped = format.name == "transformers" and trained.task.problem.stored_as == WORDS
+    answer = run_fresh(
+        folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
+        weights=_WEIGHTS.get(name), timed=True, threads=threads,
+        piped=PIPED if is_piped else 0,
+    )  # fmt: skip
+    outcome, own = (
+        outcome_of(each, trained.dev.labels, (0.0, 1.0)) for each in (answer.logits, expected)
+    )
+    files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
+    if name in _WEIGHTS:
+        files = [folder / _WEIGHTS[name]]
+    differs = outcome.predicted != own.predicted
+    changed = np.count_nonzero(differs if differs.ndim == 1 else differs.any(axis=1))
+    return Form(
+        name=name,
+        format=format.name,
+        size_mb=sum(path.stat().st_size for path in files) / 1e6,
+        one_ms=median(answer.one_ms),
+        batch_ms=median(answer.batch_ms),
+        score=None if trained.refitted else defined_score(trained.task.metric, outcome),
+        changed=None if outcome.has_numbers else int(changed),
+        largest_difference=float(np.abs(answer.logits - expected).max()),
+        libraries=answer.libraries,
+        entities=answer.entities,
+    )

@@ -1,10 +1,12 @@
-"""What the cells of a run are made from: a grid, examples and models."""
+"""What the cells of a run are made from: a grid, examples and models; and what they can show."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import chain
+from math import ceil, sqrt
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Final
 
 from bench.common.errors import InputError
@@ -20,16 +22,23 @@ from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
 from bench.plan.cell import GRID, MINBERT, ON, TRANSFORMERS, Cell
 from bench.plan.gridfile import AUTO, FEW, OF_FEW, USUAL, Grid
-from bench.plan.metrics import check_metric, metric_of, problem_of
+from bench.plan.metrics import Metric, check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import Resolved, expand, why_transformers
-from bench.report.power import power_note
+from bench.report.text import sentences
+from bench.stats.best import FEWEST_SEEDS, LEVEL
+from bench.stats.intervals import POWER_Z
 from minbert.assets.embedded import fetch
 from minbert.data import tasks
 from minbert.data.tasks import Data, Folds, TaskData, for_race, for_search, load_data
 
 _FEW_DEV: Final = 300
 _FOLDS: Final = "--folds 5 scores all of them, and trains each setting 5 times as often"
+OF_EXAMPLES: Final = 0.016
+"""The variance over examples of the difference of two settings' outcomes, means over seeds."""
+OF_SEEDS: Final = 0.062
+"""The variance between seeds of the difference of two scores, times the number of examples; both
+variances are typical ones, as docs/deciding.md says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,3 +279,34 @@ def read_inputs(
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
     given = {name: value for name, value in values.items() if value is not None}
     return gridfile.with_settings(grid, given) if given else grid
+
+
+def shown_size(examples: int, seeds: int, settings: int) -> float:
+    """The difference of accuracies that is expected to be shown four times out of five."""
+    return _quantiles(settings) * sqrt((OF_EXAMPLES + OF_SEEDS / seeds) / examples)
+
+
+def needed_seeds(size: float, examples: int, settings: int) -> int | None:
+    """The seeds that are expected to show a difference; None where no number of seeds does."""
+    left = (size / _quantiles(settings)) ** 2 * examples - OF_EXAMPLES
+    return ceil(OF_SEEDS / left) if left > 0 else None
+
+
+def _quantiles(settings: int) -> float:
+    """Standard errors of a difference that is shown four times out of five (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - LEVEL / max(settings - 1, 1)) + POWER_Z
+
+
+def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[str]:
+    """A sentence on what the cells of a grid can show, by a metric whose variance is known, on a
+    number of dev examples or, with folds, of all."""
+    seeds = {cell.seed for cell in cells}
+    settings = round(len(cells) / len(seeds) / max(len({cell.fold for cell in cells}), 1))
+    if metric.label != "accuracy" or settings < 2 or not examples:
+        return []
+    size = shown_size(examples, max(len(seeds), FEWEST_SEEDS), settings)
+    return sentences(
+        "power", seeds=len(seeds), fewest=FEWEST_SEEDS, examples=examples, metric=metric,
+        size=float(f"{size:.2g}"), beyond=size > metric.margin,
+        needed=needed_seeds(metric.margin, examples, settings),
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from bench.analysis import engines
 from bench.analysis.comparison import Compared, Pair
 from bench.plan.rows import Row
 from bench.report.drawing import Drawing
-from bench.report.intervals import Entry, intervals
+from bench.report.figures import Entry, intervals
 from bench.report.pages import Section, phrase, sentences
 from bench.report.references import WARNING
 from bench.report.tables import Table, table

@@ -17,9 +17,8 @@ from bench.common.grouping import grouped
 from bench.common.messages import command_line
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas
-from bench.report.lead import title
 from bench.report.pages import Facts, Section, phrase, sentences, write_pages
-from bench.report.render import printable
+from bench.report.render import printable, title
 from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import num, range_of, score_gap, shortened, times, without_paths
 from bench.stats.changepoints import SHORTEST

@@ -5,6 +5,7 @@ it only when they have something to render.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Group, encoders_of, ordered_groups
+from bench.analysis.groups import Group, differing, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.common.errors import InputError
 from bench.common.files import read_tables
-from bench.plan.columns import COLUMNS
+from bench.common.grouping import grouped
+from bench.plan.cell import MULTITASK, Value
+from bench.plan.columns import COLUMNS, CORRELATED, PART_SCORES
+from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row, latest
-from bench.report import cells, lead, pages, tables, text
+from bench.report import cells, pages, tables, text
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import amp_section, changes_sections
 from bench.report.claims import claims_section
@@ -30,15 +35,15 @@ from bench.report.explorer import explorer
 from bench.report.forecasts import forecasts_section, lengths_section
 from bench.report.labels import label_curve, labels_section
 from bench.report.quality import quality_sections
-from bench.report.race import race_section
-from bench.report.rates import rates_section
-from bench.report.recommendation import advice
+from bench.report.recommendation import advice, subject
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
+from bench.report.rounds import race_section, rates_section
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.curves import CURVES, Curves, curves_key
-from bench.results.facts import KnownFacts
+from bench.results.facts import NO_FACTS, KnownFacts
 from bench.results.rescoring import Results
+from minbert.data.tasks import TASKS
 from minbert.files import is_file
 
 _MOST_DRAWN: Final = 3
@@ -49,6 +54,8 @@ _BRIEF: Final = ("encoders", "race", "labels", "tradeoff", "why", "engines")
 _LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
 """Rows that its longest table may have, if it is not too long with as many."""
+_UNKNOWN: Final = "a version not recorded"
+_MOST: Final = 6  # versions, machines or settings that a sentence names
 _WITH_PATHS: Final = ("model", "task", "grid", "message")  # columns that may hold a path
 
 
@@ -77,7 +84,7 @@ def report(
     planned = results.planned if planned is None else planned
     sources = [text.plain(path.name if path.is_absolute() else str(path)) for path in results.runs]
     if code_version is not None:
-        rows = lead.of_version(rows, code_version)
+        rows = of_version(rows, code_version)
         planned = [row for row in planned if row.code_version == code_version]
     left_out = len(results.rows) - len(rows)
     rows, planned = printable(rows), printable(planned)
@@ -102,10 +109,10 @@ def report(
     first_lines = [pages.phrase("groups", "without_cells", bool(searches))]
     if first and recommended:
         data = facts.get(str(first.shared("data_digest")))
-        first_lines = [*lead.lead(first, facts), *reference_lines(first, points)]
+        first_lines = [*lead(first, facts), *reference_lines(first, points)]
         if data is not None and data.final is not None:
             first_lines.append(final_line(data.final, first.metric))
-        first_lines += lead.unlearned(first)
+        first_lines += unlearned(first)
         before += sections(first, points) + why_section(first, recommended.setting, facts)
         before += quality_sections(first, results.predictions_of, data) + amp_section(first)
         before += changes_sections(every_group)
@@ -116,13 +123,13 @@ def report(
     # the rule of the explorer is not that of a race
     has_choice = shown is not None and shown.ok and len(shown.settings) > 1 and not shown.race
     return {
-        "title": lead.title(encoders or first) if first else "No cell was run",
+        "title": title(encoders or first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
             *([pages.phrase("groups", "encoders", encoders.encoders, first)] if encoders else []),
             *first_lines,
             *engine_warnings(rows, results.losses_of),
-            *lead.versions(latest(rows).values(), code_version, left_out),
+            *versions(latest(rows).values(), code_version, left_out),
         ],
         "advice": advice(decision, facts, results.exports, sources) if decision else None,
         "explorer": explorer(decision, sources, facts) if decision and has_choice else None,
@@ -182,13 +189,13 @@ def _other(
         drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return {
-        "number": number, "title": lead.title(group),
-        "differences": pages.phrase("groups", "differences", lead.differences(group, first)),
+        "number": number, "title": title(group),
+        "differences": pages.phrase("groups", "differences", differences(group, first)),
         "lines": [
-            lead.differs(group, first, encoders),
+            differs(group, first, encoders),
             f"{advice(recommend(candidates_of(group)), facts).heading}.",
-            *lead.lead(group, facts), *reference_lines(group, points),
-            *lead.unlearned(group), *between_processes(group),
+            *lead(group, facts), *reference_lines(group, points),
+            *unlearned(group), *between_processes(group),
         ],
         "drawings": drawings, "table": tables.settings_table(group),
         "sections": [
@@ -241,3 +248,68 @@ def _terms(page: str | None = None) -> dict[str, str]:
 
     terms = read_tables(__file__, "terms.toml").items()
     return {term: about for term, about in terms if page is None or is_used(term)}
+
+
+def title(group: Group) -> str:
+    return f"Fine-tuning {subject(group)}"
+
+
+def lead(group: Group, facts: KnownFacts = NO_FACTS) -> list[str]:
+    """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
+    task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
+    every = [setting for setting in group.settings if setting.scores]
+    cells = grouped([row for row in group.rows if row.is_ok], lambda row: row.cell_id).values()
+    return pages.sentences(
+        "lead", group=group, by_name=_by_name,
+        seeds={len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok},
+        repeats={len({row.repeat or 1 for row in rows}) for rows in cells} or {1},
+        several=any(len(setting.scores) > 1 for setting in every),
+        is_kept=any(s.values.keys() == s.scores.keys() for s in every if len(s.scores) > 1),
+        is_joined=all(s.values.keys() == s.scores.keys() for s in every), scored=every,
+        row_metrics=ROW_METRICS, multitask=MULTITASK, notes=task.notes if task else (),
+        parts=[part for part, name in PART_SCORES.items() if group.shared(name) is not None],
+        correlated=CORRELATED,
+        examples=known.train if known and group.folds is None else group.shared("max_train"),
+        caution=text.plain(known.caution(group.metric)) if known else "",
+        machines={
+            (at, row.seed, row.fold): row.machine or "a machine not recorded"
+            for at, setting in enumerate(group.settings) for row in setting.elsewhere
+        },
+    )  # fmt: skip
+
+
+def differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
+    return [(n, group.shared(n), first.shared(n)) for n in differing(group, first)]
+
+
+def differs(group: Group, first: Group, encoders: Group | None = None) -> str:
+    is_encoder = encoders is not None and group in encoders.encoders.values()
+    return pages.phrase("groups", "differs", differences(group, first), is_encoder)
+
+
+def of_version(rows: Sequence[Row], version: str) -> list[Row]:
+    """The rows of one version of the code; InputError if there are none."""
+    selected = [row for row in rows if row.code_version == version]
+    if rows and not selected:
+        versions = _by_name(row.code_version or _UNKNOWN for row in rows)
+        raise InputError(f"--code-version: no row is of {version!r}; there are {versions}")
+    return selected
+
+
+def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
+    """A sentence on the versions of the code, if there are several, or one alone is shown."""
+    if only is not None:
+        return [pages.phrase("groups", "version", text.plain(only), left_out)]
+    names = [str(row.code_version or _UNKNOWN) for row in rows]
+    number = len(set(names))
+    return [pages.phrase("groups", "versions", number, _by_name(names))] if number > 1 else []
+
+
+def _by_name(names: Iterable[object]) -> str:
+    return pages.phrase("groups", "by_name", Counter(map(str, names)).most_common(), _MOST)
+
+
+def unlearned(group: Group) -> list[str]:
+    """A sentence on the settings that are flagged `not_learned`, if there are any."""
+    every = len(group.unlearned) == sum(bool(setting.ok) for setting in group.settings)
+    return [line] if (line := pages.phrase("groups", "unlearned", group, every, _MOST)) else []

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """The results of a study: columns and rows of its CSV, functions that make values for JSON
-    of them, print them as text, and make the content of their pages by a command line, and
-    failures, a line each."""
+    """The results of a study: rows of its CSV, which all have its columns, functions that make
+    values for JSON of them, print them as text, and make the content of their pages by a command
+    line, and failures, a line each."""
 
-    columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     to_json: Callable[[], Any]
     show: Callable[[], None]
@@ -52,7 +51,7 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
             else:
                 study.show()
             if csv_file is not None:
-                write_csv(csv_file, study.columns, study.rows)
+                write_csv(csv_file, [*study.rows[0]], study.rows)
             try:
                 if reports is not None:
                     from bench.report.pages import called, write_pages

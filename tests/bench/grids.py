@@ -127,7 +127,9 @@ def all_here() -> Iterator[None]:
     missing = lambda form: form.name == "onnx" and "left out"  # noqa: E731
     with (
         workers_here(),
-        mock.patch.multiple("bench.export.figures", run_fresh=answer_here, missing_library=missing),
+        mock.patch.multiple(
+            "bench.export.exporting", run_fresh=answer_here, missing_library=missing
+        ),
         mock.patch("bench.export.check.run_fresh", answer_here),
         mock.patch("bench.references.client.ask", answers),
     ):

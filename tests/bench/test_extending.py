@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extending.md"
 SETTING = """
 from bench.common.errors import InputError
-from bench.export.training import why_not_scripted
+from bench.export.formats.contents import why_not_scripted
 from bench.forecast.outlook import _kind
 from bench.plan.columns import BY_NAME, NAMES, row_of, values_of
 from bench.plan.rows import SCHEMA

@@ -1,12 +1,17 @@
-"""Ensembles of one task and of several, with their scores on dev and those of baselines. Pure."""
+"""Ensembles of one task and of several: the choice of members by averages of their predictions, the
+scores on dev and those of baselines, and these as rows of a CSV and as JSON. Pure.
+
+Letters in shapes: N examples, C outputs of the task's head.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.common.files import read_tables
@@ -17,13 +22,17 @@ from bench.report.text import count
 from bench.results.outcomes import Values
 from bench.results.overall import counted, overall, overall_interval
 from bench.results.predictions import mean_of_parts, values_for
-from bench.results.scores import score_of
+from bench.results.scores import probabilities, score_of
 from bench.stats.intervals import Floats, Interval, spread
-from bench.studies.ensemble.averages import Choice, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
-from minbert.data.metrics import score
+from minbert.data.metrics import constant, score
 from minbert.data.tasks import TASKS
 
+LOGITS, PROBABILITIES = "logits", "probabilities"
+AVERAGES: Final = (LOGITS, PROBABILITIES)
+
+Weights = tuple[tuple[int, int], ...]
+"""Pairs of a model's index and how often it counts, the highest weight first."""
 ENSEMBLE: Final = "ensemble"
 BEST: Final = "best member"
 ALL: Final = "average of all cells"
@@ -31,6 +40,75 @@ CELL: Final = "cell alone"
 _PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
 _PUBLISHED: Final = read_tables(__file__, "published.toml")
 """Scores of leading models from papers, by task, which are shown below an ensemble's."""
+
+
+class Choice(NamedTuple):
+    """The members of an ensemble and its score on held-out examples. `additions` are all steps of
+    the greedy choice, later ones that were not taken included: the index of the model that was
+    added, and the held-out score after it; −∞ where it has none."""
+
+    weights: Weights
+    held_score: float | None
+    additions: Sequence[tuple[int, float]]
+
+
+def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
+    """A model's logits [N, C] as they enter the average: unchanged, or as probabilities. A single
+    logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with either kind of
+    head can be averaged. Predicted numbers [N, 1] are scaled to mean 0 and std 1 instead: models
+    that learned a correlation have no common scale. ValueError if they are all the same."""
+    values = logits.astype(np.float64)
+    if metric == "pearson":
+        std = values.std()
+        if constant(values) or not std > 0:
+            raise ValueError("its predictions are all the same, so they have no correlation")
+        return np.asarray((values - values.mean()) / std)
+    if average == PROBABILITIES:
+        return probabilities(values)
+    return np.concatenate([-values / 2, values / 2], axis=1) if values.shape[1] == 1 else values
+
+
+def averaged(predictions: Sequence[Floats], weights: Weights) -> Floats:
+    """The ensemble's predictions [N, C], from those of each model as `as_averaged` returns them."""
+    total = sum(weight * predictions[index] for index, weight in weights)
+    return np.asarray(total / sum(weight for _, weight in weights))
+
+
+def choose(
+    predictions: Sequence[Floats],
+    labels: NDArray[np.generic],
+    metric: str,
+    *,
+    most: int = 25,
+    among: Sequence[int] | None = None,
+) -> Choice:
+    """An ensemble chosen greedily (Caruana et al. 2004): each step adds the model that raises the
+    score most; a model can be added more than once.
+
+    The best model alone comes first. Of all sizes up to `most`, each member counted by its weight,
+    the smallest with the highest score is taken. Ties go to the model that scores higher alone,
+    then to the one that comes first in `among`, indices of the models to choose from. Predictions
+    are those of each model on held-out examples, [N, C], as `as_averaged` returns them.
+    """
+    indices = list(range(len(predictions)) if among is None else among)
+
+    def score_of(values: Floats) -> float:
+        value = score(metric, values, labels)
+        return -np.inf if value is None else value
+
+    alone = {index: score_of(predictions[index]) for index in indices}
+    order = sorted(indices, key=lambda index: -alone[index])
+    additions = [(order[0], alone[order[0]])]
+    total = predictions[order[0]].copy()
+    for size in range(2, most + 1):
+        scores = [score_of((total + predictions[index]) / size) for index in order]
+        best = int(np.argmax(scores))  # the first of equal ones
+        total += predictions[order[best]]
+        additions.append((order[best], scores[best]))
+    taken = int(np.argmax([held_score for _, held_score in additions]))
+    members = Counter(index for index, _ in additions[: taken + 1])
+    weights = sorted(members.items(), key=lambda item: (-item[1], indices.index(item[0])))
+    return Choice(tuple(weights), additions[taken][1], additions)
 
 
 class Published(NamedTuple):
@@ -323,3 +401,104 @@ def _mean(parts: Sequence[str], entries: Sequence[Entry]) -> Entry:
         if all(entry.members for entry in entries)
         else (),
     )
+
+
+Row = dict[str, Any]
+
+COLUMNS: Final = (
+    *("task", "metric", "kind", "name", "model", "cell_id", "weight", "members", "parameters"),
+    *("dev_score", "dev_ci_low", "dev_ci_high"),
+    *("difference", "difference_ci_low", "difference_ci_high"),
+    *("to_ensemble", "to_ensemble_ci_low", "to_ensemble_ci_high", "held_score"),
+)
+"""Columns of the CSV. `difference` is a row's dev score less the best member's, paired by example,
+and empty for the best member; `to_ensemble` is its score less the ensemble's."""
+
+
+def _row(entry: Entry, result: Result) -> Row:
+    """An entry with its differences to the best member and to the ensemble. `members` counts cells,
+    each once; it and `parameters` are None where they are not known."""
+    difference, to_ensemble = result.differences(entry)
+    models = {member.row.model for member in entry.members}
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "model": models.pop() if len(models) == 1 else None,
+        "members": len({member.row.cell_id for member in entry.members}) or None,
+        "parameters": entry.parameters,
+        **_with_ends("dev_score", "dev", entry.dev),
+        **_with_ends("difference", "difference", difference),
+        **_with_ends("to_ensemble", "to_ensemble", to_ensemble),
+        "held_score": entry.held_score,
+    }
+
+
+def _cells(result: TaskResult) -> list[Row]:
+    weights = {member.row.cell_id: weight for member, weight in result.members}
+    return [
+        {**_row(entry, result), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}
+        for entry in result.alone
+        for cell_id in [entry.members[0].row.cell_id]
+    ]
+
+
+def csv_rows(results: Iterable[Result]) -> list[Row]:
+    """All rows of the CSV; those of several tasks have the task `sst+sts`."""
+    rows = []
+    for result in results:
+        task = {**dict.fromkeys(COLUMNS), "task": result.task, "metric": result.metric}
+        scored = [_row(entry, result) for entry in result.compared]
+        scored += _cells(result) if isinstance(result, TaskResult) else []
+        rows += [{**task, **row} for row in scored]
+    return rows
+
+
+def as_json(results: Sequence[TaskResult], overall: Overall | None) -> dict[str, Any]:
+    """The result of one task, or those of several tasks with their overall score."""
+
+    def more(result: Result, task: str) -> Row:
+        if result.published is None:
+            return {"notes": result.notes}
+        papers = [paper._asdict() for paper in result.published]
+        return {"notes": result.notes, "published": papers, "published_caveat": caveat(task)}
+
+    tasks = [{**_task_as_json(result), **more(result, result.task)} for result in results]
+    if overall is None:
+        return tasks[0] if len(tasks) == 1 else {"tasks": tasks, "overall": None}
+    parts = {name: getattr(overall, name) for name in ("metric", "parts", "missing")}
+    together = {**parts, **_compared(overall, "best_members"), **more(overall, MULTITASK)}
+    return {"tasks": tasks, "overall": together}
+
+
+def _compared(result: Result, best_name: str) -> Row:
+    ensemble, best, *others = (_row(entry, result) for entry in result.compared)
+    return {"ensemble": ensemble, best_name: best, "baselines": others, "gain": vars(result.gain)}
+
+
+def _task_as_json(result: TaskResult) -> Row:
+    return {
+        **{name: getattr(result, name) for name in ("task", "metric", "average")},
+        "candidates": len(result.pool.members),
+        **_compared(result, "best_member"),
+        "members": [
+            {n: getattr(member.row, n) for n in ("name", "task", "model", "cell_id")}
+            | {"weight": weight}
+            for member, weight in result.members
+        ],
+        "cells": _cells(result),
+        "choice": [
+            {
+                "added": stage.added.row.cell_id,
+                "held_score": stage.held_score,
+                "dev_score": stage.dev_score,
+                "taken": size == result.size,
+            }
+            for size, stage in enumerate(result.stages, start=1)
+        ],
+    }
+
+
+def _with_ends(name: str, prefix: str, interval: Interval | None) -> Row:
+    names = (name, f"{prefix}_ci_low", f"{prefix}_ci_high")
+    ends = (interval.value, interval.low, interval.high) if interval else (None,) * len(names)
+    return dict(zip(names, ends, strict=True))

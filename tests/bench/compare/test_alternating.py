@@ -13,7 +13,8 @@ import pytest
 from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
-from bench.compare import alternating, location
+from bench.compare import alternating
+from bench.compare import sides as places
 from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, cell_pairs, is_undecided, several_slots
 from bench.machine.conditions import find_conditions
@@ -102,7 +103,7 @@ def test_code_that_changes_meanwhile_and_a_grid_that_can_not_go_on_are_errors(
         with pytest.raises(InputError, match=message):
             alternation(tmp_path).measure()
 
-    before = location.Location.grid
+    before = places.Location.grid
 
     def change(self, *arguments):
         if "--repeats" in arguments[0]:
@@ -110,7 +111,7 @@ def test_code_that_changes_meanwhile_and_a_grid_that_can_not_go_on_are_errors(
         return before(self, *arguments)
 
     sides(tmp_path)
-    monkeypatch.setattr(location.Location, "grid", change)
+    monkeypatch.setattr(places.Location, "grid", change)
     with pytest.raises(InputError, match="NEW: the code has changed"):
         alternation(tmp_path).measure()
 
@@ -149,7 +150,7 @@ def test_cells_of_one_side_are_left_out_and_terms_make_sides_of_one_checkout(
     assert {run[1] for run in log(tmp_path)} == {FULL.name}
 
     cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
-    monkeypatch.setattr(location, "_ROOT", make_side(tmp_path / "HERE", cells))
+    monkeypatch.setattr(places, "_ROOT", make_side(tmp_path / "HERE", cells))
     terms = ("amp=off", "amp=bf16")
     (base, new), named, _ = alternation(tmp_path, places=(), terms=terms, rounds=1).measure()
     assert [row.amp for row in read_rows(base)] == ["off"]

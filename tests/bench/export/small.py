@@ -17,8 +17,8 @@ from adapters.injection import inject
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of, heads_of
 from bench.examples.tokenizers import tokenizer_of
+from bench.export.check import Answer
 from bench.export.formats import FORMATS, SNIPPET, missing_library
-from bench.export.fresh import Answer
 from bench.export.snippets import answers
 from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained

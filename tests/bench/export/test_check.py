@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.common.errors import InputError
-from bench.export.check import _tolerance, _wrong, check
+from bench.export.check import _tolerance, _wrong, check, run_fresh
 from bench.export.formats import FORMATS, SNIPPET
-from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
 from tests.bench.export import small
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.export import figures as module
-from bench.export.figures import measure
+from bench.export import exporting as module
+from bench.export.check import Answer, run_fresh
+from bench.export.exporting import measure
 from bench.export.formats import FORMATS, Format
-from bench.export.fresh import Answer, run_fresh
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX
 from bench.results.predictions import values_for
 from tests.bench.export.small import answer_here, expected_logits, exported, need_libraries, trained

@@ -13,7 +13,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.export.card import card
 from bench.export.check import check, texts_of
-from bench.export.figures import measure
+from bench.export.exporting import measure
 from bench.export.formats import FORMATS, SNIPPET, default_format, refusal
 from bench.export.snippets import answers
 from bench.plan.metrics import WORDS
@@ -154,7 +154,7 @@ def test_other_libraries_give_the_logits_of_every_word(shallow, tmp_path, name, 
 def test_the_pipeline_of_transformers_is_compared(exports):
     own, out = exports("transformers", mode="full", layers=None, kind=WORDS)
     expected = small.expected_logits(own)
-    with mock.patch("bench.export.figures.missing_library", lambda form: (
+    with mock.patch("bench.export.exporting.missing_library", lambda form: (
         "not here" if form.name == "onnx" else ""
     )):  # fmt: skip
         figures = measure(own, out, FORMATS["transformers"], expected, lambda *_: None)

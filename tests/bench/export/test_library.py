@@ -9,7 +9,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.export.check import texts_of
 from bench.export.formats import default_format, refusal
-from bench.export.training import why_not_scripted
+from bench.export.formats.contents import why_not_scripted
 from bench.worker.saving import save_weights
 from bench.worker.weights import load_trained
 from tests.bench.export.small import HUB, answer_here, expected_logits, exported, trained_by_library

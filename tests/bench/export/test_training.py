@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bench.export.cells import _kept_logits
-from bench.export.training import SETTINGS, why_not_scripted
+from bench.export.formats.contents import SETTINGS, why_not_scripted
 from bench.plan.metrics import MULTI_LABEL, REGRESSION, WORDS
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft

@@ -2,7 +2,7 @@
 
 import math
 
-from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
+from bench.grid.session import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
 from bench.plan.columns import LARGEST
 from tests.bench.synthetic_rows import cell, failed_row

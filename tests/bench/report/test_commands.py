@@ -20,7 +20,7 @@ from bench.common.messages import command_line
 from bench.compare.__main__ import command as compare
 from bench.grid.__main__ import command
 from bench.grid.inputs import override
-from bench.grid.resume import how_to_go_on
+from bench.grid.session import how_to_go_on
 from bench.plan import gridfile
 from bench.plan.cell import ON
 from bench.plan.columns import BY_NAME, NAMES, format_value

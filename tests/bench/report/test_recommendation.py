@@ -13,11 +13,11 @@ from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError
+from bench.grid.inputs import needed_seeds, power_note, shown_size
 from bench.plan.columns import NAMES
 from bench.plan.metrics import METRICS
 from bench.recommend import main
 from bench.report import recommendation
-from bench.report.power import needed_seeds, power_note, shown_size
 from bench.report.recommendation import _exportable_seed, advice, as_json, form_cost, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.outcomes import outcomes_file

@@ -19,8 +19,9 @@ from adapters.names import LAYER_SETS
 from bench.analysis.groups import groups
 from bench.common.errors import DiskFullError, InputError
 from bench.plan.columns import values_of
-from bench.report import cells, lead, tables
+from bench.report import cells, tables
 from bench.report import pages as report_pages
+from bench.report import render as rendering
 from bench.report.__main__ import main
 from bench.report.changes import amp_section
 from bench.report.pages import escape_markdown
@@ -125,10 +126,10 @@ def test_first_lines_follow_from_the_rows():
         "nothing but full learned": groups(unlearned),
     }
     parts = {
-        title: [lead.title(group), *lead.lead(group), *lead.unlearned(group)]
+        title: [rendering.title(group), *rendering.lead(group), *rendering.unlearned(group)]
         for title, [group] in every.items()
     }
-    parts["measured beside others"] = lead.differs(there, every["on dev examples"][0])
+    parts["measured beside others"] = rendering.differs(there, every["on dev examples"][0])
     empty = report(as_results([]))
     parts["no rows"] = [empty["title"], *empty["lead"], empty["failures_heading"]]
     check_snapshot("lead", parts)

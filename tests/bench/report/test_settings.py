@@ -9,8 +9,8 @@ from bench.plan.learning_rates import candidate
 from bench.report import cells, tables
 from bench.report.changes import changes, changes_sections
 from bench.report.figures import COLOURS, LINES, MARKERS
-from bench.report.rates import candidates, rates_section
 from bench.report.render import render, report
+from bench.report.rounds import candidates, rates_section
 from bench.report.tradeoff import sections
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import (

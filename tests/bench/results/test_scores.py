@@ -13,7 +13,7 @@ from sklearn.preprocessing import label_binarize
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
 from bench.plan.metrics import DEFAULTS, METRICS, check_metric, metrics_for, problem_of
-from bench.report.lead import lead
+from bench.report.render import lead
 from bench.results import predictions
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome, joined

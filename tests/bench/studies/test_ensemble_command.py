@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.results.overall import overall
-from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
 from bench.studies.ensemble.members import find
+from bench.studies.ensemble.result import AVERAGES, as_averaged, averaged, choose
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import (

@@ -13,8 +13,7 @@ from bench.common.errors import DiskFullError
 from bench.results.overall import overall, overall_interval
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import facts_of
-from bench.studies.ensemble.result import ensemble_of, overall_of, published
-from bench.studies.ensemble.rows import COLUMNS
+from bench.studies.ensemble.result import COLUMNS, ensemble_of, overall_of, published
 from tests.bench.browsing import PHONE, WIDE, open_quietly, seen
 from tests.bench.ensembles import DEV, PARTS
 from tests.hostile import TEXTS

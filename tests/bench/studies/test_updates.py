@@ -21,19 +21,28 @@ from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.results.origins import examples_of
 from bench.stats.intervals import Interval
-from bench.studies.updates import truncate as module
 from bench.studies.updates import weights
-from bench.studies.updates.cells import find
-from bench.studies.updates.modules import COLUMNS, FIGURES, KINDS, random_spectrum, spectrum_of
+from bench.studies.updates.cells import (
+    AXES,
+    FIGURES,
+    KINDS,
+    PREFIXES,
+    SIZE,
+    Truncated,
+    Truncation,
+    find,
+    parse_ranks,
+    random_spectrum,
+    spectrum_of,
+)
 from bench.studies.updates.tables import findings
-from bench.studies.updates.truncate import truncate
-from bench.studies.updates.truncation import Truncated, Truncation, parse_ranks
 from bench.studies.updates.weights import (
     base_weights,
     linear_weights,
     load_model,
     pairs,
     position_of,
+    truncate,
 )
 from bench.updates import command
 from minbert.data.tasks import load_task
@@ -146,7 +155,8 @@ def test_tables_csv_and_pages(place, tmp_path, capsys):
         assert words in shown.out
     assert f"report: {reports / 'updates.html'}" in shown.err
     rows = list(csv.DictReader(table.open(newline="")))
-    assert tuple(rows[0]) == COLUMNS
+    figures = (f"{prefix}{figure}" for prefix in PREFIXES.values() for figure in FIGURES)
+    assert [*rows[0]] == ["cell", *AXES, "layer", "kind", "height", "width", SIZE, *figures]
     assert len(rows) == 3 * 6
     assert [row["rank"] for row in rows[::6]] == ["", "4", "4"]
     assert sorted(path.name for path in (reports / "updates").iterdir()) == [
@@ -269,7 +279,7 @@ def test_weights_are_cut_and_all_else_stays(place, monkeypatch):
                 assert torch.equal(tensor, trained[name]), name
         return np.zeros((len(encoded[0].lengths), 5), dtype=np.float32)
 
-    monkeypatch.setattr(module, "predict", predicted)
+    monkeypatch.setattr(weights, "predict", predicted)
     examples = examples_of(cell.row, None)
     truncate(cell, base, (0, 1, 5, 99), examples, None, tiny_cells.conditions(), lambda _: None)
     assert seen == [{32}, {0}, {1}, {5}, {32}]

@@ -9,10 +9,10 @@ import pandas as pd
 
 from bench.analysis.claims import Estimate, Verdict, judge, over_tasks
 from bench.analysis.scorepairs import ScorePair
+from bench.grid.inputs import OF_EXAMPLES, OF_SEEDS
 from bench.plan.claimsfile import SCORE, load
 from bench.plan.metrics import metric_of
 from bench.report.claims import levels, measured, reason
-from bench.report.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.comparing import mean_of_settings, sample_means
 from tests.experiments.pages import DOCS, with_tables
 

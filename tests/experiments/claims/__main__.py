@@ -20,7 +20,7 @@ from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.predictions import keep_outcomes, outcome_of
 from bench.results.rowfile import encode, read_rows, record
 from bench.stats.racing import ROUNDS
-from bench.studies.updates import truncate
+from bench.studies.updates import weights
 from bench.studies.updates.cells import find
 from minbert.data.tasks import find_task, load_task, load_test
 from tests.experiments.claims import CLAIMS, FIGURES, PAGES, WORLDS, measure, page
@@ -152,7 +152,7 @@ def updates(folder, options, data):
 
 def cut(cell, data):
     """Rows of a cell as if it had a rank, to which its updates are cut, with their outcomes."""
-    logits, predict = [], truncate.predict
+    logits, predict = [], weights.predict
 
     def kept(*of, **options):
         logits.append(predict(*of, **options))
@@ -161,12 +161,12 @@ def cut(cell, data):
     folder = data_folder(cell.row, cell.folder, data)
     examples = examples_of(cell.row, folder)
     base = model_of(cell.row, cell.folder, "train it again")
-    truncate.predict = kept
+    weights.predict = kept
     try:
-        found = truncate.truncate(cell, base, RANKS, examples, folder,
+        found = weights.truncate(cell, base, RANKS, examples, folder,
                                   find_conditions("cpu").conditions, lambda _: None)  # fmt: skip
     finally:
-        truncate.predict = predict
+        weights.predict = predict
     if found.problem:
         raise ValueError(found.problem)
     ((part),) = examples.parts.values()

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from bench.analysis.recommendation import Candidates, recommend
-from bench.report.power import shown_size
+from bench.grid.inputs import shown_size
 from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
 from tests.experiments.decisions.worlds import MARGIN, TRAININGS, Resampled, beyond, worlds
@@ -88,7 +88,7 @@ def parts(scenarios):
 
 
 def variances(known):
-    """The variances of `bench.report.power`: over examples and between seeds, times the number
+    """The variances of `bench.grid.inputs`: over examples and between seeds, times the number
     of examples, of a difference; medians over pairs of settings with three seeds."""
     compared = known.comparison
     pairs = np.triu(compared.seeds == 3, 1)

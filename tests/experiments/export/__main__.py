@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.export.fresh import hub_cache
+from bench.export.check import hub_cache
 from tests.bench.export.small import base_folder, base_of, expected_logits, exported
 
 if __name__ == "__main__":

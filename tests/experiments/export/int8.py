@@ -11,10 +11,9 @@ import numpy as np
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from bench.examples.tokenizers import tokenizer_of
-from bench.export.check import texts_of
+from bench.export.check import run_fresh, texts_of
 from bench.export.formats import FORMATS
 from bench.export.formats.onnx import INT8, MODEL, write
-from bench.export.fresh import run_fresh
 from bench.export.trained import Trained, describe_base
 from bench.results.predictions import outcome_of
 from bench.results.scores import defined_score

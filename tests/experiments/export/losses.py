@@ -18,9 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.export.formats import FORMATS
-from bench.export.formats.contents import write_tokenizer
+from bench.export.formats.contents import write_tokenizer, write_training
 from bench.export.trained import Base, Trained
-from bench.export.training import write_training
 from bench.plan.metrics import MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORDS
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.prepared import Prepared, lines, write

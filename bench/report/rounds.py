@@ -1,20 +1,27 @@
-"""The report's section on learning rates: the tries of a search, and its choices."""
+"""The report's sections on what went in rounds: the tries of a search for learning rates, and its
+choices; and who was in a race, who left when and why, and its answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
+from matplotlib.patches import Patch
 
 from bench.analysis.groups import Group
+from bench.analysis.racing import Raced
+from bench.analysis.recommendation import Recommendation
 from bench.plan.cell import SEARCHED, Value, named
 from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, current_rows
 from bench.report import figures
 from bench.report.cells import why
+from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend, canvas
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
+from bench.report.text import signed
+from bench.stats.racing import ROUNDS
 
 _choice: Final = attrgetter(
     *("mode", "layers", "rank", "unfreeze"),
@@ -25,6 +32,7 @@ _conditions: Final = attrgetter(
     *("task", "max_train", "max_dev"),
 )
 """What a search's tries share with the cells that they are for; data and machine differ."""
+_COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
 
 
 def rates_section(
@@ -112,3 +120,46 @@ def _table(tries: pd.DataFrame, without: str, caption: str) -> Table:
     chosen = tries["chosen"].map({True: "yes", False: ""})
     rows = tries.assign(chosen=chosen).drop(columns=without).to_dict("records")
     return table("rates", rows, caption, folded=True)
+
+
+def race_section(recommended: Recommendation | None) -> list[Section]:
+    """The section on the race that decides; none without one."""
+    if recommended is None or recommended.raced is None:
+        return []
+    raced = recommended.raced
+    shown = [_entry(raced, i) for i in range(len(raced.settings))]
+    heading = phrase("captions", "race_heading", raced, ROUNDS)
+    drawing = _bars(shown, phrase("captions", "race"))
+    return [Section("race", "Race", heading, [], [drawing], [table("race", shown, folded=True)])]
+
+
+def _entry(raced: Raced, i: int) -> dict[str, Any]:
+    race, setting = raced.race, raced.settings[i]
+    state = "left" if i in race.left else "open"
+    if race.is_over and i == race.shown:
+        state = "pick"
+    elif race.is_over and i == raced.best:
+        state = "best"
+    return {
+        "setting": setting.label, "state": state, "gap": raced.gap(i),
+        "rounds": race.left.get(i, len(race.rounds)),
+        "score": raced.group.scoring.gain(float(raced.scores[i])),
+    }  # fmt: skip
+
+
+def _bars(entries: Sequence[dict[str, Any]], caption: str) -> Drawing:
+    """A bar over the rounds of each setting, and at its end how it stood."""
+    with canvas(0.9 + 0.24 * len(entries)) as (figure, axes):
+        for place, entry in enumerate(entries):
+            rounds, gap = entry["rounds"], entry["gap"]
+            axes.barh(place, rounds, color=_COLOURS[entry["state"]], height=0.6)
+            if gap is not None:
+                axes.text(rounds + 0.08, place, signed(100 * gap, 1), va="center", fontsize=7)
+        axes.set(xlim=(0, ROUNDS + 0.7), xlabel="rounds", xticks=range(ROUNDS + 1))
+        axes.set_yticks(range(len(entries)), [entry["setting"] for entry in entries])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        states = dict.fromkeys(entry["state"] for entry in entries)
+        add_legend(figure, [Patch(color=_COLOURS[state], label=state) for state in states])
+    names = (f"{e['setting']}: {e['state']} after round {e['rounds']}" for e in entries)
+    return Drawing.of(figure, "race", f"{'; '.join(names)}.", caption)
