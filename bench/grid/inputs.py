@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
-from bench.examples.options import merged
-from bench.examples.own import find_source
+from bench.examples.own import find_source, merged
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes, find_length
 from bench.launch import checks

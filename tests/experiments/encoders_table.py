@@ -27,7 +27,7 @@ from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
 from bench.worker.weights import load_trained
 from minbert.data.batches import collate, plan_epoch
-from minbert.model.families import FAMILIES
+from minbert.model.config import FAMILIES
 from minbert.training.evaluation import predict
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of

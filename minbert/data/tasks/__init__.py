@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Final
 
 from minbert.data.tasks import cs224n, prepared, vader
+from minbert.data.tasks.base import RACE_FOLDS as RACE_FOLDS
 from minbert.data.tasks.base import Data as Data
 from minbert.data.tasks.base import Examples as Examples
+from minbert.data.tasks.base import Folds as Folds
 from minbert.data.tasks.base import Sizes as Sizes
 from minbert.data.tasks.base import Task as Task
 from minbert.data.tasks.base import TaskData as TaskData
+from minbert.data.tasks.base import for_race as for_race
 from minbert.data.tasks.base import for_search as for_search
 from minbert.data.tasks.base import without_searched as without_searched
-from minbert.data.tasks.folds import RACE_FOLDS as RACE_FOLDS
-from minbert.data.tasks.folds import Folds as Folds
-from minbert.data.tasks.folds import for_race as for_race
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
 

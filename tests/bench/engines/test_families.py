@@ -20,7 +20,7 @@ from bench.worker.weights import load_trained
 from minbert.data.batches import Batch
 from minbert.data.tokenizer import Tokenizer
 from minbert.model.checkpoint import load_encoder, save_checkpoint
-from minbert.model.families import FAMILIES
+from minbert.model.config import FAMILIES
 from minbert.model.heads import ClassificationHead
 from tests.encoders import KINDS, job
 from tests.experiments import encoders_table as table
