@@ -23,7 +23,7 @@ from bench.common.messages import echo
 from bench.common.progress import ShowStep, note_to_stderr, progress_bar
 from bench.examples.checks import LONGEST, SAMPLE, THRESHOLD, N
 from bench.examples.own import PATH, find_source, merged, with_details
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.launch.checks import check_reports
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.gridfile import Settings

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from bench.common.errors import InputError
 from bench.examples.own import find_source, merged
-from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import cut_notes, find_length
+from bench.examples.tokens import cut_notes, find_length, tokenizer_of
 from bench.launch import checks
 from bench.machine.conditions import Target
 from bench.machine.devices import Device

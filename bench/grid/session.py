@@ -15,7 +15,7 @@ from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError, writing
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.grid.cells import Cells, PlanDispatcher
 from bench.grid.plans import round_name
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again

@@ -30,6 +30,9 @@ from minbert.data.tasks import Examples, Task
 from minbert.data.tasks.splitting import smallest
 from minbert.model.config import FAMILIES
 
+if TYPE_CHECKING:
+    from minbert.model.classifier import Classifier
+
 HELD_OUT: Final = 0.2
 """The share of the training examples on which the strength of regularisation is chosen."""
 STRENGTHS: Final = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
@@ -44,10 +47,7 @@ _MOST_WORDS: Final = 100_000  # words with embeddings that are trained on
 _EPOCHS: Final = 20
 _ENDS: Final = 3  # characters of the longest prefix and suffix
 _EDGE: Final = ""  # the word before the first and after the last
-if TYPE_CHECKING:
-    from minbert.model.classifier import Classifier
-
-_BATCH: Final = 64
+_BATCH: Final = 64  # texts that are embedded at once
 
 
 def predict(

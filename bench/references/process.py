@@ -13,8 +13,7 @@ from bench.common.child import serve
 from bench.common.command import BAD_INPUT
 from bench.common.messages import one_line
 from bench.engines.engine import folder_of
-from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import encode_for
+from bench.examples.tokens import encode_for, tokenizer_of
 from bench.plan.examples import folds_of, unchanged
 from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION

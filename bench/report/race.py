@@ -11,7 +11,7 @@ from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend,
 from bench.report.pages import Section, phrase
 from bench.report.tables import table
 from bench.report.text import signed
-from bench.stats.racing import ROUNDS
+from bench.stats.best import ROUNDS
 
 _COLOURS: Final = {"pick": GREEN, "best": BLUE, "open": ORANGE, "left": GREY}
 

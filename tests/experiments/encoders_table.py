@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.job import Job

@@ -11,7 +11,7 @@ import torch
 from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.export.formats.contents import write_tokenizer
 from bench.plan.models import find_model
 from bench.worker.probes.products import required
