@@ -18,9 +18,8 @@ from bench.plan.columns import NAMES
 from bench.report.claims import claims_section
 from bench.results.outcomes import Outcome, digest_of, outcome_key, outcomes_file, write_outcomes
 from bench.results.rowfile import encode, read_rows, record
-from bench.stats.best import FEWEST_SEEDS
+from bench.stats.best import FEWEST_SEEDS, ROUNDS
 from bench.stats.intervals import wilson
-from bench.stats.racing import ROUNDS
 from tests.bench.synthetic_rows import cell, result_row
 from tests.experiments import alternatives, claims, decisions, races, rates, words
 from tests.experiments.comparing import __main__ as comparing

@@ -12,8 +12,8 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, point, settings_of
 from bench.common.errors import InputError
 from bench.plan.budget import was_left_out
+from bench.stats.best import ROUNDS, Race, Round
 from bench.stats.intervals import Floats
-from bench.stats.racing import ROUNDS, Race, Round
 
 
 @dataclass(frozen=True, eq=False)

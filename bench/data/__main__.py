@@ -21,11 +21,9 @@ from bench.common.errors import InputError, writing
 from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.common.progress import ShowStep, note_to_stderr, progress_bar
-from bench.examples.checks import SAMPLE
-from bench.examples.near import LONGEST, THRESHOLD, N
-from bench.examples.options import PATH, merged, with_details
-from bench.examples.own import find_source
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.checks import LONGEST, SAMPLE, THRESHOLD, N
+from bench.examples.own import PATH, find_source, merged, with_details
+from bench.examples.tokens import tokenizer_of
 from bench.launch.checks import check_reports
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.gridfile import Settings

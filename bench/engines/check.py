@@ -40,7 +40,7 @@ _COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.po
 """What decides the code that a model without adapters runs."""
 _ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora", "cell.lora_fa")
 _CODE: Final = (
-    "adapters", "bench/engines", "bench/examples/tokenizers.py", "bench/plan", "minbert",
+    "adapters", "bench/engines", "bench/examples/tokens.py", "bench/plan", "minbert",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def answers_to(request: dict[str, Any]) -> Iterator[str]:
 def _load(folder: Path) -> None:
     import torch
 
-    from bench.examples.tokenizers import tokenizer_of
+    from bench.examples.tokens import tokenizer_of
     from minbert.model.checkpoint import load_encoder
     from minbert.model.config import BertConfig
     from minbert.model.encoder import BertEncoder
@@ -140,7 +140,7 @@ def _load(folder: Path) -> None:
 def _build(jobs: list[Job]) -> str:
     """Build and check the models of the jobs, which are of one encoder; its layers."""
     from bench.engines import transformers
-    from bench.examples.tokenizers import fast_tokenizer
+    from bench.examples.tokens import fast_tokenizer
 
     models = [transformers.skeleton(job) for job in jobs]
     highest = fast_tokenizer(Path(jobs[0].tokenizer)).highest_id

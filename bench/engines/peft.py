@@ -17,11 +17,11 @@ from bench.engines.classifier import (
     FIRST_A,
     FIRST_B,
     EncoderClassifier,
+    listed,
     on_meta,
     reason,
     seeded,
 )
-from bench.engines.layer_sets import listed
 from bench.plan.adapter_configs import UNSUITED_INITIALISATIONS, check_adapter_config
 from bench.plan.cell import DEFAULT, ON
 from bench.plan.job import Job

@@ -1,25 +1,30 @@
-"""From `--data` to examples that workers can read: recognised, read, split, and prepared once.
+"""From `--data` to examples that workers can read: recognised, read, split, and prepared once; and
+the flags that describe the user's own data, shared by the commands that read it.
 
 A validation share is split off by digest of the texts, or of the groups, so it is the same for
 every cell and on every machine.
 """
 
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import click
 import numpy as np
+from pydantic import ValidationError
 
+from bench.common.command import options_in
 from bench.common.errors import InputError
 from bench.common.files import remove_oldest
 from bench.common.progress import Console
-from bench.examples.options import flag_of
 from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
-from bench.plan.metrics import SINGLE_LABEL
+from bench.plan.metrics import PROBLEM_NAMES, SINGLE_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write
@@ -32,6 +37,7 @@ _MOST_FOLDERS: Final = 16
 """Most sets of prepared examples in the cache; the one used longest ago is removed first."""
 _GENERIC: Final = {"train", "training", "data", "dataset", "all", "examples"}
 """Names of files that say nothing about their content: their folder's name is taken."""
+PATH: Final = "FILE|DIR|hub:NAME"
 
 
 @dataclass(frozen=True)
@@ -164,3 +170,57 @@ def _without_leaks(data: TaskData) -> Examples:
     if not kept.any():
         raise InputError("--drop-leaks: the text of every training example is in dev")
     return data.train.taken(kept)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Names separated by commas; those with commas of their own are in double quotes."""
+    try:
+        [names] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise click.UsageError(f"--classes {text!r}: give names separated by commas") from error
+    return tuple(name.strip() for name in names)
+
+
+_add_details: Final = options_in(
+    __file__,
+    "options.toml",
+    {"problem": click.Choice(PROBLEM_NAMES), "classes": click.types.FuncParamType(_listed)},
+)
+
+
+def flag_of(field: str) -> str:
+    return "--data-config" if field == "config" else f"--{field.replace('_', '-')}"
+
+
+def with_details(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the flags that describe data to a command, which receives those given as a dict named
+    `data`. The command declares `path` itself."""
+
+    @wraps(function)
+    def command(**values: Any) -> int:
+        given = {name: values.pop(name, None) for name in DataSpec.model_fields}
+        data = {name: value for name, value in given.items() if value not in (None, False)}
+        return function(data=data, **values)
+
+    return _add_details(command)
+
+
+with_data: Final = options_in(__file__, "data.toml", groups={"data": with_details})
+
+
+def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:
+    """A grid file's description of data with the flags that were given; None: neither.
+    click.UsageError for flags without data that they describe."""
+    if not given:
+        return spec
+    if spec is None and "path" not in given:
+        flag = flag_of(next(name for name in DataSpec.model_fields if name in given))
+        raise click.UsageError(f"{flag} describes data: give it with --data")
+    if spec is not None and "path" in given:
+        spec = None  # other data: what the file says of its own does not fit
+    try:
+        return DataSpec.model_validate({**(spec.model_dump() if spec else {}), **given})
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        flag = "--data" if name in ("path", "test") else flag_of(name)
+        raise click.UsageError(f"{flag}: give a name that is not empty") from error

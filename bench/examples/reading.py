@@ -1,8 +1,9 @@
-"""The user's own data: read, with the roles of columns and the kind of problem inferred."""
+"""Own data: which files, parts of a folder or data sets on the hub are for which use; and
+their examples, with the roles of columns and the kind of problem inferred."""
 
 import re
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,15 +11,26 @@ from typing import Final
 import numpy as np
 
 from bench.common.errors import InputError
+from bench.examples import arrow
 from bench.examples.columns import as_words, check_columns, choose, columns_of
 from bench.examples.labels import Labels, as_lists, check_known, classes_of, encode, infer_problem
 from bench.examples.records import Fields, Records, Value, listed
-from bench.examples.sources import test_table, training_tables
-from bench.examples.words import DOCUMENT, encode_classes, encode_tags, have_scheme
-from bench.plan.dataset import DataSpec
+from bench.examples.textfiles import delimited, json_lines, plain_texts
+from bench.examples.words import (
+    DOCUMENT,
+    UNIVERSAL,
+    annotated,
+    conll,
+    encode_classes,
+    encode_tags,
+    has_words,
+    have_scheme,
+)
+from bench.plan.dataset import HUB, DataSpec
 from bench.plan.metrics import BY_WORD, MULTI_LABEL, REGRESSION, SINGLE_LABEL, WORD_CLASSES, WORDS
 from minbert.data.problems import PROBLEMS
 from minbert.data.tasks import Examples
+from minbert.files import is_file, is_folder
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
 _WHITE: Final = re.compile(r"\s")
@@ -26,6 +38,21 @@ _EMPTY: Final = "with an empty text"
 _LIST: Final = "with a list in place of a text"
 _BROKEN: Final = "with a NUL character or half of a surrogate pair"
 _UNLABELLED: Final = "without a label"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_NAMES: Final = {TRAIN: (TRAIN,), VALIDATION: (VALIDATION, "valid", "val", "dev"), TEST: (TEST,)}
+"""Names of parts, and of files in a folder without their suffixes."""
+_READERS: Final[dict[str, Callable[[Path], Records]]] = {
+    ".csv": delimited,
+    ".tsv": lambda path: conll(path) if has_words(path) else delimited(path),
+    ".jsonl": annotated,
+    ".json": annotated,
+    ".parquet": arrow.parquet,
+    ".conll": conll,
+    ".bio": conll,
+    UNIVERSAL: conll,
+    ".txt": conll,
+}
+_SAVED: Final = ("dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -233,3 +260,84 @@ def _stripped(field: Value) -> Value:
 
 def _is_readable(text: str) -> bool:
     return text.isprintable() or not _UNREADABLE.search(text)
+
+
+def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
+    """The tables of the training and, where there are any, of the validation examples. InputError:
+    they don't exist, or can't be read."""
+    parts = _parts(spec)
+    train = _part(spec, parts, TRAIN)
+    if train is None:
+        raise InputError(
+            f"--data {spec.path}: has no part train and no file {TRAIN}.csv (.tsv, .jsonl, "
+            ".parquet); name a file, or a folder that has one"
+        )
+    if spec.validation is not None:
+        return train, _table(Path(spec.validation), "--validation")
+    return train, _part(spec, parts, VALIDATION)
+
+
+def test_table(spec: DataSpec) -> Records:
+    """The table of the test examples, which nothing else reads. InputError: there are none, or they
+    can't be read."""
+    if spec.test is not None:
+        return _table(Path(spec.test), "--test")
+    table = _part(spec, _parts(spec), TEST)
+    if table is None:
+        raise InputError(f"--data {spec.path}: has no test examples; name a file with --test FILE")
+    return table
+
+
+def _parts(spec: DataSpec) -> list[tuple[str, Path | Records]]:
+    """The parts of a data set, with their names; files are not opened yet."""
+    if spec.is_on_hub:
+        return [*arrow.from_hub(spec.path, spec.config).items()]
+    if spec.config is not None:
+        raise InputError(f"--data-config {spec.config}: is for data sets on the hub, --data {HUB}…")
+    path = Path(spec.path)
+    if not is_folder(path):
+        return [(TRAIN, path)]
+    if any(is_file(path / name) for name in _SAVED):
+        return [*arrow.saved(path).items()]
+    files = [
+        path / f"{name}{suffix}"
+        for names in _NAMES.values()
+        for name in names
+        for suffix in _READERS
+    ]
+    files = [file for file in files if is_file(file)]
+    tables = [file for file in files if file.suffix != ".txt"]  # a text file may be about them
+    return [(file.stem, file) for file in tables or files]
+
+
+def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) -> Records | None:
+    files = [part for name, part in parts if name in _NAMES[side]]
+    if len(files) > 1:
+        names = " and ".join(part.name for part in files)
+        raise InputError(
+            f"--data {spec.path}: {names} are there; name one by --data or --validation"
+        )
+    return _table(files[0], "--data") if files else None
+
+
+def table_of_texts(file: Path) -> Records:
+    """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
+    of examples. InputError: it doesn't exist, or can't be read."""
+    own = {".txt": plain_texts, ".jsonl": json_lines, ".json": json_lines}
+    return _read(file, str(file), _READERS | own)
+
+
+def _table(file: Path | Records, flag: str) -> Records:
+    return file if isinstance(file, Records) else _read(file, f"{flag} {file}", _READERS)
+
+
+def _read(file: Path, name: str, readers: Mapping[str, Callable[[Path], Records]]) -> Records:
+    if not is_file(file):
+        reason = "is a folder; name a file" if is_folder(file) else "there is no such file"
+        raise InputError(f"{name}: {reason}")
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{name}: its format is not known by its suffix; known: {', '.join(readers)}"
+        )
+    return reader(file)

@@ -20,20 +20,17 @@ from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.common.files import remove_oldest, write_atomically
-from bench.examples.tokenizers import tokenizer_of
-from bench.plan.cell import Cell, digest
+from bench.plan.cell import MINBERT, Cell, digest
 from minbert.assets.cache import cache_folder
-from minbert.data import mapped
-from minbert.data.encoded import Encoded
+from minbert.data.encoded import Arrays, Encoded, array_bytes, read_arrays
 from minbert.data.tasks import Data, Examples, source_files
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.data.words import ENTITIES
-from minbert.files import is_file, sha256_of, vocabulary_digest
+from minbert.files import VOCABULARIES, is_file, sha256_of, vocabulary_digest
 
 if TYPE_CHECKING:
     from minbert.data.tokenizer import TextEncoder
 
-FORMAT: Final = 6
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -41,7 +38,8 @@ _ROOT: Final = Path(__file__).parents[2]
 _CODE: Final = tuple(
     _ROOT / name
     for name in (
-        "bench/examples/tokenizers.py",
+        "bench/examples/tokens.py",
+        "minbert/data/encoded.py",
         "minbert/data/tokenizer.py",
         "minbert/files.py",
         "minbert/model/config.py",
@@ -152,7 +150,7 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
     if path is None or not is_file(path):
         return None
     try:
-        arrays, notes = mapped.read(path)
+        arrays, notes = read_arrays(path)
     except (OSError, ValueError):
         return None
     if not notes[_DATA].startswith(cell.data_digest):
@@ -172,7 +170,7 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
     """Tokenise the examples of a cell, and store them in their file if that is possible. InputError
     for a vocabulary that can't be used."""
     encoder = tokenizer_of(cell.engine, tokenizer)  # a worker that maps its tokens needs none
-    arrays: mapped.Arrays = {}
+    arrays: Arrays = {}
 
     def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
         encoded = encode_for(cell, encoder, examples)
@@ -191,7 +189,7 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
         notes = {_DATA: data.digest, _PIECES: " ".join(pieces)}
         with suppress(OSError):  # without space or permission there is no file
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, mapped.to_bytes(arrays, notes))
+            write_atomically(path, array_bytes(arrays, notes))
             # a process that has mapped a removed file can go on
             remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
     return pieces
@@ -208,7 +206,6 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
     """The file of a cell's examples; None where its sources can't be read."""
     try:
         sources = [
-            FORMAT,
             metadata.version("tokenizers"),
             cell.engine_version or _VERSION,
             cell.data_digest,
@@ -256,3 +253,43 @@ def find_length(data: Data, encoder: "TextEncoder", longest: int) -> tuple[int, 
     )
     length = auto_max_length(lengths, longest)
     return length, f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"
+
+
+def tokenizer_of(engine: str, folder: Path) -> "TextEncoder":
+    """The tokenizer of a checkpoint: minbert's own where its engine runs and the vocabulary is one
+    of BERT, else transformers'. InputError for a vocabulary that can't be used."""
+    from minbert.data.tokenizer import Tokenizer
+
+    if engine == MINBERT and any(is_file(folder / name) for name in VOCABULARIES):
+        try:
+            return Tokenizer.from_folder(folder)
+        except InputError as error:
+            if "no BERT vocabulary" not in str(error):
+                raise
+    return fast_tokenizer(folder)
+
+
+def fast_tokenizer(folder: Path) -> "TextEncoder":
+    """A checkpoint's own fast tokenizer. InputError if transformers can't load it or it is slow."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise InputError(
+            f"{folder}: its tokenizer is none of BERT's, and is loaded by transformers: "
+            "pip install -e '.[transformers]'"
+        ) from None
+    from minbert.data.tokenizer import TextEncoder
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # of many kinds, by the tokenizer's class
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: transformers can't load its tokenizer: {reason}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"{folder}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
+            "(tokenizer.json), which engine transformers needs; take another checkpoint"
+        )
+    return TextEncoder(tokenizer.backend_tokenizer, tokenizer)

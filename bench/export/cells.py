@@ -59,7 +59,7 @@ def find_trained(
     job = replace(job, checkpoint=str(model.checkpoint), tokenizer=str(model.tokenizer))
 
     # torch loads after the training, which has a process of its own
-    from bench.examples.tokenizers import tokenizer_of
+    from bench.examples.tokens import tokenizer_of
     from bench.worker.setup import load_examples
     from bench.worker.weights import load_trained
 

@@ -35,8 +35,7 @@ from bench.common.files import atomic_file
 from bench.common.messages import count, one_line, printable
 from bench.common.progress import Console, note_to_stderr
 from bench.examples.columns import choose_texts
-from bench.examples.reading import Words, texts_in
-from bench.examples.sources import table_of_texts
+from bench.examples.reading import Words, table_of_texts, texts_in
 from bench.examples.textfiles import typed_texts
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers

@@ -28,9 +28,8 @@ from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import echo
 from bench.common.progress import note_to_stderr
-from bench.examples.options import with_data
-from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import find_length
+from bench.examples.own import with_data
+from bench.examples.tokens import find_length, tokenizer_of
 from bench.fit.answers import LARGEST, Costs, is_plain, label_of, remarks
 from bench.fit.verify import verified
 from bench.forecast.client import NoPredictionError, find_formulae, lock_on

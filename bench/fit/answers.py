@@ -12,8 +12,14 @@ from typing import Any, Final
 from bench.analysis.setting import number
 from bench.common.errors import InputError
 from bench.forecast.costs import Formulae, Variant
-from bench.forecast.fit import WITHIN, apply
-from bench.forecast.forecast import load_features, memory_prior, peak_features, time_prior
+from bench.forecast.forecast import (
+    WITHIN,
+    apply,
+    load_features,
+    memory_prior,
+    peak_features,
+    time_prior,
+)
 from bench.plan.cell import ABOUT, Cell
 from bench.plan.gridfile import USUAL_BATCH
 from bench.plan.rows import Row

@@ -19,8 +19,7 @@ from bench.common.messages import echo
 from bench.common.progress import Console
 from bench.forecast.client import NoPredictionError, lock_on
 from bench.forecast.costs import Variant
-from bench.forecast.fit import Fit, errors
-from bench.forecast.forecast import Forecast
+from bench.forecast.forecast import Fit, Forecast, errors
 from bench.forecast.outlook import Counting, make_forecast
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, find_conditions

@@ -45,8 +45,7 @@ def _trace(jobs: list[Job], imports_mib: dict[bool, float]) -> Iterator[Formulae
 def _count(
     jobs: list[Job], seeds: list[int], imports_mib: dict[bool, float]
 ) -> Iterator[Totals | str]:
-    from bench.forecast.batches import find_shapes
-    from bench.forecast.fake import UncountableError, count
+    from bench.forecast.fake import UncountableError, count, find_shapes
 
     variants = [Variant.of(job.cell) for job in jobs]
     shapes = find_shapes(jobs[0], seeds, {variant.size for variant in variants})

@@ -26,7 +26,7 @@ from bench.analysis.costs import parse_where
 from bench.common.command import described, options_in, reports_for, run_command, runs_for
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
-from bench.examples.options import with_data
+from bench.examples.own import with_data
 from bench.executors.executor import open_executor, with_executor
 from bench.forecast.outlook import Outlook
 from bench.grid.dryrun import print_plan

@@ -19,7 +19,7 @@ from bench.plan.budget import minutes, that_fit
 from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.report.text import sentences
-from bench.stats.racing import ROUNDS
+from bench.stats.best import ROUNDS
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")

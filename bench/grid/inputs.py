@@ -10,10 +10,8 @@ from statistics import NormalDist
 from typing import Any, Final
 
 from bench.common.errors import InputError
-from bench.examples.options import merged
-from bench.examples.own import find_source
-from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import cut_notes, find_length
+from bench.examples.own import find_source, merged
+from bench.examples.tokens import cut_notes, find_length, tokenizer_of
 from bench.launch import checks
 from bench.machine.conditions import Target
 from bench.machine.devices import Device

@@ -13,8 +13,7 @@ from bench.plan.learning_rates import Search, why_no_rates, without_rates
 from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
-from bench.stats.best import FEWEST_SEEDS
-from bench.stats.racing import ROUNDS
+from bench.stats.best import FEWEST_SEEDS, ROUNDS
 
 
 class Kinds:

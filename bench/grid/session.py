@@ -16,7 +16,7 @@ from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError, writing
 from bench.common.messages import command_line, echo
 from bench.common.progress import note_to_stderr
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.grid.cells import Cells, PlanDispatcher
 from bench.grid.plans import round_name
 from bench.launch.display import Display

@@ -10,8 +10,7 @@ from bench.common.errors import InputError
 from bench.common.files import read_tables
 from bench.common.messages import shown
 from minbert.files import config_file, read_json
-from minbert.model.config import BertConfig, EncoderSizes
-from minbert.model.families import BERT, FAMILIES
+from minbert.model.config import BERT, FAMILIES, BertConfig, EncoderSizes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,7 @@ from minbert.files import (
     read_json,
     vocabulary_digest,
 )
-from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig, EncoderSizes
-from minbert.model.families import FAMILIES
+from minbert.model.config import ACTIVATIONS, FAMILIES, GEOMETRIES, ONLY, BertConfig, EncoderSizes
 
 
 @dataclass(frozen=True)

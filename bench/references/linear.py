@@ -1,5 +1,6 @@
 """Predictions of simple methods: the majority, and linear models on TF-IDF or on embeddings; of
-tags the most frequent one of each word, and linear models on features or embeddings of words.
+tags the most frequent one of each word, and linear models on features or embeddings of words. The
+embeddings are those of an encoder that was not trained for the task.
 
 Predictions are [N, C]: for classes a score of each, of which the highest is predicted; for several
 labels a score of each, predicted if it is above 0; for numbers [N, 1]. scikit-learn is imported on
@@ -8,22 +9,29 @@ first use.
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.plan.architectures import model_type_of
 from bench.plan.metrics import SINGLE_LABEL, WORDS
 from bench.results.facts import FROZEN, TFIDF
 from bench.results.outcomes import joined
 from bench.results.predictions import outcome_of
 from bench.results.scores import Score, every_score
 from bench.stats.intervals import Floats
+from minbert.data.encoded import Encoded
 from minbert.data.metrics import constant
 from minbert.data.tasks import Examples, Task
 from minbert.data.tasks.splitting import smallest
+from minbert.model.config import FAMILIES
+
+if TYPE_CHECKING:
+    from minbert.model.classifier import Classifier
 
 HELD_OUT: Final = 0.2
 """The share of the training examples on which the strength of regularisation is chosen."""
@@ -39,6 +47,7 @@ _MOST_WORDS: Final = 100_000  # words with embeddings that are trained on
 _EPOCHS: Final = 20
 _ENDS: Final = 3  # characters of the longest prefix and suffix
 _EDGE: Final = ""  # the word before the first and after the last
+_BATCH: Final = 64  # texts that are embedded at once
 
 
 def predict(
@@ -283,3 +292,68 @@ def scores(
         for logits, dev in zip(predictions, sides, strict=True)
     ]
     return every_score(problem, joined(outcomes))
+
+
+def embedder(
+    checkpoint: Path, pooling: str, device: str, *, by_word: bool = False
+) -> Callable[..., NDArray[Any]]:
+    """A function that returns the embeddings [N, H] of texts, computed in fp32; of texts with tags
+    the last hidden state at the first token of each word [M, H].
+
+    With pooling `pooler` they are the pooler's in BERT, with random weights, as in cells, where the
+    checkpoint lacks it. In other architectures they are the last hidden state at the first token,
+    as all layers between that and the classes are new.
+    """
+    import torch
+
+    from minbert.training.evaluation import predict
+
+    make = _bert if model_type_of(checkpoint) in FAMILIES else _other
+    model = make(checkpoint, pooling, by_word)
+    model.to(torch.device(device))
+
+    def embed(texts: Encoded, tags: NDArray[Any] | None = None) -> NDArray[Any]:
+        embeddings = predict(
+            model, [texts], batch_size=_BATCH, amp="off", device=torch.device(device), tags=tags
+        )
+        return embeddings if by_word else embeddings.astype(np.float64)
+
+    return embed
+
+
+def _bert(checkpoint: Path, pooling: str, by_word: bool) -> "Classifier":
+    """A BERT, which returns embeddings as if they were logits."""
+    from torch import nn
+
+    from minbert.model.checkpoint import load_encoder
+    from minbert.model.classifier import BertClassifier, HeadConfig, initialise
+    from minbert.model.config import BertConfig
+
+    config, heads = BertConfig.from_folder(checkpoint), {"": HeadConfig(1, by_token=by_word)}
+    model = BertClassifier(config, heads, pooling=pooling, dropout=0.0)
+    load_encoder(model.bert, checkpoint)
+    initialise(model, 0)
+    model.classifier = nn.Identity()
+    return model
+
+
+def _other(checkpoint: Path, pooling: str, by_word: bool) -> "Classifier":
+    """An encoder of another architecture, likewise."""
+    from torch import float32, nn
+    from transformers import AutoModel
+
+    from bench.engines.classifier import EncoderClassifier
+    from minbert.model.classifier import HeadConfig
+
+    class Hidden(nn.Module):
+        reads_tokens = True
+
+        def forward(self, hidden: Any, _mask: Any) -> Any:
+            return hidden
+
+    encoder = AutoModel.from_pretrained(
+        checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32
+    )
+    pooling = "mean" if pooling == "mean" else "cls"
+    head = Hidden() if by_word else nn.Identity()
+    return EncoderClassifier(encoder, head, outputs=HeadConfig(1), pooling=pooling)

@@ -13,14 +13,12 @@ from bench.common.child import serve
 from bench.common.command import BAD_INPUT
 from bench.common.messages import one_line
 from bench.engines.engine import folder_of
-from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import encode_for
+from bench.examples.tokens import encode_for, tokenizer_of
 from bench.plan.examples import folds_of, unchanged
 from bench.plan.job import Job
 from bench.plan.metrics import BY_WORD, REGRESSION
 from bench.references.client import PHASE, encoder_of
-from bench.references.embeddings import embedder
-from bench.references.linear import predict, scores
+from bench.references.linear import embedder, predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.scores import Score
 from bench.stats.intervals import Floats

@@ -23,8 +23,7 @@ from bench.report.tables import DASH, Table, table
 from bench.report.text import LABELS, num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import NO_FACTS, KnownFacts
-from bench.stats.best import FEWEST_SEEDS, excluded_rate, has_collapsed
-from bench.stats.racing import ROUNDS
+from bench.stats.best import FEWEST_SEEDS, ROUNDS, excluded_rate, has_collapsed
 
 CONFIRMED: Final = 29  # trainings of which none collapsed that exclude a rate of collapses of 10%
 _MOST_NAMED: Final = 4  # more settings than these are counted and not named

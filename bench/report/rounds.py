@@ -21,7 +21,7 @@ from bench.report.drawing import BLUE, GREEN, GREY, ORANGE, Drawing, add_legend,
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 from bench.report.text import signed
-from bench.stats.racing import ROUNDS
+from bench.stats.best import ROUNDS
 
 _choice: Final = attrgetter(
     *("mode", "layers", "rank", "unfreeze"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import activate
-from minbert.model.families import Head
+from minbert.model.config import Head
 
 _WINDOWS: Final = (2, 3, 4)
 """Widths of the convolutions in tokens; each has a third of the channels."""

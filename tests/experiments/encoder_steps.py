@@ -21,7 +21,7 @@ from bench.stats.intervals import mean_t
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
-from minbert.model.families import FAMILIES
+from minbert.model.config import FAMILIES
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.trainer import Trainer, autocast
 from tests.encoders import job, save

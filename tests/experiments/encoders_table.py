@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.job import Job
@@ -27,7 +27,7 @@ from bench.worker.saving import save_weights
 from bench.worker.setup import Split, trained_groups
 from bench.worker.weights import load_trained
 from minbert.data.batches import collate, plan_epoch
-from minbert.model.families import FAMILIES
+from minbert.model.config import FAMILIES
 from minbert.training.evaluation import predict
 from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of

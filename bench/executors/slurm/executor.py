@@ -19,12 +19,11 @@ from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Queued, SlurmError
-from bench.executors.slurm.following import Following, Key, key_of
+from bench.executors.slurm.following import Following, Key, Submitter, key_of
 from bench.executors.slurm.node_check import check_nodes, lines
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
-from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt, keep
 from bench.launch.display import Display
 from bench.launch.signals import Signals

@@ -14,9 +14,8 @@ from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.common.grouping import grouped
 from bench.executors.slurm import commands
-from bench.executors.slurm.following import Following
+from bench.executors.slurm.following import Following, Submitter
 from bench.executors.slurm.submission import submissions_folder
-from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
 from bench.plan.rows import Row

@@ -27,8 +27,7 @@ from bench.plan.architectures import attention_of
 from bench.plan.cell import FP32, MULTITASK, OFF, TRANSFORMERS, Cell
 from bench.plan.job import Job
 from bench.plan.models import engine_version
-from bench.references.embeddings import embedder
-from bench.references.linear import tfidf
+from bench.references.linear import embedder, tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.protocol import PREDICTIONS
 from bench.stats.intervals import Floats

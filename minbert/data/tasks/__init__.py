@@ -1,29 +1,74 @@
-"""The tasks: embedded ones, and those whose files are in a folder given with `--data`."""
+"""The tasks: embedded ones, and those whose files are in a folder given with `--data`.
+
+Embedded are rated sentences of film and product reviews, editorials and tweets: C.J. Hutto and Eric
+Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
+2014 (MIT). Each sentence has the mean of at least ten people's ratings from -4 to 4.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from minbert.data.tasks import cs224n, prepared, vader
+import numpy as np
+from numpy.typing import NDArray
+
+from minbert.data.tasks import cs224n, prepared
+from minbert.data.tasks.base import DECLARED
+from minbert.data.tasks.base import RACE_FOLDS as RACE_FOLDS
 from minbert.data.tasks.base import Data as Data
 from minbert.data.tasks.base import Examples as Examples
+from minbert.data.tasks.base import Folds as Folds
 from minbert.data.tasks.base import Sizes as Sizes
 from minbert.data.tasks.base import Task as Task
 from minbert.data.tasks.base import TaskData as TaskData
+from minbert.data.tasks.base import for_race as for_race
 from minbert.data.tasks.base import for_search as for_search
 from minbert.data.tasks.base import without_searched as without_searched
-from minbert.data.tasks.folds import RACE_FOLDS as RACE_FOLDS
-from minbert.data.tasks.folds import Folds as Folds
-from minbert.data.tasks.folds import for_race as for_race
-from minbert.data.tasks.splitting import DEV, TEST, TRAIN
-from minbert.errors import InputError
+from minbert.data.tasks.splitting import DEV, SIDES, TEST, TRAIN, sides
+from minbert.errors import InputError, reading
 
+_SOURCES: Final = DECLARED["vader"]
+_RATING: Final = "-rating"
+_OF_CLASSES: Final = {
+    name: Task(name, source["classes"], notes=source.get("notes", ()))
+    for name, source in _SOURCES.items()
+}
+_RATED: Final = _OF_CLASSES | {
+    name + _RATING: replace(task, name=name + _RATING, classes=())
+    for name, task in _OF_CLASSES.items()
+}
 TASKS: Final[Mapping[str, Task]] = {
-    **vader.TASKS,
+    **_RATED,
     **cs224n.TASKS,
     cs224n.MULTITASK.name: cs224n.MULTITASK,
 }
+
+
+def file_of(task: Task) -> str:
+    return str(_SOURCES[task.name.removesuffix(_RATING)]["file"])
+
+
+def load_rated(task: Task, folder: Path) -> dict[str, Examples]:
+    """The examples of an embedded task on each side, from the folder of its asset. InputError
+    for a file that can't be read."""
+    source = _SOURCES[task.name.removesuffix(_RATING)]
+    identities, ratings, texts = read_rows(folder / source["file"])
+    documents = tuple(identity.partition("_")[0] for identity in identities)
+    labels = np.searchsorted(source["edges"], ratings, side="right") if task.classes else ratings
+    everything = Examples(texts, None, labels, documents if source["documents"] else None)
+    side_of = np.array(sides(texts, everything.groups))
+    return {side: everything.taken(side_of == side) for side in SIDES}
+
+
+def read_rows(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:
+    """Ids, ratings and texts of a file, whose content is as pinned: `fetch` compares its digest.
+    InputError for a file that can't be read, or is another."""
+    with reading(path, end="; `python -m minbert.assets fetch vader` gets it again"):
+        lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+        identities, ratings, texts = zip(*(line.split("\t") for line in lines), strict=True)
+        return identities, np.array(ratings, dtype=np.float64), texts
 
 
 def find_task(name: str, data: Path | None = None) -> Task:
@@ -67,7 +112,7 @@ def load_data(
     elif task.files:
         examples, problems = cs224n.load(task, folder)
     else:
-        examples = vader.load(task, folder)
+        examples = load_rated(task, folder)
     train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
     return TaskData(task, train, dev, tuple(problems))
 
@@ -88,7 +133,7 @@ def load_test(name: str) -> Examples:
     task = find_task(name)
     if task.files:
         raise InputError(f"task {task.name} has no test examples with labels")
-    return vader.load(task, _folder(task, None))[TEST]
+    return load_rated(task, _folder(task, None))[TEST]
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
@@ -100,7 +145,7 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     if task.is_own:
         return []
     parts = [TASKS[part] for part in cs224n.parts_in(folder)] if task.parts else [task]
-    return [folder / file for part in parts for file in part.files or (vader.file_of(part),)]
+    return [folder / file for part in parts for file in part.files or (file_of(part),)]
 
 
 def _folder(task: Task, data: Path | None) -> Path:

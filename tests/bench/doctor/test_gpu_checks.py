@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.doctor import models
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import gpu as one_gpu
-from bench.doctor.checks import gpu_steps, several_gpus
+from bench.doctor.checks import steps as gpu_steps
 from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
@@ -264,12 +264,12 @@ def test_kernels_are_those_of_the_profile_without_copies(gpu, monkeypatch):
     ((10, 10.5, 10), (10.2, 10.6, 12.5), FAILED, "1.25 times as long on all at once (cuda:2)"),
 ])  # fmt: skip
 def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(alone, together, verdict, text):
-    for i, work in enumerate(several_gpus.WORK):
+    for i, work in enumerate(gpu_steps.WORK):
         times = [
             {f"cuda:{n}": tuple(each if k == i else 5.0 for k in range(3)) for n, each in of}
             for of in (enumerate(alone), enumerate(together))
         ]
-        finding = several_gpus.judge(*times)
+        finding = gpu_steps.judge_gpus(*times)
         assert finding.verdict == verdict
         assert text in finding.summary
         assert work in finding.summary
@@ -288,7 +288,7 @@ for number, _ in enumerate(sys.stdin):
 def gpus(monkeypatch, number):
     """GPUs that are found, each with a core, as far as there are several."""
     lanes = slots_of(find_conditions("cpu").conditions, number, gpus=True)
-    monkeypatch.setattr(several_gpus, "find_slots", lambda _name: lanes)
+    monkeypatch.setattr(gpu_steps, "find_slots", lambda _name: lanes)
     monkeypatch.setenv(VISIBLE, "GPU-0")
     return lanes
 
@@ -296,8 +296,8 @@ def gpus(monkeypatch, number):
 def test_each_gpu_takes_steps_alone_and_then_with_the_others(monkeypatch):
     before = os.sched_getaffinity(0)
     lanes = gpus(monkeypatch, 2)
-    monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-S", "-c", STEPS))
-    finding = several_gpus.check(replace(HERE, visible="0,1"))
+    monkeypatch.setattr(gpu_steps, "COMMAND", (sys.executable, "-S", "-c", STEPS))
+    finding = gpu_steps.several_gpus(replace(HERE, visible="0,1"))
     assert os.environ[VISIBLE] == "0,1", "the user's, and not the one GPU of a check"
     first, second = (min(lane.cores) / 1000 for lane in lanes)
     works = {"alone_ms": (10, 20), "together_ms": (11, 21)}
@@ -306,29 +306,29 @@ def test_each_gpu_takes_steps_alone_and_then_with_the_others(monkeypatch):
         assert finding.figures[name] == each
     assert os.sched_getaffinity(0) == before
 
-    monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-c", "raise OSError('no GPU')"))
+    monkeypatch.setattr(gpu_steps, "COMMAND", (sys.executable, "-c", "raise OSError('no GPU')"))
     with pytest.raises(SkipError, match="steps on cuda:0 fail: OSError: no GPU"):
-        several_gpus.check(HERE)
+        gpu_steps.several_gpus(HERE)
     gpus(monkeypatch, 1)
-    assert several_gpus.check(HERE).verdict == OK
+    assert gpu_steps.several_gpus(HERE).verdict == OK
     refused = InputError("--device all: times of different GPUs are not comparable")
-    monkeypatch.setattr(several_gpus, "find_slots", mock.Mock(side_effect=refused))
+    monkeypatch.setattr(gpu_steps, "find_slots", mock.Mock(side_effect=refused))
     with pytest.raises(SkipError, match="times of different GPUs"):
-        several_gpus.check(HERE)
+        gpu_steps.several_gpus(HERE)
 
 
 def test_steps_of_the_check_are_timed_for_each_line(gpu, monkeypatch, capsys):
     ticks = iter(range(1000))
-    monkeypatch.setattr(several_gpus.time, "perf_counter", lambda: next(ticks) / 1000)
+    monkeypatch.setattr(gpu_steps.time, "perf_counter", lambda: next(ticks) / 1000)
     for name in ("small_model", "small_batch"):
         monkeypatch.setattr(models, name, lambda *_of: None)
     trainer = SimpleNamespace(step=lambda _batch: None)
     monkeypatch.setattr(models, "small_trainer", lambda *_of: trainer)
     small = {"_WINDOW_S": 0.0035, "_WARM_UP_S": 0.0035, "_SIDE": 2, "_COPIED": 2}
     for name, value in small.items():
-        monkeypatch.setattr(several_gpus, name, value)
+        monkeypatch.setattr(gpu_steps, name, value)
     monkeypatch.setattr(sys, "stdin", iter(["\n", "\n"]))
-    several_gpus.main()
+    gpu_steps.main()
     first, *lines = capsys.readouterr().out.split("\n")[:-1]
     assert first == ""
     assert [float(n) for line in lines for n in line.split()] == pytest.approx([5 / 3] * 6)

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import cpu, host_memory, products, software, step_clock
+from bench.doctor.checks import cpu, host_memory, products, software
+from bench.doctor.checks import steps as step_checks
 from bench.machine import memory
 from bench.worker.probes import memory as probes
 from bench.worker.probes import steps
@@ -218,13 +219,13 @@ class Time:
 ])  # fmt: skip
 def test_the_step_clock(monkeypatch, device, factor, change, verdict):
     time, real = Time(factor), steps.StepClock._elapsed_ms
-    for module in (step_clock, steps):
+    for module in (step_checks, steps):
         monkeypatch.setattr(module, "time", time)
     monkeypatch.setattr(torch.cuda, "_sleep", time.hold)
     monkeypatch.setattr(torch.cuda, "synchronize", time.synchronize)
     monkeypatch.setattr(torch.cuda, "Event", time.event)
     monkeypatch.setattr(steps.StepClock, "_elapsed_ms", lambda *of: change(real(*of)))
-    finding = step_clock.check(replace(HERE, device=device))
+    finding = step_checks.step_clock(replace(HERE, device=device))
     assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
 
 

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.doctor import __main__ as main
 from bench.doctor import check as every
-from bench.doctor import report, session
+from bench.doctor import session
 from bench.doctor.check import FAILED, OK, SKIPPED, Check, Finding, selected
 from bench.doctor.session import Examination, examine
 from bench.machine.conditions import find_conditions
@@ -35,7 +35,7 @@ TRUSTED = "Measurements on this machine can be trusted, "
 @pytest.fixture(autouse=True)
 def few_checks(monkeypatch):
     """One check decides what is trusted, on a machine with little time and memory."""
-    monkeypatch.setattr(report, "CHECKS", (check("a"),))
+    monkeypatch.setattr(main, "CHECKS", (check("a"),))
     monkeypatch.setattr(session, "find_conditions", conditions)
     monkeypatch.setattr(session, "BUDGET_S", 20.0)
     monkeypatch.setattr(session, "available_mib", lambda: (3000.0, "free on this machine"))
@@ -106,7 +106,7 @@ def test_what_runs_and_what_is_then_said(monkeypatch, checks, verdicts, expected
     assert [finding.verdict for finding in examination.findings] == [OK, *expected]
     summaries = {finding.check: finding.summary for finding in examination.findings}
     assert all(text in summaries[name] for name, text in says.items())
-    assert verdict in report.verdict(examination)
+    assert verdict in main.verdict(examination)
 
 
 def test_a_broken_gpu_or_no_torch_is_a_finding_and_what_works_without_is_checked(monkeypatch):
@@ -120,7 +120,7 @@ def test_a_broken_gpu_or_no_torch_is_a_finding_and_what_works_without_is_checked
     gpu, other = examination.findings
     assert (gpu.verdict, gpu.remedy, other.verdict) == (FAILED, "mend that, or --device cpu", OK)
     assert gpu.summary == "no GPU can be used: CUDA error; the CPU is checked"
-    assert "can't be trusted: device failed" in report.verdict(examination)
+    assert "can't be trusted: device failed" in main.verdict(examination)
     with pytest.raises(InputError, match="no GPU can be used"):
         run(monkeypatch, [check("a")], "cuda")
 
@@ -130,39 +130,39 @@ def test_a_broken_gpu_or_no_torch_is_a_finding_and_what_works_without_is_checked
     assert examination.target is None
     assert examination.named(OK) == ["memory-limit"]
     assert examination.named(FAILED) == ["software"]
-    assert report.verdict(examination) == (
+    assert main.verdict(examination) == (
         "Measurements on this machine can't be trusted: software failed. Nothing else is known."
     )
 
 
 def test_without_all_checks_nothing_is_trusted(monkeypatch):
     a, b, gpu = check("a"), check("b"), check("c", devices=("cuda",))
-    monkeypatch.setattr(report, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
-    assert report.trusted(run(monkeypatch, [a, b])) is True
+    monkeypatch.setattr(main, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
+    assert main.trusted(run(monkeypatch, [a, b])) is True
     examination = run(monkeypatch, [a, b], b=SKIPPED)
-    assert report.trusted(examination) is None
-    assert report.verdict(examination).startswith("Too few checks passed to say")
-    assert report.trusted(run(monkeypatch, [a], a=FAILED)) is False
+    assert main.trusted(examination) is None
+    assert main.verdict(examination).startswith("Too few checks passed to say")
+    assert main.trusted(run(monkeypatch, [a], a=FAILED)) is False
 
 
 def test_a_finding_is_two_lines_without_names_and_json_has_every_figure(monkeypatch):
     """Names of a user, a host or a folder."""
     failed = Finding("products", FAILED, "1 ≠ 2", "do")
-    assert report.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
-    assert report.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
-    assert report.lines(failed, "ascii") == ["FAILED  products         1 ? 2", "        -> do"]
-    monkeypatch.setattr(report.socket, "gethostname", lambda: "gpu-7")
-    monkeypatch.setattr(report.getpass, "getuser", lambda: "ada")
+    assert main.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
+    assert main.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
+    assert main.lines(failed, "ascii") == ["FAILED  products         1 ? 2", "        -> do"]
+    monkeypatch.setattr(main.socket, "gethostname", lambda: "gpu-7")
+    monkeypatch.setattr(main.getpass, "getuser", lambda: "ada")
     monkeypatch.setenv("HOME", "/home/ada")
     text = "/home/ada/x.py of ada on gpu-7, in '/srv/big data/y': adapters\nof nvidia-gpu-7"
-    assert report.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
+    assert main.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
     examination = examined(FAILED, ms=[1 / 3, float("nan")], of={"a": float("inf")})
-    values = json.loads(json.dumps(report.as_json(examination, "auto", "No."), allow_nan=False))
+    values = json.loads(json.dumps(main.as_json(examination, "auto", "No."), allow_nan=False))
     assert values["findings"][1] == {
         "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
         "figures": {"ms": [0.333333, None], "of": {"a": None}}, "is_advice": False, "seconds": 1.23,
     }  # fmt: skip
-    assert {"schema": report.SCHEMA, "verdict": "No.", "trusted": False}.items() <= values.items()
+    assert {"schema": main.SCHEMA, "verdict": "No.", "trusted": False}.items() <= values.items()
 
 
 def examined(verdict, **figures):

@@ -11,7 +11,7 @@ import torch
 from adapters.peft_format import save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.export.formats.contents import write_tokenizer
 from bench.plan.models import find_model
 from bench.worker.probes.products import required
@@ -20,7 +20,7 @@ from bench.worker.weights import load_trained
 from minbert.data.batches import Batch
 from minbert.data.tokenizer import Tokenizer
 from minbert.model.checkpoint import load_encoder, save_checkpoint
-from minbert.model.families import FAMILIES
+from minbert.model.config import FAMILIES
 from minbert.model.heads import ClassificationHead
 from tests.encoders import KINDS, job
 from tests.experiments import encoders_table as table

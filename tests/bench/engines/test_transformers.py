@@ -22,8 +22,8 @@ from bench.common.errors import InputError
 from bench.engines import check
 from bench.engines import transformers as engine
 from bench.engines.check import answers_to, check_models
+from bench.engines.classifier import find_blocks
 from bench.engines.engine import engine_of
-from bench.engines.layer_sets import find_blocks
 from bench.launch.checks import check_engine
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs

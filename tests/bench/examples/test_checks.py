@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.examples import checks, near
+from bench.examples import checks
 from bench.examples.checks import check, leaks
 from bench.plan.dataset import CONTROL
 from minbert.data.tasks import Examples, Task, TaskData
@@ -152,7 +152,7 @@ def test_of_many_or_equal_texts_near_duplicates_are_searched_on_a_sample(monkeyp
     assert counts(check(data(train, alike[:50])).near_duplicates) == (0, 20)
     assert counts(check(data(train[:5], alike[:50])).near_duplicates) == (0, 35)
     monkeypatch.undo()
-    monkeypatch.setattr(near, "_MOST_CANDIDATES", 300)
+    monkeypatch.setattr(checks, "_MOST_CANDIDATES", 300)
     found = check(data(alike, [("dev", 0)]))
     assert 20 < found.compared < 40
     assert 15 < found.near_duplicates.train <= found.compared

@@ -15,7 +15,7 @@ os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
 import datasets, pyarrow.parquet
 from bench.examples import arrow
 from bench.common.errors import InputError
-from bench.examples.sources import training_tables
+from bench.examples.reading import training_tables
 from bench.plan.dataset import DataSpec
 arrow._SMALL //= 8
 arrow._ROOM //= 8

@@ -8,7 +8,7 @@ from bench.common.errors import InputError
 from bench.examples.checks import check
 from bench.examples.own import find_source
 from bench.examples.reading import read, read_test
-from bench.examples.spans import WORD
+from bench.examples.words import WORD
 from bench.export.snippets.answers import words_in
 from bench.plan.dataset import DataSpec
 from minbert.data.tasks import Task, TaskData, load_task

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from adapters.injection import inject
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of, heads_of
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.export.check import Answer
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.snippets import answers

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.forecast.batches import shapes_of
 from bench.forecast.costs import fill_ranks, stage_shares, stages_of, to_count, totals_of
-from bench.forecast.fake import UncountableError, count
+from bench.forecast.fake import UncountableError, count, shapes_of
 from bench.forecast.trace import _PRIMES, Tracer, trace
 from minbert.data.batches import plan_epoch
 from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload

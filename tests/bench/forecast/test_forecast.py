@@ -6,8 +6,7 @@ import pytest
 from bench.analysis.groups import Group
 from bench.forecast import forecast as forecasting
 from bench.forecast.costs import Variant, totals_of
-from bench.forecast.fit import NOISE, Fit, Prior, apply, errors, fit
-from bench.forecast.forecast import Forecast
+from bench.forecast.forecast import NOISE, Fit, Forecast, Prior, apply, errors, fit
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows

@@ -132,7 +132,7 @@ def test_a_race_leaves_out_what_is_worse_and_goes_on_where_it_stopped(race, grid
 
 
 def test_what_stays_of_an_undecided_race_is_named(race, grid, monkeypatch):
-    for module in ("bench.stats.racing", "bench.grid.plans"):
+    for module in ("bench.stats.best", "bench.grid.plans"):
         monkeypatch.setattr(f"{module}.ROUNDS", 1)
     done = race()
     assert len(grid.rows()) == 3

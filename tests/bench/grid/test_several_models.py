@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.plan.job import Job
 from bench.references.client import encoder_of
 from bench.results.facts import Reference, read_facts

@@ -5,8 +5,15 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import dunnett
 
-from bench.stats.best import Sample, compare_all, excluded_rate
-from bench.stats.racing import LEVELS, ROUNDS, Race, compare_rounds
+from bench.stats.best import (
+    LEVELS,
+    ROUNDS,
+    Race,
+    Sample,
+    compare_all,
+    compare_rounds,
+    excluded_rate,
+)
 
 
 def samples(shares, *, seeds=3, examples=1000, by_seed=0.004, rng=None):

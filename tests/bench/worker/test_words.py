@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 
 from bench.examples import tokens
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.plan.cell import MINBERT
 from bench.worker.process import Progress
 from bench.worker.run import CellRun

@@ -19,7 +19,7 @@ from bench.results import outcomes
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.predictions import keep_outcomes, outcome_of
 from bench.results.rowfile import encode, read_rows, record
-from bench.stats.racing import ROUNDS
+from bench.stats.best import ROUNDS
 from bench.studies.updates import weights
 from bench.studies.updates.cells import find
 from minbert.data.tasks import find_task, load_task, load_test

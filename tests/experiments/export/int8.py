@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import tokenizer_of
 from bench.export.check import run_fresh, texts_of
 from bench.export.formats import FORMATS
 from bench.export.formats.onnx import INT8, MODEL, write

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
-from bench.stats.racing import ROUNDS, Race
+from bench.stats.best import ROUNDS, Race
 from tests.experiments.pages import DOCS, read_json, with_tables
 
 MARGIN = 0.02

@@ -23,7 +23,7 @@ from bench.results.predictions import values_from
 from bench.results.protocol import WEIGHTS
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
-from bench.stats.racing import ROUNDS, Race
+from bench.stats.best import ROUNDS, Race
 from tests.experiments.pages import DOCS, rewrite, write_json
 from tests.experiments.races import MARGIN, PAGE, REPLAY, page, raced, read_figures
 from tests.experiments.rates import copy_rows, keep_rows, write_examples
@@ -106,7 +106,7 @@ def score_unused(task, runs):
     bit each, to the committed ones, and delete the weights."""
     import torch
 
-    from bench.examples.tokenizers import tokenizer_of
+    from bench.examples.tokens import tokenizer_of
     from bench.worker.weights import load_trained
     from minbert.data.tasks import load_task
     from minbert.training.evaluation import predict

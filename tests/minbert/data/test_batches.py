@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from minbert.data import batches, mapped
-from minbert.data.encoded import Encoded, in_one
+from minbert.data import batches
+from minbert.data.encoded import Encoded, array_bytes, in_one, read_arrays
 from minbert.data.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -158,12 +158,12 @@ ARRAYS = {
     "nothing": np.empty(0, dtype=np.int8),
 }  # fmt: skip
 NOTES = {"of": "some data", "also": "ü"}
-WHOLE = mapped.to_bytes(ARRAYS, NOTES)
+WHOLE = array_bytes(ARRAYS, NOTES)
 
 
 def check_read(file):
     """Fail unless a file gives the arrays and notes that were written."""
-    arrays, notes = mapped.read(file)
+    arrays, notes = read_arrays(file)
     assert notes == NOTES
     assert arrays.keys() == ARRAYS.keys()
     for name, array in arrays.items():
@@ -176,7 +176,7 @@ def test_what_was_written_is_read_as_views_and_what_is_damaged_is_refused_or_the
     file = tmp_path / "arrays.safetensors"
     file.write_bytes(WHOLE)
     check_read(file)
-    arrays, _ = mapped.read(file)
+    arrays, _ = read_arrays(file)
     with pytest.raises(ValueError, match="read-only"):
         arrays["ids"][0] = 1
     for name, array in load_file(file).items():

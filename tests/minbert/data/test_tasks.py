@@ -16,13 +16,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import TASKS, find_task, for_search, load_data, load_task, source_files
+from minbert.data.tasks import (
+    TASKS,
+    file_of,
+    find_task,
+    for_search,
+    load_data,
+    load_rated,
+    load_task,
+    read_rows,
+    source_files,
+)
 from minbert.data.tasks.base import Examples, Task, TaskData
 from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.data.tasks.prepared import FILE, Prepared, is_prepared, read_prepared, write
 from minbert.data.tasks.splitting import SIDES, normalised, side, smallest
-from minbert.data.tasks.vader import file_of, read_rows
-from minbert.data.tasks.vader import load as load_rated
 from minbert.errors import InputError
 from tests.components import CS224N, need
 from tests.cs224n import HEADERS, PREFIXES, write_folder

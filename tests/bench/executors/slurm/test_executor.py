@@ -15,9 +15,9 @@ from bench.executors.slurm import executor as module
 from bench.executors.slurm import submission as folders
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
+from bench.executors.slurm.following import Submitter
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
 from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
-from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
 from bench.launch.signals import Signals
 from bench.results.rowfile import read_rows

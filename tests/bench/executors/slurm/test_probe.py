@@ -11,11 +11,11 @@ from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import node_check
 from bench.executors.slurm import probe as module
 from bench.executors.slurm.executor import find_cluster
+from bench.executors.slurm.following import Submitter
 from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import TARGET, Submission
-from bench.executors.slurm.submitter import Submitter
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.results.store import Store
