@@ -22,19 +22,19 @@ mypy knows by their types it misses none."""
 
 OWN = {
     "a list in the code": {
-        "compare/location.py": ["name"], "engines/check.py": ["key"], "examples/own.py": ["file"],
-        "examples/sources.py": ["f'{name}{suffix}'"],
-        "export/check.py": ["format_in(folder).config"],
-        "export/figures.py": ["_WEIGHTS[name]", "form.name"],
+        "compare/sides.py": ["name"], "engines/check.py": ["key"], "examples/own.py": ["file"],
+        "examples/reading.py": ["f'{name}{suffix}'"],
+        "export/check.py": ["format_in(folder).config", "ANSWERS.name"],
+        "export/exporting.py": ["_WEIGHTS[name]", "form.name"],
         "export/formats/__init__.py": ["ANSWERS.name", "each.mark", "f'{file}.py'"],
-        "export/formats/contents.py": ["VOCABULARIES[0]"],
+        "export/formats/contents.py": ["VOCABULARIES[0]", "SCRIPT.name"],
         "export/formats/sentence_transformers.py": [
             "WEIGHTS[0]", "module['path']",
             "_SETTINGS if module['path'] == _TRANSFORMER else CONFIG",
         ],
         "worker/probes/machine.py": ["name"],
-        "export/fresh.py": ["ANSWERS.name"], "export/predict.py": ["exported.config"],
-        "export/training.py": ["SCRIPT.name"],
+        "export/predict.py": ["exported.config"],
+
         "machine/conditions.py": ["f'cpu.cfs_{name}_us'"], "machine/memory.py": ["name"],
         "machine/version.py": ["name", "*name.split('.')"],
         "plan/gridfile.py": ["f'{name_or_file}.toml'"], "worker/compiling.py": ["name.lower()"],
@@ -44,7 +44,7 @@ OWN = {
         "doctor/checks/compiled.py": ["name.lower()"],
         "doctor/checks/first_look.py": ["name.lower()"],
         "executors/slurm/executor.py": ["name"], "executors/slurm/probe.py": ["name"],
-        "executors/slurm/submission.py": ["name"], "executors/slurm/submitter.py": ["name"],
+        "executors/slurm/submission.py": ["name"], "executors/slurm/following.py": ["name"],
         "launch/checks.py": ["place"], "report/pages.py": ["f'{name}.html'", "name", "place"],
         "results/tracking.py": ["name"],
     },
@@ -65,7 +65,7 @@ OWN = {
     "a file's own name, with another ending": {
         "common/files.py": ["f'.{path.name}.tmp'", "f'.{path.name}.{os.getpid()}.tmp'"],
         "executors/slurm/submission.py": ["f'.{path.name}.{token_hex(8)}.tmp'"],
-        "executors/slurm/submitter.py": ["self.runs.name"],
+        "executors/slurm/following.py": ["self.runs.name"],
         "results/datafile.py": ["f'{runs.stem}{self.ending}'"],
         "results/outcomes.py": ["f'{runs.stem}.outcomes.safetensors'"],
         "results/rebuild.py": ["f'{path.name}.before' + (f'-{number}' if number > 1 else '')"],
@@ -137,7 +137,7 @@ def test_no_text_of_a_file_is_joined_to_a_path_but_by_one_function():
 
 
 PRINTS = {
-    "common/messages.py", "common/child.py", "doctor/checks/several_gpus.py", "__init__.py",
+    "common/messages.py", "common/child.py", "doctor/checks/steps.py", "__init__.py",
     "export/predict.py", "launch/display.py",
 }  # fmt: skip
 """What writes to a stream by itself: the one function, answers between processes, a line before
