@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError, StoppedError
-from bench.common.files import text_or_empty, write_atomically
+from bench.common.files import read_file, text_or_empty, write_atomically
 from bench.common.messages import last_error
 from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
@@ -39,7 +39,7 @@ _LIMIT_S: Final = 600.0  # a probe takes seconds, and a job with a short limit b
 
 def main(folder: Path) -> int:
     """Answer a probe's questions on a node; returns the exit code."""
-    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
+    request = json.loads(read_file(folder / _REQUEST))
     try:
         missing = [path for path in request["paths"] if not Path(path).exists()]
         if missing:
@@ -179,7 +179,7 @@ class Prober:
     def _answer(self) -> Target | str:
         """The answer of a probe: conditions, or a problem; empty without one."""
         try:
-            data = (self._folder / _ANSWER).read_bytes()
+            data = read_file(self._folder / _ANSWER)
         except OSError:
             return ""
         try:
@@ -227,8 +227,8 @@ def known_kinds(folder: Path, target: Target) -> dict[str, Target]:
 @cache
 def _known_kind(path: Path) -> Target | None:
     try:
-        return TARGET.validate_json(path.read_bytes())
-    except ValueError:
+        return TARGET.validate_json(read_file(path))
+    except (OSError, ValueError):
         return None
 
 

@@ -28,6 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from io import TextIOWrapper
 from itertools import count, islice
 from pathlib import Path
 from secrets import token_hex
@@ -36,7 +37,13 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from bench.common.errors import InputError, reading
-from bench.common.files import sync, text_or_empty, write_atomically
+from bench.common.files import (
+    LARGEST_TENSORS,
+    read_file,
+    sync,
+    text_or_empty,
+    write_atomically,
+)
 from bench.executors.slurm.commands import TEXTS
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.runner import WorkerEnd, utc
@@ -45,6 +52,7 @@ from bench.plan.rows import Row
 from bench.results.protocol import ROW
 from bench.results.row import read_row, row_to_json
 from bench.results.store import cells_folder
+from minbert.files import open_regular
 
 DONE: Final = "done"
 _REQUEST: Final = "request.json"
@@ -173,7 +181,8 @@ class Submission:
     def _read(self, first: int = 0, end: int | None = None) -> Iterator[list[Attempt]]:
         path = self.folder / _CELLS
         try:
-            with path.open(encoding="utf-8") as file:
+            cells = open_regular(path, LARGEST_TENSORS, follow=False)
+            with TextIOWrapper(cells, "utf-8") as file:
                 for line in islice(file, first, end):
                     yield list(map(Attempt.from_values, json.loads(line)))
         except (OSError, ValueError) as error:
@@ -182,7 +191,7 @@ class Submission:
     def _json(self, name: str) -> Any:
         path = self.folder / name
         with reading(path, RecursionError):
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(read_file(path))
 
     def runs_csv(self) -> Path:
         return Path(self.request["runs"])
@@ -269,7 +278,7 @@ class Submission:
 def _start(path: Path) -> Start | None:
     """A start; None for that of an attempt which never began."""
     with reading(path):
-        text = path.read_bytes()
+        text = read_file(path)
         return None if text == _NEVER else _START.validate_json(text)
 
 
