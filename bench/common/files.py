@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whenever the machine stops."""
+"""Files of results: read without waiting or following links, and written whole or not at all."""
 
 import errno
 import fcntl
@@ -20,14 +20,13 @@ NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk, or a used-up quota."""
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 """Error numbers of file systems without fsync of folders."""
-
-
 LARGEST: Final = 2**26
 """Most bytes of a file beside runs.csv; outcomes of 10,000 cells of 5,000 examples take three
 quarters of it."""
 LARGEST_TENSORS: Final = 2**31
 """Most bytes of a file with outputs of models; a million examples of 500 classes take as much."""
 LARGEST_WEIGHTS: Final = 2**36
+"""Most bytes of any file of a cell."""
 _NAME: Final = re.compile(r"\w[\w.+ -]{0,199}")
 
 
@@ -55,7 +54,7 @@ def text_or_empty(path: Path) -> str:
 
 
 @contextmanager
-def open_tensors(path: Path, largest: int = LARGEST_TENSORS) -> "Iterator[Any]":
+def open_tensors(path: Path, largest: int = LARGEST_TENSORS) -> Iterator[Any]:
     """A safetensors file of results, open for reading as numpy arrays. Errors are those of
     `read_file` and of safetensors."""
     from safetensors import safe_open
