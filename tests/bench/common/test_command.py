@@ -1,5 +1,6 @@
 """How commands fail and take `--runs`, and one line for a message, whatever a library printed."""
 
+import io
 import sys
 from pathlib import Path
 from unittest import mock
@@ -8,11 +9,13 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from bench.common.child import ask_by
 from bench.common.command import run_command, with_runs
 from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.messages import CALLED, CONSOLE, LONGEST, as_called, echo, last_error, one_line
+from bench.common.progress import Console
 from tests.hostile import examples
 
 PROGRAM = "import sys; sys.exit(print('error: no such model\\nleaked', file=sys.stderr) or 2)"
@@ -112,3 +115,16 @@ def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys
     assert capsys.readouterr().out == "minbert-bench doctor\n"
     node = "python -m bench.executors.slurm.node x"
     assert as_called(node) == node
+
+
+@pytest.mark.parametrize("shown", [str, Text])
+def test_a_terminal_shows_escapes_and_markup_and_obeys_neither(shown):
+    """In its own strings and in texts that others made, such as a bar's description."""
+    stream = io.StringIO()
+    Console(file=stream, force_terminal=True, width=200).print(
+        shown("\x1b]52;c;QQ==\x07 \u202e [b]x")
+    )
+    assert "\x1b]" not in stream.getvalue()
+    assert "\u202e" not in stream.getvalue()
+    assert "\\x1b]52;c;QQ==" in stream.getvalue()
+    assert "\\u202e [b]x" in stream.getvalue()
