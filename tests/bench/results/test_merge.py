@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from threading import current_thread, main_thread
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,19 +338,16 @@ def test_a_grid_appends_rows_while_folders_are_copied_and_attempts_go_on_from_th
 
 def test_two_merges_into_one_file_at_once_keep_each_others_copies(tmp_path, rows, monkeypatch):
     files = [fill(tmp_path / "a.csv", rows[:3]), fill(tmp_path / "b.csv", rows[3:6])]
-    to = tmp_path / "all.csv"
+    to, rename, others = tmp_path / "all.csv", Path.rename, []
     with ThreadPoolExecutor(1) as pool:
-        others = []
 
-        def begin_other():
-            others.append(pool.submit(merging.merge, files[1:], to))
-            wait(others, 0.2)
+        def renaming(*arguments):
+            if not others:  # the first folder is about to get its place
+                others.append(pool.submit(merging.merge, files[1:], to))
+                wait(others, 0.2)
+            return rename(*arguments)
 
-        def linger():
-            if current_thread() is not main_thread():
-                time.sleep(0.4)
-
-        meanwhile(monkeypatch, begin_other, linger)
+        monkeypatch.setattr(Path, "rename", renaming)
         merging.merge(files[:1], to)
         others[0].result()
     check_complete(to, files)
